@@ -1,0 +1,15 @@
+//! The wire between agents, kas and GitLab. No behaviour lives here.
+//!
+//! Package and service names are GitLab's own, so that an agent or a kas that
+//! nobody changed understands this one.
+
+pub mod frame;
+pub mod metadata;
+pub mod sequence;
+
+#[allow(missing_docs, clippy::all, missing_debug_implementations, unreachable_pub)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/proto.rs"));
+}
+
+pub use generated::{gitlab::agent, google};

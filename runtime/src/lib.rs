@@ -1,0 +1,22 @@
+//! What both processes need around their work. It knows nothing of agents.
+//!
+//! Connections: [`listen`] and [`connect`] end in one byte stream type,
+//! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
+//! tonic's services and clients on HTTP/2 over such a stream.
+//! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
+//! [`metrics`].
+
+pub mod authority;
+pub mod backoff;
+pub mod connect;
+pub mod drain;
+pub mod grpc;
+pub mod io;
+pub mod jwt;
+pub mod listen;
+pub mod metrics;
+pub mod proxy_protocol;
+pub mod signal;
+pub mod telemetry;
+pub mod tls;
+pub mod websocket;
