@@ -7,7 +7,12 @@ pub mod frame;
 pub mod metadata;
 pub mod sequence;
 
-#[allow(missing_docs, clippy::all, missing_debug_implementations, unreachable_pub)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    missing_debug_implementations,
+    unreachable_pub
+)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }

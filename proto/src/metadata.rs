@@ -1,0 +1,116 @@
+//! gRPC metadata on the wire (`map<string, Values>`) and as HTTP headers.
+//!
+//! Values of `-bin` keys are raw bytes in the map and base64 in headers
+//! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+
+use std::collections::HashMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::agent::prototool::Values;
+
+/// A multimap as the wire carries it.
+pub type Meta = HashMap<String, Values>;
+
+/// Turns HTTP headers into the wire's map, with the names as `name` spells them.
+///
+/// Values that are not UTF-8 are carried with their bytes read as Latin-1,
+/// since the wire's strings are UTF-8.
+pub fn from_headers(headers: &HeaderMap, name: impl Fn(&HeaderName) -> String) -> Meta {
+    let mut map = Meta::with_capacity(headers.keys_len());
+    for key in headers.keys() {
+        let value = headers.get_all(key).iter().map(text).collect();
+        map.insert(name(key), Values { value });
+    }
+    map
+}
+
+/// Turns the wire's map into HTTP headers; names and values that HTTP does
+/// not allow are dropped.
+pub fn to_headers(meta: Meta) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(meta.len());
+    for (key, values) in meta {
+        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+            continue;
+        };
+        for value in values.value {
+            if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
+                headers.append(&name, value);
+            }
+        }
+    }
+    headers
+}
+
+/// Spells a header name as Go does: `content-type` becomes `Content-Type`.
+///
+/// agentk looks names up in this form (net/textproto.CanonicalMIMEHeaderKey).
+#[must_use]
+pub fn canonical(name: &HeaderName) -> String {
+    let mut upper = true;
+    name.as_str()
+        .chars()
+        .map(|c| {
+            let spelled = if upper { c.to_ascii_uppercase() } else { c };
+            upper = c == '-';
+            spelled
+        })
+        .collect()
+}
+
+fn text(value: &HeaderValue) -> String {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.as_bytes().iter().map(|b| char::from(*b)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_spelled_as_go_spells_them() {
+        let spelled = |name| canonical(&HeaderName::from_static(name));
+        assert_eq!(
+            spelled("x-stream-protocol-version"),
+            "X-Stream-Protocol-Version"
+        );
+        assert_eq!(
+            spelled("impersonate-extra-a.b%2fc"),
+            "Impersonate-Extra-A.b%2fc"
+        );
+    }
+
+    #[test]
+    fn all_values_of_a_name_survive_both_ways() {
+        let mut headers = HeaderMap::new();
+        headers.append("accept", HeaderValue::from_static("a"));
+        headers.append("accept", HeaderValue::from_static("b"));
+
+        let back = to_headers(from_headers(&headers, canonical));
+
+        assert_eq!(back, headers);
+    }
+
+    #[test]
+    fn what_http_does_not_allow_is_dropped() {
+        let bad = Meta::from([
+            (
+                "a b".to_owned(),
+                Values {
+                    value: vec!["x".into()],
+                },
+            ),
+            (
+                "good".to_owned(),
+                Values {
+                    value: vec!["line\nbreak".into(), "ok".into()],
+                },
+            ),
+        ]);
+        let headers = to_headers(bad);
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers["good"], "ok");
+    }
+}
