@@ -1,1 +1,65 @@
-//! Not written yet.
+//! gRPC on HTTP/2 connections of our own: tonic's services and clients, and
+//! the few things that long-lived streams need instead of them.
+//!
+//! tonic brings services and clients, h2 the connection. [`serve`] runs a
+//! service on an accepted stream, [`Channel`] is what a client calls through.
+
+mod body;
+mod channel;
+mod serve;
+mod status;
+
+pub use body::StreamBody;
+pub use channel::{CallFailed, Channel};
+pub use serve::{send_frame, serve};
+pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
+
+/// What is sent on our HTTP/2 connections.
+pub type SendStream = h2::SendStream<proto::frame::Frame>;
+/// How a request on our HTTP/2 connections is answered.
+pub type SendResponse = h2::server::SendResponse<proto::frame::Frame>;
+/// A server's side of our HTTP/2 connections.
+pub type ServerConnection<S> = h2::server::Connection<S, proto::frame::Frame>;
+/// Makes requests on a connection.
+pub type SendRequest = h2::client::SendRequest<proto::frame::Frame>;
+
+/// Flow-control window of a stream, in bytes: what one slow reader may hold.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow-control window of a connection: several stream windows, so that one
+/// slow reader cannot block the others, and enough for many small frames that
+/// nobody read yet (h2 counts those against a budget derived from it).
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest DATA frame accepted, in bytes.
+pub const MAX_FRAME: u32 = 64 << 10;
+/// Largest header list accepted, in bytes.
+pub const MAX_HEADERS: u32 = 64 << 10;
+/// Streams that a peer may have open at once: an agent's 500 tunnels and its
+/// other calls, with room to spare.
+pub const MAX_STREAMS: u32 = 1000;
+
+/// Server settings for all our HTTP/2 connections.
+#[must_use]
+pub fn server_settings() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// Client settings for all our HTTP/2 connections.
+#[must_use]
+pub fn client_settings() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADERS)
+        .max_local_error_reset_streams(None)
+        .enable_push(false);
+    builder
+}

@@ -1,1 +1,152 @@
-//! Not written yet.
+//! The short-lived JWTs by which replicas and GitLab prove who they are.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::Engine;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+const VALIDITY: Duration = Duration::from_secs(5);
+
+/// A secret shared by all who sign and check; never printed.
+#[derive(Clone)]
+pub struct Secret(Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// A secret file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("cannot read the secret file {path}: {error}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not standard base64.
+    #[error(
+        "the secret file {path} is not valid base64; write it with: head -c 32 /dev/urandom | base64"
+    )]
+    Encoding {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Secret {
+    /// A secret of these bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads a secret file: standard base64, line ends ignored.
+    ///
+    /// # Errors
+    /// [`SecretError`], naming the file.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        let named = || path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| SecretError::Read {
+            path: named(),
+            error,
+        })?;
+        let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+        base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(|_| SecretError::Encoding { path: named() })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: [String; 1],
+    exp: u64,
+    nbf: u64,
+    iat: u64,
+}
+
+/// A token was refused, or could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("JWT validation failed: {0}")]
+pub struct JwtError(#[from] jsonwebtoken::errors::Error);
+
+/// Signs a token that is valid from five seconds ago for five seconds
+/// (HS256, as GitLab's kas does between replicas).
+///
+/// # Errors
+/// When the signing library refuses.
+pub fn sign(secret: &Secret, issuer: &str, audience: &str) -> Result<String, JwtError> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let claims = Claims {
+        iss: issuer.to_owned(),
+        aud: [audience.to_owned()],
+        exp: (now + VALIDITY).as_secs(),
+        nbf: now.saturating_sub(VALIDITY).as_secs(),
+        iat: now.as_secs(),
+    };
+    let key = EncodingKey::from_secret(&secret.0);
+    Ok(jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &claims,
+        &key,
+    )?)
+}
+
+/// Checks signature, times, audience and, if given, issuer.
+///
+/// # Errors
+/// [`JwtError`] with the reason, which is for the log only.
+pub fn verify(
+    secret: &Secret,
+    token: &str,
+    audience: &str,
+    issuer: Option<&str>,
+) -> Result<(), JwtError> {
+    let mut rules = Validation::new(Algorithm::HS256);
+    rules.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+    rules.leeway = 5;
+    rules.validate_nbf = true;
+    rules.set_audience(&[audience]);
+    rules.set_required_spec_claims(&["exp", "aud"]);
+    if let Some(issuer) = issuer {
+        rules.set_issuer(&[issuer]);
+        rules.set_required_spec_claims(&["exp", "aud", "iss"]);
+    }
+    let key = DecodingKey::from_secret(&secret.0);
+    jsonwebtoken::decode::<serde::de::IgnoredAny>(token, &key, &rules)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_secret_audience_and_issuer_pass() {
+        let secret = Secret::new(vec![1; 32]);
+        let token = sign(&secret, "gitlab-kas", "gitlab-kas").unwrap();
+
+        verify(&secret, &token, "gitlab-kas", Some("gitlab-kas")).unwrap();
+        assert!(verify(&secret, &token, "other", None).is_err());
+        assert!(verify(&secret, &token, "gitlab-kas", Some("other")).is_err());
+        assert!(verify(&Secret::new(vec![2; 32]), &token, "gitlab-kas", None).is_err());
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        assert_eq!(format!("{:?}", Secret::new(b"hush".to_vec())), "Secret(..)");
+    }
+}

@@ -1,1 +1,31 @@
-//! Not written yet.
+//! Logs: one JSON object a line on stderr, with the keys of GitLab's kas.
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JSON, for machines.
+    Json,
+    /// Text, for a person at a terminal.
+    Text,
+}
+
+/// Starts logging to stderr at `level`; the environment variable `RUST_LOG`
+/// wins if set. Calling twice has no effect.
+pub fn start(level: LevelFilter, format: Format) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},h2=error,hyper=error,tower=error")));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A second start keeps the first logger, which is what tests in one process need.
+    let _ = match format {
+        Format::Json => registry
+            .with(layer.json().flatten_event(true).with_current_span(false))
+            .try_init(),
+        Format::Text => registry
+            .with(layer.with_target(false).without_time())
+            .try_init(),
+    };
+}
