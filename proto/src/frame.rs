@@ -242,16 +242,17 @@ mod tests {
 
         deframer.push(bytes_of(frame));
 
-        let first = deframer.next().unwrap().unwrap();
+        let first = deframer.next_message().unwrap().unwrap();
         assert_eq!(rpc::RequestInfo::decode(first).unwrap(), info);
-        let second = rpc::ConnectResponse::decode(deframer.next().unwrap().unwrap()).unwrap();
+        let second =
+            rpc::ConnectResponse::decode(deframer.next_message().unwrap().unwrap()).unwrap();
         assert_eq!(
             second.msg,
             Some(Msg::Message(rpc::Message {
                 data: Bytes::from_static(b"abcd")
             }))
         );
-        assert_eq!(deframer.next().unwrap(), Some(Bytes::new()));
-        assert_eq!(deframer.next().unwrap(), None);
+        assert_eq!(deframer.next_message().unwrap(), Some(Bytes::new()));
+        assert_eq!(deframer.next_message().unwrap(), None);
     }
 }

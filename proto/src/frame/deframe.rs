@@ -79,7 +79,7 @@ impl Deframer {
         }
     }
 
-    /// Takes in a chunk. To be called when [`Self::next`] gave `None`.
+    /// Takes in a chunk. To be called when [`Self::next_message`] gave `None`.
     pub fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
@@ -94,7 +94,7 @@ impl Deframer {
     /// # Errors
     /// [`FrameError`] when the bytes are no gRPC message; the stream is then
     /// beyond repair.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((flag, message)) = (if self.partial.is_empty() {
             self.next_in_chunk()?
         } else {
@@ -234,7 +234,7 @@ mod tests {
                 let (piece, tail) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
                 rest = tail;
                 deframer.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = deframer.next().unwrap() {
+                while let Some(message) = deframer.next_message().unwrap() {
                     out.push(message.to_vec());
                 }
             }
@@ -247,7 +247,7 @@ mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut deframer = Deframer::new(Encoding::Gzip);
             deframer.push(bytes.into());
-            while let Ok(Some(_)) = deframer.next() {}
+            while let Ok(Some(_)) = deframer.next_message() {}
         }
     }
 
@@ -256,25 +256,28 @@ mod tests {
         let bytes = Bytes::from(framed(1, &gzip(b"hello")));
         let mut deframer = Deframer::new(Encoding::Gzip);
         deframer.push(bytes.clone());
-        assert_eq!(deframer.next().unwrap().unwrap(), "hello");
+        assert_eq!(deframer.next_message().unwrap().unwrap(), "hello");
 
         let mut plain = Deframer::new(Encoding::Identity);
         plain.push(bytes);
-        assert_eq!(plain.next(), Err(FrameError::BadFlag(1)));
+        assert_eq!(plain.next_message(), Err(FrameError::BadFlag(1)));
     }
 
     #[test]
     fn a_gzip_bomb_is_cut_off_at_the_limit() {
         let mut deframer = Deframer::new(Encoding::Gzip);
         deframer.push(framed(1, &gzip(&vec![0; MAX_MESSAGE + 10])).into());
-        assert!(matches!(deframer.next(), Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            deframer.next_message(),
+            Err(FrameError::TooLong { .. })
+        ));
     }
 
     #[test]
     fn a_stream_that_ends_within_a_message_is_truncated() {
         let mut deframer = Deframer::new(Encoding::Identity);
         deframer.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1]));
-        assert_eq!(deframer.next(), Ok(None));
+        assert_eq!(deframer.next_message(), Ok(None));
         assert_eq!(deframer.finish(), Err(FrameError::Truncated));
     }
 }
