@@ -1,0 +1,62 @@
+//! Whoever knows agents, tokens, users and access rules, behind one seam.
+//!
+//! The edges (agent API, Kubernetes API proxy) see only [`ControlPlane`]; which
+//! one runs is chosen where the process is composed.
+
+mod access;
+mod agent;
+mod credentials;
+mod error;
+
+pub use access::{Access, Identity, IdentityKind};
+pub use agent::{AgentConfigurationVersion, AgentInfo};
+pub use credentials::{Credentials, Token, TokenHash};
+pub use error::{AuthError, DenyReason};
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use router::id::AgentId;
+use tokio::sync::watch;
+
+/// Knows the agents, their configuration, and who may use them.
+///
+/// All futures are cancel-safe: dropping one leaves nothing behind. A caller
+/// puts its own deadline around them.
+pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
+    /// The agent that a token belongs to.
+    fn agent_by_token<'a>(
+        &'a self,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>>;
+
+    /// The agent of that number, if there is one.
+    ///
+    /// A remote control plane may answer from what it learned lately.
+    fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>>;
+
+    /// Whether credentials may use an agent, and as whom.
+    fn authorize<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+        agent: AgentId,
+    ) -> BoxFuture<'a, Result<Access, DenyReason>>;
+
+    /// The configuration of an agent, now and on every change.
+    ///
+    /// `None` for an agent that is not known. The sender goes away, and
+    /// `changed()` fails, when the agent is removed: its streams should end.
+    fn configuration(
+        &self,
+        agent: AgentId,
+    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>>;
+
+    /// A number that grows whenever tokens, agents or rules may have changed.
+    ///
+    /// Who caches an answer of this trait drops it then, and who serves a
+    /// connected agent asks again whether its token is still good.
+    fn revision(&self) -> watch::Receiver<u64>;
+
+    /// The agents known without asking anybody, for messages and lists.
+    fn known_agents(&self) -> Vec<Arc<AgentInfo>>;
+}

@@ -1,0 +1,51 @@
+//! The answer to "may they use this agent, and as whom".
+
+use std::sync::Arc;
+
+use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
+
+use super::AgentInfo;
+
+/// A permission to use an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Access {
+    /// The agent it is for.
+    pub agent: Arc<AgentInfo>,
+    /// Who asked.
+    pub identity: Identity,
+    /// Whom the agent impersonates in its cluster; `None` means the agent itself.
+    pub impersonation: Option<ImpersonationConfig>,
+}
+
+/// Who made a request; safe to log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// What sort of caller.
+    pub kind: IdentityKind,
+    /// Its name, unique within its kind.
+    pub name: String,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.kind, self.name)
+    }
+}
+
+/// The sorts of callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdentityKind {
+    /// A person.
+    User,
+    /// A CI job, or a service that uses a token like one.
+    CiJob,
+}
+
+impl std::fmt::Display for IdentityKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::CiJob => "ci_job",
+        })
+    }
+}

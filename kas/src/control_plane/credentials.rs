@@ -1,0 +1,112 @@
+//! Tokens and what callers prove themselves with; never printed.
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// A secret that a caller presented. Its `Debug` shows nothing of it.
+#[derive(Clone)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// Takes a secret as it came.
+    #[must_use]
+    pub fn new(secret: impl Into<Box<str>>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself; to be sent, never to be logged.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Its fingerprint, which is all that is ever kept.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0.as_bytes()).into())
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// The SHA-256 of a token.
+///
+/// Plain hashing is enough because tokens are long random strings, not
+/// passwords: there is no dictionary to try. Looking one up in a hash map does
+/// not leak the token by timing either, since a caller cannot choose a token by
+/// its hash; `==` is constant-time all the same.
+#[derive(Clone, Copy, Eq)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// A hash from its bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for TokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl std::hash::Hash for TokenHash {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl std::fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenHash(…)")
+    }
+}
+
+/// What a caller of the Kubernetes API proxy presented.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// `Bearer ci:<agent id>:<token>`: a CI job, or a service.
+    Ci {
+        /// The job's or service's token.
+        token: Token,
+    },
+    /// `Bearer pat:<agent id>:<token>`: a user.
+    Pat {
+        /// The user's token.
+        token: Token,
+    },
+    /// The `_gitlab_kas` cookie of a browser session.
+    Session {
+        /// The cookie's unescaped value.
+        access_key: Token,
+        /// The CSRF token that came with it, possibly empty.
+        csrf_token: Token,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing_of_a_token() {
+        let token = Token::new("glagent-very-secret");
+
+        assert_eq!(format!("{token:?}"), "Token(…)");
+        assert_eq!(format!("{:?}", token.hash()), "TokenHash(…)");
+        let shown = format!("{:?}", Credentials::Pat { token });
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

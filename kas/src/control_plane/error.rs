@@ -1,0 +1,85 @@
+//! Why the control plane said no.
+
+use router::id::AgentId;
+
+/// Why a token is not an agent's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// No agent has this token: never created, rotated out, or revoked.
+    #[error("the token belongs to no agent: it was revoked, or is not for this server")]
+    UnknownToken,
+    /// The token was good once.
+    #[error("the token of agent {agent} has expired")]
+    Expired {
+        /// The name of the agent it was for.
+        agent: String,
+    },
+    /// The token is good, but its agent must not connect.
+    #[error("the agent is not allowed to connect")]
+    Forbidden,
+    /// Nobody could say; try again.
+    #[error("the control plane cannot be asked: {0}")]
+    Unavailable(String),
+}
+
+impl AuthError {
+    /// Whether the same question may get another answer soon.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Why credentials may not use an agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DenyReason {
+    /// The token is nobody's.
+    #[error("the token is not known: it was revoked, or is not for this server")]
+    BadToken,
+    /// The token was good once.
+    #[error("the token of {who} has expired")]
+    Expired {
+        /// Whose it was.
+        who: String,
+    },
+    /// This control plane does not take such credentials.
+    #[error("{kind} are not accepted by this server")]
+    Unsupported {
+        /// What they are called, in the plural.
+        kind: &'static str,
+    },
+    /// There is no such agent.
+    #[error("there is no agent with id {agent}")]
+    UnknownAgent {
+        /// The number asked for.
+        agent: AgentId,
+    },
+    /// They are known, the agent is known, and no rule joins them.
+    #[error("{who} may not use agent {agent}: no access rule allows it")]
+    NotAllowed {
+        /// Who asked.
+        who: String,
+        /// The agent's name.
+        agent: String,
+    },
+    /// Nobody could say; try again.
+    #[error("the control plane cannot be asked: {0}")]
+    Unavailable(String),
+}
+
+impl DenyReason {
+    /// Whether the same question may get another answer soon.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether the caller failed to prove who it is, rather than being refused.
+    #[must_use]
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(
+            self,
+            Self::BadToken | Self::Expired { .. } | Self::Unsupported { .. }
+        )
+    }
+}

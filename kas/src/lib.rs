@@ -1,0 +1,3 @@
+//! The server: agents dial it, clients reach their clusters through it.
+
+pub mod control_plane;
