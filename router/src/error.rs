@@ -1,0 +1,81 @@
+//! What can go wrong between a request and its agent.
+
+use std::time::Duration;
+
+use proto::{frame::FrameError, sequence::OutOfOrder};
+use tonic::Status;
+
+/// A call broke: its tunnel, or the path to it, is of no use any more.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Broken {
+    /// The connection or stream ended.
+    #[error("the tunnel broke: {0}")]
+    Connection(String),
+    /// The other side sent what the protocol forbids.
+    #[error("the agent broke the protocol: {0}")]
+    Order(#[from] OutOfOrder),
+    /// The other side sent bytes that are no message.
+    #[error("the agent sent a malformed message: {0}")]
+    Malformed(String),
+    /// The replica that holds the tunnel ended the call.
+    #[error("the replica that holds the tunnel ended the call: {0}")]
+    Peer(Status),
+}
+
+impl From<h2::Error> for Broken {
+    fn from(error: h2::Error) -> Self {
+        Self::Connection(error.to_string())
+    }
+}
+
+impl From<FrameError> for Broken {
+    fn from(error: FrameError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<prost::DecodeError> for Broken {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// No tunnel could be had for a call.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// No replica has ever seen the agent.
+    #[error("the agent has never connected")]
+    NeverConnected,
+    /// The agent was there and is not now.
+    #[error("the agent is not connected; it was last seen {} ago", human(*ago))]
+    Disconnected {
+        /// Time since its last tunnel ended.
+        ago: Duration,
+    },
+    /// The agent is connected, but no tunnel became free in time.
+    #[error("the agent is connected, but all its tunnels were busy for {}", human(*waited))]
+    AllBusy {
+        /// How long the request waited.
+        waited: Duration,
+    },
+    /// The request must run as somebody, which the agent would ignore.
+    #[error(
+        "the agent is too old to act on behalf of a user: agentk 14.3 or later is needed, and it must say its version"
+    )]
+    CannotImpersonate,
+    /// Too many requests wait for this agent already.
+    #[error("too many requests wait for the agent already")]
+    TooManyWaiting,
+    /// The tunnel that was found broke before the call could begin.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
+fn human(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        s @ 1..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s => format!("{} h", s / 3600),
+    }
+}

@@ -1,0 +1,207 @@
+//! The other end of a peer's question: finds a tunnel here, and relays.
+//!
+//! Messages pass through as they came: those of the agent's answer have the
+//! same field numbers on both streams, those of the request are wrapped once.
+
+mod relay;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Request;
+use proto::{
+    agent::kas::{GatewayKasResponse, gateway_kas_response},
+    frame::{Deframer, Encoding, Frame},
+};
+use runtime::grpc::{SendResponse, SendStream, send_frame};
+use tonic::Status;
+
+use crate::{
+    call::{Call, Opening},
+    error::Broken,
+    id::AgentId,
+    peers::{AGENT_ID, IMPERSONATION},
+    registry::Registry,
+    search::Need,
+    tunnel::Tunnel,
+};
+use relay::Relay;
+
+/// Serves one question of a peer, to its end. The caller has checked that the
+/// peer is one.
+pub async fn serve(
+    registry: &Arc<Registry>,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse,
+) {
+    let question = match Question::read(&request) {
+        Ok(question) => question,
+        Err(status) => {
+            // A peer that is gone needs no answer.
+            let _ = runtime::grpc::refuse(respond, &status);
+            return;
+        }
+    };
+    let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
+        return;
+    };
+    let peer = Incoming {
+        recv: request.into_body(),
+        deframer: Deframer::new(Encoding::Identity),
+    };
+    let status = match relay(registry, question, peer, &mut send).await {
+        Ok(()) => Status::ok(""),
+        Err(Ended::Peer) => return,
+        Err(Ended::Call(broken)) => Status::unavailable(broken.to_string()),
+        Err(Ended::Refused(status)) => status,
+    };
+    let _ = send.send_trailers(runtime::grpc::trailers(&status));
+}
+
+struct Question {
+    agent: AgentId,
+    need: Need,
+}
+
+/// Why a relay ended early.
+enum Ended {
+    /// The peer left or broke; there is nobody to tell.
+    Peer,
+    /// The tunnel broke.
+    Call(Broken),
+    /// The question could not be served.
+    Refused(Status),
+}
+
+impl From<h2::Error> for Ended {
+    fn from(_: h2::Error) -> Self {
+        Self::Peer
+    }
+}
+
+impl Question {
+    fn read(request: &Request<h2::RecvStream>) -> Result<Self, Status> {
+        let ids: Vec<_> = request.headers().get_all(AGENT_ID).iter().collect();
+        let [id] = ids[..] else {
+            let count = ids.len();
+            return Err(Status::invalid_argument(format!(
+                "Expecting a single {AGENT_ID}, got {count}"
+            )));
+        };
+        let id = id.to_str().ok().and_then(|id| id.parse().ok());
+        let id = id.ok_or_else(|| Status::invalid_argument(format!("Invalid {AGENT_ID}")))?;
+        // Whether the agent must act for somebody is known to the asking
+        // replica, which says so by a hop header.
+        let impersonation = request.headers().contains_key(IMPERSONATION);
+        let method = request.uri().path().into();
+        Ok(Self {
+            agent: AgentId(id),
+            need: Need {
+                method,
+                impersonation,
+            },
+        })
+    }
+}
+
+async fn relay(
+    registry: &Arc<Registry>,
+    question: Question,
+    mut peer: Incoming,
+    send: &mut SendStream,
+) -> Result<(), Ended> {
+    let method = question.need.method.clone();
+    let Some(tunnel) = find(registry, question, &mut peer, send).await? else {
+        return Ok(());
+    };
+    say(
+        send,
+        gateway_kas_response::Msg::TunnelReady(Default::default()),
+    )
+    .await?;
+    // The first message only says to begin; without it the tunnel goes back.
+    if peer.message().await?.is_none() {
+        return Ok(());
+    }
+    let opening = Opening {
+        method,
+        meta: Default::default(),
+        messages: Vec::new(),
+        close: false,
+    };
+    let mut call = Call::through_tunnel(tunnel, opening).map_err(Ended::Call)?;
+    Relay {
+        call: &mut call,
+        peer: &mut peer,
+        send,
+        up: None,
+        down: None,
+        asking: true,
+    }
+    .run()
+    .await
+}
+
+async fn find(
+    registry: &Arc<Registry>,
+    question: Question,
+    peer: &mut Incoming,
+    send: &mut SendStream,
+) -> Result<Option<Tunnel>, Ended> {
+    if let Some(tunnel) = registry.take(question.agent, &question.need) {
+        return Ok(Some(tunnel));
+    }
+    let waiting = registry
+        .wait(question.agent, &question.need)
+        .map_err(|error| Ended::Refused(Status::resource_exhausted(error.to_string())))?;
+    say(
+        send,
+        gateway_kas_response::Msg::NoTunnel(Default::default()),
+    )
+    .await?;
+    tokio::select! {
+        tunnel = waiting.tunnel() => Ok(tunnel),
+        // The peer found one elsewhere, or gave up.
+        _ = peer.message() => Ok(None),
+    }
+}
+
+async fn say(send: &mut SendStream, msg: gateway_kas_response::Msg) -> Result<(), Ended> {
+    Ok(send_frame(send, Frame::message(&GatewayKasResponse { msg: Some(msg) })).await?)
+}
+
+/// What the asking peer sends.
+struct Incoming {
+    recv: h2::RecvStream,
+    deframer: Deframer,
+}
+
+impl Incoming {
+    /// The next message, or `None` at the half-close. Cancel-safe.
+    async fn message(&mut self) -> Result<Option<Bytes>, Ended> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
+        loop {
+            let next = self.deframer.next_message();
+            let next = next.map_err(|e| Ended::Refused(Status::invalid_argument(e.to_string())))?;
+            if next.is_some() {
+                return Poll::Ready(Ok(next));
+            }
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Fails only when the stream is gone, which the next poll reports.
+                    let _ = self.recv.flow_control().release_capacity(data.len());
+                    self.deframer.push(data);
+                }
+                Some(Err(_)) => return Poll::Ready(Err(Ended::Peer)),
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Both directions of a relayed call, each at its own pace: a direction that
+//! is full never stops the other.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use proto::frame::{Frame, Payload};
+use runtime::grpc::SendStream;
+
+use super::{Ended, Incoming};
+use crate::call::{Call, Event};
+
+/// A call between a peer and an agent.
+pub(super) struct Relay<'a> {
+    pub(super) call: &'a mut Call,
+    pub(super) peer: &'a mut Incoming,
+    pub(super) send: &'a mut SendStream,
+    /// Waits for room towards the agent.
+    pub(super) up: Option<Payload>,
+    /// Waits for room towards the peer.
+    pub(super) down: Option<Frame>,
+    /// Whether the peer may still send.
+    pub(super) asking: bool,
+}
+
+impl Relay<'_> {
+    /// Relays until the agent's answer has ended and was sent on.
+    pub(super) async fn run(mut self) -> Result<(), Ended> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        while self.poll_up(cx)?.is_ready() {}
+        loop {
+            match self.poll_down(cx)? {
+                Poll::Ready(true) => return Poll::Ready(Ok(())),
+                Poll::Ready(false) => {}
+                Poll::Pending => break,
+            }
+        }
+        // A peer that has half-closed shows its going only by a reset.
+        match self.send.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(Ended::Peer)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// One step towards the agent.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        if let Some(payload) = &self.up {
+            std::task::ready!(self.call.poll_ready(cx, payload.len())).map_err(Ended::Call)?;
+        }
+        if let Some(payload) = self.up.take() {
+            return Poll::Ready(self.call.start_send(payload).map_err(Ended::Call));
+        }
+        if !self.asking {
+            return Poll::Pending;
+        }
+        match std::task::ready!(self.peer.poll_message(cx))? {
+            Some(body) => {
+                self.up = Some(Payload {
+                    head: Bytes::new(),
+                    body,
+                })
+            }
+            None => {
+                self.asking = false;
+                self.call.close_send().map_err(Ended::Call)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One step towards the peer; true when the answer is over.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
+        if let Some(frame) = &self.down {
+            self.send.reserve_capacity(frame.remaining());
+            while self.send.capacity() == 0 {
+                match std::task::ready!(self.send.poll_capacity(cx)) {
+                    Some(granted) => {
+                        granted?;
+                    }
+                    None => return Poll::Ready(Err(Ended::Peer)),
+                }
+            }
+        }
+        if let Some(frame) = self.down.take() {
+            self.send.send_data(frame, false)?;
+        }
+        let (event, body) = std::task::ready!(self.call.poll_raw(cx)).map_err(Ended::Call)?;
+        if event == Event::End {
+            return Poll::Ready(Ok(true));
+        }
+        self.down = Some(Frame::nested(
+            &[],
+            Payload {
+                head: Bytes::new(),
+                body,
+            },
+        ));
+        Poll::Ready(Ok(false))
+    }
+}

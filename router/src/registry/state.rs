@@ -1,0 +1,94 @@
+//! One agent in the registry: what is idle, who waits, what is alive.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::Presence;
+use crate::{
+    search::Need,
+    tunnel::{Offer, Slot, Tunnel},
+};
+
+/// One agent's idle tunnels and waiting requests.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    idle: Vec<Arc<Slot>>,
+    queue: VecDeque<(Need, oneshot::Sender<Tunnel>)>,
+    alive: usize,
+    last_seen: Option<Instant>,
+}
+
+impl Agent {
+    /// Reserves the tunnel that became idle last: it is the likeliest to live.
+    pub(super) fn take(&mut self, need: &Need) -> Option<Tunnel> {
+        for index in (0..self.idle.len()).rev() {
+            if !self.idle[index].offer.satisfies(need) {
+                continue;
+            }
+            if let Some(tunnel) = self.idle[index].reserve() {
+                self.idle.remove(index);
+                return Some(tunnel);
+            }
+        }
+        None
+    }
+
+    pub(super) fn keep(&mut self, slot: Arc<Slot>) {
+        self.idle.push(slot);
+    }
+
+    pub(super) fn forget(&mut self, slot: &Arc<Slot>) -> bool {
+        let found = self.idle.iter().position(|kept| Arc::ptr_eq(kept, slot));
+        found.map(|index| self.idle.swap_remove(index)).is_some()
+    }
+
+    pub(super) fn wait(&mut self, need: Need, sender: oneshot::Sender<Tunnel>) {
+        self.queue.push_back((need, sender));
+    }
+
+    pub(super) fn waiting(&mut self) -> usize {
+        self.queue.retain(|(_, sender)| !sender.is_closed());
+        self.queue.len()
+    }
+
+    /// The first in the queue whom a tunnel with this offer would serve.
+    pub(super) fn next_waiter(&mut self, offer: &Offer) -> Option<oneshot::Sender<Tunnel>> {
+        self.queue.retain(|(_, sender)| !sender.is_closed());
+        let index = self
+            .queue
+            .iter()
+            .position(|(need, _)| offer.satisfies(need))?;
+        self.queue.remove(index).map(|(_, sender)| sender)
+    }
+
+    pub(super) fn only_lacks_identity(&self, need: &Need) -> bool {
+        need.impersonation
+            && self.idle.iter().any(|slot| slot.offer.offers(&need.method))
+            && !self.idle.iter().any(|slot| slot.offer.satisfies(need))
+    }
+
+    /// Counts a tunnel; says whether it is the agent's first.
+    pub(super) fn born(&mut self) -> bool {
+        self.alive += 1;
+        self.last_seen = None;
+        self.alive == 1
+    }
+
+    /// Counts a tunnel out; says whether it was the agent's last.
+    pub(super) fn died(&mut self, now: Instant) -> bool {
+        self.alive = self.alive.saturating_sub(1);
+        if self.alive == 0 {
+            self.last_seen = Some(now);
+        }
+        self.alive == 0
+    }
+
+    pub(super) fn presence(&self) -> Presence {
+        Presence {
+            idle: self.idle.len(),
+            alive: self.alive,
+            last_seen: self.last_seen,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Finding a tunnel for a call: here, at an owner, or after a hold.
+
+mod owners;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    call::{Call, Opening},
+    error::OpenError,
+    id::AgentId,
+    peers::Peers,
+    registry::{Registry, Waiting},
+    table::RoutingTable,
+};
+use owners::Owners;
+
+/// How long after its last tunnel an agent's return is plausible: agentk's own
+/// backoff grows to 20 s for each tunnel.
+const PLAUSIBLE: Duration = Duration::from_secs(120);
+/// How long after its start a replica cannot know yet who is absent.
+const YOUNG: Duration = Duration::from_secs(15);
+/// Tunnels of this replica that may turn out dead in one search.
+const STALE: usize = 8;
+/// How long an agent may take to offer a tunnel that carries identities.
+const IDENTITY: Duration = Duration::from_secs(2);
+
+/// What a call needs of a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Path of the method.
+    pub method: Arc<str>,
+    /// The agent must act on behalf of somebody, and be known to do so.
+    pub impersonation: bool,
+}
+
+/// Opens calls on agents.
+#[derive(Debug)]
+pub struct Router {
+    registry: Arc<Registry>,
+    table: Arc<dyn RoutingTable>,
+    peers: Peers,
+    born: Instant,
+}
+
+impl Router {
+    /// A router over these tunnels, this table and these peers.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, table: Arc<dyn RoutingTable>, peers: Peers) -> Self {
+        Self {
+            registry,
+            table,
+            peers,
+            born: Instant::now(),
+        }
+    }
+
+    /// The tunnels of this replica.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Begins a call on the agent, at the latest at `deadline`. Cancelled, it
+    /// has begun nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why there was no tunnel.
+    pub async fn open(
+        &self,
+        agent: AgentId,
+        need: &Need,
+        opening: &Opening,
+        deadline: Instant,
+    ) -> Result<Call, OpenError> {
+        for _ in 0..STALE {
+            let Some(tunnel) = self.registry.take(agent, need) else {
+                break;
+            };
+            // A tunnel that breaks at once was dead already: nothing was sent.
+            if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
+                return Ok(call);
+            }
+        }
+        let waiting = self.registry.wait(agent, need)?;
+        let started = Instant::now();
+        tokio::select! {
+            call = self.search(agent, need, opening, waiting) => call,
+            reason = self.give_up(agent, need, started, deadline) => Err(reason),
+        }
+    }
+
+    async fn search(
+        &self,
+        agent: AgentId,
+        need: &Need,
+        opening: &Opening,
+        mut waiting: Waiting,
+    ) -> Result<Call, OpenError> {
+        let mut owners = Owners::new(&self.peers, self.table.as_ref(), agent, need);
+        loop {
+            tokio::select! {
+                biased;
+                tunnel = waiting.next() => {
+                    let Some(tunnel) = tunnel else { return std::future::pending().await };
+                    if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
+                        return Ok(call);
+                    }
+                    waiting = self.registry.wait(agent, need)?;
+                }
+                asked = owners.ready() => {
+                    if let Ok(call) = asked.start(opening.clone()) {
+                        return Ok(call);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a hold makes no more sense, and says why it was in vain.
+    async fn give_up(
+        &self,
+        agent: AgentId,
+        need: &Need,
+        started: Instant,
+        deadline: Instant,
+    ) -> OpenError {
+        loop {
+            let patience = self.patience(agent, need, started).await;
+            if patience.is_zero() || Instant::now() >= deadline {
+                return self.reason(agent, need, started).await;
+            }
+            // Looked at again each second, since an agent may leave meanwhile.
+            let next = Instant::now() + patience.min(Duration::from_secs(1));
+            tokio::time::sleep_until(next.min(deadline)).await;
+        }
+    }
+
+    /// How much longer the agent's tunnel may plausibly appear.
+    async fn patience(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
+        if self.registry.only_lacks_identity(agent, need) {
+            return IDENTITY.saturating_sub(started.elapsed());
+        }
+        let plausible = match self.last_seen(agent).await {
+            Some(ago) => PLAUSIBLE.saturating_sub(ago),
+            None => Duration::ZERO,
+        };
+        plausible.max(YOUNG.saturating_sub(self.born.elapsed()))
+    }
+
+    async fn reason(&self, agent: AgentId, need: &Need, started: Instant) -> OpenError {
+        if self.registry.only_lacks_identity(agent, need) {
+            return OpenError::CannotImpersonate;
+        }
+        match self.last_seen(agent).await {
+            None => OpenError::NeverConnected,
+            Some(Duration::ZERO) => OpenError::AllBusy {
+                waited: started.elapsed(),
+            },
+            Some(ago) => OpenError::Disconnected { ago },
+        }
+    }
+
+    /// How long ago the agent was connected to any replica.
+    pub async fn last_seen(&self, agent: AgentId) -> Option<Duration> {
+        let presence = self.registry.presence(agent);
+        if presence.alive > 0 {
+            return Some(Duration::ZERO);
+        }
+        let here = presence.last_seen.map(|at| at.elapsed());
+        let anywhere = self.table.last_seen(agent).await;
+        [here, anywhere].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,3 @@
+//! Implementations of the routing table.
+
+pub mod memory;

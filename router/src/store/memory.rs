@@ -1,0 +1,161 @@
+//! A routing table within one process, shared by the replicas in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    id::AgentId,
+    table::{Owner, RoutingTable, TableFuture},
+};
+
+/// The table itself. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    agents: Arc<Mutex<HashMap<AgentId, Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    owners: Vec<Owner>,
+    changes: watch::Sender<u64>,
+    last_seen: Option<Instant>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            owners: Vec::new(),
+            changes: watch::Sender::new(0),
+            last_seen: None,
+        }
+    }
+}
+
+/// The table as one replica uses it.
+#[derive(Debug)]
+pub struct MemoryTable {
+    store: MemoryStore,
+    me: Owner,
+}
+
+impl MemoryStore {
+    /// The table for the replica `me`.
+    #[must_use]
+    pub fn table(&self, me: Owner) -> MemoryTable {
+        MemoryTable {
+            store: self.clone(),
+            me,
+        }
+    }
+
+    /// All owners of an agent.
+    #[must_use]
+    pub fn owners(&self, agent: AgentId) -> Vec<Owner> {
+        self.lock()
+            .get(&agent)
+            .map(|entry| entry.owners.clone())
+            .unwrap_or_default()
+    }
+
+    /// Changes whenever the owners of the agent change.
+    #[must_use]
+    pub fn changes(&self, agent: AgentId) -> watch::Receiver<u64> {
+        self.lock().entry(agent).or_default().changes.subscribe()
+    }
+
+    fn change(&self, agent: AgentId, change: impl FnOnce(&mut Entry)) {
+        let mut agents = self.lock();
+        let entry = agents.entry(agent).or_default();
+        change(entry);
+        entry.changes.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Entry>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RoutingTable for MemoryTable {
+    fn announce(&self, agent: AgentId) {
+        self.store.change(agent, |entry| {
+            entry
+                .owners
+                .retain(|owner| owner.replica != self.me.replica);
+            entry.owners.push(self.me.clone());
+        });
+    }
+
+    fn retract(&self, agent: AgentId) {
+        self.store.change(agent, |entry| {
+            entry
+                .owners
+                .retain(|owner| owner.replica != self.me.replica);
+            entry.last_seen = Some(Instant::now());
+        });
+    }
+
+    fn owners(&self, agent: AgentId) -> TableFuture<'_, Vec<Owner>> {
+        let mut owners = self.store.owners(agent);
+        owners.retain(|owner| owner.replica != self.me.replica);
+        // The newest announcement is the likeliest to hold.
+        owners.reverse();
+        Box::pin(std::future::ready(owners))
+    }
+
+    fn changes(&self, agent: AgentId) -> watch::Receiver<u64> {
+        self.store.changes(agent)
+    }
+
+    fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>> {
+        let seen = self.store.lock().get(&agent).and_then(|entry| {
+            if entry.owners.is_empty() {
+                entry.last_seen.map(|at| at.elapsed())
+            } else {
+                Some(Duration::ZERO)
+            }
+        });
+        Box::pin(std::future::ready(seen))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ReplicaId;
+
+    fn owner(name: &str) -> Owner {
+        Owner {
+            replica: ReplicaId::new(name),
+            url: format!("grpc://{name}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_see_what_a_replica_announces_until_it_retracts() {
+        let store = MemoryStore::default();
+        let (a, b) = (store.table(owner("a")), store.table(owner("b")));
+        let agent = AgentId(7);
+        let mut changes = b.changes(agent);
+        assert_eq!(b.last_seen(agent).await, None);
+
+        a.announce(agent);
+        changes.changed().await.unwrap();
+        assert_eq!(b.owners(agent).await, [owner("a")]);
+        assert_eq!(
+            a.owners(agent).await,
+            [],
+            "a replica does not forward to itself"
+        );
+
+        a.retract(agent);
+        changes.changed().await.unwrap();
+        assert_eq!(b.owners(agent).await, []);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(b.last_seen(agent).await, Some(Duration::from_secs(3)));
+    }
+}

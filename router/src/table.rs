@@ -1,0 +1,41 @@
+//! The seam to the routing table: which replica holds tunnels of which agent.
+
+use std::{fmt::Debug, future::Future, pin::Pin, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::id::{AgentId, ReplicaId};
+
+/// A replica that holds tunnels of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Which one.
+    pub replica: ReplicaId,
+    /// Where its private API is reached.
+    pub url: String,
+}
+
+/// A future of a table operation.
+pub type TableFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// agent → owners, as one replica sees and changes it.
+///
+/// Announcing and retracting never wait: an implementation that has to talk to
+/// a store does so in its own time, in the order of the calls.
+pub trait RoutingTable: Debug + Send + Sync + 'static {
+    /// This replica now holds a tunnel of the agent.
+    fn announce(&self, agent: AgentId);
+
+    /// This replica's last tunnel of the agent is gone.
+    fn retract(&self, agent: AgentId);
+
+    /// The other replicas that hold tunnels of the agent, best first.
+    fn owners(&self, agent: AgentId) -> TableFuture<'_, Vec<Owner>>;
+
+    /// Changes whenever the owners of the agent may have changed.
+    fn changes(&self, agent: AgentId) -> watch::Receiver<u64>;
+
+    /// How long ago any replica last had a tunnel of the agent; zero while one
+    /// has, `None` if never.
+    fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>>;
+}

@@ -1,0 +1,277 @@
+//! One tunnel: a stream that an agent opened and that carries one call.
+//!
+//! It is idle (parked in a [`Slot`] that the registry and the agent's
+//! connection share), then reserved (a [`Tunnel`] in the hands of one request),
+//! then in use (a [`TunnelCall`](crate::call::TunnelCall)). A reserved tunnel
+//! that is dropped unused becomes idle again.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use proto::frame::Deframer;
+use runtime::grpc::SendResponse;
+use tonic::Status;
+
+use crate::{
+    id::AgentId,
+    registry::{Alive, Registry},
+    search::Need,
+};
+
+/// The two halves of an agent's stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// From the agent.
+    pub recv: h2::RecvStream,
+    /// What was received of the next message.
+    pub deframer: Deframer,
+    /// To the agent; nothing was sent yet.
+    pub respond: SendResponse,
+}
+
+/// What is known of a tunnel without looking at its stream.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Whose tunnel it is.
+    pub agent: AgentId,
+    /// Paths of the methods that can be called through it.
+    pub methods: Arc<[String]>,
+    /// Whether the agent acts on behalf of others when told to.
+    pub impersonates: bool,
+}
+
+impl Offer {
+    pub(crate) fn satisfies(&self, need: &Need) -> bool {
+        self.offers(&need.method) && (self.impersonates || !need.impersonation)
+    }
+
+    pub(crate) fn offers(&self, method: &str) -> bool {
+        self.methods.iter().any(|offered| offered == method)
+    }
+}
+
+/// Where a tunnel waits.
+#[derive(Debug)]
+pub struct Slot {
+    pub(crate) offer: Offer,
+    registry: Weak<Registry>,
+    state: Mutex<State>,
+    alive: Alive,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle {
+        stream: Stream,
+        watcher: Option<Waker>,
+    },
+    Reserved {
+        watcher: Option<Waker>,
+    },
+    Gone,
+}
+
+impl Slot {
+    pub(crate) fn new(
+        offer: Offer,
+        stream: Stream,
+        registry: Weak<Registry>,
+        alive: Alive,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State::Idle {
+            stream,
+            watcher: None,
+        });
+        Arc::new(Self {
+            offer,
+            registry,
+            state,
+            alive,
+        })
+    }
+
+    /// Reserves the tunnel, unless somebody else was faster or it is gone.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Option<Tunnel> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Gone) {
+            State::Idle { stream, watcher } => {
+                *state = State::Reserved { watcher };
+                Some(Tunnel {
+                    slot: self.clone(),
+                    stream: Some(stream),
+                })
+            }
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Takes an idle tunnel out for good, to end its stream.
+    fn retire(&self) -> Option<Stream> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Gone) {
+            State::Idle { stream, watcher } => {
+                drop(state);
+                wake(watcher);
+                Some(stream)
+            }
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Makes a reserved tunnel idle again; its watch looks at the stream anew.
+    fn unreserve(&self, stream: Stream) {
+        let mut state = self.lock();
+        let State::Reserved { watcher } = std::mem::replace(&mut *state, State::Gone) else {
+            return;
+        };
+        *state = State::Idle {
+            stream,
+            watcher: None,
+        };
+        drop(state);
+        wake(watcher);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(*self.lock(), State::Gone)
+    }
+
+    fn started(&self) -> Alive {
+        let state = std::mem::replace(&mut *self.lock(), State::Gone);
+        if let State::Reserved {
+            watcher: Some(watcher),
+        } = state
+        {
+            watcher.wake();
+        }
+        self.alive.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A tunnel that one request has to itself and has not used yet.
+#[derive(Debug)]
+pub struct Tunnel {
+    slot: Arc<Slot>,
+    stream: Option<Stream>,
+}
+
+impl Tunnel {
+    /// Whose tunnel it is, and what it offers.
+    #[must_use]
+    pub fn offer(&self) -> &Offer {
+        &self.slot.offer
+    }
+
+    /// Commits to using the tunnel: it never becomes idle again.
+    pub(crate) fn commit(mut self) -> (Stream, Alive) {
+        let stream = self
+            .stream
+            .take()
+            .expect("only commit and drop take the stream");
+        (stream, self.slot.started())
+    }
+
+    /// Makes the tunnel idle without telling the registry, which is placing it.
+    pub(crate) fn unreserve(mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.slot.unreserve(stream);
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
+        self.slot.unreserve(stream);
+        if let Some(registry) = self.slot.registry.upgrade() {
+            registry.put_back(&self.slot);
+        }
+    }
+}
+
+/// How the idle life of a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleEnd {
+    /// A call took it, or it was retired.
+    Taken,
+    /// The agent ended or reset the stream, or broke the protocol on it.
+    Lost,
+}
+
+/// Watches an idle tunnel from its connection's task, so that a stream that
+/// dies leaves the registry at once. Completes when the idle life ends.
+#[derive(Debug)]
+pub struct IdleWatch(Arc<Slot>);
+
+impl IdleWatch {
+    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+        Self(slot)
+    }
+
+    /// Ends the tunnel with `status` if it is idle; a call in progress goes on.
+    pub fn retire(&self, status: &Status) {
+        if let Some(registry) = self.0.registry.upgrade() {
+            registry.forget(&self.0);
+        }
+        if let Some(stream) = self.0.retire() {
+            // A stream that is gone already needs no end.
+            let _ = runtime::grpc::refuse(stream.respond, status);
+        }
+    }
+
+    /// A handle for retiring the tunnel while something else polls the watch.
+    #[must_use]
+    pub fn retirer(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl Future for IdleWatch {
+    type Output = IdleEnd;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IdleEnd> {
+        let mut state = self.0.lock();
+        match &mut *state {
+            State::Gone => return Poll::Ready(IdleEnd::Taken),
+            State::Reserved { watcher } => {
+                *watcher = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            State::Idle { stream, watcher } => {
+                // Nothing may come from an idle agent: any data, end or reset is the end.
+                if stream.recv.poll_data(cx).is_pending() {
+                    *watcher = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+        *state = State::Gone;
+        drop(state);
+        if let Some(registry) = self.0.registry.upgrade() {
+            registry.forget(&self.0);
+        }
+        Poll::Ready(IdleEnd::Lost)
+    }
+}
+
+fn wake(watcher: Option<Waker>) {
+    if let Some(watcher) = watcher {
+        watcher.wake();
+    }
+}
