@@ -5,13 +5,16 @@
 
 mod access;
 mod agent;
+pub mod agent_file;
 mod credentials;
 mod error;
+mod token_cache;
 
 pub use access::{Access, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason};
+pub use token_cache::{AgentTokens, Memory, TokenCache};
 
 use std::sync::Arc;
 

@@ -1,0 +1,248 @@
+//! The configuration file: defaults, rules, places of mistakes.
+
+use std::time::Duration;
+
+use super::*;
+
+const MINIMAL: &str = "standalone: {file: agents.yaml}\n";
+
+fn parse_text(text: &str) -> Result<Config, Mistake> {
+    parse(Path::new("kas.yaml"), text)
+}
+
+fn with(text: &str) -> Config {
+    parse_text(&format!("{MINIMAL}{text}")).unwrap()
+}
+
+fn mistake(text: &str) -> String {
+    parse_text(text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_those_of_gitlab_but_for_websocket() {
+    let config = with("");
+
+    assert_eq!(config.agent.listen.address.address, "127.0.0.1:8150");
+    assert!(config.agent.listen.websocket);
+    assert!(!config.agent.listen.proxy_protocol);
+    assert_eq!(config.agent.listen.connections_per_token_per_minute, 40_000);
+    assert_eq!(
+        config.agent.listen.max_connection_age,
+        Duration::from_secs(7200)
+    );
+    assert_eq!(config.agent.info_cache_ttl, Duration::from_secs(300));
+    assert_eq!(config.agent.kubernetes_api, None);
+    assert_eq!(config.observability.address.address, "127.0.0.1:8151");
+    assert_eq!(config.observability.prometheus_url_path, "/metrics");
+    assert_eq!(config.observability.log_level, LogLevel::Info);
+    assert_eq!(config.observability.grpc_log_level, LogLevel::Error);
+    assert_eq!(config.gitaly.global.bucket_size, 70);
+    assert_eq!(
+        (config.redis, config.api, config.private_api),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn the_proxy_is_off_when_absent_or_null_and_on_when_empty() {
+    assert!(
+        with("agent: {kubernetes_api: }")
+            .agent
+            .kubernetes_api
+            .is_none()
+    );
+    assert!(with("agent:").agent.kubernetes_api.is_none());
+
+    let proxy = with("agent: {kubernetes_api: {}}")
+        .agent
+        .kubernetes_api
+        .unwrap();
+
+    assert_eq!(proxy.address.address, "0.0.0.0:8154");
+    assert_eq!(proxy.url_path_prefix, "/");
+    assert_eq!(proxy.shutdown_grace_period, Duration::from_secs(3600));
+}
+
+#[test]
+fn a_path_prefix_gets_its_final_slash() {
+    let config = with("agent: {kubernetes_api: {url_path_prefix: /k8s-proxy}}");
+
+    assert_eq!(
+        config.agent.kubernetes_api.unwrap().url_path_prefix,
+        "/k8s-proxy/"
+    );
+}
+
+#[test]
+fn zero_numbers_and_empty_texts_mean_the_default_but_zero_durations_stay() {
+    let config = with(
+        "agent: {listen: {address: '', connections_per_token_per_minute: 0}, info_cache_ttl: 0s}\n\
+         gitaly: {global_api_rate_limit: {refill_rate_per_second: 0, bucket_size: '5'}}",
+    );
+
+    assert_eq!(config.agent.listen.address.address, "127.0.0.1:8150");
+    assert_eq!(config.agent.listen.connections_per_token_per_minute, 40_000);
+    assert_eq!(config.agent.info_cache_ttl, Duration::ZERO);
+    assert_eq!(config.gitaly.global.refill_rate_per_second, 30.0);
+    assert_eq!(config.gitaly.global.bucket_size, 5);
+}
+
+#[test]
+fn redis_is_one_server_or_sentinels() {
+    let single = with("redis: {server: {address: 'r:6379'}, pool_size: 5, tls: {enabled: true}}");
+    let sentinel = with("redis: {sentinel: {master_name: m, addresses: ['s:1']}, network: ''}");
+
+    let redis = single.redis.unwrap();
+    assert_eq!(
+        redis.servers,
+        RedisServers::Single {
+            address: "r:6379".into()
+        }
+    );
+    assert_eq!(redis.key_prefix, "gitlab-kas");
+    assert!(redis.tls.is_some());
+    assert!(matches!(
+        sentinel.redis.unwrap().servers,
+        RedisServers::Sentinel { .. }
+    ));
+}
+
+#[test]
+fn the_private_api_is_read_whole() {
+    let config = with(
+        "private_api: {listen: {address: ':8155', authentication_secret_file: s, \
+         certificate_file: c, key_file: k, ca_certificate_file: ca}}",
+    );
+
+    let private = config.private_api.unwrap();
+    assert_eq!(private.listen.address.host_port(), "[::]:8155");
+    assert!(private.listen.tls.is_some());
+    assert_eq!(
+        private.ca_certificate_file.as_deref(),
+        Some(Path::new("ca"))
+    );
+}
+
+#[test]
+fn mistakes_name_file_line_column_and_what_to_do() {
+    for (text, start, part) in [
+        ("", "kas.yaml:1:1: ", "add `standalone:"),
+        (
+            "gitlab: {address: http://g, authentication_secret_file: s}",
+            "kas.yaml:1:9: ",
+            "not supported by this build",
+        ),
+        (
+            "standalone: {file: a}\ngitlab: {address: http://g, authentication_secret_file: s}",
+            "kas.yaml:2:9: ",
+            "both given",
+        ),
+        (
+            "standalone: {file: a}\nagnet: {}",
+            "kas.yaml:2:1: ",
+            "did you mean `agent`",
+        ),
+        (
+            "standalone: {file: a}\nagent:\n  listen:\n    adress: x",
+            "kas.yaml:4:5: ",
+            "did you mean `address`",
+        ),
+        (
+            "standalone: {file: a}\nagent:\n  listen:\n    max_connection_age: 2h",
+            "kas.yaml:4:25: ",
+            "max_connection_age: `2h` is not a duration",
+        ),
+        (
+            "standalone: {file: a}\nagent:\n  listen:\n    max_connection_age: 0s",
+            "kas.yaml:4:25: ",
+            "greater than 0s",
+        ),
+        (
+            "standalone: {file: a}\nagent:\n  listen:\n    certificate_file: c",
+            "kas.yaml:4:5: ",
+            "key_file is missing",
+        ),
+        (
+            "standalone: {file: a}\nagent: {listen: {network: udp}}",
+            "kas.yaml:2:27: ",
+            "unknown value `udp`",
+        ),
+        (
+            "standalone: {file: a}\nagent: {listen: {address: '8150'}}",
+            "kas.yaml:2:17: ",
+            "must be host:port",
+        ),
+        (
+            "standalone: {file: a}\nagent: {listen: {websocket: yes}}",
+            "kas.yaml:2:29: ",
+            "websocket",
+        ),
+        (
+            "standalone: {file: a}\nagent: {redis_conn_info_refresh: 300s}",
+            "kas.yaml:2:34: ",
+            "must be smaller",
+        ),
+        (
+            "standalone: {file: a}\nagent: {kubernetes_api: {url_path_prefix: k8s}}",
+            "kas.yaml:2:43: ",
+            "must start with /",
+        ),
+        (
+            "standalone: {file: a}\nredis: {}",
+            "kas.yaml:2:8: ",
+            "exactly one of",
+        ),
+        (
+            "standalone: {file: a}\nprivate_api: {listen: {}}",
+            "kas.yaml:2:23: ",
+            "`authentication_secret_file` is missing",
+        ),
+        (
+            "standalone: {file: a}\nobservability: {listen: {certificate_file: '', key_file: k}}",
+            "kas.yaml:2:",
+            "must not be empty",
+        ),
+        (
+            "standalone: {file: a}\nobservability: {tracing: {otlp_endpoint: 'c:1'}}",
+            "kas.yaml:2:42: ",
+            "http:// or https://",
+        ),
+        (
+            "standalone: {file: a}\nobservability: {logging: {level: loud}}",
+            "kas.yaml:2:34: ",
+            "unknown value `loud`",
+        ),
+    ] {
+        let message = mistake(text);
+        assert!(
+            message.starts_with(start) && message.contains(part),
+            "{text}\n{message}"
+        );
+    }
+}
+
+#[test]
+fn levels_have_names_and_numbers() {
+    assert_eq!(
+        with("observability: {logging: {level: 1, grpc_level: warn}}")
+            .observability
+            .log_level,
+        LogLevel::Debug
+    );
+}
+
+#[test]
+fn a_printed_configuration_shows_no_secret() {
+    let config = with("observability: {sentry: {dsn: 'https://key@sentry/1'}}");
+
+    assert!(!format!("{config:?}").contains("key@"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = load(Path::new("/nonexistent/kas.yaml"))
+        .unwrap_err()
+        .to_string();
+
+    assert!(error.contains("/nonexistent/kas.yaml"), "{error}");
+}
