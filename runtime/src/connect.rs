@@ -1,1 +1,263 @@
-//! Not written yet.
+//! Dialling a kas: by any scheme, through an HTTP proxy if there is one.
+
+mod dial;
+mod no_proxy;
+mod proxy;
+mod target;
+mod tunnel;
+
+use std::{net::IpAddr, time::Duration};
+
+use http::HeaderMap;
+use tokio_rustls::TlsConnector;
+
+pub use dial::DialError;
+pub use proxy::{EnvironmentProxy, ProxySetting, ProxyUrl, ProxyUrlError};
+pub use target::{Target, TargetError};
+pub use tunnel::TunnelError;
+
+pub use crate::io::Scheme;
+use crate::{
+    io::{ByteStream, Stream, Transport},
+    tls::{self, ClientTls, TlsError},
+    websocket::{
+        Role, WebSocket,
+        handshake::client::{self, HandshakeError, Request},
+    },
+};
+
+/// How to dial.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// Needed for `grpcs`, `wss` and proxies with `https`.
+    pub tls: Option<ClientTls>,
+    /// Headers of the WebSocket upgrade request; not sent otherwise.
+    pub headers: HeaderMap,
+    /// `User-Agent` of the WebSocket upgrade request and of proxy requests.
+    pub user_agent: String,
+    /// Whether to go through an HTTP proxy.
+    pub proxy: ProxySetting,
+    /// Deadline from the name lookup to the end of all handshakes.
+    pub timeout: Duration,
+    /// The local address to dial from.
+    pub local_address: Option<IpAddr>,
+    /// How often a WebSocket ping is sent, if at all.
+    pub ping_interval: Option<Duration>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            headers: HeaderMap::new(),
+            user_agent: "kas".to_owned(),
+            proxy: ProxySetting::None,
+            timeout: Duration::from_secs(20),
+            local_address: None,
+            ping_interval: None,
+        }
+    }
+}
+
+/// A connection that is about to speak HTTP/2 with prior knowledge.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub io: ByteStream,
+    /// How it was made.
+    pub scheme: Scheme,
+}
+
+/// A connection that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It took too long.
+    #[error("cannot connect to {target}: no success within {limit:?}")]
+    Timeout {
+        /// Where to.
+        target: String,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// No TCP connection to the target.
+    #[error("cannot connect to {target}: {error}")]
+    Dial {
+        /// Where to.
+        target: String,
+        /// Why.
+        error: DialError,
+    },
+    /// No way through the proxy.
+    #[error("cannot connect to {target} through the HTTP proxy {proxy}: {error}")]
+    Proxy {
+        /// Where to.
+        target: String,
+        /// The proxy, without credentials.
+        proxy: String,
+        /// Why.
+        error: TunnelError,
+    },
+    /// TLS was not set up.
+    #[error("cannot connect to {target}: it needs TLS, which is not configured")]
+    NoTls {
+        /// Where to.
+        target: String,
+    },
+    /// A name that TLS cannot ask for.
+    #[error("cannot connect to {target}: {error}")]
+    ServerName {
+        /// Where to.
+        target: String,
+        /// Why.
+        error: TlsError,
+    },
+    /// The TLS handshake failed.
+    #[error(
+        "cannot connect to {target}: TLS handshake: {error}{}",
+        tls_hint(error)
+    )]
+    Tls {
+        /// Where to.
+        target: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The WebSocket handshake failed.
+    #[error("cannot connect to {target}: {error}")]
+    WebSocket {
+        /// Where to.
+        target: String,
+        /// Why.
+        error: HandshakeError,
+    },
+}
+
+/// Dials, within the deadline, every address that the target's name has.
+///
+/// # Errors
+/// [`ConnectError`], which names the target. Cancelling closes what was open.
+pub async fn connect(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {
+    // Boxed: the future of all handshakes is much larger than what is left.
+    let all = Box::pin(handshakes(target, options));
+    match tokio::time::timeout(options.timeout, all).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout {
+            target: target.to_string(),
+            limit: options.timeout,
+        }),
+    }
+}
+
+async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {
+    let mut io = transport(target, options).await?;
+    let scheme = target.scheme();
+    if scheme.is_tls() {
+        io = tls_handshake(io, target, options).await?;
+    }
+    let io = if scheme.is_websocket() {
+        ByteStream::websocket(websocket_handshake(io, target, options).await?)
+    } else {
+        ByteStream::plain(io)
+    };
+    Ok(Connected { io, scheme })
+}
+
+async fn transport(target: &Target, options: &ConnectOptions) -> Result<Transport, ConnectError> {
+    match options.proxy.proxy_for(target) {
+        None => dial::tcp(
+            target.host(),
+            target.port(),
+            options.local_address,
+            options.timeout,
+        )
+        .await
+        .map(|tcp| Transport::new(Stream::Tcp(tcp)))
+        .map_err(|error| ConnectError::Dial {
+            target: target.to_string(),
+            error,
+        }),
+        Some(proxy) => tunnel::through(proxy, target, options)
+            .await
+            .map_err(|error| ConnectError::Proxy {
+                target: target.to_string(),
+                proxy: proxy.to_string(),
+                error,
+            }),
+    }
+}
+
+async fn tls_handshake(
+    io: Transport,
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<Transport, ConnectError> {
+    let Some(tls) = &options.tls else {
+        return Err(ConnectError::NoTls {
+            target: target.to_string(),
+        });
+    };
+    let alpn = if target.scheme().is_websocket() {
+        tls::HTTP_1_1
+    } else {
+        tls::H2
+    };
+    let name = tls
+        .server_name(target.host())
+        .map_err(|error| ConnectError::ServerName {
+            target: target.to_string(),
+            error,
+        })?;
+    TlsConnector::from(tls.config(&[alpn]))
+        .connect(name, io)
+        .await
+        .map(|stream| Transport::new(Stream::TlsClient(Box::new(stream))))
+        .map_err(|error| ConnectError::Tls {
+            target: target.to_string(),
+            error,
+        })
+}
+
+async fn websocket_handshake(
+    mut io: Transport,
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<WebSocket<Transport>, ConnectError> {
+    let request = Request {
+        host: &target.authority(),
+        path: target.path_and_query(),
+        user_agent: &options.user_agent,
+        headers: &options.headers,
+    };
+    let rest =
+        client::connect(&mut io, &request)
+            .await
+            .map_err(|error| ConnectError::WebSocket {
+                target: target.to_string(),
+                error,
+            })?;
+    io.put_back(rest);
+    Ok(WebSocket::new(io, Role::Client, options.ping_interval))
+}
+
+/// What an operator should look at.
+fn tls_hint(error: &std::io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; the server's certificate is not signed by a trusted CA: name its CA certificate file, if it is your own"
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "; the server's certificate is for another name",
+        Some(Error::InvalidMessage(_)) => "; the port does not speak TLS, or a proxy interferes",
+        Some(Error::NoApplicationProtocol) => {
+            "; the server or a load balancer in front does not offer the needed protocol"
+        }
+        Some(_) => "",
+        None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "; the peer hung up: does the port speak TLS?"
+        }
+        None => "",
+    }
+}

@@ -1,1 +1,131 @@
-//! Not written yet.
+//! One byte stream type, whatever lies under it.
+
+mod replay;
+mod scheme;
+mod stream;
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+pub(crate) use replay::Replay;
+pub use scheme::Scheme;
+pub(crate) use stream::{Io, Stream};
+
+use crate::{authority::AuthorityFilter, websocket::WebSocket};
+
+/// TCP or TLS, with what was read too early put back in front.
+pub(crate) type Transport = Replay<Stream>;
+
+/// A connection: TCP, TLS, WebSocket, or WebSocket over TLS.
+///
+/// It keeps no buffers of its own. Reading and writing must be polled by one
+/// task (as h2 and hyper do): a read may answer the peer, so it also waits for
+/// room to write.
+#[derive(Debug)]
+pub struct ByteStream(Layers);
+
+#[derive(Debug)]
+enum Layers {
+    Plain(Transport),
+    WebSocket(WebSocket<Transport>),
+    AgentWebSocket(AuthorityFilter<WebSocket<Transport>>),
+}
+
+impl ByteStream {
+    /// Anything that is a byte stream, for tests and for pipes in memory.
+    pub fn boxed(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self::plain(Transport::new(Stream::Other(Box::new(Io(io)))))
+    }
+
+    pub(crate) fn plain(transport: Transport) -> Self {
+        Self(Layers::Plain(transport))
+    }
+
+    pub(crate) fn websocket(socket: WebSocket<Transport>) -> Self {
+        Self(Layers::WebSocket(socket))
+    }
+
+    pub(crate) fn agent_websocket(socket: WebSocket<Transport>) -> Self {
+        Self(Layers::AgentWebSocket(AuthorityFilter::new(socket)))
+    }
+}
+
+impl From<TcpStream> for ByteStream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::plain(Transport::new(Stream::Tcp(tcp)))
+    }
+}
+
+macro_rules! layer {
+    ($self:ident, $io:ident => $call:expr) => {
+        match &mut $self.get_mut().0 {
+            Layers::Plain($io) => $call,
+            Layers::WebSocket($io) => $call,
+            Layers::AgentWebSocket($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for ByteStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        layer!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for ByteStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        layer!(self, io => Pin::new(io).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        layer!(self, io => Pin::new(io).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.0 {
+            Layers::Plain(io) => io.is_write_vectored(),
+            Layers::WebSocket(io) => io.is_write_vectored(),
+            Layers::AgentWebSocket(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        layer!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        layer!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<ByteStream>();
+
+        assert!(size <= 320, "{size}");
+    }
+}

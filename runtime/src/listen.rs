@@ -1,1 +1,12 @@
-//! Not written yet.
+//! Accepting connections: whatever arrives, HTTP/2 comes out.
+
+mod accept;
+mod bind;
+mod classify;
+
+pub use accept::{
+    AcceptError, Accepted, AgentAcceptor, AgentAcceptorOptions, PlainAccepted, PlainAcceptor,
+};
+pub use bind::{BindError, Listener, bind};
+
+pub use crate::io::Scheme;

@@ -1,0 +1,109 @@
+//! Bytes that were read too early are read again first.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream with bytes put back in front of it; eight bytes more than the
+/// stream itself once they were read.
+#[derive(Debug)]
+pub(crate) struct Replay<S> {
+    inner: S,
+    again: Option<Box<Again>>,
+}
+
+#[derive(Debug)]
+struct Again {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl<S> Replay<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner, again: None }
+    }
+
+    /// Puts `bytes` in front of everything that is still to be read.
+    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>) {
+        if let Some(again) = self.again.take() {
+            bytes.extend_from_slice(&again.bytes[again.read..]);
+        }
+        if !bytes.is_empty() {
+            self.again = Some(Box::new(Again { bytes, read: 0 }));
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(again) = &mut self.again else {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        };
+        let rest = &again.bytes[again.read..];
+        let taken = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..taken]);
+        again.read += taken;
+        if again.read == again.bytes.len() {
+            self.again = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_put_back_comes_first() {
+        let mut stream = Replay::new(&b"world"[..]);
+        stream.put_back(b"lo ".to_vec());
+        stream.put_back(b"hel".to_vec());
+
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+
+        assert_eq!(text, "hello world");
+        assert!(stream.again.is_none());
+    }
+}

@@ -1,0 +1,285 @@
+//! From an accepted socket to a byte stream, within a deadline.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::classify::{Protocol, classify};
+use crate::{
+    io::{ByteStream, Scheme, Stream, Transport},
+    proxy_protocol::{self, ProxyProtocolError},
+    tls::ServerTls,
+    websocket::{
+        Role, WebSocket,
+        handshake::server::{self, HandshakeError},
+    },
+};
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The peer left before it said anything, as health checks do.
+    #[error("the peer left without a word")]
+    PeerLeft,
+    /// The peer was too slow.
+    #[error("the handshake took longer than {0:?}")]
+    Timeout(Duration),
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(io::Error),
+    /// The PROXY header cannot be used.
+    #[error(transparent)]
+    ProxyProtocol(ProxyProtocolError),
+    /// The TLS handshake failed.
+    #[error("TLS handshake: {0}")]
+    Tls(io::Error),
+    /// The WebSocket handshake failed.
+    #[error(transparent)]
+    WebSocket(HandshakeError),
+}
+
+impl AcceptError {
+    /// Whether this happens every few seconds where there are health checks,
+    /// so that nobody wants to read about it.
+    #[must_use]
+    pub fn is_harmless(&self) -> bool {
+        matches!(self, Self::PeerLeft)
+    }
+}
+
+/// How agents' connections are accepted.
+#[derive(Debug, Clone)]
+pub struct AgentAcceptorOptions {
+    /// TLS, with ALPN `h2` and `http/1.1`; or in clear.
+    pub tls: Option<ServerTls>,
+    /// Whether WebSocket is accepted beside gRPC.
+    pub websocket: bool,
+    /// Whether connections may begin with a PROXY header. Anyone who can
+    /// connect can then claim any address.
+    pub proxy_protocol: bool,
+    /// Deadline of everything before HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How often a WebSocket ping is sent, if at all.
+    pub ping_interval: Option<Duration>,
+    /// The `Server` header of HTTP answers.
+    pub server: String,
+}
+
+impl Default for AgentAcceptorOptions {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            websocket: true,
+            proxy_protocol: false,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            ping_interval: None,
+            server: "kas".to_owned(),
+        }
+    }
+}
+
+/// Makes HTTP/2 byte streams of agents' connections. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AgentAcceptor(Arc<AgentAcceptorOptions>);
+
+/// An agent's connection, about to speak HTTP/2 with prior knowledge.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub io: ByteStream,
+    /// The agent's address; what a PROXY header says, if there was one.
+    pub peer: SocketAddr,
+    /// How it came.
+    pub scheme: Scheme,
+}
+
+impl AgentAcceptor {
+    /// An acceptor with these options.
+    #[must_use]
+    pub fn new(options: AgentAcceptorOptions) -> Self {
+        Self(Arc::new(options))
+    }
+
+    /// Does the handshakes, each kind that the connection asks for.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the connection is gone. Cancelling closes it too.
+    pub async fn accept(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Accepted, AcceptError> {
+        let limit = self.0.handshake_timeout;
+        // Boxed: the future of all handshakes is much larger than what is
+        // left of it in the task that goes on with the connection.
+        let handshakes = Box::pin(self.handshakes(socket, peer));
+        within(limit, handshakes).await
+    }
+
+    async fn handshakes(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Accepted, AcceptError> {
+        let options = &*self.0;
+        let (mut io, peer) = tcp(socket, peer, options.proxy_protocol).await?;
+        if let Some(tls) = &options.tls {
+            io = tls_handshake(io, tls).await?.0;
+        }
+        let protocol = if options.websocket {
+            classify(&mut io).await.map_err(failed)?
+        } else {
+            Protocol::Http2
+        };
+        let secure = options.tls.is_some();
+        let accepted = |io, websocket| Accepted {
+            io,
+            peer,
+            scheme: Scheme::new(websocket, secure),
+        };
+        match protocol {
+            Protocol::Nothing => Err(AcceptError::PeerLeft),
+            Protocol::Http2 => Ok(accepted(ByteStream::plain(io), false)),
+            Protocol::Http1 => {
+                let socket = self.websocket_handshake(io).await?;
+                Ok(accepted(ByteStream::agent_websocket(socket), true))
+            }
+        }
+    }
+
+    async fn websocket_handshake(
+        &self,
+        mut io: Transport,
+    ) -> Result<WebSocket<Transport>, AcceptError> {
+        let rest = server::accept(&mut io, &self.0.server)
+            .await
+            .map_err(AcceptError::WebSocket)?;
+        io.put_back(rest);
+        Ok(WebSocket::new(io, Role::Server, self.0.ping_interval))
+    }
+}
+
+/// Accepts connections of listeners that serve no agents: TLS or not.
+#[derive(Debug, Clone)]
+pub struct PlainAcceptor {
+    /// TLS, or in clear.
+    pub tls: Option<ServerTls>,
+    /// Whether connections may begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Deadline of the handshakes.
+    pub handshake_timeout: Duration,
+}
+
+/// A connection of a [`PlainAcceptor`].
+#[derive(Debug)]
+pub struct PlainAccepted {
+    /// The connection.
+    pub io: ByteStream,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// What ALPN chose.
+    pub alpn: Option<Vec<u8>>,
+}
+
+impl PlainAcceptor {
+    /// TLS or not, no PROXY header, ten seconds for handshakes.
+    #[must_use]
+    pub fn new(tls: Option<ServerTls>) -> Self {
+        Self {
+            tls,
+            proxy_protocol: false,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        }
+    }
+
+    /// Does the handshakes.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the connection is gone. Cancelling closes it too.
+    pub async fn accept(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<PlainAccepted, AcceptError> {
+        within(
+            self.handshake_timeout,
+            Box::pin(self.handshakes(socket, peer)),
+        )
+        .await
+    }
+
+    async fn handshakes(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<PlainAccepted, AcceptError> {
+        let (io, peer) = tcp(socket, peer, self.proxy_protocol).await?;
+        let (io, alpn) = match &self.tls {
+            None => (io, None),
+            Some(tls) => tls_handshake(io, tls).await?,
+        };
+        Ok(PlainAccepted {
+            io: ByteStream::plain(io),
+            peer,
+            alpn,
+        })
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    handshakes: impl Future<Output = Result<T, AcceptError>>,
+) -> Result<T, AcceptError> {
+    tokio::time::timeout(limit, handshakes)
+        .await
+        .unwrap_or(Err(AcceptError::Timeout(limit)))
+}
+
+async fn tcp(
+    socket: TcpStream,
+    peer: SocketAddr,
+    proxy_protocol: bool,
+) -> Result<(Transport, SocketAddr), AcceptError> {
+    socket.set_nodelay(true).map_err(failed)?;
+    let mut io = Transport::new(Stream::Tcp(socket));
+    if !proxy_protocol {
+        return Ok((io, peer));
+    }
+    let (client, rest) = proxy_protocol::read(&mut io)
+        .await
+        .map_err(|error| match error {
+            ProxyProtocolError::Io(error) => failed(error),
+            ProxyProtocolError::Malformed(_) => AcceptError::ProxyProtocol(error),
+        })?;
+    io.put_back(rest);
+    Ok((io, client.unwrap_or(peer)))
+}
+
+async fn tls_handshake(
+    io: Transport,
+    tls: &ServerTls,
+) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
+    let stream = TlsAcceptor::from(tls.config())
+        .accept(io)
+        .await
+        .map_err(|error| match failed(error) {
+            AcceptError::Io(error) => AcceptError::Tls(error),
+            other => other,
+        })?;
+    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let io = Transport::new(Stream::TlsServer(Box::new(stream)));
+    Ok((io, alpn))
+}
+
+fn failed(error: io::Error) -> AcceptError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => AcceptError::PeerLeft,
+        _ => AcceptError::Io(error),
+    }
+}
