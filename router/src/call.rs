@@ -155,7 +155,9 @@ impl Call {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(self.broke(error.into()))),
                 None => {
-                    return Poll::Ready(Err(self.broke(h2::Error::from(h2::Reason::CANCEL).into())));
+                    return Poll::Ready(
+                        Err(self.broke(h2::Error::from(h2::Reason::CANCEL).into())),
+                    );
                 }
             }
         }

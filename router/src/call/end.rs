@@ -1,7 +1,7 @@
 //! How a call ends: both streams are closed as their peers expect it.
 
 use std::{
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
