@@ -1,0 +1,167 @@
+//! Who an agent is: its token, asked of the control plane, and how often a
+//! token may make new connections.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Duration, Instant};
+use tonic::Status;
+
+use crate::control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
+
+/// Tokens that one connection may carry: behind a load balancer that shares
+/// connections, the streams of many agents arrive on one.
+const MAX_TOKENS: usize = 10_000;
+/// The window of the limit of new connections.
+const WINDOW: Duration = Duration::from_secs(60);
+/// How long an agent waits for the control plane at most.
+const ASKING: Duration = Duration::from_secs(10);
+
+/// Checks tokens.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    control_plane: Arc<dyn ControlPlane>,
+    limit: u32,
+    window: Mutex<Window>,
+    exceeded: Counter,
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    connections: HashMap<TokenHash, u32>,
+}
+
+/// The tokens that a connection has shown so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shown(Arc<Mutex<Vec<(TokenHash, Token)>>>);
+
+impl Shown {
+    fn tokens(&self) -> Vec<Token> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.iter().map(|(_, token)| token.clone()).collect()
+    }
+}
+
+impl Authenticator {
+    pub(super) fn new(control_plane: Arc<dyn ControlPlane>, limit: u32, exceeded: Counter) -> Self {
+        let window = Mutex::new(Window {
+            began: Instant::now(),
+            connections: HashMap::new(),
+        });
+        Self {
+            control_plane,
+            limit,
+            window,
+            exceeded,
+        }
+    }
+
+    /// The agent whose token a call carries.
+    pub(super) async fn agent(
+        &self,
+        headers: &HeaderMap,
+        shown: &Shown,
+    ) -> Result<Arc<AgentInfo>, Status> {
+        let token = bearer(headers)?;
+        self.admit(&token, shown)?;
+        let asked = tokio::time::timeout(ASKING, self.control_plane.agent_by_token(&token)).await;
+        let asked = asked.map_err(|_| Status::unavailable("unavailable"))?;
+        asked.map_err(|error| status(&error))
+    }
+
+    /// Counts a connection once for each token it shows.
+    fn admit(&self, token: &Token, shown: &Shown) -> Result<(), Status> {
+        let hash = token.hash();
+        let mut shown = shown.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.iter().any(|(known, _)| *known == hash) {
+            return Ok(());
+        }
+        if shown.len() >= MAX_TOKENS || !self.count(hash) {
+            self.exceeded.inc();
+            return Err(Status::resource_exhausted(
+                "new connection rate limit exhausted for this agent, try again later",
+            ));
+        }
+        shown.push((hash, token.clone()));
+        Ok(())
+    }
+
+    /// Whether a token that the connection has shown is good no more.
+    pub(super) async fn any_revoked(&self, shown: &Shown) -> bool {
+        for token in shown.tokens() {
+            let asked = tokio::time::timeout(ASKING, self.control_plane.agent_by_token(&token));
+            if matches!(asked.await, Ok(Err(error)) if !error.is_retryable()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn count(&self, hash: TokenHash) -> bool {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.began.elapsed() >= WINDOW {
+            window.began = Instant::now();
+            window.connections.clear();
+        }
+        let connections = window.connections.entry(hash).or_default();
+        *connections += 1;
+        *connections <= self.limit
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Token, Status> {
+    let unauthenticated = || Status::unauthenticated("Request unauthenticated with bearer");
+    let value = headers.get(AUTHORIZATION).ok_or_else(unauthenticated)?;
+    let value = value.to_str().map_err(|_| unauthenticated())?;
+    let (scheme, token) = value
+        .split_once(' ')
+        .ok_or_else(|| Status::unauthenticated("Bad authorization string"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unauthenticated());
+    }
+    Ok(Token::new(token))
+}
+
+fn status(error: &AuthError) -> Status {
+    match error {
+        AuthError::UnknownToken | AuthError::Expired { .. } => {
+            Status::unauthenticated("unauthenticated")
+        }
+        AuthError::Forbidden => Status::permission_denied("forbidden"),
+        AuthError::Unavailable(_) => Status::unavailable("unavailable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn the_scheme_is_read_ignoring_case() {
+        assert_eq!(bearer(&headers("bearer abc")).unwrap().expose(), "abc");
+        assert_eq!(bearer(&headers("Bearer abc")).unwrap().expose(), "abc");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_known_texts() {
+        let message = |headers| bearer(headers).unwrap_err().message().to_owned();
+        assert_eq!(
+            message(&HeaderMap::new()),
+            "Request unauthenticated with bearer"
+        );
+        assert_eq!(
+            message(&headers("Basic abc")),
+            "Request unauthenticated with bearer"
+        );
+        assert_eq!(message(&headers("abc")), "Bad authorization string");
+    }
+}

@@ -1,0 +1,111 @@
+//! `AgentConfiguration.GetConfiguration`: sends on change, for as long as the
+//! stream lasts. Parked in the connection's task, so it is written without
+//! tonic's buffers.
+
+use std::{future::poll_fn, sync::Arc};
+
+use http::Request;
+use prost::Message as _;
+use proto::{
+    agent::agent_configuration::rpc::{ConfigurationRequest, ConfigurationResponse},
+    frame::Frame,
+};
+use runtime::grpc::{SendResponse, SendStream, send_frame};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{AgentApi, authenticate::Shown, connect, idle::SILENCE};
+use crate::control_plane::{AgentConfigurationVersion, AgentInfo};
+
+/// Serves one stream until it or the connection ends, or `leaving`.
+pub(super) async fn serve(
+    api: Arc<AgentApi>,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+    shown: Shown,
+    leaving: CancellationToken,
+    native: bool,
+) {
+    let (asked, agent) = match begin(&api, request, &shown).await {
+        Ok(begun) => begun,
+        Err(status) => return refuse(&api, respond, &status),
+    };
+    let Some(versions) = api.control_plane.configuration(agent.id) else {
+        return refuse(&api, respond, &Status::not_found("agent not found"));
+    };
+    let mut respond = respond;
+    let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
+        return;
+    };
+    let external_url = &api.settings.external_url;
+    let status = tokio::select! {
+        status = send_changes(&mut send, &agent, external_url, asked.commit_id, versions) => status,
+        () = leaving.cancelled() => Some(Status::ok("")),
+        // The agent asks again at once, and names what it has.
+        () = tokio::time::sleep(SILENCE), if native => Some(Status::ok("")),
+    };
+    if let Some(status) = status {
+        // A stream that is gone needs no end.
+        let _ = send.send_trailers(runtime::grpc::trailers(&status));
+    }
+}
+
+async fn begin(
+    api: &AgentApi,
+    request: Request<h2::RecvStream>,
+    shown: &Shown,
+) -> Result<(ConfigurationRequest, Arc<AgentInfo>), Status> {
+    let (head, mut recv) = request.into_parts();
+    let agent = api.authenticator.agent(&head.headers, shown).await?;
+    let mut deframer = connect::deframer(&head.headers)?;
+    let message = connect::first_message(&mut recv, &mut deframer).await?;
+    let asked = ConfigurationRequest::decode(message)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok((asked, agent))
+}
+
+/// Sends each version that the agent does not have. Ends with a status for the
+/// agent, or with none when the stream is gone.
+async fn send_changes(
+    send: &mut SendStream,
+    agent: &AgentInfo,
+    external_url: &str,
+    mut known: String,
+    mut versions: watch::Receiver<Arc<AgentConfigurationVersion>>,
+) -> Option<Status> {
+    loop {
+        let version = versions.borrow_and_update().clone();
+        if version.commit_id != known {
+            known.clone_from(&version.commit_id);
+            let response = response(agent, external_url, &version);
+            send_frame(send, Frame::message(&response)).await.ok()?;
+        }
+        tokio::select! {
+            changed = versions.changed() => if changed.is_err() {
+                return Some(Status::not_found("agent not found"));
+            },
+            _ = poll_fn(|cx| send.poll_reset(cx)) => return None,
+        }
+    }
+}
+
+fn response(
+    agent: &AgentInfo,
+    external_url: &str,
+    version: &AgentConfigurationVersion,
+) -> ConfigurationResponse {
+    let mut configuration = version.configuration.clone();
+    configuration.agent_id = agent.id.0;
+    configuration.project_id = agent.project_id;
+    configuration.project_path.clone_from(&agent.project_path);
+    configuration.gitlab_external_url = external_url.to_owned();
+    ConfigurationResponse {
+        configuration: Some(configuration),
+        commit_id: version.commit_id.clone(),
+    }
+}
+
+fn refuse(api: &AgentApi, respond: SendResponse, status: &Status) {
+    api.refuse(respond, status, "GetConfiguration");
+}

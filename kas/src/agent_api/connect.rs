@@ -1,0 +1,143 @@
+//! The beginning of a tunnel: `ReverseTunnel.Connect`, up to its descriptor.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request};
+use prost::Message as _;
+use proto::{
+    agent::reverse_tunnel::{
+        info::AgentDescriptor,
+        rpc::{ConnectRequest, connect_request::Msg},
+    },
+    frame::{Deframer, Encoding},
+    sequence::{CONNECT_REQUEST, FieldNumber, Sequence},
+};
+use router::tunnel::{Offer, Stream};
+use runtime::grpc::SendResponse;
+use tonic::Status;
+
+use super::{AgentApi, authenticate::Shown, version};
+use crate::control_plane::AgentInfo;
+
+/// How long an agent may take to say what its tunnel offers.
+const DESCRIPTOR: Duration = Duration::from_secs(10);
+/// Methods that one tunnel may offer.
+const MAX_METHODS: usize = 256;
+
+/// A call that was refused: where to say so, and what.
+pub(super) type Refused = (SendResponse, Status);
+
+/// Checks the agent and reads its descriptor.
+pub(super) async fn open(
+    api: Arc<AgentApi>,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+    shown: Shown,
+) -> Result<(Offer, Stream), Refused> {
+    let (head, mut recv) = request.into_parts();
+    let read = async {
+        let agent = api.authenticator.agent(&head.headers, &shown).await?;
+        let mut deframer = deframer(&head.headers)?;
+        let descriptor = descriptor(&mut recv, &mut deframer).await?;
+        Ok((
+            offer(&agent, &descriptor, version::impersonates(&head.headers))?,
+            deframer,
+        ))
+    };
+    match tokio::time::timeout(DESCRIPTOR, read).await {
+        Ok(Ok((offer, deframer))) => Ok((
+            offer,
+            Stream {
+                recv,
+                deframer,
+                respond,
+            },
+        )),
+        Ok(Err(status)) => Err((respond, status)),
+        Err(_) => Err((
+            respond,
+            Status::deadline_exceeded("the tunnel's descriptor did not come"),
+        )),
+    }
+}
+
+/// A deframer for what these headers announce.
+pub(super) fn deframer(headers: &HeaderMap) -> Result<Deframer, Status> {
+    Encoding::from_header(headers.get("grpc-encoding"))
+        .map(Deframer::new)
+        .map_err(|error| Status::unimplemented(error.to_string()))
+}
+
+/// The first message of a stream.
+pub(super) async fn first_message(
+    recv: &mut h2::RecvStream,
+    deframer: &mut Deframer,
+) -> Result<bytes::Bytes, Status> {
+    loop {
+        let next = deframer.next_message();
+        if let Some(message) = next.map_err(|e| Status::invalid_argument(e.to_string()))? {
+            return Ok(message);
+        }
+        match poll_fn(|cx| recv.poll_data(cx)).await {
+            Some(Ok(data)) => {
+                // Fails only when the stream is gone, which the next poll reports.
+                let _ = recv.flow_control().release_capacity(data.len());
+                deframer.push(data);
+            }
+            Some(Err(error)) => return Err(runtime::grpc::status_from(&error)),
+            None => {
+                return Err(Status::invalid_argument(
+                    "the stream ended before its first message",
+                ));
+            }
+        }
+    }
+}
+
+async fn descriptor(
+    recv: &mut h2::RecvStream,
+    deframer: &mut Deframer,
+) -> Result<AgentDescriptor, Status> {
+    let message = first_message(recv, deframer).await?;
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let message = ConnectRequest::decode(message)
+        .map_err(|error| invalid(&error))?
+        .msg;
+    let message = message.ok_or_else(|| invalid(&"no value for the oneof msg"))?;
+    Sequence::new(CONNECT_REQUEST)
+        .step(message.field_number())
+        .map_err(|error| invalid(&error))?;
+    let Msg::Descriptor(descriptor) = message else {
+        return Err(invalid(&"expected a descriptor"));
+    };
+    descriptor
+        .agent_descriptor
+        .ok_or_else(|| invalid(&"the descriptor is empty"))
+}
+
+fn offer(
+    agent: &AgentInfo,
+    descriptor: &AgentDescriptor,
+    impersonates: bool,
+) -> Result<Offer, Status> {
+    let mut methods = Vec::new();
+    for service in &descriptor.services {
+        methods.extend(
+            service
+                .methods
+                .iter()
+                .map(|m| format!("/{}/{}", service.name, m.name)),
+        );
+    }
+    if methods.len() > MAX_METHODS {
+        return Err(Status::invalid_argument(format!(
+            "the tunnel offers {} methods, more than the {MAX_METHODS} allowed",
+            methods.len()
+        )));
+    }
+    Ok(Offer {
+        agent: agent.id,
+        methods: methods.into(),
+        impersonates,
+    })
+}

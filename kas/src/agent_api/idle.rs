@@ -1,0 +1,52 @@
+//! An idle tunnel in its connection's task.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use router::tunnel::{IdleEnd, IdleWatch};
+use tokio::time::Sleep;
+use tonic::Status;
+
+/// How long a native gRPC stream may be silent. Load balancers that take gRPC
+/// apart cut silent streams, commonly after 60 s, and do not count HTTP/2
+/// pings; nothing may be sent on an idle tunnel. So it is ended in order before
+/// that, and the agent opens another at once. Inside WebSocket pings suffice.
+pub(super) const SILENCE: Duration = Duration::from_secs(45);
+
+/// Waits until a tunnel's idle life ends, or ends it when it was silent for
+/// too long.
+#[derive(Debug)]
+pub(super) struct Idle {
+    watch: IdleWatch,
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    pub(super) fn new(watch: IdleWatch, native: bool) -> Self {
+        let silence = native.then(|| Box::pin(tokio::time::sleep(SILENCE)));
+        Self { watch, silence }
+    }
+
+    /// Ends the tunnel with `status` unless a call has it.
+    pub(super) fn retire(&self, status: &Status) {
+        self.watch.retire(status);
+    }
+}
+
+impl Future for Idle {
+    type Output = IdleEnd;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IdleEnd> {
+        if let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(cx).is_ready()
+        {
+            self.silence = None;
+            self.watch.retire(&Status::ok(""));
+        }
+        Pin::new(&mut self.watch).poll(cx)
+    }
+}

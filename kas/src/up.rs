@@ -1,0 +1,3 @@
+//! `kas up`.
+
+mod balancer;
