@@ -1,5 +1,7 @@
 //! Reading the parts of a Kubernetes object that every kind has.
 
+use std::io;
+
 use serde_json::{Map, Value, json};
 
 /// A string inside the object, `""` when it is not there.
@@ -89,4 +91,21 @@ pub(crate) fn unset(object: &mut Value, parent: &str, field: &str) {
     if let Some(parent) = object.get_mut(parent).and_then(Value::as_object_mut) {
         parent.shift_remove(field);
     }
+}
+
+/// How many bytes the object takes as JSON.
+pub(crate) fn size(object: &Value) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, object).expect("counting never fails, keys are strings");
+    count.0
 }

@@ -1,0 +1,116 @@
+//! The demo cluster: a Kubernetes API in memory, good enough for kubectl.
+//!
+//! It keeps objects and their versions, answers lists, watches, patches and tables, and pretends that
+//! deployments become pods that run. It runs no containers.
+
+use std::io;
+use std::sync::Arc;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Duration, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::clock::Clock;
+use self::cluster::Cluster;
+use self::store::{Limits, Store};
+
+mod clock;
+mod cluster;
+mod controller;
+mod defaults;
+mod discovery;
+mod failure;
+mod http;
+mod kinds;
+mod logs;
+mod object;
+mod openapi;
+mod patch;
+mod request;
+mod review;
+mod seed;
+mod selector;
+mod shape;
+mod store;
+mod table;
+mod validate;
+mod verbs;
+mod watch;
+
+const MAX_CONNECTIONS: usize = 1_024;
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long connections may take to finish once `stop` is given.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Serves a new demo cluster, over plain HTTP/1.1, until `stop`; then ends its streams and returns.
+///
+/// # Errors
+/// Fails when the first objects do not fit, which the built-in limits rule out.
+pub(crate) async fn serve(listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+    let cluster = Arc::new(found(stop.child_token())?);
+    let tasks = TaskTracker::new();
+    tasks.spawn(controller::run(Arc::clone(&cluster)));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = async { (place.await, listener.accept().await) } => accepted,
+        };
+        match accepted {
+            (Ok(place), Ok((connection, _))) => {
+                tasks.spawn(converse(Arc::clone(&cluster), connection, place));
+            }
+            (_, Err(problem)) => {
+                tracing::debug!(%problem, "the demo cluster could not accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            (Err(_), Ok(_)) => break,
+        }
+    }
+    cluster.stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn found(stop: CancellationToken) -> io::Result<Cluster> {
+    let clock = Clock::start();
+    let now = clock.now();
+    // Revisions start at the time of day: those of an earlier demo cluster are then recognised as old.
+    let revision = u64::try_from(now.as_second()).unwrap_or_default();
+    let mut store = Store::new(Limits::default(), revision, rand::random());
+    seed::plant(&mut store, now).map_err(io::Error::other)?;
+    Ok(Cluster::new(store, clock, stop))
+}
+
+async fn converse(cluster: Arc<Cluster>, connection: TcpStream, _place: OwnedSemaphorePermit) {
+    let stop = cluster.stop.clone();
+    let service = service_fn(move |request| {
+        let cluster = Arc::clone(&cluster);
+        async move { Ok::<_, std::convert::Infallible>(http::answer(cluster, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .serve_connection(TokioIo::new(connection), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = sleep(FAREWELL) => Ok(()),
+            }
+        }
+    };
+    if let Err(problem) = ended {
+        tracing::debug!(%problem, "a connection to the demo cluster broke");
+    }
+}

@@ -1,0 +1,74 @@
+//! The controllers: they bring the objects to what their specs want.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Duration, Instant};
+
+use super::cluster::Cluster;
+use super::failure::Failure;
+use super::store::Store;
+
+mod deployments;
+mod events;
+mod garbage;
+mod namespaces;
+mod pods;
+mod replicasets;
+
+/// Controllers look at the cluster at most this often, and at least every `IDLE`.
+const PACE: Duration = Duration::from_millis(25);
+const IDLE: Duration = Duration::from_secs(30);
+const RETRY: SignedDuration = SignedDuration::from_secs(1);
+
+/// What the controllers remember between two looks.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// When each pod was first seen in its present stage.
+    stages: HashMap<String, pods::Stage>,
+    addresses: u32,
+}
+
+/// Runs the controllers until the cluster stops.
+pub(crate) async fn run(cluster: Arc<Cluster>) {
+    let mut news = cluster.news();
+    let mut memory = Memory::default();
+    loop {
+        news.mark_unchanged();
+        let now = cluster.clock.now();
+        let due = cluster.write(|store| reconcile(store, &mut memory, now));
+        let wake = due.map_or_else(|| Instant::now() + IDLE, |due| cluster.clock.instant(due));
+        tokio::select! {
+            () = cluster.stop.cancelled() => return,
+            () = tokio::time::sleep_until(wake) => {}
+            changed = news.changed() => if changed.is_err() { return },
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Brings everything one step closer; answers when there is more to do.
+pub(crate) fn reconcile(
+    store: &mut Store,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let steps = [
+        namespaces::reconcile(store, now),
+        deployments::reconcile(store, now),
+        replicasets::reconcile(store, now),
+        garbage::collect(store, now),
+    ];
+    for problem in steps.iter().filter_map(|step| step.as_ref().err()) {
+        tracing::debug!(%problem, "a demo controller tries again");
+    }
+    let retry = steps.iter().any(Result::is_err);
+    let retry = retry.then(|| now.saturating_add(RETRY).unwrap_or(now));
+    let due = pods::reconcile(store, memory, now);
+    events::expire(store, now);
+    due.into_iter().chain(retry).min()
+}
+
+/// What a controller's step ends with; a full store is tried again later.
+type Step = Result<(), Failure>;

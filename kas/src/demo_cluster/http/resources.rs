@@ -1,0 +1,228 @@
+//! Requests on objects, collections and subresources.
+
+use std::sync::Arc;
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::super::cluster::Cluster;
+use super::super::failure::Failure;
+use super::super::patch::Format;
+use super::super::request::{Selection, Target};
+use super::super::shape::Shape;
+use super::super::store::{Key, Store};
+use super::super::verbs::{self, Deletion, Occasion, Outcome, Part};
+use super::super::{kinds, logs, watch};
+use super::{Answer, Asked, document, streamed, success, with_status};
+
+mod list;
+mod scale;
+
+/// Answers a request on a resource.
+pub(super) fn respond(
+    cluster: Arc<Cluster>,
+    target: Target,
+    asked: &Asked,
+) -> Result<Answer, Failure> {
+    let namespaced = target.kind.info().namespaced;
+    if target.name.is_some() && namespaced && target.namespace.is_none() {
+        return Err(Failure::no_such_path());
+    }
+    match (target.name.clone(), target.subresource.clone()) {
+        (None, _) => collection(cluster, target, asked),
+        (Some(name), None) => single(cluster, target, &name, asked),
+        (Some(name), Some(sub)) => subresource(cluster, target, &name, &sub, asked),
+    }
+}
+
+fn key(target: &Target, name: &str) -> Key {
+    Key::new(
+        target.kind,
+        target.namespace.as_deref().unwrap_or_default(),
+        name,
+    )
+}
+
+impl Asked {
+    fn occasion(&self, cluster: &Cluster) -> Occasion {
+        Occasion {
+            now: cluster.clock.now(),
+            dry_run: self.query.get("dryRun").is_some(),
+        }
+    }
+
+    fn shape(&self) -> Result<Shape, Failure> {
+        Shape::accepted(self.header(&ACCEPT), self.query.get("includeObject"))
+    }
+
+    fn deletion(&self) -> Result<Deletion, Failure> {
+        let options = if self.body.is_empty() {
+            Value::Null
+        } else {
+            self.json()?
+        };
+        let grace = self.query.get("gracePeriodSeconds");
+        let propagation = self.query.get("propagationPolicy");
+        Ok(Deletion::read(&options, grace, propagation))
+    }
+
+    fn patch_format(&self) -> Result<Format, Failure> {
+        let content_type = self.header(&CONTENT_TYPE);
+        Format::of(content_type).ok_or_else(|| Failure::unsupported_media(content_type))
+    }
+}
+
+fn collection(cluster: Arc<Cluster>, target: Target, asked: &Asked) -> Result<Answer, Failure> {
+    let watching = asked.query.flag("watch");
+    match asked.method {
+        Method::GET if watching => observe(cluster, &target, asked),
+        Method::GET => list::answer(&cluster, &target, asked),
+        Method::POST => {
+            let occasion = asked.occasion(&cluster);
+            let body = asked.json()?;
+            let namespace = target.namespace.unwrap_or_default();
+            if target.kind.info().namespaced && namespace.is_empty() {
+                return Err(Failure::method_not_allowed());
+            }
+            let made = cluster
+                .write(|store| verbs::create(store, target.kind, &namespace, body, occasion))?;
+            Ok(with_status(StatusCode::CREATED, &made))
+        }
+        Method::DELETE => delete_selected(&cluster, &target, asked),
+        _ => Err(Failure::method_not_allowed()),
+    }
+}
+
+fn observe(cluster: Arc<Cluster>, target: &Target, asked: &Asked) -> Result<Answer, Failure> {
+    let selection = Selection::of(target, &asked.query)?;
+    let chunks = watch::open(cluster, selection, asked.shape()?, &asked.query)?;
+    Ok(streamed("application/json", chunks))
+}
+
+fn delete_selected(cluster: &Cluster, target: &Target, asked: &Asked) -> Result<Answer, Failure> {
+    let selection = Selection::of(target, &asked.query)?;
+    let deletion = asked.deletion()?;
+    let occasion = asked.occasion(cluster);
+    let gone = cluster.write(|store| {
+        let keys: Vec<_> = store
+            .list(target.kind, target.namespace.as_deref())
+            .filter(|object| selection.holds(object))
+            .map(|object| Key::of(target.kind, object))
+            .collect();
+        keys.iter()
+            .map(|key| verbs::delete(store, key, &deletion, occasion))
+            .map(|outcome| outcome.map(Outcome::into_object))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    let now = occasion.now;
+    let list = Shape::Plain.many(target.kind, &gone, json!({}), now);
+    Ok(document(&list))
+}
+
+fn single(
+    cluster: Arc<Cluster>,
+    target: Target,
+    name: &str,
+    asked: &Asked,
+) -> Result<Answer, Failure> {
+    let key = key(&target, name);
+    match asked.method {
+        Method::GET if asked.query.flag("watch") => observe(cluster, &target, asked),
+        Method::GET => {
+            let object = find(&cluster, &key)?;
+            let shaped = asked.shape()?;
+            Ok(document(&shaped.one(
+                key.kind,
+                &object,
+                cluster.clock.now(),
+            )))
+        }
+        Method::DELETE => delete(&cluster, &key, asked),
+        _ => write(&cluster, &key, Part::Main, asked),
+    }
+}
+
+fn find(cluster: &Cluster, key: &Key) -> Result<Arc<Value>, Failure> {
+    cluster
+        .read(|store| store.get(key).cloned())
+        .ok_or_else(|| Failure::not_found(key.kind, &key.name))
+}
+
+fn delete(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answer, Failure> {
+    let deletion = asked.deletion()?;
+    let occasion = asked.occasion(cluster);
+    let outcome = cluster.write(|store| verbs::delete(store, key, &deletion, occasion))?;
+    Ok(match outcome {
+        Outcome::Gone(object) => document(&success(key.kind.info(), &object)),
+        Outcome::Going(object) => document(&object),
+    })
+}
+
+fn write(cluster: &Cluster, key: &Key, part: Part, asked: &Asked) -> Result<Answer, Failure> {
+    let occasion = asked.occasion(cluster);
+    let written = match asked.method {
+        Method::PUT => {
+            let body = asked.json()?;
+            cluster.write(|store| verbs::update(store, key, part, body, occasion))
+        }
+        Method::PATCH => {
+            let format = asked.patch_format()?;
+            let change = asked.json()?;
+            return cluster.write(|store| {
+                let fresh = store.get(key).is_none();
+                let object = verbs::patch(store, key, part, format, &change, occasion)?;
+                let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
+                Ok(with_status(status, &object))
+            });
+        }
+        _ => Err(Failure::method_not_allowed()),
+    }?;
+    Ok(document(&written))
+}
+
+fn subresource(
+    cluster: Arc<Cluster>,
+    target: Target,
+    name: &str,
+    sub: &str,
+    asked: &Asked,
+) -> Result<Answer, Failure> {
+    let key = key(&target, name);
+    let known = key.kind.info().subresource(sub).is_some();
+    let finalize = key.kind == kinds::named("namespaces") && sub == "finalize";
+    if !known && !finalize {
+        return Err(Failure::no_such_path());
+    }
+    match sub {
+        "status" if asked.method == Method::GET => find(&cluster, &key).map(|o| document(&o)),
+        "status" => write(&cluster, &key, Part::Status, asked),
+        "finalize" => write(&cluster, &key, Part::Main, asked),
+        "scale" => scale::answer(&cluster, &key, asked),
+        "log" => {
+            let lines = logs::open(cluster, &key, &asked.query)?;
+            Ok(streamed("text/plain", lines))
+        }
+        "eviction" => evict(&cluster, &key, asked),
+        _ => {
+            find(&cluster, &key)?;
+            Err(Failure::no_containers(&format!(
+                "{sub} in pod \"{}\"",
+                key.name
+            )))
+        }
+    }
+}
+
+fn evict(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answer, Failure> {
+    if asked.method != Method::POST {
+        return Err(Failure::method_not_allowed());
+    }
+    let body = asked.json()?;
+    let deletion = Deletion::read(&body["deleteOptions"], None, None);
+    let occasion = asked.occasion(cluster);
+    let delete = |store: &mut Store| verbs::delete(store, key, &deletion, occasion);
+    let object = cluster.write(delete)?.into_object();
+    let status = success(key.kind.info(), &object);
+    Ok(with_status(StatusCode::CREATED, &status))
+}
