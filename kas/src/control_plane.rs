@@ -8,6 +8,7 @@ mod agent;
 pub mod agent_file;
 mod credentials;
 mod error;
+pub mod standalone;
 mod token_cache;
 
 pub use access::{Access, Identity, IdentityKind};

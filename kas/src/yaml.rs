@@ -3,7 +3,7 @@
 mod field;
 mod seconds;
 
-pub use field::NonEmpty;
+pub use field::{NonEmpty, list};
 pub use seconds::{PositiveSeconds, Seconds};
 
 use std::path::{Path, PathBuf};

@@ -21,3 +21,12 @@ impl From<NonEmpty> for String {
         text.0
     }
 }
+
+/// Reads a list; an empty key (null) is an empty list.
+pub fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

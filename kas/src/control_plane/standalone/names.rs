@@ -1,0 +1,117 @@
+//! The names that the file may use.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not an agent's name.
+    #[error(
+        "`{0}` is not a name for an agent: use up to 63 lower-case letters, digits and `-`, not `-` at an end"
+    )]
+    Agent(String),
+    /// Not a name of a user, service or group.
+    #[error(
+        "`{0}` is not a name: use up to 255 letters, digits and `_`, `-`, `.`, `/`, beginning with a letter or digit"
+    )]
+    Caller(String),
+}
+
+/// The name of an agent: what GitLab allows, `[a-z0-9](?:[-a-z0-9]*[a-z0-9])?`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentName(String);
+
+/// The name of a user, a service or a group.
+///
+/// No `:`, since it becomes a part of names such as `gitlab:user:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl AgentName {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Name {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AgentName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let good = text.len() <= 63
+            && text.bytes().all(inner)
+            && !text.is_empty()
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if good {
+            Ok(Self(text))
+        } else {
+            Err(NameError::Agent(text))
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+        let good = text.len() <= 255
+            && text.bytes().all(inner)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if good {
+            Ok(Self(text))
+        } else {
+            Err(NameError::Caller(text))
+        }
+    }
+}
+
+impl From<AgentName> for String {
+    fn from(name: AgentName) -> Self {
+        name.0
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_named_as_gitlab_allows() {
+        for good in ["a", "0", "my-agent-2", "a--b", &"x".repeat(63)] {
+            assert!(AgentName::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "ä", &"x".repeat(64)] {
+            assert!(AgentName::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn callers_have_no_colon_in_their_names() {
+        for good in ["alice", "Alice.B", "group/sub-group", "a_1"] {
+            assert!(Name::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", "a:b", "-a", "a b", "*", "é"] {
+            assert!(Name::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Follows the file: looks every second whether it is another one, and reads it then.
+//!
+//! Looking beats being notified: it works on network file systems, and with
+//! Kubernetes' mounted ConfigMaps and Secrets, which swap a symbolic link.
+
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{Standalone, StandaloneError, load, lock};
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What was seen of the file so far.
+#[derive(Debug)]
+pub(super) struct Progress {
+    seen: Option<Fingerprint>,
+    looked_at: Timestamp,
+}
+
+/// Another content has another fingerprint, since an edit changes the time and a swap the inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Progress {
+    /// Taken before the first reading, so that a change meanwhile is noticed.
+    pub(super) fn new(file: &Path, now: Timestamp) -> Self {
+        Self {
+            seen: Fingerprint::of(file),
+            looked_at: now,
+        }
+    }
+}
+
+impl Fingerprint {
+    /// `None` when the file cannot be looked at.
+    fn of(file: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+impl Standalone {
+    /// Follows the file until told to stop. Errors are logged, once for each state of the file.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let standalone = self.clone();
+            let look = move || standalone.look(Timestamp::now());
+            if let Err(error) = tokio::task::spawn_blocking(look).await {
+                tracing::error!(%error, "looking at the control plane's file failed");
+            }
+        }
+    }
+
+    fn look(&self, now: Timestamp) {
+        match self.reload_if_changed(now) {
+            Ok(true) => tracing::info!(file = %self.file.display(), "control plane file applied"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(
+                %error,
+                "control plane file refused, the state read before stays in force"
+            ),
+        }
+    }
+
+    /// Reads the file again if it is another one than last time; tells whether it was applied.
+    ///
+    /// Also counts the revision up when a token has ended since the last call.
+    pub fn reload_if_changed(&self, now: Timestamp) -> Result<bool, StandaloneError> {
+        let mut progress = lock(&self.progress);
+        let before = std::mem::replace(&mut progress.looked_at, now);
+        let fingerprint = Fingerprint::of(&self.file);
+        if fingerprint == progress.seen {
+            self.note_ended_tokens(before, now);
+            return Ok(false);
+        }
+        progress.seen = fingerprint;
+        self.apply(load(&self.file, now)?);
+        Ok(true)
+    }
+
+    fn note_ended_tokens(&self, before: Timestamp, now: Timestamp) {
+        if self.directory.load().some_token_ended(before, now) {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+}
