@@ -74,7 +74,7 @@ impl Standalone {
         let file = file.into();
         let now = Timestamp::now();
         let progress = reload::Progress::new(&file, now);
-        let directory = load(&file, now)?;
+        let directory = read(&file, now)?;
         let standalone = Self {
             file,
             directory: ArcSwap::default(),
@@ -158,7 +158,7 @@ impl ControlPlane for Standalone {
 }
 
 /// Reads and checks the file as a whole.
-fn load(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
+pub fn read(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
     let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StandaloneError::Missing(file.to_owned()),
         _ => StandaloneError::Unreadable {

@@ -51,7 +51,7 @@ pub enum EditError {
 
 /// The file as it is now; an empty document where there is none.
 pub fn view(file: &Path) -> Result<Editable, EditError> {
-    let text = read(file)?;
+    let text = text_of(file)?;
     parse(file, &text, Timestamp::now())?;
     Ok(yaml::read(file, &text)?)
 }
@@ -72,7 +72,7 @@ pub fn edit<T, E: From<EditError>>(
     Ok(result)
 }
 
-fn read(file: &Path) -> Result<String, EditError> {
+fn text_of(file: &Path) -> Result<String, EditError> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Standalone, StandaloneError, load, lock};
+use super::{Standalone, StandaloneError, lock, read};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -89,7 +89,7 @@ impl Standalone {
             return Ok(false);
         }
         progress.seen = fingerprint;
-        self.apply(load(&self.file, now)?);
+        self.apply(read(&self.file, now)?);
         Ok(true)
     }
 

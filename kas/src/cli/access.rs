@@ -1,0 +1,254 @@
+//! `kas access …`
+
+use std::path::Path;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::{CommandError, Output, output::Format};
+use crate::control_plane::standalone::{
+    Editable,
+    access_as::{AccessAs, Extra, Impersonate},
+    change::{ChangeError, names},
+    edit,
+    file::{Agents, Rule},
+    names::{AgentName, Name},
+    view,
+};
+
+/// What to do with access rules.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Append a rule; of all rules the first that matches decides
+    Grant(Grant),
+    /// List the rules in their order
+    List {
+        /// How
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Remove a rule
+    Remove {
+        /// Its number in the list
+        number: usize,
+    },
+}
+
+/// A rule to append.
+#[derive(Debug, Args)]
+pub struct Grant {
+    /// An agent, or '*' for all; may be repeated
+    #[arg(long = "agent", value_name = "AGENT", required = true)]
+    agents: Vec<String>,
+    /// A user who may use them; may be repeated
+    #[arg(long = "user", value_name = "USER")]
+    users: Vec<String>,
+    /// A group whose users and services may use them; may be repeated
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// A service that may use them; may be repeated
+    #[arg(long = "service", value_name = "SERVICE")]
+    services: Vec<String>,
+    /// As whom they act in the cluster
+    #[arg(long = "as", value_enum)]
+    access_as: As,
+    /// With --as impersonate: the user name
+    #[arg(long)]
+    as_user: Option<String>,
+    /// With --as impersonate: a group; may be repeated
+    #[arg(long = "as-group", value_name = "GROUP")]
+    as_groups: Vec<String>,
+    /// With --as impersonate: the unique id
+    #[arg(long)]
+    as_uid: Option<String>,
+    /// With --as impersonate: an extra value; may be repeated
+    #[arg(long = "as-extra", value_name = "KEY=VALUE")]
+    as_extra: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum As {
+    /// as the agent itself
+    Agent,
+    /// as the user who asks
+    User,
+    /// as the service that asks
+    #[value(name = "ci_job", alias = "ci-job")]
+    CiJob,
+    /// as --as-user
+    Impersonate,
+}
+
+pub(super) fn run(
+    file: &Path,
+    action: Action,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    match action {
+        Action::Grant(args) => grant(file, args, output),
+        Action::List { output: format } => list(&view(file)?, format, output),
+        Action::Remove { number } => remove(file, number, output),
+    }
+}
+
+fn grant(file: &Path, args: Grant, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let rule = args.into_rule()?;
+    let text = sentence(&rule);
+    let number = edit(file, |document: &mut Editable| document.grant(rule))?;
+    output.hint(&format!("Rule {number}: {text}."))
+}
+
+fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let rules = (1..).zip(document.access.iter().map(|it| &it.value));
+    match format {
+        Format::Json => {
+            let view = |(number, rule)| RuleView { number, rule };
+            output.json(&rules.map(view).collect::<Vec<_>>())
+        }
+        Format::Table if document.access.is_empty() => output.hint(
+            "There are no access rules, so nobody may use any agent: `kas access grant` adds one.",
+        ),
+        Format::Table => {
+            let row = |(number, rule): (usize, &Rule)| {
+                let (agents, callers, access_as) = words(rule);
+                [number.to_string(), agents, callers, access_as]
+            };
+            output.table(
+                ["NO", "AGENTS", "WHO", "AS"],
+                &rules.map(row).collect::<Vec<_>>(),
+            )
+        }
+    }
+}
+
+fn remove(file: &Path, number: usize, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let rule = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
+        document.remove_rule(number)
+    })?;
+    output.hint(&format!(
+        "Removed rule {number}: {}. The rules after it moved up.",
+        sentence(&rule)
+    ))
+}
+
+impl Grant {
+    fn into_rule(self) -> Result<Rule, CommandError> {
+        if self.users.is_empty() && self.groups.is_empty() && self.services.is_empty() {
+            return Err(usage(
+                "say who may use the agents: give --user, --group or --service",
+            ));
+        }
+        Ok(Rule {
+            agents: agents(&self.agents)?,
+            users: names(&self.users)?,
+            services: names(&self.services)?,
+            groups: names(&self.groups)?,
+            access_as: self.access_as()?,
+        })
+    }
+
+    fn access_as(&self) -> Result<AccessAs, CommandError> {
+        let whom = self.as_user.is_some()
+            || self.as_uid.is_some()
+            || !self.as_groups.is_empty()
+            || !self.as_extra.is_empty();
+        if whom && self.access_as != As::Impersonate {
+            return Err(usage(
+                "--as-user, --as-group, --as-uid and --as-extra need --as impersonate",
+            ));
+        }
+        match self.access_as {
+            As::Agent => Ok(AccessAs::Agent),
+            As::User if !self.services.is_empty() => Err(usage(
+                "--as user is for users and groups: use --as ci_job for a --service",
+            )),
+            As::User => Ok(AccessAs::User),
+            As::CiJob if !self.users.is_empty() => Err(usage(
+                "--as ci_job is for services and groups: use --as user for a --user",
+            )),
+            As::CiJob => Ok(AccessAs::CiJob),
+            As::Impersonate => self.impersonate(),
+        }
+    }
+
+    fn impersonate(&self) -> Result<AccessAs, CommandError> {
+        let username = self.as_user.clone().filter(|name| !name.is_empty());
+        Ok(AccessAs::Impersonate(Impersonate {
+            username: username
+                .ok_or_else(|| usage("--as impersonate needs --as-user with the name to act as"))?,
+            groups: self.as_groups.clone(),
+            uid: self.as_uid.clone().unwrap_or_default(),
+            extra: extra(&self.as_extra)?,
+        }))
+    }
+}
+
+fn agents(texts: &[String]) -> Result<Agents, CommandError> {
+    if texts.iter().any(|text| text == "*") {
+        return Ok(Agents::All);
+    }
+    let names = texts.iter().cloned().map(AgentName::try_from);
+    Ok(Agents::Named(names.collect::<Result<_, _>>()?))
+}
+
+/// Values of the same key are one extra.
+fn extra(texts: &[String]) -> Result<Vec<Extra>, CommandError> {
+    let mut extras: Vec<Extra> = Vec::new();
+    for text in texts {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| usage(&format!("--as-extra `{text}` must be KEY=VALUE")))?;
+        match extras.iter_mut().find(|it| it.key == key) {
+            Some(extra) => extra.val.push(value.to_owned()),
+            None => extras.push(Extra {
+                key: key.to_owned(),
+                val: vec![value.to_owned()],
+            }),
+        }
+    }
+    Ok(extras)
+}
+
+fn usage(text: &str) -> CommandError {
+    CommandError::Usage(text.to_owned())
+}
+
+fn sentence(rule: &Rule) -> String {
+    let (agents, callers, access_as) = words(rule);
+    format!("{callers} may use {agents} as {access_as}")
+}
+
+/// Agents, callers and whom they act as, in words.
+fn words(rule: &Rule) -> (String, String, String) {
+    let agents = match &rule.agents {
+        Agents::All => "*".to_owned(),
+        Agents::Named(names) => {
+            let names: Vec<_> = names.iter().map(AgentName::as_str).collect();
+            names.join(",")
+        }
+    };
+    let sorts = [
+        ("user", &rule.users),
+        ("group", &rule.groups),
+        ("service", &rule.services),
+    ];
+    let callers = sorts.iter().flat_map(|(sort, names)| {
+        names
+            .iter()
+            .map(move |name: &Name| format!("{sort} {}", name.as_str()))
+    });
+    let access_as = match &rule.access_as {
+        AccessAs::Impersonate(whom) if whom.groups.is_empty() => whom.username.clone(),
+        AccessAs::Impersonate(whom) => format!("{} ({})", whom.username, whom.groups.join(",")),
+        named @ (AccessAs::Agent | AccessAs::User | AccessAs::CiJob) => named.name().to_owned(),
+    };
+    (agents, callers.collect::<Vec<_>>().join(", "), access_as)
+}
+
+#[derive(Serialize)]
+struct RuleView<'a> {
+    number: usize,
+    #[serde(flatten)]
+    rule: &'a Rule,
+}

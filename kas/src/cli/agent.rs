@@ -1,0 +1,202 @@
+//! `kas agent …`
+
+use std::{path::Path, time::Duration};
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    CommandError, Output, duration, new_token, now,
+    output::{Format, TokenView, summary},
+};
+use crate::control_plane::standalone::{
+    Editable, change::ChangeError, edit, file::AgentEntry, tokens::TokenKind, view,
+};
+
+/// What to do with agents.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Create an agent and print its token, which is shown only this once
+    Create {
+        /// Its name: lower-case letters, digits and `-`
+        name: String,
+        /// Its number; by default one above all others
+        #[arg(long)]
+        id: Option<i64>,
+    },
+    /// List the agents
+    List {
+        /// How
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Show an agent
+    Show {
+        /// Its name
+        name: String,
+        /// How
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Print a new token; the old one stays good for a while
+    RotateToken {
+        /// The agent's name
+        name: String,
+        /// For how long the old token stays good; 0 ends it at once
+        #[arg(long, default_value = "24h", value_parser = duration::parse)]
+        grace: Duration,
+    },
+    /// Take all tokens from an agent, so that it cannot connect
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(super) fn run(
+    file: &Path,
+    action: Action,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    match action {
+        Action::Create { name, id } => create(file, &name, id, output),
+        Action::List { output: format } => list(&view(file)?, format, output),
+        Action::Show {
+            name,
+            output: format,
+        } => show(&view(file)?, &name, format, output),
+        Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
+        Action::Revoke { name } => revoke(file, &name, output),
+    }
+}
+
+fn create(
+    file: &Path,
+    name: &str,
+    id: Option<i64>,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let (token, entry) = new_token(TokenKind::Agent, now())?;
+    let id = edit(file, |document: &mut Editable| {
+        document.create_agent(name, id, entry)
+    })?;
+    output.result(token.expose())?;
+    output.hint(&format!(
+        "Agent {name} has id {id} in {}. Its token above is shown only this once: put it into a \
+         file and start `agentk --kas-address URL --token-file FILE`.",
+        file.display()
+    ))
+}
+
+fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let now = now();
+    let agents = document.agents.iter().map(|it| &it.value);
+    match format {
+        Format::Json => {
+            let views: Vec<AgentView<'_>> = agents.map(|it| AgentView::of(it, now)).collect();
+            output.json(&views)
+        }
+        Format::Table if document.agents.is_empty() => {
+            output.hint("There are no agents: `kas agent create NAME` makes one.")
+        }
+        Format::Table => {
+            let row = |it: &AgentEntry<_>| {
+                [
+                    it.id.to_string(),
+                    it.name.as_str().to_owned(),
+                    summary(&it.tokens, now),
+                ]
+            };
+            let rows: Vec<_> = agents.map(row).collect();
+            output.table(["ID", "NAME", "TOKENS"], &rows)
+        }
+    }
+}
+
+fn show(
+    document: &Editable,
+    name: &str,
+    format: Format,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let agent = document.agent(name)?;
+    let view = AgentView::of(agent, now());
+    match format {
+        Format::Json => output.json(&view),
+        Format::Table => {
+            let project = view.project.map_or("none", |it| it.as_str());
+            output.result(&format!(
+                "id:       {}\nname:     {}\nproject:  {project}",
+                view.id, view.name
+            ))?;
+            let config = if agent.config.is_some() {
+                "in the file"
+            } else {
+                "none"
+            };
+            output.result(&format!("config:   {config}\n"))?;
+            let rows: Vec<_> = view.tokens.iter().map(TokenView::row).collect();
+            output.table(["TOKEN CREATED", "EXPIRES", "STATE"], &rows)
+        }
+    }
+}
+
+fn rotate(
+    file: &Path,
+    name: &str,
+    grace: Duration,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let now = now();
+    let (token, entry) = new_token(TokenKind::Agent, now)?;
+    let ended = edit(file, |document: &mut Editable| {
+        document.rotate_agent(name, entry, grace, now)
+    })?;
+    output.result(token.expose())?;
+    output.hint(&rotated("Agent", name, ended, grace))
+}
+
+/// What a rotation did to the old tokens.
+pub(super) fn rotated(sort: &str, name: &str, ended: usize, grace: Duration) -> String {
+    let old = match (ended, grace.is_zero()) {
+        (0, _) => format!(
+            "the token before it, if any, stays good for {}s",
+            grace.as_secs()
+        ),
+        (_, true) => "older tokens are refused from now on".to_owned(),
+        (_, false) => format!(
+            "of two older tokens the oldest is refused from now on, the other stays good for {}s at most",
+            grace.as_secs()
+        ),
+    };
+    format!("{sort} {name} has the new token above, shown only this once; {old}.")
+}
+
+fn revoke(file: &Path, name: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let count = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
+        document.revoke_agent(name)
+    })?;
+    output.hint(&format!(
+        "Agent {name} lost {count} token(s) and cannot connect: `kas agent rotate-token {name}` gives it a new one."
+    ))
+}
+
+#[derive(Serialize)]
+struct AgentView<'a> {
+    id: i64,
+    name: &'a str,
+    project: Option<&'a String>,
+    tokens: Vec<TokenView>,
+}
+
+impl<'a> AgentView<'a> {
+    fn of<C>(agent: &'a AgentEntry<C>, now: Timestamp) -> Self {
+        Self {
+            id: agent.id,
+            name: agent.name.as_str(),
+            project: agent.project.as_ref().map(|it| &it.path),
+            tokens: TokenView::of(&agent.tokens, now),
+        }
+    }
+}

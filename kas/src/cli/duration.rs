@@ -1,0 +1,39 @@
+//! Durations as people type them.
+
+use std::time::Duration;
+
+/// Reads `24h`, `90m`, `5s`, `1h30m`, or `0`.
+pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "give a duration such as 24h, 90m or 5s".to_owned())
+}
+
+/// Like [`parse`], but not zero.
+pub(super) fn parse_positive(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        Duration::ZERO => Err("the duration must be above 0".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse("24h"), Ok(Duration::from_secs(86400)));
+        assert_eq!(parse("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse("0"), Ok(Duration::ZERO));
+        for bad in ["", "5", "-5s", "soon"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(parse_positive("0s").is_err());
+    }
+}

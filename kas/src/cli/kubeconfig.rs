@@ -1,0 +1,192 @@
+//! `kas kubeconfig …`: what kubectl needs to reach an agent's cluster through kas.
+
+use std::path::{Path, PathBuf};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
+use http::Uri;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{CommandError, Output};
+use crate::control_plane::{
+    AgentInfo, Identity, IdentityKind, Token,
+    standalone::{Directory, read},
+};
+use crate::yaml::nearest;
+
+/// What a kubeconfig is for.
+#[derive(Debug, Args)]
+pub struct KubeconfigArgs {
+    /// The agent's name, which is also the context's
+    agent: String,
+    /// The URL of the Kubernetes API proxy, such as https://kas.example.com/k8s-proxy/
+    #[arg(long, value_name = "URL")]
+    server: String,
+    /// Whose token it is; told from the token if absent
+    #[arg(long, value_name = "USER", conflicts_with = "service")]
+    user: Option<String>,
+    /// Whose token it is; told from the token if absent
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    /// The token of the user or service
+    #[arg(long, env = "KAS_TOKEN", hide_env_values = true, value_parser = token)]
+    token: Token,
+    /// A PEM file with the CA of the server's certificate, to be embedded
+    #[arg(long, value_name = "FILE")]
+    certificate_authority: Option<PathBuf>,
+}
+
+fn token(text: &str) -> Result<Token, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("the token is empty".to_owned());
+    }
+    Ok(Token::new(text))
+}
+
+/// The contents of a kubeconfig.
+#[derive(Debug)]
+pub struct Kubeconfig<'a> {
+    /// The URL of the Kubernetes API proxy.
+    pub server: &'a str,
+    /// The agent.
+    pub agent: &'a AgentInfo,
+    /// Whose token it is.
+    pub identity: &'a Identity,
+    /// The token.
+    pub token: &'a Token,
+    /// The CA of the server's certificate, PEM.
+    pub certificate_authority: Option<&'a [u8]>,
+}
+
+impl Kubeconfig<'_> {
+    /// The text of the file. It holds the token: for its owner's eyes only.
+    pub fn to_yaml(&self) -> Result<String, CommandError> {
+        let name = &self.agent.name;
+        let user = format!("{}@{name}", self.identity);
+        let mut cluster = json!({ "server": self.server });
+        if let Some(pem) = self.certificate_authority {
+            cluster["certificate-authority-data"] = STANDARD.encode(pem).into();
+        }
+        let value = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": name, "cluster": cluster }],
+            "users": [{ "name": user, "user": { "token": self.bearer() } }],
+            "contexts": [{ "name": name, "context": { "cluster": name, "user": user } }],
+            "current-context": name,
+        });
+        serde_saphyr::to_string(&value)
+            .map_err(|error| CommandError::Output(std::io::Error::other(error)))
+    }
+
+    fn bearer(&self) -> String {
+        let sort = match self.identity.kind {
+            IdentityKind::User => "pat",
+            IdentityKind::CiJob => "ci",
+        };
+        format!("{sort}:{}:{}", self.agent.id, self.token.expose())
+    }
+}
+
+pub(super) fn run(
+    file: &Path,
+    args: KubeconfigArgs,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    check_server(&args.server)?;
+    let now = Timestamp::now();
+    let directory = read(file, now)?;
+    let agent = find(&directory, &args.agent)?;
+    let identity = owner(&directory, &args, file, now)?;
+    let ca = args
+        .certificate_authority
+        .as_deref()
+        .map(read_ca)
+        .transpose()?;
+    let kubeconfig = Kubeconfig {
+        server: &args.server,
+        agent,
+        identity,
+        token: &args.token,
+        certificate_authority: ca.as_deref(),
+    };
+    output.result(&kubeconfig.to_yaml()?)?;
+    let allowed = directory.authorize(identity.kind, &args.token.hash(), agent.id, now);
+    match allowed {
+        Ok(_) => Ok(()),
+        Err(denied) => output.hint(&format!("Note: {denied}. `kas access grant` adds one.")),
+    }
+}
+
+fn check_server(server: &str) -> Result<(), CommandError> {
+    let uri: Option<Uri> = server.parse().ok();
+    let good = uri.is_some_and(|uri| {
+        uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
+    });
+    if good {
+        return Ok(());
+    }
+    Err(CommandError::Usage(format!(
+        "--server `{server}` must be a URL such as https://kas.example.com/k8s-proxy/"
+    )))
+}
+
+fn find<'a>(directory: &'a Directory, name: &str) -> Result<&'a AgentInfo, CommandError> {
+    if let Some(agent) = directory.agents().find(|agent| agent.name == name) {
+        return Ok(agent);
+    }
+    let names = directory.agents().map(|agent| agent.name.as_str());
+    let hint = match nearest(name, names) {
+        Some(near) => format!("did you mean {near}?"),
+        None => "`kas agent list` shows those that exist".to_owned(),
+    };
+    Err(CommandError::Usage(format!(
+        "there is no agent {name}: {hint}"
+    )))
+}
+
+fn owner<'a>(
+    directory: &'a Directory,
+    args: &KubeconfigArgs,
+    file: &Path,
+    now: Timestamp,
+) -> Result<&'a Identity, CommandError> {
+    let identity = directory.identity(&args.token.hash(), now).ok_or_else(|| {
+        CommandError::Usage(format!(
+            "--token belongs to no user or service of {}: it has expired or was revoked, or is mistyped",
+            file.display()
+        ))
+    })?;
+    let claimed = match (&args.user, &args.service) {
+        (Some(name), _) => Some((IdentityKind::User, name)),
+        (None, Some(name)) => Some((IdentityKind::CiJob, name)),
+        (None, None) => None,
+    };
+    match claimed {
+        Some((kind, name)) if (kind, name) != (identity.kind, &identity.name) => {
+            Err(CommandError::Usage(format!(
+                "--token belongs to {}: leave --user and --service out, or correct them",
+                told(identity)
+            )))
+        }
+        Some(_) | None => Ok(identity),
+    }
+}
+
+fn told(identity: &Identity) -> String {
+    match identity.kind {
+        IdentityKind::User => format!("the user {}", identity.name),
+        IdentityKind::CiJob => format!("the service {}", identity.name),
+    }
+}
+
+fn read_ca(file: &Path) -> Result<Vec<u8>, CommandError> {
+    std::fs::read(file).map_err(|error| {
+        CommandError::Usage(format!(
+            "cannot read --certificate-authority {}: {error}",
+            file.display()
+        ))
+    })
+}

@@ -1,0 +1,141 @@
+//! What commands print: results on one stream, hints for people on the other.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::CommandError;
+use crate::control_plane::standalone::tokens::{TokenEntry, live};
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Where commands print.
+pub struct Output<'a> {
+    results: &'a mut dyn Write,
+    hints: &'a mut dyn Write,
+}
+
+impl std::fmt::Debug for Output<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Output<'a> {
+    /// Results go to one stream (standard output), hints to another (standard error).
+    pub fn new(results: &'a mut dyn Write, hints: &'a mut dyn Write) -> Self {
+        Self { results, hints }
+    }
+
+    pub(super) fn result(&mut self, text: &str) -> Result<(), CommandError> {
+        writeln!(self.results, "{}", text.trim_end()).map_err(CommandError::Output)
+    }
+
+    pub(super) fn hint(&mut self, text: &str) -> Result<(), CommandError> {
+        writeln!(self.hints, "{text}").map_err(CommandError::Output)
+    }
+
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| CommandError::Output(error.into()))?;
+        self.result(&text)
+    }
+
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        head: [&str; N],
+        rows: &[[String; N]],
+    ) -> Result<(), CommandError> {
+        self.result(&table(head, rows))
+    }
+}
+
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or_default()
+    });
+    let line = |cells: [&str; N]| {
+        let padded = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        let line: Vec<String> = padded.collect();
+        format!("{}\n", line.join("   ").trim_end())
+    };
+    let head = line(head);
+    let rows = rows
+        .iter()
+        .map(|row| line(row.each_ref().map(String::as_str)));
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// A token as lists show it: never itself, not even its hash.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenView {
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    live: bool,
+}
+
+impl TokenView {
+    pub(super) fn of(tokens: &[TokenEntry], now: Timestamp) -> Vec<Self> {
+        let view = |token: &TokenEntry| Self {
+            created_at: token.created_at,
+            expires_at: token.expires_at,
+            live: token.is_live(now),
+        };
+        tokens.iter().map(view).collect()
+    }
+
+    pub(super) fn row(&self) -> [String; 3] {
+        [
+            self.created_at.to_string(),
+            self.expires_at
+                .map_or("never".into(), |end| end.to_string()),
+            if self.live { "live" } else { "expired" }.into(),
+        ]
+    }
+}
+
+/// The state of tokens in a few words.
+pub(super) fn summary(tokens: &[TokenEntry], now: Timestamp) -> String {
+    let first_end = tokens
+        .iter()
+        .filter(|token| token.is_live(now))
+        .filter_map(|token| token.expires_at)
+        .min();
+    match (live(tokens, now), first_end) {
+        (0, _) => "none: rotate-token gives one".to_owned(),
+        (live, None) => format!("{live} live"),
+        (live, Some(end)) => format!("{live} live, one until {end}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            ["1".to_owned(), "a-long-name".to_owned(), "x".to_owned()],
+            ["20".to_owned(), "b".to_owned(), String::new()],
+        ];
+
+        assert_eq!(
+            table(["ID", "NAME", "TOKENS"], &rows),
+            "ID   NAME          TOKENS\n1    a-long-name   x\n20   b\n"
+        );
+    }
+}
