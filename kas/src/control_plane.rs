@@ -6,6 +6,7 @@
 mod access;
 mod agent;
 pub mod agent_file;
+mod cached;
 mod credentials;
 mod error;
 pub mod standalone;
@@ -13,9 +14,10 @@ mod token_cache;
 
 pub use access::{Access, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo};
+pub use cached::Cached;
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason};
-pub use token_cache::{AgentTokens, Memory, TokenCache};
+pub use token_cache::{Memory, TokenCache};
 
 use std::sync::Arc;
 

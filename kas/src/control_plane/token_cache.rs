@@ -1,14 +1,11 @@
-//! Remembers for a while whose a token is, and which tokens are nobody's.
-//!
-//! For control planes that are asked over a network. Many agents that reconnect
-//! at once with the same token, good or bad, cost one question.
+//! Remembers for a while what was answered about a token, good or bad.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
+use super::TokenHash;
 
 /// How long and how much is remembered.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +68,7 @@ where
     pub async fn get(
         &self,
         revision: u64,
-        token: &Token,
+        token: TokenHash,
         ask: impl Future<Output = Result<V, E>>,
         worth_keeping: impl FnOnce(&E) -> bool,
     ) -> Result<V, E> {
@@ -90,37 +87,10 @@ where
                 until: Instant::now() + lifetime,
             }
         };
-        let entry = self.answers.entry((revision, token.hash()));
+        let entry = self.answers.entry((revision, token));
         let stale = |answer: &Answer<V, E>| answer.until <= Instant::now();
         let answer = entry.or_insert_with_if(remember, stale).await;
         answer.into_value().result
-    }
-}
-
-/// The agents' tokens of a control plane, remembered.
-#[derive(Debug)]
-pub struct AgentTokens {
-    control_plane: Arc<dyn ControlPlane>,
-    cache: TokenCache<Arc<AgentInfo>, AuthError>,
-}
-
-impl AgentTokens {
-    /// Remembers what this control plane says.
-    #[must_use]
-    pub fn new(control_plane: Arc<dyn ControlPlane>, memory: Memory) -> Self {
-        Self {
-            control_plane,
-            cache: TokenCache::new(memory),
-        }
-    }
-
-    /// The agent that a token belongs to.
-    pub async fn agent(&self, token: &Token) -> Result<Arc<AgentInfo>, AuthError> {
-        let revision = *self.control_plane.revision().borrow();
-        let ask = self.control_plane.agent_by_token(token);
-        self.cache
-            .get(revision, token, ask, |error| !error.is_retryable())
-            .await
     }
 }
 
@@ -156,9 +126,9 @@ mod tests {
                 self.asked.set(self.asked.get() + 1);
                 answer
             };
-            let token = Token::new("t");
+            let token = TokenHash::new([0; 32]);
             self.cache
-                .get(revision, &token, ask, |error| *error != "away")
+                .get(revision, token, ask, |error| *error != "away")
                 .await
         }
     }
