@@ -32,7 +32,11 @@ impl Failure {
 
     /// The path or the verb on it means nothing here.
     pub(crate) fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
     }
 
     /// No object has that name.

@@ -16,7 +16,7 @@ use tokio::time::{Duration, timeout};
 use super::cluster::Cluster;
 use super::failure::Failure;
 use super::request::{Query, Route};
-use super::{discovery, openapi, review};
+use super::{discovery, openapi, protobuf, review};
 
 mod resources;
 
@@ -24,7 +24,7 @@ mod resources;
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Bodies larger than this are refused.
-const MAX_BODY: usize = 3 << 20;
+const MAX_BODY: usize = 2 << 20;
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A request whose body has arrived.
@@ -106,14 +106,19 @@ fn discover(path: &[String], asked: &Asked) -> Result<Answer, Failure> {
 impl Asked {
     fn header(&self, name: &http::HeaderName) -> &str {
         let value = self.headers.get(name);
-        value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
-    /// The body as JSON, or as YAML where the client says so.
+    /// The body, decoded as its `Content-Type` says.
     fn json(&self) -> Result<Value, Failure> {
         let content_type = self.header(&CONTENT_TYPE);
-        if content_type.contains("protobuf") || content_type.contains("cbor") {
+        if content_type.contains("cbor") {
             return Err(Failure::unsupported_media(content_type));
+        }
+        if content_type.contains("protobuf") {
+            return protobuf::decode(&self.body);
         }
         match serde_json::from_slice(&self.body) {
             Ok(value) => Ok(value),

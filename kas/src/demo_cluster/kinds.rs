@@ -147,10 +147,15 @@ static KINDS: &[Kind] = &[
         .cluster()
         .short(&["no"])
         .with(&[STATUS]),
-    Kind::new("", "persistentvolumes", "persistentvolume", "PersistentVolume")
-        .cluster()
-        .short(&["pv"])
-        .with(&[STATUS]),
+    Kind::new(
+        "",
+        "persistentvolumes",
+        "persistentvolume",
+        "PersistentVolume",
+    )
+    .cluster()
+    .short(&["pv"])
+    .with(&[STATUS]),
     Kind::new("", "configmaps", "configmap", "ConfigMap").short(&["cm"]),
     Kind::new("", "endpoints", "endpoints", "Endpoints").short(&["ep"]),
     Kind::new("", "events", "event", "Event").short(&["ev"]),
@@ -201,7 +206,13 @@ static KINDS: &[Kind] = &[
         "NetworkPolicy",
     )
     .short(&["netpol"]),
-    Kind::new("rbac.authorization.k8s.io", "clusterroles", "clusterrole", "ClusterRole").cluster(),
+    Kind::new(
+        "rbac.authorization.k8s.io",
+        "clusterroles",
+        "clusterrole",
+        "ClusterRole",
+    )
+    .cluster(),
     Kind::new(
         "rbac.authorization.k8s.io",
         "clusterrolebindings",

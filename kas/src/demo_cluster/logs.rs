@@ -8,12 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::clock;
 use super::cluster::Cluster;
 use super::failure::Failure;
 use super::object::{self, list, text};
 use super::request::Query;
 use super::store::Key;
-use super::clock;
 
 /// Lines computed at a time.
 const CHUNK: i64 = 500;
@@ -111,7 +111,10 @@ fn first(reading: &Reading, query: &Query) -> Result<i64, Failure> {
     if let Some(seconds) = query.number("sinceSeconds")? {
         first = first.max(end - i64::try_from(seconds).unwrap_or(i64::MAX));
     }
-    if let Some(since) = query.get("sinceTime").and_then(|t| t.parse::<Timestamp>().ok()) {
+    if let Some(since) = query
+        .get("sinceTime")
+        .and_then(|t| t.parse::<Timestamp>().ok())
+    {
         let after = since.duration_since(reading.started).as_secs();
         first = first.max(after.saturating_add(1));
     }
@@ -156,7 +159,10 @@ impl Reading {
                 text.push_str(&clock::nanoseconds(self.time_of(line)));
                 text.push(' ');
             }
-            text.push_str(&format!("{} {}: line {line}\n", self.pod.name, self.container));
+            text.push_str(&format!(
+                "{} {}: line {line}\n",
+                self.pod.name, self.container
+            ));
         }
         self.next = end;
         let mut bytes = text.into_bytes();

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::discovery;
 use super::failure::Failure;
 use super::kinds::{self, Kind};
+use super::schema::{self, Type};
 
 /// The index, or the document of one group.
 pub(crate) fn document(path: &[String]) -> Result<Value, Failure> {
@@ -42,7 +43,7 @@ fn group_document(group: &str) -> Value {
     for kind in kinds::all().map(|id| id.info()) {
         if kind.group == group {
             paths.insert(path(kind), operations(kind));
-            schemas.insert(schema_name(kind), schema(kind));
+            schemas_of(kind, &mut schemas);
         }
     }
     json!({"openapi": "3.0.0", "info": {"title": "kas demo cluster", "version": "v1.33.0"},
@@ -63,9 +64,7 @@ fn group_version_kind(kind: &Kind) -> Value {
 }
 
 fn operations(kind: &Kind) -> Value {
-    let parameter = |name: &str| {
-        json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}})
-    };
+    let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let parameters = ["dryRun", "fieldManager", "fieldValidation"].map(parameter);
     json!({
         "get": {"x-kubernetes-action": "get", "responses": {"200": {"description": "OK"}},
@@ -76,46 +75,53 @@ fn operations(kind: &Kind) -> Value {
     })
 }
 
-fn schema_name(kind: &Kind) -> String {
-    let group = kind.group.split('.').next().unwrap_or_default();
-    let group = if group.is_empty() { "core" } else { group };
-    format!("io.k8s.api.{group}.{}.{}", kind.version, kind.kind)
+/// The schemas of a kind and of everything that it is made of.
+fn schemas_of(kind: &Kind, schemas: &mut Map<String, Value>) {
+    let mut waiting = vec![kind.kind];
+    while let Some(name) = waiting.pop() {
+        if schemas.contains_key(name) {
+            continue;
+        }
+        let mut properties = Map::new();
+        add_fields(name, &mut properties, &mut waiting);
+        let schema = json!({"type": "object", "properties": properties});
+        schemas.insert(name.to_owned(), schema);
+    }
+    let schema = &mut schemas[kind.kind];
+    schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+    for field in ["apiVersion", "kind"] {
+        schema["properties"][field] = json!({"type": "string"});
+    }
 }
 
-fn schema(kind: &Kind) -> Value {
-    let mut properties = Map::new();
-    for (name, what) in [
-        ("apiVersion", "The group and version of this object."),
-        ("kind", "The kind of this object."),
-    ] {
-        properties.insert(
-            name.to_owned(),
-            json!({"type": "string", "description": what}),
-        );
+fn add_fields(of: &str, properties: &mut Map<String, Value>, waiting: &mut Vec<&'static str>) {
+    for field in schema::fields(of) {
+        match field.flat() {
+            Some(inner) => add_fields(inner, properties, waiting),
+            None => {
+                let property = property(&field.kind, waiting);
+                properties.insert(field.name.to_owned(), property);
+            }
+        }
     }
-    for (name, what) in sections(kind) {
-        properties.insert(
-            (*name).to_owned(),
-            json!({"type": "object", "description": what}),
-        );
-    }
-    json!({"type": "object", "properties": properties,
-           "description": format!("{} as the demo cluster keeps it; the fields are those of Kubernetes 1.33, \
-                                   which the demo cluster does not list in full.", kind.kind),
-           "x-kubernetes-group-version-kind": [group_version_kind(kind)]})
 }
 
-fn sections(kind: &Kind) -> &'static [(&'static str, &'static str)] {
-    const METADATA: (&str, &str) = ("metadata", "Name, namespace, labels and annotations.");
-    match kind.kind {
-        "ConfigMap" | "Secret" => &[METADATA, ("data", "The entries, by name.")],
-        "ServiceAccount" | "Event" | "Endpoints" | "EndpointSlice" => &[METADATA],
-        "Role" | "ClusterRole" => &[METADATA, ("rules", "What the role allows.")],
-        "RoleBinding" | "ClusterRoleBinding" => &[METADATA, ("roleRef", "The role that is bound.")],
-        _ => &[
-            METADATA,
-            ("spec", "What is wanted."),
-            ("status", "What there is; written by the demo cluster."),
-        ],
+fn property(kind: &Type, waiting: &mut Vec<&'static str>) -> Value {
+    match kind {
+        Type::Text | Type::IntOrText | Type::Quantity => json!({"type": "string"}),
+        Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
+        Type::Bytes => json!({"type": "string", "format": "byte"}),
+        Type::Integer => json!({"type": "integer"}),
+        Type::Flag => json!({"type": "boolean"}),
+        Type::Raw => json!({"type": "object"}),
+        Type::Texts => json!({"type": "array", "items": {"type": "string"}}),
+        Type::List(item) => json!({"type": "array", "items": property(item, waiting)}),
+        Type::Map(value) => {
+            json!({"type": "object", "additionalProperties": property(value, waiting)})
+        }
+        Type::Object(name) => {
+            waiting.push(name);
+            json!({"$ref": format!("#/components/schemas/{name}")})
+        }
     }
 }

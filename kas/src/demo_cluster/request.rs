@@ -47,9 +47,12 @@ impl Route {
             ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _] => {
                 Self::Discovery(segments)
             }
-            ["apis", "authentication.k8s.io" | "authorization.k8s.io", "v1", review] => {
-                Self::Review((*review).to_owned())
-            }
+            [
+                "apis",
+                "authentication.k8s.io" | "authorization.k8s.io",
+                "v1",
+                review,
+            ] => Self::Review((*review).to_owned()),
             ["api", version, rest @ ..] => target("", version, rest),
             ["apis", group, version, rest @ ..] => target(group, version, rest),
             _ => Self::Unknown,
@@ -116,7 +119,9 @@ impl Query {
     /// The first value of that parameter, unless it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.iter().find(|(key, _)| key == name);
-        value.map(|(_, value)| value.as_str()).filter(|v| !v.is_empty())
+        value
+            .map(|(_, value)| value.as_str())
+            .filter(|v| !v.is_empty())
     }
 
     /// Whether the parameter says yes.
@@ -194,7 +199,12 @@ mod tests {
 
     #[test]
     fn other_paths_are_unknown() {
-        for path in ["/", "/apis/batch/v1/jobs", "/api/v1/namespaces/a/nothing/b/c", "/x"] {
+        for path in [
+            "/",
+            "/apis/batch/v1/jobs",
+            "/api/v1/namespaces/a/nothing/b/c",
+            "/x",
+        ] {
             let route = Route::parse(path);
             let unknown = matches!(&route, Route::Unknown);
             let namespace_sub = matches!(&route, Route::Resource(t) if t.subresource.is_some());

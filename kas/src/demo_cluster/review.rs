@@ -85,7 +85,10 @@ mod tests {
     fn whoami(pairs: &[(&'static str, &'static str)]) -> Value {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         answer("selfsubjectreviews", &headers, &Value::Null).unwrap()["status"]["userInfo"].clone()
     }

@@ -13,10 +13,7 @@ use super::verbs::{self, Occasion};
 /// # Errors
 /// Fails only when the store's limits are smaller than this seed.
 pub(crate) fn plant(store: &mut Store, now: Timestamp) -> Result<(), Failure> {
-    let occasion = Occasion {
-        now,
-        dry_run: false,
-    };
+    let occasion = Occasion::at(now);
     let mut put = |plural, namespace, object| {
         verbs::create(store, kinds::named(plural), namespace, object, occasion).map(drop)
     };

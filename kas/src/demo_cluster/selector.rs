@@ -229,7 +229,14 @@ mod tests {
 
     #[test]
     fn label_selectors_refuse_what_they_do_not_say() {
-        for selector in ["app=x", "app!=hello", "gone", "!app", "app in (x,y)", "gone=x"] {
+        for selector in [
+            "app=x",
+            "app!=hello",
+            "gone",
+            "!app",
+            "app in (x,y)",
+            "gone=x",
+        ] {
             assert!(!labels_match(selector), "{selector}");
         }
     }

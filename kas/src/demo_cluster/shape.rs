@@ -151,7 +151,9 @@ mod tests {
             Ok(Shape::Metadata)
         );
         assert_eq!(
-            shape("application/vnd.kubernetes.protobuf").unwrap_err().code,
+            shape("application/vnd.kubernetes.protobuf")
+                .unwrap_err()
+                .code,
             406
         );
     }

@@ -346,7 +346,11 @@ mod tests {
         assert_eq!(object::text(&last, "/metadata/resourceVersion"), "103");
         assert_eq!(
             revisions(&store, 100),
-            [(101, Verb::Added), (102, Verb::Modified), (103, Verb::Deleted)]
+            [
+                (101, Verb::Added),
+                (102, Verb::Modified),
+                (103, Verb::Deleted)
+            ]
         );
         assert_eq!(revisions(&store, 102), [(103, Verb::Deleted)]);
     }
@@ -380,7 +384,10 @@ mod tests {
         let mut store = store();
         let large = "x".repeat(400);
         assert_eq!(
-            store.insert(key("a"), object("a", &large)).unwrap_err().code,
+            store
+                .insert(key("a"), object("a", &large))
+                .unwrap_err()
+                .code,
             413
         );
         let half = "x".repeat(200);

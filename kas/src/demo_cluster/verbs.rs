@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::kinds::{self, KindId};
 use super::patch::Format;
 use super::store::{Key, Store};
-use super::{clock, defaults, object, validate};
+use super::{clock, defaults, object, schema, validate};
 
 mod delete;
 
@@ -27,6 +27,19 @@ pub(crate) enum Part {
 pub(crate) struct Occasion {
     pub(crate) now: Timestamp,
     pub(crate) dry_run: bool,
+    /// Whether fields that do not exist are refused; otherwise they are dropped.
+    pub(crate) strict: bool,
+}
+
+impl Occasion {
+    /// A write of the demo cluster's own.
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            dry_run: false,
+            strict: false,
+        }
+    }
 }
 
 /// Makes a new object of that kind; `namespace` is the one of the request's path.
@@ -38,6 +51,7 @@ pub(crate) fn create(
     occasion: Occasion,
 ) -> Result<Arc<Value>, Failure> {
     identify(kind, namespace, &mut body)?;
+    tidy(kind, &mut body, occasion)?;
     if !object::text(&body, "/metadata/resourceVersion").is_empty() {
         return Err(Failure::bad_request(
             "resourceVersion should not be set on objects to be created",
@@ -93,6 +107,19 @@ fn identify(kind: KindId, namespace: &str, body: &mut Value) -> Result<(), Failu
     Ok(())
 }
 
+fn tidy(kind: KindId, body: &mut Value, occasion: Occasion) -> Result<(), Failure> {
+    let unknown = schema::tidy(kind.info().kind, body)?;
+    if unknown.is_empty() || !occasion.strict {
+        return Ok(());
+    }
+    let named: Vec<_> = unknown
+        .iter()
+        .map(|field| format!("unknown field {field:?}"))
+        .collect();
+    let message = format!("strict decoding error: {}", named.join(", "));
+    Err(Failure::bad_request(message))
+}
+
 fn placed(kind: KindId, namespace: &str, mut metadata: Value) -> Result<Value, Failure> {
     if metadata.is_null() {
         metadata = json!({});
@@ -140,7 +167,11 @@ fn open_namespace(store: &Store, kind: KindId, body: &Value) -> Result<(), Failu
 }
 
 fn birth(store: &mut Store, kind: KindId, body: &mut Value, now: Timestamp) {
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
         object::unset(body, "metadata", field);
     }
     let uid = store.new_uid();
@@ -190,6 +221,7 @@ pub(crate) fn update(
 ) -> Result<Arc<Value>, Failure> {
     let old = existing(store, key)?;
     identify(key.kind, &key.namespace, &mut body)?;
+    tidy(key.kind, &mut body, occasion)?;
     if object::name(&body) != key.name {
         return Err(Failure::bad_request(
             "the name of the object does not match the name on the URL",
@@ -269,7 +301,8 @@ fn next_version(kind: KindId, part: Part, old: &Value, body: Value) -> Value {
     }
     for field in ["clusterIP", "clusterIPs"] {
         let kept = &old["spec"][field];
-        if kind == kinds::named("services") && next["spec"].get(field).is_none() && !kept.is_null() {
+        if kind == kinds::named("services") && next["spec"].get(field).is_none() && !kept.is_null()
+        {
             object::set(&mut next, "spec", field, kept.clone());
         }
     }

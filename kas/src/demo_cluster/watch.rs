@@ -179,7 +179,8 @@ impl Watch {
 
     fn event(&mut self, chunk: &mut Vec<u8>, verb: &str, object: &Value, now: Timestamp) {
         let mut shaped = self.shape.one(self.selection.kind, object, now);
-        if matches!(self.shape, Shape::Table(_)) && std::mem::replace(&mut self.columns_told, true) {
+        if matches!(self.shape, Shape::Table(_)) && std::mem::replace(&mut self.columns_told, true)
+        {
             shaped["columnDefinitions"] = Value::Null;
         }
         write(chunk, verb, &shaped);

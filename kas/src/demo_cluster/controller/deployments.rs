@@ -27,13 +27,6 @@ pub(super) fn reconcile(store: &mut Store, now: Timestamp) -> Step {
     Ok(())
 }
 
-fn occasion(now: Timestamp) -> Occasion {
-    Occasion {
-        now,
-        dry_run: false,
-    }
-}
-
 fn roll(store: &mut Store, deployment: &Value, now: Timestamp) -> Step {
     let paused = deployment["spec"]["paused"] == true;
     let current = match (find(store, deployment), paused) {
@@ -77,14 +70,16 @@ fn find(store: &Store, deployment: &Value) -> Option<Arc<Value>> {
     sets_of(store, deployment).into_iter().find(|set| {
         let mut template = set["spec"]["template"].clone();
         if let Some(labels) = template.pointer_mut("/metadata/labels") {
-            labels.as_object_mut().map(|labels| labels.shift_remove(HASH));
+            labels
+                .as_object_mut()
+                .map(|labels| labels.shift_remove(HASH));
         }
         template == *wanted
     })
 }
 
 fn make(store: &mut Store, deployment: &Value, now: Timestamp) -> Result<Arc<Value>, Failure> {
-    let hash = hash(deployment);
+    let hash = hash(store, deployment);
     let mut template = deployment["spec"]["template"].clone();
     object::unset(&mut template, "metadata", "creationTimestamp");
     let mut selector = deployment["spec"]["selector"].clone();
@@ -104,13 +99,25 @@ fn make(store: &mut Store, deployment: &Value, now: Timestamp) -> Result<Arc<Val
         "spec": {"replicas": 0, "selector": selector, "template": template}});
     let kind = kinds::named("replicasets");
     let namespace = object::namespace(deployment);
-    verbs::create(store, kind, namespace, set, occasion(now))
+    verbs::create(store, kind, namespace, set, Occasion::at(now))
 }
 
-fn hash(deployment: &Value) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Names the template; a name that is taken by another set gets a different one.
+fn hash(store: &mut Store, deployment: &Value) -> String {
     let template = deployment["spec"]["template"].to_string();
     let seed = format!("{}{template}", object::uid(deployment));
+    let hash = letters(&seed);
+    let name = format!("{}-{hash}", object::name(deployment));
+    let namespace = object::namespace(deployment);
+    let taken = store.get(&Key::new(kinds::named("replicasets"), namespace, &name));
+    if taken.is_none() {
+        return hash;
+    }
+    letters(&format!("{seed}{}", store.new_suffix()))
+}
+
+fn letters(seed: &str) -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     Sha256::digest(seed)
         .iter()
         .take(10)
@@ -129,12 +136,7 @@ fn next_revision(store: &Store, deployment: &Value) -> i64 {
 }
 
 /// Gives the current set the highest revision and the deployment the same.
-fn number_revision(
-    store: &mut Store,
-    deployment: &Value,
-    current: &Value,
-    now: Timestamp,
-) -> Step {
+fn number_revision(store: &mut Store, deployment: &Value, current: &Value, now: Timestamp) -> Step {
     let highest = next_revision(store, deployment) - 1;
     let is_latest = revision(current) == highest;
     let number = if is_latest { highest } else { highest + 1 };
@@ -142,7 +144,14 @@ fn number_revision(
     for (plural, object) in [("replicasets", current), ("deployments", deployment)] {
         let key = Key::of(kinds::named(plural), object);
         let merge = Format::Merge;
-        verbs::patch(store, &key, Part::Main, merge, &annotation, occasion(now))?;
+        verbs::patch(
+            store,
+            &key,
+            Part::Main,
+            merge,
+            &annotation,
+            Occasion::at(now),
+        )?;
     }
     Ok(())
 }
@@ -189,9 +198,12 @@ impl Rollout {
             let key = Key::of(kinds::named("replicasets"), &set);
             let scale = json!({"spec": {"replicas": size}});
             let merge = Format::Merge;
-            verbs::patch(store, &key, Part::Main, merge, &scale, occasion(now))?;
+            verbs::patch(store, &key, Part::Main, merge, &scale, Occasion::at(now))?;
             let way = if size > before { "up" } else { "down" };
-            let message = format!("Scaled {way} replica set {} from {before} to {size}", key.name);
+            let message = format!(
+                "Scaled {way} replica set {} from {before} to {size}",
+                key.name
+            );
             events::record(store, deployment, "ScalingReplicaSet", &message, now);
         }
         Ok(())
@@ -226,7 +238,7 @@ fn prune(store: &mut Store, deployment: &Value, old: &[Arc<Value>], now: Timesta
     let surplus = empty.len().saturating_sub(kept);
     for set in empty.into_iter().take(surplus) {
         let key = Key::of(kinds::named("replicasets"), set);
-        verbs::delete(store, &key, &Deletion::default(), occasion(now))?;
+        verbs::delete(store, &key, &Deletion::default(), Occasion::at(now))?;
     }
     Ok(())
 }
@@ -254,16 +266,22 @@ fn count(store: &mut Store, deployment: &Value, current: Option<&Value>, now: Ti
         "conditions": [availability(&latest, wanted, available, now),
                        progress(&latest, set, done, now)]}});
     let merge = Format::Merge;
-    verbs::patch(store, &key, Part::Status, merge, &status, occasion(now)).map(drop)
+    verbs::patch(store, &key, Part::Status, merge, &status, Occasion::at(now)).map(drop)
 }
 
 fn availability(deployment: &Value, wanted: i64, available: i64, now: Timestamp) -> Value {
     let (_, missing) = bounds(deployment, wanted);
     let enough = available >= wanted - missing;
     let why = if enough {
-        ("MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     condition(deployment, "Available", enough, why, now)
 }

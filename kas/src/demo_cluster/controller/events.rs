@@ -11,7 +11,13 @@ const KEPT: usize = 500;
 const KEPT_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// Records an event about an object; a full store loses it.
-pub(super) fn record(store: &mut Store, about: &Value, reason: &str, message: &str, now: Timestamp) {
+pub(super) fn record(
+    store: &mut Store,
+    about: &Value,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let warning = reason.starts_with("Failed");
     // Revisions in the name keep events of the same second in order.
     let name = format!("{}.{:016x}", object::name(about), store.revision());

@@ -11,7 +11,10 @@ use super::Step;
 
 /// Deletes every object whose owners are all gone.
 pub(super) fn collect(store: &mut Store, now: Timestamp) -> Step {
-    let living: HashSet<_> = store.everything().map(|(_, one)| object::uid(one)).collect();
+    let living: HashSet<_> = store
+        .everything()
+        .map(|(_, one)| object::uid(one))
+        .collect();
     let orphans: Vec<_> = store
         .everything()
         .filter(|(_, one)| !object::deleting(one))
@@ -23,10 +26,7 @@ pub(super) fn collect(store: &mut Store, now: Timestamp) -> Step {
         .map(|(key, _)| key.clone())
         .collect();
     for key in orphans {
-        let occasion = Occasion {
-            now,
-            dry_run: false,
-        };
+        let occasion = Occasion::at(now);
         verbs::delete(store, &key, &Deletion::default(), occasion)?;
     }
     Ok(())

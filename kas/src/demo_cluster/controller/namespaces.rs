@@ -31,10 +31,7 @@ fn furnish(store: &mut Store, namespace: &str, now: Timestamp) -> Step {
         let kind = kinds::named(plural);
         let key = Key::new(kind, namespace, object::name(&object));
         if store.get(&key).is_none() {
-            let occasion = Occasion {
-                now,
-                dry_run: false,
-            };
+            let occasion = Occasion::at(now);
             verbs::create(store, kind, namespace, object, occasion)?;
         }
     }
@@ -53,10 +50,7 @@ fn empty(store: &mut Store, namespace: &Value, now: Timestamp) -> Step {
     }
     for (key, going) in content {
         if !going {
-            let occasion = Occasion {
-                now,
-                dry_run: false,
-            };
+            let occasion = Occasion::at(now);
             verbs::delete(store, &key, &Deletion::default(), occasion)?;
         }
     }

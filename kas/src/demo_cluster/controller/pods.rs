@@ -54,10 +54,17 @@ impl Doing {
 }
 
 /// Takes every pod whose time has come to its next stage; answers when the next one is due.
-pub(super) fn reconcile(store: &mut Store, memory: &mut Memory, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn reconcile(
+    store: &mut Store,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let kind = kinds::named("pods");
     let pods: Vec<_> = store.list(kind, None).cloned().collect();
-    let mut placed = pods.iter().filter(|pod| Doing::of(pod) != Doing::Waiting).count();
+    let mut placed = pods
+        .iter()
+        .filter(|pod| Doing::of(pod) != Doing::Waiting)
+        .count();
     let uids: HashSet<_> = pods.iter().map(|pod| object::uid(pod)).collect();
     memory.stages.retain(|uid, _| uids.contains(uid.as_str()));
     let mut due = None;

@@ -50,10 +50,7 @@ fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
             kinds::named("pods"),
             object::namespace(set),
             new_pod(set),
-            Occasion {
-                now,
-                dry_run: false,
-            },
+            Occasion::at(now),
         )?;
         let message = format!("Created pod: {}", object::name(&pod));
         events::record(store, set, "SuccessfulCreate", &message, now);
@@ -62,10 +59,7 @@ fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
         pods.sort_by_cached_key(|pod| is_ready(pod));
         for pod in pods.iter().take((pods.len() - wanted).min(BATCH)) {
             let key = Key::of(kinds::named("pods"), pod);
-            let occasion = Occasion {
-                now,
-                dry_run: false,
-            };
+            let occasion = Occasion::at(now);
             verbs::delete(store, &key, &Deletion::default(), occasion)?;
             let message = format!("Deleted pod: {}", key.name);
             events::record(store, set, "SuccessfulDelete", &message, now);
@@ -93,9 +87,14 @@ fn count(store: &mut Store, set: &Value, now: Timestamp) -> Step {
         "readyReplicas": ready, "availableReplicas": ready,
         "observedGeneration": set["metadata"]["generation"]}});
     let key = Key::of(kinds::named("replicasets"), set);
-    let occasion = Occasion {
-        now,
-        dry_run: false,
-    };
-    verbs::patch(store, &key, verbs::Part::Status, Format::Merge, &status, occasion).map(drop)
+    let occasion = Occasion::at(now);
+    verbs::patch(
+        store,
+        &key,
+        verbs::Part::Status,
+        Format::Merge,
+        &status,
+        occasion,
+    )
+    .map(drop)
 }

@@ -49,6 +49,7 @@ impl Asked {
         Occasion {
             now: cluster.clock.now(),
             dry_run: self.query.get("dryRun").is_some(),
+            strict: self.query.get("fieldValidation") == Some("Strict"),
         }
     }
 
@@ -172,7 +173,11 @@ fn write(cluster: &Cluster, key: &Key, part: Part, asked: &Asked) -> Result<Answ
             return cluster.write(|store| {
                 let fresh = store.get(key).is_none();
                 let object = verbs::patch(store, key, part, format, &change, occasion)?;
-                let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
+                let status = if fresh {
+                    StatusCode::CREATED
+                } else {
+                    StatusCode::OK
+                };
                 Ok(with_status(status, &object))
             });
         }

@@ -113,7 +113,9 @@ fn unescape(token: &str) -> String {
 }
 
 fn missing(path: &str) -> Failure {
-    Failure::bad_request(format!("the JSON patch names a path that is not there: {path:?}"))
+    Failure::bad_request(format!(
+        "the JSON patch names a path that is not there: {path:?}"
+    ))
 }
 
 fn malformed() -> Failure {
@@ -156,7 +158,10 @@ mod tests {
 
         assert_eq!(apply(&mut object, &bomb).unwrap_err().code, 413);
         assert!(object::size(&object) <= 3 * MAX_BYTES);
-        let refused = apply(&mut object, &json!([{"op": "add", "path": deep, "value": 1}]));
+        let refused = apply(
+            &mut object,
+            &json!([{"op": "add", "path": deep, "value": 1}]),
+        );
         assert_eq!(refused.unwrap_err().code, 400);
     }
 

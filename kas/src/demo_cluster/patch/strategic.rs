@@ -102,8 +102,13 @@ fn add_missing(current: &mut Value, changes: &[Value]) {
 /// The field that tells the items of a list apart; `None` for lists replaced as a whole.
 fn merge_key(list: &str, items: &[Value]) -> Option<&'static str> {
     match list {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes"
-        | "imagePullSecrets" | "secrets" => Some("name"),
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
+        | "secrets" => Some("name"),
         "conditions" | "addresses" => Some("type"),
         "volumeMounts" => Some("mountPath"),
         "volumeDevices" => Some("devicePath"),
@@ -225,7 +230,10 @@ mod tests {
 
     #[test]
     fn other_lists_are_replaced_and_nulls_remove() {
-        let after = patched(json!({"args": ["a"], "x": 1}), json!({"args": ["b"], "x": null}));
+        let after = patched(
+            json!({"args": ["a"], "x": 1}),
+            json!({"args": ["b"], "x": null}),
+        );
 
         assert_eq!(after, json!({"args": ["b"]}));
     }

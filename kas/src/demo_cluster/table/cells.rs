@@ -159,7 +159,11 @@ pub(super) fn kubelet_version(node: &Value, _: Timestamp) -> Value {
 pub(super) fn internal_ip(node: &Value, _: Timestamp) -> Value {
     let addresses = list(node, "/status/addresses").iter();
     let mut internal = addresses.filter(|address| address["type"] == "InternalIP");
-    or_none(internal.next().map_or("", |address| text(address, "/address")))
+    or_none(
+        internal
+            .next()
+            .map_or("", |address| text(address, "/address")),
+    )
 }
 
 pub(super) fn os_image(node: &Value, _: Timestamp) -> Value {

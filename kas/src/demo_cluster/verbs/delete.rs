@@ -34,7 +34,8 @@ pub(crate) enum Outcome {
 impl Deletion {
     /// Reads a `DeleteOptions` object; query parameters count where the body says nothing.
     pub(crate) fn read(options: &Value, grace: Option<&str>, propagation: Option<&str>) -> Self {
-        let precondition = |field: &str| options["preconditions"][field].as_str().map(str::to_owned);
+        let precondition =
+            |field: &str| options["preconditions"][field].as_str().map(str::to_owned);
         let policy = options["propagationPolicy"].as_str().or(propagation);
         Self {
             grace: options["gracePeriodSeconds"]

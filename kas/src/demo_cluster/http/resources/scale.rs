@@ -28,9 +28,8 @@ pub(super) fn answer(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answ
     });
     let occasion = asked.occasion(cluster);
     let merge = Format::Merge;
-    let scaled = cluster.write(|store| {
-        verbs::patch(store, key, Part::Main, merge, &change, occasion)
-    })?;
+    let scaled =
+        cluster.write(|store| verbs::patch(store, key, Part::Main, merge, &change, occasion))?;
     Ok(document(&scale_of(&scaled)))
 }
 
