@@ -1,1 +1,18 @@
-//! placeholder
+//! Real parts for tests: each file starts one kind of process, or asks one a question.
+
+pub mod agentk;
+pub mod certs;
+pub mod go;
+pub mod haproxy;
+pub mod http;
+pub mod kas;
+pub mod kube;
+pub mod kubectl;
+pub mod nginx;
+pub mod parts;
+pub mod payload;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod stub_api;
+pub mod wait;

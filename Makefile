@@ -1,0 +1,35 @@
+# The recipes that .ci/run and the README use. `make test` installs what it needs.
+
+CARGO ?= cargo
+
+.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e image deploy-test
+
+up:
+	$(CARGO) run --release --bin kas -- up
+
+setup:
+	tests/setup/install
+
+build:
+	$(CARGO) build --workspace --bins
+
+test: setup build
+	$(CARGO) test --workspace --no-fail-fast
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint: fmt
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+ci: lint test doc
+
+bench:
+	$(CARGO) bench --workspace
+
+sim e2e bench-compare image deploy-test:
+	@echo "make $@: not built yet" >&2
+	@exit 1

@@ -1,0 +1,61 @@
+//! An agent process: ours, or the one that `AGENTK_BIN` names.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use tokio::process::Command;
+
+use crate::{ports, process::Process, programs};
+
+/// How an agent reaches its two ends.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// `--kas-address`.
+    pub kas: String,
+    /// The authority of kas's certificate, where TLS is used.
+    pub ca: Option<PathBuf>,
+    /// The kubeconfig of its cluster.
+    pub kubeconfig: PathBuf,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agentk {
+    /// The process itself.
+    pub process: Process,
+    /// The file it reads its token from.
+    pub token_file: PathBuf,
+}
+
+impl Agentk {
+    /// Starts an agent; it connects in the background.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn start(name: &str, links: &Links, token: &str, folder: &Path) -> Result<Self> {
+        let token_file = folder.join(format!("{name}.token"));
+        std::fs::write(&token_file, token)?;
+        let mut command = Command::new(programs::agentk()?);
+        command
+            .args(["--kas-address", &links.kas])
+            .arg("--token-file")
+            .arg(&token_file)
+            .arg("--kubeconfig")
+            .arg(&links.kubeconfig)
+            .args([
+                "--observability-listen-address",
+                &format!("127.0.0.1:{}", ports::free()),
+            ])
+            .env("POD_NAMESPACE", "default")
+            .env("POD_NAME", name)
+            .env_remove("KUBECONFIG");
+        if let Some(ca) = &links.ca {
+            command.arg("--ca-cert-file").arg(ca);
+        }
+        let process = Process::spawn(name, &mut command, folder)?;
+        Ok(Self {
+            process,
+            token_file,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! A certificate authority and a server certificate for loopback.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+/// Files of one authority and the server certificate that it signed.
+#[derive(Debug, Clone)]
+pub struct Certs {
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The server's certificate, for `localhost` and `127.0.0.1`.
+    pub certificate: PathBuf,
+    /// The server's key.
+    pub key: PathBuf,
+    /// Certificate and key in one file, as HAProxy wants them.
+    pub both: PathBuf,
+}
+
+impl Certs {
+    /// Makes a new authority and writes its files to `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn create(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (authority, ca) = authority()?;
+        let key = KeyPair::generate()?;
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)?
+            .signed_by(&key, &authority)?
+            .pem();
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            std::fs::write(&file, text).with_context(|| format!("cannot write {name}"))?;
+            anyhow::Ok(file)
+        };
+        Ok(Self {
+            ca: write("ca.crt", &ca)?,
+            certificate: write("server.crt", &certificate)?,
+            key: write("server.key", &key.serialize_pem())?,
+            both: write("both.pem", &format!("{certificate}{}", key.serialize_pem()))?,
+        })
+    }
+}
+
+fn authority() -> Result<(Issuer<'static, KeyPair>, String)> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "kas tests");
+    let key = KeyPair::generate()?;
+    let pem = params.self_signed(&key)?.pem();
+    Ok((Issuer::new(params, key), pem))
+}

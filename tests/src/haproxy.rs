@@ -1,0 +1,91 @@
+//! HAProxy in front of kas.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::process::Command;
+
+use crate::{certs::Certs, parts, ports, process::Process, wait::until_accepts};
+
+/// What the load balancer understands of what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// Bytes.
+    Tcp,
+    /// Agents: ends TLS; WebSocket goes on as HTTP/1.1 and gRPC as HTTP/2.
+    Agents,
+    /// Users: ends TLS; requests go on as HTTP/1.1.
+    Users,
+}
+
+/// A running HAProxy.
+#[derive(Debug)]
+pub struct Haproxy {
+    process: Process,
+    port: u16,
+}
+
+impl Haproxy {
+    /// Starts HAProxy in front of a port of loopback.
+    ///
+    /// # Errors
+    /// When it refuses its configuration or does not listen.
+    pub async fn start(front: Front, target: u16, certs: &Certs, folder: &Path) -> Result<Self> {
+        let port = ports::free();
+        let file = folder.join(format!("haproxy-{port}.cfg"));
+        std::fs::write(&file, configuration(front, port, target, certs))?;
+        let program = parts::program("haproxy").context("no haproxy")?;
+        let mut command = Command::new(program);
+        command.args(["-db", "-f"]).arg(&file);
+        let process = Process::spawn(&format!("haproxy-{port}"), &mut command, folder)?;
+        let listens = until_accepts(port, Duration::from_secs(10)).await;
+        listens.with_context(|| process.tail())?;
+        Ok(Self { process, port })
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its last lines of log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+}
+
+fn configuration(front: Front, port: u16, target: u16, certs: &Certs) -> String {
+    let tls = format!(
+        "bind 127.0.0.1:{port} ssl crt {} alpn h2,http/1.1",
+        certs.both.display()
+    );
+    let body = match front {
+        Front::Tcp => format!(
+            "listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n  server kas 127.0.0.1:{target}\n"
+        ),
+        Front::Agents => format!(
+            "frontend agents\n  mode http\n  {tls}\n  use_backend websocket if {{ hdr(Upgrade) -i websocket }}\n  \
+               default_backend grpc\n\
+             backend grpc\n  mode http\n  server kas 127.0.0.1:{target} proto h2\n\
+             backend websocket\n  mode http\n  timeout tunnel 60s\n  server kas 127.0.0.1:{target}\n"
+        ),
+        Front::Users => {
+            format!("listen users\n  mode http\n  {tls}\n  server kas 127.0.0.1:{target}\n")
+        }
+    };
+    format!("{GLOBAL}{body}")
+}
+
+/// Calls may be silent for an hour, as kas's documentation asks of a load balancer.
+const GLOBAL: &str = "\
+global
+  maxconn 2000
+  tune.h2.max-concurrent-streams 1000
+defaults
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  timeout tunnel 1h
+";

@@ -1,0 +1,218 @@
+//! A kas process with its configuration, and the command line that keeps its standalone file.
+
+use std::{
+    ffi::OsStr,
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::{
+    certs::Certs, kubectl::Kubectl, ports, process::Process, programs, wait::until_accepts,
+};
+
+/// Which of its listeners speak TLS, and what else is put into the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Certificate of the agents' listener.
+    pub agent_tls: Option<&'a Certs>,
+    /// Certificate of the users' listener.
+    pub user_tls: Option<&'a Certs>,
+    /// More lines under `agent.listen`, in YAML's flow style: `key: value`.
+    pub agent_listen: &'a str,
+}
+
+/// A running kas.
+#[derive(Debug)]
+pub struct Kas {
+    /// The process itself.
+    pub process: Process,
+    /// Where agents connect.
+    pub agents: u16,
+    /// Where kubectl connects.
+    pub users: u16,
+    /// Metrics and probes.
+    pub observability: u16,
+    file: PathBuf,
+    folder: PathBuf,
+}
+
+impl Kas {
+    /// Starts kas in `folder` and waits until it listens.
+    ///
+    /// # Errors
+    /// When it is not built, refuses its configuration or does not listen.
+    pub async fn start(options: Options<'_>, folder: &Path) -> Result<Self> {
+        let (agents, users, observability) = (ports::free(), ports::free(), ports::free());
+        let file = folder.join("agents.yaml");
+        run_cli(&file, &["agent", "create", "first"]).await?;
+        let configuration = folder.join("kas.yaml");
+        std::fs::write(
+            &configuration,
+            yaml(options, &file, [agents, users, observability])?,
+        )?;
+        let mut command = Command::new(programs::kas()?);
+        command.arg("--configuration-file").arg(&configuration);
+        let process = Process::spawn("kas", &mut command, folder)?;
+        for port in [agents, users, observability] {
+            let listens = until_accepts(port, Duration::from_secs(20)).await;
+            listens.with_context(|| process.tail())?;
+        }
+        Ok(Self {
+            process,
+            agents,
+            users,
+            observability,
+            file,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Runs `kas ARGS --file …` and gives what it prints.
+    ///
+    /// # Errors
+    /// When it exits with an error.
+    pub async fn cli<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
+        run_cli(&self.file, args).await
+    }
+
+    /// Makes an agent and gives its token.
+    ///
+    /// # Errors
+    /// When the command line refuses.
+    pub async fn create_agent(&self, name: &str) -> Result<String> {
+        self.cli(&["agent", "create", name]).await
+    }
+
+    /// Makes a user that may use the agent in the way that `access` says, and gives the user's token.
+    ///
+    /// # Errors
+    /// When the command line refuses.
+    pub async fn create_user(&self, name: &str, agent: &str, access: &[&str]) -> Result<String> {
+        let token = self.cli(&["user", "create", name]).await?;
+        let grant = ["access", "grant", "--agent", agent, "--user", name, "--as"];
+        self.cli(&[&grant[..], access].concat()).await?;
+        Ok(token)
+    }
+
+    /// The same for a service token.
+    ///
+    /// # Errors
+    /// When the command line refuses.
+    pub async fn create_service(&self, name: &str, agent: &str, access: &[&str]) -> Result<String> {
+        let token = self.cli(&["service", "create", name]).await?;
+        let grant = [
+            "access",
+            "grant",
+            "--agent",
+            agent,
+            "--service",
+            name,
+            "--as",
+        ];
+        self.cli(&[&grant[..], access].concat()).await?;
+        Ok(token)
+    }
+
+    /// kubectl as this user or service (`["--user", "NAME"]`) through this server.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be made.
+    pub async fn kubectl(
+        &self,
+        agent: &str,
+        who: [&str; 2],
+        token: &str,
+        server: &Server,
+    ) -> Result<Kubectl> {
+        let args = [
+            "kubeconfig",
+            agent,
+            "--server",
+            &server.url,
+            who[0],
+            who[1],
+            "--token",
+            token,
+        ];
+        let text = self.cli(&args).await?;
+        let file = self.folder.join(format!("kubeconfig-{}", who[1]));
+        std::fs::write(&file, text + "\n")?;
+        let kubectl = Kubectl::new(&file);
+        let cluster = kubectl
+            .ok(&["config", "view", "-o", "jsonpath={.clusters[0].name}"])
+            .await?;
+        let ca = format!("--certificate-authority={}", server.ca.display());
+        kubectl
+            .ok(&["config", "set-cluster", &cluster, &ca, "--embed-certs=true"])
+            .await?;
+        Ok(kubectl)
+    }
+}
+
+/// What a user's kubeconfig points at.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The URL, `https` because kubectl sends no token otherwise.
+    pub url: String,
+    /// The authority of its certificate.
+    pub ca: PathBuf,
+}
+
+/// Runs kas's command line on a standalone file; gives what it prints, without the line's end.
+///
+/// # Errors
+/// When it exits with an error.
+pub async fn run_cli<S: AsRef<OsStr>>(file: &Path, args: &[S]) -> Result<String> {
+    let mut command = Command::new(programs::kas()?);
+    command.args(args);
+    if args.first().is_some_and(|arg| arg.as_ref() != "up") {
+        command.arg("--file").arg(file);
+    }
+    let run = tokio::time::timeout(Duration::from_secs(20), command.kill_on_drop(true).output());
+    let output = run
+        .await
+        .with_context(|| format!("{command:?} takes too long"))??;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
+    let [agents, users, observability] = ports;
+    let mut text = String::new();
+    writeln!(text, "standalone: {{file: {}}}", file.display())?;
+    writeln!(text, "agent:")?;
+    writeln!(
+        text,
+        "  listen:\n    address: 127.0.0.1:{agents}\n    websocket: true"
+    )?;
+    write_tls(&mut text, "    ", options.agent_tls)?;
+    if !options.agent_listen.is_empty() {
+        writeln!(text, "    {}", options.agent_listen)?;
+    }
+    writeln!(text, "  kubernetes_api:\n    url_path_prefix: /k8s-proxy/")?;
+    writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;
+    write_tls(&mut text, "      ", options.user_tls)?;
+    writeln!(
+        text,
+        "observability:\n  listen: {{address: 127.0.0.1:{observability}}}"
+    )?;
+    writeln!(text, "  logging: {{level: debug}}")?;
+    Ok(text)
+}
+
+fn write_tls(text: &mut String, indent: &str, certs: Option<&Certs>) -> Result<()> {
+    let Some(certs) = certs else { return Ok(()) };
+    writeln!(
+        text,
+        "{indent}certificate_file: {}",
+        certs.certificate.display()
+    )?;
+    writeln!(text, "{indent}key_file: {}", certs.key.display())?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! A real Kubernetes on loopback, with a node that runs containers.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::{kubectl::Kubectl, parts, ports};
+
+/// Starting takes some five seconds on an idle machine.
+const START: Duration = Duration::from_secs(180);
+const STOP: Duration = Duration::from_secs(90);
+/// API server, etcd (two), controller manager, scheduler, kubelet.
+const PORTS: u16 = 6;
+
+/// A cluster of one node. End it with [`Self::down`].
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a cluster, after taking away what killed test runs left.
+    ///
+    /// # Errors
+    /// When a part of it does not come up; the error has that part's log.
+    pub async fn up() -> Result<Self> {
+        let clusters = parts::cache().join("run");
+        std::fs::create_dir_all(&clusters)?;
+        sweep(&clusters).await?;
+        let folder = clusters.join(format!("cluster-{}", std::process::id()));
+        let port = ports::free_block(PORTS).to_string();
+        let cluster = Self { folder };
+        if let Err(error) = script(&["up".as_ref(), &cluster.folder, port.as_ref()], START).await {
+            cluster.down().await.ok();
+            return Err(error);
+        }
+        cluster.prepare().await?;
+        Ok(cluster)
+    }
+
+    /// kubectl straight to the API server, as its administrator.
+    #[must_use]
+    pub fn admin(&self) -> Kubectl {
+        Kubectl::new(&self.folder.join("kubeconfig-admin"))
+    }
+
+    /// The kubeconfig of the agent's identity, which may do everything.
+    #[must_use]
+    pub fn agent_kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig-agent")
+    }
+
+    /// Stops everything and removes the cluster's folder.
+    ///
+    /// # Errors
+    /// When something does not end.
+    pub async fn down(&self) -> Result<()> {
+        remove(&self.folder).await
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        let binding = [
+            "create",
+            "clusterrolebinding",
+            "agents",
+            "--clusterrole=cluster-admin",
+        ];
+        self.admin()
+            .ok(&[&binding[..], &["--group=agents"]].concat())
+            .await
+            .map(drop)
+    }
+}
+
+/// Ends clusters whose test process is gone.
+async fn sweep(clusters: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(clusters)? {
+        let folder = entry?.path();
+        let name = folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let owner = name
+            .strip_prefix("cluster-")
+            .and_then(|id| id.parse::<u32>().ok());
+        if owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            parts::say(&format!(
+                "taking away the cluster of a killed run: {}",
+                folder.display()
+            ));
+            remove(&folder).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove(folder: &Path) -> Result<()> {
+    script(&["down".as_ref(), folder], STOP).await?;
+    std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+async fn script(args: &[&Path], limit: Duration) -> Result<()> {
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/cluster");
+    let log = tempfile::NamedTempFile::new()?;
+    // A file, not a pipe: the daemons live longer than the script.
+    let mut command = Command::new(cluster);
+    command
+        .args(args)
+        .stdout(log.reopen()?)
+        .stderr(log.reopen()?)
+        .kill_on_drop(true);
+    let status = tokio::time::timeout(limit, command.status()).await;
+    let said = std::fs::read_to_string(log.path()).unwrap_or_default();
+    if !status
+        .with_context(|| format!("{args:?} takes over {limit:?}: {said}"))??
+        .success()
+    {
+        bail!("setup/cluster {args:?} failed: {said}");
+    }
+    Ok(())
+}

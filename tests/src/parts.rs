@@ -1,0 +1,97 @@
+//! Which real parts this machine has; the others are named aloud and their tests skipped.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// Something that tests run against and `tests/setup/install` provides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// kubectl, API server, kubelet and their friends, with etcd and containers.
+    Cluster,
+    /// kubectl alone.
+    Kubectl,
+    /// HAProxy.
+    Haproxy,
+    /// nginx.
+    Nginx,
+    /// A Go compiler.
+    Go,
+    /// `script`, which gives a command a terminal.
+    Pty,
+}
+
+impl Part {
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Cluster => &[
+                "kubectl",
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubelet",
+                "etcd",
+                "containerd",
+                "runc",
+                "openssl",
+                "gcc",
+            ],
+            Self::Kubectl => &["kubectl"],
+            Self::Haproxy => &["haproxy"],
+            Self::Nginx => &["nginx"],
+            Self::Go => &["go"],
+            Self::Pty => &["script"],
+        }
+    }
+
+    /// Why the part cannot be used; nothing if it can.
+    #[must_use]
+    pub fn lacking(self) -> Option<String> {
+        let absent = self.programs().iter().find(|name| program(name).is_none());
+        absent.map(|name| format!("{self:?} ({name} is not installed; see tests/setup/install)"))
+    }
+}
+
+/// Says aloud that a test is skipped if one of its parts is lacking, and whether so.
+#[must_use]
+pub fn skipped(test: &str, needs: &[Part]) -> bool {
+    let lacking: Vec<_> = needs.iter().filter_map(|part| part.lacking()).collect();
+    if !lacking.is_empty() {
+        say(&format!("SKIPPED: {test} needs {}", lacking.join(", ")));
+    }
+    !lacking.is_empty()
+}
+
+/// Writes a line past the capture of the test runner.
+pub fn say(line: &str) {
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "{line}").ok();
+}
+
+/// The folder outside of the tree where built parts are kept.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+    std::env::var_os("KAS_TEST_CACHE")
+        .map_or_else(|| home().join(".cache/kas-tests"), PathBuf::from)
+}
+
+/// Where a program is: in the cache, on the path, or where Debian puts daemons.
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = vec![cache().join("bin")];
+    folders.extend(std::env::split_paths(&path));
+    folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,165 @@
+//! A stand-in for a Kubernetes API server that says what it was asked, for tests of the way there.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::{AbortOnDropHandle, JoinMap};
+
+use crate::payload;
+
+/// What the stub has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Requests that are being served now.
+    pub open: AtomicUsize,
+    /// Requests whose body broke off.
+    pub broken: AtomicUsize,
+}
+
+/// A running stub; dropping it stops it.
+#[derive(Debug)]
+pub struct StubApi {
+    port: u16,
+    seen: Arc<Seen>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl StubApi {
+    /// Starts a stub.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let seen = Arc::<Seen>::default();
+        let serving = tokio::spawn(serve(listener, seen.clone()));
+        Ok(Self {
+            port,
+            seen,
+            _serving: AbortOnDropHandle::new(serving),
+        })
+    }
+
+    /// What it has seen.
+    #[must_use]
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Writes a kubeconfig for it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn kubeconfig(&self, folder: &Path) -> Result<PathBuf> {
+        let file = folder.join("kubeconfig-stub");
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "stub",
+            "clusters": [{"name": "stub", "cluster": {"server": format!("http://127.0.0.1:{}", self.port)}}],
+            "users": [{"name": "stub", "user": {}}],
+            "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}],
+        });
+        std::fs::write(&file, text.to_string())?;
+        Ok(file)
+    }
+}
+
+async fn serve(listener: TcpListener, seen: Arc<Seen>) {
+    let mut connections = JoinMap::new();
+    while let Ok((socket, peer)) = listener.accept().await {
+        connections.spawn(peer, connection(socket, seen.clone()));
+    }
+}
+
+async fn connection(socket: TcpStream, seen: Arc<Seen>) {
+    let service = service_fn(|request| {
+        let seen = seen.clone();
+        async move { Ok::<_, Infallible>(answer(request, &seen).await) }
+    });
+    let server = hyper::server::conn::http1::Builder::new();
+    // A connection that breaks is what some tests are about.
+    server
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades()
+        .await
+        .ok();
+}
+
+async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
+    let _open = Open::new(&seen.open);
+    let (head, body) = request.into_parts();
+    let Ok(body) = body.collect().await else {
+        seen.broken.fetch_add(1, Ordering::Relaxed);
+        return status(
+            StatusCode::BAD_REQUEST,
+            &json!({"reason": "body broke off"}),
+        );
+    };
+    match head.uri.path() {
+        "/version" => status(
+            StatusCode::OK,
+            &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0-stub"}),
+        ),
+        path if path.starts_with("/echo") => status(StatusCode::OK, &echo(&head, &body.to_bytes())),
+        path => status(
+            StatusCode::NOT_FOUND,
+            &json!({"kind": "Status", "message": path}),
+        ),
+    }
+}
+
+fn echo(head: &http::request::Parts, body: &Bytes) -> Value {
+    let headers: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    json!({
+        "method": head.method.as_str(),
+        "path": head.uri.path(),
+        "query": head.uri.query(),
+        "headers": headers,
+        "length": body.len(),
+        "sha256": payload::sha256(body),
+    })
+}
+
+fn status(code: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(
+        "content-type",
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// Counts a request while it lives.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

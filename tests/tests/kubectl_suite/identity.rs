@@ -1,0 +1,127 @@
+//! Who the cluster sees, what that identity may do, and who is turned away.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::kubectl::Kubectl;
+
+use crate::site::Site;
+
+pub(crate) async fn agent(site: &Site) -> Result<()> {
+    let agent = whoami(&site.kubectl).await?;
+    let other = site
+        .kubectl
+        .ok(&[
+            "auth",
+            "whoami",
+            "--as=somebody",
+            "--as-group=people",
+            "-o",
+            "json",
+        ])
+        .await?;
+    let refused = site
+        .kubectl
+        .refused(&["get", "pods", "--as=somebody"])
+        .await?;
+
+    ensure!(agent["username"] == "agent", "{agent}");
+    ensure!(
+        other.contains(r#""username": "somebody""#) && other.contains("people"),
+        "{other}"
+    );
+    ensure!(
+        refused.contains(r#"User "somebody" cannot list"#),
+        "{refused}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn user(site: &Site) -> Result<()> {
+    let alice = site.user("alice", &["user"]).await?;
+    let nested = alice.refused(&["get", "pods", "--as=somebody"]).await?;
+
+    check(site, &alice, "gitlab:user:alice", "alice").await?;
+    ensure!(nested.contains("impersonat"), "{nested}");
+    Ok(())
+}
+
+pub(crate) async fn fixed(site: &Site) -> Result<()> {
+    let access = [
+        "impersonate",
+        "--as-user",
+        "reader",
+        "--as-group",
+        "readers",
+    ];
+    let carl = site.user("carl", &access).await?;
+    let identity = whoami(&carl).await?;
+
+    ensure!(
+        identity["groups"].to_string().contains("readers"),
+        "{identity}"
+    );
+    check(site, &carl, "reader", "carl").await
+}
+
+pub(crate) async fn service(site: &Site) -> Result<()> {
+    let deployer = site.service("deployer", &["ci_job"]).await?;
+    let name = whoami(&deployer).await?["username"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+
+    ensure!(name.starts_with("gitlab:ci_job:"), "{name}");
+    check(site, &deployer, &name, "deployer").await
+}
+
+pub(crate) async fn strangers(site: &Site) -> Result<()> {
+    let wrong = site.connect(["--user", "mallory"], "not-a-token").await?;
+    let no_rights = site.kas().cli(&["user", "create", "nobody"]).await?;
+    let no_rights = site.connect(["--user", "nobody"], &no_rights).await?;
+
+    let unknown = wrong.refused(&["get", "pods"]).await?;
+    let forbidden = no_rights.refused(&["get", "pods"]).await?;
+
+    ensure!(
+        unknown.contains("nauthorized") || unknown.contains("logged in"),
+        "{unknown}"
+    );
+    ensure!(
+        !forbidden.is_empty() && !forbidden.contains("nable to connect"),
+        "{forbidden}"
+    );
+    Ok(())
+}
+
+/// The cluster sees `name`, refuses it first, and lets it in once it has a right.
+async fn check(site: &Site, kubectl: &Kubectl, name: &str, binding: &str) -> Result<()> {
+    let identity = whoami(kubectl).await?;
+    let refused = kubectl.refused(&["get", "pods"]).await?;
+    let user = format!("--user={name}");
+    site.admin
+        .ok(&[
+            "create",
+            "rolebinding",
+            binding,
+            "--clusterrole=view",
+            &user,
+        ])
+        .await?;
+    let pods = kubectl.ok(&["get", "pods", "-o", "name"]).await?;
+    let read_only = kubectl.refused(&["delete", "pod", "box"]).await?;
+
+    ensure!(identity["username"] == name, "{identity}");
+    ensure!(
+        refused.contains(&format!(r#"User "{name}" cannot list"#)),
+        "{refused}"
+    );
+    ensure!(pods.contains("pod/box"), "{pods}");
+    ensure!(read_only.contains("cannot delete"), "{read_only}");
+    Ok(())
+}
+
+async fn whoami(kubectl: &Kubectl) -> Result<Value> {
+    let text = kubectl.ok(&["auth", "whoami", "-o", "json"]).await?;
+    let review: Value = serde_json::from_str(&text)?;
+    review.pointer("/status/userInfo").cloned().context(text)
+}

@@ -1,0 +1,115 @@
+//! The ways that agents and users reach kas.
+
+use tests::parts::Part;
+
+/// The scheme of `--kas-address`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Ws,
+    Wss,
+    Grpc,
+    Grpcs,
+}
+
+impl Scheme {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Grpc => "grpc",
+            Self::Grpcs => "grpcs",
+        }
+    }
+
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Wss | Self::Grpcs)
+    }
+
+    fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    /// The address of a server on a port of loopback; WebSocket takes any path.
+    pub(crate) fn address(self, port: u16) -> String {
+        let path = if self.is_websocket() {
+            "/-/kubernetes-agent/"
+        } else {
+            ""
+        };
+        format!("{}://localhost:{port}{path}", self.name())
+    }
+}
+
+/// What stands between a client and kas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    Direct,
+    HaproxyTcp,
+    HaproxyHttp,
+    NginxHttp,
+}
+
+impl Via {
+    /// Whether TLS ends there, so that kas sees none.
+    pub(crate) fn ends_tls(self) -> bool {
+        matches!(self, Self::HaproxyHttp | Self::NginxHttp)
+    }
+
+    fn needs(self) -> Option<Part> {
+        match self {
+            Self::Direct => None,
+            Self::HaproxyTcp | Self::HaproxyHttp => Some(Part::Haproxy),
+            Self::NginxHttp => Some(Part::Nginx),
+        }
+    }
+}
+
+/// One way through kas: kubectl -> `users` -> kas <- `agents` <- agentk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Topology {
+    pub(crate) name: &'static str,
+    pub(crate) scheme: Scheme,
+    pub(crate) agents: Via,
+    pub(crate) users: Via,
+}
+
+impl Topology {
+    /// Real parts that it is made of.
+    pub(crate) fn needs(&self) -> Vec<Part> {
+        let balancers = [self.agents, self.users];
+        balancers
+            .into_iter()
+            .filter_map(Via::needs)
+            .chain([Part::Cluster])
+            .collect()
+    }
+}
+
+/// Every topology of the suite.
+pub(crate) fn all() -> Vec<Topology> {
+    use {
+        Scheme::{Grpc, Grpcs, Ws, Wss},
+        Via::{Direct, HaproxyHttp, HaproxyTcp, NginxHttp},
+    };
+    let topology = |name, scheme, agents, users| Topology {
+        name,
+        scheme,
+        agents,
+        users,
+    };
+    vec![
+        topology("wss_direct", Wss, Direct, Direct),
+        topology("ws_direct", Ws, Direct, Direct),
+        topology("grpc_direct", Grpc, Direct, Direct),
+        topology("grpcs_direct", Grpcs, Direct, Direct),
+        topology("wss_haproxy_l4", Wss, HaproxyTcp, Direct),
+        topology("grpcs_haproxy_l4", Grpcs, HaproxyTcp, Direct),
+        topology("wss_haproxy_l7", Wss, HaproxyHttp, Direct),
+        topology("grpcs_haproxy_l7", Grpcs, HaproxyHttp, Direct),
+        topology("wss_nginx_l7", Wss, NginxHttp, Direct),
+        topology("grpcs_nginx_l7", Grpcs, NginxHttp, Direct),
+        topology("users_haproxy_l4", Wss, Direct, HaproxyTcp),
+        topology("users_haproxy_l7", Wss, Direct, HaproxyHttp),
+        topology("users_nginx_l7", Wss, Direct, NginxHttp),
+    ]
+}
