@@ -244,7 +244,9 @@ fn tls_hint(error: &std::io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
     match inner {
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+        Some(Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => {
             "; the server's certificate is not signed by a trusted CA: name its CA certificate file, if it is your own"
         }
         Some(Error::InvalidCertificate(

@@ -73,6 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if let Some(ping) = &mut self.ping
             && !ended
             && ping.poll_due(cx)
+            && !self.outbound.has_queue()
         {
             self.outbound.control(Opcode::Ping, &[]);
         }

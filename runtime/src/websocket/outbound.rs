@@ -62,12 +62,12 @@ impl Outbound {
         }
     }
 
-    /// Queues a close frame, unless one was.
+    /// Queues a close frame, unless one was; an ASCII reason, cut if too long.
     pub(super) fn close(&mut self, code: u16, reason: &str) {
         if self.closing {
             return;
         }
-        let end = reason.floor_char_boundary(MAX_CONTROL - 2);
+        let end = reason.len().min(MAX_CONTROL - 2);
         let code = code.to_be_bytes();
         let payload = [&code[..], &reason.as_bytes()[..end]];
         self.queue_frame(Opcode::Close, 2 + end, payload.into_iter());
@@ -77,6 +77,11 @@ impl Outbound {
     /// Whether whole frames wait to be sent.
     pub(super) fn has_queue(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue_length(&self) -> usize {
+        self.queue.capacity()
     }
 
     /// Writes what is queued, once the current frame is complete. Ready when
