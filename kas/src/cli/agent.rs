@@ -159,15 +159,12 @@ fn rotate(
 
 /// What a rotation did to the old tokens.
 pub(super) fn rotated(sort: &str, name: &str, ended: usize, grace: Duration) -> String {
+    let grace_text = duration::show(grace);
     let old = match (ended, grace.is_zero()) {
-        (0, _) => format!(
-            "the token before it, if any, stays good for {}s",
-            grace.as_secs()
-        ),
+        (0, _) => format!("the token before it, if any, stays good for {grace_text}"),
         (_, true) => "older tokens are refused from now on".to_owned(),
         (_, false) => format!(
-            "of two older tokens the oldest is refused from now on, the other stays good for {}s at most",
-            grace.as_secs()
+            "of two older tokens the oldest is refused from now on, the other stays good for {grace_text} at most"
         ),
     };
     format!("{sort} {name} has the new token above, shown only this once; {old}.")

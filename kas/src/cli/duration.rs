@@ -21,6 +21,12 @@ pub(super) fn parse_positive(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Writes it as [`parse`] reads it.
+pub(super) fn show(duration: Duration) -> String {
+    jiff::SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |it| format!("{it:#}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +41,6 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse_positive("0s").is_err());
+        assert_eq!(show(Duration::from_secs(5400)), "1h 30m");
     }
 }
