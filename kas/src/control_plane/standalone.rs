@@ -1,6 +1,6 @@
 //! The embedded control plane: one declarative YAML file, read again when it changes.
 //!
-//! [`file`] shows the form, [`access_as`] the names that callers get in the
+//! [`mod@file`] shows the form, [`access_as`] the names that callers get in the
 //! cluster. A file that cannot be used leaves what was read last in force, as a
 //! whole: nothing is ever half-applied.
 
