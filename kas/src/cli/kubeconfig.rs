@@ -20,7 +20,7 @@ use crate::yaml::nearest;
 pub struct KubeconfigArgs {
     /// The agent's name, which is also the context's
     agent: String,
-    /// The URL of the Kubernetes API proxy, such as https://kas.example.com/k8s-proxy/
+    /// The URL of the Kubernetes API proxy, which may end in /k8s-proxy/
     #[arg(long, value_name = "URL")]
     server: String,
     /// Whose token it is; told from the token if absent
