@@ -1,2 +1,42 @@
-//! placeholder
-fn main() {}
+//! The agent server for Kubernetes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kas::{
+    app,
+    cli::{Cli, Command, Output},
+    up,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match (cli.command, cli.configuration_file) {
+        (Some(Command::Up(args)), _) => up::up(args).await,
+        (Some(Command::File(command)), _) => {
+            Ok(command.run(&mut Output::new(&mut std::io::stdout(), &mut std::io::stderr()))?)
+        }
+        (None, Some(file)) => app::run(&file).await,
+        (None, None) => anyhow::bail!(
+            "nothing to do: give --configuration-file FILE to run a server, or `up` to try it out; see --help"
+        ),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of the process")]
+fn report(error: &anyhow::Error) {
+    eprintln!("Program aborted: {error:#}");
+}

@@ -1,3 +1,182 @@
-//! `kas up`.
+//! `kas up`: everything in one process, to try it out and to watch it work.
+//!
+//! Replicas on loopback, a load balancer before them, the standalone control
+//! plane, one agent, and a demo cluster unless there is a real one.
 
+mod accounts;
+mod agent;
 mod balancer;
+mod cluster;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use router::AgentId;
+use runtime::{signal::Termination, telemetry};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+
+use crate::{
+    cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces,
+};
+use accounts::Accounts;
+use agent::Upstream;
+use cluster::Cluster;
+
+/// How long the agent may take to connect before something must be wrong.
+const CONNECTED: Duration = Duration::from_secs(60);
+/// How long requests may go on when all of this ends.
+const GRACES: Graces = Graces { listen: Duration::ZERO, requests: Duration::from_secs(5) };
+
+/// Starts everything, says how to use it, and runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When something cannot start; the message says what to do.
+pub async fn up(args: UpArgs) -> anyhow::Result<()> {
+    telemetry::start(LevelFilter::WARN, telemetry::Format::Text);
+    if args.redis.is_some() {
+        bail!("--redis: this version keeps the routing table in memory only; leave the flag out");
+    }
+    let mut signals = Termination::listen().context("cannot listen for signals")?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    std::fs::create_dir_all(&args.data_dir)
+        .with_context(|| format!("--data-dir: cannot create {}", args.data_dir.display()))?;
+
+    let accounts = accounts::prepare(&args.data_dir)?;
+    let control_plane = Arc::new(Standalone::open(&accounts.file)?);
+    tasks.spawn(control_plane.clone().follow(stop.clone()));
+    let cluster = Cluster::start(usize::from(args.replicas), &control_plane).await?;
+    let (agents, agents_address) =
+        cluster.balance_agents(args.agent_port, args.drop_every).await?;
+    let (users, users_address) = cluster.balance_users(args.api_port).await?;
+    tasks.spawn(agents.run(stop.clone()));
+    tasks.spawn(users.run(stop.clone()));
+
+    let upstream = match &args.kubeconfig {
+        Some(file) => Upstream::Kubeconfig { file: file.clone(), context: args.context.clone() },
+        None => Upstream::Server(demo(&mut tasks, &stop).await?),
+    };
+    let kas_address = format!("ws://{agents_address}");
+    let mut agent = agent::start(&kas_address, &accounts, &upstream, stop.clone())?;
+    let kubeconfig = args.data_dir.join("kubeconfig");
+    let token = accounts.user_token.expose();
+    cluster::write_kubeconfig(&kubeconfig, users_address, accounts.agent, token)?;
+
+    tokio::select! {
+        connected = connected(&cluster, &accounts) => connected?,
+        ended = &mut agent => bail!("the agent ended: {}", reason(ended)),
+        _ = signals.next() => return Ok(()),
+    }
+    announce(&cluster, &accounts, &args, &kubeconfig, &kas_address);
+    tokio::select! {
+        signal = signals.next() => say(&format!("{signal}: leaving")),
+        () = show_owners(&cluster, &accounts) => {}
+        ended = &mut agent => bail!("the agent ended: {}", reason(ended)),
+    }
+    stop.cancel();
+    let left = leave(cluster, agent, tasks);
+    tokio::select! {
+        () = left => say("everything ended"),
+        _ = signals.next() => bail!("ended by a second signal"),
+    }
+    Ok(())
+}
+
+async fn demo(
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("no port is free on 127.0.0.1")?;
+    let server = format!("http://{}", listener.local_addr()?);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        if let Err(error) = demo_cluster::serve(listener, stop).await {
+            tracing::error!(%error, "the demo cluster failed");
+        }
+    });
+    Ok(server)
+}
+
+async fn connected(cluster: &Cluster, accounts: &Accounts) -> anyhow::Result<()> {
+    let agent = AgentId(accounts.agent);
+    let mut changes = cluster.store.changes(agent);
+    let there = changes.wait_for(|_| !cluster.store.owners(agent).is_empty());
+    match tokio::time::timeout(CONNECTED, there).await {
+        Ok(_) => Ok(()),
+        Err(_) => bail!(
+            "the agent did not connect within {} s; run again with RUST_LOG=info to see why",
+            CONNECTED.as_secs()
+        ),
+    }
+}
+
+fn announce(
+    cluster: &Cluster,
+    accounts: &Accounts,
+    args: &UpArgs,
+    kubeconfig: &Path,
+    kas_address: &str,
+) {
+    let kubectl = format!("kubectl --kubeconfig {}", kubeconfig.display());
+    say(&format!("{} replicas are up; agents connect to {kas_address}", cluster.replicas.len()));
+    if let Some(every) = args.drop_every {
+        say(&format!("the load balancer resets every agent's connection each {every:?}"));
+    }
+    say(&format!(
+        "another agent for the same cluster: agentk --kas-address {kas_address} --token-file {}",
+        accounts.agent_token_file.display()
+    ));
+    say(&format!("ready: {kubectl} get ns"));
+    for line in ["get pods -A -w", "create configmap greeting --from-literal=hello=world", "describe nodes"] {
+        say(&format!("  try: {kubectl} {line}"));
+    }
+    say("Ctrl-C ends everything");
+}
+
+/// Says which replicas hold the agent, whenever that changes.
+async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
+    let agent = AgentId(accounts.agent);
+    let mut changes = cluster.store.changes(agent);
+    let mut shown = None;
+    loop {
+        changes.mark_unchanged();
+        let owners = cluster.store.owners(agent);
+        let names: Vec<_> = owners.iter().map(|owner| owner.replica.to_string()).collect();
+        if shown.as_ref() != Some(&names) {
+            match &names[..] {
+                [] => say("agent demo: connected to no replica"),
+                names => say(&format!("agent demo: held by {}", names.join(", "))),
+            }
+            shown = Some(names);
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn leave(cluster: Cluster, agent: agent::Running, mut tasks: JoinSet<()>) {
+    // The agent finishes what it carries; it was told by `stop`.
+    let _ = tokio::time::timeout(GRACES.requests, agent).await;
+    let mut replicas = JoinSet::new();
+    for replica in cluster.replicas {
+        replicas.spawn(replica.leave(GRACES, CancellationToken::new()));
+    }
+    while replicas.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
+}
+
+fn reason(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(Ok(())) => "without a reason".to_owned(),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+fn say(line: &str) {
+    println!("{line}");
+}

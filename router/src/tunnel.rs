@@ -235,10 +235,21 @@ impl IdleWatch {
         }
     }
 
-    /// A handle for retiring the tunnel while something else polls the watch.
+    /// Whose tunnel it is.
     #[must_use]
-    pub fn retirer(&self) -> Self {
-        Self(self.0.clone())
+    pub fn agent(&self) -> AgentId {
+        self.0.offer.agent
+    }
+}
+
+/// Nobody drives the stream of a tunnel that is not watched: the connection is
+/// gone, and the tunnel with it.
+impl Drop for IdleWatch {
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut *self.0.lock(), State::Gone);
+        if let (State::Idle { .. }, Some(registry)) = (state, self.0.registry.upgrade()) {
+            registry.forget(&self.0);
+        }
     }
 }
 

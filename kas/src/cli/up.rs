@@ -33,15 +33,11 @@ pub struct UpArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
     pub drop_every: Option<Duration>,
 
-    /// The port of the load balancer for agents; 0 takes any free one
+    /// The port of the load balancer for agents; 0 takes any free one, as does the default when it is taken
     #[arg(long, value_name = "PORT", default_value_t = 8150)]
     pub agent_port: u16,
 
-    /// The port of the Kubernetes API proxy; 0 takes any free one
+    /// The port of the load balancer for users; 0 takes any free one, as does the default when it is taken
     #[arg(long, value_name = "PORT", default_value_t = 8154)]
     pub api_port: u16,
-
-    /// Listen on all interfaces, so that agents and users elsewhere can connect
-    #[arg(long)]
-    pub open: bool,
 }

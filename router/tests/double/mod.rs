@@ -221,8 +221,6 @@ async fn serve_agent(registry: Arc<Registry>, offer: Offer, stream: tokio::io::D
             Some(_) = idle.next(), if !idle.is_empty() => {}
         }
     }
-    // The connection is gone: every idle tunnel notices.
-    while idle.next().await.is_some() {}
 }
 
 async fn echo(send: runtime::grpc::SendRequest, end: mpsc::Sender<String>) {

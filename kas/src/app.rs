@@ -1,0 +1,172 @@
+//! Composes a replica from its configuration, and runs it until it is told to
+//! leave. The only file that names concrete backends.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use router::{Owner, ReplicaId, store::memory::MemoryStore};
+use runtime::{
+    connect::ConnectOptions,
+    jwt::Secret,
+    listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
+    metrics,
+    signal::Termination,
+    telemetry,
+    tls::{ClientTls, ClientTlsOptions, H2, HTTP_1_1, Identity, ServerTls},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent_api,
+    config::{self, Config, ControlPlaneConfig, OwnAddressVariables, TlsFiles},
+    control_plane::standalone::Standalone,
+    kubernetes_api,
+    replica::{Graces, PeerSettings, Port, Replica, Setup},
+    version,
+};
+
+/// How often agents' WebSocket connections are pinged: more often than load
+/// balancers give up silent ones, commonly after 60 s.
+pub const WEBSOCKET_PING: Duration = Duration::from_secs(45);
+
+/// Runs a replica by its configuration file, until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the configuration cannot be used, or requests were cut when leaving.
+pub async fn run(file: &Path) -> anyhow::Result<()> {
+    let config = config::load(file)?;
+    telemetry::start(level(config.observability.log_level), telemetry::Format::Json);
+    if config.redis.is_some() {
+        tracing::warn!(
+            "the section redis is ignored: this version keeps its routing table in memory, so run one replica"
+        );
+    }
+    let mut signals = Termination::listen().context("cannot listen for signals")?;
+    let stop = CancellationToken::new();
+    let ControlPlaneConfig::Standalone { file } = &config.control_plane;
+    let control_plane = Arc::new(Standalone::open(file)?);
+    let following = tokio::spawn(control_plane.clone().follow(stop.clone()));
+    let replica = Replica::start(setup(&config, control_plane).await?);
+    tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "leaving; a second signal ends this at once");
+    let force = CancellationToken::new();
+    let finished = tokio::select! {
+        finished = replica.leave(graces(&config), force.clone()) => finished,
+        _ = signals.next() => false,
+    };
+    stop.cancel();
+    // It only watches a file: whether it ended well does not matter now.
+    let _ = following.await;
+    anyhow::ensure!(finished, "left before all requests were finished");
+    tracing::info!("left; all requests were finished");
+    Ok(())
+}
+
+async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Result<Setup> {
+    let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
+    let agents = &config.agent.listen;
+    let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
+        tls: server_tls(agents.tls.as_ref(), &[H2, HTTP_1_1])?,
+        websocket: agents.websocket,
+        proxy_protocol: agents.proxy_protocol,
+        ping_interval: Some(WEBSOCKET_PING),
+        server: version::server(),
+        ..AgentAcceptorOptions::default()
+    });
+    let settings = agent_api::Settings {
+        max_connection_age: agents.max_connection_age,
+        connections_per_token_per_minute: agents.connections_per_token_per_minute,
+        external_url: String::new(),
+    };
+    let listener = bind(&agents.address.host_port()).await.context("agent.listen.address")?;
+    tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
+    let (me, peers) = peers(config, &id).await?;
+    Ok(Setup {
+        me,
+        control_plane,
+        store: MemoryStore::default(),
+        agents: Port { listener, acceptor, settings },
+        users: users(config).await?,
+        peers,
+        observability: Some(observability(config).await?),
+    })
+}
+
+async fn users(
+    config: &Config,
+) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
+    let Some(users) = &config.agent.kubernetes_api else { return Ok(None) };
+    let listener =
+        bind(&users.address.host_port()).await.context("agent.kubernetes_api.listen.address")?;
+    tracing::info!(address = %listener.local_addr(), "Kubernetes API endpoint is up");
+    let acceptor = PlainAcceptor::new(server_tls(users.tls.as_ref(), &[H2, HTTP_1_1])?);
+    let settings = kubernetes_api::Settings {
+        url_path_prefix: users.url_path_prefix.clone(),
+        ..kubernetes_api::Settings::default()
+    };
+    Ok(Some(Port { listener, acceptor, settings }))
+}
+
+async fn peers(
+    config: &Config,
+    id: &ReplicaId,
+) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
+    let Some(peers) = &config.private_api else {
+        return Ok((Owner { replica: id.clone(), url: String::new() }, None));
+    };
+    let own = &OwnAddressVariables::read(|name| std::env::var(name).ok());
+    let own = config::OwnAddress::decide(own, &peers.listen.address, peers.listen.tls.is_some(), Vec::new)
+        .context("the private API's own address")?;
+    let secret = Secret::read(&peers.listen.authentication_secret_file)?;
+    let listener =
+        bind(&peers.listen.address.host_port()).await.context("private_api.listen.address")?;
+    let tls = ClientTls::load(&ClientTlsOptions {
+        ca_files: peers.ca_certificate_file.iter().cloned().collect(),
+        server_name: own.tls_server_name,
+        ..ClientTlsOptions::default()
+    })?;
+    let dial = ConnectOptions { tls: Some(tls), ..ConnectOptions::default() };
+    let acceptor = PlainAcceptor::new(server_tls(peers.listen.tls.as_ref(), &[H2])?);
+    let port = Port { listener, acceptor, settings: PeerSettings { secret, dial } };
+    Ok((Owner { replica: id.clone(), url: own.url }, Some(port)))
+}
+
+async fn observability(config: &Config) -> anyhow::Result<(TcpListener, metrics::Paths)> {
+    let observability = &config.observability;
+    let address = observability.address.host_port();
+    let listener = TcpListener::bind(&address)
+        .await
+        .with_context(|| format!("observability.listen.address: cannot listen on {address}"))?;
+    let paths = metrics::Paths {
+        metrics: observability.prometheus_url_path.clone(),
+        liveness: observability.liveness_url_path.clone(),
+        readiness: observability.readiness_url_path.clone(),
+    };
+    Ok((listener, paths))
+}
+
+fn server_tls(files: Option<&TlsFiles>, alpn: &[&[u8]]) -> anyhow::Result<Option<ServerTls>> {
+    let load = |files: &TlsFiles| {
+        let identity = Identity {
+            certificate: files.certificate_file.clone(),
+            key: files.key_file.clone(),
+        };
+        ServerTls::load(identity, alpn)
+    };
+    Ok(files.map(load).transpose()?)
+}
+
+fn graces(config: &Config) -> Graces {
+    let users = config.agent.kubernetes_api.as_ref();
+    Graces {
+        listen: config.agent.listen.listen_grace_period,
+        requests: users.map_or(Duration::from_secs(3600), |users| users.shutdown_grace_period),
+    }
+}
+
+fn level(level: config::LogLevel) -> tracing::level_filters::LevelFilter {
+    level.as_str().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO)
+}

@@ -1,0 +1,151 @@
+//! The replicas of `kas up`, on loopback, and the load balancers before them.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use router::{Owner, ReplicaId, store::memory::MemoryStore};
+use runtime::{
+    connect::ConnectOptions,
+    jwt::Secret,
+    listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
+};
+use tokio::net::TcpListener;
+
+use super::balancer::Balancer;
+use crate::{
+    agent_api, app,
+    control_plane::standalone::Standalone,
+    kubernetes_api,
+    replica::{PeerSettings, Port, Replica, Setup},
+    version,
+};
+
+const LOOPBACK: &str = "127.0.0.1:0";
+
+/// Replicas that share a routing table.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) replicas: Vec<Replica>,
+    pub(super) store: MemoryStore,
+    agents: Vec<SocketAddr>,
+    users: Vec<SocketAddr>,
+}
+
+impl Cluster {
+    /// Starts `count` replicas on free ports.
+    pub(super) async fn start(
+        count: usize,
+        control_plane: &Arc<Standalone>,
+    ) -> anyhow::Result<Self> {
+        let secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
+        let store = MemoryStore::default();
+        let mut cluster =
+            Self { replicas: Vec::new(), store, agents: Vec::new(), users: Vec::new() };
+        for number in 1..=count {
+            cluster.add(&format!("replica-{number}"), control_plane, &secret).await?;
+        }
+        Ok(cluster)
+    }
+
+    async fn add(
+        &mut self,
+        name: &str,
+        control_plane: &Arc<Standalone>,
+        secret: &Secret,
+    ) -> anyhow::Result<()> {
+        let (agents, users, peers) =
+            (bind(LOOPBACK).await?, bind(LOOPBACK).await?, bind(LOOPBACK).await?);
+        self.agents.push(agents.local_addr());
+        self.users.push(users.local_addr());
+        let url = format!("grpc://{}", peers.local_addr());
+        self.replicas.push(Replica::start(Setup {
+            me: Owner { replica: ReplicaId::new(name), url },
+            control_plane: control_plane.clone(),
+            store: self.store.clone(),
+            agents: Port { listener: agents, acceptor: acceptor(), settings: settings() },
+            users: Some(Port {
+                listener: users,
+                acceptor: PlainAcceptor::new(None),
+                settings: kubernetes_api::Settings {
+                    url_path_prefix: "/k8s-proxy/".to_owned(),
+                    ..kubernetes_api::Settings::default()
+                },
+            }),
+            peers: Some(Port {
+                listener: peers,
+                acceptor: PlainAcceptor::new(None),
+                settings: PeerSettings { secret: secret.clone(), dial: ConnectOptions::default() },
+            }),
+            observability: None,
+        }));
+        Ok(())
+    }
+
+    /// A load balancer for agents.
+    pub(super) async fn balance_agents(
+        &self,
+        port: u16,
+        drop_every: Option<Duration>,
+    ) -> anyhow::Result<(Balancer, SocketAddr)> {
+        let (listener, address) = front(port, 8150, "--agent-port").await?;
+        Ok((Balancer::new(listener, self.agents.clone(), drop_every), address))
+    }
+
+    /// A load balancer for users. It never cuts: that would cut kubectl itself.
+    pub(super) async fn balance_users(
+        &self,
+        port: u16,
+    ) -> anyhow::Result<(Balancer, SocketAddr)> {
+        let (listener, address) = front(port, 8154, "--api-port").await?;
+        Ok((Balancer::new(listener, self.users.clone(), None), address))
+    }
+}
+
+/// The port that was asked for; any free one if that is the usual one and taken.
+async fn front(
+    port: u16,
+    usual: u16,
+    flag: &str,
+) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = match TcpListener::bind(("127.0.0.1", port)).await {
+        Err(_) if port == usual => TcpListener::bind(LOOPBACK).await,
+        asked => asked,
+    };
+    let listener = listener.with_context(|| {
+        format!("cannot listen on 127.0.0.1:{port}; choose another port with {flag}")
+    })?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn acceptor() -> AgentAcceptor {
+    AgentAcceptor::new(AgentAcceptorOptions {
+        ping_interval: Some(app::WEBSOCKET_PING),
+        server: version::server(),
+        ..AgentAcceptorOptions::default()
+    })
+}
+
+fn settings() -> agent_api::Settings {
+    agent_api::Settings {
+        max_connection_age: Duration::from_secs(7200),
+        connections_per_token_per_minute: 40_000,
+        external_url: String::new(),
+    }
+}
+
+/// The kubeconfig by which a user reaches the agent's cluster.
+pub(super) fn write_kubeconfig(
+    file: &Path,
+    server: SocketAddr,
+    agent: i64,
+    token: &str,
+) -> anyhow::Result<()> {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: kas\n  cluster: {{server: \"http://{server}/k8s-proxy/\"}}\n\
+         users:\n- name: you\n  user: {{token: \"pat:{agent}:{token}\"}}\n\
+         contexts:\n- name: {name}\n  context: {{cluster: kas, user: you}}\ncurrent-context: {name}\n",
+        name = super::accounts::AGENT
+    );
+    super::accounts::write_private(file, &text)
+}

@@ -1,0 +1,249 @@
+//! What an agent gets from kas, over real sockets: authentication, tunnels,
+//! configuration, registration, and what happens to wrong ones.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Uri};
+use kas::{
+    agent_api::{AgentApi, AgentMetrics, Settings},
+    control_plane::standalone::{
+        Standalone,
+        change::ChangeError,
+        edit,
+        tokens::{TokenEntry, TokenKind},
+    },
+    tracker::Tracker,
+};
+use proto::agent::{
+    agent_configuration::rpc::{
+        ConfigurationRequest, agent_configuration_client::AgentConfigurationClient,
+    },
+    agent_registrar::rpc::{
+        RegisterRequest, UnregisterRequest, agent_registrar_client::AgentRegistrarClient,
+    },
+    entity::AgentMeta,
+    reverse_tunnel::{
+        info::{AgentDescriptor, Method, Service},
+        rpc::{ConnectRequest, Descriptor, connect_request::Msg, reverse_tunnel_client::ReverseTunnelClient},
+    },
+};
+use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
+use runtime::{
+    connect::{ConnectOptions, Target, connect},
+    drain::Drain,
+    grpc::Channel,
+    listen::{AgentAcceptor, AgentAcceptorOptions, bind},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+const AGENT: AgentId = AgentId(1);
+
+struct Kas {
+    address: String,
+    store: MemoryStore,
+    registry: Arc<Registry>,
+    tracker: Arc<Tracker>,
+    drain: Drain,
+    file: PathBuf,
+    token: String,
+    control_plane: Arc<Standalone>,
+    _directory: tempfile::TempDir,
+}
+
+impl Kas {
+    async fn start() -> Self {
+        Self::with_limit(1000).await
+    }
+
+    async fn with_limit(connections_per_token_per_minute: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("agents.yaml");
+        let token = TokenKind::Agent.generate().unwrap();
+        let entry = TokenEntry::new(&token, jiff::Timestamp::now());
+        edit(&file, |document| document.create_agent("test", Some(AGENT.0), entry)).unwrap();
+        let control_plane = Arc::new(Standalone::open(&file).unwrap());
+        tokio::spawn(control_plane.clone().follow(CancellationToken::new()));
+
+        let store = MemoryStore::default();
+        let me = Owner { replica: ReplicaId::new("a"), url: String::new() };
+        let registry = Registry::new(Arc::new(store.table(me)));
+        let tracker = Arc::new(Tracker::default());
+        let settings = Settings {
+            max_connection_age: Duration::from_secs(7200),
+            connections_per_token_per_minute,
+            external_url: String::new(),
+        };
+        let api = AgentApi::new(
+            settings,
+            control_plane.clone(),
+            registry.clone(),
+            tracker.clone(),
+            AgentMetrics::default(),
+        );
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().to_string();
+        let drain = Drain::new();
+        let acceptor = AgentAcceptor::new(AgentAcceptorOptions::default());
+        tokio::spawn(api.serve(listener, acceptor, drain.clone()));
+        let token = token.expose().to_owned();
+        Self { address, store, registry, tracker, drain, file, token, control_plane, _directory: directory }
+    }
+
+    async fn channel(&self, scheme: &str, token: &str) -> Channel {
+        let target = Target::parse(&format!("{scheme}://{}/any/path", self.address)).unwrap();
+        let connected = connect(&target, &ConnectOptions::default()).await.unwrap();
+        let handshake = runtime::grpc::client_settings().handshake(connected.io);
+        let (send, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let mut metadata = HeaderMap::new();
+        metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        metadata.insert("user-agent", "gitlab-agent/v16.5.0/test".parse().unwrap());
+        Channel::new(send, Uri::from_static("http://kas"), metadata)
+    }
+
+    async fn connected(&self, wanted: bool) {
+        let mut changes = self.store.changes(AGENT);
+        let there = changes.wait_for(|_| self.store.owners(AGENT).is_empty() != wanted);
+        tokio::time::timeout(Duration::from_secs(20), there).await.unwrap().unwrap();
+    }
+}
+
+fn descriptor() -> ConnectRequest {
+    let service = Service {
+        name: "test.Echo".into(),
+        methods: vec![Method { name: "Echo".into() }],
+    };
+    let agent_descriptor = Some(AgentDescriptor { services: vec![service] });
+    ConnectRequest { msg: Some(Msg::Descriptor(Descriptor { agent_descriptor })) }
+}
+
+/// A request stream that says `first` and then stays open.
+fn open(first: ConnectRequest) -> impl futures_util::Stream<Item = ConnectRequest> + Send + 'static {
+    use futures_util::StreamExt;
+    futures_util::stream::iter([first]).chain(futures_util::stream::pending())
+}
+
+#[tokio::test]
+async fn tunnels_wait_in_the_registry_until_their_connection_ends_on_both_transports() {
+    for scheme in ["ws", "grpc"] {
+        let kas = Kas::start().await;
+        let mut client = ReverseTunnelClient::new(kas.channel(scheme, &kas.token).await);
+        let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
+        kas.connected(true).await;
+        assert_eq!(kas.registry.presence(AGENT).idle, 1);
+
+        tunnel.abort();
+
+        kas.connected(false).await;
+        assert_eq!(kas.registry.presence(AGENT).idle, 0);
+    }
+}
+
+#[tokio::test]
+async fn idle_tunnels_end_well_when_draining() {
+    let kas = Kas::start().await;
+    let mut client = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
+    kas.connected(true).await;
+
+    kas.drain.start();
+
+    let ended = tokio::time::timeout(Duration::from_secs(20), tunnel).await.unwrap().unwrap();
+    let mut messages = ended.expect("OK, so that agents reopen at once").into_inner();
+    assert_eq!(messages.message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_wrong_token_a_missing_descriptor_and_unknown_methods_get_their_status() {
+    let kas = Kas::start().await;
+    let mut stranger = ReverseTunnelClient::new(kas.channel("ws", "nonsense").await);
+    let refused = stranger.connect(open(descriptor())).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "unauthenticated"));
+
+    let mut agent = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let wrong = ConnectRequest { msg: Some(Msg::Header(Default::default())) };
+    let refused = agent.connect(open(wrong)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "transition from 0 to 2 is not allowed. Allowed: [1]");
+    assert_eq!(agent.connect(open(ConnectRequest { msg: None })).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let channel = kas.channel("ws", &kas.token).await;
+    let mut flux = proto::agent::flux::rpc::git_lab_flux_client::GitLabFluxClient::new(channel);
+    let refused = flux.reconcile_projects(proto::agent::flux::rpc::ReconcileProjectsRequest::default()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert_eq!(refused.message(), "unknown service gitlab.agent.flux.rpc.GitLabFlux");
+}
+
+#[tokio::test]
+async fn configuration_is_sent_at_once_and_on_every_change_but_not_twice() {
+    let kas = Kas::start().await;
+    let mut client = AgentConfigurationClient::new(kas.channel("ws", &kas.token).await);
+    let mut stream = client.get_configuration(ConfigurationRequest::default()).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    assert_eq!(first.configuration.as_ref().unwrap().agent_id, AGENT.0);
+
+    let text = std::fs::read_to_string(&kas.file).unwrap();
+    let changed = text.replacen("tokens:", "config: {observability: {logging: {level: debug}}}\n  tokens:", 1);
+    let written = kas.file.with_extension("new");
+    std::fs::write(&written, changed).unwrap();
+    std::fs::rename(&written, &kas.file).unwrap();
+    kas.control_plane.reload_if_changed(jiff::Timestamp::now()).unwrap();
+
+    let second = stream.message().await.unwrap().unwrap();
+    assert_ne!(first.commit_id, second.commit_id);
+
+    let known = ConfigurationRequest { commit_id: second.commit_id, ..Default::default() };
+    let mut again = client.get_configuration(known).await;
+    // Nothing to send: not even headers are due before something changes.
+    if let Ok(stream) = &mut again {
+        let silent = tokio::time::timeout(Duration::from_millis(200), stream.get_mut().message()).await;
+        assert!(silent.is_err());
+    }
+}
+
+#[tokio::test]
+async fn processes_register_and_unregister() {
+    let kas = Kas::start().await;
+    let mut client = AgentRegistrarClient::new(kas.channel("grpc", &kas.token).await)
+        .send_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let agent_meta = Some(AgentMeta { version: "v16.5.0".into(), ..Default::default() });
+    client.register(RegisterRequest { agent_meta: agent_meta.clone(), pod_id: 7 }).await.unwrap();
+    assert_eq!(kas.tracker.instances(AGENT).len(), 1);
+
+    client.unregister(UnregisterRequest { agent_meta, pod_id: 7 }).await.unwrap();
+
+    assert!(kas.tracker.instances(AGENT).is_empty());
+}
+
+#[tokio::test]
+async fn the_limit_counts_connections_and_not_the_tunnels_on_them() {
+    let kas = Kas::with_limit(1).await;
+    let mut first = AgentRegistrarClient::new(kas.channel("ws", &kas.token).await);
+    for _ in 0..50 {
+        first.register(RegisterRequest::default()).await.unwrap();
+    }
+
+    let mut second = AgentRegistrarClient::new(kas.channel("ws", &kas.token).await);
+    let refused = second.register(RegisterRequest::default()).await.unwrap_err();
+
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    first.register(RegisterRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_the_connection_of_its_agent() {
+    let kas = Kas::start().await;
+    let mut client = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
+    kas.connected(true).await;
+
+    edit(&kas.file, |document| Ok::<_, ChangeError>(document.revoke_agent("test")?)).unwrap();
+
+    kas.connected(false).await;
+    tokio::time::timeout(Duration::from_secs(20), tunnel).await.unwrap().unwrap().ok();
+    let mut again = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let refused = again.connect(open(descriptor())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
