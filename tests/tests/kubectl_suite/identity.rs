@@ -37,7 +37,11 @@ pub(crate) async fn agent(site: &Site) -> Result<()> {
 }
 
 pub(crate) async fn user(site: &Site) -> Result<()> {
-    let alice = site.user("alice", &["user"]).await?;
+    let alice = site
+        .kas()?
+        .user("alice", &["user"])
+        .await?
+        .in_namespace(site.kubectl.namespace());
     let nested = alice.refused(&["get", "pods", "--as=somebody"]).await?;
 
     check(site, &alice, "gitlab:user:alice", "alice").await?;
@@ -53,7 +57,11 @@ pub(crate) async fn fixed(site: &Site) -> Result<()> {
         "--as-group",
         "readers",
     ];
-    let carl = site.user("carl", &access).await?;
+    let carl = site
+        .kas()?
+        .user("carl", &access)
+        .await?
+        .in_namespace(site.kubectl.namespace());
     let identity = whoami(&carl).await?;
 
     ensure!(
@@ -64,7 +72,11 @@ pub(crate) async fn fixed(site: &Site) -> Result<()> {
 }
 
 pub(crate) async fn service(site: &Site) -> Result<()> {
-    let deployer = site.service("deployer", &["ci_job"]).await?;
+    let deployer = site
+        .kas()?
+        .service("deployer", &["ci_job"])
+        .await?
+        .in_namespace(site.kubectl.namespace());
     let name = whoami(&deployer).await?["username"]
         .as_str()
         .unwrap_or_default()
@@ -75,9 +87,11 @@ pub(crate) async fn service(site: &Site) -> Result<()> {
 }
 
 pub(crate) async fn strangers(site: &Site) -> Result<()> {
-    let wrong = site.connect(["--user", "mallory"], "not-a-token").await?;
-    let no_rights = site.kas().cli(&["user", "create", "nobody"]).await?;
-    let no_rights = site.connect(["--user", "nobody"], &no_rights).await?;
+    let wrong = site
+        .kas()?
+        .connect(["--user", "mallory"], "not-a-token")
+        .await?;
+    let no_rights = site.kas()?.user_without_access("nobody").await?;
 
     let unknown = wrong.refused(&["get", "pods"]).await?;
     let forbidden = no_rights.refused(&["get", "pods"]).await?;

@@ -12,6 +12,7 @@ mod objects;
 mod pods;
 mod scenario;
 mod site;
+mod through_kas;
 mod topology;
 mod world;
 
@@ -52,7 +53,7 @@ fn trials(world: &'static World) -> Vec<Trial> {
         })
         .filter(|(topology, scenario)| scenario.belongs_to(topology))
         .collect();
-    pairs.sort_by_key(|(_, scenario)| !scenario.is_long);
+    pairs.sort_by_key(|(_, scenario)| !scenario.is_long());
     pairs
         .into_iter()
         .map(|(topology, scenario)| trial(world, topology, scenario))

@@ -66,19 +66,35 @@ impl Via {
 
 /// One way through kas: kubectl -> `users` -> kas <- `agents` <- agentk.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Topology {
-    pub(crate) name: &'static str,
+pub(crate) struct Way {
     pub(crate) scheme: Scheme,
     pub(crate) agents: Via,
     pub(crate) users: Via,
 }
 
+/// A named way, or none: kubectl straight to the API server, which shows what the scenarios need of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Topology {
+    pub(crate) name: &'static str,
+    pub(crate) way: Option<Way>,
+}
+
 impl Topology {
+    fn new(name: &'static str, scheme: Scheme, agents: Via, users: Via) -> Self {
+        Self {
+            name,
+            way: Some(Way {
+                scheme,
+                agents,
+                users,
+            }),
+        }
+    }
+
     /// Real parts that it is made of.
     pub(crate) fn needs(&self) -> Vec<Part> {
-        let balancers = [self.agents, self.users];
+        let balancers = self.way.into_iter().flat_map(|way| [way.agents, way.users]);
         balancers
-            .into_iter()
             .filter_map(Via::needs)
             .chain([Part::Cluster])
             .collect()
@@ -87,29 +103,25 @@ impl Topology {
 
 /// Every topology of the suite.
 pub(crate) fn all() -> Vec<Topology> {
-    use {
-        Scheme::{Grpc, Grpcs, Ws, Wss},
-        Via::{Direct, HaproxyHttp, HaproxyTcp, NginxHttp},
-    };
-    let topology = |name, scheme, agents, users| Topology {
-        name,
-        scheme,
-        agents,
-        users,
-    };
+    use Scheme::{Grpc, Grpcs, Ws, Wss};
+    use Via::{Direct, HaproxyHttp, HaproxyTcp, NginxHttp};
     vec![
-        topology("wss_direct", Wss, Direct, Direct),
-        topology("ws_direct", Ws, Direct, Direct),
-        topology("grpc_direct", Grpc, Direct, Direct),
-        topology("grpcs_direct", Grpcs, Direct, Direct),
-        topology("wss_haproxy_l4", Wss, HaproxyTcp, Direct),
-        topology("grpcs_haproxy_l4", Grpcs, HaproxyTcp, Direct),
-        topology("wss_haproxy_l7", Wss, HaproxyHttp, Direct),
-        topology("grpcs_haproxy_l7", Grpcs, HaproxyHttp, Direct),
-        topology("wss_nginx_l7", Wss, NginxHttp, Direct),
-        topology("grpcs_nginx_l7", Grpcs, NginxHttp, Direct),
-        topology("users_haproxy_l4", Wss, Direct, HaproxyTcp),
-        topology("users_haproxy_l7", Wss, Direct, HaproxyHttp),
-        topology("users_nginx_l7", Wss, Direct, NginxHttp),
+        Topology {
+            name: "without_kas",
+            way: None,
+        },
+        Topology::new("wss_direct", Wss, Direct, Direct),
+        Topology::new("ws_direct", Ws, Direct, Direct),
+        Topology::new("grpc_direct", Grpc, Direct, Direct),
+        Topology::new("grpcs_direct", Grpcs, Direct, Direct),
+        Topology::new("wss_haproxy_l4", Wss, HaproxyTcp, Direct),
+        Topology::new("grpcs_haproxy_l4", Grpcs, HaproxyTcp, Direct),
+        Topology::new("wss_haproxy_l7", Wss, HaproxyHttp, Direct),
+        Topology::new("grpcs_haproxy_l7", Grpcs, HaproxyHttp, Direct),
+        Topology::new("wss_nginx_l7", Wss, NginxHttp, Direct),
+        Topology::new("grpcs_nginx_l7", Grpcs, NginxHttp, Direct),
+        Topology::new("users_haproxy_l4", Wss, Direct, HaproxyTcp),
+        Topology::new("users_haproxy_l7", Wss, Direct, HaproxyHttp),
+        Topology::new("users_nginx_l7", Wss, Direct, NginxHttp),
     ]
 }
