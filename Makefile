@@ -28,7 +28,7 @@ doc:
 ci: lint test doc
 
 bench:
-	$(CARGO) bench --workspace
+	benches/run
 
 sim e2e bench-compare image deploy-test:
 	@echo "make $@: not built yet" >&2

@@ -1,0 +1,128 @@
+//! `loadtest bench`: one replica on loopback, measured from outside.
+
+mod agents;
+mod control;
+mod idle;
+mod replica;
+mod report;
+mod requests;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use tempfile::TempDir;
+
+use crate::output;
+use agents::Kind;
+use control::ControlPlane;
+use report::Report;
+
+/// Benchmarks.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// The kas to measure; by default the one beside this program.
+    #[arg(long)]
+    kas: Option<PathBuf>,
+    /// The agentk to measure with; by default the one beside this program.
+    #[arg(long)]
+    agentk: Option<PathBuf>,
+    /// Where to write the figures.
+    #[arg(long, default_value = "target/reports/bench.json")]
+    output: PathBuf,
+    /// Idle agents to measure memory with.
+    #[arg(long, default_value_t = 2000)]
+    agents: usize,
+    /// Seconds of each measurement of requests.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Seconds for which idle agents are watched.
+    #[arg(long, default_value_t = 20.0)]
+    idle_seconds: f64,
+    /// Only these parts.
+    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle"])]
+    only: Vec<Part>,
+}
+
+/// A part of the benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests a second, latency and CPU per request.
+    Requests,
+    /// MiB/s of one long body.
+    Bulk,
+    /// Memory and CPU per idle agent.
+    Idle,
+}
+
+/// What every measurement needs.
+struct Bench {
+    options: Options,
+    kas: PathBuf,
+    agentk: PathBuf,
+    dir: TempDir,
+    control: ControlPlane,
+}
+
+/// Runs the benchmarks, writes the figures and prints them as a table.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let bench = Bench::new(options)?;
+    let result = bench.measure().await;
+    if result.is_err() {
+        let kept = bench.dir.keep();
+        output::progress(&format!("the logs are in {}", kept.display()));
+    }
+    result
+}
+
+impl Bench {
+    fn new(options: Options) -> anyhow::Result<Self> {
+        let dir = TempDir::with_prefix("kas-bench-")?;
+        let kas = beside(options.kas.as_deref(), "kas")?;
+        ensure!(kas.is_file(), "there is no kas at {}", kas.display());
+        Ok(Self {
+            control: ControlPlane::write(dir.path(), options.agents)?,
+            agentk: beside(options.agentk.as_deref(), "agentk")?,
+            kas,
+            dir,
+            options,
+        })
+    }
+
+    async fn measure(&self) -> anyhow::Result<()> {
+        let mut report = Report::new(&self.kas);
+        if self.wants(Part::Requests) || self.wants(Part::Bulk) {
+            for kind in [Kind::Simulated, Kind::Agentk] {
+                if kind == Kind::Agentk && !self.agentk.is_file() {
+                    output::line(&format!("SKIPPED: agentk needs {}", self.agentk.display()));
+                    continue;
+                }
+                requests::measure(self, kind, &mut report).await?;
+            }
+        }
+        if self.wants(Part::Idle) {
+            for tls in [false, true] {
+                report.idle.push(idle::measure(self, tls).await?);
+            }
+        }
+        report.write(&self.options.output)?;
+        output::line(&report.table());
+        Ok(())
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.options.only.contains(&part)
+    }
+
+    fn logs(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn beside(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let own = std::env::current_exe().context("this program's own path is unknown")?;
+    Ok(own.with_file_name(name))
+}

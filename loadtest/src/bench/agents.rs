@@ -1,0 +1,111 @@
+//! The agents' side of a benchmark: simulated ones, or agentk with a backend.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Bench,
+    replica::{Replica, free_ports, loopback},
+};
+use crate::process::{Process, Sample};
+
+/// How long simulated agents may take to be ready, beyond their ramp.
+const READY: Duration = Duration::from_secs(120);
+/// How long a program may take to start.
+const START: Duration = Duration::from_secs(20);
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// A simulated agent with a scripted API inside.
+    Simulated,
+    /// Our agentk, in front of the scripted API as an HTTP server.
+    Agentk,
+}
+
+/// Running agents.
+#[derive(Debug)]
+pub(super) struct Agents {
+    pub(super) process: Process,
+    backend: Option<Process>,
+}
+
+impl Agents {
+    /// One agent, of the given kind.
+    pub(super) async fn one(bench: &Bench, replica: &Replica, kind: Kind) -> anyhow::Result<Self> {
+        match kind {
+            Kind::Simulated => Self::fleet(bench, replica, 1).await,
+            Kind::Agentk => Self::agentk(bench, replica).await,
+        }
+    }
+
+    /// Simulated agents, each with its own token; ready when this returns.
+    pub(super) async fn fleet(
+        bench: &Bench,
+        replica: &Replica,
+        agents: usize,
+    ) -> anyhow::Result<Self> {
+        let control = &bench.control;
+        let arguments = [
+            "fleet".to_owned(),
+            format!("--kas-address={}", replica.kas_address()),
+            format!("--token-file={}", control.tokens.display()),
+            format!("--ca-cert-file={}", control.certificate.display()),
+            format!("--agents={agents}"),
+        ];
+        let own = std::env::current_exe()?;
+        let mut process = Process::start("fleet", &own, arguments, &[], bench.logs())?;
+        process.line("ready:", READY).await?;
+        Ok(Self {
+            process,
+            backend: None,
+        })
+    }
+
+    async fn agentk(bench: &Bench, replica: &Replica) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut backend = Process::start("backend", &own, ["backend"], &[], bench.logs())?;
+        let server = backend.line("ready:", START).await?;
+        let [observability] = free_ports().await?;
+        let arguments = [
+            format!("--kas-address={}", replica.kas_address()),
+            format!("--token-file={}", bench.control.first.display()),
+            format!("--kubeconfig={}", kubeconfig(bench, &server)?.display()),
+            format!("--observability-listen-address={}", loopback(observability)),
+        ];
+        let pod = [("POD_NAMESPACE", "bench"), ("POD_NAME", "bench")];
+        let process = Process::start("agentk", &bench.agentk, arguments, &pod, bench.logs())?;
+        Ok(Self {
+            process,
+            backend: Some(backend),
+        })
+    }
+
+    pub(super) fn sample(&self) -> anyhow::Result<Sample> {
+        self.process.sample()
+    }
+
+    pub(super) async fn end(self) {
+        self.process.end().await;
+        if let Some(backend) = self.backend {
+            backend.end().await;
+        }
+    }
+}
+
+fn kubeconfig(bench: &Bench, server: &str) -> anyhow::Result<PathBuf> {
+    let path = bench.dir.path().join("kubeconfig");
+    let content = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "bench",
+        "clusters": [{ "name": "bench", "cluster": { "server": server } }],
+        "users": [{ "name": "bench", "user": {} }],
+        "contexts": [{ "name": "bench", "context": { "cluster": "bench", "user": "bench" } }],
+    });
+    std::fs::write(&path, content.to_string())?;
+    Ok(path)
+}

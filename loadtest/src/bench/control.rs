@@ -1,0 +1,109 @@
+//! The control plane of a benchmark: many agents and one user, in one file.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use rcgen::generate_simple_self_signed;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const USER: &str = "bench";
+
+/// Files for kas and for whoever uses it.
+#[derive(Debug)]
+pub(super) struct ControlPlane {
+    /// For kas.
+    pub(super) agents: PathBuf,
+    /// One agent token a line, of agents 1, 2, …
+    pub(super) tokens: PathBuf,
+    /// The token of agent 1.
+    pub(super) first: PathBuf,
+    /// A certificate for loopback, which is its own CA.
+    pub(super) certificate: PathBuf,
+    /// Its key.
+    pub(super) key: PathBuf,
+    user_token: String,
+}
+
+impl ControlPlane {
+    pub(super) fn write(dir: &Path, agents: usize) -> anyhow::Result<Self> {
+        let tokens: Vec<String> = (1..=agents.max(1)).map(|_| token("glagent-")).collect();
+        let user_token = token("kasuser-");
+        let certificate = generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
+        let file = |name: &str, content: &str| {
+            let path = dir.join(name);
+            std::fs::write(&path, content)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            anyhow::Ok(path)
+        };
+        Ok(Self {
+            agents: file("agents.yaml", &document(&tokens, &user_token).to_string())?,
+            tokens: file("tokens", &tokens.join("\n"))?,
+            first: file("token", &tokens[0])?,
+            certificate: file("certificate.pem", &certificate.cert.pem())?,
+            key: file("key.pem", &certificate.signing_key.serialize_pem())?,
+            user_token,
+        })
+    }
+
+    /// What a user shows to reach an agent, given by number or as `{agent}`.
+    pub(super) fn bearer(&self, agent: &str) -> String {
+        format!("pat:{agent}:{}", self.user_token)
+    }
+}
+
+/// YAML, of which JSON is a part.
+fn document(tokens: &[String], user_token: &str) -> Value {
+    let agent = |(index, token): (usize, &String)| {
+        let id = index + 1;
+        json!({ "id": id, "name": format!("bench-{id}"), "tokens": [entry(token)] })
+    };
+    json!({
+        "agents": tokens.iter().enumerate().map(agent).collect::<Vec<_>>(),
+        "users": [{ "name": USER, "tokens": [entry(user_token)] }],
+        "access": [{ "agents": "*", "users": [USER], "access_as": "agent" }],
+    })
+}
+
+fn entry(token: &str) -> Value {
+    json!({ "hash": hash(token), "created_at": "2026-01-01T00:00:00Z" })
+}
+
+fn hash(token: &str) -> String {
+    let mut text = "sha256:".to_owned();
+    for byte in Sha256::digest(token) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn token(prefix: &str) -> String {
+    (0..50).fold(prefix.to_owned(), |mut token, _| {
+        token.push(char::from(rand::random_range(b'a'..=b'z')));
+        token
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_hashes_only() {
+        let dir = tempfile::tempdir().unwrap();
+
+        let control = ControlPlane::write(dir.path(), 3).unwrap();
+
+        let file = std::fs::read_to_string(&control.agents).unwrap();
+        let tokens = std::fs::read_to_string(&control.tokens).unwrap();
+        assert_eq!(tokens.lines().count(), 3);
+        for token in tokens.lines() {
+            assert!(!file.contains(token) && file.contains(&hash(token)));
+        }
+        assert!(!file.contains(&control.user_token));
+    }
+}

@@ -1,0 +1,147 @@
+//! The figures, as JSON and as a table.
+
+use std::{fmt::Write as _, path::Path};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::agents::Kind;
+use crate::traffic;
+
+/// All figures of one run.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    kas: String,
+    cpus: usize,
+    pub(super) requests: Vec<Requests>,
+    pub(super) bulk: Vec<Bulk>,
+    pub(super) idle: Vec<Idle>,
+}
+
+/// Closed-loop requests of 4 KiB.
+#[derive(Debug, Serialize)]
+pub(super) struct Requests {
+    pub(super) kind: Kind,
+    pub(super) clients: usize,
+    pub(super) kas_cpu_us: f64,
+    pub(super) agent_cpu_us: f64,
+    #[serde(flatten)]
+    pub(super) sent: traffic::Report,
+}
+
+/// A body of 200 MiB.
+#[derive(Debug, Serialize)]
+pub(super) struct Bulk {
+    pub(super) kind: Kind,
+    pub(super) mebibytes_per_second: f64,
+    pub(super) kas_cpu_ms: f64,
+}
+
+/// Idle agents; kernel memory is not included.
+#[derive(Debug, Serialize)]
+pub(super) struct Idle {
+    pub(super) scheme: &'static str,
+    pub(super) agents: usize,
+    pub(super) fresh_kib: f64,
+    pub(super) after_traffic_kib: f64,
+    pub(super) after_reconnects_kib: f64,
+    pub(super) cpu_ms_per_minute: f64,
+    pub(super) fleet_kib: f64,
+}
+
+impl Report {
+    pub(super) fn new(kas: &Path) -> Self {
+        Self {
+            kas: kas.display().to_string(),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            requests: Vec::new(),
+            bulk: Vec::new(),
+            idle: Vec::new(),
+        }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(self)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub(super) fn table(&self) -> String {
+        let mut table = format!(
+            "Client, kas, agent and backend share {} CPUs. CPU per request is the figure that travels.\n",
+            self.cpus
+        );
+        self.add(&mut table)
+            .expect("writing to a string cannot fail");
+        table
+    }
+
+    fn add(&self, table: &mut String) -> std::fmt::Result {
+        if !self.requests.is_empty() {
+            writeln!(
+                table,
+                "\n| GET 4 KiB, ws | clients | requests/s | p50 ms | p99 ms | kas CPU µs | agent CPU µs | failed |\n|---|---|---|---|---|---|---|---|"
+            )?;
+        }
+        for row in &self.requests {
+            let (sent, latency) = (&row.sent, &row.sent.latency_ms);
+            writeln!(
+                table,
+                "| {} | {} | {:.0} | {:.2} | {:.2} | {:.1} | {:.1} | {} |",
+                row.kind.name(),
+                row.clients,
+                sent.requests_per_second,
+                latency.p50,
+                latency.p99,
+                row.kas_cpu_us,
+                row.agent_cpu_us,
+                sent.errors(),
+            )?;
+        }
+        if !self.bulk.is_empty() {
+            writeln!(
+                table,
+                "\n| 200 MiB, ws | MiB/s | kas CPU ms |\n|---|---|---|"
+            )?;
+        }
+        for row in &self.bulk {
+            let name = row.kind.name();
+            writeln!(
+                table,
+                "| {name} | {:.0} | {:.0} |",
+                row.mebibytes_per_second, row.kas_cpu_ms
+            )?;
+        }
+        if !self.idle.is_empty() {
+            writeln!(
+                table,
+                "\n| idle agents | KiB each, fresh | after 4 requests each | after 3 reconnects | CPU ms per minute | KiB each in the simulator |\n|---|---|---|---|---|---|"
+            )?;
+        }
+        for row in &self.idle {
+            writeln!(
+                table,
+                "| {}, {} | {:.1} | {:.1} | {:.1} | {:.3} | {:.1} |",
+                row.agents,
+                row.scheme,
+                row.fresh_kib,
+                row.after_traffic_kib,
+                row.after_reconnects_kib,
+                row.cpu_ms_per_minute,
+                row.fleet_kib,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Simulated => "simulated agent",
+            Self::Agentk => "agentk, HTTP backend",
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `loadtest fleet`: many agents in one process, each with its own connection.
+
+mod agent;
+mod answer;
+mod options;
+mod pool;
+mod rpc;
+mod session;
+mod source;
+mod stats;
+mod tunnel;
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::bail;
+use http::HeaderValue;
+use runtime::signal::Termination;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, interval, timeout},
+};
+
+use crate::{limits, output, script::Script};
+use agent::{Agent, Fleet};
+pub(crate) use options::Options;
+use rpc::Head;
+use source::Sources;
+use stats::Stats;
+
+/// The agent that is played: kas knows from it what the agent can do.
+const VERSION: &str = "v16.5.0";
+const COMMIT: &str = "loadtest";
+/// Agents that dial at the same time.
+const DIALLING: usize = 256;
+
+fn user_agent() -> String {
+    format!("gitlab-agent/{VERSION}/{COMMIT}")
+}
+
+/// Runs the fleet to its end and prints what it counted.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    limits::make_room(options.agents)?;
+    let termination = Termination::listen()?;
+    let reconnect = signal(SignalKind::user_defined1())?;
+    let fleet = fleet(&options)?;
+    let agents = launch(&options, &fleet)?;
+    let mut run = Run {
+        options,
+        fleet,
+        started: Instant::now(),
+        seconds_to_ready: None,
+    };
+    let result = run.until_the_end(termination, reconnect).await;
+    output::json(
+        &run.fleet
+            .stats
+            .summary(run.options.agents, run.seconds_to_ready),
+    )?;
+    drop(agents);
+    result
+}
+
+fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
+    Ok(Arc::new(Fleet {
+        target: options.target()?,
+        script: Script::new(options.response_bytes),
+        descriptor: tunnel::descriptor(),
+        tunnels: options.tunnels.max(2),
+        stats: Stats::default(),
+        dialling: Semaphore::new(DIALLING),
+        ramp: options.ramp,
+        round: watch::Sender::new(0),
+    }))
+}
+
+fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> {
+    let tokens = options.tokens()?;
+    let connect = options.connect(&fleet.target)?;
+    let sources = Sources::new(options.source_range, fleet.target.host())?;
+    let user_agent = HeaderValue::try_from(format!("{} grpc-rust", user_agent()))?;
+    let mut agents = JoinSet::new();
+    for number in 0..options.agents {
+        let token = &tokens[number % tokens.len()];
+        let mut connect = connect.clone();
+        connect.local_address = sources.of(number);
+        let agent = Agent {
+            number,
+            fleet: fleet.clone(),
+            head: Head::new(&fleet.target, token, &user_agent)?,
+            options: connect,
+            pod_id: rand::random_range(0..i64::MAX),
+        };
+        agents.spawn(Arc::new(agent).run());
+    }
+    Ok(agents)
+}
+
+/// A fleet that is up.
+struct Run {
+    options: Options,
+    fleet: Arc<Fleet>,
+    started: Instant,
+    seconds_to_ready: Option<f64>,
+}
+
+impl Run {
+    async fn until_the_end(
+        &mut self,
+        mut termination: Termination,
+        mut reconnect: Signal,
+    ) -> anyhow::Result<()> {
+        let duration = self.options.duration.unwrap_or(Duration::MAX);
+        let rounds = async {
+            self.ready("").await?;
+            self.seconds_to_ready = Some(self.started.elapsed().as_secs_f64());
+            for _ in 0..self.options.churn {
+                self.churn().await?;
+            }
+            while reconnect.recv().await.is_some() {
+                self.churn().await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = rounds => result,
+            _ = termination.next() => Ok(()),
+            () = tokio::time::sleep(duration) => Ok(()),
+        }
+    }
+
+    /// Has every agent drop its connection and connect anew.
+    async fn churn(&self) -> anyhow::Result<()> {
+        let agents = self.options.agents as u64;
+        let dropped = self.fleet.stats.churned.load(Relaxed) + agents;
+        let mut round = 0;
+        self.fleet.round.send_modify(|current| {
+            *current += 1;
+            round = *current;
+        });
+        self.wait(|fleet| fleet.stats.churned.load(Relaxed) >= dropped)
+            .await?;
+        self.ready(&format!(" (round {round})")).await
+    }
+
+    async fn ready(&self, remark: &str) -> anyhow::Result<()> {
+        let agents = self.options.agents;
+        self.wait(|fleet| fleet.stats.ready(agents, fleet.tunnels))
+            .await?;
+        output::line(&format!("ready: {agents} agents{remark}"));
+        Ok(())
+    }
+
+    async fn wait(&self, reached: impl Fn(&Fleet) -> bool) -> anyhow::Result<()> {
+        let polling = async {
+            let mut ticks = interval(Duration::from_millis(20));
+            while !reached(&self.fleet) {
+                ticks.tick().await;
+            }
+        };
+        let deadline = self.options.deadline();
+        if timeout(deadline, polling).await.is_err() {
+            bail!("not all agents were ready within {deadline:?}; see what was counted");
+        }
+        Ok(())
+    }
+}

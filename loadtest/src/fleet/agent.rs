@@ -1,0 +1,126 @@
+//! One simulated agent: connects, and connects again, until the fleet ends.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use proto::{
+    agent::entity::{AgentMeta, KubernetesVersion},
+    frame::Frame,
+};
+use runtime::{
+    backoff::Backoff,
+    connect::{ConnectOptions, Target},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+
+use super::{
+    rpc::Head,
+    session::{End, Session},
+    stats::Stats,
+};
+use crate::script::Script;
+
+/// Connections that may finish their calls beside the current one.
+const MAX_DRAINING: usize = 2;
+
+/// What all agents share.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    pub(super) target: Target,
+    pub(super) script: Script,
+    pub(super) descriptor: Frame,
+    pub(super) tunnels: usize,
+    pub(super) stats: Stats,
+    /// Agents that may dial at the same time.
+    pub(super) dialling: Semaphore,
+    /// Agents that may begin to dial in a second.
+    pub(super) ramp: f64,
+    /// Number of the round in which all agents connect anew.
+    pub(super) round: watch::Sender<u64>,
+}
+
+/// One agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) number: usize,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) head: Head,
+    pub(super) options: ConnectOptions,
+    pub(super) pod_id: i64,
+}
+
+type Draining = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+impl Agent {
+    /// Runs until it is dropped.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut round = self.fleet.round.subscribe();
+        loop {
+            round.mark_unchanged();
+            tokio::select! {
+                () = self.connect_again_and_again() => {}
+                changed = round.changed() => if changed.is_err() { return },
+            }
+            self.fleet.stats.churned.fetch_add(1, Relaxed);
+        }
+    }
+
+    async fn connect_again_and_again(self: &Arc<Self>) {
+        let place = Duration::try_from_secs_f64(self.number as f64 / self.fleet.ramp);
+        sleep(place.unwrap_or_default()).await;
+        // grpc-go's own backoff.
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120), 1.6);
+        let mut draining = Draining::new();
+        loop {
+            match beside(&mut draining, Session::open(self.clone())).await {
+                Ok(session) => {
+                    self.fleet.stats.connections.fetch_add(1, Relaxed);
+                    backoff.reset();
+                    if let End::Leaving(session) = beside(&mut draining, session.run()).await {
+                        if draining.len() < MAX_DRAINING {
+                            draining.push(Box::pin(session.drain()));
+                        }
+                        continue;
+                    }
+                    self.fleet.stats.failed("connection lost");
+                }
+                Err(error) => self.fleet.stats.failed(&format!("connect: {error}")),
+            }
+            beside(&mut draining, sleep(backoff.next(rand::random()))).await;
+        }
+    }
+
+    /// How it describes itself.
+    pub(super) fn meta(&self) -> AgentMeta {
+        AgentMeta {
+            version: super::VERSION.to_owned(),
+            commit_id: super::COMMIT.to_owned(),
+            pod_namespace: "loadtest".to_owned(),
+            pod_name: format!("loadtest-{}", self.number),
+            kubernetes_version: Some(KubernetesVersion {
+                major: "1".to_owned(),
+                minor: "33".to_owned(),
+                git_version: "v1.33.0".to_owned(),
+                platform: "linux/amd64".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Awaits `main` while `others` go on.
+async fn beside<T>(others: &mut Draining, main: impl Future<Output = T>) -> T {
+    let mut main = pin!(main);
+    loop {
+        tokio::select! {
+            result = &mut main => return result,
+            Some(()) = others.next(), if !others.is_empty() => {}
+        }
+    }
+}

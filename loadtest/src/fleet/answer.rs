@@ -1,0 +1,219 @@
+//! Answers a call of `KubernetesApi.MakeRequest` by the script.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{
+    agent::{
+        grpctool::{HttpRequest, HttpResponse, http_request, http_response},
+        prototool::{self, Values},
+        reverse_tunnel::rpc::{
+            ConnectRequest, ConnectResponse, Header, Trailer, connect_request,
+            connect_response::Msg,
+        },
+    },
+    frame::{Frame, FrameBuilder, Payload},
+};
+use runtime::grpc::{SendStream, send_frame};
+
+use super::{rpc::Failure, tunnel::Taken};
+use crate::{
+    body::Body,
+    script::{self, Answer, Script},
+};
+
+/// Longest request body that is kept for an echo.
+const MAX_ECHO: usize = 16 << 20;
+/// Longest body that leaves together with its head and trailer.
+const SMALL: u64 = 16 << 10;
+/// `ConnectRequest.message`, `Message.data`.
+const MESSAGE: &[u32] = &[3, 1];
+/// The same, then `HttpResponse.data`, `Data.data`.
+const DATA: &[u32] = &[3, 1, 2, 1];
+
+/// A request as far as the script needs it.
+struct Asked {
+    answer: Answer,
+    body: VecDeque<Bytes>,
+}
+
+/// Reads the call, answers it and waits for its end; gives the length of the
+/// body that was sent.
+pub(super) async fn serve(script: &Script, mut call: Taken) -> Result<u64, Failure> {
+    let asked = read(script, &mut call).await?;
+    let head = head(&asked);
+    let sent = match asked.answer {
+        Answer::Json(body) => body_of(&mut call.send, head, body.into()).await?,
+        Answer::Bytes(length) => body_of(&mut call.send, head, Body::pattern(length)).await?,
+        Answer::Echo => body_of(&mut call.send, head, Body::Pieces(asked.body)).await?,
+        Answer::Watch { events, every } => watch(&mut call, head, events, every).await?,
+    };
+    while call.inbound.message().await?.is_some() {}
+    Ok(sent)
+}
+
+async fn read(script: &Script, call: &mut Taken) -> Result<Asked, Failure> {
+    let mut answer = None;
+    let mut body = VecDeque::new();
+    let mut length = 0;
+    while let Some(message) = call.inbound.message().await? {
+        let request = match ConnectResponse::decode(message)?.msg {
+            Some(Msg::Message(message)) => HttpRequest::decode(message.data)?.message,
+            Some(Msg::CloseSend(_)) => {
+                let answer = answer.ok_or(Failure::Protocol("a call without a request"))?;
+                return Ok(Asked { answer, body });
+            }
+            Some(Msg::RequestInfo(_)) | None => {
+                return Err(Failure::Protocol("not a message of a call"));
+            }
+        };
+        match request {
+            Some(http_request::Message::Header(header)) => {
+                let path = header.request.unwrap_or_default().url_path;
+                answer = Some(script.answer(&path));
+            }
+            Some(http_request::Message::Data(data)) if answer == Some(Answer::Echo) => {
+                length += data.data.len();
+                if length > MAX_ECHO {
+                    return Err(Failure::Protocol("a body too long for an echo"));
+                }
+                body.push_back(data.data);
+            }
+            Some(
+                http_request::Message::Data(_)
+                | http_request::Message::Trailer(_)
+                | http_request::Message::UpgradeData(_),
+            ) => {}
+            None => return Err(Failure::Protocol("an empty message")),
+        }
+    }
+    Err(Failure::Protocol("a call that ended before its request"))
+}
+
+async fn body_of(send: &mut SendStream, head: FrameBuilder, body: Body) -> Result<u64, Failure> {
+    let length = body.len();
+    if length <= SMALL {
+        let whole = body.fold(head, |frame, piece| frame.nested(DATA, payload(piece)));
+        send.send_data(tail(whole), true)?;
+        return Ok(length);
+    }
+    send_frame(send, head.build()).await?;
+    for piece in body {
+        send_frame(send, Frame::nested(DATA, payload(piece))).await?;
+    }
+    send.send_data(tail(FrameBuilder::default()), true)?;
+    Ok(length)
+}
+
+async fn watch(
+    call: &mut Taken,
+    head: FrameBuilder,
+    events: u64,
+    every: Duration,
+) -> Result<u64, Failure> {
+    send_frame(&mut call.send, head.build()).await?;
+    let (mut number, mut sent) = (0, 0);
+    while events == 0 || number < events {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            // kas says nothing more until it ends the call.
+            ended = call.inbound.message() => return ended.map(|_| sent),
+        }
+        let event = script::event(number);
+        number += 1;
+        sent += event.len() as u64;
+        send_frame(&mut call.send, Frame::nested(DATA, payload(event))).await?;
+    }
+    call.send.send_data(tail(FrameBuilder::default()), true)?;
+    Ok(sent)
+}
+
+fn head(asked: &Asked) -> FrameBuilder {
+    let one = |value: String| Values { value: vec![value] };
+    let mut header = prototool::HttpResponse {
+        status_code: 200,
+        status: "200 OK".into(),
+        ..Default::default()
+    };
+    let content_type = asked.answer.content_type().to_owned();
+    header
+        .header
+        .insert("Content-Type".into(), one(content_type));
+    if let Some(length) = asked.answer.length() {
+        let length = one(length.to_string());
+        header.header.insert("Content-Length".into(), length);
+    }
+    let response = http_response::Header {
+        response: Some(header),
+    };
+    FrameBuilder::default()
+        .message(&to_kas(connect_request::Msg::Header(Header::default())))
+        .nested(MESSAGE, message(http_response::Message::Header(response)))
+}
+
+fn tail(frame: FrameBuilder) -> Frame {
+    let trailer = http_response::Message::Trailer(http_response::Trailer {});
+    frame
+        .nested(MESSAGE, message(trailer))
+        .message(&to_kas(connect_request::Msg::Trailer(Trailer::default())))
+        .build()
+}
+
+fn message(message: http_response::Message) -> Payload {
+    Payload::message(&HttpResponse {
+        message: Some(message),
+    })
+}
+
+fn payload(body: Bytes) -> Payload {
+    Payload {
+        head: Bytes::new(),
+        body,
+    }
+}
+
+fn to_kas(msg: connect_request::Msg) -> ConnectRequest {
+    ConnectRequest { msg: Some(msg) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Buf;
+    use proto::{
+        frame::{Deframer, Encoding},
+        sequence::{CONNECT_REQUEST, END, FieldNumber, HTTP, Sequence},
+    };
+
+    #[test]
+    fn a_small_answer_is_one_frame_in_the_protocols_order() {
+        let asked = Asked {
+            answer: Script::new(4096).answer("/"),
+            body: VecDeque::new(),
+        };
+        let frame = head(&asked).nested(DATA, payload(crate::content::json(4096)));
+        let mut frame = tail(frame);
+        let mut deframer = Deframer::new(Encoding::Identity);
+        let (mut tunnel, mut http) = (Sequence::new(CONNECT_REQUEST), Sequence::new(HTTP));
+        tunnel.step(1).unwrap();
+        let mut body = Vec::new();
+
+        deframer.push(frame.copy_to_bytes(frame.remaining()));
+
+        while let Some(bytes) = deframer.next_message().unwrap() {
+            let message = ConnectRequest::decode(bytes).unwrap().msg.unwrap();
+            tunnel.step(message.field_number()).unwrap();
+            if let connect_request::Msg::Message(message) = message {
+                let message = HttpResponse::decode(message.data).unwrap().message.unwrap();
+                http.step(message.field_number()).unwrap();
+                if let http_response::Message::Data(data) = message {
+                    body.extend_from_slice(&data.data);
+                }
+            }
+        }
+        tunnel.step(END).unwrap();
+        http.step(END).unwrap();
+        assert_eq!(body, crate::content::json(4096));
+    }
+}

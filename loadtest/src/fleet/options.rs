@@ -1,0 +1,132 @@
+//! The command line of `loadtest fleet`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use ipnet::IpNet;
+use runtime::{
+    connect::{ConnectOptions, Target},
+    tls::{ClientTls, ClientTlsOptions},
+};
+
+/// Simulated agents.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where kas is: grpc://, grpcs://, ws:// or wss://host:port/path.
+    #[arg(long)]
+    pub(super) kas_address: String,
+    /// A token for all agents (several instances of one agent).
+    #[arg(long, conflicts_with = "token_file")]
+    token: Option<String>,
+    /// A file with one token a line, taken in turns.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// How many agents.
+    #[arg(long, default_value_t = 1)]
+    pub(super) agents: usize,
+    /// A scheme to use instead of the address's own.
+    #[arg(long, value_parser = ["grpc", "grpcs", "ws", "wss"])]
+    scheme: Option<String>,
+    /// A CA certificate for kas, beside the system's.
+    #[arg(long)]
+    ca_cert_file: Option<PathBuf>,
+    /// Idle tunnels that each agent holds at least.
+    #[arg(long, default_value_t = 2)]
+    pub(super) tunnels: usize,
+    /// Agents that begin to connect in a second, as `500/s` or `500`.
+    #[arg(long, default_value = "500/s", value_parser = ramp)]
+    pub(super) ramp: f64,
+    /// Length of the default answer's body.
+    #[arg(long, default_value_t = 4096)]
+    pub(super) response_bytes: usize,
+    /// Local addresses to dial from; on loopback 127.0.1.0/24 if not given.
+    #[arg(long)]
+    pub(super) source_range: Option<IpNet>,
+    /// Rounds in which all agents drop their connections and connect anew.
+    #[arg(long, default_value_t = 0)]
+    pub(super) churn: u64,
+    /// Seconds after which to end; otherwise at SIGTERM or SIGINT.
+    #[arg(long, value_parser = seconds)]
+    pub(super) duration: Option<Duration>,
+    /// Seconds that all agents together may take to be ready, beyond the ramp.
+    #[arg(long, default_value = "120", value_parser = seconds)]
+    pub(super) ready_within: Duration,
+}
+
+impl Options {
+    pub(super) fn target(&self) -> anyhow::Result<Target> {
+        let address = match (&self.scheme, self.kas_address.split_once("://")) {
+            (Some(scheme), Some((_, rest))) => format!("{scheme}://{rest}"),
+            (Some(_) | None, _) => self.kas_address.clone(),
+        };
+        Ok(address.parse()?)
+    }
+
+    pub(super) fn tokens(&self) -> anyhow::Result<Vec<String>> {
+        let tokens = match (&self.token, &self.token_file) {
+            (Some(token), _) => vec![token.clone()],
+            (None, Some(file)) => read_tokens(file)?,
+            (None, None) => bail!("give the agents a --token or a --token-file"),
+        };
+        ensure!(!tokens.is_empty(), "the token file has no token");
+        Ok(tokens)
+    }
+
+    /// How to dial, but for the local address.
+    pub(super) fn connect(&self, target: &Target) -> anyhow::Result<ConnectOptions> {
+        let tls = target.scheme().is_tls().then(|| {
+            ClientTls::load(&ClientTlsOptions {
+                only_ca_files: self.ca_cert_file.is_some(),
+                ca_files: self.ca_cert_file.iter().cloned().collect(),
+                ..Default::default()
+            })
+        });
+        Ok(ConnectOptions {
+            tls: tls.transpose()?,
+            user_agent: super::user_agent(),
+            ..Default::default()
+        })
+    }
+
+    /// When all agents must be ready, counted from the first.
+    pub(super) fn deadline(&self) -> Duration {
+        self.ready_within + Duration::from_secs_f64(self.agents as f64 / self.ramp)
+    }
+}
+
+fn read_tokens(file: &PathBuf) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the token file {}", file.display()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn ramp(text: &str) -> Result<f64, String> {
+    let rate: f64 = text
+        .trim_end_matches("/s")
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of agents a second, such as 500/s"))?;
+    if rate >= 0.01 && rate.is_finite() {
+        return Ok(rate);
+    }
+    Err("the ramp must be above 0".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ramps_are_agents_a_second() {
+        assert_eq!(ramp("500/s"), Ok(500.0));
+        assert_eq!(ramp("0.5"), Ok(0.5));
+        assert!(ramp("0").is_err());
+        assert!(ramp("fast").unwrap_err().contains("500/s"));
+    }
+}

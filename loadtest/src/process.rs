@@ -1,0 +1,119 @@
+//! Programs that this one starts, ends and looks at.
+
+mod measure;
+
+use std::{ffi::OsStr, fmt, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+pub(crate) use measure::{Sample, sample};
+
+/// How long a program may take to end after it was asked to.
+const END: Duration = Duration::from_secs(10);
+
+/// A running program; killed when dropped.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    pid: Pid,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// Starts `program`; its stderr goes to a file in `logs`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+        environment: &[(&str, &str)],
+        logs: &Path,
+    ) -> anyhow::Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        let stderr = std::fs::File::create(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Ok(Self {
+            name: name.to_owned(),
+            pid: pid.and_then(Pid::from_raw).context("it has no pid")?,
+            child,
+            lines: BufReader::new(stdout).lines(),
+        })
+    }
+
+    /// Waits for a line of its stdout that begins with `prefix`; gives the rest.
+    ///
+    /// # Errors
+    /// When it ends or takes too long.
+    pub(crate) async fn line(&mut self, prefix: &str, within: Duration) -> anyhow::Result<String> {
+        let found = async {
+            while let Some(line) = self.lines.next_line().await? {
+                if let Some(rest) = line.strip_prefix(prefix) {
+                    return Ok(rest.trim().to_owned());
+                }
+            }
+            bail!("{} ended before it said {prefix:?}; see its log", self.name)
+        };
+        match timeout(within, found).await {
+            Ok(found) => found,
+            Err(_) => bail!("{} did not say {prefix:?} within {within:?}", self.name),
+        }
+    }
+
+    /// What it uses now.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
+        sample(self.pid).with_context(|| format!("{} cannot be measured", self.name))
+    }
+
+    /// Whether it runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill_process(self.pid, signal).with_context(|| format!("{} is gone", self.name))
+    }
+
+    /// Asks it to end and waits; kills it when it does not.
+    pub(crate) async fn end(mut self) {
+        let asked = self.is_running() && self.signal(Signal::TERM).is_ok();
+        if asked && timeout(END, self.child.wait()).await.is_ok() {
+            return;
+        }
+        // Fails only when it has ended meanwhile.
+        let _ = self.child.kill().await;
+    }
+}

@@ -1,0 +1,137 @@
+//! One keep-alive HTTP/1.1 connection with one request at a time.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Work,
+    pace::Turn,
+    report::Tally,
+    target::{Io, RequestBody},
+};
+
+/// A pause after a failure, so that a target that is down is not stormed.
+const PAUSE: Duration = Duration::from_millis(10);
+
+type Connection = http1::Connection<TokioIo<Io>, RequestBody>;
+
+/// A client, with its own connection and its own count.
+pub(super) struct Client {
+    work: Arc<Work>,
+    stop: CancellationToken,
+    connected: Option<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>)>,
+    tally: Tally,
+}
+
+/// A request that did not succeed.
+struct Failed(String);
+
+impl From<hyper::Error> for Failed {
+    fn from(error: hyper::Error) -> Self {
+        let kind = if error.is_incomplete_message() {
+            "http: connection closed early"
+        } else if error.is_body_write_aborted() || error.is_closed() || error.is_canceled() {
+            "http: connection lost"
+        } else if error.is_parse() {
+            "http: malformed answer"
+        } else {
+            "http: broken"
+        };
+        Self(kind.to_owned())
+    }
+}
+
+impl Client {
+    pub(super) fn new(work: Arc<Work>, stop: CancellationToken) -> Self {
+        Self {
+            work,
+            stop,
+            connected: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Sends requests until the end; gives what came of them.
+    pub(super) async fn run(mut self) -> Tally {
+        let (work, stop) = (self.work.clone(), self.stop.clone());
+        loop {
+            let turn = tokio::select! {
+                turn = work.pace.turn() => turn,
+                () = stop.cancelled() => None,
+            };
+            let Some(turn) = turn else { return self.tally };
+            let outcome = timeout(work.timeout, self.request(&work, turn)).await;
+            match outcome.unwrap_or_else(|_| Err(Failed("timeout".to_owned()))) {
+                Ok(length) => self.tally.succeeded(turn.due.elapsed(), length),
+                Err(Failed(kind)) => {
+                    self.tally.failed(&kind);
+                    self.connected = None;
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn request(&mut self, work: &Work, turn: Turn) -> Result<u64, Failed> {
+        if self
+            .connected
+            .as_ref()
+            .is_none_or(|(send, _)| send.is_closed())
+        {
+            self.connected = Some(connect(work).await?);
+        }
+        let (send, connection) = self.connected.as_mut().expect("it was connected above");
+        let exchange = exchange(work, send, turn);
+        let mut exchange = std::pin::pin!(exchange);
+        tokio::select! {
+            biased;
+            result = &mut exchange => result,
+            _ = connection.as_mut() => {
+                // The connection is over; what it delivered may still be whole.
+                exchange.await
+            }
+        }
+    }
+}
+
+async fn connect(
+    work: &Work,
+) -> Result<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>), Failed> {
+    let io = work.target.connect().await;
+    let io = io.map_err(|error| Failed(format!("connect: {}", error.kind())))?;
+    let (send, connection) = http1::handshake(TokioIo::new(io)).await?;
+    Ok((send, Box::pin(connection)))
+}
+
+async fn exchange(
+    work: &Work,
+    send: &mut http1::SendRequest<RequestBody>,
+    turn: Turn,
+) -> Result<u64, Failed> {
+    send.ready().await?;
+    let response = send.send_request(work.target.request(turn.number)).await?;
+    if !response.status().is_success() {
+        return Err(Failed(format!("status {}", response.status().as_u16())));
+    }
+    read(work, response).await
+}
+
+async fn read(work: &Work, response: Response<Incoming>) -> Result<u64, Failed> {
+    let mut verifier = work.expected.verifier();
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        if let Ok(piece) = frame?.into_data() {
+            let verified = verifier.piece(&piece);
+            verified.map_err(|wrong| Failed(wrong.kind().to_owned()))?;
+        }
+    }
+    verifier
+        .end()
+        .map_err(|wrong| Failed(wrong.kind().to_owned()))
+}
