@@ -1,0 +1,246 @@
+//! The Kubernetes API proxy: HTTP in, calls on agents out.
+//!
+//! A request is checked (origin, credentials, rights), cleaned, and carried to
+//! the agent on one call; the answer's body reads from that call as fast as the
+//! client takes it. Nothing is buffered whole, and every error is a Kubernetes
+//! `Status` with the true reason.
+
+mod audit;
+mod body;
+mod cors;
+mod credentials;
+mod exchange;
+mod failure;
+mod guard;
+mod headers;
+mod idle;
+mod metrics;
+mod query;
+mod request;
+mod route;
+mod serve;
+mod status;
+mod upgrade;
+mod upload;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use router::Router;
+use runtime::drain::Drain;
+
+pub use body::{CutShort, ProxyBody};
+pub use metrics::Metrics;
+
+use crate::control_plane::{Access, ControlPlane};
+use audit::Record;
+use cors::Caller;
+use request::{Length, Outline};
+use status::Failure;
+use upload::{BoxError, Upload};
+
+/// How long the control plane may take to decide.
+const AUTHORIZATION: Duration = Duration::from_secs(10);
+
+/// How the Kubernetes API is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the API begins; paths outside it are served as they are.
+    pub url_path_prefix: String,
+    /// How long a request waits for a tunnel.
+    pub hold: Duration,
+    /// The `Server` header, which also names us in `Via`.
+    pub server: HeaderValue,
+    /// How long the cluster may take to begin its answer.
+    pub response_header: Duration,
+    /// How long nothing may come, or be taken, in the middle of an answer.
+    pub idle: Duration,
+    /// Bytes of a request's line and headers, at most.
+    pub max_head: usize,
+    /// Requests in progress, at most.
+    pub max_in_flight: usize,
+    /// The origin whose browsers may call.
+    pub allowed_origin: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let hours = Duration::from_secs(4 * 3600);
+        Self {
+            url_path_prefix: "/k8s-proxy/".into(),
+            hold: Duration::from_secs(60),
+            server: HeaderValue::from_static(concat!("kas/", env!("CARGO_PKG_VERSION"))),
+            response_header: hours,
+            idle: hours,
+            max_head: 192 << 10,
+            max_in_flight: 10_000,
+            allowed_origin: None,
+        }
+    }
+}
+
+/// Serves the Kubernetes APIs of agents' clusters.
+#[derive(Debug)]
+pub struct KubernetesApi {
+    settings: Settings,
+    via: HeaderValue,
+    method: Arc<str>,
+    router: Arc<Router>,
+    control_plane: Arc<dyn ControlPlane>,
+    metrics: Metrics,
+}
+
+impl KubernetesApi {
+    /// A proxy to the agents that `router` finds, for those whom
+    /// `control_plane` lets.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        router: Arc<Router>,
+        control_plane: Arc<dyn ControlPlane>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let via = [b"gRPC/1.0 ", settings.server.as_bytes()].concat();
+        Arc::new(Self {
+            via: HeaderValue::from_maybe_shared(Bytes::from(via))
+                .expect("a prefix of plain letters keeps a header value valid"),
+            method: request::METHOD.into(),
+            settings,
+            router,
+            control_plane,
+            metrics,
+        })
+    }
+
+    /// Answers one request. Dropping the future, or the answer's body before
+    /// its end, cancels the request in the cluster.
+    pub async fn handle<B>(
+        &self,
+        mut request: Request<B>,
+        peer: SocketAddr,
+        drain: &Drain,
+    ) -> Response<ProxyBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        let mut record = Record::begin(&head, peer, &self.metrics);
+        let caller = Caller::of(&head.headers, self.settings.allowed_origin.as_deref());
+        if caller == Caller::Foreign {
+            return foreign(record);
+        }
+        if head.method == Method::OPTIONS {
+            return self.preflight(&head, &caller, record);
+        }
+        let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
+        let answer = match self.admit(&head, &mut record).await {
+            Ok((path, access)) => {
+                let outline = outline(head, path, access.impersonation.clone(), &body, on_upgrade.is_some());
+                record.watch = query::is_true(&outline.query, "watch");
+                let upload = (outline.length != Length::None)
+                    .then(|| Upload::new(body, on_upgrade.is_none()));
+                self.route(access.agent.id, outline, upload, on_upgrade, record, drain).await
+            }
+            Err(failure) => Err((failure, record)),
+        };
+        let mut response = answer.unwrap_or_else(|(failure, record)| {
+            self.refuse(&failure, indented, record)
+        });
+        caller.mark(response.headers_mut());
+        response
+    }
+
+    /// Checks whether the request may go on, to where, and as whom.
+    async fn admit(&self, head: &Parts, record: &mut Record) -> Result<(String, Access), Failure> {
+        let in_flight = self.metrics.admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
+        record.admitted(in_flight.ok_or_else(|| {
+            Failure::passing(StatusCode::TOO_MANY_REQUESTS, "too many requests are in progress")
+        })?);
+        let path = self.path(head)?;
+        let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
+            .map_err(|detail| failure::of_credentials(&detail))?;
+        record.asks_for(presented.agent);
+        let decision = self.control_plane.authorize(&presented.credentials, presented.agent);
+        let access = tokio::time::timeout(AUTHORIZATION, decision)
+            .await
+            .map_err(|_| {
+                let message = "the control plane did not decide in time";
+                Failure::passing(StatusCode::SERVICE_UNAVAILABLE, message)
+            })?
+            .map_err(|reason| failure::of_denial(&reason))?;
+        record.allowed(&access);
+        Ok((path, access))
+    }
+
+    fn path(&self, head: &Parts) -> Result<String, Failure> {
+        let size = headers::size(&head.headers) + head.uri.path().len();
+        if size > self.settings.max_head {
+            return Err(Failure::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                format!("the headers take {size} bytes, more than the {} allowed", self.settings.max_head),
+            ));
+        }
+        if head.method == Method::CONNECT {
+            let message = "CONNECT is not for a Kubernetes API";
+            return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, message));
+        }
+        let path = query::decode_path(head.uri.path())
+            .filter(|path| path.starts_with('/'))
+            .ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "Bad request: malformed path"))?;
+        Ok(request::strip_prefix(path, &self.settings.url_path_prefix))
+    }
+
+    fn preflight(&self, head: &Parts, caller: &Caller, mut record: Box<Record>) -> Response<ProxyBody> {
+        let (status, headers) = cors::preflight(&head.headers);
+        record.status = status.as_u16();
+        let mut response = Response::new(ProxyBody::empty());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response.headers_mut().insert(header::SERVER, self.settings.server.clone());
+        caller.mark(response.headers_mut());
+        response
+    }
+
+    fn refuse(&self, failure: &Failure, indented: bool, mut record: Box<Record>) -> Response<ProxyBody> {
+        let mut response = failure.response(indented);
+        record.status = failure.code.as_u16();
+        record.sent = response.body().size_hint().lower();
+        record.reason.clone_from(&failure.message);
+        response.headers_mut().insert(header::SERVER, self.settings.server.clone());
+        response
+    }
+}
+
+fn wants_upgrade<B>(request: &Request<B>) -> bool {
+    request.version() == http::Version::HTTP_11 && request.headers().contains_key(header::UPGRADE)
+}
+
+fn foreign(mut record: Box<Record>) -> Response<ProxyBody> {
+    record.status = StatusCode::FORBIDDEN.as_u16();
+    record.reason = "the origin is not allowed".into();
+    let mut response = Response::new(ProxyBody::empty());
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+fn outline(
+    head: Parts,
+    path: String,
+    impersonation: Option<proto::agent::kubernetes_api::rpc::ImpersonationConfig>,
+    body: &impl Body,
+    upgrade: bool,
+) -> Outline {
+    Outline {
+        query: query::forwarded(head.uri.query().unwrap_or("")),
+        method: head.method,
+        path,
+        headers: head.headers,
+        length: Length::of(body),
+        upgrade,
+        impersonation,
+    }
+}

@@ -1,0 +1,111 @@
+//! One line for every request, when it is over.
+
+use std::net::SocketAddr;
+
+use http::{HeaderValue, Method, Uri, header, request};
+use router::id::AgentId;
+use tokio::time::Instant;
+
+use super::metrics::{InFlight, Metrics};
+use crate::control_plane::{Access, Identity};
+
+/// What is remembered of a request until it is over. Dropping it says so: in
+/// the log (target `audit`) and in the metrics.
+#[derive(Debug)]
+pub(super) struct Record {
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    peer: SocketAddr,
+    user_agent: Option<HeaderValue>,
+    who: Option<Identity>,
+    agent: Option<AgentId>,
+    agent_name: String,
+    metrics: Metrics,
+    in_flight: Option<InFlight>,
+    /// Whether it is a Kubernetes watch.
+    pub(super) watch: bool,
+    /// The status of the answer, 0 before there is one.
+    pub(super) status: u16,
+    /// Whether the answer ended before it was whole.
+    pub(super) cut: bool,
+    /// Bytes of the request's body.
+    pub(super) received: u64,
+    /// Bytes of the answer's body.
+    pub(super) sent: u64,
+    /// How often the call was made again.
+    pub(super) replays: u32,
+    /// Why it was refused or failed.
+    pub(super) reason: String,
+}
+
+impl Record {
+    /// A request that begins now.
+    pub(super) fn begin(head: &request::Parts, peer: SocketAddr, metrics: &Metrics) -> Box<Self> {
+        Box::new(Self {
+            started: Instant::now(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            peer,
+            user_agent: head.headers.get(header::USER_AGENT).cloned(),
+            who: None,
+            agent: None,
+            agent_name: String::new(),
+            metrics: metrics.clone(),
+            in_flight: None,
+            watch: false,
+            status: 0,
+            cut: false,
+            received: 0,
+            sent: 0,
+            replays: 0,
+            reason: String::new(),
+        })
+    }
+
+    /// It is counted as in progress until it is over.
+    pub(super) fn admitted(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// It asks for this agent.
+    pub(super) fn asks_for(&mut self, agent: AgentId) {
+        self.agent = Some(agent);
+    }
+
+    /// It was allowed.
+    pub(super) fn allowed(&mut self, access: &Access) {
+        self.who = Some(access.identity.clone());
+        self.agent_name.clone_from(&access.agent.name);
+    }
+
+    /// Time since it began.
+    pub(super) fn age(&self) -> std::time::Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let whole = if self.cut { 0 } else { self.status };
+        self.metrics.over(whole, self.received, self.sent);
+        tracing::info!(
+            target: "audit",
+            who = self.who.as_ref().map(tracing::field::display),
+            agent_id = self.agent.map(|agent| agent.0),
+            agent = self.agent_name,
+            verb = if self.watch { "WATCH" } else { self.method.as_str() },
+            path = self.uri.path(),
+            status = self.status,
+            cut = self.cut || self.status == 0,
+            received = self.received,
+            sent = self.sent,
+            duration_ms = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            replays = self.replays,
+            remote = %self.peer,
+            user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),
+            reason = self.reason,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,320 @@
+//! Who asks, and for which agent, as the request says.
+
+use http::{HeaderMap, HeaderValue, header};
+use router::id::AgentId;
+
+use super::query;
+use crate::control_plane::{Credentials, Token};
+
+/// The query parameter that names the agent of a browser's session.
+pub(super) const AGENT_ID_PARAMETER: &str = "gitlab-agent-id";
+/// The query parameter with the CSRF token of a browser's session.
+pub(super) const CSRF_PARAMETER: &str = "gitlab-csrf-token";
+/// The header that names the agent of a browser's session.
+pub(super) const AGENT_ID_HEADER: &str = "gitlab-agent-id";
+/// The header with the CSRF token of a browser's session.
+pub(super) const CSRF_HEADER: &str = "x-csrf-token";
+const COOKIE: &str = "_gitlab_kas";
+
+/// What a request presents.
+#[derive(Debug)]
+pub(super) struct Presented {
+    /// The agent it asks for.
+    pub(super) agent: AgentId,
+    /// What it proves itself with.
+    pub(super) credentials: Credentials,
+}
+
+/// Reads the credentials of a request; the error is what is wrong with them,
+/// in the words of GitLab's kas.
+pub(super) fn read(headers: &HeaderMap, raw_query: &str) -> Result<Presented, String> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    if let Some(value) = values.next() {
+        let more = values.count();
+        return bearer(value, more + 1).map_err(|detail| format!("Authorization header: {detail}"));
+    }
+    match cookie(headers) {
+        Some(value) => session(&value, headers, raw_query),
+        None => Err("no valid credentials provided".into()),
+    }
+}
+
+fn bearer(value: &HeaderValue, count: usize) -> Result<Presented, String> {
+    if count > 1 {
+        return Err(format!("expecting a single header, got {count}"));
+    }
+    let invalid = || "invalid value".to_owned();
+    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| invalid())?;
+    let value = value
+        .strip_prefix("Bearer ")
+        .ok_or("expecting Bearer token")?;
+    let (kind, rest) = value.split_once(':').ok_or_else(invalid)?;
+    let credentials: fn(Token) -> Credentials = match kind {
+        "ci" => |token| Credentials::Ci { token },
+        "pat" => |token| Credentials::Pat { token },
+        _ => return Err("unknown token type".into()),
+    };
+    let (id, token) = rest.split_once(':').ok_or_else(invalid)?;
+    let agent = number(id).map_err(|error| format!("failed to parse: {error}"))?;
+    if token.is_empty() {
+        return Err("empty token".into());
+    }
+    Ok(Presented {
+        agent,
+        credentials: credentials(Token::new(token)),
+    })
+}
+
+fn session(value: &str, headers: &HeaderMap, raw_query: &str) -> Result<Presented, String> {
+    if value.is_empty() {
+        return Err(format!("{COOKIE} cookie value must not be empty"));
+    }
+    let access_key = query::decode_component(value)
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| format!("{COOKIE} invalid cookie value"))?;
+    let id = one(
+        headers,
+        AGENT_ID_HEADER,
+        "Gitlab-Agent-Id",
+        raw_query,
+        AGENT_ID_PARAMETER,
+        "agent id",
+    )?;
+    let agent = number(&id).map_err(|_| format!("agent id in request: invalid value: {id:?}"))?;
+    let csrf_token = one(
+        headers,
+        CSRF_HEADER,
+        "X-Csrf-Token",
+        raw_query,
+        CSRF_PARAMETER,
+        "CSRF token",
+    )?;
+    let credentials = Credentials::Session {
+        access_key: Token::new(access_key),
+        csrf_token: Token::new(csrf_token),
+    };
+    Ok(Presented { agent, credentials })
+}
+
+/// The one value of a header or else of a parameter.
+fn one(
+    headers: &HeaderMap,
+    header: &str,
+    spelled: &str,
+    raw_query: &str,
+    parameter: &str,
+    what: &str,
+) -> Result<String, String> {
+    let mut values = headers.get_all(header).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        (Some(_), Some(_)) => Err(format!("{spelled} header must have exactly one value")),
+        (None, _) => match <[String; 1]>::try_from(query::values(raw_query, parameter)) {
+            Ok([value]) => Ok(value),
+            Err(_) => Err(format!(
+                "exactly one {what} must be provided either in the \"{spelled}\" header or \"{parameter}\" query parameter"
+            )),
+        },
+    }
+}
+
+/// The first cookie of our name, as it came.
+fn cookie(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
+        .flat_map(|value| value.split(';'))
+        .map(|part| part.trim().split_once('=').unwrap_or((part.trim(), "")))
+        .find(|(name, _)| *name == COOKIE)
+        .map(|(_, value)| {
+            let unquoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+            unquoted.unwrap_or(value).to_owned()
+        })
+}
+
+/// Reads a number, with the words of Go's strconv for what is none.
+fn number(text: &str) -> Result<AgentId, String> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    text.parse()
+        .map(AgentId)
+        .map_err(|error: std::num::ParseIntError| {
+            let why = match error.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            format!("strconv.ParseInt: parsing {text:?}: {why}")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn shown(presented: Presented) -> (i64, String) {
+        let text = match presented.credentials {
+            Credentials::Ci { token } => format!("ci {}", token.expose()),
+            Credentials::Pat { token } => format!("pat {}", token.expose()),
+            Credentials::Session {
+                access_key,
+                csrf_token,
+            } => {
+                format!("session {} {}", access_key.expose(), csrf_token.expose())
+            }
+        };
+        (presented.agent.0, text)
+    }
+
+    #[test]
+    fn good_credentials_are_read() {
+        let table: &[(&[(&'static str, &str)], &str, i64, &str)] = &[
+            (
+                &[("authorization", "Bearer pat:7:tok:en")],
+                "",
+                7,
+                "pat tok:en",
+            ),
+            (&[("authorization", "Bearer ci:-1:x")], "", -1, "ci x"),
+            (
+                &[
+                    ("authorization", "Bearer ci:1:x"),
+                    ("cookie", "_gitlab_kas=a"),
+                ],
+                "",
+                1,
+                "ci x",
+            ),
+            (
+                &[
+                    ("cookie", "a=b; _gitlab_kas=k%2Be+y"),
+                    ("gitlab-agent-id", "12"),
+                    ("x-csrf-token", "c"),
+                ],
+                "gitlab-agent-id=99",
+                12,
+                "session k+e y c",
+            ),
+            (
+                &[("cookie", "_gitlab_kas=k")],
+                "gitlab-agent-id=3&gitlab-csrf-token=",
+                3,
+                "session k ",
+            ),
+        ];
+        for (pairs, query, agent, expected) in table {
+            let presented = read(&headers(pairs), query).unwrap();
+            assert_eq!(shown(presented), (*agent, (*expected).to_owned()));
+        }
+    }
+
+    #[test]
+    fn bad_credentials_are_refused_in_the_usual_words() {
+        let bearer = |value| vec![("authorization", value)];
+        let session = |more: &[(&'static str, &'static str)]| {
+            let mut all = vec![("cookie", "_gitlab_kas=k")];
+            all.extend_from_slice(more);
+            all
+        };
+        let table = [
+            (vec![], "", "no valid credentials provided"),
+            (
+                bearer("bearer pat:1:x"),
+                "",
+                "Authorization header: expecting Bearer token",
+            ),
+            (
+                bearer("Basic eDp5"),
+                "",
+                "Authorization header: expecting Bearer token",
+            ),
+            (
+                bearer("Bearer token"),
+                "",
+                "Authorization header: invalid value",
+            ),
+            (
+                bearer("Bearer oidc:1:x"),
+                "",
+                "Authorization header: unknown token type",
+            ),
+            (
+                bearer("Bearer ci:1"),
+                "",
+                "Authorization header: invalid value",
+            ),
+            (
+                bearer("Bearer ci:asdf:as"),
+                "",
+                "Authorization header: failed to parse: strconv.ParseInt: parsing \"asdf\": invalid syntax",
+            ),
+            (
+                bearer("Bearer ci:99999999999999999999:as"),
+                "",
+                "Authorization header: failed to parse: strconv.ParseInt: parsing \"99999999999999999999\": value out of range",
+            ),
+            (
+                bearer("Bearer ci:1:"),
+                "",
+                "Authorization header: empty token",
+            ),
+            (
+                vec![
+                    ("authorization", "Bearer ci:1:x"),
+                    ("authorization", "Bearer ci:1:x"),
+                ],
+                "",
+                "Authorization header: expecting a single header, got 2",
+            ),
+            (
+                vec![("cookie", "_gitlab_kas=")],
+                "",
+                "_gitlab_kas cookie value must not be empty",
+            ),
+            (
+                vec![("cookie", "_gitlab_kas=%x")],
+                "",
+                "_gitlab_kas invalid cookie value",
+            ),
+            (
+                session(&[("gitlab-agent-id", "1"), ("gitlab-agent-id", "2")]),
+                "",
+                "Gitlab-Agent-Id header must have exactly one value",
+            ),
+            (
+                session(&[]),
+                "gitlab-agent-id=1&gitlab-agent-id=2",
+                "exactly one agent id must be provided either in the \"Gitlab-Agent-Id\" header or \"gitlab-agent-id\" query parameter",
+            ),
+            (
+                session(&[("gitlab-agent-id", "x")]),
+                "",
+                "agent id in request: invalid value: \"x\"",
+            ),
+            (
+                session(&[
+                    ("gitlab-agent-id", "1"),
+                    ("x-csrf-token", "1"),
+                    ("x-csrf-token", "2"),
+                ]),
+                "",
+                "X-Csrf-Token header must have exactly one value",
+            ),
+            (
+                session(&[("gitlab-agent-id", "1")]),
+                "",
+                "exactly one CSRF token must be provided either in the \"X-Csrf-Token\" header or \"gitlab-csrf-token\" query parameter",
+            ),
+        ];
+        for (pairs, query, expected) in table {
+            assert_eq!(read(&headers(&pairs), query).unwrap_err(), expected);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What went wrong, as a status for the client: the one place that gives codes.
+
+use http::{Method, StatusCode};
+use router::OpenError;
+use tonic::Code;
+
+use super::{exchange::Interrupted, status::Failure};
+use crate::control_plane::DenyReason;
+
+/// How agentk begins its refusal to impersonate twice.
+const NESTED: &str = "nested impersonation";
+
+/// The credentials are no good as they stand.
+pub(super) fn of_credentials(detail: &str) -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, format!("Unauthorized: {detail}"))
+}
+
+/// The control plane said no.
+pub(super) fn of_denial(reason: &DenyReason) -> Failure {
+    match reason {
+        DenyReason::BadToken | DenyReason::Expired { .. } | DenyReason::Unsupported { .. } => {
+            of_credentials(&reason.to_string())
+        }
+        DenyReason::UnknownAgent { .. } => {
+            Failure::new(StatusCode::NOT_FOUND, format!("Not found: {reason}"))
+        }
+        DenyReason::NotAllowed { .. } => {
+            Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {reason}"))
+        }
+        DenyReason::Unavailable(_) => unavailable(reason),
+    }
+}
+
+/// There was no tunnel.
+pub(super) fn of_open(error: &OpenError) -> Failure {
+    match error {
+        OpenError::NeverConnected | OpenError::Disconnected { .. } | OpenError::AllBusy { .. } => {
+            unavailable(error)
+        }
+        OpenError::TooManyWaiting => {
+            Failure::passing(StatusCode::TOO_MANY_REQUESTS, error.to_string())
+        }
+        OpenError::CannotImpersonate => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
+        OpenError::Broken(_) => Failure::new(StatusCode::BAD_GATEWAY, error.to_string()),
+    }
+}
+
+/// The exchange ended before there was an answer.
+pub(super) fn of_interruption(error: &Interrupted, method: &Method) -> Failure {
+    let bad_gateway = |message: String| Failure::new(StatusCode::BAD_GATEWAY, message);
+    match error {
+        Interrupted::Client(_) => Failure::new(StatusCode::BAD_REQUEST, error.to_string()),
+        Interrupted::Agent(status)
+            if status.code == Code::Unavailable as i32 && status.message.contains(NESTED) =>
+        {
+            Failure::new(StatusCode::FORBIDDEN, status.message.clone())
+        }
+        Interrupted::Agent(_) => {
+            bad_gateway(format!("HTTP->gRPC: failed to read gRPC response: {error}"))
+        }
+        Interrupted::Broken(_) | Interrupted::Order(_) | Interrupted::Malformed(_) => {
+            bad_gateway(format!("{error}{}", outcome(method)))
+        }
+        Interrupted::Silence(_) => Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("{error}{}", outcome(method)),
+        ),
+    }
+}
+
+fn unavailable(error: &impl std::fmt::Display) -> Failure {
+    Failure::passing(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+/// What is to be said of the effect of a request that got no answer.
+fn outcome(method: &Method) -> &'static str {
+    if method.is_safe() {
+        ""
+    } else {
+        "; the outcome is unknown: the cluster may have carried out the request"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::google::rpc::Status;
+    use router::{AgentId, Broken};
+    use std::time::Duration;
+
+    #[test]
+    fn every_reason_has_its_code() {
+        let agent = AgentId(7);
+        let table = [
+            (of_denial(&DenyReason::BadToken), 401, false),
+            (
+                of_denial(&DenyReason::Expired { who: "joe".into() }),
+                401,
+                false,
+            ),
+            (of_denial(&DenyReason::UnknownAgent { agent }), 404, false),
+            (
+                of_denial(&DenyReason::NotAllowed {
+                    who: "joe".into(),
+                    agent: "a".into(),
+                }),
+                403,
+                false,
+            ),
+            (of_denial(&DenyReason::Unavailable("x".into())), 503, true),
+            (of_open(&OpenError::NeverConnected), 503, true),
+            (
+                of_open(&OpenError::Disconnected {
+                    ago: Duration::from_secs(5),
+                }),
+                503,
+                true,
+            ),
+            (
+                of_open(&OpenError::AllBusy {
+                    waited: Duration::ZERO,
+                }),
+                503,
+                true,
+            ),
+            (of_open(&OpenError::TooManyWaiting), 429, true),
+            (of_open(&OpenError::CannotImpersonate), 403, false),
+        ];
+        for (failure, code, passes) in table {
+            assert_eq!(failure.code, code, "{failure:?}");
+            assert_eq!(failure.retry_after.is_some(), passes, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_nested_impersonation_is_forbidden_and_other_errors_are_the_agents() {
+        let agent = |code: Code, message: &str| {
+            let message = message.to_owned();
+            let status = Status {
+                code: code as i32,
+                message,
+                details: vec![],
+            };
+            of_interruption(&Interrupted::Agent(status), &Method::GET)
+        };
+
+        assert_eq!(
+            agent(
+                Code::Unavailable,
+                "gRPC -> HTTP: nested impersonation is not supported"
+            )
+            .code,
+            403
+        );
+        let refused = agent(Code::Unavailable, "gRPC -> HTTP: connection refused");
+        assert_eq!(refused.code, 502);
+        assert!(
+            refused
+                .message
+                .ends_with("code = Unavailable desc = gRPC -> HTTP: connection refused")
+        );
+    }
+
+    #[test]
+    fn only_what_may_have_changed_something_has_an_unknown_outcome() {
+        let broken = Interrupted::Broken(Broken::Connection("reset".into()));
+
+        assert!(
+            of_interruption(&broken, &Method::POST)
+                .message
+                .contains("unknown")
+        );
+        assert!(
+            !of_interruption(&broken, &Method::GET)
+                .message
+                .contains("unknown")
+        );
+    }
+}

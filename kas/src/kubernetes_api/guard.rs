@@ -1,0 +1,141 @@
+//! A client's connection under watch: has it begun, and does it still take
+//! what is written to it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::idle::Idle;
+
+/// Length of HTTP/2's preface: whoever sent as much without a request speaks
+/// HTTP/2, or is slow.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection whose writes may not wait longer than a limit.
+#[derive(Debug)]
+pub(super) struct Guarded<IO> {
+    io: IO,
+    stalled: Idle,
+    activity: Activity,
+}
+
+/// What was seen on a connection. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Activity(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    preface: AtomicUsize,
+    begun: AtomicBool,
+}
+
+impl Activity {
+    /// A request came.
+    pub(super) fn request(&self) {
+        self.0.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has sent a request, or the preface of HTTP/2.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Relaxed)
+            || self.0.preface.load(Ordering::Relaxed) == PREFACE.len()
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        let at = self.0.preface.load(Ordering::Relaxed);
+        // A mismatch stays where it is: the rest never matches by chance.
+        if let Some(rest) = PREFACE.get(at..).filter(|rest| !rest.is_empty()) {
+            let length = rest.len().min(bytes.len());
+            if rest[..length] == bytes[..length] {
+                self.0.preface.store(at + length, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl<IO> Guarded<IO> {
+    /// Watches a connection; a write may wait as long as `limit`.
+    pub(super) fn new(io: IO, limit: Duration) -> (Self, Activity) {
+        let activity = Activity::default();
+        let guarded = Self {
+            io,
+            stalled: Idle::new(limit),
+            activity: activity.clone(),
+        };
+        (guarded, activity)
+    }
+
+    fn in_time<T>(
+        &mut self,
+        write: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stalled.progress();
+            return write;
+        }
+        ready!(self.stalled.poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        this.activity.read(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.in_time(written, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.in_time(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.in_time(flushed, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.in_time(shut, cx)
+    }
+}

@@ -1,0 +1,192 @@
+//! What the Kubernetes API proxy counts.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    status: &'static str,
+}
+
+const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counters, gauges and histograms of the Kubernetes API proxy. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requests: Family<Code, Counter>,
+    by_class: [Counter; 6],
+    in_flight: Gauge,
+    routing: Family<Outcome, Histogram, fn() -> Histogram>,
+    routed: Histogram,
+    aborted: Histogram,
+    routing_timeout: Counter,
+    received: Counter,
+    sent: Counter,
+    replays: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let requests = Family::<Code, Counter>::default();
+        let by_class = CLASSES.map(|code| requests.get_or_create_owned(&Code { code }));
+        let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let routing = Family::new_with_constructor(new);
+        let outcome = |status| routing.get_or_create_owned(&Outcome { status });
+        Self(Arc::new(Inner {
+            by_class,
+            requests,
+            in_flight: Gauge::default(),
+            routed: outcome("success"),
+            aborted: outcome("aborted"),
+            routing,
+            routing_timeout: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            replays: Counter::default(),
+        }))
+    }
+}
+
+/// Counts a request in as long as it lives.
+#[derive(Debug)]
+pub(super) struct InFlight(Metrics);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.in_flight.dec();
+    }
+}
+
+impl Metrics {
+    /// Registers them under the names of GitLab's kas where it has them.
+    pub fn register(&self, registry: &mut Registry) {
+        let inner = &self.0;
+        registry.register(
+            "k8s_api_proxy_requests",
+            "Requests by class of their status; aborted ones have none or were cut short",
+            inner.requests.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_requests_in_flight",
+            "Requests in progress, upgraded connections included",
+            inner.in_flight.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_routing_duration_seconds",
+            "Time to find a tunnel for a request",
+            inner.routing.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_routing_timeout",
+            "Requests for which no tunnel was found",
+            inner.routing_timeout.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_received_bytes",
+            "Bytes of request bodies",
+            inner.received.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_sent_bytes",
+            "Bytes of answers' bodies",
+            inner.sent.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_replays",
+            "Calls made again because their tunnel broke",
+            inner.replays.clone(),
+        );
+    }
+
+    /// Counts a request in, unless `limit` of them are in progress.
+    pub(super) fn admit(&self, limit: i64) -> Option<InFlight> {
+        let before = self.0.in_flight.inc();
+        let admitted = InFlight(self.clone());
+        (before < limit).then_some(admitted)
+    }
+
+    /// Requests in progress.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.0.in_flight.get()
+    }
+
+    pub(super) fn routed(&self, took: Duration) {
+        self.0.routed.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn not_routed(&self, took: Duration) {
+        self.0.routing_timeout.inc();
+        self.0.aborted.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn replayed(&self) {
+        self.0.replays.inc();
+    }
+
+    /// Counts a request that is over; status 0 is one without a whole answer.
+    pub(super) fn over(&self, status: u16, received: u64, sent: u64) {
+        let class = usize::from(status / 100).min(CLASSES.len() - 1);
+        self.0.by_class[class].inc();
+        self.0.received.inc_by(received);
+        self.0.sent.inc_by(sent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_requests_are_admitted_than_the_limit() {
+        let metrics = Metrics::default();
+
+        let first = metrics.admit(1);
+        assert!(first.is_some());
+        assert!(metrics.admit(1).is_none());
+        drop(first);
+
+        assert!(metrics.admit(1).is_some());
+        assert_eq!(metrics.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_runbooks() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        metrics.routed(Duration::from_millis(1));
+        metrics.not_routed(Duration::from_secs(1));
+        metrics.over(204, 1, 2);
+
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+
+        for line in [
+            "k8s_api_proxy_routing_duration_seconds_count{status=\"success\"} 1",
+            "k8s_api_proxy_routing_duration_seconds_count{status=\"aborted\"} 1",
+            "k8s_api_proxy_routing_timeout_total 1",
+            "k8s_api_proxy_requests_total{code=\"2xx\"} 1",
+            "k8s_api_proxy_sent_bytes_total 2",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A client's request as the agent gets it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method};
+use prost::Message as _;
+use proto::{
+    agent::{
+        grpctool::{HttpRequest, http_request},
+        kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
+        prototool,
+    },
+    frame::Payload,
+    metadata::Meta,
+};
+use router::Opening;
+
+use super::{headers, query, upload};
+
+/// The method of the agent that does requests.
+pub(super) const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
+const EXTRA: &str = "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra";
+
+/// How long a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Known(u64),
+    /// It ends somewhere.
+    Unknown,
+}
+
+impl Length {
+    /// The length of this body.
+    pub(super) fn of(body: &impl http_body::Body) -> Self {
+        match body.size_hint().exact() {
+            Some(0) => Self::None,
+            Some(length) => Self::Known(length),
+            None if body.is_end_stream() => Self::None,
+            None => Self::Unknown,
+        }
+    }
+
+    fn on_the_wire(self) -> i64 {
+        match self {
+            Self::None => 0,
+            Self::Known(length) => i64::try_from(length).unwrap_or(-1),
+            Self::Unknown => -1,
+        }
+    }
+}
+
+/// All that is said to the agent ahead of a body.
+#[derive(Debug)]
+pub(super) struct Outline {
+    /// The HTTP method.
+    pub(super) method: Method,
+    /// The decoded path, without our prefix.
+    pub(super) path: String,
+    /// The parameters that are for the cluster.
+    pub(super) query: Meta,
+    /// The headers as they came.
+    pub(super) headers: HeaderMap,
+    /// The length of the body.
+    pub(super) length: Length,
+    /// Whether another protocol is asked for.
+    pub(super) upgrade: bool,
+    /// As whom it is done.
+    pub(super) impersonation: Option<ImpersonationConfig>,
+}
+
+impl Outline {
+    /// The beginning of the call. A request without a body is whole in it.
+    pub(super) fn opening(self, method: &Arc<str>, via: &HeaderValue) -> Opening {
+        let bodyless = self.length == Length::None;
+        let close = bodyless && !self.upgrade;
+        let header = http_request::Header {
+            content_length: Some(self.length.on_the_wire()),
+            extra: self.impersonation.as_ref().map(extra),
+            request: Some(prototool::HttpRequest {
+                method: self.method.as_str().to_owned(),
+                header: headers::of_request(self.headers, via),
+                url_path: self.path,
+                query: self.query,
+            }),
+        };
+        let message = Some(http_request::Message::Header(header));
+        let mut messages = vec![Payload::message(&HttpRequest { message })];
+        if bodyless {
+            messages.push(upload::trailer());
+        }
+        Opening {
+            method: method.clone(),
+            meta: HashMap::new(),
+            messages,
+            close,
+        }
+    }
+}
+
+/// The path for the cluster: what follows `prefix`, or all of it.
+pub(super) fn strip_prefix(path: String, prefix: &str) -> String {
+    let base = prefix.strip_suffix('/').unwrap_or(prefix);
+    match path.strip_prefix(base) {
+        Some("") => "/".into(),
+        Some(rest) if rest.starts_with('/') => rest.to_owned(),
+        Some(_) | None => path,
+    }
+}
+
+/// How long the caller itself would wait for an answer, where it says so.
+pub(super) fn timeout(parameters: &Meta) -> Option<Duration> {
+    if query::is_true(parameters, "watch") || query::is_true(parameters, "follow") {
+        return None;
+    }
+    duration(query::first(parameters, "timeout")?).filter(|timeout| !timeout.is_zero())
+}
+
+/// Reads a duration as Go writes it, such as `1m30s` or `500ms`.
+fn duration(mut text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    while !text.is_empty() {
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, rest) = text.split_at(digits);
+        let letters = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (unit, rest) = rest.split_at(letters);
+        let seconds = number.parse::<f64>().ok()? * seconds_in(unit)?;
+        total = total.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        text = rest;
+    }
+    Some(total)
+}
+
+fn seconds_in(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    })
+}
+
+fn extra(config: &ImpersonationConfig) -> prost_types::Any {
+    let extra = HeaderExtra {
+        imp_config: Some(config.clone()),
+    };
+    prost_types::Any {
+        type_url: EXTRA.into(),
+        value: extra.encode_to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_is_cut_and_may_be_missing() {
+        let table = [
+            ("/k8s-proxy/api/v1", "/k8s-proxy/", "/api/v1"),
+            ("/k8s-proxy/", "/k8s-proxy/", "/"),
+            ("/k8s-proxy", "/k8s-proxy/", "/"),
+            ("/k8s-proxyx/api", "/k8s-proxy/", "/k8s-proxyx/api"),
+            ("/api/v1", "/k8s-proxy/", "/api/v1"),
+            ("/api/v1", "/", "/api/v1"),
+            ("/", "/", "/"),
+        ];
+        for (path, prefix, expected) in table {
+            assert_eq!(strip_prefix(path.into(), prefix), expected);
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        let seconds = |text| duration(text).map(|d| d.as_secs_f64());
+
+        assert_eq!(seconds("30s"), Some(30.0));
+        assert_eq!(seconds("1m30.5s"), Some(90.5));
+        assert_eq!(seconds("250ms"), Some(0.25));
+        assert_eq!(seconds("30"), None);
+        assert_eq!(seconds("s"), None);
+        assert_eq!(seconds("-1s"), None);
+    }
+
+    #[test]
+    fn a_watch_has_no_timeout_of_its_own() {
+        assert_eq!(
+            timeout(&query::forwarded("timeout=5s")),
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(timeout(&query::forwarded("timeout=5s&watch=true")), None);
+        assert_eq!(timeout(&query::forwarded("timeoutSeconds=5")), None);
+    }
+
+    #[test]
+    fn a_request_without_a_body_is_whole_in_its_opening() {
+        let outline = |length, upgrade| Outline {
+            method: Method::GET,
+            path: "/api".into(),
+            query: Meta::new(),
+            headers: HeaderMap::new(),
+            length,
+            upgrade,
+            impersonation: None,
+        };
+        let shape = |length, upgrade| {
+            let opening =
+                outline(length, upgrade).opening(&METHOD.into(), &HeaderValue::from_static("v"));
+            let header = HttpRequest::decode(opening.messages[0].head.clone()).unwrap();
+            let Some(http_request::Message::Header(header)) = header.message else {
+                panic!()
+            };
+            assert_eq!(header.extra, None);
+            (
+                opening.messages.len(),
+                opening.close,
+                header.content_length.unwrap(),
+            )
+        };
+
+        assert_eq!(shape(Length::None, false), (2, true, 0));
+        assert_eq!(shape(Length::None, true), (2, false, 0));
+        assert_eq!(shape(Length::Known(5), false), (1, false, 5));
+        assert_eq!(shape(Length::Unknown, false), (1, false, -1));
+    }
+}

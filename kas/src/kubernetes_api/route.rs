@@ -1,0 +1,224 @@
+//! From an allowed request to an answer: a tunnel is found, the call made, and
+//! made again where that is safe.
+
+use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use router::{AgentId, Call, Need, Opening};
+use runtime::drain::Drain;
+use tokio::time::Instant;
+
+use super::{
+    KubernetesApi, ProxyBody,
+    audit::Record,
+    exchange::{Ahead, Exchange, Head, Interrupted},
+    failure, headers,
+    request::{self, Outline},
+    status::Failure,
+    upgrade,
+    upload::Upload,
+};
+
+/// How often a call is made again.
+const REPLAYS: u32 = 3;
+
+/// A failure, and the record of the request that failed.
+type Failed = (Failure, Box<Record>);
+
+/// A request on its way.
+struct Journey {
+    agent: AgentId,
+    method: Method,
+    need: Need,
+    opening: Opening,
+    deadline: Instant,
+    upgrade: bool,
+}
+
+/// The beginning of an answer.
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    ahead: Ahead,
+    exchange: Exchange,
+}
+
+impl KubernetesApi {
+    /// Carries a request to the agent and brings the answer.
+    pub(super) async fn route(
+        &self,
+        agent: AgentId,
+        outline: Outline,
+        upload: Option<Upload>,
+        on_upgrade: Option<OnUpgrade>,
+        mut record: Box<Record>,
+        drain: &Drain,
+    ) -> Result<Response<ProxyBody>, Failed> {
+        let journey = self.plan(agent, outline);
+        let answered = match self.travel(&journey, upload, &mut record, drain).await {
+            Ok(answered) => answered,
+            Err(failure) => return Err((failure, record)),
+        };
+        record.status = answered.status.as_u16();
+        Ok(match on_upgrade {
+            Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
+                drain.spawn(upgrade::run(answered.exchange, on_upgrade, record));
+                response(answered.status, answered.headers, ProxyBody::empty())
+            }
+            Some(_) | None => self.pass_on(answered, &journey.method, record),
+        })
+    }
+
+    fn plan(&self, agent: AgentId, outline: Outline) -> Journey {
+        let hold = self.settings.hold;
+        let hold = request::timeout(&outline.query).map_or(hold, |timeout| timeout.min(hold));
+        Journey {
+            agent,
+            method: outline.method.clone(),
+            need: Need {
+                method: self.method.clone(),
+                impersonation: outline.impersonation.is_some(),
+            },
+            deadline: Instant::now() + hold,
+            upgrade: outline.upgrade,
+            opening: outline.opening(&self.method, &self.via),
+        }
+    }
+
+    /// Makes the call until there is an answer or no sense in another try.
+    async fn travel(
+        &self,
+        journey: &Journey,
+        mut upload: Option<Upload>,
+        record: &mut Record,
+        drain: &Drain,
+    ) -> Result<Answered, Failure> {
+        let replayable = journey.method.is_safe() && upload.is_none();
+        loop {
+            let call = self.open(journey, record).await?;
+            let mut exchange = Exchange::new(call, upload.take(), drain.clone());
+            let answer = self.answer(&mut exchange, journey).await;
+            record.received = exchange.uploaded();
+            match answer {
+                Ok((status, headers, ahead)) => {
+                    return Ok(Answered {
+                        status,
+                        headers,
+                        ahead,
+                        exchange,
+                    });
+                }
+                Err(error)
+                    if replayable
+                        && error.is_about_the_path()
+                        && record.replays < REPLAYS
+                        && Instant::now() < journey.deadline =>
+                {
+                    record.replays += 1;
+                    self.metrics.replayed();
+                    tracing::debug!(%error, agent = %journey.agent, "making a call again");
+                }
+                Err(error) => return Err(failure::of_interruption(&error, &journey.method)),
+            }
+        }
+    }
+
+    async fn open(&self, journey: &Journey, record: &Record) -> Result<Call, Failure> {
+        let opened = self
+            .router
+            .open(
+                journey.agent,
+                &journey.need,
+                &journey.opening,
+                journey.deadline,
+            )
+            .await;
+        match opened {
+            Ok(call) => {
+                self.metrics.routed(record.age());
+                Ok(call)
+            }
+            Err(error) => {
+                self.metrics.not_routed(record.age());
+                Err(failure::of_open(&error))
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        exchange: &mut Exchange,
+        journey: &Journey,
+    ) -> Result<(StatusCode, HeaderMap, Ahead), Interrupted> {
+        let limit = self.settings.response_header;
+        let head = tokio::time::timeout(limit, exchange.head())
+            .await
+            .map_err(|_| Interrupted::Silence(limit))??;
+        let (status, headers) = self.understand(head)?;
+        if status == StatusCode::SWITCHING_PROTOCOLS && journey.upgrade && !exchange.is_uploading()
+        {
+            return Ok((status, headers, Ahead::default()));
+        }
+        if status.is_informational() {
+            return Err(Interrupted::Malformed(format!(
+                "a final answer with status {status}"
+            )));
+        }
+        if journey.upgrade {
+            exchange.close_send()?;
+        }
+        let ahead = exchange.look_ahead()?;
+        if ahead.whole && !is_bodyless(&journey.method, status) {
+            ahead.expect_length(headers::content_length(&headers))?;
+        }
+        Ok((status, headers, ahead))
+    }
+
+    fn understand(&self, head: Head) -> Result<(StatusCode, HeaderMap), Interrupted> {
+        let status = u16::try_from(head.status_code)
+            .ok()
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
+        Ok((status, headers::of_response(head.header, &self.via)))
+    }
+
+    fn pass_on(
+        &self,
+        answered: Answered,
+        method: &Method,
+        mut record: Box<Record>,
+    ) -> Response<ProxyBody> {
+        let Answered {
+            status,
+            headers,
+            ahead,
+            mut exchange,
+        } = answered;
+        let length = headers::content_length(&headers);
+        let body = if is_bodyless(method, status) || length == Some(0) {
+            exchange.complete();
+            ProxyBody::empty()
+        } else if ahead.whole {
+            exchange.complete();
+            record.sent = ahead.length();
+            ProxyBody::whole(ahead.chunks)
+        } else {
+            record.cut = true;
+            ProxyBody::streamed(exchange, ahead, length, self.settings.idle, record)
+        };
+        response(status, headers, body)
+    }
+}
+
+fn response(status: StatusCode, headers: HeaderMap, body: ProxyBody) -> Response<ProxyBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Whether an answer has no body whatever its headers say.
+fn is_bodyless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}

@@ -1,0 +1,146 @@
+//! One client connection: HTTP/1.1 with upgrades, or HTTP/2.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use runtime::{
+    drain::Drain,
+    listen::{Listener, PlainAcceptor},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{KubernetesApi, guard::Guarded};
+
+/// How long a client may take for its first request's head, or for the preface
+/// of HTTP/2.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
+/// How long a connection may be idle between requests, the next head included.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Headers of one request, at most: groups are a header each.
+const MAX_HEADERS: usize = 512;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const MAX_FRAME: u32 = 64 << 10;
+const MAX_STREAMS: u32 = 1000;
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+
+/// Starts tasks that a drain waits for.
+#[derive(Debug, Clone)]
+struct Tasks(Drain);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+impl KubernetesApi {
+    /// Accepts connections until draining starts; the drain waits for those
+    /// that are being served.
+    pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
+        loop {
+            let (socket, peer) = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = drain.wait() => return,
+            };
+            let (api, acceptor, leave) = (self.clone(), acceptor.clone(), drain.clone());
+            drain.spawn(async move {
+                match acceptor.accept(socket, peer).await {
+                    Ok(accepted) => {
+                        api.serve_connection(accepted.io, accepted.peer, leave)
+                            .await
+                    }
+                    Err(error) if error.is_harmless() => {}
+                    Err(error) => tracing::debug!(%peer, %error, "a client did not get in"),
+                }
+            });
+        }
+    }
+
+    /// Serves the requests of a connection until either side ends it. When
+    /// draining starts, requests in progress are finished and no new ones taken.
+    pub async fn serve_connection<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, drain: Drain)
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (io, activity) = Guarded::new(io, self.settings.idle);
+        let builder = builder(&drain, self.settings.max_head);
+        let service = service_fn(|request: Request<Incoming>| {
+            activity.request();
+            let (api, drain) = (self.clone(), drain.clone());
+            async move { Ok::<_, Infallible>(api.handle(request, peer, &drain).await) }
+        });
+        let mut connection =
+            pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut leave = pin!(drain.wait());
+        let mut first_words = pin!(tokio::time::sleep(FIRST_WORDS));
+        let (mut leaving, mut begun) = (false, false);
+        loop {
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%peer, error = %Causes(&*error), "a client's connection ended");
+                    }
+                    return;
+                }
+                () = leave.as_mut(), if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = first_words.as_mut(), if !begun => {
+                    begun = true;
+                    if !activity.has_begun() {
+                        return tracing::debug!(%peer, "a client sent no request in time");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn builder(drain: &Drain, max_head: usize) -> Builder<Tasks> {
+    let mut builder = Builder::new(Tasks(drain.clone()));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .max_headers(MAX_HEADERS)
+        .header_read_timeout(KEEP_ALIVE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(MAX_STREAMS)
+        // A little more, so that what is too long can be told so.
+        .max_header_list_size(u32::try_from(max_head * 2).unwrap_or(u32::MAX))
+        .max_local_error_reset_streams(None)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    builder
+}
+
+/// An error with what lies under it.
+struct Causes<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! An upgraded connection (exec, attach, port-forward): bytes both ways.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use proto::frame::Payload;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    audit::Record,
+    exchange::{Exchange, Part},
+    idle::Idle,
+};
+
+/// Bytes of one message to the agent, at most.
+const CHUNK: usize = 32 << 10;
+/// `HttpRequest.upgradeData`, `UpgradeData.data`.
+const DATA: &[u32] = &[4, 1];
+/// How long the switch of protocols may take.
+const SWITCH: Duration = Duration::from_secs(20);
+/// How long a client may leave a write waiting.
+const WRITE: Duration = Duration::from_secs(20);
+/// How long the agent may be silent after the client said its last word.
+const LAST_WORD: Duration = Duration::from_secs(10);
+
+/// Takes over the client's connection once the 101 is written, and carries
+/// bytes until either side ends.
+pub(super) async fn run(exchange: Exchange, on_upgrade: OnUpgrade, mut record: Box<Record>) {
+    record.cut = true;
+    let io = match tokio::time::timeout(SWITCH, on_upgrade).await {
+        Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+        Ok(Err(error)) => {
+            record.reason = format!("the client left before the upgrade: {error}");
+            return;
+        }
+        Err(_) => {
+            record.reason = "the client did not take the upgrade in time".into();
+            return;
+        }
+    };
+    let mut splice = Splice {
+        exchange,
+        io,
+        record,
+        buffer: BytesMut::new(),
+        outgoing: Bytes::new(),
+        unsent: Bytes::new(),
+        unflushed: false,
+        stalled: Idle::new(WRITE),
+        agent_done: false,
+        client_done: None,
+    };
+    match poll_fn(|cx| splice.poll(cx)).await {
+        Ok(()) => splice.record.cut = false,
+        Err(error) => splice.record.reason = error.to_string(),
+    }
+}
+
+struct Splice<IO> {
+    exchange: Exchange,
+    io: IO,
+    record: Box<Record>,
+    buffer: BytesMut,
+    /// For the client.
+    outgoing: Bytes,
+    /// For the agent.
+    unsent: Bytes,
+    unflushed: bool,
+    stalled: Idle,
+    agent_done: bool,
+    /// Since the client has said its last word.
+    client_done: Option<Idle>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client_done.is_none()
+            && let Poll::Ready(result) = self.poll_to_agent(cx)
+        {
+            result?;
+            self.client_done = Some(Idle::new(LAST_WORD));
+        }
+        if let Poll::Ready(result) = self.poll_to_client(cx) {
+            return Poll::Ready(result);
+        }
+        if let Some(idle) = &mut self.client_done {
+            ready!(idle.poll(cx));
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the client has said its last word and the agent knows.
+    fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.unsent.is_empty() {
+                let call = self.exchange.call();
+                ready!(call.poll_ready(cx, self.unsent.len())).map_err(io::Error::other)?;
+                let bytes = std::mem::take(&mut self.unsent);
+                self.record.received += bytes.len() as u64;
+                call.start_send(Payload::nested(DATA, bytes))
+                    .map_err(io::Error::other)?;
+            }
+            self.buffer.reserve(CHUNK);
+            let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
+            if read == 0 {
+                return Poll::Ready(self.exchange.call().close_send().map_err(io::Error::other));
+            }
+            self.unsent = self.buffer.split().freeze();
+        }
+    }
+
+    /// Ready when the agent has said its last word and the client knows.
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.agent_done {
+                let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+                // A client that is gone needs no goodbye.
+                return self.in_time(shutdown, cx).map(|_| Ok(()));
+            }
+            while !self.outgoing.is_empty() {
+                let write = Pin::new(&mut self.io).poll_write(cx, &self.outgoing);
+                let written = ready!(self.in_time(write, cx))?;
+                self.record.sent += written as u64;
+                self.outgoing.advance(written);
+                self.unflushed = true;
+            }
+            match self.exchange.poll_part(cx) {
+                Poll::Ready(Ok(Part::UpgradeData(data))) => {
+                    if let Some(idle) = &mut self.client_done {
+                        idle.progress();
+                    }
+                    self.outgoing = data;
+                }
+                Poll::Ready(Ok(Part::End)) => self.agent_done = true,
+                Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Poll::Pending => {
+                    if self.unflushed {
+                        let flush = Pin::new(&mut self.io).poll_flush(cx);
+                        ready!(self.in_time(flush, cx))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Turns a write that waits too long into an error.
+    fn in_time<T>(
+        &mut self,
+        write: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stalled.progress();
+            return write;
+        }
+        ready!(self.stalled.poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}

@@ -1,0 +1,113 @@
+//! A request's body on its way to the agent.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use proto::frame::Payload;
+use router::{Broken, Call};
+
+/// Any error of a client's body.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Bytes of one message to the agent, at most.
+const CHUNK: usize = 64 << 10;
+/// `HttpRequest.data`, `Data.data`.
+const DATA: &[u32] = &[2, 1];
+/// `HttpRequest.trailer`.
+const TRAILER: &[u32] = &[3];
+
+/// The message behind the body.
+pub(super) fn trailer() -> Payload {
+    Payload::nested(TRAILER, Bytes::new())
+}
+
+/// A body that is sent as fast as the agent takes it.
+pub(super) struct Upload {
+    body: BoxBody,
+    chunk: Bytes,
+    close: bool,
+}
+
+/// Why a body could not be sent whole.
+#[derive(Debug)]
+pub(super) enum UploadError {
+    /// The client did not send it.
+    Client(BoxError),
+    /// The call is gone.
+    Call,
+}
+
+impl From<Broken> for UploadError {
+    fn from(_: Broken) -> Self {
+        Self::Call
+    }
+}
+
+impl Upload {
+    /// Sends `body`, then the trailer, and if `close` is set says that this is all.
+    pub(super) fn new<B>(body: B, close: bool) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let body = http_body_util::BodyExt::map_err(body, Into::into);
+        Self {
+            body: Box::pin(body),
+            chunk: Bytes::new(),
+            close,
+        }
+    }
+
+    /// Sends what can be sent, counting it in `count`; ready when all is.
+    pub(super) fn poll(
+        &mut self,
+        call: &mut Call,
+        count: &mut u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            while !self.chunk.is_empty() {
+                let length = self.chunk.len().min(CHUNK);
+                ready!(call.poll_ready(cx, length))?;
+                call.start_send(Payload::nested(DATA, self.chunk.split_to(length)))?;
+                *count += length as u64;
+            }
+            match ready!(self.body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => self.chunk = data(frame),
+                Some(Err(error)) => return Poll::Ready(Err(UploadError::Client(error))),
+                None => return Poll::Ready(self.finish(call)),
+            }
+        }
+    }
+
+    /// Says behind the body that nothing more follows.
+    pub(super) fn close_behind(&mut self) {
+        self.close = true;
+    }
+
+    fn finish(&mut self, call: &mut Call) -> Result<(), UploadError> {
+        call.start_send(trailer())?;
+        if self.close {
+            call.close_send()?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload")
+            .field("close", &self.close)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The protocol has no place for trailers of requests.
+fn data(frame: Frame<Bytes>) -> Bytes {
+    frame.into_data().unwrap_or_default()
+}
