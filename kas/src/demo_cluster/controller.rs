@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::cluster::Cluster;
 use super::failure::Failure;
-use super::store::Store;
+use super::object;
+use super::store::{Change, Store, Verb};
 
 mod deployments;
+mod endpoints;
 mod events;
 mod garbage;
 mod namespaces;
@@ -35,17 +38,46 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
     let mut news = cluster.news();
     let mut memory = Memory::default();
     loop {
-        news.mark_unchanged();
         let now = cluster.clock.now();
-        let due = cluster.write(|store| reconcile(store, &mut memory, now));
+        let (due, seen) = cluster.write(|store| {
+            let seen = store.revision();
+            (reconcile(store, &mut memory, now), seen)
+        });
         let wake = due.map_or_else(|| Instant::now() + IDLE, |due| cluster.clock.instant(due));
         tokio::select! {
             () = cluster.stop.cancelled() => return,
             () = tokio::time::sleep_until(wake) => {}
-            changed = news.changed() => if changed.is_err() { return },
+            () = something_to_do(&cluster, &mut news, seen) => {}
         }
         tokio::time::sleep(PACE).await;
     }
+}
+
+/// Waits for a change after `seen` that concerns the controllers.
+async fn something_to_do(cluster: &Cluster, news: &mut watch::Receiver<u64>, mut seen: u64) {
+    loop {
+        news.mark_unchanged();
+        let concerned = cluster.read(|store| {
+            let since = std::mem::replace(&mut seen, store.revision());
+            match store.since(since) {
+                Ok(mut changes) => changes.any(concerns),
+                Err(_) => true,
+            }
+        });
+        if concerned || news.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes of plain data are the bulk of what users do and nothing follows from them.
+fn concerns(change: &Change) -> bool {
+    let plain = matches!(
+        change.key.kind.info().plural,
+        "configmaps" | "secrets" | "leases" | "events"
+    );
+    let owned = !object::list(&change.object, "/metadata/ownerReferences").is_empty();
+    !plain || owned || change.verb == Verb::Deleted
 }
 
 /// Brings everything one step closer; answers when there is more to do.
@@ -58,6 +90,7 @@ pub(crate) fn reconcile(
         namespaces::reconcile(store, now),
         deployments::reconcile(store, now),
         replicasets::reconcile(store, now),
+        endpoints::reconcile(store, now),
         garbage::collect(store, now),
     ];
     for problem in steps.iter().filter_map(|step| step.as_ref().err()) {
@@ -72,3 +105,6 @@ pub(crate) fn reconcile(
 
 /// What a controller's step ends with; a full store is tried again later.
 type Step = Result<(), Failure>;
+
+#[cfg(test)]
+mod tests;

@@ -66,10 +66,12 @@ impl Field {
 
     /// The type of a field whose own fields lie flat in the parent.
     pub(crate) fn flat(&self) -> Option<&'static str> {
-        match self.kind {
-            Type::Object(name) if self.name == "~" => Some(name),
-            _ => None,
+        if let Type::Object(name) = self.kind
+            && self.name == "~"
+        {
+            return Some(name);
         }
+        None
     }
 }
 

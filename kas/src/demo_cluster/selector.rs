@@ -1,6 +1,6 @@
 //! Label and field selectors, parsed and matched.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::failure::Failure;
 
@@ -41,6 +41,15 @@ impl Labels {
             .map(|part| requirement(part).ok_or_else(|| unreadable(selector)))
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+
+    /// Selects what carries all of these labels.
+    pub(crate) fn equal_to(labels: Option<&Map<String, Value>>) -> Self {
+        let requirement = |(key, value): (&String, &Value)| Requirement {
+            key: key.clone(),
+            test: Test::In(vec![value.as_str().unwrap_or_default().to_owned()]),
+        };
+        Self(labels.into_iter().flatten().map(requirement).collect())
     }
 
     /// Whether the object's labels meet every requirement.

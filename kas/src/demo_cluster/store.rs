@@ -1,6 +1,6 @@
-//! Objects with their versions and a bounded history of what changed.
+//! Objects and their versions, within limits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -10,6 +10,11 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::kinds::KindId;
 use super::object;
+
+mod history;
+
+use history::History;
+pub(crate) use history::{Change, Verb};
 
 /// Where an object is found; orders lists by kind, namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,26 +63,6 @@ impl Default for Limits {
     }
 }
 
-/// What happened to an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Added,
-    Modified,
-    Deleted,
-}
-
-/// One entry of the history.
-#[derive(Debug, Clone)]
-pub(crate) struct Change {
-    pub(crate) revision: u64,
-    pub(crate) verb: Verb,
-    pub(crate) key: Key,
-    pub(crate) object: Arc<Value>,
-    /// The object before; selectors tell by it who saw it come and go.
-    pub(crate) previous: Option<Arc<Value>>,
-    bytes: usize,
-}
-
 #[derive(Debug)]
 struct Stored {
     object: Arc<Value>,
@@ -90,11 +75,7 @@ pub(crate) struct Store {
     limits: Limits,
     objects: BTreeMap<Key, Stored>,
     bytes: usize,
-    history: VecDeque<Change>,
-    history_bytes: usize,
-    revision: u64,
-    /// Every change after this revision is in the history.
-    forgotten: u64,
+    history: History,
     names: StdRng,
 }
 
@@ -105,17 +86,14 @@ impl Store {
             limits,
             objects: BTreeMap::new(),
             bytes: 0,
-            history: VecDeque::new(),
-            history_bytes: 0,
-            revision,
-            forgotten: revision,
+            history: History::new(limits.changes, limits.change_bytes, revision),
             names: StdRng::seed_from_u64(seed),
         }
     }
 
     /// The revision of the latest change.
     pub(crate) fn revision(&self) -> u64 {
-        self.revision
+        self.history.revision()
     }
 
     /// The object under that key.
@@ -173,7 +151,7 @@ impl Store {
         verb: Verb,
         previous: Option<Arc<Value>>,
     ) -> Result<Arc<Value>, Failure> {
-        let revision = self.revision + 1;
+        let revision = self.revision() + 1;
         stamp(&mut object, revision);
         let bytes = object::size(&object);
         let freed = self.objects.get(&key).map_or(0, |stored| stored.bytes);
@@ -190,7 +168,14 @@ impl Store {
             bytes,
         };
         self.objects.insert(key.clone(), stored);
-        self.record(key, verb, Arc::clone(&object), previous, bytes);
+        self.history.record(Change {
+            revision,
+            verb,
+            key,
+            object: Arc::clone(&object),
+            previous,
+            bytes,
+        });
         Ok(object)
     }
 
@@ -199,49 +184,18 @@ impl Store {
         let stored = self.objects.remove(key)?;
         self.bytes -= stored.bytes;
         let mut last = Value::clone(&stored.object);
-        stamp(&mut last, self.revision + 1);
+        let revision = self.revision() + 1;
+        stamp(&mut last, revision);
         let last = Arc::new(last);
-        self.record(
-            key.clone(),
-            Verb::Deleted,
-            Arc::clone(&last),
-            Some(stored.object),
-            stored.bytes,
-        );
-        Some(last)
-    }
-
-    fn record(
-        &mut self,
-        key: Key,
-        verb: Verb,
-        object: Arc<Value>,
-        previous: Option<Arc<Value>>,
-        bytes: usize,
-    ) {
-        self.revision += 1;
-        self.history_bytes += bytes;
-        self.history.push_back(Change {
-            revision: self.revision,
-            verb,
-            key,
-            object,
-            previous,
-            bytes,
+        self.history.record(Change {
+            revision,
+            verb: Verb::Deleted,
+            key: key.clone(),
+            object: Arc::clone(&last),
+            previous: Some(stored.object),
+            bytes: stored.bytes,
         });
-        self.forget();
-    }
-
-    fn forget(&mut self) {
-        while self.history.len() > self.limits.changes
-            || self.history_bytes > self.limits.change_bytes
-        {
-            let Some(oldest) = self.history.pop_front() else {
-                return;
-            };
-            self.history_bytes -= oldest.bytes;
-            self.forgotten = oldest.revision;
-        }
+        Some(last)
     }
 
     /// The changes after `revision`, oldest first.
@@ -249,13 +203,7 @@ impl Store {
     /// # Errors
     /// Says so when some of them have been forgotten.
     pub(crate) fn since(&self, revision: u64) -> Result<impl Iterator<Item = &Change>, Failure> {
-        if revision < self.forgotten {
-            return Err(Failure::expired(revision, self.forgotten));
-        }
-        let start = self
-            .history
-            .partition_point(|change| change.revision <= revision);
-        Ok(self.history.range(start..))
+        self.history.since(revision)
     }
 
     /// A fresh `metadata.uid`.
@@ -303,133 +251,4 @@ fn same(previous: &Value, next: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::kinds;
-    use super::*;
-
-    fn limits() -> Limits {
-        Limits {
-            objects: 3,
-            bytes: 720,
-            object_bytes: 300,
-            changes: 4,
-            change_bytes: 10_000,
-        }
-    }
-
-    fn store() -> Store {
-        Store::new(limits(), 100, 1)
-    }
-
-    fn key(name: &str) -> Key {
-        Key::new(kinds::named("configmaps"), "default", name)
-    }
-
-    fn object(name: &str, data: &str) -> Value {
-        json!({"metadata": {"name": name, "namespace": "default"}, "data": {"x": data}})
-    }
-
-    fn revisions(store: &Store, since: u64) -> Vec<(u64, Verb)> {
-        let changes = store.since(since).unwrap();
-        changes.map(|c| (c.revision, c.verb)).collect()
-    }
-
-    #[test]
-    fn every_change_has_a_revision_of_its_own() {
-        let mut store = store();
-
-        store.insert(key("a"), object("a", "1")).unwrap();
-        let second = store.replace(key("a"), object("a", "2")).unwrap();
-        let last = store.remove(&key("a")).unwrap();
-
-        assert_eq!(object::text(&second, "/metadata/resourceVersion"), "102");
-        assert_eq!(object::text(&last, "/metadata/resourceVersion"), "103");
-        assert_eq!(
-            revisions(&store, 100),
-            [
-                (101, Verb::Added),
-                (102, Verb::Modified),
-                (103, Verb::Deleted)
-            ]
-        );
-        assert_eq!(revisions(&store, 102), [(103, Verb::Deleted)]);
-    }
-
-    #[test]
-    fn a_version_that_changes_nothing_is_not_a_change() {
-        let mut store = store();
-        store.insert(key("a"), object("a", "1")).unwrap();
-
-        store.replace(key("a"), object("a", "1")).unwrap();
-
-        assert_eq!(store.revision(), 101);
-    }
-
-    #[test]
-    fn forgotten_revisions_are_gone() {
-        let mut store = store();
-        store.insert(key("a"), object("a", "0")).unwrap();
-        for turn in 1..=5 {
-            store
-                .replace(key("a"), object("a", &turn.to_string()))
-                .unwrap();
-        }
-
-        assert_eq!(store.since(101).err().unwrap().code, 410);
-        assert_eq!(revisions(&store, 102).len(), 4);
-    }
-
-    #[test]
-    fn limits_are_answers() {
-        let mut store = store();
-        let large = "x".repeat(400);
-        assert_eq!(
-            store
-                .insert(key("a"), object("a", &large))
-                .unwrap_err()
-                .code,
-            413
-        );
-        let half = "x".repeat(200);
-        store.insert(key("a"), object("a", &half)).unwrap();
-        store.insert(key("b"), object("b", &half)).unwrap();
-        assert_eq!(
-            store.insert(key("c"), object("c", &half)).unwrap_err().code,
-            507
-        );
-
-        store.insert(key("c"), object("c", "")).unwrap();
-        store.remove(&key("a")).unwrap();
-        store.insert(key("d"), object("d", "")).unwrap();
-        assert_eq!(
-            store.insert(key("e"), object("e", "")).unwrap_err().code,
-            507
-        );
-    }
-
-    #[test]
-    fn lists_keep_to_their_kind_and_namespace() {
-        let mut store = store();
-        let elsewhere = Key::new(kinds::named("configmaps"), "other", "b");
-        let pod = Key::new(kinds::named("pods"), "default", "c");
-        store.insert(key("a"), object("a", "")).unwrap();
-        store.insert(elsewhere, object("b", "")).unwrap();
-        store.insert(pod, object("c", "")).unwrap();
-
-        let configmaps = kinds::named("configmaps");
-        assert_eq!(store.list(configmaps, None).count(), 2);
-        assert_eq!(store.list(configmaps, Some("default")).count(), 1);
-        assert_eq!(store.list(configmaps, Some("none")).count(), 0);
-    }
-
-    #[test]
-    fn uids_look_like_uids() {
-        let mut store = store();
-
-        let uid = store.new_uid();
-
-        assert_eq!(uid.len(), 36);
-        assert_ne!(uid, store.new_uid());
-        assert_eq!(store.new_suffix().len(), 5);
-    }
-}
+mod tests;

@@ -9,10 +9,12 @@ use super::failure::Failure;
 use super::kinds::{self, KindId};
 use super::patch::Format;
 use super::store::{Key, Store};
-use super::{clock, defaults, object, schema, validate};
+use super::{defaults, object, schema, validate};
 
+mod create;
 mod delete;
 
+pub(crate) use create::create;
 pub(crate) use delete::{Deletion, Outcome, delete, remove_when_free};
 
 /// The part of an object that an update writes.
@@ -39,175 +41,6 @@ impl Occasion {
             dry_run: false,
             strict: false,
         }
-    }
-}
-
-/// Makes a new object of that kind; `namespace` is the one of the request's path.
-pub(crate) fn create(
-    store: &mut Store,
-    kind: KindId,
-    namespace: &str,
-    mut body: Value,
-    occasion: Occasion,
-) -> Result<Arc<Value>, Failure> {
-    identify(kind, namespace, &mut body)?;
-    tidy(kind, &mut body, occasion)?;
-    if !object::text(&body, "/metadata/resourceVersion").is_empty() {
-        return Err(Failure::bad_request(
-            "resourceVersion should not be set on objects to be created",
-        ));
-    }
-    name_it(store, &mut body);
-    open_namespace(store, kind, &body)?;
-    birth(store, kind, &mut body, occasion.now);
-    defaults::fill(kind, &mut body);
-    address(store, kind, &mut body);
-    validate::check(kind, &body)?;
-    let key = Key::of(kind, &body);
-    if occasion.dry_run {
-        return pretend(store, &key, body);
-    }
-    store.insert(key, body)
-}
-
-fn pretend(store: &Store, key: &Key, body: Value) -> Result<Arc<Value>, Failure> {
-    if store.get(key).is_some() {
-        return Err(Failure::already_exists(key.kind, &key.name));
-    }
-    Ok(Arc::new(body))
-}
-
-/// Checks that the body is an object of that kind and place, and says so in it.
-fn identify(kind: KindId, namespace: &str, body: &mut Value) -> Result<(), Failure> {
-    let info = kind.info();
-    let api_version = info.api_version();
-    for (field, wanted) in [("apiVersion", api_version.as_str()), ("kind", info.kind)] {
-        match body.get(field).map(|value| value.as_str()) {
-            None | Some(Some("")) => {}
-            Some(Some(given)) if given == wanted => {}
-            Some(_) => {
-                return Err(Failure::bad_request(format!(
-                    "the {field} in the data does not match the expected {wanted:?}"
-                )));
-            }
-        }
-    }
-    let Some(fields) = body.as_object_mut() else {
-        return Err(Failure::bad_request("the body is not an object"));
-    };
-    let mut identified = serde_json::Map::new();
-    identified.insert("apiVersion".to_owned(), json!(api_version));
-    identified.insert("kind".to_owned(), json!(info.kind));
-    let metadata = fields.shift_remove("metadata").unwrap_or(Value::Null);
-    identified.insert("metadata".to_owned(), placed(kind, namespace, metadata)?);
-    for (name, value) in std::mem::take(fields) {
-        identified.entry(name).or_insert(value);
-    }
-    *fields = identified;
-    Ok(())
-}
-
-fn tidy(kind: KindId, body: &mut Value, occasion: Occasion) -> Result<(), Failure> {
-    let unknown = schema::tidy(kind.info().kind, body)?;
-    if unknown.is_empty() || !occasion.strict {
-        return Ok(());
-    }
-    let named: Vec<_> = unknown
-        .iter()
-        .map(|field| format!("unknown field {field:?}"))
-        .collect();
-    let message = format!("strict decoding error: {}", named.join(", "));
-    Err(Failure::bad_request(message))
-}
-
-fn placed(kind: KindId, namespace: &str, mut metadata: Value) -> Result<Value, Failure> {
-    if metadata.is_null() {
-        metadata = json!({});
-    }
-    let Some(fields) = metadata.as_object_mut() else {
-        return Err(Failure::bad_request("metadata is not an object"));
-    };
-    let given = fields.get("namespace").and_then(Value::as_str);
-    if !kind.info().namespaced {
-        fields.shift_remove("namespace");
-    } else if given.is_none_or(str::is_empty) {
-        fields.insert("namespace".to_owned(), json!(namespace));
-    } else if given != Some(namespace) {
-        return Err(Failure::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    Ok(metadata)
-}
-
-fn name_it(store: &mut Store, body: &mut Value) {
-    let prefix = object::text(body, "/metadata/generateName").to_owned();
-    if object::name(body).is_empty() && !prefix.is_empty() {
-        let name = format!("{prefix}{}", store.new_suffix());
-        object::set(body, "metadata", "name", json!(name));
-    }
-}
-
-fn open_namespace(store: &Store, kind: KindId, body: &Value) -> Result<(), Failure> {
-    if !kind.info().namespaced {
-        return Ok(());
-    }
-    let namespaces = kinds::named("namespaces");
-    let name = object::namespace(body);
-    let Some(namespace) = store.get(&Key::new(namespaces, "", name)) else {
-        return Err(Failure::not_found(namespaces, name));
-    };
-    if object::deleting(namespace) {
-        let why = format!(
-            "unable to create new content in namespace {name} because it is being terminated"
-        );
-        return Err(Failure::forbidden(kind, object::name(body), &why));
-    }
-    Ok(())
-}
-
-fn birth(store: &mut Store, kind: KindId, body: &mut Value, now: Timestamp) {
-    for field in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-    ] {
-        object::unset(body, "metadata", field);
-    }
-    let uid = store.new_uid();
-    object::set(body, "metadata", "uid", json!(uid));
-    object::set(
-        body,
-        "metadata",
-        "creationTimestamp",
-        json!(clock::seconds(now)),
-    );
-    if defaults::has_generation(kind) {
-        object::set(body, "metadata", "generation", json!(1));
-    }
-    let own_status = kind.info().has_status() && kind != kinds::named("nodes");
-    if own_status && let Some(fields) = body.as_object_mut() {
-        fields.shift_remove("status");
-    }
-}
-
-/// Gives a new service the first free cluster address.
-fn address(store: &Store, kind: KindId, body: &mut Value) {
-    let wanted = object::text(body, "/spec/clusterIP");
-    let external = body["spec"]["type"] == "ExternalName";
-    if kind != kinds::named("services") || !wanted.is_empty() || external {
-        return;
-    }
-    let taken: std::collections::HashSet<_> = store
-        .list(kind, None)
-        .map(|service| object::text(service, "/spec/clusterIP"))
-        .collect();
-    let free = (1..=u16::MAX)
-        .map(|host| format!("10.96.{}.{}", host >> 8, host & 0xff))
-        .find(|address| !taken.contains(address.as_str()));
-    if let Some(free) = free {
-        object::set(body, "spec", "clusterIPs", json!([free]));
-        object::set(body, "spec", "clusterIP", json!(free));
     }
 }
 
@@ -329,3 +162,69 @@ pub(crate) fn patch(
     let body = format.apply(&old, change)?;
     update(store, key, part, body, occasion)
 }
+
+/// Checks that the body is an object of that kind and place, and says so in it.
+fn identify(kind: KindId, namespace: &str, body: &mut Value) -> Result<(), Failure> {
+    let info = kind.info();
+    let api_version = info.api_version();
+    for (field, wanted) in [("apiVersion", api_version.as_str()), ("kind", info.kind)] {
+        match body.get(field).map(|value| value.as_str()) {
+            None | Some(Some("")) => {}
+            Some(Some(given)) if given == wanted => {}
+            Some(_) => {
+                return Err(Failure::bad_request(format!(
+                    "the {field} in the data does not match the expected {wanted:?}"
+                )));
+            }
+        }
+    }
+    let Some(fields) = body.as_object_mut() else {
+        return Err(Failure::bad_request("the body is not an object"));
+    };
+    let mut identified = serde_json::Map::new();
+    identified.insert("apiVersion".to_owned(), json!(api_version));
+    identified.insert("kind".to_owned(), json!(info.kind));
+    let metadata = fields.shift_remove("metadata").unwrap_or(Value::Null);
+    identified.insert("metadata".to_owned(), placed(kind, namespace, metadata)?);
+    for (name, value) in std::mem::take(fields) {
+        identified.entry(name).or_insert(value);
+    }
+    *fields = identified;
+    Ok(())
+}
+
+fn tidy(kind: KindId, body: &mut Value, occasion: Occasion) -> Result<(), Failure> {
+    let unknown = schema::tidy(kind.info().kind, body)?;
+    if unknown.is_empty() || !occasion.strict {
+        return Ok(());
+    }
+    let named: Vec<_> = unknown
+        .iter()
+        .map(|field| format!("unknown field {field:?}"))
+        .collect();
+    let message = format!("strict decoding error: {}", named.join(", "));
+    Err(Failure::bad_request(message))
+}
+
+fn placed(kind: KindId, namespace: &str, mut metadata: Value) -> Result<Value, Failure> {
+    if metadata.is_null() {
+        metadata = json!({});
+    }
+    let Some(fields) = metadata.as_object_mut() else {
+        return Err(Failure::bad_request("metadata is not an object"));
+    };
+    let given = fields.get("namespace").and_then(Value::as_str);
+    if !kind.info().namespaced {
+        fields.shift_remove("namespace");
+    } else if given.is_none_or(str::is_empty) {
+        fields.insert("namespace".to_owned(), json!(namespace));
+    } else if given != Some(namespace) {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(metadata)
+}
+
+#[cfg(test)]
+mod tests;

@@ -213,3 +213,6 @@ fn write(chunk: &mut Vec<u8>, verb: &str, object: &Value) {
     serde_json::to_writer(&mut *chunk, &event).expect("a vector takes all, keys are strings");
     chunk.push(b'\n');
 }
+
+#[cfg(test)]
+mod tests;
