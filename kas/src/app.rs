@@ -105,6 +105,7 @@ async fn users(
     let acceptor = PlainAcceptor::new(server_tls(users.tls.as_ref(), &[H2, HTTP_1_1])?);
     let settings = kubernetes_api::Settings {
         url_path_prefix: users.url_path_prefix.clone(),
+        server: version::server_header(),
         ..kubernetes_api::Settings::default()
     };
     Ok(Some(Port { listener, acceptor, settings }))

@@ -187,7 +187,7 @@ impl Replica {
         let counts = kubernetes_api::Metrics::default();
         counts.register(numbers);
         let api = KubernetesApi::new(port.settings, router, control_plane, counts);
-        self.users.spawn(api.serve(port.listener, port.acceptor, self.users.clone()));
+        self.users.spawn(accept_users(api, port.listener, port.acceptor, self.users.clone()));
     }
 
     fn serve_peers(&self, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
@@ -212,6 +212,28 @@ impl Replica {
             let served = metrics::serve(listener, &paths, Arc::new(numbers), readiness, stop);
             if let Err(error) = served.await {
                 tracing::error!(%error, "the observability listener failed");
+            }
+        });
+    }
+}
+
+/// Accepts users until draining starts.
+async fn accept_users(
+    api: Arc<KubernetesApi>,
+    listener: Listener,
+    acceptor: PlainAcceptor,
+    drain: Drain,
+) {
+    loop {
+        let (socket, peer) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.wait() => return,
+        };
+        let (api, acceptor, leaving) = (api.clone(), acceptor.clone(), drain.clone());
+        drain.spawn(async move {
+            match acceptor.accept(socket, peer).await {
+                Ok(accepted) => api.serve_connection(accepted.io, accepted.peer, leaving).await,
+                Err(error) => tracing::debug!(%error, %peer, "a user's connection was refused"),
             }
         });
     }

@@ -54,9 +54,11 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     tasks.spawn(agents.run(stop.clone()));
     tasks.spawn(users.run(stop.clone()));
 
-    let upstream = match &args.kubeconfig {
-        Some(file) => Upstream::Kubeconfig { file: file.clone(), context: args.context.clone() },
-        None => Upstream::Server(demo(&mut tasks, &stop).await?),
+    let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+    let upstream = if args.kubeconfig.is_some() || from_environment.is_some() {
+        Upstream::Kubeconfig { file: args.kubeconfig.clone(), context: args.context.clone() }
+    } else {
+        Upstream::Server(demo(&mut tasks, &stop).await?)
     };
     let kas_address = format!("ws://{agents_address}");
     let mut agent = agent::start(&kas_address, &accounts, &upstream, stop.clone())?;

@@ -14,3 +14,9 @@ pub const COMMIT: &str = match option_env!("KAS_COMMIT") {
 pub fn server() -> String {
     format!("gitlab-kas/v{VERSION}/{COMMIT}")
 }
+
+/// The same as a header value.
+#[must_use]
+pub fn server_header() -> http::HeaderValue {
+    http::HeaderValue::from_str(&server()).expect("versions and commits are plain text")
+}

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_the_known_texts() {
-        let message = |headers| bearer(headers).unwrap_err().message().to_owned();
+        let message = |headers: &HeaderMap| bearer(headers).unwrap_err().message().to_owned();
         assert_eq!(
             message(&HeaderMap::new()),
             "Request unauthenticated with bearer"

@@ -18,7 +18,9 @@ pub struct UpArgs {
     pub data_dir: PathBuf,
 
     /// Put the agent on the cluster of this kubeconfig instead of on a demo cluster
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    ///
+    /// Without the flag, the environment variable KUBECONFIG counts if it is set and not empty
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
     /// The context of that kubeconfig, if not its current one

@@ -43,6 +43,9 @@ pub enum StandaloneError {
     /// There is none.
     #[error("{} does not exist: create it with `kas agent create NAME --file {}`", .0.display(), .0.display())]
     Missing(PathBuf),
+    /// There is nothing in it, which is never meant: half-written files look so.
+    #[error("{} is empty: create an agent with `kas agent create NAME --file {}`", .0.display(), .0.display())]
+    Empty(PathBuf),
     /// It cannot be read.
     #[error("cannot read {}: {source}", file.display())]
     Unreadable {
@@ -166,6 +169,9 @@ pub fn read(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
             source,
         },
     })?;
+    if text.trim().is_empty() {
+        return Err(StandaloneError::Empty(file.to_owned()));
+    }
     Ok(parse(file, &text, now)?)
 }
 

@@ -68,6 +68,7 @@ impl Cluster {
                 acceptor: PlainAcceptor::new(None),
                 settings: kubernetes_api::Settings {
                     url_path_prefix: "/k8s-proxy/".to_owned(),
+                    server: version::server_header(),
                     ..kubernetes_api::Settings::default()
                 },
             }),

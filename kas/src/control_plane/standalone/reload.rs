@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Standalone, StandaloneError, lock, read};
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a file must stay as it is before it is read: an editor that writes
+/// in place shows half of it for a moment.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// What was seen of the file so far.
 #[derive(Debug)]
@@ -58,12 +61,25 @@ impl Standalone {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if !self.settled().await {
+                continue;
+            }
             let standalone = self.clone();
             let look = move || standalone.look(Timestamp::now());
             if let Err(error) = tokio::task::spawn_blocking(look).await {
                 tracing::error!(%error, "looking at the control plane's file failed");
             }
         }
+    }
+
+    /// Whether nobody is writing the file just now.
+    async fn settled(&self) -> bool {
+        let before = Fingerprint::of(&self.file);
+        if before == lock(&self.progress).seen {
+            return true;
+        }
+        tokio::time::sleep(SETTLED).await;
+        before == Fingerprint::of(&self.file)
     }
 
     fn look(&self, now: Timestamp) {
