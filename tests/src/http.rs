@@ -41,17 +41,50 @@ pub async fn get(url: &str, bearer: &str) -> Result<Response<Bytes>> {
     send(request.body(Bytes::new())?).await
 }
 
-/// Writes bytes to a port of loopback and reads what comes until the peer closes or `limit` is over.
-///
-/// # Errors
-/// When nobody listens.
-pub async fn raw(port: u16, bytes: &[u8], limit: Duration) -> Result<Vec<u8>> {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-    socket.write_all(bytes).await.ok();
-    let mut answer = Vec::new();
-    // A reset ends the answer as well as a close does.
-    tokio::time::timeout(limit, socket.read_to_end(&mut answer))
-        .await
-        .ok();
-    Ok(answer)
+/// A connection to a port of loopback, for bytes that no client library would send.
+#[derive(Debug)]
+pub struct Socket(TcpStream);
+
+impl Socket {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn open(port: u16) -> Result<Self> {
+        Ok(Self(TcpStream::connect(("127.0.0.1", port)).await?))
+    }
+
+    /// Writes bytes.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.0.write_all(bytes).await?)
+    }
+
+    /// Reads up to and with `end`.
+    ///
+    /// # Errors
+    /// When the peer closes before, or `limit` is over.
+    pub async fn read_until(&mut self, end: &str, limit: Duration) -> Result<String> {
+        let mut text = Vec::new();
+        let read = async {
+            while !text.ends_with(end.as_bytes()) {
+                text.push(self.0.read_u8().await?);
+            }
+            anyhow::Ok(())
+        };
+        let read = tokio::time::timeout(limit, read).await;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let missing = || format!("no {end:?} after {text:?}");
+        read.with_context(missing)?.with_context(missing)?;
+        Ok(text)
+    }
+
+    /// Reads all that comes until the peer closes, resets, or `limit` is over; says whether it closed.
+    pub async fn read_to_end(&mut self, limit: Duration) -> (String, bool) {
+        let mut text = Vec::new();
+        let read = tokio::time::timeout(limit, self.0.read_to_end(&mut text)).await;
+        (String::from_utf8_lossy(&text).into_owned(), read.is_ok())
+    }
 }

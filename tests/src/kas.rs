@@ -87,6 +87,17 @@ impl Kas {
         self.cli(&["agent", "create", name]).await
     }
 
+    /// The number of an agent.
+    ///
+    /// # Errors
+    /// When there is no agent of this name.
+    pub async fn agent_id(&self, name: &str) -> Result<String> {
+        let list = self.cli(&["agent", "list", "-o", "json"]).await?;
+        let agents: Vec<serde_json::Value> = serde_json::from_str(&list)?;
+        let agent = agents.iter().find(|agent| agent["name"] == name);
+        Ok(agent.with_context(|| list.clone())?["id"].to_string())
+    }
+
     /// Makes a user that may use the agent in the way that `access` says, and gives the user's token.
     ///
     /// # Errors
@@ -128,28 +139,21 @@ impl Kas {
         token: &str,
         server: &Server,
     ) -> Result<Kubectl> {
-        let args = [
+        let ca = server.ca.display().to_string();
+        let place = [
             "kubeconfig",
             agent,
             "--server",
             &server.url,
-            who[0],
-            who[1],
-            "--token",
-            token,
+            "--certificate-authority",
+            &ca,
         ];
-        let text = self.cli(&args).await?;
+        let text = self
+            .cli(&[&place[..], &who, &["--token", token]].concat())
+            .await?;
         let file = self.folder.join(format!("kubeconfig-{}", who[1]));
         std::fs::write(&file, text + "\n")?;
-        let kubectl = Kubectl::new(&file);
-        let cluster = kubectl
-            .ok(&["config", "view", "-o", "jsonpath={.clusters[0].name}"])
-            .await?;
-        let ca = format!("--certificate-authority={}", server.ca.display());
-        kubectl
-            .ok(&["config", "set-cluster", &cluster, &ca, "--embed-certs=true"])
-            .await?;
-        Ok(kubectl)
+        Ok(Kubectl::new(&file))
     }
 }
 

@@ -14,5 +14,7 @@ pub mod payload;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod rig;
 pub mod stub_api;
+pub mod up;
 pub mod wait;
