@@ -53,6 +53,12 @@ pub struct Settings {
     pub hold: Duration,
     /// The `Server` header, which also names us in `Via`.
     pub server: HeaderValue,
+    /// How long a client may take for its first request's head, or for the
+    /// preface of HTTP/2.
+    pub first_request: Duration,
+    /// How long a client may pause in the middle of a body for which there is
+    /// no answer yet.
+    pub body_pause: Duration,
     /// How long the cluster may take to begin its answer.
     pub response_header: Duration,
     /// How long nothing may come, or be taken, in the middle of an answer.
@@ -72,6 +78,8 @@ impl Default for Settings {
             url_path_prefix: "/k8s-proxy/".into(),
             hold: Duration::from_secs(60),
             server: HeaderValue::from_static(concat!("kas/", env!("CARGO_PKG_VERSION"))),
+            first_request: Duration::from_secs(10),
+            body_pause: Duration::from_secs(300),
             response_header: hours,
             idle: hours,
             max_head: 192 << 10,
@@ -139,32 +147,46 @@ impl KubernetesApi {
         let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
         let answer = match self.admit(&head, &mut record).await {
             Ok((path, access)) => {
-                let outline = outline(head, path, access.impersonation.clone(), &body, on_upgrade.is_some());
+                let outline = outline(
+                    head,
+                    path,
+                    access.impersonation.clone(),
+                    &body,
+                    on_upgrade.is_some(),
+                );
                 record.watch = query::is_true(&outline.query, "watch");
+                let pause = self.settings.body_pause;
                 let upload = (outline.length != Length::None)
-                    .then(|| Upload::new(body, on_upgrade.is_none()));
-                self.route(access.agent.id, outline, upload, on_upgrade, record, drain).await
+                    .then(|| Upload::new(body, on_upgrade.is_none(), pause));
+                self.route(access.agent.id, outline, upload, on_upgrade, record, drain)
+                    .await
             }
             Err(failure) => Err((failure, record)),
         };
-        let mut response = answer.unwrap_or_else(|(failure, record)| {
-            self.refuse(&failure, indented, record)
-        });
+        let mut response =
+            answer.unwrap_or_else(|(failure, record)| self.refuse(&failure, indented, record));
         caller.mark(response.headers_mut());
         response
     }
 
     /// Checks whether the request may go on, to where, and as whom.
     async fn admit(&self, head: &Parts, record: &mut Record) -> Result<(String, Access), Failure> {
-        let in_flight = self.metrics.admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
+        let in_flight = self
+            .metrics
+            .admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
         record.admitted(in_flight.ok_or_else(|| {
-            Failure::passing(StatusCode::TOO_MANY_REQUESTS, "too many requests are in progress")
+            Failure::passing(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many requests are in progress",
+            )
         })?);
         let path = self.path(head)?;
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
         record.asks_for(presented.agent);
-        let decision = self.control_plane.authorize(&presented.credentials, presented.agent);
+        let decision = self
+            .control_plane
+            .authorize(&presented.credentials, presented.agent);
         let access = tokio::time::timeout(AUTHORIZATION, decision)
             .await
             .map_err(|_| {
@@ -181,7 +203,10 @@ impl KubernetesApi {
         if size > self.settings.max_head {
             return Err(Failure::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                format!("the headers take {size} bytes, more than the {} allowed", self.settings.max_head),
+                format!(
+                    "the headers take {size} bytes, more than the {} allowed",
+                    self.settings.max_head
+                ),
             ));
         }
         if head.method == Method::CONNECT {
@@ -194,23 +219,37 @@ impl KubernetesApi {
         Ok(request::strip_prefix(path, &self.settings.url_path_prefix))
     }
 
-    fn preflight(&self, head: &Parts, caller: &Caller, mut record: Box<Record>) -> Response<ProxyBody> {
+    fn preflight(
+        &self,
+        head: &Parts,
+        caller: &Caller,
+        mut record: Box<Record>,
+    ) -> Response<ProxyBody> {
         let (status, headers) = cors::preflight(&head.headers);
         record.status = status.as_u16();
         let mut response = Response::new(ProxyBody::empty());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        response.headers_mut().insert(header::SERVER, self.settings.server.clone());
+        response
+            .headers_mut()
+            .insert(header::SERVER, self.settings.server.clone());
         caller.mark(response.headers_mut());
         response
     }
 
-    fn refuse(&self, failure: &Failure, indented: bool, mut record: Box<Record>) -> Response<ProxyBody> {
+    fn refuse(
+        &self,
+        failure: &Failure,
+        indented: bool,
+        mut record: Box<Record>,
+    ) -> Response<ProxyBody> {
         let mut response = failure.response(indented);
         record.status = failure.code.as_u16();
         record.sent = response.body().size_hint().lower();
         record.reason.clone_from(&failure.message);
-        response.headers_mut().insert(header::SERVER, self.settings.server.clone());
+        response
+            .headers_mut()
+            .insert(header::SERVER, self.settings.server.clone());
         response
     }
 }

@@ -46,6 +46,9 @@ pub(super) enum Interrupted {
     /// The client did not send its body.
     #[error("failed to read the request's body: {0}")]
     Client(BoxError),
+    /// The client paused in the middle of its body.
+    #[error("the request's body did not go on for {} s", .0.as_secs())]
+    Pause(std::time::Duration),
     /// The call broke.
     #[error(transparent)]
     Broken(#[from] Broken),
@@ -151,7 +154,12 @@ impl Exchange {
     /// Waits for the head of the answer.
     pub(super) async fn head(&mut self) -> Result<Head, Interrupted> {
         match poll_fn(|cx| self.poll_part(cx)).await? {
-            Part::Header(head) => Ok(head),
+            Part::Header(head) => {
+                if let Some(upload) = &mut self.upload {
+                    upload.may_pause();
+                }
+                Ok(head)
+            }
             part => unreachable!("the sequence begins with a header, not with {part:?}"),
         }
     }
@@ -224,6 +232,7 @@ impl Exchange {
             Poll::Ready(Err(UploadError::Client(error))) => {
                 return Err(Interrupted::Client(error));
             }
+            Poll::Ready(Err(UploadError::Pause(pause))) => return Err(Interrupted::Pause(pause)),
         }
         Ok(())
     }

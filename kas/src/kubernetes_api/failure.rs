@@ -50,6 +50,7 @@ pub(super) fn of_interruption(error: &Interrupted, method: &Method) -> Failure {
     let bad_gateway = |message: String| Failure::new(StatusCode::BAD_GATEWAY, message);
     match error {
         Interrupted::Client(_) => Failure::new(StatusCode::BAD_REQUEST, error.to_string()),
+        Interrupted::Pause(_) => Failure::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
         Interrupted::Agent(status)
             if status.code == Code::Unavailable as i32 && status.message.contains(NESTED) =>
         {

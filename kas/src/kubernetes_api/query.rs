@@ -1,6 +1,6 @@
 //! Paths and queries as Go's net/url understands them, since agentk does.
 
-use proto::{agent::prototool::Values, metadata::Meta};
+use proto::metadata::Meta;
 
 /// Parameters that carry credentials; they stay here.
 const OURS: [&str; 2] = [
@@ -21,10 +21,7 @@ pub(super) fn forwarded(raw: &str) -> Meta {
     let mut map = Meta::new();
     for (key, value) in pairs(raw) {
         if !OURS.contains(&key.as_str()) {
-            map.entry(key)
-                .or_insert_with(Values::default)
-                .value
-                .push(value);
+            map.entry(key).or_default().value.push(value);
         }
     }
     map

@@ -11,13 +11,11 @@ use runtime::{
     drain::Drain,
     listen::{Listener, PlainAcceptor},
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{KubernetesApi, guard::Guarded};
 
-/// How long a client may take for its first request's head, or for the preface
-/// of HTTP/2.
-const FIRST_WORDS: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests, the next head included.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Headers of one request, at most: groups are a header each.
@@ -28,6 +26,10 @@ const MAX_FRAME: u32 = 64 << 10;
 const MAX_STREAMS: u32 = 1000;
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
+/// When a silent connection is asked whether its client still lives.
+const PROBE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10));
 
 /// Starts tasks that a drain waits for.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ impl KubernetesApi {
                 () = drain.wait() => return,
             };
             let (api, acceptor, leave) = (self.clone(), acceptor.clone(), drain.clone());
+            // Without probes a dead client is only found out later.
+            let _ = SockRef::from(&socket).set_tcp_keepalive(&PROBE);
             drain.spawn(async move {
                 match acceptor.accept(socket, peer).await {
                     Ok(accepted) => {
@@ -82,7 +86,7 @@ impl KubernetesApi {
         let mut connection =
             pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
         let mut leave = pin!(drain.wait());
-        let mut first_words = pin!(tokio::time::sleep(FIRST_WORDS));
+        let mut first_words = pin!(tokio::time::sleep(self.settings.first_request));
         let (mut leaving, mut begun) = (false, false);
         loop {
             tokio::select! {

@@ -3,12 +3,15 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use proto::frame::Payload;
 use router::{Broken, Call};
+
+use super::idle::Idle;
 
 /// Any error of a client's body.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,6 +34,7 @@ pub(super) struct Upload {
     body: BoxBody,
     chunk: Bytes,
     close: bool,
+    pause: Option<Idle>,
 }
 
 /// Why a body could not be sent whole.
@@ -38,6 +42,8 @@ pub(super) struct Upload {
 pub(super) enum UploadError {
     /// The client did not send it.
     Client(BoxError),
+    /// The client paused for too long.
+    Pause(Duration),
     /// The call is gone.
     Call,
 }
@@ -50,7 +56,8 @@ impl From<Broken> for UploadError {
 
 impl Upload {
     /// Sends `body`, then the trailer, and if `close` is set says that this is all.
-    pub(super) fn new<B>(body: B, close: bool) -> Self
+    /// The client may `pause` for so long.
+    pub(super) fn new<B>(body: B, close: bool, pause: Duration) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -60,6 +67,7 @@ impl Upload {
             body: Box::pin(body),
             chunk: Bytes::new(),
             close,
+            pause: Some(Idle::new(pause)),
         }
     }
 
@@ -77,7 +85,7 @@ impl Upload {
                 call.start_send(Payload::nested(DATA, self.chunk.split_to(length)))?;
                 *count += length as u64;
             }
-            match ready!(self.body.as_mut().poll_frame(cx)) {
+            match ready!(self.poll_frame(cx))? {
                 Some(Ok(frame)) => self.chunk = data(frame),
                 Some(Err(error)) => return Poll::Ready(Err(UploadError::Client(error))),
                 None => return Poll::Ready(self.finish(call)),
@@ -85,9 +93,33 @@ impl Upload {
         }
     }
 
+    /// From now on the client may pause for as long as it likes.
+    pub(super) fn may_pause(&mut self) {
+        self.pause = None;
+    }
+
     /// Says behind the body that nothing more follows.
     pub(super) fn close_behind(&mut self) {
         self.close = true;
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Result<Frame<Bytes>, BoxError>>, UploadError>> {
+        match (self.body.as_mut().poll_frame(cx), &mut self.pause) {
+            (Poll::Ready(frame), pause) => {
+                if let Some(pause) = pause {
+                    pause.progress();
+                }
+                Poll::Ready(Ok(frame))
+            }
+            (Poll::Pending, None) => Poll::Pending,
+            (Poll::Pending, Some(pause)) => {
+                ready!(pause.poll(cx));
+                Poll::Ready(Err(UploadError::Pause(pause.limit())))
+            }
+        }
     }
 
     fn finish(&mut self, call: &mut Call) -> Result<(), UploadError> {

@@ -1,0 +1,10 @@
+//! The Kubernetes API proxy, from a client's socket to an agent's stream.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod agent;
+mod failures;
+mod proxy;
+mod requests;
+mod streams;
+mod upgrades;

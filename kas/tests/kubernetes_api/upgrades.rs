@@ -1,0 +1,176 @@
+//! Upgraded connections: exec, attach, port-forward.
+
+use proto::agent::grpctool::http_request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+
+use crate::{
+    agent::{Agent, Asked, Next},
+    proxy::{AGENT, LONG, Proxy},
+};
+
+async fn expect_trailer(asked: &mut Asked) {
+    let next = asked.next().await;
+    assert!(
+        matches!(next, Next::Http(http_request::Message::Trailer(_))),
+        "{next:?}"
+    );
+}
+
+/// Switches protocols and echoes until the client half-closes.
+async fn echo(mut asked: Asked) -> Next {
+    assert_eq!(asked.header("Upgrade"), ["SPDY/3.1"]);
+    assert_eq!(asked.header("Connection"), ["upgrade"]);
+    expect_trailer(&mut asked).await;
+    asked
+        .answer(101, &[("Upgrade", "SPDY/3.1"), ("Connection", "Upgrade")])
+        .await;
+    asked.trailer().await;
+    loop {
+        match asked.next().await {
+            Next::Http(http_request::Message::UpgradeData(data)) => {
+                asked.upgrade_data(data.data).await;
+            }
+            Next::CloseSend => return asked.end().await,
+            other => return other,
+        }
+    }
+}
+
+async fn upgrade(proxy: &Proxy, first: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!(
+        "POST /exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+         Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+    );
+    socket
+        .write_all(&[head.as_bytes(), first].concat())
+        .await
+        .unwrap();
+    socket
+}
+
+async fn head(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_until_the_client_ends() {
+    let proxy = Proxy::start().await;
+    let (ends, mut ended) = mpsc::channel(1);
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |asked| {
+        let ends = ends.clone();
+        async move { ends.send(echo(asked).await).await.unwrap() }
+    })
+    .await;
+
+    // The first bytes come right behind the head.
+    let mut socket = upgrade(&proxy, b"early").await;
+    let answer = head(&mut socket).await;
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    assert!(answer.contains("upgrade: spdy/3.1") && answer.contains("connection: upgrade"));
+    let mut early = [0; 5];
+    socket.read_exact(&mut early).await.unwrap();
+    assert_eq!(&early, b"early");
+    let sent: Vec<u8> = (0..3 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
+    let (mut read, mut write) = socket.into_split();
+    let bytes = sent.clone();
+    let writer = tokio::spawn(async move {
+        write.write_all(&bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut received = Vec::new();
+    tokio::time::timeout(LONG, read.read_to_end(&mut received))
+        .await
+        .unwrap()
+        .unwrap();
+    writer.await.unwrap();
+
+    assert!(received == sent);
+    assert_eq!(ended.recv().await.unwrap(), Next::End(tonic::Code::Ok));
+    proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn the_agent_ends_the_connection() {
+    let proxy = Proxy::start().await;
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, |mut asked| async move {
+        expect_trailer(&mut asked).await;
+        asked
+            .answer(101, &[("Upgrade", "SPDY/3.1"), ("Connection", "Upgrade")])
+            .await;
+        asked.trailer().await;
+        asked.upgrade_data("bye").await;
+        asked.end().await;
+    })
+    .await;
+
+    let mut socket = upgrade(&proxy, b"").await;
+    head(&mut socket).await;
+    let mut rest = Vec::new();
+    tokio::time::timeout(LONG, socket.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+
+    assert_eq!(rest, b"bye");
+    proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_vanished_client_cancels_the_call() {
+    let proxy = Proxy::start().await;
+    let (ends, mut ended) = mpsc::channel(1);
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |mut asked| {
+        let ends = ends.clone();
+        async move {
+            expect_trailer(&mut asked).await;
+            asked
+                .answer(101, &[("Upgrade", "SPDY/3.1"), ("Connection", "Upgrade")])
+                .await;
+            asked.trailer().await;
+            ends.send(asked.over().await).await.unwrap();
+        }
+    })
+    .await;
+
+    let mut socket = upgrade(&proxy, b"").await;
+    head(&mut socket).await;
+    socket.set_zero_linger().unwrap();
+    drop(socket);
+
+    assert_eq!(
+        ended.recv().await.unwrap(),
+        Next::End(tonic::Code::Cancelled)
+    );
+    proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_a_normal_answer() {
+    let proxy = Proxy::start().await;
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, |mut asked| async move {
+        expect_trailer(&mut asked).await;
+        asked.answer(403, &[("Content-Length", "2")]).await;
+        assert_eq!(asked.next().await, Next::CloseSend);
+        asked.data("no").await;
+        asked.trailer().await;
+        asked.end().await;
+    })
+    .await;
+
+    let mut socket = upgrade(&proxy, b"").await;
+    let answer = head(&mut socket).await;
+
+    assert!(answer.starts_with("http/1.1 403"), "{answer}");
+    let mut body = [0; 2];
+    socket.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"no");
+}
