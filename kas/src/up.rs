@@ -6,6 +6,7 @@
 mod accounts;
 mod agent;
 mod balancer;
+mod certificate;
 mod cluster;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -17,9 +18,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{
-    cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces,
-};
+use crate::{cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces};
 use accounts::Accounts;
 use agent::Upstream;
 use cluster::Cluster;
@@ -27,7 +26,10 @@ use cluster::Cluster;
 /// How long the agent may take to connect before something must be wrong.
 const CONNECTED: Duration = Duration::from_secs(60);
 /// How long requests may go on when all of this ends.
-const GRACES: Graces = Graces { listen: Duration::ZERO, requests: Duration::from_secs(5) };
+const GRACES: Graces = Graces {
+    listen: Duration::ZERO,
+    requests: Duration::from_secs(5),
+};
 
 /// Starts everything, says how to use it, and runs until SIGINT or SIGTERM.
 ///
@@ -47,24 +49,34 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let accounts = accounts::prepare(&args.data_dir)?;
     let control_plane = Arc::new(Standalone::open(&accounts.file)?);
     tasks.spawn(control_plane.clone().follow(stop.clone()));
-    let cluster = Cluster::start(usize::from(args.replicas), &control_plane).await?;
-    let (agents, agents_address) =
-        cluster.balance_agents(args.agent_port, args.drop_every).await?;
+    let certificate = certificate::prepare(&args.data_dir)?;
+    let replicas = usize::from(args.replicas);
+    let cluster = Cluster::start(replicas, &control_plane, &certificate.tls).await?;
+    let (agents, agents_address) = cluster
+        .balance_agents(args.agent_port, args.drop_every)
+        .await?;
     let (users, users_address) = cluster.balance_users(args.api_port).await?;
     tasks.spawn(agents.run(stop.clone()));
     tasks.spawn(users.run(stop.clone()));
 
     let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
     let upstream = if args.kubeconfig.is_some() || from_environment.is_some() {
-        Upstream::Kubeconfig { file: args.kubeconfig.clone(), context: args.context.clone() }
+        Upstream::Kubeconfig {
+            file: args.kubeconfig.clone(),
+            context: args.context.clone(),
+        }
     } else {
         Upstream::Server(demo(&mut tasks, &stop).await?)
     };
     let kas_address = format!("ws://{agents_address}");
     let mut agent = agent::start(&kas_address, &accounts, &upstream, stop.clone())?;
     let kubeconfig = args.data_dir.join("kubeconfig");
-    let token = accounts.user_token.expose();
-    cluster::write_kubeconfig(&kubeconfig, users_address, accounts.agent, token)?;
+    cluster::write_kubeconfig(
+        &kubeconfig,
+        users_address,
+        &certificate.authority,
+        &accounts,
+    )?;
 
     tokio::select! {
         connected = connected(&cluster, &accounts) => connected?,
@@ -86,11 +98,10 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn demo(
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) -> anyhow::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("no port is free on 127.0.0.1")?;
+async fn demo(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("no port is free on 127.0.0.1")?;
     let server = format!("http://{}", listener.local_addr()?);
     let stop = stop.clone();
     tasks.spawn(async move {
@@ -122,16 +133,25 @@ fn announce(
     kas_address: &str,
 ) {
     let kubectl = format!("kubectl --kubeconfig {}", kubeconfig.display());
-    say(&format!("{} replicas are up; agents connect to {kas_address}", cluster.replicas.len()));
+    say(&format!(
+        "{} replicas are up; agents connect to {kas_address}",
+        cluster.replicas.len()
+    ));
     if let Some(every) = args.drop_every {
-        say(&format!("the load balancer resets every agent's connection each {every:?}"));
+        say(&format!(
+            "the load balancer resets every agent's connection each {every:?}"
+        ));
     }
     say(&format!(
         "another agent for the same cluster: agentk --kas-address {kas_address} --token-file {}",
         accounts.agent_token_file.display()
     ));
     say(&format!("ready: {kubectl} get ns"));
-    for line in ["get pods -A -w", "create configmap greeting --from-literal=hello=world", "describe nodes"] {
+    for line in [
+        "get pods -A -w",
+        "create configmap greeting --from-literal=hello=world",
+        "describe nodes",
+    ] {
         say(&format!("  try: {kubectl} {line}"));
     }
     say("Ctrl-C ends everything");
@@ -145,7 +165,10 @@ async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
     loop {
         changes.mark_unchanged();
         let owners = cluster.store.owners(agent);
-        let names: Vec<_> = owners.iter().map(|owner| owner.replica.to_string()).collect();
+        let names: Vec<_> = owners
+            .iter()
+            .map(|owner| owner.replica.to_string())
+            .collect();
         if shown.as_ref() != Some(&names) {
             match &names[..] {
                 [] => say("agent demo: connected to no replica"),

@@ -51,29 +51,46 @@ pub(super) fn prepare(data: &Path) -> anyhow::Result<Accounts> {
     let now = Timestamp::now();
     let agent = edit(&file, |document| {
         let entry = TokenEntry::new(&agent_token, now);
-        let id = match document.agent(AGENT).map(|agent| (agent.id, agent.tokens.clone())) {
+        let id = match document
+            .agent(AGENT)
+            .map(|agent| (agent.id, agent.tokens.clone()))
+        {
             Err(_) => document.create_agent(AGENT, None, entry)?,
             Ok((id, tokens)) => {
-                if !tokens.iter().any(|token| token.hash == entry.hash && token.is_live(now)) {
+                if !tokens
+                    .iter()
+                    .any(|token| token.hash == entry.hash && token.is_live(now))
+                {
                     document.rotate_agent(AGENT, entry, Duration::ZERO, now)?;
                 }
                 id
             }
         };
         let entry = TokenEntry::new(&user_token, now);
-        match document.caller(CallerKind::User, USER).map(|user| user.tokens.clone()) {
+        match document
+            .caller(CallerKind::User, USER)
+            .map(|user| user.tokens.clone())
+        {
             Err(_) => {
                 document.create_caller(CallerKind::User, USER, &[], entry)?;
                 document.grant(rule()?)?;
             }
-            Ok(tokens) if tokens.iter().any(|token| token.hash == entry.hash && token.is_live(now)) => {}
+            Ok(tokens)
+                if tokens
+                    .iter()
+                    .any(|token| token.hash == entry.hash && token.is_live(now)) => {}
             Ok(_) => {
                 document.rotate_caller(CallerKind::User, USER, entry, Duration::ZERO, now)?;
             }
         }
         Ok::<_, ChangeError>(id)
     })?;
-    Ok(Accounts { file, agent, agent_token_file, user_token })
+    Ok(Accounts {
+        file,
+        agent,
+        agent_token_file,
+        user_token,
+    })
 }
 
 fn rule() -> Result<Rule, ChangeError> {
@@ -92,7 +109,9 @@ fn kept_or_new(file: &Path, kind: TokenKind) -> anyhow::Result<Token> {
     {
         return Ok(Token::new(text.trim()));
     }
-    let token = kind.generate().context("the operating system gave no random numbers")?;
+    let token = kind
+        .generate()
+        .context("the operating system gave no random numbers")?;
     write_private(file, token.expose())?;
     Ok(token)
 }

@@ -29,5 +29,8 @@ pub(super) fn start(
     _upstream: &Upstream,
     stop: CancellationToken,
 ) -> anyhow::Result<Running> {
-    Ok(tokio::spawn(async move { stop.cancelled().await; Ok(()) }))
+    Ok(tokio::spawn(async move {
+        stop.cancelled().await;
+        Ok(())
+    }))
 }

@@ -8,10 +8,14 @@ use runtime::{
     connect::ConnectOptions,
     jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
+    tls::ServerTls,
 };
 use tokio::net::TcpListener;
 
-use super::balancer::Balancer;
+use super::{
+    accounts::{AGENT, Accounts, write_private},
+    balancer::Balancer,
+};
 use crate::{
     agent_api, app,
     control_plane::standalone::Standalone,
@@ -36,13 +40,20 @@ impl Cluster {
     pub(super) async fn start(
         count: usize,
         control_plane: &Arc<Standalone>,
+        tls: &ServerTls,
     ) -> anyhow::Result<Self> {
         let secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
         let store = MemoryStore::default();
-        let mut cluster =
-            Self { replicas: Vec::new(), store, agents: Vec::new(), users: Vec::new() };
+        let mut cluster = Self {
+            replicas: Vec::new(),
+            store,
+            agents: Vec::new(),
+            users: Vec::new(),
+        };
         for number in 1..=count {
-            cluster.add(&format!("replica-{number}"), control_plane, &secret).await?;
+            cluster
+                .add(&format!("replica-{number}"), control_plane, tls, &secret)
+                .await?;
         }
         Ok(cluster)
     }
@@ -51,21 +62,32 @@ impl Cluster {
         &mut self,
         name: &str,
         control_plane: &Arc<Standalone>,
+        tls: &ServerTls,
         secret: &Secret,
     ) -> anyhow::Result<()> {
-        let (agents, users, peers) =
-            (bind(LOOPBACK).await?, bind(LOOPBACK).await?, bind(LOOPBACK).await?);
+        let (agents, users, peers) = (
+            bind(LOOPBACK).await?,
+            bind(LOOPBACK).await?,
+            bind(LOOPBACK).await?,
+        );
         self.agents.push(agents.local_addr());
         self.users.push(users.local_addr());
         let url = format!("grpc://{}", peers.local_addr());
         self.replicas.push(Replica::start(Setup {
-            me: Owner { replica: ReplicaId::new(name), url },
+            me: Owner {
+                replica: ReplicaId::new(name),
+                url,
+            },
             control_plane: control_plane.clone(),
             store: self.store.clone(),
-            agents: Port { listener: agents, acceptor: acceptor(), settings: settings() },
+            agents: Port {
+                listener: agents,
+                acceptor: acceptor(),
+                settings: settings(),
+            },
             users: Some(Port {
                 listener: users,
-                acceptor: PlainAcceptor::new(None),
+                acceptor: PlainAcceptor::new(Some(tls.clone())),
                 settings: kubernetes_api::Settings {
                     url_path_prefix: "/k8s-proxy/".to_owned(),
                     server: version::server_header(),
@@ -75,7 +97,10 @@ impl Cluster {
             peers: Some(Port {
                 listener: peers,
                 acceptor: PlainAcceptor::new(None),
-                settings: PeerSettings { secret: secret.clone(), dial: ConnectOptions::default() },
+                settings: PeerSettings {
+                    secret: secret.clone(),
+                    dial: ConnectOptions::default(),
+                },
             }),
             observability: None,
         }));
@@ -89,25 +114,21 @@ impl Cluster {
         drop_every: Option<Duration>,
     ) -> anyhow::Result<(Balancer, SocketAddr)> {
         let (listener, address) = front(port, 8150, "--agent-port").await?;
-        Ok((Balancer::new(listener, self.agents.clone(), drop_every), address))
+        Ok((
+            Balancer::new(listener, self.agents.clone(), drop_every),
+            address,
+        ))
     }
 
     /// A load balancer for users. It never cuts: that would cut kubectl itself.
-    pub(super) async fn balance_users(
-        &self,
-        port: u16,
-    ) -> anyhow::Result<(Balancer, SocketAddr)> {
+    pub(super) async fn balance_users(&self, port: u16) -> anyhow::Result<(Balancer, SocketAddr)> {
         let (listener, address) = front(port, 8154, "--api-port").await?;
         Ok((Balancer::new(listener, self.users.clone(), None), address))
     }
 }
 
 /// The port that was asked for; any free one if that is the usual one and taken.
-async fn front(
-    port: u16,
-    usual: u16,
-    flag: &str,
-) -> anyhow::Result<(TcpListener, SocketAddr)> {
+async fn front(port: u16, usual: u16, flag: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = match TcpListener::bind(("127.0.0.1", port)).await {
         Err(_) if port == usual => TcpListener::bind(LOOPBACK).await,
         asked => asked,
@@ -139,14 +160,15 @@ fn settings() -> agent_api::Settings {
 pub(super) fn write_kubeconfig(
     file: &Path,
     server: SocketAddr,
-    agent: i64,
-    token: &str,
+    authority: &str,
+    accounts: &Accounts,
 ) -> anyhow::Result<()> {
+    let (agent, token) = (accounts.agent, accounts.user_token.expose());
     let text = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: kas\n  cluster: {{server: \"http://{server}/k8s-proxy/\"}}\n\
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: kas\n  cluster:\n    server: \"https://{server}/k8s-proxy/\"\n    \
+         certificate-authority-data: {authority}\n\
          users:\n- name: you\n  user: {{token: \"pat:{agent}:{token}\"}}\n\
-         contexts:\n- name: {name}\n  context: {{cluster: kas, user: you}}\ncurrent-context: {name}\n",
-        name = super::accounts::AGENT
+         contexts:\n- name: {AGENT}\n  context: {{cluster: kas, user: you}}\ncurrent-context: {AGENT}\n",
     );
-    super::accounts::write_private(file, &text)
+    write_private(file, &text)
 }
