@@ -1,6 +1,8 @@
 //! What an agent gets from kas, over real sockets: authentication, tunnels,
 //! configuration, registration, and what happens to wrong ones.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Uri};
@@ -24,7 +26,10 @@ use proto::agent::{
     entity::AgentMeta,
     reverse_tunnel::{
         info::{AgentDescriptor, Method, Service},
-        rpc::{ConnectRequest, Descriptor, connect_request::Msg, reverse_tunnel_client::ReverseTunnelClient},
+        rpc::{
+            ConnectRequest, Descriptor, connect_request::Msg,
+            reverse_tunnel_client::ReverseTunnelClient,
+        },
     },
 };
 use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
@@ -61,12 +66,18 @@ impl Kas {
         let file = directory.path().join("agents.yaml");
         let token = TokenKind::Agent.generate().unwrap();
         let entry = TokenEntry::new(&token, jiff::Timestamp::now());
-        edit(&file, |document| document.create_agent("test", Some(AGENT.0), entry)).unwrap();
+        edit(&file, |document| {
+            document.create_agent("test", Some(AGENT.0), entry)
+        })
+        .unwrap();
         let control_plane = Arc::new(Standalone::open(&file).unwrap());
         tokio::spawn(control_plane.clone().follow(CancellationToken::new()));
 
         let store = MemoryStore::default();
-        let me = Owner { replica: ReplicaId::new("a"), url: String::new() };
+        let me = Owner {
+            replica: ReplicaId::new("a"),
+            url: String::new(),
+        };
         let registry = Registry::new(Arc::new(store.table(me)));
         let tracker = Arc::new(Tracker::default());
         let settings = Settings {
@@ -87,7 +98,17 @@ impl Kas {
         let acceptor = AgentAcceptor::new(AgentAcceptorOptions::default());
         tokio::spawn(api.serve(listener, acceptor, drain.clone()));
         let token = token.expose().to_owned();
-        Self { address, store, registry, tracker, drain, file, token, control_plane, _directory: directory }
+        Self {
+            address,
+            store,
+            registry,
+            tracker,
+            drain,
+            file,
+            token,
+            control_plane,
+            _directory: directory,
+        }
     }
 
     async fn channel(&self, scheme: &str, token: &str) -> Channel {
@@ -105,21 +126,32 @@ impl Kas {
     async fn connected(&self, wanted: bool) {
         let mut changes = self.store.changes(AGENT);
         let there = changes.wait_for(|_| self.store.owners(AGENT).is_empty() != wanted);
-        tokio::time::timeout(Duration::from_secs(20), there).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), there)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
 fn descriptor() -> ConnectRequest {
     let service = Service {
         name: "test.Echo".into(),
-        methods: vec![Method { name: "Echo".into() }],
+        methods: vec![Method {
+            name: "Echo".into(),
+        }],
     };
-    let agent_descriptor = Some(AgentDescriptor { services: vec![service] });
-    ConnectRequest { msg: Some(Msg::Descriptor(Descriptor { agent_descriptor })) }
+    let agent_descriptor = Some(AgentDescriptor {
+        services: vec![service],
+    });
+    ConnectRequest {
+        msg: Some(Msg::Descriptor(Descriptor { agent_descriptor })),
+    }
 }
 
 /// A request stream that says `first` and then stays open.
-fn open(first: ConnectRequest) -> impl futures_util::Stream<Item = ConnectRequest> + Send + 'static {
+fn open(
+    first: ConnectRequest,
+) -> impl futures_util::Stream<Item = ConnectRequest> + Send + 'static {
     use futures_util::StreamExt;
     futures_util::stream::iter([first]).chain(futures_util::stream::pending())
 }
@@ -149,8 +181,13 @@ async fn idle_tunnels_end_well_when_draining() {
 
     kas.drain.start();
 
-    let ended = tokio::time::timeout(Duration::from_secs(20), tunnel).await.unwrap().unwrap();
-    let mut messages = ended.expect("OK, so that agents reopen at once").into_inner();
+    let ended = tokio::time::timeout(Duration::from_secs(20), tunnel)
+        .await
+        .unwrap()
+        .unwrap();
+    let mut messages = ended
+        .expect("OK, so that agents reopen at once")
+        .into_inner();
     assert_eq!(messages.message().await.unwrap(), None);
 }
 
@@ -159,46 +196,80 @@ async fn a_wrong_token_a_missing_descriptor_and_unknown_methods_get_their_status
     let kas = Kas::start().await;
     let mut stranger = ReverseTunnelClient::new(kas.channel("ws", "nonsense").await);
     let refused = stranger.connect(open(descriptor())).await.unwrap_err();
-    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "unauthenticated"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::Unauthenticated, "unauthenticated")
+    );
 
     let mut agent = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
-    let wrong = ConnectRequest { msg: Some(Msg::Header(Default::default())) };
+    let wrong = ConnectRequest {
+        msg: Some(Msg::Header(Default::default())),
+    };
     let refused = agent.connect(open(wrong)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert_eq!(refused.message(), "transition from 0 to 2 is not allowed. Allowed: [1]");
-    assert_eq!(agent.connect(open(ConnectRequest { msg: None })).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        refused.message(),
+        "transition from 0 to 2 is not allowed. Allowed: [1]"
+    );
+    assert_eq!(
+        agent
+            .connect(open(ConnectRequest { msg: None }))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
 
     let channel = kas.channel("ws", &kas.token).await;
     let mut flux = proto::agent::flux::rpc::git_lab_flux_client::GitLabFluxClient::new(channel);
-    let refused = flux.reconcile_projects(proto::agent::flux::rpc::ReconcileProjectsRequest::default()).await;
+    let refused = flux
+        .reconcile_projects(proto::agent::flux::rpc::ReconcileProjectsRequest::default())
+        .await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
-    assert_eq!(refused.message(), "unknown service gitlab.agent.flux.rpc.GitLabFlux");
+    assert_eq!(
+        refused.message(),
+        "unknown service gitlab.agent.flux.rpc.GitLabFlux"
+    );
 }
 
 #[tokio::test]
 async fn configuration_is_sent_at_once_and_on_every_change_but_not_twice() {
     let kas = Kas::start().await;
     let mut client = AgentConfigurationClient::new(kas.channel("ws", &kas.token).await);
-    let mut stream = client.get_configuration(ConfigurationRequest::default()).await.unwrap().into_inner();
+    let mut stream = client
+        .get_configuration(ConfigurationRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let first = stream.message().await.unwrap().unwrap();
     assert_eq!(first.configuration.as_ref().unwrap().agent_id, AGENT.0);
 
     let text = std::fs::read_to_string(&kas.file).unwrap();
-    let changed = text.replacen("tokens:", "config: {observability: {logging: {level: debug}}}\n  tokens:", 1);
+    let changed = text.replacen(
+        "tokens:",
+        "config: {observability: {logging: {level: debug}}}\n  tokens:",
+        1,
+    );
     let written = kas.file.with_extension("new");
     std::fs::write(&written, changed).unwrap();
     std::fs::rename(&written, &kas.file).unwrap();
-    kas.control_plane.reload_if_changed(jiff::Timestamp::now()).unwrap();
+    kas.control_plane
+        .reload_if_changed(jiff::Timestamp::now())
+        .unwrap();
 
     let second = stream.message().await.unwrap().unwrap();
     assert_ne!(first.commit_id, second.commit_id);
 
-    let known = ConfigurationRequest { commit_id: second.commit_id, ..Default::default() };
+    let known = ConfigurationRequest {
+        commit_id: second.commit_id,
+        ..Default::default()
+    };
     let mut again = client.get_configuration(known).await;
     // Nothing to send: not even headers are due before something changes.
     if let Ok(stream) = &mut again {
-        let silent = tokio::time::timeout(Duration::from_millis(200), stream.get_mut().message()).await;
+        let silent =
+            tokio::time::timeout(Duration::from_millis(200), stream.get_mut().message()).await;
         assert!(silent.is_err());
     }
 }
@@ -208,11 +279,26 @@ async fn processes_register_and_unregister() {
     let kas = Kas::start().await;
     let mut client = AgentRegistrarClient::new(kas.channel("grpc", &kas.token).await)
         .send_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let agent_meta = Some(AgentMeta { version: "v16.5.0".into(), ..Default::default() });
-    client.register(RegisterRequest { agent_meta: agent_meta.clone(), pod_id: 7 }).await.unwrap();
+    let agent_meta = Some(AgentMeta {
+        version: "v16.5.0".into(),
+        ..Default::default()
+    });
+    client
+        .register(RegisterRequest {
+            agent_meta: agent_meta.clone(),
+            pod_id: 7,
+        })
+        .await
+        .unwrap();
     assert_eq!(kas.tracker.instances(AGENT).len(), 1);
 
-    client.unregister(UnregisterRequest { agent_meta, pod_id: 7 }).await.unwrap();
+    client
+        .unregister(UnregisterRequest {
+            agent_meta,
+            pod_id: 7,
+        })
+        .await
+        .unwrap();
 
     assert!(kas.tracker.instances(AGENT).is_empty());
 }
@@ -226,7 +312,10 @@ async fn the_limit_counts_connections_and_not_the_tunnels_on_them() {
     }
 
     let mut second = AgentRegistrarClient::new(kas.channel("ws", &kas.token).await);
-    let refused = second.register(RegisterRequest::default()).await.unwrap_err();
+    let refused = second
+        .register(RegisterRequest::default())
+        .await
+        .unwrap_err();
 
     assert_eq!(refused.code(), Code::ResourceExhausted);
     first.register(RegisterRequest::default()).await.unwrap();
@@ -239,10 +328,17 @@ async fn a_revoked_token_ends_the_connection_of_its_agent() {
     let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
     kas.connected(true).await;
 
-    edit(&kas.file, |document| Ok::<_, ChangeError>(document.revoke_agent("test")?)).unwrap();
+    edit(&kas.file, |document| {
+        Ok::<_, ChangeError>(document.revoke_agent("test")?)
+    })
+    .unwrap();
 
     kas.connected(false).await;
-    tokio::time::timeout(Duration::from_secs(20), tunnel).await.unwrap().unwrap().ok();
+    tokio::time::timeout(Duration::from_secs(20), tunnel)
+        .await
+        .unwrap()
+        .unwrap()
+        .ok();
     let mut again = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
     let refused = again.connect(open(descriptor())).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);

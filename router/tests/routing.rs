@@ -1,6 +1,8 @@
 //! Calls find the agent's tunnel: here, at a peer, or after a wait; and a call
 //! that ends, ends its streams as the agent and the peer expect.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod double;
 
 use std::time::Duration;

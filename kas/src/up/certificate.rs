@@ -1,7 +1,7 @@
 //! A certificate for the users' port of `kas up`: kubectl sends credentials
 //! only over TLS.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use base64::Engine;
@@ -33,7 +33,7 @@ pub(super) fn prepare(data: &Path) -> anyhow::Result<Certificate> {
     Ok(Certificate { tls, authority })
 }
 
-fn generate(certificate: &PathBuf, key: &Path) -> anyhow::Result<()> {
+fn generate(certificate: &Path, key: &Path) -> anyhow::Result<()> {
     let made = || -> Result<_, rcgen::Error> {
         let pair = KeyPair::generate()?;
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
