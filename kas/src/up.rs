@@ -71,12 +71,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let kas_address = format!("ws://{agents_address}");
     let mut agent = agent::start(&kas_address, &accounts, &upstream, stop.clone())?;
     let kubeconfig = args.data_dir.join("kubeconfig");
-    cluster::write_kubeconfig(
-        &kubeconfig,
-        users_address,
-        &certificate.authority,
-        &accounts,
-    )?;
+    accounts::write_kubeconfig(&kubeconfig, users_address, &certificate.pem, &accounts)?;
 
     tokio::select! {
         connected = connected(&cluster, &accounts) => connected?,

@@ -1,7 +1,12 @@
 //! Calls find the agent's tunnel: here, at a peer, or after a wait; and a call
 //! that ends, ends its streams as the agent and the peer expect.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "a test that fails may panic, and its helpers are nobody else's"
+)]
 
 mod double;
 
@@ -43,7 +48,7 @@ fn messages(events: &[Event]) -> Vec<Bytes> {
 
 #[tokio::test]
 async fn a_call_goes_through_an_idle_tunnel_of_this_replica() {
-    let replicas = Replicas::start(1).await;
+    let replicas = Replicas::start(1);
     let agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
 
     let mut call = replicas.all[0]
@@ -62,7 +67,7 @@ async fn a_call_goes_through_an_idle_tunnel_of_this_replica() {
 
 #[tokio::test]
 async fn a_call_goes_through_the_peer_that_holds_the_tunnel() {
-    let replicas = Replicas::start(3).await;
+    let replicas = Replicas::start(3);
     let agent = Agent::connect(&replicas.all[2], AGENT, 1).await;
 
     let mut call = replicas.all[0]
@@ -84,7 +89,7 @@ async fn a_call_goes_through_the_peer_that_holds_the_tunnel() {
 #[tokio::test]
 async fn a_request_waits_for_a_tunnel_that_opens_on_any_replica() {
     for at in 0..2 {
-        let replicas = Replicas::start(2).await;
+        let replicas = Replicas::start(2);
         let entry = replicas.all[0].clone();
         let call =
             tokio::spawn(async move { entry.open(AGENT, opening(&[b"x"], true), soon()).await });
@@ -100,7 +105,7 @@ async fn a_request_waits_for_a_tunnel_that_opens_on_any_replica() {
 #[tokio::test]
 async fn a_call_that_is_dropped_is_cancelled_at_the_agent() {
     for at in 0..2 {
-        let replicas = Replicas::start(2).await;
+        let replicas = Replicas::start(2);
         let agent = Agent::connect(&replicas.all[at], AGENT, 1).await;
         let mut call = replicas.all[0]
             .open(AGENT, opening(&[b"x"], false), soon())
@@ -116,7 +121,7 @@ async fn a_call_that_is_dropped_is_cancelled_at_the_agent() {
 
 #[tokio::test]
 async fn each_tunnel_carries_one_call() {
-    let replicas = Replicas::start(1).await;
+    let replicas = Replicas::start(1);
     let _agent = Agent::connect(&replicas.all[0], AGENT, 2).await;
     let registry = replicas.all[0].registry();
 
@@ -134,7 +139,7 @@ async fn each_tunnel_carries_one_call() {
 
 #[tokio::test]
 async fn an_unused_tunnel_that_comes_back_serves_who_waits() {
-    let replicas = Replicas::start(1).await;
+    let replicas = Replicas::start(1);
     let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
     let registry = replicas.all[0].registry();
     let held = registry.take(AGENT, &need()).unwrap();
@@ -147,7 +152,7 @@ async fn an_unused_tunnel_that_comes_back_serves_who_waits() {
 
 #[tokio::test]
 async fn a_tunnel_whose_connection_dies_leaves_the_registry() {
-    let replicas = Replicas::start(2).await;
+    let replicas = Replicas::start(2);
     let agent = Agent::connect(&replicas.all[1], AGENT, 3).await;
     assert_eq!(replicas.all[1].registry().presence(AGENT).idle, 3);
     let mut changes = replicas.store.changes(AGENT);
@@ -164,7 +169,7 @@ async fn a_tunnel_whose_connection_dies_leaves_the_registry() {
 
 #[tokio::test]
 async fn an_agent_that_does_not_impersonate_is_refused_identities() {
-    let replicas = Replicas::start(1).await;
+    let replicas = Replicas::start(1);
     let _agent = Agent::connect_old(&replicas.all[0], AGENT, 1).await;
     let mut need = need();
     need.impersonation = true;
@@ -187,7 +192,7 @@ async fn an_agent_that_does_not_impersonate_is_refused_identities() {
 
 #[tokio::test(start_paused = true)]
 async fn an_absent_agent_gets_its_answer_as_soon_as_that_is_certain() {
-    let replicas = Replicas::start(1).await;
+    let replicas = Replicas::start(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let started = Instant::now();
 
@@ -205,7 +210,7 @@ async fn an_absent_agent_gets_its_answer_as_soon_as_that_is_certain() {
 #[tokio::test]
 async fn large_messages_flow_both_ways_at_once() {
     for at in 0..2 {
-        let replicas = Replicas::start(2).await;
+        let replicas = Replicas::start(2);
         let _agent = Agent::connect(&replicas.all[at], AGENT, 1).await;
         let mut call = replicas.all[0]
             .open(AGENT, opening(&[], false), soon())

@@ -113,6 +113,9 @@ pub(super) fn run(
         certificate_authority: ca.as_deref(),
     };
     output.result(&kubeconfig.to_yaml()?)?;
+    if args.server.starts_with("http://") {
+        output.hint("Note: kubectl sends its token to https:// servers only, not to this one.")?;
+    }
     let allowed = directory.authorize(identity.kind, &args.token.hash(), agent.id, now);
     match allowed {
         Ok(_) => Ok(()),

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,9 +10,11 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
+use router::AgentId;
 
+use crate::cli::Kubeconfig;
 use crate::control_plane::{
-    Token,
+    AgentInfo, Identity, IdentityKind, Token,
     standalone::{
         access_as::AccessAs,
         change::{CallerKind, ChangeError},
@@ -114,6 +117,33 @@ fn kept_or_new(file: &Path, kind: TokenKind) -> anyhow::Result<Token> {
         .context("the operating system gave no random numbers")?;
     write_private(file, token.expose())?;
     Ok(token)
+}
+
+/// Writes the kubeconfig by which the user reaches the agent's cluster.
+pub(super) fn write_kubeconfig(
+    file: &Path,
+    server: SocketAddr,
+    certificate: &[u8],
+    accounts: &Accounts,
+) -> anyhow::Result<()> {
+    let agent = AgentInfo {
+        id: AgentId(accounts.agent),
+        name: AGENT.to_owned(),
+        project_id: 0,
+        project_path: String::new(),
+        default_branch: String::new(),
+    };
+    let kubeconfig = Kubeconfig {
+        server: &format!("https://{server}/k8s-proxy/"),
+        agent: &agent,
+        identity: &Identity {
+            kind: IdentityKind::User,
+            name: USER.to_owned(),
+        },
+        token: &accounts.user_token,
+        certificate_authority: Some(certificate),
+    };
+    write_private(file, &kubeconfig.to_yaml()?)
 }
 
 /// Writes a file that only its owner may read.

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use anyhow::Context;
-use base64::Engine;
 use rcgen::{CertificateParams, KeyPair};
 use runtime::tls::{H2, HTTP_1_1, Identity, ServerTls};
 
@@ -13,8 +12,8 @@ use runtime::tls::{H2, HTTP_1_1, Identity, ServerTls};
 pub(super) struct Certificate {
     /// For the listeners.
     pub(super) tls: ServerTls,
-    /// `certificate-authority-data` of a kubeconfig.
-    pub(super) authority: String,
+    /// The certificate, PEM.
+    pub(super) pem: Vec<u8>,
 }
 
 /// The certificate kept in the data directory; a new one if there is none.
@@ -28,9 +27,8 @@ pub(super) fn prepare(data: &Path) -> anyhow::Result<Certificate> {
     }
     let pem = std::fs::read(&identity.certificate)
         .with_context(|| format!("cannot read {}", identity.certificate.display()))?;
-    let authority = base64::engine::general_purpose::STANDARD.encode(pem);
     let tls = ServerTls::load(identity, &[H2, HTTP_1_1])?;
-    Ok(Certificate { tls, authority })
+    Ok(Certificate { tls, pem })
 }
 
 fn generate(certificate: &Path, key: &Path) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! The replicas of `kas up`, on loopback, and the load balancers before them.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use router::{Owner, ReplicaId, store::memory::MemoryStore};
@@ -12,10 +12,7 @@ use runtime::{
 };
 use tokio::net::TcpListener;
 
-use super::{
-    accounts::{AGENT, Accounts, write_private},
-    balancer::Balancer,
-};
+use super::balancer::Balancer;
 use crate::{
     agent_api, app,
     control_plane::standalone::Standalone,
@@ -154,21 +151,4 @@ fn settings() -> agent_api::Settings {
         connections_per_token_per_minute: 40_000,
         external_url: String::new(),
     }
-}
-
-/// The kubeconfig by which a user reaches the agent's cluster.
-pub(super) fn write_kubeconfig(
-    file: &Path,
-    server: SocketAddr,
-    authority: &str,
-    accounts: &Accounts,
-) -> anyhow::Result<()> {
-    let (agent, token) = (accounts.agent, accounts.user_token.expose());
-    let text = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: kas\n  cluster:\n    server: \"https://{server}/k8s-proxy/\"\n    \
-         certificate-authority-data: {authority}\n\
-         users:\n- name: you\n  user: {{token: \"pat:{agent}:{token}\"}}\n\
-         contexts:\n- name: {AGENT}\n  context: {{cluster: kas, user: you}}\ncurrent-context: {AGENT}\n",
-    );
-    write_private(file, &text)
 }

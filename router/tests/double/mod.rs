@@ -61,7 +61,7 @@ pub fn opening(messages: &[&'static [u8]], close: bool) -> Opening {
 }
 
 impl Replicas {
-    pub async fn start(count: usize) -> Self {
+    pub fn start(count: usize) -> Self {
         let (store, doors) = (MemoryStore::default(), Doors::default());
         let all = (0..count)
             .map(|n| Replica::start(n, &store, &doors))
