@@ -78,11 +78,6 @@ impl Record {
         self.who = Some(access.identity.clone());
         self.agent_name.clone_from(&access.agent.name);
     }
-
-    /// Time since it began.
-    pub(super) fn age(&self) -> std::time::Duration {
-        self.started.elapsed()
-    }
 }
 
 impl Drop for Record {
@@ -100,7 +95,7 @@ impl Drop for Record {
             cut = self.cut || self.status == 0,
             received = self.received,
             sent = self.sent,
-            duration_ms = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             replays = self.replays,
             remote = %self.peer,
             user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),

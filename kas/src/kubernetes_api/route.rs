@@ -34,6 +34,14 @@ struct Journey {
     upgrade: bool,
 }
 
+impl Journey {
+    /// Whether doing it twice is like doing it once. An exec over WebSocket is
+    /// a GET too, but not safe.
+    fn is_safe(&self) -> bool {
+        self.method.is_safe() && !self.upgrade
+    }
+}
+
 /// The beginning of an answer.
 struct Answered {
     status: StatusCode,
@@ -92,9 +100,9 @@ impl KubernetesApi {
         record: &mut Record,
         drain: &Drain,
     ) -> Result<Answered, Failure> {
-        let replayable = journey.method.is_safe() && upload.is_none();
+        let replayable = journey.is_safe() && upload.is_none();
         loop {
-            let call = self.open(journey, record).await?;
+            let call = self.open(journey).await?;
             let mut exchange = Exchange::new(call, upload.take(), drain.clone());
             let answer = self.answer(&mut exchange, journey).await;
             record.received = exchange.uploaded();
@@ -117,12 +125,13 @@ impl KubernetesApi {
                     self.metrics.replayed();
                     tracing::debug!(%error, agent = %journey.agent, "making a call again");
                 }
-                Err(error) => return Err(failure::of_interruption(&error, &journey.method)),
+                Err(error) => return Err(failure::of_interruption(&error, journey.is_safe())),
             }
         }
     }
 
-    async fn open(&self, journey: &Journey, record: &Record) -> Result<Call, Failure> {
+    async fn open(&self, journey: &Journey) -> Result<Call, Failure> {
+        let started = Instant::now();
         let opened = self
             .router
             .open(
@@ -134,11 +143,11 @@ impl KubernetesApi {
             .await;
         match opened {
             Ok(call) => {
-                self.metrics.routed(record.age());
+                self.metrics.routed(started.elapsed());
                 Ok(call)
             }
             Err(error) => {
-                self.metrics.not_routed(record.age());
+                self.metrics.not_routed(started.elapsed());
                 Err(failure::of_open(&error))
             }
         }

@@ -86,8 +86,7 @@ impl Upload {
                 *count += length as u64;
             }
             match ready!(self.poll_frame(cx))? {
-                Some(Ok(frame)) => self.chunk = data(frame),
-                Some(Err(error)) => return Poll::Ready(Err(UploadError::Client(error))),
+                Some(frame) => self.chunk = data(frame),
                 None => return Poll::Ready(self.finish(call)),
             }
         }
@@ -106,13 +105,13 @@ impl Upload {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Result<Frame<Bytes>, BoxError>>, UploadError>> {
+    ) -> Poll<Result<Option<Frame<Bytes>>, UploadError>> {
         match (self.body.as_mut().poll_frame(cx), &mut self.pause) {
             (Poll::Ready(frame), pause) => {
                 if let Some(pause) = pause {
                     pause.progress();
                 }
-                Poll::Ready(Ok(frame))
+                Poll::Ready(frame.transpose().map_err(UploadError::Client))
             }
             (Poll::Pending, None) => Poll::Pending,
             (Poll::Pending, Some(pause)) => {

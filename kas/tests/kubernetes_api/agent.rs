@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::{
     agent::{
         grpctool::{HttpRequest, HttpResponse, http_request, http_response},
-        prototool::{self, Values},
+        prototool,
         reverse_tunnel::rpc::{
             ConnectRequest, ConnectResponse, Error, Header, Message, Trailer, connect_request::Msg,
             connect_response,
@@ -53,7 +53,7 @@ impl Agent {
             id,
             1,
             false,
-            Arc::new(|asked| Box::pin(drop_it(asked))),
+            Arc::new(|_| Box::pin(std::future::ready(()))),
         )
         .await
     }
@@ -92,8 +92,6 @@ impl Agent {
         self.0.abort();
     }
 }
-
-async fn drop_it(_: Asked) {}
 
 /// The side of kas: its agents' port, without authentication.
 async fn serve_agent(registry: Arc<Registry>, offer: Offer, stream: DuplexStream) {
@@ -234,7 +232,7 @@ impl Asked {
         let mut map = proto::metadata::Meta::new();
         for (name, value) in headers {
             map.entry((*name).to_owned())
-                .or_insert_with(Values::default)
+                .or_default()
                 .value
                 .push((*value).to_owned());
         }
@@ -305,9 +303,8 @@ impl Asked {
     /// Waits for the end of the stream.
     pub(crate) async fn over(&mut self) -> Next {
         loop {
-            match self.next().await {
-                end @ (Next::End(_) | Next::Broken) => return end,
-                _ => {}
+            if let end @ (Next::End(_) | Next::Broken) = self.next().await {
+                return end;
             }
         }
     }

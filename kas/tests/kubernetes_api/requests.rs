@@ -13,7 +13,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use kas::kubernetes_api::Settings;
 use prost::Message;
 use proto::agent::kubernetes_api::rpc::HeaderExtra;
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 
 use crate::{
     agent::Agent,
@@ -302,4 +306,31 @@ async fn browsers_of_the_allowed_origin_may_call_and_others_may_not() {
     assert_eq!(foreign.status(), 403);
     assert!(!foreign.headers().contains_key("server"));
     assert_eq!(collect(foreign).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_100_continue_is_asked_for() {
+    let proxy = Proxy::start().await;
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, |mut asked| async move {
+        let body = asked.body().await;
+        asked.reply(200, &[("Content-Length", "5")], body).await;
+    })
+    .await;
+    let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!(
+        "PUT /x HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+         Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    );
+
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    socket.read_exact(&mut go_on).await.unwrap();
+    socket.write_all(b"hello").await.unwrap();
+
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        answer.push(socket.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
 }

@@ -1,5 +1,10 @@
 //! Upgraded connections: exec, attach, port-forward.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use proto::agent::grpctool::http_request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,7 +48,7 @@ async fn echo(mut asked: Asked) -> Next {
 async fn upgrade(proxy: &Proxy, first: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(proxy.address).await.unwrap();
     let head = format!(
-        "POST /exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+        "GET /exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
          Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
     );
     socket
@@ -173,4 +178,22 @@ async fn a_refused_upgrade_is_a_normal_answer() {
     let mut body = [0; 2];
     socket.read_exact(&mut body).await.unwrap();
     assert_eq!(&body, b"no");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_breaks_is_not_made_again() {
+    let proxy = Proxy::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |asked| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move { asked.reset() }
+    })
+    .await;
+
+    let mut socket = upgrade(&proxy, b"").await;
+    let answer = head(&mut socket).await;
+
+    assert!(answer.starts_with("http/1.1 502"), "{answer}");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
