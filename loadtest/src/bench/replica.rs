@@ -27,7 +27,7 @@ pub(super) struct Replica {
 impl Replica {
     /// Starts it and waits until it listens.
     pub(super) async fn start(bench: &Bench, tls: bool) -> anyhow::Result<Self> {
-        let [agents, api, observability, private] = free_ports().await?;
+        let [agents, api, observability] = free_ports().await?;
         let control = &bench.control;
         let mut agent_listen = json!({ "address": loopback(agents), "websocket": true });
         if tls {
@@ -47,7 +47,6 @@ impl Replica {
                 "listen": { "address": loopback(observability) },
                 "logging": { "level": "warn" },
             },
-            "private_api": { "listen": { "address": loopback(private) } },
         });
         let file = bench.dir.path().join("kas.yaml");
         std::fs::write(&file, configuration.to_string()).context("cannot write kas.yaml")?;
