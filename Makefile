@@ -1,6 +1,8 @@
 # The recipes that .ci/run and the README use. `make test` installs what it needs.
 
 CARGO ?= cargo
+# Errors say what happened; where their code was is noise in a test's report.
+export RUST_LIB_BACKTRACE = 0
 
 .PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e image deploy-test
 

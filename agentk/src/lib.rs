@@ -1,1 +1,31 @@
-//! placeholder
+//! The agent: runs in a cluster, dials kas, carries calls to the Kubernetes API.
+//!
+//! [`run`] is the whole of it; the binary adds flags, signals and logs, and
+//! `kas up` calls it in its own process.
+
+mod app;
+mod backoff;
+mod cluster;
+mod config;
+mod configuration;
+pub mod flags;
+mod kubernetes_api;
+mod leader;
+pub mod logging;
+mod metrics;
+mod observability;
+mod pod;
+mod registration;
+mod session;
+mod token;
+mod tunnels;
+pub mod version;
+
+pub use app::{RunError, run};
+pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
+pub use config::{Config, ConfigError, Observability, SetLogLevel};
+pub use leader::LeaderOnly;
+pub use logging::LogLevel;
+pub use observability::ListenError;
+pub use pod::Pod;
+pub use token::{Secret, Token, TokenError};

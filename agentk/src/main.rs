@@ -1,2 +1,49 @@
-//! placeholder
-fn main() {}
+//! The agent's binary: flags, logs, signals.
+
+use std::{process::ExitCode, sync::Arc};
+
+use agentk::{Config, SetLogLevel, flags::Flags, logging};
+use clap::Parser;
+use runtime::signal::Termination;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let set_level = logging::start();
+    match start(flags, Arc::new(set_level)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(
+    flags: Flags,
+    set_level: Arc<dyn Fn(agentk::LogLevel) + Send + Sync>,
+) -> anyhow::Result<()> {
+    let mut config: Config = flags.into_config(|name| std::env::var(name).ok())?;
+    config.log_level = Some(SetLogLevel(set_level));
+    let mut signals = Termination::listen()?;
+    let (stop, force) = (CancellationToken::new(), CancellationToken::new());
+    let running = agentk::run(config, stop.clone(), force.clone());
+    tokio::pin!(running);
+    for token in [&stop, &force] {
+        tokio::select! {
+            result = &mut running => return Ok(result?),
+            signal = signals.next() => tracing::info!(signal, "asked to stop"),
+        }
+        token.cancel();
+    }
+    Ok(running.await?)
+}
+
+#[expect(clippy::print_stderr, reason = "an operator's first look goes here")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("Program aborted: {error:#}");
+}

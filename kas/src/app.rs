@@ -36,7 +36,10 @@ pub const WEBSOCKET_PING: Duration = Duration::from_secs(45);
 /// When the configuration cannot be used, or requests were cut when leaving.
 pub async fn run(file: &Path) -> anyhow::Result<()> {
     let config = config::load(file)?;
-    telemetry::start(level(config.observability.log_level), telemetry::Format::Json);
+    telemetry::start(
+        level(config.observability.log_level),
+        telemetry::Format::Json,
+    );
     if config.redis.is_some() {
         tracing::warn!(
             "the section redis is ignored: this version keeps its routing table in memory, so run one replica"
@@ -81,14 +84,20 @@ async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Resul
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         external_url: String::new(),
     };
-    let listener = bind(&agents.address.host_port()).await.context("agent.listen.address")?;
+    let listener = bind(&agents.address.host_port())
+        .await
+        .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers(config, &id).await?;
     Ok(Setup {
         me,
         control_plane,
         store: MemoryStore::default(),
-        agents: Port { listener, acceptor, settings },
+        agents: Port {
+            listener,
+            acceptor,
+            settings,
+        },
         users: users(config).await?,
         peers,
         observability: Some(observability(config).await?),
@@ -98,9 +107,12 @@ async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Resul
 async fn users(
     config: &Config,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
-    let Some(users) = &config.agent.kubernetes_api else { return Ok(None) };
-    let listener =
-        bind(&users.address.host_port()).await.context("agent.kubernetes_api.listen.address")?;
+    let Some(users) = &config.agent.kubernetes_api else {
+        return Ok(None);
+    };
+    let listener = bind(&users.address.host_port())
+        .await
+        .context("agent.kubernetes_api.listen.address")?;
     tracing::info!(address = %listener.local_addr(), "Kubernetes API endpoint is up");
     let acceptor = PlainAcceptor::new(server_tls(users.tls.as_ref(), &[H2, HTTP_1_1])?);
     let settings = kubernetes_api::Settings {
@@ -108,7 +120,11 @@ async fn users(
         server: version::server_header(),
         ..kubernetes_api::Settings::default()
     };
-    Ok(Some(Port { listener, acceptor, settings }))
+    Ok(Some(Port {
+        listener,
+        acceptor,
+        settings,
+    }))
 }
 
 async fn peers(
@@ -116,23 +132,48 @@ async fn peers(
     id: &ReplicaId,
 ) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
     let Some(peers) = &config.private_api else {
-        return Ok((Owner { replica: id.clone(), url: String::new() }, None));
+        return Ok((
+            Owner {
+                replica: id.clone(),
+                url: String::new(),
+            },
+            None,
+        ));
     };
     let own = &OwnAddressVariables::read(|name| std::env::var(name).ok());
-    let own = config::OwnAddress::decide(own, &peers.listen.address, peers.listen.tls.is_some(), Vec::new)
-        .context("the private API's own address")?;
+    let own = config::OwnAddress::decide(
+        own,
+        &peers.listen.address,
+        peers.listen.tls.is_some(),
+        Vec::new,
+    )
+    .context("the private API's own address")?;
     let secret = Secret::read(&peers.listen.authentication_secret_file)?;
-    let listener =
-        bind(&peers.listen.address.host_port()).await.context("private_api.listen.address")?;
+    let listener = bind(&peers.listen.address.host_port())
+        .await
+        .context("private_api.listen.address")?;
     let tls = ClientTls::load(&ClientTlsOptions {
         ca_files: peers.ca_certificate_file.iter().cloned().collect(),
         server_name: own.tls_server_name,
         ..ClientTlsOptions::default()
     })?;
-    let dial = ConnectOptions { tls: Some(tls), ..ConnectOptions::default() };
+    let dial = ConnectOptions {
+        tls: Some(tls),
+        ..ConnectOptions::default()
+    };
     let acceptor = PlainAcceptor::new(server_tls(peers.listen.tls.as_ref(), &[H2])?);
-    let port = Port { listener, acceptor, settings: PeerSettings { secret, dial } };
-    Ok((Owner { replica: id.clone(), url: own.url }, Some(port)))
+    let port = Port {
+        listener,
+        acceptor,
+        settings: PeerSettings { secret, dial },
+    };
+    Ok((
+        Owner {
+            replica: id.clone(),
+            url: own.url,
+        },
+        Some(port),
+    ))
 }
 
 async fn observability(config: &Config) -> anyhow::Result<(TcpListener, metrics::Paths)> {
@@ -164,10 +205,15 @@ fn graces(config: &Config) -> Graces {
     let users = config.agent.kubernetes_api.as_ref();
     Graces {
         listen: config.agent.listen.listen_grace_period,
-        requests: users.map_or(Duration::from_secs(3600), |users| users.shutdown_grace_period),
+        requests: users.map_or(Duration::from_secs(3600), |users| {
+            users.shutdown_grace_period
+        }),
     }
 }
 
 fn level(level: config::LogLevel) -> tracing::level_filters::LevelFilter {
-    level.as_str().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO)
+    level
+        .as_str()
+        .parse()
+        .unwrap_or(tracing::level_filters::LevelFilter::INFO)
 }

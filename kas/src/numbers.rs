@@ -20,13 +20,19 @@ struct Tunnels(Weak<Registry>);
 
 impl Collector for Tunnels {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(registry) = self.0.upgrade() else { return Ok(()) };
+        let Some(registry) = self.0.upgrade() else {
+            return Ok(());
+        };
         let (idle, alive) = registry.counts();
         let agents = registry.agents().len();
         for (name, help, value) in [
             ("tunnels_idle", "Tunnels that wait for a call", idle),
             ("tunnels", "Tunnels, idle or in use", alive),
-            ("connected_agents_count", "Agents with a tunnel to this replica", agents),
+            (
+                "connected_agents_count",
+                "Agents with a tunnel to this replica",
+                agents,
+            ),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let kind = prometheus_client::metrics::MetricType::Gauge;

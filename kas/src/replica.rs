@@ -173,8 +173,15 @@ impl Replica {
         counts.register(numbers);
         let tracker = Arc::new(Tracker::default());
         let registry = self.registry.clone();
-        let api = AgentApi::new(port.settings, control_plane.clone(), registry, tracker, counts);
-        self.agents.spawn(api.serve(port.listener, port.acceptor, self.agents.clone()));
+        let api = AgentApi::new(
+            port.settings,
+            control_plane.clone(),
+            registry,
+            tracker,
+            counts,
+        );
+        self.agents
+            .spawn(api.serve(port.listener, port.acceptor, self.agents.clone()));
     }
 
     fn serve_users(
@@ -187,7 +194,8 @@ impl Replica {
         let counts = kubernetes_api::Metrics::default();
         counts.register(numbers);
         let api = KubernetesApi::new(port.settings, router, control_plane, counts);
-        self.users.spawn(accept_users(api, port.listener, port.acceptor, self.users.clone()));
+        self.users
+            .spawn(api.serve(port.listener, port.acceptor, self.users.clone()));
     }
 
     fn serve_peers(&self, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
@@ -197,7 +205,8 @@ impl Replica {
         };
         let PeerSettings { secret, dial } = port.settings;
         let api = PrivateApi::new(self.registry.clone(), secret.clone());
-        self.peers.spawn(api.serve(port.listener, port.acceptor, self.peers.clone()));
+        self.peers
+            .spawn(api.serve(port.listener, port.acceptor, self.peers.clone()));
         let credentials = private_api::credentials(secret);
         Peers::new(private_api::dial(dial), credentials, self.stop.clone())
     }
@@ -205,35 +214,17 @@ impl Replica {
     fn serve_observability(&self, listener: TcpListener, paths: metrics::Paths, numbers: Metrics) {
         let ready = self.ready.clone();
         let readiness: metrics::Readiness = Arc::new(move || {
-            if ready.load(Ordering::Relaxed) { Ok(()) } else { Err("kas: leaving".to_owned()) }
+            if ready.load(Ordering::Relaxed) {
+                Ok(())
+            } else {
+                Err("kas: leaving".to_owned())
+            }
         });
         let stop = self.stop.clone();
         self.background.spawn(async move {
             let served = metrics::serve(listener, &paths, Arc::new(numbers), readiness, stop);
             if let Err(error) = served.await {
                 tracing::error!(%error, "the observability listener failed");
-            }
-        });
-    }
-}
-
-/// Accepts users until draining starts.
-async fn accept_users(
-    api: Arc<KubernetesApi>,
-    listener: Listener,
-    acceptor: PlainAcceptor,
-    drain: Drain,
-) {
-    loop {
-        let (socket, peer) = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = drain.wait() => return,
-        };
-        let (api, acceptor, leaving) = (api.clone(), acceptor.clone(), drain.clone());
-        drain.spawn(async move {
-            match acceptor.accept(socket, peer).await {
-                Ok(accepted) => api.serve_connection(accepted.io, accepted.peer, leaving).await,
-                Err(error) => tracing::debug!(%error, %peer, "a user's connection was refused"),
             }
         });
     }

@@ -69,7 +69,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
         Upstream::Server(demo(&mut tasks, &stop).await?)
     };
     let kas_address = format!("ws://{agents_address}");
-    let mut agent = agent::start(&kas_address, &accounts, &upstream, stop.clone())?;
+    let mut agent = agent::start(&kas_address, &accounts, upstream, stop.clone())?;
     let kubeconfig = args.data_dir.join("kubeconfig");
     accounts::write_kubeconfig(&kubeconfig, users_address, &certificate.pem, &accounts)?;
 

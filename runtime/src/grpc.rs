@@ -28,7 +28,7 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Flow-control window of a connection: several stream windows, so that one
 /// slow reader cannot block the others, and enough for many small frames that
 /// nobody read yet (h2 counts those against a budget derived from it).
-pub const CONNECTION_WINDOW: u32 = 16 << 20;
+pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Largest DATA frame accepted, in bytes.
 pub const MAX_FRAME: u32 = 64 << 10;
 /// Largest header list accepted, in bytes.
@@ -46,6 +46,7 @@ pub fn server_settings() -> h2::server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEADERS)
+        .max_local_error_reset_streams(None)
         .max_concurrent_streams(MAX_STREAMS);
     builder
 }

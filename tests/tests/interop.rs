@@ -19,23 +19,23 @@ const SOON: Duration = Duration::from_secs(30);
 const LARGE: usize = 5 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_go_over_ws() {
-    check("ws", "/-/kubernetes-agent/").await.unwrap();
+async fn grpc_go_over_ws() -> Result<()> {
+    check("ws", "/-/kubernetes-agent/").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_go_over_wss() {
-    check("wss", "/a/b/c").await.unwrap();
+async fn grpc_go_over_wss() -> Result<()> {
+    check("wss", "/a/b/c").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_go_over_grpc() {
-    check("grpc", "").await.unwrap();
+async fn grpc_go_over_grpc() -> Result<()> {
+    check("grpc", "").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_go_over_grpcs() {
-    check("grpcs", "").await.unwrap();
+async fn grpc_go_over_grpcs() -> Result<()> {
+    check("grpcs", "").await
 }
 
 async fn check(scheme: &str, path: &str) -> Result<()> {
@@ -61,9 +61,9 @@ async fn check(scheme: &str, path: &str) -> Result<()> {
     let address = format!("{scheme}://localhost:{}{path}", kas.agents);
     let mut agent = start(&program, &address, &token, &certs, folder.path())?;
     let served = serve(&kas, &bearer, &mut agent).await;
+    served.with_context(|| format!("{}\n{}", agent.tail(), kas.process.tail()))?;
     let status = agent.end_by("TERM", SOON).await?;
 
-    served.with_context(|| format!("{}\n{}", agent.tail(), kas.process.tail()))?;
     ensure!(
         status.success() && agent.output().contains("PASS"),
         "{}\n{}",

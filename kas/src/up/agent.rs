@@ -1,10 +1,15 @@
-//! The agent of `kas up`.
+//! The agent of `kas up`, in the same process.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use agentk::{ClusterSource, Config, KubernetesOptions, Token};
+use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::accounts::Accounts;
+
+/// How long the agent's calls may go on when all of this ends.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// The cluster that the agent serves.
 #[derive(Debug)]
@@ -23,14 +28,27 @@ pub(super) enum Upstream {
 /// The agent's task.
 pub(super) type Running = tokio::task::JoinHandle<anyhow::Result<()>>;
 
+/// Starts the agent; it ends with `stop`.
 pub(super) fn start(
-    _kas_address: &str,
-    _accounts: &Accounts,
-    _upstream: &Upstream,
+    kas_address: &str,
+    accounts: &Accounts,
+    upstream: Upstream,
     stop: CancellationToken,
 ) -> anyhow::Result<Running> {
+    let cluster = match upstream {
+        Upstream::Server(server) => ClusterSource::Server(server),
+        Upstream::Kubeconfig { file, context } => ClusterSource::Options(KubernetesOptions {
+            kubeconfig: file,
+            context,
+            ..KubernetesOptions::default()
+        }),
+    };
+    let token = Token::File(accounts.agent_token_file.clone());
+    let mut config = Config::new(kas_address, token, cluster)?;
+    config.grace = GRACE;
     Ok(tokio::spawn(async move {
-        stop.cancelled().await;
-        Ok(())
+        agentk::run(config, stop, CancellationToken::new())
+            .await
+            .context("the agent cannot start")
     }))
 }

@@ -1,0 +1,113 @@
+//! Puts the agent together, runs it, and ends it in order.
+
+use runtime::tls::TlsError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{Cluster, ClusterError, source},
+    config::Config,
+    configuration::Follower,
+    kubernetes_api::KubernetesApi,
+    leader::Candidate,
+    metrics::Metrics,
+    observability::{Endpoints, ListenError},
+    registration::Registration,
+    session::{Dialer, Session},
+    token::{TokenError, TokenReader},
+    tunnels::Tunnels,
+};
+
+/// An agent that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// No TLS to kas.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// No cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// No metrics.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Runs an agent until `stop`: then it takes no more calls, finishes those it
+/// has, and says goodbye. `force` ends the calls as well.
+///
+/// # Errors
+/// [`RunError`] if it cannot start. A kas that cannot be reached is no error:
+/// the agent keeps trying.
+pub async fn run(
+    config: Config,
+    stop: CancellationToken,
+    force: CancellationToken,
+) -> Result<(), RunError> {
+    let token = TokenReader::open(config.token.clone()).await?;
+    let dialer = Dialer::new(&config)?;
+    let access = config.cluster.load().await?;
+    let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
+    let cluster = Cluster::open(access, proxy).await?;
+    let metrics = Metrics::default();
+    let (session, uplink) = Session::new(dialer, token, metrics.clone());
+    let endpoints = match &config.observability {
+        Some(listen) => Some(Endpoints::bind(listen, metrics.registry(), uplink.clone()).await?),
+        None => None,
+    };
+
+    // What must outlive the last call.
+    let last = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(session.run(last.clone()));
+    if let Some(endpoints) = endpoints {
+        tasks.spawn(endpoints.serve(last.clone()));
+    }
+    let api = KubernetesApi::new(cluster.clone(), metrics.clone());
+    let force_tunnels = force.child_token();
+    let tunnels = Tunnels::new(
+        uplink.clone(),
+        api,
+        metrics.clone(),
+        stop.clone(),
+        force_tunnels.clone(),
+    );
+    tunnels.start();
+    let (mut follower, agent) = Follower::new(config.pod.clone(), config.log_level.clone());
+    let leader = config.pod.clone().map(|pod| Candidate {
+        pod,
+        cluster: cluster.clone(),
+        metrics,
+        work: config.leader_only.clone(),
+        agent,
+    });
+    if let Some(candidate) = leader {
+        tasks.spawn(candidate.run(stop.clone()));
+    }
+    let mut registration = Registration::new(config.pod.clone(), cluster);
+    tokio::select! {
+        () = registration.keep(&uplink) => {}
+        () = follower.keep(&uplink) => {}
+        () = stop.cancelled() => {}
+    }
+
+    tracing::info!("the agent stops; calls in progress are finished");
+    let finish = async {
+        tokio::join!(tunnels.finished(), registration.farewell(&uplink));
+    };
+    tokio::pin!(finish);
+    if tokio::time::timeout(config.grace, &mut finish)
+        .await
+        .is_err()
+    {
+        tracing::warn!("calls were still in progress; they are cancelled");
+        force_tunnels.cancel();
+        finish.await;
+    }
+    last.cancel();
+    while tasks.join_next().await.is_some() {}
+    tracing::info!("the agent has stopped");
+    Ok(())
+}

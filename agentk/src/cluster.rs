@@ -1,0 +1,255 @@
+//! The Kubernetes API of the agent's cluster, and the connections to it.
+
+mod base;
+mod connector;
+mod credentials;
+pub(crate) mod source;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, Error as ClientError},
+    rt::TokioTimer,
+};
+use kube::client::ConfigExt;
+use proto::agent::entity::KubernetesVersion;
+use runtime::connect::ProxySetting;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::ServiceExt;
+
+use base::Base;
+use connector::{ApiConnector, Spawner};
+use credentials::Credentials;
+
+use crate::kubernetes_api::RequestBody;
+
+pub(crate) use credentials::BoxError;
+
+/// Idle connections that are kept for HTTP/1.1.
+const IDLE_CONNECTIONS: usize = 32;
+/// How long one is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Pings on HTTP/2 find an API server that is gone, as kubectl's do.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Flow control: a slow reader holds one window, not the whole connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How long the version may take to come.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A cluster that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// There is no kubeconfig, and this is no pod.
+    #[error(
+        "no cluster: there is no kubeconfig (flag --kubeconfig, environment variable KUBECONFIG, ~/.kube/config), and this is no pod of a cluster"
+    )]
+    NotFound,
+    /// The kubeconfig is wrong.
+    #[error("kubeconfig: {}", crate::kubernetes_api::chain(.0))]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// The pod has no service account.
+    #[error("in-cluster access: {}", crate::kubernetes_api::chain(.0))]
+    InCluster(#[from] kube::config::InClusterError),
+    /// The server's URL is wrong.
+    #[error("the Kubernetes server {0:?} is not an http or https URL: {1}")]
+    Server(String, String),
+    /// A file is wrong.
+    #[error("{0}: {1}")]
+    File(String, String),
+    /// Certificates or credentials cannot be used.
+    #[error("access to the cluster: {}", crate::kubernetes_api::chain(.0))]
+    Access(Box<kube::Error>),
+    /// A proxy that is not supported.
+    #[error("the proxy for the Kubernetes API: {0}")]
+    Proxy(#[from] runtime::connect::ProxyUrlError),
+    /// An identity that no header can carry.
+    #[error("the identity to impersonate ({0}) has characters that HTTP does not allow")]
+    Identity(&'static str),
+}
+
+type Pooled = Client<HttpsConnector<ApiConnector>, RequestBody>;
+
+/// The Kubernetes API. Clones share connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    base: Base,
+    credentials: Credentials,
+    identity: HeaderMap,
+    /// For requests that end soon.
+    short: Pooled,
+    /// For those that last: each has a connection of its own, so that many of
+    /// them cannot use up the streams that HTTP/2 servers allow.
+    long: Pooled,
+    upgrades: HttpsConnector<ApiConnector>,
+    connector: HttpsConnector<ApiConnector>,
+    config: kube::Config,
+    tasks: TaskTracker,
+}
+
+impl Cluster {
+    /// Reads certificates and credentials; may run a credential plugin.
+    pub(crate) async fn open(
+        config: kube::Config,
+        proxy: ProxySetting,
+    ) -> Result<Self, ClusterError> {
+        // kube builds TLS from the process's default.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let access = |error| ClusterError::Access(Box::new(error));
+        let reading = config.clone();
+        let read = move || Ok((reading.rustls_client_config()?, Credentials::new(&reading)?));
+        let (tls, credentials) = tokio::task::spawn_blocking(read)
+            .await
+            .expect("reading credentials does not panic")
+            .map_err(access)?;
+        let base = Base::new(&config.cluster_url)?;
+        let connect = ApiConnector::new(proxy);
+        let tasks = TaskTracker::new();
+        let name = config.tls_server_name.as_deref();
+        let both = connector::https(tls.clone(), name, connect.clone(), true);
+        let one = connector::https(tls, name, connect, false);
+        Ok(Self(Arc::new(Inner {
+            base,
+            credentials,
+            identity: source::identity(&config.auth_info)?,
+            short: pooled(both.clone(), &tasks),
+            long: pooled(one.clone(), &tasks),
+            upgrades: one,
+            connector: both,
+            config,
+            tasks,
+        })))
+    }
+
+    /// The URL of a path and a query, both encoded.
+    pub(crate) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
+        self.0.base.uri(path_and_query)
+    }
+
+    /// Whom the agent itself was told to impersonate, as headers.
+    pub(crate) fn identity(&self) -> &HeaderMap {
+        &self.0.identity
+    }
+
+    /// Adds the agent's credentials, unless the request brings its own.
+    pub(crate) async fn authorize(&self, headers: &mut HeaderMap) -> Result<(), BoxError> {
+        if !headers.contains_key(http::header::AUTHORIZATION)
+            && let Some(value) = self.0.credentials.header().await?
+        {
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+        Ok(())
+    }
+
+    /// Makes a request. Dropping the future, or the response's body, cancels it.
+    pub(crate) async fn request(
+        &self,
+        request: Request<RequestBody>,
+        lasting: bool,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let client = if lasting { &self.0.long } else { &self.0.short };
+        client.request(request).await
+    }
+
+    /// Makes a request on a connection of its own, which may be upgraded. The
+    /// handle that comes with the response keeps the connection alive.
+    pub(crate) async fn request_upgrade(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), BoxError> {
+        let io = self
+            .0
+            .upgrades
+            .clone()
+            .oneshot(request.uri().clone())
+            .await?;
+        let (mut send, connection) = hyper::client::conn::http1::handshake(io).await?;
+        let driver = async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "an upgraded connection to the Kubernetes API broke");
+            }
+        };
+        let driver = AbortOnDropHandle::new(self.0.tasks.spawn(driver));
+        let host = HeaderValue::from_str(self.0.base.authority());
+        request.headers_mut().insert(http::header::HOST, host?);
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+        Ok((send.send_request(request).await?, driver))
+    }
+
+    /// The server's version, if it tells.
+    pub(crate) async fn version(&self) -> Option<KubernetesVersion> {
+        let asking = async {
+            let mut request = Request::new(RequestBody::empty());
+            *request.uri_mut() = self.uri("/version")?;
+            self.authorize(request.headers_mut()).await?;
+            let response = self.request(request, false).await?;
+            let body = response.into_body().collect().await?.to_bytes();
+            let version: Version = serde_json::from_slice(&body)?;
+            Ok::<_, BoxError>(version)
+        };
+        match tokio::time::timeout(VERSION_DEADLINE, asking).await {
+            Ok(Ok(version)) => Some(version.into()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the Kubernetes API does not tell its version");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// A client for typed objects.
+    pub(crate) fn typed(&self) -> Result<kube::Client, kube::Error> {
+        let config = &self.0.config;
+        let client = Client::builder(Spawner(self.0.tasks.clone())).build(self.0.connector.clone());
+        let service = tower::ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer()?)
+            .layer(config.extra_headers_layer()?)
+            .map_err(BoxError::from)
+            .service(client);
+        Ok(kube::Client::new(service, config.default_namespace.clone()))
+    }
+}
+
+fn pooled(connector: HttpsConnector<ApiConnector>, tasks: &TaskTracker) -> Pooled {
+    Client::builder(Spawner(tasks.clone()))
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .timer(TokioTimer::new())
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .build(connector)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Version {
+    major: String,
+    minor: String,
+    git_version: String,
+    platform: String,
+}
+
+impl From<Version> for KubernetesVersion {
+    fn from(version: Version) -> Self {
+        Self {
+            major: version.major,
+            minor: version.minor,
+            git_version: version.git_version,
+            platform: version.platform,
+        }
+    }
+}

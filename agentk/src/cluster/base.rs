@@ -1,0 +1,69 @@
+//! The URL under which the Kubernetes API lies. Pure.
+
+use http::{Uri, uri::Scheme};
+
+use super::ClusterError;
+
+/// Scheme, host, and a path before all paths, as some gateways have.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    scheme: Scheme,
+    authority: String,
+    prefix: String,
+}
+
+impl Base {
+    pub(super) fn new(url: &Uri) -> Result<Self, ClusterError> {
+        let wrong = |why: &str| ClusterError::Server(url.to_string(), why.to_owned());
+        let scheme = url.scheme().ok_or_else(|| wrong("it has no scheme"))?;
+        if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
+            return Err(wrong("its scheme is another one"));
+        }
+        let authority = url.authority().ok_or_else(|| wrong("it has no host"))?;
+        Ok(Self {
+            scheme: scheme.clone(),
+            authority: authority.to_string(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+        })
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The URL of an encoded path and query.
+    pub(super) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.as_str())
+            .path_and_query(format!("{}{path_and_query}", self.prefix))
+            .build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(base: &str, path: &str) -> String {
+        let base = Base::new(&base.parse().unwrap()).unwrap();
+        base.uri(path).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_path_before_all_paths_is_kept() {
+        assert_eq!(uri("https://a:6443", "/api?x=1"), "https://a:6443/api?x=1");
+        assert_eq!(uri("https://a/", "/api"), "https://a/api");
+        assert_eq!(
+            uri("https://a/k8s/clusters/c1/", "/api"),
+            "https://a/k8s/clusters/c1/api"
+        );
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for wrong in ["ftp://a", "/path", "host:6443"] {
+            assert!(Base::new(&wrong.parse().unwrap()).is_err(), "{wrong}");
+        }
+    }
+}

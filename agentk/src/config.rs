@@ -1,0 +1,175 @@
+//! All that an agent is told when it starts.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use runtime::{
+    connect::{ProxySetting, ProxyUrlError, Target, TargetError},
+    tls::{ClientTlsOptions, Identity},
+};
+
+use crate::{
+    cluster::source::ClusterSource, leader::LeaderOnly, logging::LogLevel, pod::Pod, token::Token,
+};
+
+/// How long calls in progress may go on when the agent ends, by default: the
+/// pod's own grace period is the limit that counts.
+const GRACE: Duration = Duration::from_secs(3600);
+
+/// Where the agent connects, as whom, and for which cluster.
+#[derive(Debug)]
+pub struct Config {
+    /// Where kas is.
+    pub kas_address: Target,
+    /// How kas's certificate is checked.
+    pub kas_tls: ClientTlsOptions,
+    /// Headers for kas or what stands before it: on the WebSocket upgrade, or
+    /// on each call where there is none.
+    pub kas_headers: HeaderMap,
+    /// HTTP proxy on the way to kas.
+    pub kas_proxy: ProxySetting,
+    /// The agent's token.
+    pub token: Token,
+    /// The cluster.
+    pub cluster: ClusterSource,
+    /// HTTP proxy on the way to the Kubernetes API.
+    pub kubernetes_proxy: ProxySetting,
+    /// The pod, if this is one. Without it there is no leader election.
+    pub pod: Option<Pod>,
+    /// Metrics and probes.
+    pub observability: Option<Observability>,
+    /// How long calls in progress may go on after the stop.
+    pub grace: Duration,
+    /// Work for one of an agent's pods.
+    pub leader_only: Vec<LeaderOnly>,
+    /// Who is told the log level that the agent's configuration asks for.
+    pub log_level: Option<SetLogLevel>,
+}
+
+/// Changes the level of the process's logs.
+#[derive(Clone)]
+pub struct SetLogLevel(pub Arc<dyn Fn(LogLevel) + Send + Sync>);
+
+impl std::fmt::Debug for SetLogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SetLogLevel")
+    }
+}
+
+/// The listener for metrics and probes.
+#[derive(Debug, Clone)]
+pub struct Observability {
+    /// `host:port`, or `:port`.
+    pub address: String,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<Identity>,
+}
+
+/// What cannot be a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No address.
+    #[error("--kas-address: {0}")]
+    Address(#[from] TargetError),
+    /// No header.
+    #[error("--kas-header {0:?}: write it as `Name: value`")]
+    Header(String),
+    /// No proxy.
+    #[error("{0}: {1}")]
+    Proxy(&'static str, ProxyUrlError),
+    /// Two tokens, or none.
+    #[error(
+        "the agent's token comes either from --token-file or from the environment variable AGENTK_TOKEN; {0}"
+    )]
+    Token(&'static str),
+    /// A pod is needed.
+    #[error(
+        "the environment variable {0} is not set; in a pod, set it by the downward API (fieldRef {1}); elsewhere, set it to any name"
+    )]
+    Pod(&'static str, &'static str),
+    /// One of a pair of files.
+    #[error("--observability-cert-file and --observability-key-file go together")]
+    CertificatePair,
+    /// A network that is not supported.
+    #[error("--observability-listen-network {0:?} is not supported; use tcp")]
+    Network(String),
+}
+
+impl Config {
+    /// An agent for a cluster, with nothing else set: no proxies, no pod, no
+    /// listener.
+    ///
+    /// # Errors
+    /// When the address cannot be dialled.
+    pub fn new(
+        kas_address: &str,
+        token: Token,
+        cluster: ClusterSource,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            kas_address: Target::parse(kas_address)?,
+            kas_tls: ClientTlsOptions::default(),
+            kas_headers: HeaderMap::new(),
+            kas_proxy: ProxySetting::None,
+            token,
+            cluster,
+            kubernetes_proxy: ProxySetting::None,
+            pod: None,
+            observability: None,
+            grace: GRACE,
+            leader_only: Vec::new(),
+            log_level: None,
+        })
+    }
+
+    /// Trusts the certificates of a file as well as the system's.
+    #[must_use]
+    pub fn trusting(mut self, ca_file: PathBuf) -> Self {
+        self.kas_tls.ca_files.push(ca_file);
+        self
+    }
+}
+
+/// Reads `Name: value`.
+pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), ConfigError> {
+    let wrong = || ConfigError::Header(text.split(':').next().unwrap_or_default().to_owned());
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() || value.is_empty() {
+        return Err(wrong());
+    }
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+    let value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_cut_at_the_first_colon() {
+        let (name, value) = header(" X-Custom :  a:b ").unwrap();
+
+        assert_eq!(
+            (name.as_str(), value.to_str().unwrap()),
+            ("x-custom", "a:b")
+        );
+    }
+
+    #[test]
+    fn headers_without_name_or_value_are_refused_and_values_not_shown() {
+        for wrong in [
+            "",
+            "name",
+            "name:",
+            ": secret",
+            "na me: secret",
+            "name: \u{1}",
+        ] {
+            let error = header(wrong).unwrap_err().to_string();
+
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Follows the agent's configuration, which kas streams whenever it changes.
+
+use std::time::Duration;
+
+use proto::agent::{
+    agent_configuration::rpc::{
+        ConfigurationRequest, ConfigurationResponse,
+        agent_configuration_client::AgentConfigurationClient,
+    },
+    agentcfg::{AgentConfiguration, LogLevelEnum},
+};
+use tokio::{sync::watch, time::Instant};
+use tonic::{Code, Status, codec::CompressionEncoding};
+
+use crate::{
+    backoff::HotLoop,
+    config::SetLogLevel,
+    logging::LogLevel,
+    pod::Pod,
+    registration,
+    session::{Connection, Uplink},
+};
+
+/// How long to wait when kas does not know the call.
+const UNKNOWN: Duration = Duration::from_secs(300);
+
+/// Follows the configuration and tells others what it says.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pod: Option<Pod>,
+    commit: String,
+    agent: watch::Sender<Option<i64>>,
+    log_level: Option<SetLogLevel>,
+    complaint: Option<String>,
+}
+
+impl Follower {
+    /// The agent's number is told to whoever has the receiver.
+    pub(crate) fn new(
+        pod: Option<Pod>,
+        log_level: Option<SetLogLevel>,
+    ) -> (Self, watch::Receiver<Option<i64>>) {
+        let (agent, known) = watch::channel(None);
+        let follower = Self {
+            pod,
+            commit: String::new(),
+            agent,
+            log_level,
+            complaint: None,
+        };
+        (follower, known)
+    }
+
+    /// Follows on one connection after the other. Never ends.
+    pub(crate) async fn keep(&mut self, uplink: &Uplink) {
+        let mut hot = HotLoop::new(Duration::from_secs(1), Duration::from_secs(60));
+        loop {
+            let connection = uplink.connection().await;
+            let begin = Instant::now();
+            let delay = match self.follow(&connection).await {
+                Ok(()) => hot.after_end(begin.elapsed(), rand::random()),
+                Err(_) if connection.is_left() => Duration::ZERO,
+                Err(status) => {
+                    connection.judge(&status);
+                    self.complain(&status);
+                    if status.code() == Code::Unimplemented {
+                        UNKNOWN
+                    } else {
+                        hot.after_failure(rand::random())
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = connection.left() => {}
+            }
+        }
+    }
+
+    async fn follow(&mut self, connection: &Connection) -> Result<(), Status> {
+        let request = ConfigurationRequest {
+            commit_id: self.commit.clone(),
+            agent_meta: Some(registration::meta(self.pod.as_ref())),
+            skip_register: true,
+        };
+        let mut client = AgentConfigurationClient::new(connection.channel())
+            .accept_compressed(CompressionEncoding::Gzip);
+        let mut responses = client.get_configuration(request).await?.into_inner();
+        while let Some(response) = responses.message().await? {
+            connection.accept();
+            self.complaint = None;
+            self.take(response);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, response: ConfigurationResponse) {
+        let Some(configuration) = response.configuration else {
+            tracing::error!("kas sent a configuration without content");
+            return;
+        };
+        let id = configuration.agent_id;
+        if self.agent.borrow().is_some_and(|known| known != id) {
+            tracing::error!(
+                agent_id = id,
+                "kas says that this agent is another one; its configuration is not used"
+            );
+            return;
+        }
+        self.agent
+            .send_if_modified(|known| known.replace(id).is_none());
+        self.apply(&configuration);
+        tracing::info!(
+            agent_id = id,
+            project_id = configuration.project_path,
+            commit_id = response.commit_id,
+            "the agent's configuration is applied"
+        );
+        self.commit = response.commit_id;
+    }
+
+    fn apply(&self, configuration: &AgentConfiguration) {
+        if let Some(set) = &self.log_level {
+            (set.0)(level(configuration));
+        }
+    }
+
+    /// Says a thing once, however often it happens.
+    fn complain(&mut self, status: &Status) {
+        let complaint = format!("{:?}: {}", status.code(), status.message());
+        if self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!(error = complaint, "cannot get the agent's configuration");
+            self.complaint = Some(complaint);
+        }
+    }
+}
+
+fn level(configuration: &AgentConfiguration) -> LogLevel {
+    let logging = configuration
+        .observability
+        .as_ref()
+        .and_then(|it| it.logging.as_ref());
+    match logging.map(proto::agent::agentcfg::LoggingCf::level) {
+        None | Some(LogLevelEnum::Info) => LogLevel::Info,
+        Some(LogLevelEnum::Debug) => LogLevel::Debug,
+        Some(LogLevelEnum::Warn) => LogLevel::Warn,
+        Some(LogLevelEnum::Error) => LogLevel::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::agent::agentcfg::{LoggingCf, ObservabilityCf};
+    use std::sync::{Arc, Mutex};
+
+    fn configuration(id: i64, level: LogLevelEnum) -> AgentConfiguration {
+        AgentConfiguration {
+            agent_id: id,
+            observability: Some(ObservabilityCf {
+                logging: Some(LoggingCf {
+                    level: level.into(),
+                    grpc_level: None,
+                }),
+                google_profiler: None,
+            }),
+            ..AgentConfiguration::default()
+        }
+    }
+
+    fn response(commit: &str, configuration: AgentConfiguration) -> ConfigurationResponse {
+        ConfigurationResponse {
+            configuration: Some(configuration),
+            commit_id: commit.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_configuration_tells_the_agents_number_and_changes_the_log_level() {
+        let levels = Arc::new(Mutex::new(Vec::new()));
+        let seen = levels.clone();
+        let set = SetLogLevel(Arc::new(move |level| seen.lock().unwrap().push(level)));
+        let (mut follower, agent) = Follower::new(None, Some(set));
+
+        follower.take(response("c1", configuration(7, LogLevelEnum::Debug)));
+        follower.take(response("c2", configuration(8, LogLevelEnum::Error)));
+
+        assert_eq!(*agent.borrow(), Some(7));
+        assert_eq!(
+            follower.commit, "c1",
+            "another agent's configuration is not taken"
+        );
+        assert_eq!(*levels.lock().unwrap(), [LogLevel::Debug]);
+    }
+}

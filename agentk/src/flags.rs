@@ -1,0 +1,273 @@
+//! The command line: the flags of GitLab's agentk, and of kubectl.
+
+mod kubernetes;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use http::HeaderMap;
+use runtime::{
+    connect::{ProxySetting, ProxyUrl},
+    tls::{ClientTlsOptions, Identity},
+};
+
+use crate::{
+    cluster::source::ClusterSource,
+    config::{Config, ConfigError, Observability, header},
+    pod::Pod,
+    token::Token,
+    version,
+};
+use kubernetes::KubernetesFlags;
+
+/// Connects a Kubernetes cluster to kas.
+#[derive(Debug, Parser)]
+#[command(name = "agentk", version = version::VERSION, args_override_self = true)]
+pub struct Flags {
+    /// Address of kas: ws://, wss://, grpc:// or grpcs://
+    #[arg(long, value_name = "URL")]
+    kas_address: String,
+    /// File with the agent's token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// File with CA certificates (PEM) for the connection to kas
+    #[arg(long, value_name = "FILE")]
+    ca_cert_file: Option<PathBuf>,
+    /// Header for kas, as `Name: value`; may be repeated
+    #[arg(long, value_name = "HEADER")]
+    kas_header: Vec<String>,
+    /// Accept any certificate of kas: insecure
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
+    kas_insecure_skip_tls_verify: bool,
+    /// Name in kas's certificate, if it is not the address's host
+    #[arg(long, value_name = "NAME")]
+    kas_tls_server_name: Option<String>,
+    /// HTTP proxy on the way to kas, instead of the environment's
+    #[arg(long, value_name = "URL")]
+    kas_proxy: Option<String>,
+    /// HTTP proxy on the way to the Kubernetes API, instead of the environment's
+    #[arg(long, value_name = "URL")]
+    kubernetes_proxy: Option<String>,
+    /// Network of the listener for metrics and probes
+    #[arg(long, value_name = "NETWORK", default_value = "tcp")]
+    observability_listen_network: String,
+    /// Address of the listener for metrics and probes
+    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
+    observability_listen_address: String,
+    /// Certificate (PEM) of the listener for metrics and probes
+    #[arg(long, value_name = "FILE")]
+    observability_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of the listener for metrics and probes
+    #[arg(long, value_name = "FILE")]
+    observability_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    kubernetes: KubernetesFlags,
+}
+
+impl Flags {
+    /// Together with the environment, a whole configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the flag or the variable.
+    pub fn into_config(
+        self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
+        let token = self.token(&variable)?;
+        let cluster = ClusterSource::Options(self.kubernetes.into());
+        let mut config = Config::new(&self.kas_address, token, cluster)?;
+        config.kas_tls = ClientTlsOptions {
+            ca_files: self.ca_cert_file.into_iter().collect(),
+            insecure_skip_verify: self.kas_insecure_skip_tls_verify,
+            server_name: self.kas_tls_server_name.filter(|name| !name.is_empty()),
+            ..ClientTlsOptions::default()
+        };
+        config.kas_headers = headers(&self.kas_header)?;
+        config.kas_proxy = proxy("--kas-proxy", self.kas_proxy)?;
+        config.kubernetes_proxy = proxy("--kubernetes-proxy", self.kubernetes_proxy)?;
+        config.pod = Some(pod(&variable)?);
+        config.observability = Some(Observability {
+            address: address(
+                &self.observability_listen_network,
+                self.observability_listen_address,
+            )?,
+            tls: identity(self.observability_cert_file, self.observability_key_file)?,
+        });
+        Ok(config)
+    }
+
+    fn token(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Token, ConfigError> {
+        let file = self
+            .token_file
+            .clone()
+            .filter(|file| !file.as_os_str().is_empty());
+        match (file, variable("AGENTK_TOKEN")) {
+            (Some(file), None) => Ok(Token::File(file)),
+            (None, Some(token)) => Ok(Token::Fixed(token.into())),
+            (Some(_), Some(_)) => Err(ConfigError::Token("both are set")),
+            (None, None) => Err(ConfigError::Token("neither is set")),
+        }
+    }
+}
+
+fn headers(texts: &[String]) -> Result<HeaderMap, ConfigError> {
+    let mut headers = HeaderMap::new();
+    for text in texts {
+        let (name, value) = header(text)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn proxy(flag: &'static str, url: Option<String>) -> Result<ProxySetting, ConfigError> {
+    match url.filter(|url| !url.is_empty()) {
+        Some(url) => ProxyUrl::parse(&url)
+            .map(ProxySetting::Url)
+            .map_err(|error| ConfigError::Proxy(flag, error)),
+        None => ProxySetting::from_environment()
+            .map_err(|error| ConfigError::Proxy("environment", error)),
+    }
+}
+
+fn pod(variable: impl Fn(&str) -> Option<String>) -> Result<Pod, ConfigError> {
+    let needed = |name, field| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .ok_or(ConfigError::Pod(name, field))
+    };
+    Ok(Pod {
+        namespace: needed("POD_NAMESPACE", "metadata.namespace")?,
+        name: needed("POD_NAME", "metadata.name")?,
+    })
+}
+
+fn address(network: &str, address: String) -> Result<String, ConfigError> {
+    match network {
+        "tcp" | "tcp6" => Ok(address),
+        "tcp4" => Ok(match address.strip_prefix(':') {
+            Some(port) => format!("0.0.0.0:{port}"),
+            None => address,
+        }),
+        other => Err(ConfigError::Network(other.to_owned())),
+    }
+}
+
+fn identity(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<Identity>, ConfigError> {
+    let given = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
+    match (given(certificate), given(key)) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
+        (Some(_), None) | (None, Some(_)) => Err(ConfigError::CertificatePair),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+        let mut line = vec!["agentk", "--kas-address", "wss://kas.example.com"];
+        line.extend(arguments);
+        let flags = Flags::try_parse_from(line).map_err(|error| error.to_string())?;
+        let variables: Vec<_> = [("POD_NAMESPACE", "ns"), ("POD_NAME", "pod")]
+            .iter()
+            .chain(variables)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        flags
+            .into_config(|name| {
+                let found = variables.iter().rev().find(|(known, _)| known == name);
+                found.map(|(_, value)| value.clone())
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_deployments_arguments_are_understood() {
+        let config = read(
+            &["--token-file=/config/token", "--kas-header", "X-A: b"],
+            &[],
+        )
+        .unwrap();
+
+        assert_eq!(config.kas_headers["x-a"], "b");
+        assert_eq!(config.observability.unwrap().address, ":8080");
+        assert_eq!(config.pod.unwrap().name, "pod");
+    }
+
+    #[test]
+    fn exactly_one_token_is_wanted() {
+        assert!(read(&[], &[("AGENTK_TOKEN", "t")]).is_ok());
+        assert!(read(&[], &[]).unwrap_err().contains("neither is set"));
+        let both = read(&["--token-file", "/x"], &[("AGENTK_TOKEN", "")]);
+        assert!(both.unwrap_err().contains("both are set"));
+    }
+
+    #[test]
+    fn a_missing_pod_is_explained() {
+        let error = read(&["--token-file", "/x"], &[("POD_NAME", "")]).unwrap_err();
+
+        assert!(
+            error.contains("POD_NAME") && error.contains("elsewhere"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn mistakes_name_their_flag() {
+        for (arguments, named) in [
+            (&["--kas-header", "broken"][..], "--kas-header"),
+            (&["--kas-proxy", "socks5://a"], "--kas-proxy"),
+            (
+                &["--observability-cert-file", "/x"],
+                "--observability-key-file",
+            ),
+            (&["--observability-listen-network", "unix"], "unix"),
+        ] {
+            let all = [&["--token-file", "/x"], arguments].concat();
+
+            let error = read(&all, &[]).unwrap_err();
+
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn kubectls_flags_are_understood() {
+        let config = read(
+            &[
+                "--token-file",
+                "/x",
+                "-n",
+                "a",
+                "-s",
+                "https://s",
+                "--as",
+                "u",
+                "--as-group",
+                "g",
+                "--as-group=h",
+                "--insecure-skip-tls-verify",
+                "--token",
+                "t",
+                "--request-timeout",
+                "5s",
+                "--cache-dir",
+                "/c",
+                "--disable-compression=true",
+            ],
+            &[],
+        )
+        .unwrap();
+
+        let ClusterSource::Options(options) = config.cluster else {
+            panic!("flags make options");
+        };
+        assert_eq!(options.server.as_deref(), Some("https://s"));
+        assert_eq!(options.impersonate_groups, ["g", "h"]);
+        assert!(options.insecure_skip_tls_verify);
+    }
+}

@@ -1,0 +1,120 @@
+//! Hands on what comes from the tunnel: to the request's body, and to the
+//! connection after an upgrade.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{
+    Failure,
+    body::{Piece, RequestBody},
+    head::{Head, Length},
+    requests::{Part, Requests},
+};
+use crate::metrics::Metrics;
+
+/// Pieces that may wait for the API server to take them.
+const QUEUE: usize = 4;
+/// How long the first byte of a body of unknown length is waited for, so that
+/// requests that have none are not sent as if they had.
+const FIRST_BYTE: Duration = Duration::from_millis(200);
+
+/// Where a request's parts come out.
+#[derive(Debug)]
+pub(super) struct Intake {
+    /// The request's body.
+    pub(super) body: RequestBody,
+    /// Bytes for the upgraded connection, if an upgrade is asked for.
+    pub(super) upgraded: Option<mpsc::Receiver<Bytes>>,
+}
+
+/// Where a request's parts go in.
+#[derive(Debug)]
+pub(super) struct Feed {
+    first: Option<Part>,
+    body: Option<mpsc::Sender<Piece>>,
+    upgraded: Option<mpsc::Sender<Bytes>>,
+    metrics: Metrics,
+}
+
+/// Both ends for a request.
+pub(super) async fn between(
+    head: &Head,
+    requests: &mut Requests<'_>,
+    metrics: Metrics,
+) -> Result<(Feed, Intake), Failure> {
+    let first = match head.length {
+        Length::Unknown => match tokio::time::timeout(FIRST_BYTE, requests.next()).await {
+            Ok(part) => part?,
+            Err(_) => None,
+        },
+        Length::None | Length::Known(_) => None,
+    };
+    let none = matches!(head.length, Length::None) || matches!(first, Some(Part::Trailer));
+    let (feed, body) = if none {
+        (None, RequestBody::empty())
+    } else {
+        let (feed, pieces) = mpsc::channel(QUEUE);
+        (
+            Some(feed),
+            RequestBody::streamed(pieces, head.length.known()),
+        )
+    };
+    let (upgraded_feed, upgraded) = match head.upgrade {
+        true => Some(mpsc::channel(QUEUE)).unzip(),
+        false => (None, None),
+    };
+    let feed = Feed {
+        first,
+        body: feed,
+        upgraded: upgraded_feed,
+        metrics,
+    };
+    Ok((feed, Intake { body, upgraded }))
+}
+
+impl Feed {
+    /// Hands on all that comes until kas ends the tunnel. A receiver that is
+    /// gone does not matter: the API server has answered already.
+    pub(super) async fn run(mut self, requests: &mut Requests<'_>) -> Result<(), Failure> {
+        if let Some(part) = self.first.take() {
+            self.hand_on(part).await?;
+        }
+        while let Some(part) = requests.next().await? {
+            self.hand_on(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&mut self, part: Part) -> Result<(), Failure> {
+        match part {
+            Part::Header(_) => unreachable!("the sequence has one header"),
+            Part::Data(bytes) => {
+                let body = self.body.as_ref().ok_or_else(|| unexpected("Data"))?;
+                self.metrics.bytes_received.inc_by(bytes.len() as u64);
+                let _ = body.send(Piece::Data(bytes)).await;
+            }
+            Part::Trailer => {
+                if let Some(body) = self.body.take() {
+                    let _ = body.send(Piece::End).await;
+                }
+            }
+            Part::UpgradeData(bytes) => {
+                let upgraded = self
+                    .upgraded
+                    .as_ref()
+                    .ok_or_else(|| unexpected("UpgradeData"))?;
+                self.metrics.bytes_received.inc_by(bytes.len() as u64);
+                let _ = upgraded.send(bytes).await;
+            }
+            Part::HalfClose => self.upgraded = None,
+        }
+        Ok(())
+    }
+}
+
+fn unexpected(what: &str) -> Status {
+    Status::internal(format!("unexpected HttpRequest_{what} message received"))
+}

@@ -1,0 +1,278 @@
+//! The head of a request to the API server, from what kas sent. Pure.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use prost::Message as _;
+use proto::agent::{
+    grpctool::http_request,
+    kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
+    prototool,
+};
+use tonic::Status;
+
+use super::{impersonate, url};
+use crate::version;
+
+/// What the protocol allows in `extra`.
+const EXTRA: &str = "gitlab.agent.kubernetes_api.rpc.HeaderExtra";
+
+/// Headers that are about one connection, or that the HTTP client sets itself.
+const NOT_OURS: [HeaderName; 9] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    header::CONNECTION,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// How long a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Known(u64),
+    /// Nobody said.
+    Unknown,
+}
+
+impl Length {
+    pub(super) fn known(self) -> Option<u64> {
+        match self {
+            Self::None => Some(0),
+            Self::Known(length) => Some(length),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// All of a request but its body.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    /// Encoded.
+    pub(super) path_and_query: String,
+    pub(super) headers: HeaderMap,
+    pub(super) length: Length,
+    /// Whether the connection is to be taken over.
+    pub(super) upgrade: bool,
+    /// Whether the answer may go on for long.
+    pub(super) lasting: bool,
+}
+
+impl Head {
+    /// Understands what kas sent; `own` is whom the agent impersonates anyway.
+    pub(super) fn new(header: http_request::Header, own: &HeaderMap) -> Result<Self, Status> {
+        let identity = identity(header.extra)?;
+        let request = header
+            .request
+            .ok_or_else(|| Status::invalid_argument("a header without a request"))?;
+        let method = Method::from_bytes(request.method.as_bytes())
+            .map_err(|_| Status::invalid_argument("a request without a valid method"))?;
+        if !request.url_path.starts_with('/') {
+            return Err(Status::invalid_argument(
+                "a request's path must begin with a slash",
+            ));
+        }
+        let lasting = lasts(&request);
+        let path_and_query = url::path_and_query(&request.url_path, request.query);
+        let mut headers = proto::metadata::to_headers(request.header);
+        let upgrade = headers.contains_key(header::UPGRADE);
+        clean(&mut headers, upgrade);
+        impersonate::apply(own, identity, &mut headers)?;
+        let length = match header.content_length {
+            Some(0) => Length::None,
+            // Upgrades have no body unless it says so.
+            None | Some(..0) if upgrade => Length::None,
+            None | Some(..0) => Length::Unknown,
+            Some(length) => Length::Known(length.unsigned_abs()),
+        };
+        Ok(Self {
+            method,
+            path_and_query,
+            headers,
+            length,
+            upgrade,
+            lasting,
+        })
+    }
+}
+
+fn identity(extra: Option<prost_types::Any>) -> Result<Option<ImpersonationConfig>, Status> {
+    let Some(extra) = extra else {
+        return Ok(None);
+    };
+    let kind = extra.type_url.rsplit('/').next().unwrap_or_default();
+    if kind != EXTRA {
+        return Err(Status::invalid_argument(format!(
+            "{kind:?} is no extra of a request's header"
+        )));
+    }
+    let extra = HeaderExtra::decode(extra.value.as_slice())
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(extra.imp_config)
+}
+
+fn clean(headers: &mut HeaderMap, upgrade: bool) {
+    for name in NOT_OURS {
+        headers.remove(name);
+    }
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    let us = version::user_agent();
+    let via = HeaderValue::from_str(&format!("gRPC/1.0 {us}"));
+    headers.append(header::VIA, via.expect("the version is plain text"));
+    if !headers.contains_key(header::USER_AGENT) {
+        let us = HeaderValue::from_str(&us);
+        headers.insert(header::USER_AGENT, us.expect("the version is plain text"));
+    }
+}
+
+/// Watches, logs that are followed, and whatever a proxied pod does.
+fn lasts(request: &prototool::HttpRequest) -> bool {
+    let is_set = |name: &str| {
+        let values = request
+            .query
+            .get(name)
+            .map(|values| values.value.as_slice());
+        matches!(values, Some([first, ..]) if first != "false" && first != "0")
+    };
+    let path = request.url_path.as_str();
+    is_set("watch")
+        || is_set("follow")
+        || path.contains("/watch/")
+        || path.contains("/proxy/")
+        || path.ends_with("/proxy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::agent::prototool::Values;
+
+    fn values(all: &[&str]) -> Values {
+        Values {
+            value: all.iter().map(|it| (*it).to_owned()).collect(),
+        }
+    }
+
+    fn header(
+        change: impl FnOnce(&mut http_request::Header, &mut prototool::HttpRequest),
+    ) -> Result<Head, Status> {
+        let mut request = prototool::HttpRequest {
+            method: "GET".into(),
+            url_path: "/api".into(),
+            ..prototool::HttpRequest::default()
+        };
+        let mut header = http_request::Header {
+            request: None,
+            extra: None,
+            content_length: Some(0),
+        };
+        change(&mut header, &mut request);
+        header.request = Some(request);
+        Head::new(header, &HeaderMap::new())
+    }
+
+    #[test]
+    fn headers_about_the_connection_are_left_out_and_via_is_added() {
+        let head = header(|_, request| {
+            for (name, value) in [
+                ("Host", "kas"),
+                ("Content-Length", "7"),
+                ("Connection", "close"),
+                ("Accept", "a"),
+                ("Via", "1.1 kas"),
+            ] {
+                request.header.insert(name.to_owned(), values(&[value]));
+            }
+        })
+        .unwrap();
+
+        assert!(!head.headers.contains_key("host") && !head.headers.contains_key("content-length"));
+        assert!(!head.headers.contains_key("connection"));
+        assert_eq!(head.headers["accept"], "a");
+        let via: Vec<_> = head.headers.get_all("via").iter().collect();
+        assert_eq!(via[0], "1.1 kas");
+        assert!(
+            via[1]
+                .to_str()
+                .unwrap()
+                .starts_with("gRPC/1.0 gitlab-agent/v16.5.0+kas.")
+        );
+    }
+
+    #[test]
+    fn lengths_say_whether_there_is_a_body() {
+        for (announced, expected) in [
+            (Some(0), Length::None),
+            (Some(7), Length::Known(7)),
+            (Some(-1), Length::Unknown),
+            (None, Length::Unknown),
+        ] {
+            let head = header(|header, _| header.content_length = announced).unwrap();
+            assert_eq!(head.length, expected);
+        }
+    }
+
+    #[test]
+    fn upgrades_keep_their_headers_and_have_no_body() {
+        let head = header(|header, request| {
+            header.content_length = Some(-1);
+            request
+                .header
+                .insert("Upgrade".into(), values(&["websocket"]));
+            request
+                .header
+                .insert("Connection".into(), values(&["upgrade"]));
+        })
+        .unwrap();
+
+        assert!(head.upgrade);
+        assert_eq!(head.length, Length::None);
+        assert_eq!(head.headers["upgrade"], "websocket");
+        assert_eq!(head.headers["connection"], "Upgrade");
+    }
+
+    #[test]
+    fn what_may_last_is_told_apart() {
+        let lasting = |path: &str, query: &[(&str, &str)]| {
+            header(|_, request| {
+                request.url_path = path.to_owned();
+                for (key, value) in query {
+                    request.query.insert((*key).to_owned(), values(&[value]));
+                }
+            })
+            .unwrap()
+            .lasting
+        };
+
+        assert!(lasting("/api/v1/pods", &[("watch", "true")]));
+        assert!(lasting("/api/v1/pods", &[("watch", "1")]));
+        assert!(!lasting("/api/v1/pods", &[("watch", "false")]));
+        assert!(lasting(
+            "/api/v1/namespaces/a/pods/b/log",
+            &[("follow", "true")]
+        ));
+        assert!(lasting("/api/v1/namespaces/a/services/b/proxy/x", &[]));
+        assert!(!lasting("/api/v1/pods", &[]));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        assert!(header(|_, request| request.method = "G T".into()).is_err());
+        assert!(header(|_, request| request.method = String::new()).is_err());
+        assert!(header(|_, request| request.url_path = String::new()).is_err());
+        let strange = header(|header, _| {
+            header.extra = Some(prost_types::Any {
+                type_url: "type.googleapis.com/other".into(),
+                value: Vec::new(),
+            });
+        });
+        assert!(strange.is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! As whom a request is made. Exactly one source may say so. Pure.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
+use tonic::Status;
+
+const USER: HeaderName = HeaderName::from_static("impersonate-user");
+const UID: HeaderName = HeaderName::from_static("impersonate-uid");
+const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+const EXTRA_PREFIX: &str = "impersonate-extra-";
+
+const NESTED: &str = "gRPC -> HTTP: nested impersonation is not supported - agent is already configured to impersonate an identity";
+
+/// Adds the identity to a request's headers. `own` is what the agent was told
+/// itself, `config` what kas says; the client may have said something too.
+pub(super) fn apply(
+    own: &HeaderMap,
+    config: Option<ImpersonationConfig>,
+    headers: &mut HeaderMap,
+) -> Result<(), Status> {
+    let by_client = headers.keys().any(is_impersonation);
+    let sources = [!own.is_empty(), config.is_some(), by_client];
+    if sources.iter().filter(|set| **set).count() > 1 {
+        return Err(Status::unavailable(NESTED));
+    }
+    headers.extend(own.clone());
+    config.map_or(Ok(()), |config| from_kas(&config, headers))
+}
+
+fn is_impersonation(name: &HeaderName) -> bool {
+    [USER, UID, GROUP].contains(name) || name.as_str().starts_with(EXTRA_PREFIX)
+}
+
+fn from_kas(config: &ImpersonationConfig, headers: &mut HeaderMap) -> Result<(), Status> {
+    if !config.username.is_empty() {
+        headers.append(USER, value(&config.username)?);
+    }
+    if !config.uid.is_empty() {
+        headers.append(UID, value(&config.uid)?);
+    }
+    for group in &config.groups {
+        headers.append(GROUP, value(group)?);
+    }
+    for extra in &config.extra {
+        let name = extra_header(&extra.key)
+            .ok_or_else(|| Status::invalid_argument("an extra of an identity has a bad key"))?;
+        for text in &extra.val {
+            headers.append(name.clone(), value(text)?);
+        }
+    }
+    if headers.keys().any(is_impersonation) {
+        Ok(())
+    } else {
+        // Acting as the agent itself is not what was asked for.
+        Err(Status::invalid_argument(
+            "the identity to impersonate is empty",
+        ))
+    }
+}
+
+fn value(text: &str) -> Result<HeaderValue, Status> {
+    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
+        Status::invalid_argument("an identity has characters that HTTP does not allow")
+    })
+}
+
+/// The header of an extra; what a header's name cannot hold is escaped.
+pub(crate) fn extra_header(key: &str) -> Option<HeaderName> {
+    use std::fmt::Write;
+    let mut name = EXTRA_PREFIX.to_owned();
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte) {
+            name.push(char::from(byte));
+        } else {
+            write!(name, "%{byte:02X}").expect("writing to a string cannot fail");
+        }
+    }
+    HeaderName::from_bytes(name.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::agent::kubernetes_api::rpc::ExtraKeyVal;
+
+    fn config() -> ImpersonationConfig {
+        ImpersonationConfig {
+            username: "ana".into(),
+            groups: vec!["g1".into(), "g2".into()],
+            uid: "7".into(),
+            extra: vec![ExtraKeyVal {
+                key: "agent.gitlab.com/id".into(),
+                val: vec!["1".into(), "2".into()],
+            }],
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_kas_says_becomes_headers() {
+        let mut out = HeaderMap::new();
+
+        apply(&HeaderMap::new(), Some(config()), &mut out).unwrap();
+
+        assert_eq!(out["impersonate-user"], "ana");
+        assert_eq!(out["impersonate-uid"], "7");
+        let all = |name: &str| out.get_all(name).iter().cloned().collect::<Vec<_>>();
+        assert_eq!(all("impersonate-group"), ["g1", "g2"]);
+        assert_eq!(all("impersonate-extra-agent.gitlab.com%2fid"), ["1", "2"]);
+    }
+
+    #[test]
+    fn two_sources_are_one_too_many() {
+        let own = headers(&[("impersonate-user", "robot")]);
+        let nobody = HeaderMap::new();
+        let by_client = || headers(&[("impersonate-extra-a", "b")]);
+        for (own, config, mut headers) in [
+            (&own, Some(config()), HeaderMap::new()),
+            (&own, None, by_client()),
+            (&nobody, Some(config()), by_client()),
+            (&own, Some(config()), by_client()),
+        ] {
+            let status = apply(own, config, &mut headers).unwrap_err();
+
+            assert_eq!(status.code(), tonic::Code::Unavailable);
+            assert_eq!(status.message(), NESTED);
+        }
+    }
+
+    #[test]
+    fn one_source_is_taken_as_it_is() {
+        let own = headers(&[("impersonate-user", "robot")]);
+        let mut out = HeaderMap::new();
+        apply(&own, None, &mut out).unwrap();
+        assert_eq!(out, own);
+
+        let mut by_client = headers(&[("impersonate-group", "g")]);
+        apply(&HeaderMap::new(), None, &mut by_client).unwrap();
+        assert_eq!(by_client, headers(&[("impersonate-group", "g")]));
+    }
+
+    #[test]
+    fn an_empty_identity_is_not_the_agents_own() {
+        let empty = ImpersonationConfig::default();
+
+        assert!(apply(&HeaderMap::new(), Some(empty), &mut HeaderMap::new()).is_err());
+    }
+}

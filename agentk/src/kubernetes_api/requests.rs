@@ -1,0 +1,88 @@
+//! The messages of an HTTP request, in order.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{
+    agent::{
+        grpctool::{HttpRequest, http_request, http_request::Message},
+        reverse_tunnel::rpc::connect_response::Msg,
+    },
+    sequence::{END, FieldNumber, HTTP, OutOfOrder, Sequence},
+};
+use tonic::Status;
+
+use super::Failure;
+use crate::tunnels::{Inbound, Lost};
+
+/// A part of an HTTP request.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// Method, URL and headers.
+    Header(http_request::Header),
+    /// Bytes of the body.
+    Data(Bytes),
+    /// The body is whole.
+    Trailer,
+    /// Bytes of an upgraded connection.
+    UpgradeData(Bytes),
+    /// kas has nothing more to say.
+    HalfClose,
+}
+
+/// Reads a request's parts from a tunnel.
+#[derive(Debug)]
+pub(super) struct Requests<'a> {
+    inbound: &'a mut Inbound,
+    order: Sequence,
+}
+
+impl<'a> Requests<'a> {
+    pub(super) fn new(inbound: &'a mut Inbound) -> Self {
+        Self {
+            inbound,
+            order: Sequence::new(HTTP),
+        }
+    }
+
+    /// The first part.
+    pub(super) async fn header(&mut self) -> Result<http_request::Header, Failure> {
+        match self.next().await? {
+            Some(Part::Header(header)) => Ok(header),
+            Some(part) => unreachable!("the sequence begins with a header, not with {part:?}"),
+            None => Err(Lost::Ended(Status::ok("")).into()),
+        }
+    }
+
+    /// The next part, or `None` when kas has ended the tunnel in order. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Part>, Failure> {
+        match self.inbound.next().await? {
+            None => Ok(None),
+            Some(Msg::RequestInfo(_)) => unreachable!("the tunnel's sequence was checked"),
+            Some(Msg::CloseSend(_)) => {
+                self.order.step(END).map_err(|error| wrong_order(&error))?;
+                Ok(Some(Part::HalfClose))
+            }
+            Some(Msg::Message(message)) => self.understand(message.data).map(Some),
+        }
+    }
+
+    fn understand(&mut self, bytes: Bytes) -> Result<Part, Failure> {
+        let message = HttpRequest::decode(bytes)
+            .map_err(|error| Status::internal(format!("a request cannot be read: {error}")))?
+            .message
+            .ok_or_else(|| Status::invalid_argument("a message without content"))?;
+        self.order
+            .step(message.field_number())
+            .map_err(|error| wrong_order(&error))?;
+        Ok(match message {
+            Message::Header(header) => Part::Header(header),
+            Message::Data(data) => Part::Data(data.data),
+            Message::Trailer(_) => Part::Trailer,
+            Message::UpgradeData(data) => Part::UpgradeData(data.data),
+        })
+    }
+}
+
+fn wrong_order(error: &OutOfOrder) -> Status {
+    Status::invalid_argument(error.to_string())
+}

@@ -1,0 +1,144 @@
+//! Sends the API server's answer to kas, as it comes.
+
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, response::Parts};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use proto::{agent::prototool, metadata};
+
+use super::{
+    Failure,
+    batch::{Batch, CHUNK},
+    failure,
+};
+use crate::{metrics::Metrics, tunnels::Outbound, version};
+
+/// How long an answer's head may wait for what comes right behind it, so that
+/// a short answer is one frame.
+const TOGETHER: Duration = Duration::from_millis(2);
+
+/// Headers that are about the connection to the API server.
+const NOT_OURS: [HeaderName; 3] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Sends a response and ends the call.
+pub(super) async fn whole(
+    outbound: &mut Outbound,
+    response: Response<Incoming>,
+    metrics: &Metrics,
+) -> Result<(), Failure> {
+    let (head, body) = response.into_parts();
+    let mut batch = Batch::new();
+    batch.header(outbound, of_response(head));
+    let mut pieces = Pieces::new(body);
+    let mut wait = TOGETHER;
+    loop {
+        let piece = match pieces.soon(std::mem::take(&mut wait)).await {
+            Some(piece) => piece,
+            None => {
+                batch.flush(outbound).await?;
+                outbound.unless_reset(pieces.next()).await?
+            }
+        };
+        match piece {
+            Ok(Some(bytes)) => {
+                metrics.bytes_sent.inc_by(bytes.len() as u64);
+                batch.data(outbound, bytes);
+            }
+            Ok(None) => {
+                batch.trailer(outbound);
+                return Ok(batch.end(outbound)?);
+            }
+            Err(error) => {
+                batch.flush(outbound).await?;
+                return Err(failure::outgoing(&error).into());
+            }
+        }
+        if batch.is_full() {
+            batch.flush(outbound).await?;
+        }
+    }
+}
+
+/// A response's head as kas wants it.
+pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
+    if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
+        for name in NOT_OURS {
+            head.headers.remove(name);
+        }
+    }
+    add_via(&mut head.headers, head.version);
+    prototool::HttpResponse {
+        status_code: i32::from(head.status.as_u16()),
+        status: head.status.to_string(),
+        header: metadata::from_headers(&head.headers, metadata::canonical),
+    }
+}
+
+fn add_via(headers: &mut HeaderMap, version: Version) {
+    let protocol = match version {
+        Version::HTTP_2 => "2.0",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    let via = HeaderValue::from_str(&format!("{protocol} {}", version::user_agent()));
+    headers.append(header::VIA, via.expect("the version is plain text"));
+}
+
+/// A body in pieces that fit into messages.
+struct Pieces {
+    body: Incoming,
+    rest: Bytes,
+}
+
+impl Pieces {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            rest: Bytes::new(),
+        }
+    }
+
+    /// The next piece if it comes within `wait`. Cancel-safe.
+    async fn soon(&mut self, wait: Duration) -> Option<Result<Option<Bytes>, hyper::Error>> {
+        if wait.is_zero() {
+            return poll_fn(|cx| {
+                Poll::Ready(match self.poll_next(cx) {
+                    Poll::Ready(piece) => Some(piece),
+                    Poll::Pending => None,
+                })
+            })
+            .await;
+        }
+        tokio::time::timeout(wait, self.next()).await.ok()
+    }
+
+    /// The next piece, or `None` at the end. Cancel-safe.
+    async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, hyper::Error>> {
+        while self.rest.is_empty() {
+            if self.body.is_end_stream() {
+                return Poll::Ready(Ok(None));
+            }
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                // The protocol has no place for trailers.
+                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
+            }
+        }
+        let length = self.rest.len().min(CHUNK);
+        Poll::Ready(Ok(Some(self.rest.split_to(length))))
+    }
+}

@@ -1,0 +1,267 @@
+//! Elects one of an agent's pods, by a Lease, for work that only one may do.
+
+mod election;
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::api::{Api, PostParams};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{cluster::Cluster, metrics::Metrics, pod::Pod};
+use election::{Election, Record, Step};
+
+/// How long a leader leads without renewing.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long a leader tries to renew before it gives up.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often everybody looks.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often one looks who may not.
+const FORBIDDEN_RETRY: Duration = Duration::from_secs(60);
+/// How long one look may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+type Work = dyn Fn(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+/// Work for one of an agent's pods: started when this pod becomes the leader,
+/// told to end by the token when it no longer is.
+#[derive(Clone)]
+pub struct LeaderOnly(pub Arc<Work>);
+
+impl fmt::Debug for LeaderOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaderOnly")
+    }
+}
+
+/// This pod as a candidate.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) pod: Pod,
+    pub(crate) cluster: Cluster,
+    pub(crate) metrics: Metrics,
+    pub(crate) work: Vec<LeaderOnly>,
+    /// The agent's number, once kas has told it.
+    pub(crate) agent: watch::Receiver<Option<i64>>,
+}
+
+impl Candidate {
+    /// Takes part until `stop`, then hands the lease back.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let known = tokio::select! {
+            known = self.agent.wait_for(Option::is_some) => known.ok().and_then(|agent| *agent),
+            () = stop.cancelled() => None,
+        };
+        let Some(agent) = known else {
+            return;
+        };
+        match self.cluster.typed() {
+            Ok(client) => {
+                let api = Api::namespaced(client, &self.pod.namespace);
+                let lock = Lock {
+                    api,
+                    name: format!("agent-{agent}-lock"),
+                    me: self.pod.name.clone(),
+                };
+                Term::new(self, lock).run(stop).await;
+            }
+            Err(error) => tracing::error!(%error, "no leader election"),
+        }
+    }
+}
+
+/// The Lease in the cluster.
+struct Lock {
+    api: Api<Lease>,
+    name: String,
+    me: String,
+}
+
+impl Lock {
+    async fn step(&self, election: &mut Election) -> Result<bool, kube::Error> {
+        let lease = self.api.get_opt(&self.name).await?;
+        let record = lease.as_ref().map(record);
+        match election.decide(record, Instant::now()) {
+            Step::Wait => return Ok(false),
+            Step::Take { transitions } => self.write(lease, transitions, true).await?,
+            Step::Renew { transitions } => self.write(lease, transitions, false).await?,
+        }
+        election.renewed(Instant::now());
+        Ok(true)
+    }
+
+    async fn write(
+        &self,
+        lease: Option<Lease>,
+        transitions: i32,
+        new: bool,
+    ) -> Result<(), kube::Error> {
+        let now = MicroTime(Timestamp::now());
+        let old = lease
+            .as_ref()
+            .and_then(|lease| lease.spec.clone())
+            .unwrap_or_default();
+        let spec = LeaseSpec {
+            holder_identity: Some(self.me.clone()),
+            lease_duration_seconds: i32::try_from(LEASE.as_secs()).ok(),
+            acquire_time: if new {
+                Some(now.clone())
+            } else {
+                old.acquire_time.clone()
+            },
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..old
+        };
+        self.put(lease, spec).await
+    }
+
+    /// Lets others lead at once.
+    async fn release(&self) -> Result<(), kube::Error> {
+        let Some(lease) = self.api.get_opt(&self.name).await? else {
+            return Ok(());
+        };
+        let old = lease.spec.clone().unwrap_or_default();
+        if old.holder_identity.as_deref() != Some(&self.me) {
+            return Ok(());
+        }
+        let spec = LeaseSpec {
+            holder_identity: None,
+            lease_duration_seconds: Some(1),
+            ..old
+        };
+        self.put(Some(lease), spec).await
+    }
+
+    async fn put(&self, lease: Option<Lease>, spec: LeaseSpec) -> Result<(), kube::Error> {
+        let params = PostParams::default();
+        match lease {
+            // The resource version in it makes two candidates exclude each other.
+            Some(mut lease) => {
+                lease.spec = Some(spec);
+                self.api.replace(&self.name, &params, &lease).await?;
+            }
+            None => {
+                let metadata = ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                };
+                let lease = Lease {
+                    metadata,
+                    spec: Some(spec),
+                };
+                self.api.create(&params, &lease).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn record(lease: &Lease) -> Record {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let seconds = spec.lease_duration_seconds.unwrap_or_default();
+    Record {
+        holder: spec.holder_identity.unwrap_or_default(),
+        version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        duration: Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
+        transitions: spec.lease_transitions.unwrap_or_default(),
+    }
+}
+
+/// Leading, or not, and what goes on meanwhile.
+struct Term {
+    candidate: Candidate,
+    lock: Lock,
+    election: Election,
+    leading: Option<(CancellationToken, JoinSet<()>)>,
+    complaint: Option<String>,
+}
+
+impl Term {
+    fn new(candidate: Candidate, lock: Lock) -> Self {
+        let election = Election::new(lock.me.clone(), RENEW_DEADLINE);
+        Self {
+            candidate,
+            lock,
+            election,
+            leading: None,
+            complaint: None,
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let pause = tokio::select! {
+                pause = self.look() => pause,
+                () = stop.cancelled() => break,
+            };
+            if self.election.leads(Instant::now()) {
+                self.begin();
+            } else {
+                self.end().await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>() / 5.0)) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        if self.leading.is_some() {
+            self.end().await;
+            let release = tokio::time::timeout(DEADLINE, self.lock.release()).await;
+            tracing::debug!(?release, "handed the lease back");
+        }
+    }
+
+    /// Looks at the lease and says when to look again.
+    async fn look(&mut self) -> Duration {
+        let step = tokio::time::timeout(DEADLINE, self.lock.step(&mut self.election)).await;
+        let error = match step {
+            Ok(Ok(_)) => {
+                self.complaint = None;
+                return RETRY;
+            }
+            // Another pod was faster.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return RETRY,
+            Ok(Err(error)) => error,
+            Err(_) => return RETRY,
+        };
+        let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
+        let complaint = error.to_string();
+        if self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!(%error, lease = self.lock.name, "leader election does not work");
+            self.complaint = Some(complaint);
+        }
+        if forbidden { FORBIDDEN_RETRY } else { RETRY }
+    }
+
+    fn begin(&mut self) {
+        if self.leading.is_some() {
+            return;
+        }
+        tracing::info!(lease = self.lock.name, "this pod leads");
+        self.candidate.metrics.leader.set(1);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for work in &self.candidate.work {
+            tasks.spawn((work.0)(stop.clone()));
+        }
+        self.leading = Some((stop, tasks));
+    }
+
+    async fn end(&mut self) {
+        if let Some((stop, mut tasks)) = self.leading.take() {
+            tracing::info!(lease = self.lock.name, "this pod does not lead any more");
+            self.candidate.metrics.leader.set(0);
+            stop.cancel();
+            // What does not end in time is aborted: another pod may lead by now.
+            let ended = async { while tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LEASE - RENEW_DEADLINE, ended).await;
+        }
+    }
+}

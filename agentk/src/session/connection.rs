@@ -1,0 +1,158 @@
+//! One connection, as those who call on it see it.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Uri};
+use runtime::grpc::{Channel, SendRequest};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+/// The metadata by which a server says how long to wait.
+const RETRY_AFTER: &str = "kas-retry-after-ms";
+/// Longest wait that a server may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// What kas thinks of this agent.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict {
+    /// Nothing yet.
+    None,
+    /// It answers the agent's calls.
+    Accepted,
+    /// It does not want the agent's token.
+    Refused(Status),
+}
+
+/// A connection to kas. Clones share it; it closes in order when all are gone
+/// and no call is in progress.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    send: SendRequest,
+    origin: Uri,
+    metadata: HeaderMap,
+    left: CancellationToken,
+    verdict: watch::Sender<Verdict>,
+    hint: std::sync::Mutex<Option<Duration>>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        send: SendRequest,
+        origin: Uri,
+        metadata: HeaderMap,
+        left: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            send,
+            origin,
+            metadata,
+            left,
+            verdict: watch::Sender::new(Verdict::None),
+            hint: std::sync::Mutex::new(None),
+        }))
+    }
+
+    /// Makes requests.
+    pub(crate) fn requests(&self) -> SendRequest {
+        self.0.send.clone()
+    }
+
+    /// For tonic's clients.
+    pub(crate) fn channel(&self) -> Channel {
+        Channel::new(
+            self.requests(),
+            self.0.origin.clone(),
+            self.0.metadata.clone(),
+        )
+    }
+
+    /// Scheme and authority of all requests.
+    pub(crate) fn origin(&self) -> &Uri {
+        &self.0.origin
+    }
+
+    /// Headers of all requests.
+    pub(crate) fn metadata(&self) -> &HeaderMap {
+        &self.0.metadata
+    }
+
+    /// Whether new calls should go elsewhere.
+    pub(crate) fn is_left(&self) -> bool {
+        self.0.left.is_cancelled()
+    }
+
+    /// Waits until new calls should go elsewhere. Cancel-safe.
+    pub(crate) async fn left(&self) {
+        self.0.left.cancelled().await;
+    }
+
+    /// Sends new calls elsewhere.
+    pub(crate) fn leave(&self) {
+        self.0.left.cancel();
+    }
+
+    /// Whether kas has answered a call.
+    pub(crate) fn is_accepted(&self) -> bool {
+        matches!(*self.0.verdict.borrow(), Verdict::Accepted)
+    }
+
+    pub(super) fn verdicts(&self) -> watch::Receiver<Verdict> {
+        self.0.verdict.subscribe()
+    }
+
+    /// Notes that kas answers the agent's calls.
+    pub(crate) fn accept(&self) {
+        self.0.verdict.send_if_modified(|verdict| {
+            let first = matches!(verdict, Verdict::None);
+            if first {
+                *verdict = Verdict::Accepted;
+            }
+            first
+        });
+    }
+
+    /// Notes what a call's failure says about the connection.
+    pub(crate) fn judge(&self, status: &Status) {
+        if let Some(hint) = retry_after(status) {
+            *self.0.hint.lock().unwrap_or_else(|held| held.into_inner()) = Some(hint);
+        }
+        if is_refusal(status) {
+            self.0.verdict.send_if_modified(|verdict| {
+                let first = !matches!(verdict, Verdict::Refused(_));
+                if first {
+                    *verdict = Verdict::Refused(status.clone());
+                }
+                first
+            });
+        }
+    }
+
+    /// How long the server asked to wait before the next connection.
+    pub(super) fn hint(&self) -> Option<Duration> {
+        *self.0.hint.lock().unwrap_or_else(|held| held.into_inner())
+    }
+}
+
+/// Whether it is the token that kas does not want.
+pub(crate) fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound
+    )
+}
+
+/// How long the server asks to wait.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    let millis = status
+        .metadata()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Duration::from_millis(millis).min(MAX_RETRY_AFTER))
+}

@@ -1,0 +1,149 @@
+//! Makes one connection: byte stream, HTTP/2, and the headers of its calls.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use runtime::{
+    connect::{ConnectError, ConnectOptions, Target, connect},
+    grpc,
+    tls::{ClientTls, TlsError},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Connection,
+    driver::{self, Keepalive},
+};
+use crate::{config::Config, version};
+
+/// How often a WebSocket ping is sent: load balancers cut connections that are
+/// silent for a minute, and do not see the pings inside.
+const WEBSOCKET_PING: Duration = Duration::from_secs(30);
+
+/// Knows how to connect to kas.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    target: Target,
+    options: ConnectOptions,
+    origin: Uri,
+    metadata: HeaderMap,
+}
+
+impl Dialer {
+    /// Reads the certificates.
+    pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
+        let target = config.kas_address.clone();
+        let tls = match ClientTls::load(&config.kas_tls) {
+            Ok(tls) => Some(tls),
+            Err(error) if target.scheme().is_tls() => return Err(error),
+            Err(_) => None,
+        };
+        let websocket = target.scheme().is_websocket();
+        let (upgrade_headers, mut metadata) = if websocket {
+            (config.kas_headers.clone(), HeaderMap::new())
+        } else {
+            (HeaderMap::new(), joined(&config.kas_headers))
+        };
+        metadata.insert(
+            header::USER_AGENT,
+            HeaderValue::from_str(&version::user_agent()).expect("the version is plain text"),
+        );
+        Ok(Self {
+            origin: origin(&target),
+            options: ConnectOptions {
+                tls,
+                headers: upgrade_headers,
+                user_agent: version::user_agent(),
+                proxy: config.kas_proxy.clone(),
+                ping_interval: Some(WEBSOCKET_PING),
+                ..ConnectOptions::default()
+            },
+            target,
+            metadata,
+        })
+    }
+
+    /// Where kas is.
+    pub(crate) fn address(&self) -> &Target {
+        &self.target
+    }
+
+    /// Connects. The future that comes with the connection does its work, and
+    /// ends when the connection has.
+    pub(super) async fn dial(
+        &self,
+        authorization: HeaderValue,
+    ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), ConnectError> {
+        let connected = connect(&self.target, &self.options).await?;
+        let handshake = grpc::client_settings().handshake(connected.io);
+        let (send, mut http2) = handshake.await.map_err(|error| self.failed(&error))?;
+        let mut metadata = self.metadata.clone();
+        metadata.insert(header::AUTHORIZATION, authorization);
+        let left = CancellationToken::new();
+        let keepalive = http2.ping_pong().map(Keepalive::new);
+        let driver = driver::drive(http2, send.clone(), keepalive, left.clone());
+        let connection = Connection::new(send, self.origin.clone(), metadata, left);
+        Ok((connection, driver))
+    }
+
+    fn failed(&self, error: &h2::Error) -> ConnectError {
+        ConnectError::Dial {
+            target: self.target.to_string(),
+            error: runtime::connect::DialError::Resolve {
+                host: self.target.host().to_owned(),
+                error: std::io::Error::other(error.to_string()),
+            },
+        }
+    }
+}
+
+fn origin(target: &Target) -> Uri {
+    let scheme = if target.scheme().is_tls() {
+        "https"
+    } else {
+        "http"
+    };
+    Uri::builder()
+        .scheme(scheme)
+        .authority(target.host_and_port())
+        .path_and_query("/")
+        .build()
+        .expect("the target was read from a URL")
+}
+
+/// Several values of one name become one, as grpc-go sends them.
+fn joined(headers: &HeaderMap) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(headers.keys_len());
+    for name in headers.keys() {
+        let values: Vec<_> = headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let value = HeaderValue::from_bytes(&values.join(&b","[..]));
+        let name: HeaderName = name.clone();
+        out.insert(name, value.expect("made of header values"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_values_of_a_name_are_joined() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-a", HeaderValue::from_static("2"));
+
+        assert_eq!(joined(&headers)["x-a"], "1,2");
+    }
+
+    #[test]
+    fn calls_go_to_host_and_port() {
+        let target = Target::parse("wss://[::1]/path").unwrap();
+
+        assert_eq!(origin(&target).to_string(), "https://[::1]:443/");
+    }
+}

@@ -1,0 +1,155 @@
+//! Does a connection's work: reads, writes, pings, and notices when to leave.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Ping, PingPong};
+use proto::frame::Frame;
+use runtime::{grpc::SendRequest, io::ByteStream};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How often a ping asks whether the other end is there: as agentk does, and
+/// less often than kas minds.
+const PING_INTERVAL: Duration = Duration::from_secs(55);
+/// How long the answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Works until the connection has ended. Cancels `left` when no new calls can
+/// begin on it: the server said so, or it broke.
+pub(super) async fn drive(
+    mut http2: h2::client::Connection<ByteStream, Frame>,
+    probe: SendRequest,
+    mut keepalive: Option<Keepalive>,
+    left: CancellationToken,
+) {
+    let mut probe = Some(probe);
+    poll_fn(|cx| {
+        let dead = keepalive
+            .as_mut()
+            .is_some_and(|pings| pings.poll(cx).is_ready());
+        if dead {
+            tracing::warn!("kas does not answer pings; the connection is given up");
+            return Poll::Ready(());
+        }
+        let polled = Pin::new(&mut http2).poll(cx);
+        // After a GOAWAY the connection lives on, but takes no new calls.
+        let refused = |probe: &mut SendRequest| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)));
+        if left.is_cancelled() || probe.as_mut().is_some_and(refused) {
+            probe = None;
+            left.cancel();
+        }
+        polled.map(|result| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "the connection to kas broke");
+            }
+        })
+    })
+    .await;
+    left.cancel();
+}
+
+/// Pings, and notices that nobody answers.
+#[derive(Debug)]
+pub(super) struct Keepalive<P = PingPong> {
+    pings: P,
+    timer: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+/// What sends pings.
+pub(super) trait Pings {
+    /// Sends one; its answer is not here yet.
+    fn send(&mut self);
+    /// Ready when the answer is here.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Pings for PingPong {
+    fn send(&mut self) {
+        // Fails only when the connection is ending.
+        let _ = self.send_ping(Ping::opaque());
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_pong(cx).map(drop)
+    }
+}
+
+impl<P: Pings> Keepalive<P> {
+    pub(super) fn new(pings: P) -> Self {
+        Self {
+            pings,
+            timer: Box::pin(tokio::time::sleep(PING_INTERVAL)),
+            waiting: false,
+        }
+    }
+
+    /// Ready when the other end is gone.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.waiting && self.pings.poll_answer(cx).is_ready() {
+                self.waiting = false;
+                self.timer.as_mut().reset(Instant::now() + PING_INTERVAL);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.waiting {
+                return Poll::Ready(());
+            }
+            self.pings.send();
+            self.waiting = true;
+            self.timer.as_mut().reset(Instant::now() + PING_TIMEOUT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers the first so many pings.
+    struct Peer {
+        answers: usize,
+        pings: usize,
+    }
+
+    impl Pings for &mut Peer {
+        fn send(&mut self) {
+            self.pings += 1;
+        }
+
+        fn poll_answer(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            if self.pings <= self.answers {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stops_answering_is_given_up_after_the_timeout() {
+        let mut peer = Peer {
+            answers: 2,
+            pings: 0,
+        };
+        let begin = Instant::now();
+
+        let mut keepalive = Keepalive::new(&mut peer);
+        poll_fn(|cx| keepalive.poll(cx)).await;
+
+        let expected = 3 * PING_INTERVAL + PING_TIMEOUT;
+        let took = begin.elapsed();
+        assert!(
+            took >= expected && took < expected + Duration::from_secs(1),
+            "{took:?}"
+        );
+        assert_eq!(peer.pings, 3);
+    }
+}

@@ -1,0 +1,121 @@
+//! Keeps tunnels open for kas, each for one call, and opens more as they are used.
+
+mod inbound;
+mod outbound;
+mod pool;
+mod slot;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use proto::agent::reverse_tunnel::{
+    info::{AgentDescriptor, Method, Service},
+    rpc::{ConnectRequest, Descriptor, connect_request::Msg},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use inbound::{Inbound, Lost};
+pub(crate) use outbound::{Outbound, add_trailer};
+use pool::Pool;
+
+use crate::{kubernetes_api::KubernetesApi, metrics::Metrics, session::Uplink};
+
+/// All tunnels of this process. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Tunnels(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    uplink: Uplink,
+    api: KubernetesApi,
+    pool: Mutex<Pool>,
+    tasks: TaskTracker,
+    /// No new calls.
+    stop: CancellationToken,
+    /// No calls at all.
+    force: CancellationToken,
+    metrics: Metrics,
+    /// The first message of every tunnel, framed.
+    descriptor: Bytes,
+}
+
+impl Tunnels {
+    pub(crate) fn new(
+        uplink: Uplink,
+        api: KubernetesApi,
+        metrics: Metrics,
+        stop: CancellationToken,
+        force: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            uplink,
+            api,
+            pool: Mutex::new(Pool::default()),
+            tasks: TaskTracker::new(),
+            stop,
+            force,
+            metrics,
+            descriptor: framed_descriptor(),
+        }))
+    }
+
+    /// Opens the first tunnels.
+    pub(crate) fn start(&self) {
+        let count = self.pool().start();
+        self.open(count);
+    }
+
+    /// Waits, after the stop, until the last call has ended.
+    pub(crate) async fn finished(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn open(&self, count: usize) {
+        for _ in 0..count {
+            self.0.tasks.spawn(slot::run(self.clone()));
+        }
+        self.show();
+    }
+
+    /// A call took a tunnel: others may be needed.
+    fn call_began(&self) {
+        self.0.metrics.calls.inc();
+        let more = self.pool().call_began();
+        self.open(more);
+    }
+
+    fn call_ended(&self) {
+        self.pool().call_ended();
+        self.show();
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(|held| held.into_inner())
+    }
+
+    fn show(&self) {
+        let (idle, active) = self.pool().counts();
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.metrics.tunnels_idle.set(gauge(idle));
+        self.0.metrics.tunnels_active.set(gauge(active));
+    }
+}
+
+fn framed_descriptor() -> Bytes {
+    use bytes::Buf;
+    let service = Service {
+        name: crate::kubernetes_api::SERVICE.to_owned(),
+        methods: vec![Method {
+            name: crate::kubernetes_api::METHOD.to_owned(),
+        }],
+    };
+    let mut frame = proto::frame::Frame::message(&ConnectRequest {
+        msg: Some(Msg::Descriptor(Descriptor {
+            agent_descriptor: Some(AgentDescriptor {
+                services: vec![service],
+            }),
+        })),
+    });
+    frame.copy_to_bytes(frame.remaining())
+}

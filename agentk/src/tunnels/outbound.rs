@@ -1,0 +1,119 @@
+//! What the agent sends on a tunnel.
+
+use std::{future::poll_fn, task::Poll};
+
+use proto::{
+    agent::reverse_tunnel::rpc::{
+        ConnectRequest, Error as CallError, Header, Trailer, connect_request::Msg,
+    },
+    frame::{Frame, FrameBuilder},
+    google::rpc,
+};
+use runtime::grpc::{SendStream, send_frame};
+use tonic::Status;
+
+use super::Lost;
+
+/// The agent's side of a tunnel.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    stream: SendStream,
+    header_sent: bool,
+    over: bool,
+}
+
+impl Outbound {
+    pub(super) fn new(stream: SendStream) -> Self {
+        Self {
+            stream,
+            header_sent: false,
+            over: false,
+        }
+    }
+
+    /// Begins a frame; the first one of a call begins with the call's header.
+    pub(crate) fn builder(&self) -> FrameBuilder {
+        let builder = FrameBuilder::default();
+        if self.header_sent {
+            builder
+        } else {
+            builder.message(&message(Msg::Header(Header::default())))
+        }
+    }
+
+    /// Sends a frame made with [`Self::builder`] when kas has room for it.
+    pub(crate) async fn send(&mut self, frame: Frame) -> Result<(), Lost> {
+        let sent = send_frame(&mut self.stream, frame).await;
+        sent.map_err(|error| broken(&error))?;
+        self.header_sent = true;
+        Ok(())
+    }
+
+    /// Sends the last frame of a call, which ends with the call's trailer.
+    pub(crate) fn end(&mut self, frame: Frame) -> Result<(), Lost> {
+        self.header_sent = true;
+        self.over = true;
+        self.stream
+            .send_data(frame, true)
+            .map_err(|error| broken(&error))
+    }
+
+    /// Ends the call with an error. A header comes before it in any case: kas
+    /// as GitLab ships it wants one.
+    pub(super) fn fail(&mut self, status: &Status) {
+        if self.over {
+            return;
+        }
+        let error = CallError {
+            status: Some(rpc::Status {
+                code: status.code() as i32,
+                message: status.message().to_owned(),
+                details: Vec::new(),
+            }),
+        };
+        let frame = add_trailer(self.builder())
+            .message(&message(Msg::Error(error)))
+            .build();
+        if self.end(frame).is_err() {
+            tracing::debug!("a tunnel was gone before its call's error was sent");
+        }
+    }
+
+    /// Gives the tunnel up.
+    pub(super) fn cancel(&mut self) {
+        self.stream.send_reset(h2::Reason::CANCEL);
+    }
+
+    /// Waits for something, unless kas gives the tunnel up first.
+    pub(crate) async fn unless_reset<T>(
+        &mut self,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, Lost> {
+        let mut wait = std::pin::pin!(wait);
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            self.stream.poll_reset(cx).map(|reset| {
+                Err(match reset {
+                    Ok(reason) => broken(&reason.into()),
+                    Err(error) => broken(&error),
+                })
+            })
+        })
+        .await
+    }
+}
+
+/// Adds the call's trailer to its last frame.
+pub(crate) fn add_trailer(builder: FrameBuilder) -> FrameBuilder {
+    builder.message(&message(Msg::Trailer(Trailer::default())))
+}
+
+fn message(msg: Msg) -> ConnectRequest {
+    ConnectRequest { msg: Some(msg) }
+}
+
+fn broken(error: &h2::Error) -> Lost {
+    Lost::Broken(runtime::grpc::status_from(error))
+}
