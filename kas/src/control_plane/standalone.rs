@@ -127,8 +127,15 @@ impl ControlPlane for Standalone {
         &'a self,
         token: &'a Token,
     ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>> {
-        let directory = self.directory.load();
-        ready(directory.agent_by_token(&token.hash(), Timestamp::now())).boxed()
+        let ask = || {
+            let directory = self.directory.load();
+            directory.agent_by_token(&token.hash(), Timestamp::now())
+        };
+        let answer = match ask() {
+            Err(AuthError::UnknownToken) if self.reload_if_replaced() => ask(),
+            answer => answer,
+        };
+        ready(answer).boxed()
     }
 
     fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>> {
@@ -140,7 +147,11 @@ impl ControlPlane for Standalone {
         credentials: &'a Credentials,
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
-        ready(self.authorize_now(credentials, agent)).boxed()
+        let answer = match self.authorize_now(credentials, agent) {
+            Err(_) if self.reload_if_replaced() => self.authorize_now(credentials, agent),
+            answer => answer,
+        };
+        ready(answer).boxed()
     }
 
     fn configuration(

@@ -82,14 +82,20 @@ impl Standalone {
         before == Fingerprint::of(&self.file)
     }
 
-    fn look(&self, now: Timestamp) {
+    fn look(&self, now: Timestamp) -> bool {
         match self.reload_if_changed(now) {
-            Ok(true) => tracing::info!(file = %self.file.display(), "control plane file applied"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(
-                %error,
-                "control plane file refused, the state read before stays in force"
-            ),
+            Ok(true) => {
+                tracing::info!(file = %self.file.display(), "control plane file applied");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    "control plane file refused, the state read before stays in force"
+                );
+                false
+            }
         }
     }
 
@@ -107,6 +113,20 @@ impl Standalone {
         progress.seen = fingerprint;
         self.apply(read(&self.file, now)?);
         Ok(true)
+    }
+
+    /// Reads the file at once if it was replaced; tells whether it was applied.
+    ///
+    /// For those who ask with what is not known yet: a token that the CLI has
+    /// just made is good at once. A file that is written in place may be
+    /// incomplete and waits for [`follow`](Self::follow).
+    pub(super) fn reload_if_replaced(&self) -> bool {
+        let inode = |it: Fingerprint| (it.device, it.inode);
+        let now_there = Fingerprint::of(&self.file).map(inode);
+        if now_there.is_none() || now_there == lock(&self.progress).seen.map(inode) {
+            return false;
+        }
+        self.look(Timestamp::now())
     }
 
     fn note_ended_tokens(&self, before: Timestamp, now: Timestamp) {

@@ -7,7 +7,10 @@ use proto::agent::agentcfg::LogLevelEnum;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{
+    tokens::{TokenEntry, TokenKind},
+    *,
+};
 
 struct Fixture {
     directory: TempDir,
@@ -69,7 +72,7 @@ async fn an_agent_is_known_by_its_token() {
 
 #[tokio::test]
 async fn sessions_are_not_accepted() {
-    let standalone = Fixture::new("").open();
+    let standalone = Fixture::new("agents: []").open();
     let session = Credentials::Session {
         access_key: Token::new("a"),
         csrf_token: Token::new(""),
@@ -284,4 +287,30 @@ fn an_empty_file_is_an_empty_control_plane() {
             "{text:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_token_that_was_just_made_is_good_before_the_file_is_looked_at() {
+    let fixture = Fixture::new("agents: []");
+    let standalone = fixture.open();
+    let token = TokenKind::Agent.generate().unwrap();
+    let entry = TokenEntry::new(&token, Timestamp::now());
+
+    edit(standalone.file(), |document| {
+        document.create_agent("new", None, entry)
+    })
+    .unwrap();
+
+    assert_eq!(standalone.agent_by_token(&token).await.unwrap().name, "new");
+}
+
+#[tokio::test]
+async fn an_empty_file_is_refused_and_the_last_state_stays() {
+    let fixture = Fixture::new("agents: []");
+    let standalone = fixture.open();
+    std::fs::write(standalone.file(), "\n").unwrap();
+
+    let refused = standalone.reload_if_changed(Timestamp::now()).unwrap_err();
+
+    assert!(refused.to_string().contains("is empty"), "{refused}");
 }
