@@ -25,11 +25,12 @@ async fn kubectl_works_on_the_demo_cluster() -> Result<()> {
     kubectl
         .ok(&["rollout", "status", "deployment/shop", "--timeout=30s"])
         .await?;
-    let pod = kubectl
+    let pods = kubectl
         .ok(&["get", "pods", "-l", "app=shop", "-o", "name"])
         .await?;
-    let described = kubectl.ok(&["describe", pod.trim()]).await?;
-    let logs = kubectl.ok(&["logs", pod.trim()]).await?;
+    let pod = pods.lines().next().unwrap_or_default();
+    let described = kubectl.ok(&["describe", pod]).await?;
+    let logs = kubectl.ok(&["logs", pod]).await?;
     let deleted = kubectl.ok(&["delete", "deployment", "shop"]).await?;
 
     ensure!(namespaces.contains("default"), "{namespaces}");
