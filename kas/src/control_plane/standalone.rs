@@ -132,7 +132,7 @@ impl ControlPlane for Standalone {
             directory.agent_by_token(&token.hash(), Timestamp::now())
         };
         let answer = match ask() {
-            Err(AuthError::UnknownToken) if self.reload_if_replaced() => ask(),
+            Err(AuthError::UnknownToken) if self.reload_now() => ask(),
             answer => answer,
         };
         ready(answer).boxed()
@@ -148,7 +148,7 @@ impl ControlPlane for Standalone {
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
         let answer = match self.authorize_now(credentials, agent) {
-            Err(_) if self.reload_if_replaced() => self.authorize_now(credentials, agent),
+            Err(_) if self.reload_now() => self.authorize_now(credentials, agent),
             answer => answer,
         };
         ready(answer).boxed()

@@ -87,13 +87,11 @@ pub(crate) async fn service(site: &Site) -> Result<()> {
 }
 
 pub(crate) async fn strangers(site: &Site) -> Result<()> {
-    let wrong = site
-        .kas()?
-        .connect(["--user", "mallory"], "not-a-token")
-        .await?;
     let no_rights = site.kas()?.user_without_access("nobody").await?;
 
-    let unknown = wrong.refused(&["get", "pods"]).await?;
+    let unknown = no_rights
+        .refused(&["get", "pods", "--token=pat:1:not-a-token"])
+        .await?;
     let forbidden = no_rights.refused(&["get", "pods"]).await?;
 
     ensure!(

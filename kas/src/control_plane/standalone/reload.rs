@@ -110,22 +110,21 @@ impl Standalone {
             self.note_ended_tokens(before, now);
             return Ok(false);
         }
+        let directory = read(&self.file, now);
+        if fingerprint != Fingerprint::of(&self.file) {
+            // It was written while it was read; the next look sees it whole.
+            return Ok(false);
+        }
         progress.seen = fingerprint;
-        self.apply(read(&self.file, now)?);
+        self.apply(directory?);
         Ok(true)
     }
 
-    /// Reads the file at once if it was replaced; tells whether it was applied.
+    /// Looks at the file at once; tells whether something new was applied.
     ///
     /// For those who ask with what is not known yet: a token that the CLI has
-    /// just made is good at once. A file that is written in place may be
-    /// incomplete and waits for [`follow`](Self::follow).
-    pub(super) fn reload_if_replaced(&self) -> bool {
-        let inode = |it: Fingerprint| (it.device, it.inode);
-        let now_there = Fingerprint::of(&self.file).map(inode);
-        if now_there.is_none() || now_there == lock(&self.progress).seen.map(inode) {
-            return false;
-        }
+    /// just made is good at once.
+    pub(super) fn reload_now(&self) -> bool {
         self.look(Timestamp::now())
     }
 
