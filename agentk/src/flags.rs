@@ -74,7 +74,7 @@ impl Flags {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Config, ConfigError> {
         let token = self.token(&variable)?;
-        let cluster = ClusterSource::Options(self.kubernetes.into());
+        let cluster = ClusterSource::Options(Box::new(self.kubernetes.into()));
         let mut config = Config::new(&self.kas_address, token, cluster)?;
         config.kas_tls = ClientTlsOptions {
             ca_files: self.ca_cert_file.into_iter().collect(),

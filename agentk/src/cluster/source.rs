@@ -16,7 +16,7 @@ pub enum ClusterSource {
     /// A server that asks for no credentials.
     Server(String),
     /// As kubectl finds it.
-    Options(KubernetesOptions),
+    Options(Box<KubernetesOptions>),
 }
 
 /// kubectl's flags. What is not given comes from the kubeconfig.
@@ -239,7 +239,7 @@ mod tests {
             ..KubernetesOptions::default()
         };
         change(&mut options);
-        ClusterSource::Options(options).load().await.unwrap()
+        ClusterSource::Options(Box::new(options)).load().await.unwrap()
     }
 
     #[tokio::test]
@@ -285,7 +285,7 @@ mod tests {
             ..KubernetesOptions::default()
         };
 
-        let error = ClusterSource::Options(options).load().await.unwrap_err();
+        let error = ClusterSource::Options(Box::new(options)).load().await.unwrap_err();
 
         assert!(error.to_string().contains("/nonexistent/config"), "{error}");
     }

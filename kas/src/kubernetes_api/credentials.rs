@@ -173,9 +173,12 @@ mod tests {
         (presented.agent.0, text)
     }
 
+    /// Headers, query, and the agent and credentials that they mean.
+    type Case<'a> = (&'a [(&'static str, &'a str)], &'a str, i64, &'a str);
+
     #[test]
     fn good_credentials_are_read() {
-        let table: &[(&[(&'static str, &str)], &str, i64, &str)] = &[
+        let table: &[Case<'_>] = &[
             (
                 &[("authorization", "Bearer pat:7:tok:en")],
                 "",

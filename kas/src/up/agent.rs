@@ -37,11 +37,13 @@ pub(super) fn start(
 ) -> anyhow::Result<Running> {
     let cluster = match upstream {
         Upstream::Server(server) => ClusterSource::Server(server),
-        Upstream::Kubeconfig { file, context } => ClusterSource::Options(KubernetesOptions {
-            kubeconfig: file,
-            context,
-            ..KubernetesOptions::default()
-        }),
+        Upstream::Kubeconfig { file, context } => {
+            ClusterSource::Options(Box::new(KubernetesOptions {
+                kubeconfig: file,
+                context,
+                ..KubernetesOptions::default()
+            }))
+        }
     };
     let token = Token::File(accounts.agent_token_file.clone());
     let mut config = Config::new(kas_address, token, cluster)?;
