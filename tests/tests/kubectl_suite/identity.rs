@@ -42,10 +42,13 @@ pub(crate) async fn user(site: &Site) -> Result<()> {
         .user("alice", &["user"])
         .await?
         .in_namespace(site.kubectl.namespace());
-    let nested = alice.refused(&["get", "pods", "--as=somebody"]).await?;
+    // kubectl shows the reason of a refused discovery only when it is verbose.
+    let nested = alice
+        .refused(&["get", "pods", "--as=somebody", "-v=8"])
+        .await?;
 
     check(site, &alice, "gitlab:user:alice", "alice").await?;
-    ensure!(nested.contains("impersonat"), "{nested}");
+    ensure!(nested.contains("nested impersonation"), "{nested}");
     Ok(())
 }
 
