@@ -22,6 +22,9 @@ use crate::{
     token::TokenReader,
 };
 
+/// How long connections may take to close in order when the agent stops.
+const CLOSE: Duration = Duration::from_secs(2);
+
 /// Gives out the connection that new calls use.
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink(watch::Receiver<Option<Connection>>);
@@ -115,7 +118,8 @@ impl Session {
         }
         drop(self.current);
         self.drivers.close();
-        self.drivers.wait().await;
+        // Nothing is lost if the other end does not close in time.
+        let _ = tokio::time::timeout(CLOSE, self.drivers.wait()).await;
     }
 
     async fn connect(&mut self) -> Result<Connection, ConnectError> {

@@ -239,7 +239,10 @@ mod tests {
             ..KubernetesOptions::default()
         };
         change(&mut options);
-        ClusterSource::Options(Box::new(options)).load().await.unwrap()
+        ClusterSource::Options(Box::new(options))
+            .load()
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -285,7 +288,10 @@ mod tests {
             ..KubernetesOptions::default()
         };
 
-        let error = ClusterSource::Options(Box::new(options)).load().await.unwrap_err();
+        let error = ClusterSource::Options(Box::new(options))
+            .load()
+            .await
+            .unwrap_err();
 
         assert!(error.to_string().contains("/nonexistent/config"), "{error}");
     }

@@ -28,6 +28,7 @@ pub(super) async fn drive(
     left: CancellationToken,
 ) {
     let mut probe = Some(probe);
+    let mut told = std::pin::pin!(left.cancelled());
     poll_fn(|cx| {
         let dead = keepalive
             .as_mut()
@@ -37,9 +38,14 @@ pub(super) async fn drive(
             return Poll::Ready(());
         }
         let polled = Pin::new(&mut http2).poll(cx);
+        if probe.is_some() && told.as_mut().poll(cx).is_ready() {
+            // The connection ends when nobody holds it any more.
+            probe = None;
+        }
         // After a GOAWAY the connection lives on, but takes no new calls.
-        let refused = |probe: &mut SendRequest| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)));
-        if left.is_cancelled() || probe.as_mut().is_some_and(refused) {
+        if let Some(requests) = &mut probe
+            && let Poll::Ready(Err(_)) = requests.poll_ready(cx)
+        {
             probe = None;
             left.cancel();
         }

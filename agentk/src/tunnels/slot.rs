@@ -123,6 +123,8 @@ async fn attempt(tunnels: &Tunnels, connection: &Connection) -> Attempt {
         tokio::time::sleep(LINGER.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
     };
     let info = tokio::select! {
+        // A call that is here already is carried, whatever else happens.
+        biased;
         info = begin(&mut inbound) => match info {
             Ok(info) => info,
             Err(lost) => {

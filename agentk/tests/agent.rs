@@ -1,0 +1,293 @@
+//! The agent between a kas and a Kubernetes API that the tests play.
+
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "tests"
+)]
+
+mod double;
+
+use bytes::Bytes;
+use double::{
+    api::BIG,
+    kas::{self, data, http, info, request, upgrade_data},
+    within, world,
+};
+use prost::Message as _;
+use proto::agent::{
+    grpctool::http_request,
+    kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
+    prototool::Values,
+    reverse_tunnel::rpc::connect_request::Msg,
+};
+use tonic::{Code, Status};
+
+fn with_header(header: &mut http_request::Header, name: &str, value: &str) {
+    let values = Values {
+        value: vec![value.to_owned()],
+    };
+    header
+        .request
+        .as_mut()
+        .unwrap()
+        .header
+        .insert(name.to_owned(), values);
+}
+
+fn impersonating(header: &mut http_request::Header) {
+    let extra = HeaderExtra {
+        imp_config: Some(ImpersonationConfig {
+            username: "ana".into(),
+            ..ImpersonationConfig::default()
+        }),
+    };
+    header.extra = Some(prost_types::Any {
+        type_url: "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra".into(),
+        value: extra.encode_to_vec(),
+    });
+}
+
+#[tokio::test]
+async fn a_get_comes_back_whole_with_names_as_go_spells_them() {
+    let world = world().await;
+    let tunnel = world.kas.tunnel().await;
+    assert_eq!(tunnel.headers["authorization"], "Bearer secret");
+    assert!(
+        tunnel.headers["user-agent"]
+            .to_str()
+            .unwrap()
+            .starts_with("gitlab-agent/v16.5.0+kas.")
+    );
+
+    let mut header = request("GET", "/api/a b");
+    impersonating(&mut header);
+    let mut call = tunnel.take();
+    call.send(vec![
+        info(kas::METHOD),
+        http(http_request::Message::Header(header)),
+    ]);
+    call.close();
+    let answer = call.answer().await;
+
+    let head = answer.head.unwrap();
+    assert_eq!((head.status_code, head.status.as_str()), (200, "200 OK"));
+    assert!(head.header.contains_key("Content-Length") && head.header.contains_key("Via"));
+    let body = String::from_utf8(answer.body).unwrap();
+    assert!(body.starts_with("GET /prefix/api/a%20b\n"), "{body}");
+    assert!(body.contains("impersonate-user: ana"), "{body}");
+    assert!(body.contains("via: gRPC/1.0 gitlab-agent/"), "{body}");
+}
+
+#[tokio::test]
+async fn nested_impersonation_is_refused_behind_a_header() {
+    let world = world().await;
+    let mut header = request("GET", "/api");
+    impersonating(&mut header);
+    with_header(&mut header, "Impersonate-Group", "admins");
+
+    let mut call = world.kas.call(header).await;
+    call.close();
+    let answer = call.answer().await;
+
+    let error = answer.error.unwrap();
+    assert_eq!(error.code, Code::Unavailable as i32);
+    assert!(
+        error
+            .message
+            .starts_with("gRPC -> HTTP: nested impersonation"),
+        "{}",
+        error.message
+    );
+    assert!(answer.head.is_none());
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let world = world().await;
+
+    let mut call = world.kas.call(request("GET", "/big")).await;
+    call.close();
+    assert_eq!(call.answer().await.body, vec![7; BIG]);
+
+    for (length, announced) in [(Some(5 << 20), "Some(\"5242880\")"), (None, "None")] {
+        let mut header = request("POST", "/count");
+        header.content_length = length;
+        let mut call = world.kas.call(header).await;
+        let chunk = Bytes::from(vec![1; 32 << 10]);
+        for _ in 0..160 {
+            assert!(within(call.feed(data(chunk.clone()))).await);
+        }
+        call.close();
+        let body = String::from_utf8(call.answer().await.body).unwrap();
+        assert_eq!(body, format!("5242880 {announced}"));
+    }
+}
+
+#[tokio::test]
+async fn a_get_of_unknown_length_has_no_body() {
+    let world = world().await;
+    let mut header = request("GET", "/api");
+    header.content_length = Some(-1);
+
+    let mut call = world.kas.call(header).await;
+    call.close();
+    let body = String::from_utf8(call.answer().await.body).unwrap();
+
+    assert!(!body.contains("transfer-encoding"), "{body}");
+}
+
+#[tokio::test]
+async fn a_watch_streams_and_ends_when_kas_gives_the_tunnel_up() {
+    let mut world = world().await;
+    let mut call = world.kas.call(request("GET", "/watch")).await;
+    call.close();
+
+    assert!(matches!(call.next().await, Some(Msg::Header(_))));
+    assert!(
+        matches!(call.next().await, Some(Msg::Message(_))),
+        "the head"
+    );
+    assert!(
+        matches!(call.next().await, Some(Msg::Message(_))),
+        "the event"
+    );
+    call.send.send_reset(h2::Reason::CANCEL);
+
+    within(world.api.cancelled.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_kas_ends_the_tunnel_with_an_error() {
+    let mut world = world().await;
+    let mut call = world.kas.call(request("GET", "/watch")).await;
+    call.close();
+    assert!(call.next().await.is_some());
+
+    let status = Status::cancelled("the client left");
+    call.send
+        .send_trailers(runtime::grpc::trailers(&status))
+        .unwrap();
+
+    within(world.api.cancelled.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_carries_bytes_up_to_both_half_closes() {
+    let world = world().await;
+    let mut header = request("POST", "/exec");
+    with_header(&mut header, "Upgrade", "SPDY/3.1");
+    with_header(&mut header, "Connection", "Upgrade");
+
+    let mut call = world.kas.call(header).await;
+    call.send(vec![http(http_request::Message::Trailer(
+        http_request::Trailer {},
+    ))]);
+    call.send(vec![
+        upgrade_data("hello ".into()),
+        upgrade_data("world".into()),
+    ]);
+    call.send(vec![
+        proto::agent::reverse_tunnel::rpc::connect_response::Msg::CloseSend(
+            proto::agent::reverse_tunnel::rpc::CloseSend {},
+        ),
+    ]);
+    let answer = call.answer().await;
+
+    let head = answer.head.unwrap();
+    assert_eq!(head.status_code, 101);
+    assert_eq!(head.header["Upgrade"].value, ["SPDY/3.1"]);
+    assert_eq!(answer.upgrade, b"hello world bye");
+}
+
+#[tokio::test]
+async fn messages_in_a_wrong_order_end_the_call_with_the_reason() {
+    let world = world().await;
+    let mut call = world.kas.call(request("POST", "/count")).await;
+    call.send(vec![data("unexpected".into())]);
+    let error = call.answer().await.error.unwrap();
+    assert_eq!(error.code, Code::Internal as i32);
+    assert_eq!(
+        error.message,
+        "unexpected HttpRequest_Data message received"
+    );
+
+    let mut call = world.kas.tunnel().await.take();
+    call.send(vec![info(kas::METHOD), data("no header".into())]);
+    let error = call.answer().await.error.unwrap();
+    assert_eq!(error.code, Code::InvalidArgument as i32);
+    assert!(
+        error.message.contains("transition from 0 to 2"),
+        "{}",
+        error.message
+    );
+}
+
+#[tokio::test]
+async fn unknown_methods_are_unimplemented() {
+    let world = world().await;
+    let mut call = world.kas.tunnel().await.take();
+
+    call.send(vec![info("/some.Service/Method")]);
+
+    assert_eq!(
+        call.answer().await.error.unwrap().code,
+        Code::Unimplemented as i32
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_costs_its_tunnel_only() {
+    let world = world().await;
+    let mut call = world.kas.tunnel().await.take();
+    let mut prefix = vec![0];
+    prefix.extend(u32::try_from(5 << 20).unwrap().to_be_bytes());
+    call.send
+        .send_data(proto::frame::Frame::raw(prefix.into()), false)
+        .unwrap();
+    assert!(call.next().await.is_none());
+
+    let mut call = world.kas.call(request("GET", "/api")).await;
+    call.close();
+    assert!(call.answer().await.head.is_some());
+}
+
+#[tokio::test]
+async fn tunnels_move_to_a_new_connection_while_a_call_goes_on() {
+    let world = world().await;
+    let mut running = world.kas.call(request("POST", "/exec")).await;
+    let old = world.kas.tunnel().await;
+
+    world.kas.leave.cancel();
+    old.end(&Status::ok(""));
+    let next = loop {
+        let tunnel = world.kas.tunnel().await;
+        if tunnel.connection == 1 {
+            break tunnel;
+        }
+        tunnel.end(&Status::ok(""));
+    };
+
+    running.close();
+    assert!(running.answer().await.head.is_some());
+    drop(next);
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_tunnels_and_finishes_calls() {
+    let mut world = world().await;
+    let mut header = request("POST", "/count");
+    header.content_length = Some(4);
+    let mut call = world.kas.call(header).await;
+    // More than the two of the beginning: the agent has taken the call.
+    let idle = [world.kas.tunnel().await, world.kas.tunnel().await];
+
+    world.stop.cancel();
+    call.send(vec![data("body".into())]);
+    call.close();
+
+    assert!(call.answer().await.body.starts_with(b"4 "));
+    within(&mut world.agent).await.unwrap();
+    drop(idle);
+}

@@ -1,0 +1,42 @@
+//! A kas and a Kubernetes API that tests play, with the real agent between.
+
+pub mod api;
+pub mod kas;
+
+use std::time::Duration;
+
+use agentk::{ClusterSource, Config, Token};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// Longest wait for anything.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// The agent between its two ends.
+pub struct World {
+    pub kas: kas::Kas,
+    pub api: api::Api,
+    pub stop: CancellationToken,
+    pub agent: AbortOnDropHandle<()>,
+}
+
+pub async fn world() -> World {
+    let api = api::Api::start().await;
+    let kas = kas::Kas::start().await;
+    let stop = CancellationToken::new();
+    let token = Token::Fixed("secret".to_owned().into());
+    let config = Config::new(&kas.address, token, ClusterSource::Server(api.url.clone())).unwrap();
+    let running = agentk::run(config, stop.clone(), CancellationToken::new());
+    let agent = tokio::spawn(async move { running.await.unwrap() });
+    World {
+        kas,
+        api,
+        stop,
+        agent: AbortOnDropHandle::new(agent),
+    }
+}
+
+pub async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, wait)
+        .await
+        .expect("it took too long")
+}
