@@ -132,7 +132,11 @@ impl ControlPlane for Standalone {
             directory.agent_by_token(&token.hash(), Timestamp::now())
         };
         let answer = match ask() {
-            Err(AuthError::UnknownToken) if self.reload_now() => ask(),
+            // Asked again in any case: somebody else may have read it just now.
+            Err(AuthError::UnknownToken) => {
+                self.reload_now();
+                ask()
+            }
             answer => answer,
         };
         ready(answer).boxed()
@@ -148,7 +152,10 @@ impl ControlPlane for Standalone {
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
         let answer = match self.authorize_now(credentials, agent) {
-            Err(_) if self.reload_now() => self.authorize_now(credentials, agent),
+            Err(_) => {
+                self.reload_now();
+                self.authorize_now(credentials, agent)
+            }
             answer => answer,
         };
         ready(answer).boxed()

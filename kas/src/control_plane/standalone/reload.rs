@@ -82,20 +82,14 @@ impl Standalone {
         before == Fingerprint::of(&self.file)
     }
 
-    fn look(&self, now: Timestamp) -> bool {
+    fn look(&self, now: Timestamp) {
         match self.reload_if_changed(now) {
-            Ok(true) => {
-                tracing::info!(file = %self.file.display(), "control plane file applied");
-                true
-            }
-            Ok(false) => false,
-            Err(error) => {
-                tracing::error!(
-                    %error,
-                    "control plane file refused, the state read before stays in force"
-                );
-                false
-            }
+            Ok(true) => tracing::info!(file = %self.file.display(), "control plane file applied"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(
+                %error,
+                "control plane file refused, the state read before stays in force"
+            ),
         }
     }
 
@@ -120,12 +114,12 @@ impl Standalone {
         Ok(true)
     }
 
-    /// Looks at the file at once; tells whether something new was applied.
+    /// Looks at the file at once, and reads it if it is another one.
     ///
     /// For those who ask with what is not known yet: a token that the CLI has
     /// just made is good at once.
-    pub(super) fn reload_now(&self) -> bool {
-        self.look(Timestamp::now())
+    pub(super) fn reload_now(&self) {
+        self.look(Timestamp::now());
     }
 
     fn note_ended_tokens(&self, before: Timestamp, now: Timestamp) {
