@@ -1,8 +1,10 @@
 //! Who the cluster sees, what that identity may do, and who is turned away.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::kubectl::Kubectl;
+use tests::{kubectl::Kubectl, wait::until};
 
 use crate::site::Site;
 
@@ -122,7 +124,9 @@ async fn check(site: &Site, kubectl: &Kubectl, name: &str, binding: &str) -> Res
             &user,
         ])
         .await?;
-    let pods = kubectl.ok(&["get", "pods", "-o", "name"]).await?;
+    // The API server learns of new rights a moment later.
+    let allowed = async || kubectl.ok(&["get", "pods", "-o", "name"]).await.ok();
+    let pods = until("the new right", Duration::from_secs(20), allowed).await?;
     let read_only = kubectl.refused(&["delete", "pod", "box"]).await?;
 
     ensure!(identity["username"] == name, "{identity}");
