@@ -46,6 +46,8 @@ mod watch;
 const MAX_CONNECTIONS: usize = 1_024;
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What a connection whose client does not read may hold back.
+const CONNECTION_BUFFER: usize = 64 << 10;
 /// How long connections may take to finish once `stop` is given.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -100,6 +102,7 @@ async fn converse(cluster: Arc<Cluster>, connection: TcpStream, _place: OwnedSem
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(CONNECTION_BUFFER)
         .serve_connection(TokioIo::new(connection), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
