@@ -94,8 +94,11 @@ impl Process {
         let what = format!("{text:?} from {}", self.name);
         let found = until(&what, limit, async || {
             let ended = !self.is_running();
-            let line = self
-                .output()
+            let output = self.output();
+            // A line may be read while it is being written.
+            let whole = output.rfind('\n').filter(|_| !ended);
+            let lines = whole.map_or(if ended { &output[..] } else { "" }, |end| &output[..end]);
+            let line = lines
                 .lines()
                 .find(|line| line.contains(text))
                 .map(str::to_owned);
