@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use anyhow::{Result, ensure};
-use tests::{kubectl::Kubectl, wait::until};
+use tests::kubectl::Kubectl;
 
 use crate::site::Site;
 
