@@ -109,7 +109,9 @@ pub(crate) async fn watches(site: &Site) -> Result<()> {
     let added = watch.wait_for("watched", SOON).await?;
     site.admin.ok(&["delete", "cm", "watched"]).await?;
     // Other scenarios delete other objects of the namespace meanwhile.
-    while !watch.wait_for("DELETED", SOON).await?.contains("watched") {}
+    let is_deletion = |line: &str| line.starts_with("DELETED") && line.contains("watched");
+    let deleted = async || watch.output().lines().any(is_deletion).then_some(());
+    tests::wait::until("the deletion", SOON, deleted).await?;
 
     ensure!(added.contains("ADDED"), "{added}");
     Ok(())
