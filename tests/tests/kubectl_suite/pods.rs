@@ -48,7 +48,9 @@ pub(crate) async fn proxies(site: &Site) -> Result<()> {
             .await
     };
 
-    let pod = get("pods/box:8080/proxy/index.html").await?;
+    // The pod's route may be a moment behind its readiness.
+    let by_pod = async || get("pods/box:8080/proxy/index.html").await.ok();
+    let pod = until("the pod's web server", Duration::from_secs(20), by_pod).await?;
     let by_service = async || get("services/box:80/proxy/index.html").await.ok();
     let service = until(
         "the service's endpoints",
