@@ -15,6 +15,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How long a file must stay as it is before it is read: an editor that writes
 /// in place shows half of it for a moment.
 const SETTLED: Duration = Duration::from_millis(50);
+/// How often a file that changes while it is read is read again before that is
+/// left to the next look.
+const READINGS: usize = 10;
 
 /// What was seen of the file so far.
 #[derive(Debug)]
@@ -99,19 +102,23 @@ impl Standalone {
     pub fn reload_if_changed(&self, now: Timestamp) -> Result<bool, StandaloneError> {
         let mut progress = lock(&self.progress);
         let before = std::mem::replace(&mut progress.looked_at, now);
-        let fingerprint = Fingerprint::of(&self.file);
+        let mut fingerprint = Fingerprint::of(&self.file);
         if fingerprint == progress.seen {
             self.note_ended_tokens(before, now);
             return Ok(false);
         }
-        let directory = read(&self.file, now);
-        if fingerprint != Fingerprint::of(&self.file) {
-            // It was written while it was read; the next look sees it whole.
-            return Ok(false);
+        for _ in 0..READINGS {
+            let directory = read(&self.file, now);
+            let after = Fingerprint::of(&self.file);
+            if fingerprint == after {
+                progress.seen = fingerprint;
+                self.apply(directory?);
+                return Ok(true);
+            }
+            // It was written while it was read.
+            fingerprint = after;
         }
-        progress.seen = fingerprint;
-        self.apply(directory?);
-        Ok(true)
+        Ok(false)
     }
 
     /// Looks at the file at once, and reads it if it is another one.
