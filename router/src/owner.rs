@@ -103,6 +103,7 @@ impl Question {
             need: Need {
                 method,
                 impersonation,
+                caller: "".into(),
             },
         })
     }

@@ -33,6 +33,8 @@ pub struct Need {
     pub method: Arc<str>,
     /// The agent must act on behalf of somebody, and be known to do so.
     pub impersonation: bool,
+    /// On whose behalf, as in `user:alice`: those who wait for one agent take turns by caller.
+    pub caller: Arc<str>,
 }
 
 /// Opens calls on agents.

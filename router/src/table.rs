@@ -29,7 +29,9 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// This replica's last tunnel of the agent is gone.
     fn retract(&self, agent: AgentId);
 
-    /// The other replicas that hold tunnels of the agent, best first.
+    /// The other replicas that may hold tunnels of the agent, best first: live
+    /// owners, those that leave last. While the store is away and the owners
+    /// are not known, all live replicas.
     fn owners(&self, agent: AgentId) -> TableFuture<'_, Vec<Owner>>;
 
     /// Changes whenever the owners of the agent may have changed.
@@ -38,4 +40,14 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// How long ago any replica last had a tunnel of the agent; zero while one
     /// has, `None` if never.
     fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>>;
+
+    /// A replica could not be reached: it is nobody's owner until it is heard of again.
+    fn unreachable(&self, replica: &ReplicaId);
+
+    /// This replica leaves: others prefer owners that stay.
+    fn drain(&self);
+
+    /// This replica has left: its lease and all its entries go, as far as that
+    /// can be done in a few seconds.
+    fn leave(&self) -> TableFuture<'_, ()>;
 }

@@ -1,6 +1,6 @@
 //! One line for every request, when it is over.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Method, Uri, header, request};
 use router::id::AgentId;
@@ -77,6 +77,14 @@ impl Record {
     pub(super) fn allowed(&mut self, access: &Access) {
         self.who = Some(access.identity.clone());
         self.agent_name.clone_from(&access.agent.name);
+    }
+
+    /// Who asks, as in `user:alice`; empty while that is not known.
+    pub(super) fn caller(&self) -> Arc<str> {
+        self.who
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string)
+            .into()
     }
 }
 

@@ -1,6 +1,8 @@
 //! From an allowed request to an answer: a tunnel is found, the call made, and
 //! made again where that is safe.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use router::{AgentId, Call, Need, Opening};
@@ -61,7 +63,7 @@ impl KubernetesApi {
         mut record: Box<Record>,
         drain: &Drain,
     ) -> Result<Response<ProxyBody>, Failed> {
-        let journey = self.plan(agent, outline);
+        let journey = self.plan(agent, outline, record.caller());
         let answered = match self.travel(&journey, upload, &mut record, drain).await {
             Ok(answered) => answered,
             Err(failure) => return Err((failure, record)),
@@ -76,7 +78,7 @@ impl KubernetesApi {
         })
     }
 
-    fn plan(&self, agent: AgentId, outline: Outline) -> Journey {
+    fn plan(&self, agent: AgentId, outline: Outline, caller: Arc<str>) -> Journey {
         let hold = self.settings.hold;
         let hold = request::timeout(&outline.query).map_or(hold, |timeout| timeout.min(hold));
         Journey {
@@ -85,6 +87,7 @@ impl KubernetesApi {
             need: Need {
                 method: self.method.clone(),
                 impersonation: outline.impersonation.is_some(),
+                caller,
             },
             deadline: Instant::now() + hold,
             upgrade: outline.upgrade,

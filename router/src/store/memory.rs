@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    id::AgentId,
+    id::{AgentId, ReplicaId},
     table::{Owner, RoutingTable, TableFuture},
 };
 
@@ -121,12 +121,30 @@ impl RoutingTable for MemoryTable {
         });
         Box::pin(std::future::ready(seen))
     }
+
+    /// Replicas of one process are always within reach.
+    fn unreachable(&self, _: &ReplicaId) {}
+
+    /// Where one process ends with all its replicas, none is preferred.
+    fn drain(&self) {}
+
+    fn leave(&self) -> TableFuture<'_, ()> {
+        let mine = {
+            let agents = self.store.lock();
+            let holds = |entry: &Entry| entry.owners.iter().any(|it| it.replica == self.me.replica);
+            let mine = agents.iter().filter(|(_, entry)| holds(entry));
+            mine.map(|(agent, _)| *agent).collect::<Vec<_>>()
+        };
+        for agent in mine {
+            self.retract(agent);
+        }
+        Box::pin(std::future::ready(()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ReplicaId;
 
     fn owner(name: &str) -> Owner {
         Owner {

@@ -43,6 +43,7 @@ pub fn need() -> Need {
     Need {
         method: METHOD.into(),
         impersonation: false,
+        caller: "".into(),
     }
 }
 
