@@ -12,6 +12,7 @@ pub mod id;
 pub mod owner;
 pub mod peers;
 pub mod registry;
+pub mod ring;
 pub mod search;
 pub mod store;
 pub mod table;

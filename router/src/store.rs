@@ -60,8 +60,9 @@ pub enum Change {
     Own(AgentId),
     /// This replica holds none any more; it had one until then, in seconds since 1970.
     Disown(AgentId, u64),
-    /// A dead replica's entry goes.
-    Bury(AgentId, ReplicaId),
+    /// A dead replica's entry goes. It was found dead then, in seconds since
+    /// 1970, which becomes the agent's last seen time if there is none later.
+    Bury(AgentId, ReplicaId, u64),
 }
 
 /// What is kept of an agent.

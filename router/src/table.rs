@@ -1,10 +1,18 @@
 //! The seam to the routing table: which replica holds tunnels of which agent.
 
+mod budget;
+mod ledger;
+mod membership;
+mod records;
+pub mod shared;
+
 use std::{fmt::Debug, future::Future, pin::Pin, time::Duration};
 
 use tokio::sync::watch;
 
 use crate::id::{AgentId, ReplicaId};
+
+pub use shared::SharedTable;
 
 /// A replica that holds tunnels of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +48,10 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// How long ago any replica last had a tunnel of the agent; zero while one
     /// has, `None` if never.
     fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>>;
+
+    /// Whether the table's word on absent agents counts now: it does not while
+    /// its store is away, and for a while after.
+    fn certain(&self) -> bool;
 
     /// A replica could not be reached: it is nobody's owner until it is heard of again.
     fn unreachable(&self, replica: &ReplicaId);

@@ -122,6 +122,10 @@ impl RoutingTable for MemoryTable {
         Box::pin(std::future::ready(seen))
     }
 
+    fn certain(&self) -> bool {
+        true
+    }
+
     /// Replicas of one process are always within reach.
     fn unreachable(&self, _: &ReplicaId) {}
 

@@ -1,0 +1,114 @@
+//! Who is dead, by the reader's own clock.
+
+use super::*;
+
+const PERIOD: Duration = Duration::from_secs(5);
+const EXPIRY: Duration = Duration::from_secs(15);
+
+fn id(name: &str) -> ReplicaId {
+    ReplicaId::new(name)
+}
+
+fn lease(name: &str, beat: u64) -> Lease {
+    Lease {
+        replica: id(name),
+        url: String::new(),
+        state: ReplicaState::Serving,
+        version: String::new(),
+        beat,
+    }
+}
+
+fn members() -> (Membership, Instant) {
+    (Membership::new(id("me"), PERIOD, EXPIRY), Instant::now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_that_stands_still_is_dead_after_the_expiry() {
+    let (mut members, start) = members();
+    members.observe(vec![lease("a", 1), lease("me", 1)], start);
+
+    for n in 1..3 {
+        let now = start + PERIOD * n;
+        assert_eq!(members.observe(vec![lease("a", 1)], now), []);
+        assert_eq!(members.standing(&id("a"), now), Standing::Live);
+    }
+    let now = start + PERIOD * 3;
+
+    assert_eq!(members.observe(vec![lease("a", 1)], now), [id("a")]);
+    assert_eq!(members.standing(&id("a"), now), Standing::Dead);
+    assert_eq!(members.observe(vec![lease("a", 1)], now + PERIOD), []);
+    assert_eq!(
+        members.standing(&id("a"), now),
+        Standing::Dead,
+        "an old lease does not revive it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_replica_that_goes_on_lives() {
+    let (mut members, start) = members();
+    for n in 0..=3 {
+        members.observe(vec![lease("a", 1)], start + PERIOD * n);
+    }
+    let now = start + PERIOD * 4;
+
+    members.observe(vec![lease("a", 2)], now);
+
+    assert_eq!(members.standing(&id("a"), now), Standing::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_nothing_could_be_read_does_not_count() {
+    let (mut members, start) = members();
+    members.observe(vec![lease("a", 1)], start);
+
+    let later = start + Duration::from_secs(1800);
+
+    assert_eq!(members.observe(vec![lease("a", 1)], later), []);
+    assert_eq!(members.standing(&id("a"), later), Standing::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_has_its_time_to_be_written_again_but_one_that_drained_has_left() {
+    let (mut members, start) = members();
+    let draining = Lease {
+        state: ReplicaState::Draining,
+        ..lease("b", 1)
+    };
+    members.observe(vec![lease("a", 1), draining], start);
+    assert_eq!(members.standing(&id("b"), start), Standing::Draining);
+
+    let now = start + PERIOD;
+    members.observe(Vec::new(), now);
+
+    assert_eq!(members.standing(&id("a"), now), Standing::Live);
+    assert_eq!(members.standing(&id("b"), now), Standing::Dead);
+    members.observe(Vec::new(), now + PERIOD);
+    assert_eq!(members.observe(Vec::new(), now + PERIOD * 2), [id("a")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_nobody_is_unknown_until_the_leases_were_read_after_it() {
+    let (mut members, start) = members();
+    members.observe(Vec::new(), start);
+    let read_at = start + Duration::from_secs(1);
+
+    assert_eq!(members.standing(&id("new"), read_at), Standing::Unknown);
+    members.observe(Vec::new(), read_at + PERIOD);
+    assert_eq!(members.standing(&id("new"), read_at), Standing::Dead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_replica_is_so_until_it_is_heard_of() {
+    let (mut members, start) = members();
+    members.observe(vec![lease("a", 1)], start);
+
+    members.unreachable(&id("a"));
+
+    assert_eq!(members.standing(&id("a"), start), Standing::Unreachable);
+    members.observe(vec![lease("a", 1)], start + PERIOD);
+    assert_eq!(members.standing(&id("a"), start), Standing::Unreachable);
+    members.observe(vec![lease("a", 2)], start + PERIOD * 2);
+    assert_eq!(members.standing(&id("a"), start), Standing::Live);
+}

@@ -1,0 +1,228 @@
+//! Agents' records as they were read, until the store says that they changed.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{id::AgentId, store::Record};
+
+/// Records that are kept before unused ones are thrown out.
+const MAX: usize = 50_000;
+/// How long a record that nobody asks for is kept.
+const UNUSED: Duration = Duration::from_secs(600);
+
+/// The records that were read.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    agents: HashMap<AgentId, Cached>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    record: Option<Arc<Record>>,
+    /// Whether nothing was heard of a change since it was read.
+    fresh: bool,
+    read_at: Instant,
+    used_at: Instant,
+    /// Grows with each reported change: a reading that one overtook is void.
+    heard: u64,
+    reading: bool,
+    changes: watch::Sender<u64>,
+    read: Arc<Notify>,
+}
+
+/// A record, and how good it is.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) record: Option<Arc<Record>>,
+    pub(super) fresh: bool,
+    pub(super) read_at: Instant,
+}
+
+/// A reading that is to be made, of the state of reports at its start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    heard: u64,
+}
+
+impl Records {
+    /// What is known of the agent.
+    pub(super) fn known(&mut self, agent: AgentId, now: Instant) -> Known {
+        let cached = self.cached(agent, now);
+        Known {
+            record: cached.record.clone(),
+            fresh: cached.fresh,
+            read_at: cached.read_at,
+        }
+    }
+
+    /// Changes whenever the record may have.
+    pub(super) fn changes(&mut self, agent: AgentId, now: Instant) -> watch::Receiver<u64> {
+        self.cached(agent, now).changes.subscribe()
+    }
+
+    /// Notifies whoever waits when a reading is over.
+    pub(super) fn read(&mut self, agent: AgentId, now: Instant) -> Arc<Notify> {
+        self.cached(agent, now).read.clone()
+    }
+
+    /// Begins a reading, unless one is under way.
+    pub(super) fn begin(&mut self, agent: AgentId, now: Instant) -> Option<Reading> {
+        let cached = self.cached(agent, now);
+        let begin = !std::mem::replace(&mut cached.reading, true);
+        begin.then_some(Reading {
+            heard: cached.heard,
+        })
+    }
+
+    /// Ends a reading; says whether another one is needed, since a change
+    /// overtook this one.
+    pub(super) fn end(
+        &mut self,
+        agent: AgentId,
+        reading: Reading,
+        record: Option<Record>,
+        now: Instant,
+    ) -> bool {
+        let cached = self.cached(agent, now);
+        cached.reading = false;
+        let overtaken = cached.heard != reading.heard;
+        if let Some(record) = record {
+            cached.fresh = !overtaken;
+            cached.read_at = now;
+            let changed = cached.record.as_deref() != Some(&record);
+            cached.record = Some(Arc::new(record));
+            if changed {
+                cached.changes.send_modify(|version| *version += 1);
+            }
+        }
+        cached.read.notify_waiters();
+        overtaken
+    }
+
+    /// The store says that the record has changed.
+    pub(super) fn changed(&mut self, agent: AgentId) {
+        if let Some(cached) = self.agents.get_mut(&agent) {
+            cached.outdate();
+        }
+    }
+
+    /// Changes may have been missed.
+    pub(super) fn outdate_all(&mut self) {
+        self.agents.values_mut().for_each(Cached::outdate);
+    }
+
+    /// The owners of agents are seen in another light: those who wait look again.
+    pub(super) fn wake_all(&self) {
+        for cached in self.agents.values() {
+            cached.changes.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Throws out what nobody has used for long.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let crowded = self.agents.len() > MAX;
+        self.agents.retain(|_, cached| {
+            let unused = now.saturating_duration_since(cached.used_at);
+            let kept = if crowded { UNUSED / 10 } else { UNUSED };
+            cached.reading || cached.changes.receiver_count() > 0 || unused < kept
+        });
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.agents.len()
+    }
+
+    fn cached(&mut self, agent: AgentId, now: Instant) -> &mut Cached {
+        let cached = self.agents.entry(agent).or_insert_with(|| Cached {
+            record: None,
+            fresh: false,
+            read_at: now,
+            used_at: now,
+            heard: 0,
+            reading: false,
+            changes: watch::Sender::new(0),
+            read: Arc::default(),
+        });
+        cached.used_at = now;
+        cached
+    }
+}
+
+impl Cached {
+    fn outdate(&mut self) {
+        self.heard += 1;
+        self.fresh = false;
+        self.changes.send_modify(|version| *version += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::ReplicaId, table::Owner};
+
+    fn record(name: &str) -> Record {
+        Record {
+            owners: vec![Owner {
+                replica: ReplicaId::new(name),
+                url: String::new(),
+            }],
+            last_seen: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_overtakes_a_reading_asks_for_another() {
+        let now = Instant::now();
+        let agent = AgentId(1);
+        let mut records = Records::default();
+        let reading = records.begin(agent, now).unwrap();
+        assert!(records.begin(agent, now).is_none(), "one at a time");
+
+        records.changed(agent);
+        let again = records.end(agent, reading, Some(record("a")), now);
+
+        assert!(again);
+        assert!(!records.known(agent, now).fresh);
+        let reading = records.begin(agent, now).unwrap();
+        assert!(!records.end(agent, reading, Some(record("b")), now));
+        let known = records.known(agent, now);
+        assert_eq!(
+            (known.record.as_deref(), known.fresh),
+            (Some(&record("b")), true)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_are_woken_by_what_is_new_only() {
+        let now = Instant::now();
+        let agent = AgentId(1);
+        let mut records = Records::default();
+        let mut changes = records.changes(agent, now);
+        for _ in 0..2 {
+            let reading = records.begin(agent, now).unwrap();
+            records.end(agent, reading, Some(record("a")), now);
+        }
+
+        assert_eq!(*changes.borrow_and_update(), 1);
+        records.changed(agent);
+        assert!(changes.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_uses_is_thrown_out() {
+        let now = Instant::now();
+        let mut records = Records::default();
+        let _waits = records.changes(AgentId(1), now);
+        records.known(AgentId(2), now);
+
+        records.sweep(now + UNUSED);
+
+        assert_eq!(records.len(), 1);
+    }
+}

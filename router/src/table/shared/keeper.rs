@@ -1,0 +1,98 @@
+//! Renews this replica's lease, and reads the others'.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::Inner;
+use crate::{
+    id::ReplicaId,
+    store::{Lease, Renewal, ReplicaState, StoreError},
+};
+
+/// The least time between renewals that somebody asked for.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Renews in time, and sooner when asked, for ever.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut ticks = interval(inner.settings.renew_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = inner.renew.notified() => tokio::time::sleep(PAUSE).await,
+        }
+        renew(&inner).await;
+    }
+}
+
+async fn renew(inner: &Inner) {
+    let lease = next_lease(inner);
+    let renewed = timeout(inner.settings.operation, inner.store.renew(&lease)).await;
+    let renewed = renewed.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
+    match renewed {
+        Ok(renewal) => {
+            for dead in take_in(inner, renewal) {
+                end_lease(inner, &dead).await;
+            }
+        }
+        Err(error) => {
+            let mut state = inner.lock();
+            if !std::mem::replace(&mut state.away, true) {
+                tracing::warn!(%error, "the routing store is away; known and local agents stay reachable");
+            }
+        }
+    }
+}
+
+fn next_lease(inner: &Inner) -> Lease {
+    let mut state = inner.lock();
+    state.beat += 1;
+    Lease {
+        replica: inner.me.replica.clone(),
+        url: inner.me.url.clone(),
+        state: if state.draining {
+            ReplicaState::Draining
+        } else {
+            ReplicaState::Serving
+        },
+        version: inner.version.clone(),
+        beat: state.beat,
+    }
+}
+
+/// Gives the replicas that were found dead.
+fn take_in(inner: &Inner, renewal: Renewal) -> Vec<ReplicaId> {
+    let now = Instant::now();
+    let mut state = inner.lock();
+    let lost = !renewal.existed && state.registered;
+    let was_away = std::mem::replace(&mut state.away, false);
+    if lost {
+        tracing::warn!(
+            "the routing store has lost this replica's lease; all agents are announced again"
+        );
+    }
+    if lost || (was_away && state.registered) {
+        state.doubt(now);
+        state.records.outdate_all();
+        state.ledger.retell(now);
+        inner.write.notify_one();
+    }
+    state.registered = true;
+    let dead = state.membership.observe(renewal.leases, now);
+    if !dead.is_empty() || was_away {
+        state.records.wake_all();
+    }
+    state.records.sweep(now);
+    dead
+}
+
+/// The lease goes before any entry does, so that a replica that was only frozen
+/// finds out that it has to announce its agents again.
+async fn end_lease(inner: &Inner, dead: &ReplicaId) {
+    tracing::info!(replica = %dead, "a replica has stopped renewing its lease; it is taken for dead");
+    let ended = timeout(inner.settings.operation, inner.store.end_lease(dead)).await;
+    if let Ok(Err(error)) = ended {
+        tracing::debug!(%error, "a dead replica's lease could not be removed");
+    }
+}

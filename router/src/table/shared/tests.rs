@@ -1,0 +1,316 @@
+//! Two replicas over one store that is played.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::store::{Change, Lease, Record, Renewal, StoreError, StoreFuture};
+
+const A: AgentId = AgentId(7);
+
+/// What the clients of a played store share.
+#[derive(Debug, Default)]
+struct World {
+    leases: BTreeMap<String, Lease>,
+    records: HashMap<AgentId, Record>,
+    clients: Vec<Client>,
+    away: bool,
+    reads: usize,
+    writes: usize,
+}
+
+#[derive(Debug)]
+struct Client {
+    events: mpsc::Sender<StoreEvent>,
+    armed: HashSet<AgentId>,
+}
+
+/// One replica's way to it.
+#[derive(Debug)]
+struct Played {
+    world: Arc<Mutex<World>>,
+    client: usize,
+    events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
+}
+
+impl World {
+    fn change(&mut self, agent: AgentId) {
+        for client in &mut self.clients {
+            if client.armed.remove(&agent) {
+                client.events.try_send(StoreEvent::Changed(agent)).unwrap();
+            }
+        }
+    }
+}
+
+impl Played {
+    fn new(world: &Arc<Mutex<World>>) -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel(1000);
+        let mut locked = world.lock().unwrap();
+        locked.clients.push(Client {
+            events: sender,
+            armed: HashSet::new(),
+        });
+        Arc::new(Self {
+            world: world.clone(),
+            client: locked.clients.len() - 1,
+            events: Mutex::new(Some(receiver)),
+        })
+    }
+
+    fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut World, usize) -> T,
+    ) -> StoreFuture<'_, T> {
+        let mut world = self.world.lock().unwrap();
+        let answer = if world.away {
+            Err(StoreError("away".into()))
+        } else {
+            Ok(act(&mut world, self.client))
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+impl RouteStore for Played {
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
+        self.with(|world, _| {
+            let id = lease.replica.to_string();
+            let existed = world.leases.insert(id, lease.clone()).is_some();
+            let leases = world.leases.values().cloned().collect();
+            Renewal { existed, leases }
+        })
+    }
+
+    fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
+        self.with(|world, _| {
+            world.leases.remove(&replica.to_string());
+        })
+    }
+
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()> {
+        self.with(|world, _| {
+            for change in changes {
+                world.writes += 1;
+                let (agent, replica) = match change {
+                    Change::Own(agent) | Change::Disown(agent, _) => (*agent, &me.replica),
+                    Change::Bury(agent, replica, _) => (*agent, replica),
+                };
+                let record = world.records.entry(agent).or_default();
+                record.owners.retain(|owner| owner.replica != *replica);
+                match change {
+                    Change::Own(_) => record.owners.push(me.clone()),
+                    Change::Disown(_, at) | Change::Bury(_, _, at) => {
+                        record.last_seen = Some(record.last_seen.unwrap_or(0).max(*at));
+                    }
+                }
+                world.change(agent);
+            }
+        })
+    }
+
+    fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
+        self.with(|world, client| {
+            world.reads += 1;
+            world.clients[client].armed.insert(agent);
+            world.records.get(&agent).cloned().unwrap_or_default()
+        })
+    }
+
+    fn events(&self) -> Option<mpsc::Receiver<StoreEvent>> {
+        self.events.lock().unwrap().take()
+    }
+}
+
+fn replica(world: &Arc<Mutex<World>>, name: &str) -> Arc<SharedTable> {
+    let me = owner(name);
+    let settings = Settings {
+        clock: || 1000,
+        ..Settings::default()
+    };
+    SharedTable::start(Played::new(world), me, "1", settings)
+}
+
+fn owner(name: &str) -> Owner {
+    Owner {
+        replica: ReplicaId::new(name),
+        url: format!("grpc://{name}"),
+    }
+}
+
+/// Lets time pass until `probe` holds; fails after a minute of it.
+async fn until<F: Future<Output = bool>>(probe: impl Fn() -> F) {
+    let wait = async {
+        while !probe().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("it never came to hold");
+}
+
+async fn two() -> (Arc<Mutex<World>>, Arc<SharedTable>, Arc<SharedTable>) {
+    let world = Arc::default();
+    let (a, b) = (replica(&world, "a"), replica(&world, "b"));
+    until(|| async { a.numbers().replicas == 2 && b.numbers().replicas == 2 }).await;
+    (world, a, b)
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_are_woken_by_an_announcement() {
+    let (_world, a, b) = two().await;
+    let mut changes = b.changes(A);
+    assert_eq!(b.owners(A).await, []);
+    assert_eq!(b.last_seen(A).await, None);
+    changes.mark_unchanged();
+
+    a.announce(A);
+
+    changes.changed().await.unwrap();
+    assert_eq!(b.owners(A).await, [owner("a")]);
+    assert_eq!(b.last_seen(A).await, Some(Duration::ZERO));
+    assert_eq!(
+        a.owners(A).await,
+        [],
+        "a replica does not forward to itself"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_costs_no_reading_however_often_it_is_asked_for() {
+    let (world, a, b) = two().await;
+    a.announce(A);
+    until(|| async { !b.owners(A).await.is_empty() }).await;
+    let reads = world.lock().unwrap().reads;
+
+    for _ in 0..100 {
+        assert_eq!(b.owners(A).await, [owner("a")]);
+    }
+
+    assert_eq!(world.lock().unwrap().reads, reads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_agents_of_a_dead_replica_are_buried_and_its_lease_ends() {
+    let (world, a, b) = two().await;
+    a.announce(A);
+    until(|| async { !b.owners(A).await.is_empty() }).await;
+
+    drop(a);
+
+    until(|| async { b.owners(A).await.is_empty() }).await;
+    until(|| async { world.lock().unwrap().records[&A].owners.is_empty() }).await;
+    assert!(!world.lock().unwrap().leases.contains_key("a"));
+    let seen = b.last_seen(A).await;
+    assert!(seen.is_some_and(|ago| !ago.is_zero()), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_taken_for_dead_announces_its_agents_again() {
+    let (world, a, b) = two().await;
+    a.announce(A);
+    until(|| async { !b.owners(A).await.is_empty() }).await;
+
+    {
+        let mut world = world.lock().unwrap();
+        world.leases.remove("a");
+        world.records.clear();
+        world.change(A);
+    }
+
+    let written = || {
+        let world = world.lock().unwrap();
+        let record = world.records.get(&A);
+        record.is_some_and(|record| record.owners == [owner("a")])
+    };
+    until(|| async { written() }).await;
+    until(|| async { b.owners(A).await == [owner("a")] }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_leaves_what_is_known_and_else_all_are_asked() {
+    let (world, a, b) = two().await;
+    a.announce(A);
+    until(|| async { !b.owners(A).await.is_empty() }).await;
+
+    world.lock().unwrap().away = true;
+    until(|| async { !b.certain() }).await;
+
+    assert_eq!(b.owners(A).await, [owner("a")]);
+    assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
+    a.announce(AgentId(9));
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    {
+        let mut world = world.lock().unwrap();
+        world.away = false;
+        world.records.clear();
+        world.leases.clear();
+    }
+    until(|| async { b.certain() }).await;
+    assert_eq!(b.owners(A).await, [owner("a")]);
+    assert_eq!(b.owners(AgentId(9)).await, [owner("a")]);
+    assert_eq!(b.owners(AgentId(8)).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_leave_are_asked_last_and_leave_nothing_behind() {
+    let (world, a, b) = two().await;
+    let c = replica(&world, "c");
+    for table in [&a, &c] {
+        table.announce(A);
+    }
+    until(|| async { b.owners(A).await.len() == 2 }).await;
+    let first = b.owners(A).await[0].clone();
+    let (leaver, stayer) = if first == owner("a") {
+        (&a, &c)
+    } else {
+        (&c, &a)
+    };
+
+    leaver.drain();
+
+    until(|| async { b.owners(A).await[1] == first }).await;
+    leaver.leave().await;
+    let left = world.lock().unwrap().records[&A].owners.clone();
+    assert_eq!(left, std::slice::from_ref(&stayer.inner.me));
+    assert!(
+        !world
+            .lock()
+            .unwrap()
+            .leases
+            .contains_key(&first.replica.to_string())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_owner_is_asked_last_until_it_renews_its_lease() {
+    let (world, a, b) = two().await;
+    let c = replica(&world, "c");
+    for table in [&a, &c] {
+        table.announce(A);
+    }
+    until(|| async { b.owners(A).await.len() == 2 }).await;
+    let first = b.owners(A).await[0].clone();
+
+    b.unreachable(&first.replica);
+
+    assert_eq!(b.owners(A).await[1], first);
+    until(|| async { b.owners(A).await[0] == first }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_at_rest_costs_the_store_leases_only() {
+    let (world, a, _b) = two().await;
+    for id in 0..10_000 {
+        a.announce(AgentId(id));
+    }
+    until(|| async { a.numbers().pending == 0 }).await;
+    let writes = world.lock().unwrap().writes;
+
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+
+    assert_eq!(writes, 10_000);
+    assert_eq!(world.lock().unwrap().writes, writes);
+}
