@@ -63,8 +63,16 @@ pub enum OpenError {
         "the agent is too old to act on behalf of a user: agentk 14.3 or later is needed, and it must say its version"
     )]
     CannotImpersonate,
+    /// A replica that holds tunnels of the agent could not be asked.
+    #[error("the replica that holds the agent's tunnels did not give one: {0}")]
+    OwnerUnreachable(String),
+    /// Nobody can say whether the agent is connected.
+    #[error(
+        "no replica that could be asked holds a tunnel of the agent, and the routing store is away: whether the agent is connected is not known"
+    )]
+    Uncertain,
     /// Too many requests wait for this agent already.
-    #[error("too many requests wait for the agent already")]
+    #[error("too many requests of this caller, or of all, wait for the agent already")]
     TooManyWaiting,
     /// The tunnel that was found broke before the call could begin.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 //! Side effects (waking, announcing) happen after the lock of a shard is
 //! released; no lock is held across an await.
 
+mod queue;
 mod state;
 
 use std::{
@@ -22,11 +23,15 @@ use crate::{
     table::RoutingTable,
     tunnel::{IdleWatch, Offer, Slot, Stream, Tunnel},
 };
-use state::Agent;
+use state::{Agent, Limits};
 
 const SHARDS: usize = 64;
-/// Requests that may wait for one agent at once.
-const MAX_WAITING: usize = 1000;
+/// Requests that may wait for one agent at once. Others keep room when one
+/// caller has all it may have.
+const MAX_WAITING: Limits = Limits {
+    of_agent: 3000,
+    of_caller: 1000,
+};
 
 /// All tunnels of this replica.
 #[derive(Debug)]
@@ -104,14 +109,14 @@ impl Registry {
         tunnel
     }
 
-    /// Queues for a tunnel, first come first served.
+    /// Queues for a tunnel: callers take turns, each served in its own order.
     ///
     /// # Errors
     /// [`OpenError::TooManyWaiting`] when the queue is full.
     pub fn wait(&self, agent: AgentId, need: &Need) -> Result<Waiting, OpenError> {
         let mut shard = self.shard(agent);
         let entry = shard.entry(agent).or_default();
-        if entry.waiting() >= MAX_WAITING {
+        if !entry.has_room(&need.caller, MAX_WAITING) {
             return Err(OpenError::TooManyWaiting);
         }
         let (sender, receiver) = oneshot::channel();

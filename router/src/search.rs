@@ -1,6 +1,7 @@
 //! Finding a tunnel for a call: here, at an owner, or after a hold.
 
 mod owners;
+mod plan;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     registry::{Registry, Waiting},
     table::RoutingTable,
 };
-use owners::Owners;
+use owners::{Owners, Trouble};
 
 /// How long after its last tunnel an agent's return is plausible: agentk's own
 /// backoff grows to 20 s for each tunnel.
@@ -23,6 +24,8 @@ const PLAUSIBLE: Duration = Duration::from_secs(120);
 const YOUNG: Duration = Duration::from_secs(15);
 /// Tunnels of this replica that may turn out dead in one search.
 const STALE: usize = 8;
+/// How long an agent is waited for while nobody can say who is absent.
+const UNCERTAIN: Duration = Duration::from_secs(30);
 /// How long an agent may take to offer a tunnel that carries identities.
 const IDENTITY: Duration = Duration::from_secs(2);
 
@@ -87,9 +90,13 @@ impl Router {
         }
         let waiting = self.registry.wait(agent, need)?;
         let started = Instant::now();
+        let trouble = Trouble::default();
         tokio::select! {
-            call = self.search(agent, need, opening, waiting) => call,
-            reason = self.give_up(agent, need, started, deadline) => Err(reason),
+            call = self.search(agent, need, opening, waiting, &trouble) => call,
+            reason = self.give_up(agent, need, started, deadline) => Err(match reason {
+                OpenError::CannotImpersonate | OpenError::NeverConnected => reason,
+                reason => trouble.reason().map_or(reason, OpenError::OwnerUnreachable),
+            }),
         }
     }
 
@@ -99,8 +106,9 @@ impl Router {
         need: &Need,
         opening: &Opening,
         mut waiting: Waiting,
+        trouble: &Trouble,
     ) -> Result<Call, OpenError> {
-        let mut owners = Owners::new(&self.peers, self.table.as_ref(), agent, need);
+        let mut owners = Owners::new(&self.peers, self.table.as_ref(), agent, need, trouble);
         loop {
             tokio::select! {
                 biased;
@@ -148,6 +156,12 @@ impl Router {
             Some(ago) => PLAUSIBLE.saturating_sub(ago),
             None => Duration::ZERO,
         };
+        let uncertain = if self.table.certain() {
+            Duration::ZERO
+        } else {
+            UNCERTAIN.saturating_sub(started.elapsed())
+        };
+        let plausible = plausible.max(uncertain);
         plausible.max(YOUNG.saturating_sub(self.born.elapsed()))
     }
 
@@ -156,6 +170,7 @@ impl Router {
             return OpenError::CannotImpersonate;
         }
         match self.last_seen(agent).await {
+            None if !self.table.certain() => OpenError::Uncertain,
             None => OpenError::NeverConnected,
             Some(Duration::ZERO) => OpenError::AllBusy {
                 waited: started.elapsed(),

@@ -34,9 +34,11 @@ pub(super) fn of_denial(reason: &DenyReason) -> Failure {
 /// There was no tunnel.
 pub(super) fn of_open(error: &OpenError) -> Failure {
     match error {
-        OpenError::NeverConnected | OpenError::Disconnected { .. } | OpenError::AllBusy { .. } => {
-            unavailable(error)
-        }
+        OpenError::NeverConnected
+        | OpenError::Disconnected { .. }
+        | OpenError::AllBusy { .. }
+        | OpenError::OwnerUnreachable(_)
+        | OpenError::Uncertain => unavailable(error),
         OpenError::TooManyWaiting => {
             Failure::passing(StatusCode::TOO_MANY_REQUESTS, error.to_string())
         }
@@ -126,6 +128,8 @@ mod tests {
                 true,
             ),
             (of_open(&OpenError::TooManyWaiting), 429, true),
+            (of_open(&OpenError::Uncertain), 503, true),
+            (of_open(&OpenError::OwnerUnreachable("x".into())), 503, true),
             (of_open(&OpenError::CannotImpersonate), 403, false),
         ];
         for (failure, code, passes) in table {

@@ -1,10 +1,10 @@
 //! One agent in the registry: what is idle, who waits, what is alive.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Presence;
+use super::{Presence, queue::FairQueue};
 use crate::{
     search::Need,
     tunnel::{Offer, Slot, Tunnel},
@@ -14,9 +14,23 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Agent {
     idle: Vec<Arc<Slot>>,
-    queue: VecDeque<(Need, oneshot::Sender<Tunnel>)>,
+    queue: FairQueue<Waiter>,
     alive: usize,
     last_seen: Option<Instant>,
+}
+
+/// A request that waits for a tunnel.
+#[derive(Debug)]
+struct Waiter {
+    need: Need,
+    sender: oneshot::Sender<Tunnel>,
+}
+
+/// Whether one more request may wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) of_agent: usize,
+    pub(super) of_caller: usize,
 }
 
 impl Agent {
@@ -44,22 +58,29 @@ impl Agent {
     }
 
     pub(super) fn wait(&mut self, need: Need, sender: oneshot::Sender<Tunnel>) {
-        self.queue.push_back((need, sender));
+        let caller = need.caller.clone();
+        self.queue.push(&caller, Waiter { need, sender });
     }
 
-    pub(super) fn waiting(&mut self) -> usize {
-        self.queue.retain(|(_, sender)| !sender.is_closed());
-        self.queue.len()
+    /// Whether one more request of this caller may wait.
+    pub(super) fn has_room(&mut self, caller: &str, limits: Limits) -> bool {
+        let room = |queue: &FairQueue<Waiter>| {
+            queue.len() < limits.of_agent && queue.len_of(caller) < limits.of_caller
+        };
+        if !room(&self.queue) {
+            self.queue.retain(|waiter| !waiter.sender.is_closed());
+        }
+        room(&self.queue)
     }
 
-    /// The first in the queue whom a tunnel with this offer would serve.
+    /// Whose turn it is among those whom a tunnel with this offer would serve.
     pub(super) fn next_waiter(&mut self, offer: &Offer) -> Option<oneshot::Sender<Tunnel>> {
-        self.queue.retain(|(_, sender)| !sender.is_closed());
-        let index = self
-            .queue
-            .iter()
-            .position(|(need, _)| offer.satisfies(need))?;
-        self.queue.remove(index).map(|(_, sender)| sender)
+        loop {
+            let waiter = self.queue.take(|waiter| offer.satisfies(&waiter.need))?;
+            if !waiter.sender.is_closed() {
+                return Some(waiter.sender);
+            }
+        }
     }
 
     pub(super) fn only_lacks_identity(&self, need: &Need) -> bool {

@@ -1,20 +1,24 @@
-//! Asking the owners of an agent, one after the other and then all at once.
-//!
-//! The next owner is asked as soon as one says that it has no idle tunnel, or
-//! is silent for the hedge delay. All questions stay open: an owner without a
-//! tunnel may get one. The first that is ready wins.
+//! Asking the owners of an agent. The first that is ready wins.
 
-use std::{collections::HashSet, future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::Need;
+use super::{
+    Need,
+    plan::{Plan, Turn},
+};
 use crate::{
     id::AgentId,
     peers::{Answer, Asked, Peers},
-    table::RoutingTable,
+    table::{Owner, RoutingTable},
 };
 
 /// An owner's silence after which the next is asked too.
@@ -22,20 +26,35 @@ const HEDGE: Duration = Duration::from_millis(10);
 /// How long an owner that failed is left alone.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Why an owner could not be asked, last.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<Option<Status>>);
+
+impl Trouble {
+    /// The reason, if there was trouble at all.
+    pub(super) fn reason(&self) -> Option<String> {
+        let trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|status| status.message().to_owned())
+    }
+
+    fn note(&self, status: Option<Status>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
 pub(super) struct Owners<'a> {
     peers: &'a Peers,
     table: &'a dyn RoutingTable,
     agent: AgentId,
     need: &'a Need,
+    trouble: &'a Trouble,
     changes: watch::Receiver<u64>,
     asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
-    asked: HashSet<String>,
-    /// Whether the next owner is to be asked now.
-    next: bool,
+    plan: Plan,
 }
 
 struct Outcome {
-    url: String,
+    owner: Owner,
     answer: Result<(Answer, Asked), Status>,
 }
 
@@ -45,29 +64,27 @@ impl<'a> Owners<'a> {
         table: &'a dyn RoutingTable,
         agent: AgentId,
         need: &'a Need,
+        trouble: &'a Trouble,
     ) -> Self {
-        let changes = table.changes(agent);
-        let asking = FuturesUnordered::new();
         Self {
             peers,
             table,
             agent,
             need,
-            changes,
-            asking,
-            asked: HashSet::new(),
-            next: true,
+            trouble,
+            changes: table.changes(agent),
+            asking: FuturesUnordered::new(),
+            plan: Plan::new(),
         }
     }
 
     /// Waits for an owner that has a tunnel reserved. Cancel-safe.
     pub(super) async fn ready(&mut self) -> Asked {
         loop {
-            let waits = if self.next {
-                self.ask_next().await
-            } else {
-                false
-            };
+            if self.plan.turn() == Turn::Pick {
+                self.ask_next().await;
+            }
+            let hedge = self.plan.turn() == Turn::Hedge;
             tokio::select! {
                 Some(outcome) = self.asking.next(), if !self.asking.is_empty() => {
                     if let Some(asked) = self.consider(outcome) {
@@ -75,57 +92,64 @@ impl<'a> Owners<'a> {
                     }
                 }
                 changed = self.changes.changed() => match changed {
-                    Ok(()) => self.next = true,
+                    Ok(()) => self.plan.go_on(),
                     Err(_) => return std::future::pending().await,
                 },
-                () = tokio::time::sleep(HEDGE), if waits => self.next = true,
+                () = tokio::time::sleep(HEDGE), if hedge => self.plan.go_on(),
             }
         }
     }
 
-    /// Asks the next owner that is not being asked; false if there is none.
-    async fn ask_next(&mut self) -> bool {
+    async fn ask_next(&mut self) {
         self.changes.mark_unchanged();
         let owners = self.table.owners(self.agent).await;
-        self.next = false;
-        let fresh = owners
-            .into_iter()
-            .find(|owner| !self.asked.contains(&owner.url));
-        let Some(owner) = fresh else { return false };
-        self.asked.insert(owner.url.clone());
-        let (peers, agent, need) = (self.peers, self.agent, self.need);
+        let Some(owner) = self.plan.pick(owners) else {
+            return;
+        };
+        let (peers, table, agent, need) = (self.peers, self.table, self.agent, self.need);
         self.asking.push(Box::pin(async move {
-            let url = owner.url;
-            let answer = async {
-                let mut asked = peers.ask(&url, agent, need).await?;
-                Ok((asked.answer().await?, asked))
-            };
-            let answer = answer.await;
-            if answer.is_err() {
+            let answer = ask(peers, &owner, agent, need).await;
+            if let Err(status) = &answer {
+                if status.code() == Code::Unavailable {
+                    table.unreachable(&owner.replica);
+                }
                 tokio::time::sleep(RETRY).await;
             }
-            Outcome { url, answer }
+            Outcome { owner, answer }
         }));
-        true
     }
 
     fn consider(&mut self, outcome: Outcome) -> Option<Asked> {
-        let Outcome { url, answer } = outcome;
+        let Outcome { owner, answer } = outcome;
         match answer {
             Ok((Answer::Ready, asked)) => {
-                self.asked.remove(&url);
+                self.plan.over(&owner.replica);
                 return Some(asked);
             }
-            Ok((Answer::None, mut asked)) => self.asking.push(Box::pin(async move {
-                let answer = asked.answer().await.map(|answer| (answer, asked));
-                Outcome { url, answer }
-            })),
+            Ok((Answer::None, mut asked)) => {
+                self.trouble.note(None);
+                self.asking.push(Box::pin(async move {
+                    let answer = asked.answer().await.map(|answer| (answer, asked));
+                    Outcome { owner, answer }
+                }));
+                self.plan.go_on();
+            }
             Err(status) => {
-                tracing::debug!(%status, url, "an owner could not be asked");
-                self.asked.remove(&url);
+                tracing::debug!(%status, url = owner.url, "an owner could not be asked");
+                self.trouble.note(Some(status));
+                self.plan.over(&owner.replica);
             }
         }
-        self.next = true;
         None
     }
+}
+
+async fn ask(
+    peers: &Peers,
+    owner: &Owner,
+    agent: AgentId,
+    need: &Need,
+) -> Result<(Answer, Asked), Status> {
+    let mut asked = peers.ask(&owner.url, agent, need).await?;
+    Ok((asked.answer().await?, asked))
 }

@@ -1,0 +1,136 @@
+//! Whom to ask next: pure state.
+//!
+//! The next owner is asked as soon as one says that it has no idle tunnel or
+//! cannot be asked, or is silent for the hedge delay, or when the owners may
+//! have changed. All questions stay open: an owner without a tunnel may get one.
+
+use std::collections::HashSet;
+
+use crate::{id::ReplicaId, table::Owner};
+
+/// The course of one search.
+#[derive(Debug)]
+pub(super) struct Plan {
+    asked: HashSet<ReplicaId>,
+    turn: Turn,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The next owner is to be picked.
+    Pick,
+    /// The one asked last has the hedge delay to itself.
+    Hedge,
+    /// All owners are being asked; only news change that.
+    Rest,
+}
+
+impl Plan {
+    pub(super) fn new() -> Self {
+        Self {
+            asked: HashSet::new(),
+            turn: Turn::Pick,
+        }
+    }
+
+    pub(super) fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    /// Picks the first owner that is not being asked.
+    pub(super) fn pick(&mut self, owners: Vec<Owner>) -> Option<Owner> {
+        let mut owners = owners.into_iter();
+        let owner = owners.find(|owner| !self.asked.contains(&owner.replica));
+        self.turn = match &owner {
+            Some(owner) => {
+                self.asked.insert(owner.replica.clone());
+                Turn::Hedge
+            }
+            None => Turn::Rest,
+        };
+        owner
+    }
+
+    /// The hedge delay is over, an owner has none, or the owners have changed.
+    pub(super) fn go_on(&mut self) {
+        self.turn = Turn::Pick;
+    }
+
+    /// The question to this owner is over; it may be asked again.
+    pub(super) fn over(&mut self, replica: &ReplicaId) {
+        self.asked.remove(replica);
+        self.go_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner(number: u8) -> Owner {
+        Owner {
+            replica: ReplicaId::new(&number.to_string()),
+            url: String::new(),
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Hedged,
+        None,
+        Failed(usize),
+        Owners(Vec<u8>),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let owners = prop::collection::hash_set(0..5u8, 0..5);
+        let step = prop_oneof![
+            Just(Step::Hedged),
+            Just(Step::None),
+            any::<usize>().prop_map(Step::Failed),
+            owners.prop_map(|owners| Step::Owners(owners.into_iter().collect())),
+        ];
+        prop::collection::vec(step, 0..50)
+    }
+
+    proptest! {
+        #[test]
+        fn each_owner_has_one_question_and_all_are_asked_in_the_end(steps in steps()) {
+            let mut plan = Plan::new();
+            let mut owners = Vec::new();
+            let mut open: Vec<Owner> = Vec::new();
+
+            for step in steps {
+                match step {
+                    Step::Hedged | Step::None => plan.go_on(),
+                    Step::Failed(index) if !open.is_empty() => {
+                        let failed = open.remove(index % open.len());
+                        plan.over(&failed.replica);
+                    }
+                    Step::Failed(_) => {}
+                    Step::Owners(now) => {
+                        owners = now;
+                        plan.go_on();
+                    }
+                }
+                if plan.turn() == Turn::Pick
+                    && let Some(picked) = plan.pick(owners.iter().copied().map(owner).collect())
+                {
+                    prop_assert!(!open.contains(&picked), "one question at a time");
+                    open.push(picked);
+                }
+            }
+
+            while plan.turn() != Turn::Rest {
+                plan.go_on();
+                open.extend(plan.pick(owners.iter().copied().map(owner).collect()));
+            }
+            for number in owners {
+                prop_assert!(open.contains(&owner(number)));
+            }
+        }
+    }
+}
