@@ -58,7 +58,7 @@ impl Scenario {
 
     pub(crate) fn belongs_to(&self, topology: &Topology) -> bool {
         (!self.is_long() || self.only_in.contains(&topology.name))
-            && (!self.asks_kas || topology.way.is_some())
+            && (!self.asks_kas || topology.has_accounts())
     }
 }
 

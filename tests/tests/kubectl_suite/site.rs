@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use tests::{kube::Cluster, kubectl::Kubectl, wait::until};
+use anyhow::{Context, Result, bail};
+use tests::{kube::Cluster, kubectl::Kubectl, up::Up, wait::until};
 
-use crate::{through_kas::ThroughKas, topology::Topology};
+use crate::{
+    through_kas::ThroughKas,
+    topology::{Server, Topology},
+};
 
 /// Agents dial again within seconds when they came before the server was ready.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -22,7 +25,15 @@ pub(crate) struct Site {
     pub(crate) admin: Kubectl,
     /// For files of scenarios.
     pub(crate) folder: PathBuf,
-    way: Option<ThroughKas>,
+    way: Way,
+}
+
+/// What stands between kubectl and the API server.
+#[derive(Debug)]
+enum Way {
+    Direct,
+    Up(Box<Up>),
+    Kas(Box<ThroughKas>),
 }
 
 impl Site {
@@ -35,16 +46,21 @@ impl Site {
         std::fs::create_dir_all(folder)?;
         let namespace = topology.name.replace('_', "-");
         let admin = cluster.admin().in_namespace(&namespace);
-        let way = match topology.way {
-            Some(way) => Some(ThroughKas::start(way, cluster, folder).await?),
-            None => None,
+        let way = match topology.server {
+            Server::Cluster => Way::Direct,
+            Server::Up => Way::Up(Box::new(start_up(cluster).await?)),
+            Server::Kas(way) => {
+                let kas = ThroughKas::start(way, cluster, folder).await?;
+                Way::Kas(Box::new(kas))
+            }
         };
         let kubectl = match &way {
-            Some(way) => way
+            Way::Direct => admin.clone(),
+            Way::Up(up) => up.kubectl().in_namespace(&namespace),
+            Way::Kas(kas) => kas
                 .user("operator", &["agent"])
                 .await?
                 .in_namespace(&namespace),
-            None => admin.clone(),
         };
         let site = Self {
             kubectl,
@@ -58,12 +74,19 @@ impl Site {
 
     /// The kas that this topology leads through.
     pub(crate) fn kas(&self) -> Result<&ThroughKas> {
-        self.way.as_ref().context("this topology has no kas")
+        match &self.way {
+            Way::Kas(kas) => Ok(kas),
+            Way::Direct | Way::Up(_) => bail!("this topology has no kas with accounts"),
+        }
     }
 
     /// The last lines of every process's log.
     pub(crate) fn tails(&self) -> String {
-        self.way.as_ref().map(ThroughKas::tails).unwrap_or_default()
+        match &self.way {
+            Way::Direct => String::new(),
+            Way::Up(up) => up.process.tail(),
+            Way::Kas(kas) => kas.tails(),
+        }
     }
 
     /// The pods come by the direct way, while the agent connects.
@@ -85,6 +108,12 @@ impl Site {
             .await?;
         Ok(())
     }
+}
+
+/// `kas up` on the cluster, with the rights of the cluster's agent.
+async fn start_up(cluster: &Cluster) -> Result<Up> {
+    let kubeconfig = cluster.agent_kubeconfig().display().to_string();
+    Up::start(&["--kubeconfig", &kubeconfig]).await
 }
 
 /// `box` serves HTTP and counts seconds in its log; `echo` says what it is told.

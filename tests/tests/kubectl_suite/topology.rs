@@ -72,18 +72,29 @@ pub(crate) struct Way {
     pub(crate) users: Via,
 }
 
-/// A named way, or none: kubectl straight to the API server, which shows what the scenarios need of it.
+/// What kubectl talks to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Server {
+    /// The API server itself, which shows what the scenarios need of it.
+    Cluster,
+    /// Three replicas, their agent and all that belongs to them, by one command.
+    Up,
+    /// kas.
+    Kas(Way),
+}
+
+/// A server by name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Topology {
     pub(crate) name: &'static str,
-    pub(crate) way: Option<Way>,
+    pub(crate) server: Server,
 }
 
 impl Topology {
     fn new(name: &'static str, scheme: Scheme, agents: Via, users: Via) -> Self {
         Self {
             name,
-            way: Some(Way {
+            server: Server::Kas(Way {
                 scheme,
                 agents,
                 users,
@@ -91,9 +102,18 @@ impl Topology {
         }
     }
 
+    /// Whether users and agents of kas can be made in it.
+    pub(crate) fn has_accounts(&self) -> bool {
+        matches!(self.server, Server::Kas(_))
+    }
+
     /// Real parts that it is made of.
     pub(crate) fn needs(&self) -> Vec<Part> {
-        let balancers = self.way.into_iter().flat_map(|way| [way.agents, way.users]);
+        let way = match self.server {
+            Server::Kas(way) => Some(way),
+            Server::Cluster | Server::Up => None,
+        };
+        let balancers = way.into_iter().flat_map(|way| [way.agents, way.users]);
         balancers
             .filter_map(Via::needs)
             .chain([Part::Cluster])
@@ -108,7 +128,11 @@ pub(crate) fn all() -> Vec<Topology> {
     vec![
         Topology {
             name: "without_kas",
-            way: None,
+            server: Server::Cluster,
+        },
+        Topology {
+            name: "kas_up",
+            server: Server::Up,
         },
         Topology::new("wss_direct", Wss, Direct, Direct),
         Topology::new("ws_direct", Ws, Direct, Direct),
