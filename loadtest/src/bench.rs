@@ -1,4 +1,4 @@
-//! `loadtest bench`: one replica on loopback, measured from outside.
+//! `loadtest bench`: one replica on loopback, or several, measured from outside.
 
 mod agents;
 mod control;
@@ -6,6 +6,8 @@ mod idle;
 mod replica;
 mod report;
 mod requests;
+mod rest;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use tempfile::TempDir;
 use crate::output;
 use agents::Kind;
 use control::ControlPlane;
+use replica::Route;
 use report::Report;
 
 /// Benchmarks.
@@ -27,6 +30,9 @@ pub(crate) struct Options {
     /// The agentk to measure with; by default the one beside this program.
     #[arg(long)]
     agentk: Option<PathBuf>,
+    /// The redis-server that replicas share.
+    #[arg(long, default_value = "redis-server")]
+    redis_server: PathBuf,
     /// Where to write the figures.
     #[arg(long, default_value = "target/reports/bench.json")]
     output: PathBuf,
@@ -40,7 +46,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20.0)]
     idle_seconds: f64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle"])]
+    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "rest"])]
     only: Vec<Part>,
 }
 
@@ -53,6 +59,10 @@ enum Part {
     Bulk,
     /// Memory and CPU per idle agent.
     Idle,
+    /// Requests and a long body through a replica that does not own the agent.
+    Hop,
+    /// What a fleet at rest costs the Redis that replicas share.
+    Rest,
 }
 
 /// What every measurement needs.
@@ -97,13 +107,21 @@ impl Bench {
                     output::line(&format!("SKIPPED: agentk needs {}", self.agentk.display()));
                     continue;
                 }
-                requests::measure(self, kind, &mut report).await?;
+                requests::measure(self, kind, Route::Direct, &mut report).await?;
+            }
+        }
+        if self.wants(Part::Hop) {
+            for route in [Route::Direct, Route::Forwarded] {
+                requests::measure(self, Kind::Simulated, route, &mut report).await?;
             }
         }
         if self.wants(Part::Idle) {
             for tls in [false, true] {
                 report.idle.push(idle::measure(self, tls).await?);
             }
+        }
+        if self.wants(Part::Rest) {
+            report.rest = Some(rest::measure(self).await?);
         }
         report.write(&self.options.output)?;
         output::line(&report.table());

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -25,6 +26,8 @@ pub(super) struct ControlPlane {
     pub(super) certificate: PathBuf,
     /// Its key.
     pub(super) key: PathBuf,
+    /// The secret that replicas share.
+    pub(super) secret: PathBuf,
     user_token: String,
 }
 
@@ -45,6 +48,7 @@ impl ControlPlane {
             first: file("token", &tokens[0])?,
             certificate: file("certificate.pem", &certificate.cert.pem())?,
             key: file("key.pem", &certificate.signing_key.serialize_pem())?,
+            secret: file("secret", &STANDARD.encode(rand::random::<[u8; 32]>()))?,
             user_token,
         })
     }

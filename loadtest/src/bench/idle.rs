@@ -6,7 +6,12 @@ use anyhow::ensure;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::{Bench, agents::Agents, replica::Replica, report::Idle};
+use super::{
+    Bench,
+    agents::Agents,
+    replica::{Replica, Run},
+    report::Idle,
+};
 use crate::{output, traffic};
 
 /// Requests that each agent carries.
@@ -24,7 +29,7 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let scheme = if tls { "wss" } else { "ws" };
     let agents = bench.options.agents;
     output::progress(&format!("{scheme}: {agents} idle agents"));
-    let replica = Replica::start(bench, tls).await?;
+    let replica = Replica::start(bench, Run { tls, redis: None }).await?;
     let empty = replica.sample()?.resident;
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
     let mut fleet = Agents::fleet(bench, &replica, agents).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,6 +16,25 @@ use crate::process::{Process, Sample};
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(20);
 
+/// How requests reach the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Route {
+    /// Through the replica that the agent is connected to.
+    Direct,
+    /// Through another one.
+    Forwarded,
+}
+
+/// How a kas is run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Run {
+    /// With TLS for agents.
+    pub(super) tls: bool,
+    /// The port of a Redis that it shares with others.
+    pub(super) redis: Option<u16>,
+}
+
 /// A running kas and its addresses.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -26,15 +46,15 @@ pub(super) struct Replica {
 
 impl Replica {
     /// Starts it and waits until it listens.
-    pub(super) async fn start(bench: &Bench, tls: bool) -> anyhow::Result<Self> {
-        let [agents, api, observability] = free_ports().await?;
+    pub(super) async fn start(bench: &Bench, run: Run) -> anyhow::Result<Self> {
+        let [agents, api, observability, peers] = free_ports().await?;
         let control = &bench.control;
         let mut agent_listen = json!({ "address": loopback(agents), "websocket": true });
-        if tls {
+        if run.tls {
             agent_listen["certificate_file"] = json!(control.certificate);
             agent_listen["key_file"] = json!(control.key);
         }
-        let configuration = json!({
+        let mut configuration = json!({
             "standalone": { "file": control.agents },
             "agent": {
                 "listen": agent_listen,
@@ -48,13 +68,26 @@ impl Replica {
                 "logging": { "level": "warn" },
             },
         });
-        let file = bench.dir.path().join("kas.yaml");
+        if let Some(redis) = run.redis {
+            configuration["redis"] = json!({ "server": { "address": loopback(redis) } });
+            configuration["private_api"] = json!({ "listen": {
+                "address": loopback(peers),
+                "authentication_secret_file": control.secret,
+            } });
+        }
+        let file = bench.dir.path().join(format!("kas-{agents}.yaml"));
         std::fs::write(&file, configuration.to_string()).context("cannot write kas.yaml")?;
         let flag = format!("--configuration-file={}", file.display());
-        let process = Process::start("kas", &bench.kas, [flag], &[], bench.logs())?;
+        let process = Process::start(
+            &format!("kas-{agents}"),
+            &bench.kas,
+            [flag],
+            &[],
+            bench.logs(),
+        )?;
         let mut replica = Self {
             process,
-            tls,
+            tls: run.tls,
             agents,
             api,
         };

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::agents::Kind;
+use super::{agents::Kind, replica::Route};
 use crate::traffic;
 
 /// All figures of one run.
@@ -16,12 +16,14 @@ pub(super) struct Report {
     pub(super) requests: Vec<Requests>,
     pub(super) bulk: Vec<Bulk>,
     pub(super) idle: Vec<Idle>,
+    pub(super) rest: Option<Rest>,
 }
 
 /// Closed-loop requests of 4 KiB.
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
     pub(super) kind: Kind,
+    pub(super) route: Route,
     pub(super) clients: usize,
     pub(super) kas_cpu_us: f64,
     pub(super) agent_cpu_us: f64,
@@ -33,6 +35,7 @@ pub(super) struct Requests {
 #[derive(Debug, Serialize)]
 pub(super) struct Bulk {
     pub(super) kind: Kind,
+    pub(super) route: Route,
     pub(super) mebibytes_per_second: f64,
     pub(super) kas_cpu_ms: f64,
 }
@@ -49,6 +52,17 @@ pub(super) struct Idle {
     pub(super) fleet_kib: f64,
 }
 
+/// What replicas ask of the Redis that they share.
+#[derive(Debug, Serialize)]
+pub(super) struct Rest {
+    pub(super) replicas: usize,
+    pub(super) agents: usize,
+    pub(super) commands_to_connect: f64,
+    pub(super) commands_per_request: f64,
+    pub(super) commands_per_second_and_replica: f64,
+    pub(super) bytes_per_agent: f64,
+}
+
 impl Report {
     pub(super) fn new(kas: &Path) -> Self {
         Self {
@@ -57,6 +71,7 @@ impl Report {
             requests: Vec::new(),
             bulk: Vec::new(),
             idle: Vec::new(),
+            rest: None,
         }
     }
 
@@ -89,8 +104,9 @@ impl Report {
             let (sent, latency) = (&row.sent, &row.sent.latency_ms);
             writeln!(
                 table,
-                "| {} | {} | {:.0} | {:.2} | {:.2} | {:.1} | {:.1} | {} |",
+                "| {}, {} | {} | {:.0} | {:.2} | {:.2} | {:.1} | {:.1} | {} |",
                 row.kind.name(),
+                row.route.name(),
                 row.clients,
                 sent.requests_per_second,
                 latency.p50,
@@ -107,7 +123,7 @@ impl Report {
             )?;
         }
         for row in &self.bulk {
-            let name = row.kind.name();
+            let name = format!("{}, {}", row.kind.name(), row.route.name());
             writeln!(
                 table,
                 "| {name} | {:.0} | {:.0} |",
@@ -133,7 +149,34 @@ impl Report {
                 row.fleet_kib,
             )?;
         }
+        if let Some(rest) = &self.rest {
+            writeln!(
+                table,
+                "\n| Redis, {} agents on {} replicas | |\n|---|---|",
+                rest.agents, rest.replicas
+            )?;
+            for (name, figure) in [
+                ("commands to connect an agent", rest.commands_to_connect),
+                ("commands per forwarded request", rest.commands_per_request),
+                (
+                    "commands per second and replica at rest",
+                    rest.commands_per_second_and_replica,
+                ),
+                ("bytes per agent", rest.bytes_per_agent),
+            ] {
+                writeln!(table, "| {name} | {figure:.3} |")?;
+            }
+        }
         Ok(())
+    }
+}
+
+impl Route {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Forwarded => "forwarded",
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests through one replica to one agent: rate, latency, CPU, bulk.
+//! Requests through one replica, or two, to one agent: rate, latency, CPU, bulk.
 
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep};
 use super::{
     Bench, Part,
     agents::{Agents, Kind},
-    replica::Replica,
+    replica::{Replica, Route, Run},
     report::{Bulk, Report, Requests},
+    store::Store,
 };
 use crate::{output, traffic};
 
@@ -21,23 +22,88 @@ const REACHABLE: Duration = Duration::from_secs(30);
 /// Bulk bodies, of which the median counts.
 const BULKS: usize = 3;
 
+/// What a request passes through.
+struct Path {
+    agents: Agents,
+    /// Where the agent is connected.
+    owner: Replica,
+    /// Where requests enter, if that is another one.
+    entry: Option<Replica>,
+    store: Option<Store>,
+    kind: Kind,
+    route: Route,
+}
+
 /// Measures with an agent of this kind.
-pub(super) async fn measure(bench: &Bench, kind: Kind, report: &mut Report) -> anyhow::Result<()> {
-    let replica = Replica::start(bench, false).await?;
-    let agents = Agents::one(bench, &replica, kind).await?;
-    reachable(bench, &replica).await?;
-    if bench.wants(Part::Requests) {
+pub(super) async fn measure(
+    bench: &Bench,
+    kind: Kind,
+    route: Route,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let path = Path::start(bench, kind, route).await?;
+    reachable(bench, path.entry()).await?;
+    if bench.wants(Part::Requests) || bench.wants(Part::Hop) {
         for clients in CLIENTS {
-            let row = requests(bench, &replica, &agents, kind, clients).await?;
-            report.requests.push(row);
+            report.requests.push(requests(bench, &path, clients).await?);
         }
     }
-    if bench.wants(Part::Bulk) {
-        report.bulk.push(bulk(bench, &replica, kind).await?);
+    if bench.wants(Part::Bulk) || bench.wants(Part::Hop) {
+        report.bulk.push(bulk(bench, &path).await?);
     }
-    agents.end().await;
-    replica.end().await;
+    path.end().await;
     Ok(())
+}
+
+impl Path {
+    async fn start(bench: &Bench, kind: Kind, route: Route) -> anyhow::Result<Self> {
+        let store = match route {
+            Route::Direct => None,
+            Route::Forwarded => {
+                Some(Store::start(&bench.options.redis_server, bench.logs()).await?)
+            }
+        };
+        let run = Run {
+            tls: false,
+            redis: store.as_ref().map(Store::port),
+        };
+        let owner = Replica::start(bench, run).await?;
+        let entry = match route {
+            Route::Direct => None,
+            Route::Forwarded => Some(Replica::start(bench, run).await?),
+        };
+        Ok(Self {
+            agents: Agents::one(bench, &owner, kind).await?,
+            owner,
+            entry,
+            store,
+            kind,
+            route,
+        })
+    }
+
+    fn entry(&self) -> &Replica {
+        self.entry.as_ref().unwrap_or(&self.owner)
+    }
+
+    /// CPU time of all replicas, and of the agent.
+    fn cpu(&self) -> anyhow::Result<(Duration, Duration)> {
+        let entry = self.entry.as_ref().map(Replica::sample).transpose()?;
+        let entry = entry.map_or(Duration::ZERO, |sample| sample.cpu);
+        let owner = self.owner.sample()?.cpu;
+        Ok((owner + entry, self.agents.sample()?.cpu))
+    }
+
+    async fn end(self) {
+        self.agents.end().await;
+        self.owner.end().await;
+        if let Some(entry) = self.entry {
+            entry.end().await;
+        }
+        if let Some(store) = self.store {
+            store.end().await;
+        }
+    }
 }
 
 fn options(bench: &Bench, replica: &Replica, path: &str) -> traffic::Options {
@@ -60,47 +126,45 @@ async fn reachable(bench: &Bench, replica: &Replica) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn requests(
-    bench: &Bench,
-    replica: &Replica,
-    agents: &Agents,
-    kind: Kind,
-    clients: usize,
-) -> anyhow::Result<Requests> {
-    output::progress(&format!("{kind:?}: {clients} clients"));
-    let mut options = options(bench, replica, BODY);
+async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<Requests> {
+    let (kind, route) = (path.kind, path.route);
+    output::progress(&format!("{kind:?}, {route:?}: {clients} clients"));
+    let mut options = options(bench, path.entry(), BODY);
     options.clients = clients;
     options.duration = Some(WARM_UP);
     traffic::send(&options).await?;
     options.duration = Some(bench.options.seconds);
-    let before = (replica.sample()?, agents.sample()?);
+    let before = path.cpu()?;
     let sent = traffic::send(&options).await?;
-    let after = (replica.sample()?, agents.sample()?);
+    let after = path.cpu()?;
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / sent.requests.max(1) as f64;
     Ok(Requests {
         kind,
+        route,
         clients,
-        kas_cpu_us: each(after.0.cpu.saturating_sub(before.0.cpu)),
-        agent_cpu_us: each(after.1.cpu.saturating_sub(before.1.cpu)),
+        kas_cpu_us: each(after.0.saturating_sub(before.0)),
+        agent_cpu_us: each(after.1.saturating_sub(before.1)),
         sent,
     })
 }
 
-async fn bulk(bench: &Bench, replica: &Replica, kind: Kind) -> anyhow::Result<Bulk> {
-    output::progress(&format!("{kind:?}: 200 MiB"));
-    let mut options = options(bench, replica, "");
+async fn bulk(bench: &Bench, path: &Path) -> anyhow::Result<Bulk> {
+    let (kind, route) = (path.kind, path.route);
+    output::progress(&format!("{kind:?}, {route:?}: 200 MiB"));
+    let mut options = options(bench, path.entry(), "");
     options.bulk = true;
     let mut runs = Vec::new();
     for _ in 0..BULKS {
-        let before = replica.sample()?;
+        let before = path.cpu()?.0;
         let sent = traffic::send(&options).await?;
         ensure!(
             sent.errors() == 0,
             "the body of 200 MiB did not arrive: {sent:?}"
         );
-        let cpu = replica.sample()?.cpu.saturating_sub(before.cpu);
+        let cpu = path.cpu()?.0.saturating_sub(before);
         runs.push(Bulk {
             kind,
+            route,
             mebibytes_per_second: sent.mebibytes_per_second,
             kas_cpu_ms: cpu.as_secs_f64() * 1e3,
         });

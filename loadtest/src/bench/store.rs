@@ -1,0 +1,87 @@
+//! A Redis on loopback for replicas to share, and how much it is asked.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, ensure};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use super::replica::free_ports;
+use crate::process::Process;
+
+const START: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A running redis-server.
+#[derive(Debug)]
+pub(super) struct Store {
+    process: Process,
+    port: u16,
+}
+
+/// Counters of a Redis.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    /// Commands since its start.
+    pub(super) commands: u64,
+    /// Bytes of memory that it uses.
+    pub(super) memory: u64,
+}
+
+impl Store {
+    /// Starts it and waits until it answers.
+    pub(super) async fn start(program: &Path, logs: &Path) -> anyhow::Result<Self> {
+        let [port] = free_ports().await?;
+        let arguments = [
+            format!("--port {port}"),
+            "--bind 127.0.0.1".to_owned(),
+            "--save ''".to_owned(),
+            "--appendonly no".to_owned(),
+        ];
+        let arguments: Vec<&str> = arguments.iter().flat_map(|it| it.split(' ')).collect();
+        let arguments = arguments.iter().map(|it| it.trim_matches('\''));
+        let process = Process::start("redis-server", program, arguments, &[], logs)?;
+        let store = Self { process, port };
+        let deadline = Instant::now() + START;
+        while store.asked().await.is_err() {
+            ensure!(Instant::now() < deadline, "redis-server does not answer");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(store)
+    }
+
+    /// Where it is reached.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How much it was asked; the question itself is one command.
+    pub(super) async fn asked(&self) -> anyhow::Result<Asked> {
+        let answer = timeout(ANSWER, info(self.port)).await;
+        answer.context("redis-server does not answer in time")?
+    }
+
+    pub(super) async fn end(self) {
+        self.process.end().await;
+    }
+}
+
+async fn info(port: u16) -> anyhow::Result<Asked> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"INFO\r\nQUIT\r\n").await?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut asked = Asked::default();
+    while let Some(line) = lines.next_line().await? {
+        if let Some(count) = line.strip_prefix("total_commands_processed:") {
+            asked.commands = count.trim().parse()?;
+        }
+        if let Some(bytes) = line.strip_prefix("used_memory:") {
+            asked.memory = bytes.trim().parse()?;
+        }
+    }
+    ensure!(asked.memory > 0, "redis-server gave no figures");
+    Ok(asked)
+}
