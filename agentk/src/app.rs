@@ -52,7 +52,7 @@ pub async fn run(
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let cluster = Cluster::open(access, proxy).await?;
     let metrics = Metrics::default();
-    let (session, uplink) = Session::new(dialer, token, metrics.clone());
+    let (session, uplink) = Session::new(dialer, &token, &metrics, config.kas_connections);
     let endpoints = match &config.observability {
         Some(listen) => Some(Endpoints::bind(listen, metrics.registry(), uplink.clone()).await?),
         None => None,
@@ -86,7 +86,7 @@ pub async fn run(
     if let Some(candidate) = leader {
         tasks.spawn(candidate.run(stop.clone()));
     }
-    let mut registration = Registration::new(config.pod.clone(), cluster);
+    let registration = Registration::new(config.pod.clone(), cluster);
     tokio::select! {
         () = registration.keep(&uplink) => {}
         () = follower.keep(&uplink) => {}

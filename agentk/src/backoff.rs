@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use runtime::backoff::Backoff;
 
-/// After a connection that had worked, everybody may come back at once; the
-/// jitter keeps a fleet apart.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// After the loss of the only connection: requests wait, so the jitter that
+/// keeps a fleet apart is small.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// After the loss of one of several: nobody waits.
+const SOON: Duration = Duration::from_millis(500);
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) enum Ended {
 pub(crate) struct Reconnect {
     failed: Backoff,
     refused: Backoff,
+    /// Whether nothing has failed since it had worked.
+    good: bool,
 }
 
 impl Reconnect {
@@ -31,18 +35,30 @@ impl Reconnect {
         Self {
             failed: Backoff::new(Duration::from_millis(200), Duration::from_secs(10), 1.8),
             refused: Backoff::new(Duration::from_secs(5), Duration::from_secs(60), 1.6),
+            good: false,
         }
     }
 
     /// How long to wait after a connection that ended like this; at least what
-    /// the server asked for. `random` is uniform in `0.0..1.0`.
-    pub(crate) fn delay(&mut self, ended: Ended, hint: Option<Duration>, random: f64) -> Duration {
+    /// the server asked for. `covered` says that there is another connection;
+    /// `random` is uniform in `0.0..1.0`.
+    pub(crate) fn delay(
+        &mut self,
+        ended: Ended,
+        covered: bool,
+        hint: Option<Duration>,
+        random: f64,
+    ) -> Duration {
+        let soon = if covered { SOON } else { AT_ONCE }.mul_f64(random);
+        // What ends a good connection may hit the next one too.
+        let was_good = std::mem::replace(&mut self.good, ended == Ended::Worked);
         let delay = match ended {
             Ended::Worked => {
                 self.failed.reset();
                 self.refused.reset();
-                AT_ONCE.mul_f64(random)
+                soon
             }
+            Ended::Failed if was_good => soon,
             Ended::Failed => self.failed.next(random),
             Ended::Refused => self.refused.next(random),
         };
@@ -101,36 +117,44 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_connection_that_had_worked_is_followed_at_once() {
+    fn a_connection_that_had_worked_is_followed_at_once_and_so_is_one_failure() {
         let mut reconnect = Reconnect::new();
         for _ in 0..50 {
-            reconnect.delay(Ended::Failed, None, 1.0);
+            reconnect.delay(Ended::Failed, false, None, 1.0);
         }
 
-        assert!(reconnect.delay(Ended::Worked, None, 0.99) < AT_ONCE);
-        assert!(reconnect.delay(Ended::Failed, None, 0.99) <= SECOND / 5);
+        assert!(reconnect.delay(Ended::Worked, false, None, 0.99) < AT_ONCE);
+        assert!(reconnect.delay(Ended::Failed, false, None, 0.99) < AT_ONCE);
+        assert!(reconnect.delay(Ended::Failed, false, None, 0.99) > AT_ONCE);
+        assert!(reconnect.delay(Ended::Failed, false, None, 0.99) < SECOND / 2);
+    }
+
+    #[test]
+    fn a_line_that_is_covered_takes_its_time() {
+        let mut reconnect = Reconnect::new();
+
+        assert_eq!(reconnect.delay(Ended::Worked, true, None, 0.5), SOON / 2);
     }
 
     #[test]
     fn failures_wait_longer_up_to_a_limit_and_refusals_longer_still() {
         let mut reconnect = Reconnect::new();
-        let failed = (0..50)
-            .map(|_| reconnect.delay(Ended::Failed, None, 1.0))
-            .last();
-        let refused = (0..50)
-            .map(|_| reconnect.delay(Ended::Refused, None, 1.0))
-            .last();
+        let mut last = |ended| {
+            let delays = (0..50).map(|_| reconnect.delay(ended, false, None, 1.0));
+            delays.last()
+        };
 
-        assert_eq!(failed, Some(10 * SECOND));
-        assert_eq!(refused, Some(60 * SECOND));
+        assert_eq!(last(Ended::Failed), Some(10 * SECOND));
+        assert_eq!(last(Ended::Refused), Some(60 * SECOND));
     }
 
     #[test]
     fn the_server_may_ask_for_more() {
         let mut reconnect = Reconnect::new();
+        let asked = Some(7 * SECOND);
 
         assert_eq!(
-            reconnect.delay(Ended::Worked, Some(7 * SECOND), 0.5),
+            reconnect.delay(Ended::Worked, false, asked, 0.5),
             7 * SECOND
         );
     }

@@ -16,6 +16,9 @@ use crate::{
 /// pod's own grace period is the limit that counts.
 const GRACE: Duration = Duration::from_secs(3600);
 
+/// Connections to kas, by default.
+pub(crate) const KAS_CONNECTIONS: usize = 2;
+
 /// Where the agent connects, as whom, and for which cluster.
 #[derive(Debug)]
 pub struct Config {
@@ -28,6 +31,9 @@ pub struct Config {
     pub kas_headers: HeaderMap,
     /// HTTP proxy on the way to kas.
     pub kas_proxy: ProxySetting,
+    /// How many connections to kas are kept, at least one. With two, the loss
+    /// of one leaves another that is ready.
+    pub kas_connections: usize,
     /// The agent's token.
     pub token: Token,
     /// The cluster.
@@ -111,6 +117,7 @@ impl Config {
             kas_tls: ClientTlsOptions::default(),
             kas_headers: HeaderMap::new(),
             kas_proxy: ProxySetting::None,
+            kas_connections: KAS_CONNECTIONS,
             token,
             cluster,
             kubernetes_proxy: ProxySetting::None,

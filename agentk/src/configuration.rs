@@ -24,9 +24,6 @@ use crate::{
 /// How long to wait when kas does not know the call.
 const UNKNOWN: Duration = Duration::from_secs(300);
 
-/// How much later than a call its connection may be seen to end.
-const MOMENT: Duration = Duration::from_millis(100);
-
 /// Follows the configuration and tells others what it says.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -62,7 +59,7 @@ impl Follower {
             let begin = Instant::now();
             let delay = match self.follow(&connection).await {
                 Ok(()) => hot.after_end(begin.elapsed(), rand::random()),
-                Err(_) if ends(&connection).await => Duration::ZERO,
+                Err(_) if connection.ends().await => Duration::ZERO,
                 Err(status) => {
                     connection.judge(&status);
                     self.complain(&status);
@@ -136,14 +133,6 @@ impl Follower {
             self.complaint = Some(complaint);
         }
     }
-}
-
-/// Whether the call failed because its connection ends, which may be noticed a
-/// moment after the call.
-async fn ends(connection: &Connection) -> bool {
-    tokio::time::timeout(MOMENT, connection.left())
-        .await
-        .is_ok()
 }
 
 fn level(configuration: &AgentConfiguration) -> LogLevel {

@@ -13,7 +13,7 @@ use runtime::{
 
 use crate::{
     cluster::source::ClusterSource,
-    config::{Config, ConfigError, Observability, header},
+    config::{Config, ConfigError, KAS_CONNECTIONS, Observability, header},
     pod::Pod,
     token::Token,
     version,
@@ -45,6 +45,9 @@ pub struct Flags {
     /// HTTP proxy on the way to kas, instead of the environment's
     #[arg(long, value_name = "URL")]
     kas_proxy: Option<String>,
+    /// Connections to kas: with two, the loss of one is not noticed
+    #[arg(long, value_name = "NUMBER", default_value_t = KAS_CONNECTIONS, value_parser = kas_connections)]
+    kas_connections: usize,
     /// HTTP proxy on the way to the Kubernetes API, instead of the environment's
     #[arg(long, value_name = "URL")]
     kubernetes_proxy: Option<String>,
@@ -84,6 +87,7 @@ impl Flags {
         };
         config.kas_headers = headers(&self.kas_header)?;
         config.kas_proxy = proxy("--kas-proxy", self.kas_proxy)?;
+        config.kas_connections = self.kas_connections;
         config.kubernetes_proxy = proxy("--kubernetes-proxy", self.kubernetes_proxy)?;
         config.pod = Some(pod(&variable)?);
         config.observability = Some(Observability {
@@ -107,6 +111,13 @@ impl Flags {
             (Some(_), Some(_)) => Err(ConfigError::Token("both are set")),
             (None, None) => Err(ConfigError::Token("neither is set")),
         }
+    }
+}
+
+fn kas_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=8) => Ok(number),
+        Ok(_) | Err(_) => Err("it must be a number from 1 to 8".to_owned()),
     }
 }
 
@@ -194,6 +205,7 @@ mod tests {
         .unwrap();
 
         assert_eq!(config.kas_headers["x-a"], "b");
+        assert_eq!(config.kas_connections, 2);
         assert_eq!(config.observability.unwrap().address, ":8080");
         assert_eq!(config.pod.unwrap().name, "pod");
     }
@@ -233,6 +245,14 @@ mod tests {
 
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn one_connection_is_enough_and_none_is_not() {
+        let with = |number| read(&["--token-file", "/x", "--kas-connections", number], &[]);
+
+        assert_eq!(with("1").unwrap().kas_connections, 1);
+        assert!(with("0").unwrap_err().contains("from 1 to 8"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("agentk");
         registry.register(
             "connected",
-            "Whether there is a connection to kas",
+            "Connections on which kas has accepted the agent",
             self.connected.clone(),
         );
         registry.register(

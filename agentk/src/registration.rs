@@ -1,6 +1,9 @@
 //! Tells kas every few minutes that this pod is there, and that it goes.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use proto::agent::{
     agent_registrar::rpc::{
@@ -31,7 +34,7 @@ pub(crate) struct Registration {
     pod_id: i64,
     pod: Option<Pod>,
     cluster: Cluster,
-    kubernetes: Option<KubernetesVersion>,
+    kubernetes: Mutex<Option<KubernetesVersion>>,
 }
 
 impl Registration {
@@ -40,12 +43,18 @@ impl Registration {
             pod_id: rand::random_range(0..=i64::MAX),
             pod,
             cluster,
-            kubernetes: None,
+            kubernetes: Mutex::default(),
         }
     }
 
-    /// Registers on every new connection, and again every few minutes. Never ends.
-    pub(crate) async fn keep(&mut self, uplink: &Uplink) {
+    /// Registers on every new connection, and again every few minutes: kas's
+    /// answer is also what shows that a connection is good. Never ends.
+    pub(crate) async fn keep(&self, uplink: &Uplink) {
+        let lines = (0..uplink.lines()).map(|line| self.keep_line(uplink.line(line)));
+        futures_util::future::join_all(lines).await;
+    }
+
+    async fn keep_line(&self, uplink: Uplink) {
         let mut backoff = Backoff::new(Duration::from_secs(5), INTERVAL, 2.0);
         loop {
             let connection = uplink.connection().await;
@@ -53,6 +62,9 @@ impl Registration {
                 Ok(()) => {
                     connection.accept();
                     backoff.reset();
+                    if self.learn_version().await {
+                        continue;
+                    }
                     INTERVAL
                 }
                 Err(status) => {
@@ -68,10 +80,16 @@ impl Registration {
         }
     }
 
-    async fn register(&mut self, connection: &Connection) -> Result<(), Status> {
-        if let Some(version) = self.cluster.version().await {
-            self.kubernetes = Some(version);
-        }
+    /// Asks the cluster; whether kas should be told something new.
+    async fn learn_version(&self) -> bool {
+        let Some(version) = self.cluster.version().await else {
+            return false;
+        };
+        let known = self.version().replace(version.clone());
+        known != Some(version)
+    }
+
+    async fn register(&self, connection: &Connection) -> Result<(), Status> {
         let request = RegisterRequest {
             agent_meta: Some(self.meta()),
             pod_id: self.pod_id,
@@ -106,9 +124,15 @@ impl Registration {
         }
     }
 
+    fn version(&self) -> MutexGuard<'_, Option<KubernetesVersion>> {
+        self.kubernetes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn meta(&self) -> AgentMeta {
         AgentMeta {
-            kubernetes_version: self.kubernetes.clone(),
+            kubernetes_version: self.version().clone(),
             ..meta(self.pod.as_ref())
         }
     }

@@ -49,7 +49,7 @@ pub enum TokenError {
 }
 
 /// Keeps the token that was read last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TokenReader {
     token: Token,
     last: Secret,

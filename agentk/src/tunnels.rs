@@ -1,6 +1,7 @@
 //! Keeps tunnels open for kas, each for one call, and opens more as they are used.
 
 mod inbound;
+mod linger;
 mod outbound;
 mod pool;
 mod slot;
@@ -17,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use inbound::{Inbound, Lost};
 pub(crate) use outbound::{Outbound, add_trailer};
 use pool::Pool;
+use slot::Home;
 
 use crate::{kubernetes_api::KubernetesApi, metrics::Metrics, session::Uplink};
 
@@ -47,10 +49,11 @@ impl Tunnels {
         stop: CancellationToken,
         force: CancellationToken,
     ) -> Self {
+        let pool = Mutex::new(Pool::new(uplink.lines()));
         Self(Arc::new(Shared {
             uplink,
             api,
-            pool: Mutex::new(Pool::default()),
+            pool,
             tasks: TaskTracker::new(),
             stop,
             force,
@@ -59,10 +62,16 @@ impl Tunnels {
         }))
     }
 
-    /// Opens the first tunnels.
+    /// Opens the first tunnels: one that stays on each line, and what is
+    /// missing to the minimum.
     pub(crate) fn start(&self) {
         let count = self.pool().start();
-        self.open(count);
+        let lines = self.0.uplink.lines();
+        for line in 0..lines {
+            let home = Home::Line(self.0.uplink.line(line));
+            self.0.tasks.spawn(slot::run(self.clone(), home));
+        }
+        self.open(count.saturating_sub(lines));
     }
 
     /// Waits, after the stop, until the last call has ended.
@@ -73,7 +82,8 @@ impl Tunnels {
 
     fn open(&self, count: usize) {
         for _ in 0..count {
-            self.0.tasks.spawn(slot::run(self.clone()));
+            let home = Home::Anywhere(self.0.uplink.clone());
+            self.0.tasks.spawn(slot::run(self.clone(), home));
         }
         self.show();
     }
@@ -87,6 +97,18 @@ impl Tunnels {
 
     fn call_ended(&self) {
         self.pool().call_ended();
+        self.show();
+    }
+
+    /// A call took a tunnel that another has replaced already.
+    fn extra_began(&self) {
+        self.0.metrics.calls.inc();
+        self.pool().extra_began();
+        self.show();
+    }
+
+    fn extra_ended(&self) {
+        self.pool().extra_ended();
         self.show();
     }
 

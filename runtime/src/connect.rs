@@ -6,7 +6,10 @@ mod proxy;
 mod target;
 mod tunnel;
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::HeaderMap;
 use tokio_rustls::TlsConnector;
@@ -41,6 +44,8 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// The local address to dial from.
     pub local_address: Option<IpAddr>,
+    /// Addresses that are tried after all others of the name.
+    pub avoid: Vec<SocketAddr>,
     /// How often a WebSocket ping is sent, if at all.
     pub ping_interval: Option<Duration>,
 }
@@ -54,6 +59,7 @@ impl Default for ConnectOptions {
             proxy: ProxySetting::None,
             timeout: Duration::from_secs(20),
             local_address: None,
+            avoid: Vec::new(),
             ping_interval: None,
         }
     }
@@ -66,6 +72,8 @@ pub struct Connected {
     pub io: ByteStream,
     /// How it was made.
     pub scheme: Scheme,
+    /// Which address of the target's name it leads to; none through a proxy.
+    pub peer: Option<SocketAddr>,
 }
 
 /// A connection that could not be made.
@@ -149,7 +157,7 @@ pub async fn connect(target: &Target, options: &ConnectOptions) -> Result<Connec
 }
 
 async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {
-    let mut io = transport(target, options).await?;
+    let (mut io, peer) = transport(target, options).await?;
     let scheme = target.scheme();
     if scheme.is_tls() {
         io = tls_handshake(io, target, options).await?;
@@ -159,25 +167,27 @@ async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connect
     } else {
         ByteStream::plain(io)
     };
-    Ok(Connected { io, scheme })
+    Ok(Connected { io, scheme, peer })
 }
 
-async fn transport(target: &Target, options: &ConnectOptions) -> Result<Transport, ConnectError> {
+async fn transport(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<(Transport, Option<SocketAddr>), ConnectError> {
     match options.proxy.proxy_for(target) {
-        None => dial::tcp(
-            target.host(),
-            target.port(),
-            options.local_address,
-            options.timeout,
-        )
-        .await
-        .map(|tcp| Transport::new(Stream::Tcp(tcp)))
-        .map_err(|error| ConnectError::Dial {
-            target: target.to_string(),
-            error,
-        }),
+        None => dial::tcp(target.host(), target.port(), options)
+            .await
+            .map(|tcp| {
+                let peer = tcp.peer_addr().ok();
+                (Transport::new(Stream::Tcp(tcp)), peer)
+            })
+            .map_err(|error| ConnectError::Dial {
+                target: target.to_string(),
+                error,
+            }),
         Some(proxy) => tunnel::through(proxy, target, options)
             .await
+            .map(|io| (io, None))
             .map_err(|error| ConnectError::Proxy {
                 target: target.to_string(),
                 proxy: proxy.to_string(),

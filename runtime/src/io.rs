@@ -7,6 +7,10 @@ mod stream;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -30,7 +34,22 @@ pub(crate) type Transport = Replay<Stream>;
 /// task (as h2 and hyper do): a read may answer the peer, so it also waits for
 /// room to write.
 #[derive(Debug)]
-pub struct ByteStream(Layers);
+pub struct ByteStream {
+    layers: Layers,
+    heard: Option<Heard>,
+}
+
+/// Changes whenever something came from the other end of a [`ByteStream`].
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<AtomicU32>);
+
+impl Heard {
+    /// Differs from an earlier value if something came since.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Debug)]
 enum Layers {
@@ -46,15 +65,27 @@ impl ByteStream {
     }
 
     pub(crate) fn plain(transport: Transport) -> Self {
-        Self(Layers::Plain(transport))
+        Self::of(Layers::Plain(transport))
     }
 
     pub(crate) fn websocket(socket: WebSocket<Transport>) -> Self {
-        Self(Layers::WebSocket(socket))
+        Self::of(Layers::WebSocket(socket))
     }
 
     pub(crate) fn agent_websocket(socket: WebSocket<Transport>) -> Self {
-        Self(Layers::AgentWebSocket(AuthorityFilter::new(socket)))
+        Self::of(Layers::AgentWebSocket(AuthorityFilter::new(socket)))
+    }
+
+    /// Tells from now on whether something comes.
+    pub fn heard(&mut self) -> Heard {
+        self.heard.get_or_insert_default().clone()
+    }
+
+    const fn of(layers: Layers) -> Self {
+        Self {
+            layers,
+            heard: None,
+        }
     }
 }
 
@@ -65,8 +96,8 @@ impl From<TcpStream> for ByteStream {
 }
 
 macro_rules! layer {
-    ($self:ident, $io:ident => $call:expr) => {
-        match &mut $self.get_mut().0 {
+    ($self:expr, $io:ident => $call:expr) => {
+        match &mut $self.layers {
             Layers::Plain($io) => $call,
             Layers::WebSocket($io) => $call,
             Layers::AgentWebSocket($io) => $call,
@@ -80,7 +111,15 @@ impl AsyncRead for ByteStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        layer!(self, io => Pin::new(io).poll_read(cx, buf))
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = layer!(this, io => Pin::new(io).poll_read(cx, buf));
+        if let Some(heard) = &this.heard
+            && buf.filled().len() > before
+        {
+            heard.0.fetch_add(1, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -90,7 +129,7 @@ impl AsyncWrite for ByteStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        layer!(self, io => Pin::new(io).poll_write(cx, bytes))
+        layer!(self.get_mut(), io => Pin::new(io).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -98,11 +137,11 @@ impl AsyncWrite for ByteStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        layer!(self, io => Pin::new(io).poll_write_vectored(cx, slices))
+        layer!(self.get_mut(), io => Pin::new(io).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.0 {
+        match &self.layers {
             Layers::Plain(io) => io.is_write_vectored(),
             Layers::WebSocket(io) => io.is_write_vectored(),
             Layers::AgentWebSocket(io) => io.is_write_vectored(),
@@ -110,11 +149,11 @@ impl AsyncWrite for ByteStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        layer!(self, io => Pin::new(io).poll_flush(cx))
+        layer!(self.get_mut(), io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        layer!(self, io => Pin::new(io).poll_shutdown(cx))
+        layer!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes one connection: byte stream, HTTP/2, and the headers of its calls.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use runtime::{
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection,
+    connection::Parts,
     driver::{self, Keepalive},
 };
 use crate::{config::Config, version};
@@ -68,22 +69,39 @@ impl Dialer {
         &self.target
     }
 
-    /// Connects. The future that comes with the connection does its work, and
-    /// ends when the connection has.
+    /// Connects, to one of the addresses to `avoid` only if no other answers.
+    /// The future that comes with the connection does its work, and ends when
+    /// the connection has.
     pub(super) async fn dial(
         &self,
         authorization: HeaderValue,
+        avoid: Vec<SocketAddr>,
     ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), ConnectError> {
-        let connected = connect(&self.target, &self.options).await?;
+        let options = ConnectOptions {
+            avoid,
+            ..self.options.clone()
+        };
+        let mut connected = connect(&self.target, &options).await?;
+        let heard = connected.io.heard();
         let handshake = grpc::client_settings().handshake(connected.io);
         let (send, mut http2) = handshake.await.map_err(|error| self.failed(&error))?;
         let mut metadata = self.metadata.clone();
         metadata.insert(header::AUTHORIZATION, authorization);
-        let left = CancellationToken::new();
-        let keepalive = http2.ping_pong().map(Keepalive::new);
-        let driver = driver::drive(http2, send.clone(), keepalive, left.clone());
-        let connection = Connection::new(send, self.origin.clone(), metadata, left);
-        Ok((connection, driver))
+        let parts = Parts {
+            send: send.clone(),
+            origin: self.origin.clone(),
+            metadata,
+            left: CancellationToken::new(),
+            told: Arc::default(),
+            peer: connected.peer,
+        };
+        let end = driver::End {
+            left: parts.left.clone(),
+            told: parts.told.clone(),
+        };
+        let keepalive = http2.ping_pong().map(|pings| Keepalive::new(pings, heard));
+        let driver = driver::drive(http2, send, keepalive, end);
+        Ok((Connection::new(parts), driver))
     }
 
     fn failed(&self, error: &h2::Error) -> ConnectError {

@@ -3,32 +3,49 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use h2::{Ping, PingPong};
 use proto::frame::Frame;
-use runtime::{grpc::SendRequest, io::ByteStream};
+use runtime::{
+    grpc::SendRequest,
+    io::{ByteStream, Heard},
+};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often a ping asks whether the other end is there: as agentk does, and
-/// less often than kas minds.
-const PING_INTERVAL: Duration = Duration::from_secs(55);
-/// How long the answer may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a ping asks whether the other end is there: soon enough to notice
+/// a connection that a load balancer has silently forgotten, and less often than
+/// GitLab's kas minds (20 s).
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long nothing at all may come while the answer is awaited.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Works until the connection has ended. Cancels `left` when no new calls can
+/// How a connection tells that no new calls can begin on it.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Cancelled then.
+    pub(super) left: CancellationToken,
+    /// Set before, if it is because the server said so.
+    pub(super) told: Arc<AtomicBool>,
+}
+
+/// Works until the connection has ended, and tells `end` when no new calls can
 /// begin on it: the server said so, or it broke.
 pub(super) async fn drive(
     mut http2: h2::client::Connection<ByteStream, Frame>,
     probe: SendRequest,
     mut keepalive: Option<Keepalive>,
-    left: CancellationToken,
+    end: End,
 ) {
     let mut probe = Some(probe);
-    let mut told = std::pin::pin!(left.cancelled());
+    let mut left = std::pin::pin!(end.left.cancelled());
     poll_fn(|cx| {
         let dead = keepalive
             .as_mut()
@@ -38,7 +55,7 @@ pub(super) async fn drive(
             return Poll::Ready(());
         }
         let polled = Pin::new(&mut http2).poll(cx);
-        if probe.is_some() && told.as_mut().poll(cx).is_ready() {
+        if probe.is_some() && left.as_mut().poll(cx).is_ready() {
             // The connection ends when nobody holds it any more.
             probe = None;
         }
@@ -47,7 +64,8 @@ pub(super) async fn drive(
             && let Poll::Ready(Err(_)) = requests.poll_ready(cx)
         {
             probe = None;
-            left.cancel();
+            end.told.store(polled.is_pending(), Ordering::Relaxed);
+            end.left.cancel();
         }
         polled.map(|result| {
             if let Err(error) = result {
@@ -56,13 +74,16 @@ pub(super) async fn drive(
         })
     })
     .await;
-    left.cancel();
+    end.left.cancel();
 }
 
 /// Pings, and notices that nobody answers.
 #[derive(Debug)]
 pub(super) struct Keepalive<P = PingPong> {
     pings: P,
+    heard: Heard,
+    /// What had been heard when the timer was set.
+    mark: u32,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
@@ -87,31 +108,40 @@ impl Pings for PingPong {
 }
 
 impl<P: Pings> Keepalive<P> {
-    pub(super) fn new(pings: P) -> Self {
+    pub(super) fn new(pings: P, heard: Heard) -> Self {
         Self {
             pings,
+            mark: heard.mark(),
+            heard,
             timer: Box::pin(tokio::time::sleep(PING_INTERVAL)),
             waiting: false,
         }
     }
 
-    /// Ready when the other end is gone.
+    /// Ready when the other end is gone. Whatever comes shows that it is not:
+    /// the answer may be stuck behind a lot of data.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.waiting && self.pings.poll_answer(cx).is_ready() {
                 self.waiting = false;
-                self.timer.as_mut().reset(Instant::now() + PING_INTERVAL);
+                self.wait(PING_INTERVAL);
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if self.waiting {
+            if !self.waiting {
+                self.pings.send();
+                self.waiting = true;
+            } else if self.heard.mark() == self.mark {
                 return Poll::Ready(());
             }
-            self.pings.send();
-            self.waiting = true;
-            self.timer.as_mut().reset(Instant::now() + PING_TIMEOUT);
+            self.wait(PING_TIMEOUT);
         }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.mark = self.heard.mark();
+        self.timer.as_mut().reset(Instant::now() + time);
     }
 }
 
@@ -147,7 +177,7 @@ mod tests {
         };
         let begin = Instant::now();
 
-        let mut keepalive = Keepalive::new(&mut peer);
+        let mut keepalive = Keepalive::new(&mut peer, Heard::default());
         poll_fn(|cx| keepalive.poll(cx)).await;
 
         let expected = 3 * PING_INTERVAL + PING_TIMEOUT;

@@ -84,6 +84,12 @@ impl Outbound {
         self.stream.send_reset(h2::Reason::CANCEL);
     }
 
+    /// Gives back a tunnel on which no call has come: should kas have begun one
+    /// in this moment, it knows from the code that the agent did nothing of it.
+    pub(super) fn give_back(&mut self) {
+        self.stream.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+
     /// Waits for something, unless kas gives the tunnel up first.
     pub(crate) async fn unless_reset<T>(
         &mut self,

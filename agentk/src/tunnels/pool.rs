@@ -12,8 +12,9 @@ const STEP: usize = 10;
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Counts of tunnels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
+    min_idle: usize,
     idle: usize,
     active: usize,
 }
@@ -28,20 +29,29 @@ pub(super) enum Next {
 }
 
 impl Pool {
+    /// A pool that keeps idle tunnels on so many lines.
+    pub(super) fn new(lines: usize) -> Self {
+        Self {
+            min_idle: MIN_IDLE.max(lines),
+            idle: 0,
+            active: 0,
+        }
+    }
+
     /// Begins; gives back how many tunnels to open.
     pub(super) fn start(&mut self) -> usize {
-        self.idle = MIN_IDLE;
-        MIN_IDLE
+        self.idle = self.min_idle;
+        self.min_idle
     }
 
     /// A call took an idle tunnel; gives back how many more to open.
     pub(super) fn call_began(&mut self) -> usize {
         self.idle -= 1;
         self.active += 1;
-        if self.idle >= MIN_IDLE {
+        if self.idle >= self.min_idle {
             return 0;
         }
-        let more = STEP.min(MAX - self.idle - self.active);
+        let more = STEP.min(MAX.saturating_sub(self.idle + self.active));
         self.idle += more;
         more
     }
@@ -56,11 +66,21 @@ impl Pool {
     /// any, ended so long ago.
     pub(super) fn idle_ended(&mut self, unused: Option<Duration>) -> Next {
         let needed = unused.is_some_and(|unused| unused <= MAX_IDLE_TIME);
-        if self.idle <= MIN_IDLE || needed {
+        if self.idle <= self.min_idle || needed {
             return Next::Again;
         }
         self.idle -= 1;
         Next::Stop
+    }
+
+    /// A call took a tunnel that was counted no more, since another replaces it.
+    pub(super) fn extra_began(&mut self) {
+        self.active += 1;
+    }
+
+    /// That call ended.
+    pub(super) fn extra_ended(&mut self) {
+        self.active -= 1;
     }
 
     /// A tunnel is not opened again, since the agent stops.
@@ -81,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_first_call_opens_ten_more() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(2);
 
         assert_eq!(pool.start(), 2);
         assert_eq!(pool.call_began(), 10);
@@ -90,7 +110,7 @@ mod tests {
 
     #[test]
     fn unused_tunnels_go_down_to_the_minimum() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(2);
         pool.start();
         pool.call_began();
         pool.call_ended();
@@ -105,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_used_a_minute_ago_stays() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(2);
         pool.start();
         pool.call_began();
 
@@ -135,7 +155,7 @@ mod tests {
         /// The model is the list of tunnels itself: true where one carries a call.
         #[test]
         fn counts_are_those_of_the_tunnels(steps in prop::collection::vec(step(), 0..2000)) {
-            let mut pool = Pool::default();
+            let mut pool = Pool::new(2);
             let mut tunnels = vec![false; pool.start()];
             for step in steps {
                 let pick = |busy: bool, n: usize| {

@@ -10,21 +10,50 @@ use proto::{
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{Inbound, Lost, Outbound, Tunnels, pool::Next};
+use super::{Inbound, Lost, Outbound, Tunnels, linger, pool::Next};
 use crate::{
     backoff::HotLoop,
     kubernetes_api,
-    session::{Connection, is_refusal, retry_after},
+    session::{Connection, Uplink, is_refusal, retry_after},
 };
 
 const PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 /// Waits after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
-/// How long the server may take to end the idle tunnels of a connection that
-/// it leaves, once there is another connection.
-const LINGER: Duration = Duration::from_secs(5);
 /// How long kas may take to end a tunnel after its call has ended.
 const LAST_WORD: Duration = Duration::from_secs(60);
+
+/// Where a place in the pool opens its tunnels.
+#[derive(Debug)]
+pub(super) enum Home {
+    /// On one line, which thus always has a tunnel.
+    Line(Uplink),
+    /// Where the fewest idle tunnels are.
+    Anywhere(Uplink),
+}
+
+impl Home {
+    async fn connection(&self) -> Connection {
+        match self {
+            Self::Line(uplink) => uplink.connection().await,
+            Self::Anywhere(uplink) => uplink.lightest().await,
+        }
+    }
+
+    fn uplink(&self) -> &Uplink {
+        match self {
+            Self::Line(uplink) | Self::Anywhere(uplink) => uplink,
+        }
+    }
+}
+
+/// A tunnel that waits for a call.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) inbound: Inbound,
+    pub(super) outbound: Outbound,
+    pub(super) connection: Connection,
+}
 
 /// How one attempt ended.
 enum Attempt {
@@ -32,26 +61,29 @@ enum Attempt {
     Served,
     /// It carried nothing.
     Idle(Lost),
-    /// It was moved to another connection.
-    Moved,
+    /// Another connection takes over; this tunnel is still good.
+    Replaced(Box<Tunnel>),
     /// The agent stops.
     Stopped,
 }
 
 /// Opens tunnels, one after the other, as long as the pool wants this one.
-pub(super) async fn run(tunnels: Tunnels) {
+pub(super) async fn run(tunnels: Tunnels, home: Home) {
     let shared = &tunnels.0;
     let mut hot = HotLoop::new(BACKOFF.0, BACKOFF.1);
     let mut used = None;
     loop {
         let connection = tokio::select! {
-            connection = shared.uplink.connection() => connection,
+            connection = home.connection() => connection,
             () = shared.stop.cancelled() => break,
         };
         let begin = Instant::now();
-        let delay = match attempt(&tunnels, &connection).await {
+        let delay = match attempt(&tunnels, &home, &connection).await {
             Attempt::Stopped => break,
-            Attempt::Moved => Duration::ZERO,
+            Attempt::Replaced(tunnel) => {
+                shared.tasks.spawn(linger::run(tunnels.clone(), *tunnel));
+                continue;
+            }
             Attempt::Served => {
                 used = Some(Instant::now());
                 hot.reset();
@@ -59,12 +91,13 @@ pub(super) async fn run(tunnels: Tunnels) {
             }
             Attempt::Idle(end) => {
                 let unused = used.map(|used: Instant| used.elapsed());
-                let next = tunnels.pool().idle_ended(unused);
-                if next == Next::Stop {
+                if matches!(home, Home::Anywhere(_))
+                    && tunnels.pool().idle_ended(unused) == Next::Stop
+                {
                     tunnels.show();
                     return;
                 }
-                after(end, begin.elapsed(), &connection, &mut hot)
+                after(end, begin.elapsed(), &connection, &mut hot).await
             }
         };
         // Without this, a server that refuses streams at once would be asked for ever.
@@ -78,7 +111,7 @@ pub(super) async fn run(tunnels: Tunnels) {
 }
 
 /// How long to wait after a tunnel that carried nothing.
-fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut HotLoop) -> Duration {
+async fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut HotLoop) -> Duration {
     match end {
         Lost::Ended(status) if in_order(&status) => hot.after_end(lived, rand::random()),
         Lost::Ended(status) => {
@@ -89,11 +122,11 @@ fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut HotLoop)
             let asked = retry_after(&status).unwrap_or_default();
             hot.after_failure(rand::random()).max(asked)
         }
-        // The session sees to the next connection.
-        Lost::Broken(_) if connection.is_left() => Duration::ZERO,
         Lost::Broken(status) if status.code() == Code::Cancelled => {
             hot.after_end(lived, rand::random())
         }
+        // The session sees to the next connection.
+        Lost::Broken(_) if connection.ends().await => Duration::ZERO,
         Lost::Broken(status) => {
             tracing::debug!(%status, "a tunnel broke");
             hot.after_failure(rand::random())
@@ -112,46 +145,53 @@ fn in_order(status: &Status) -> bool {
     )
 }
 
-async fn attempt(tunnels: &Tunnels, connection: &Connection) -> Attempt {
+async fn attempt(tunnels: &Tunnels, home: &Home, connection: &Connection) -> Attempt {
     let shared = &tunnels.0;
-    let (mut inbound, mut outbound) = match open(tunnels, connection).await {
-        Ok(opened) => opened,
+    let mut tunnel = match open(tunnels, connection).await {
+        Ok(tunnel) => tunnel,
         Err(status) => return Attempt::Idle(Lost::Broken(status)),
     };
-    let moved = async {
-        shared.uplink.other_than(connection).await;
-        tokio::time::sleep(LINGER.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-    };
+    let idle = connection.idle_tunnel();
     let info = tokio::select! {
         // A call that is here already is carried, whatever else happens.
         biased;
-        info = begin(&mut inbound) => match info {
+        info = begin(&mut tunnel.inbound) => match info {
             Ok(info) => info,
             Err(lost) => {
-                outbound.cancel();
+                tunnel.outbound.cancel();
                 return Attempt::Idle(lost);
             }
         },
-        () = moved => {
-            outbound.cancel();
-            return Attempt::Moved;
+        () = home.uplink().other_than(connection) => {
+            return Attempt::Replaced(Box::new(tunnel));
         }
         () = shared.stop.cancelled() => {
-            outbound.cancel();
+            tunnel.outbound.give_back();
             return Attempt::Stopped;
         }
     };
-    connection.accept();
+    drop(idle);
     tunnels.call_began();
-    tokio::select! {
-        () = serve(tunnels, &info, &mut inbound, &mut outbound) => {}
-        () = shared.force.cancelled() => outbound.cancel(),
-    }
+    carry(tunnels, &info, tunnel).await;
     tunnels.call_ended();
     Attempt::Served
 }
 
-async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<(Inbound, Outbound), Status> {
+/// Carries a call to its end, unless the agent must stop at once.
+pub(super) async fn carry(tunnels: &Tunnels, info: &RequestInfo, tunnel: Tunnel) {
+    let Tunnel {
+        mut inbound,
+        mut outbound,
+        connection,
+    } = tunnel;
+    connection.accept();
+    tokio::select! {
+        () = serve(tunnels, info, &mut inbound, &mut outbound) => {}
+        () = tunnels.0.force.cancelled() => outbound.cancel(),
+    }
+}
+
+async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<Tunnel, Status> {
     let failed = |error: h2::Error| runtime::grpc::status_from(&error);
     let mut requests = connection.requests().ready().await.map_err(failed)?;
     let (response, mut stream) = requests
@@ -159,7 +199,11 @@ async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<(Inbound, Ou
         .map_err(failed)?;
     let descriptor = Frame::raw(tunnels.0.descriptor.clone());
     stream.send_data(descriptor, false).map_err(failed)?;
-    Ok((Inbound::new(response), Outbound::new(stream)))
+    Ok(Tunnel {
+        inbound: Inbound::new(response),
+        outbound: Outbound::new(stream),
+        connection: connection.clone(),
+    })
 }
 
 fn request(connection: &Connection) -> Request<()> {
@@ -184,7 +228,7 @@ fn request(connection: &Connection) -> Request<()> {
 }
 
 /// Waits for a call.
-async fn begin(inbound: &mut Inbound) -> Result<RequestInfo, Lost> {
+pub(super) async fn begin(inbound: &mut Inbound) -> Result<RequestInfo, Lost> {
     match inbound.next().await? {
         Some(Msg::RequestInfo(info)) => Ok(info),
         Some(Msg::Message(_) | Msg::CloseSend(_)) => unreachable!("the sequence was checked"),

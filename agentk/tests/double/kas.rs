@@ -29,8 +29,17 @@ use tonic::Status;
 pub struct Kas {
     pub address: String,
     tunnels: Arc<Mutex<mpsc::Receiver<Tunnel>>>,
-    pub leave: CancellationToken,
+    ends: Ends,
     _listening: AbortOnDropHandle<()>,
+}
+
+/// How each connection, by its number, is told to end.
+type Ends = Arc<std::sync::Mutex<Vec<End>>>;
+
+#[derive(Clone, Default)]
+struct End {
+    leave: CancellationToken,
+    cut: CancellationToken,
 }
 
 pub struct Tunnel {
@@ -47,31 +56,64 @@ impl Kas {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("grpc://{}", listener.local_addr().unwrap());
         let (found, tunnels) = mpsc::channel(1000);
-        let leave = CancellationToken::new();
-        let first = leave.clone();
+        let ends = Ends::default();
+        let known = ends.clone();
         let listening = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             for number in 0.. {
                 let (socket, _) = listener.accept().await.unwrap();
-                let leave = if number == 0 {
-                    first.clone()
-                } else {
-                    CancellationToken::new()
-                };
-                connections.spawn(connection(socket, number, found.clone(), leave));
+                let end = End::default();
+                known.lock().unwrap().push(end.clone());
+                let found = found.clone();
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection(socket, number, found, end.leave) => {}
+                        () = end.cut.cancelled() => {}
+                    }
+                });
             }
         });
         Self {
             address,
             tunnels: Arc::new(Mutex::new(tunnels)),
-            leave,
+            ends,
             _listening: AbortOnDropHandle::new(listening),
         }
+    }
+
+    /// Says on a connection that it will end.
+    pub fn leave(&self, connection: usize) {
+        self.ends.lock().unwrap()[connection].leave.cancel();
+    }
+
+    /// Cuts all connections that there are.
+    pub fn cut_all(&self) {
+        for end in self.ends.lock().unwrap().iter() {
+            end.cut.cancel();
+        }
+    }
+
+    /// Cuts a connection.
+    pub fn cut(&self, connection: usize) {
+        self.ends.lock().unwrap()[connection].cut.cancel();
     }
 
     /// An idle tunnel.
     pub async fn tunnel(&self) -> Tunnel {
         super::within(async { self.tunnels.lock().await.recv().await.unwrap() }).await
+    }
+
+    /// An idle tunnel for each of so many connections, those newer than `after`.
+    pub async fn tunnels_on(&self, connections: usize, after: Option<usize>) -> Vec<Tunnel> {
+        let mut found: Vec<Tunnel> = Vec::new();
+        while found.len() < connections {
+            let tunnel = self.tunnel().await;
+            let new = after.is_none_or(|after| tunnel.connection > after);
+            if new && found.iter().all(|it| it.connection != tunnel.connection) {
+                found.push(tunnel);
+            }
+        }
+        found
     }
 
     /// Begins a call.

@@ -19,12 +19,20 @@ pub struct World {
     pub agent: AbortOnDropHandle<()>,
 }
 
+/// An agent with one connection, so that it is known which tunnel is whose.
 pub async fn world() -> World {
+    world_with(1).await
+}
+
+/// An agent with so many connections.
+pub async fn world_with(connections: usize) -> World {
     let api = api::Api::start().await;
     let kas = kas::Kas::start().await;
     let stop = CancellationToken::new();
     let token = Token::Fixed("secret".to_owned().into());
-    let config = Config::new(&kas.address, token, ClusterSource::Server(api.url.clone())).unwrap();
+    let mut config =
+        Config::new(&kas.address, token, ClusterSource::Server(api.url.clone())).unwrap();
+    config.kas_connections = connections;
     let running = agentk::run(config, stop.clone(), CancellationToken::new());
     let agent = tokio::spawn(async move { running.await.unwrap() });
     World {

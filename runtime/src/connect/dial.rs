@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpSocket, TcpStream, lookup_host},
-    time::{Instant, timeout},
-};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+
+use super::ConnectOptions;
+
+/// An address's silence after which the next is tried too.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// No TCP connection.
 #[derive(Debug, thiserror::Error)]
@@ -41,29 +44,35 @@ impl std::fmt::Display for Attempts {
     }
 }
 
-/// Tries the addresses of `host` one after the other, starting anywhere, so
-/// that a fleet spreads. Each gets its share of what is left of the `limit`.
+/// Tries the addresses of `host`, starting anywhere, so that a fleet spreads,
+/// and with those to avoid last. The next is tried as soon as one fails or is
+/// silent for a moment; the first that answers wins.
 pub(super) async fn tcp(
     host: &str,
     port: u16,
-    local: Option<IpAddr>,
-    limit: Duration,
+    options: &ConnectOptions,
 ) -> Result<TcpStream, DialError> {
-    let deadline = Instant::now() + limit;
+    let local = options.local_address;
     let mut addresses = resolve(host, port, local).await?;
     let start = rand::random_range(0..addresses.len());
     addresses.rotate_left(start);
+    addresses.sort_by_key(|address| options.avoid.contains(address));
+    let mut untried = addresses.into_iter();
+    let mut dialling = FuturesUnordered::new();
     let mut attempts = Vec::new();
-    for (at, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let others = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
-        match timeout(left / others, dial(*address, local)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => attempts.push((*address, error)),
-            Err(_) => attempts.push((*address, io::ErrorKind::TimedOut.into())),
+    loop {
+        if let Some(address) = untried.next() {
+            dialling.push(async move { (address, dial(address, local).await) });
+        }
+        tokio::select! {
+            tried = dialling.next() => match tried {
+                Some((_, Ok(tcp))) => return Ok(tcp),
+                Some((address, Err(error))) => attempts.push((address, error)),
+                None => return Err(DialError::Refused(Attempts(attempts))),
+            },
+            () = tokio::time::sleep(SILENCE), if untried.len() > 0 => {}
         }
     }
-    Err(DialError::Refused(Attempts(attempts)))
 }
 
 async fn resolve(
@@ -100,4 +109,21 @@ async fn dial(address: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStrea
         socket.bind((local, 0).into())?;
     }
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_costs_no_time_and_is_named_if_all_do() {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = gone.local_addr().unwrap().port();
+        drop(gone);
+
+        let options = ConnectOptions::default();
+        let error = tcp("localhost", port, &options).await.unwrap_err();
+
+        assert!(error.to_string().contains(&port.to_string()), "{error}");
+    }
 }

@@ -45,13 +45,7 @@ pub(super) async fn through(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<Transport, TunnelError> {
-    let tcp = dial::tcp(
-        &proxy.host,
-        proxy.port,
-        options.local_address,
-        options.timeout,
-    )
-    .await?;
+    let tcp = dial::tcp(&proxy.host, proxy.port, options).await?;
     let mut io = Transport::new(Stream::Tcp(tcp));
     if proxy.tls {
         io = tls_handshake(io, proxy, options).await?;

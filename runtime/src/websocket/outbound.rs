@@ -74,6 +74,16 @@ impl Outbound {
         self.closing = true;
     }
 
+    /// Queues the close frame of an end that breaks nothing off. A server ends
+    /// a connection only because it goes, or wants the client to go, elsewhere.
+    pub(super) fn leave(&mut self) {
+        let code = match self.role {
+            Role::Client => frame::NORMAL,
+            Role::Server => frame::GOING_AWAY,
+        };
+        self.close(code, "");
+    }
+
     /// Whether whole frames wait to be sent.
     pub(super) fn has_queue(&self) -> bool {
         !self.queue.is_empty()

@@ -293,7 +293,7 @@ async fn a_close_is_answered_and_read_as_the_end() {
 }
 
 #[tokio::test]
-async fn shutting_down_says_goodbye_once() {
+async fn a_server_that_shuts_down_says_once_that_it_goes_away() {
     let (mut server, mut wire) = server();
 
     server.shutdown().await.unwrap();
@@ -302,7 +302,7 @@ async fn shutting_down_says_goodbye_once() {
     let mut bytes = Vec::new();
     drop(server);
     wire.read_to_end(&mut bytes).await.unwrap();
-    assert_eq!(bytes, [0x88, 2, 3, 0xE8]);
+    assert_eq!(bytes, [0x88, 2, 3, 0xE9]);
 }
 
 #[tokio::test]
