@@ -8,23 +8,33 @@ mod configuration;
 mod connect;
 mod connection;
 mod idle;
+mod leaving;
 mod metrics;
+mod pacing;
 mod pings;
 mod registrar;
 mod version;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use runtime::{
-    drain::Drain,
+    drain::{Drain, Working},
     listen::{AcceptError, AgentAcceptor, Listener},
 };
 
+pub use leaving::Leaving;
 pub use metrics::AgentMetrics;
 
 use crate::{control_plane::ControlPlane, tracker::Tracker};
 use authenticate::Authenticator;
-use router::Registry;
+use pacing::Pacing;
+use router::{Registry, RoutingTable};
 
 /// How agents' connections are treated.
 #[derive(Debug, Clone)]
@@ -33,6 +43,8 @@ pub struct Settings {
     pub max_connection_age: Duration,
     /// New connections that one token may make in a minute.
     pub connections_per_token_per_minute: u32,
+    /// How agents are moved away.
+    pub leaving: Leaving,
     /// Sent to agents so that they know which GitLab they serve; may be empty.
     pub external_url: String,
 }
@@ -44,17 +56,23 @@ pub struct AgentApi {
     control_plane: Arc<dyn ControlPlane>,
     authenticator: Authenticator,
     registry: Arc<Registry>,
+    table: Arc<dyn RoutingTable>,
     tracker: Arc<Tracker>,
     metrics: AgentMetrics,
+    /// Connections on which tunnels wait, or may.
+    staying: Drain,
+    pacing: OnceLock<Pacing>,
+    turns: AtomicU32,
 }
 
 impl AgentApi {
-    /// An agent API whose tunnels go to `registry`.
+    /// An agent API whose tunnels go to `registry`, which announces them to `table`.
     #[must_use]
     pub fn new(
         settings: Settings,
         control_plane: Arc<dyn ControlPlane>,
         registry: Arc<Registry>,
+        table: Arc<dyn RoutingTable>,
         tracker: Arc<Tracker>,
         metrics: AgentMetrics,
     ) -> Arc<Self> {
@@ -68,9 +86,41 @@ impl AgentApi {
             control_plane,
             authenticator,
             registry,
+            table,
             tracker,
             metrics,
+            staying: Drain::new(),
+            pacing: OnceLock::new(),
+            turns: AtomicU32::new(0),
         })
+    }
+
+    /// Waits, once draining has started, until no agent waits here for calls
+    /// any more, at most for `limit`; says whether it is so. Calls in progress
+    /// may go on after that.
+    pub async fn moved(&self, limit: Duration) -> bool {
+        self.staying.start();
+        self.staying.finished(limit).await
+    }
+
+    fn stays(&self) -> Working {
+        self.staying.working()
+    }
+
+    /// How long the next connection waits before it leaves a replica that drains.
+    fn turn(&self) -> Duration {
+        let pacing = self.pacing.get_or_init(|| {
+            let connections = self.metrics.connections.get();
+            let Leaving {
+                per_second, within, ..
+            } = self.settings.leaving;
+            Pacing::new(
+                usize::try_from(connections).unwrap_or(0),
+                per_second,
+                within,
+            )
+        });
+        pacing.turn(self.turns.fetch_add(1, Ordering::Relaxed), rand::random())
     }
 
     /// Accepts agents until draining starts.

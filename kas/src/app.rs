@@ -1,7 +1,7 @@
 //! Composes a replica from its configuration, and runs it until it is told to
 //! leave. The only file that names concrete backends.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use router::{Owner, ReplicaId, store::memory::MemoryStore};
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent_api,
+    agent_api::{self, Leaving},
     config::{self, Config, ControlPlaneConfig, OwnAddressVariables, TlsFiles},
     control_plane::standalone::Standalone,
     kubernetes_api,
@@ -56,14 +56,22 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     let signal = signals.next().await;
     tracing::info!(signal, "leaving; a second signal ends this at once");
     let force = CancellationToken::new();
-    let finished = tokio::select! {
-        finished = replica.leave(graces(&config), force.clone()) => finished,
-        _ = signals.next() => false,
+    let mut leaving = pin!(replica.leave(graces(&config), force.clone()));
+    let cut = tokio::select! {
+        cut = &mut leaving => cut,
+        signal = signals.next() => {
+            tracing::warn!(signal, "a second signal: what is in progress is cut");
+            force.cancel();
+            leaving.await
+        }
     };
     stop.cancel();
     // It only watches a file: whether it ended well does not matter now.
     let _ = following.await;
-    anyhow::ensure!(finished, "left before all requests were finished");
+    anyhow::ensure!(
+        cut.is_nothing(),
+        "left before all requests were finished; cut: {cut}"
+    );
     tracing::info!("left; all requests were finished");
     Ok(())
 }
@@ -82,6 +90,7 @@ async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Resul
     let settings = agent_api::Settings {
         max_connection_age: agents.max_connection_age,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
+        leaving: leaving(config),
         external_url: String::new(),
     };
     let listener = bind(&agents.address.host_port())
@@ -202,12 +211,26 @@ fn server_tls(files: Option<&TlsFiles>, alpn: &[&[u8]]) -> anyhow::Result<Option
 }
 
 fn graces(config: &Config) -> Graces {
-    let users = config.agent.kubernetes_api.as_ref();
-    Graces {
-        listen: config.agent.listen.listen_grace_period,
-        requests: users.map_or(Duration::from_secs(3600), |users| {
-            users.shutdown_grace_period
-        }),
+    let agents = config.agent.listen.listen_grace_period;
+    match &config.agent.kubernetes_api {
+        Some(users) => Graces {
+            listen: agents.max(users.listen_grace_period),
+            requests: users.shutdown_grace_period,
+        },
+        None => Graces {
+            listen: agents,
+            requests: Duration::from_secs(3600),
+        },
+    }
+}
+
+/// Agents must have moved before the time for requests in progress is over.
+fn leaving(config: &Config) -> Leaving {
+    let usual = Leaving::default();
+    Leaving {
+        per_second: config.agent.listen.drain_connections_per_second,
+        within: usual.within.min(graces(config).requests / 2),
+        ..usual
     }
 }
 

@@ -9,7 +9,9 @@ use std::{
 };
 
 use prometheus_client::registry::Registry as Metrics;
-use router::{Owner, Registry, ReplicaId, Router, peers::Peers, store::memory::MemoryStore};
+use router::{
+    Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers, store::memory::MemoryStore,
+};
 use runtime::{
     connect::ConnectOptions,
     drain::Drain,
@@ -17,7 +19,7 @@ use runtime::{
     listen::{AgentAcceptor, Listener, PlainAcceptor},
     metrics,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -27,6 +29,15 @@ use crate::{
     private_api::{self, PrivateApi},
     tracker::Tracker,
 };
+
+/// How long agents' connections may take to close when nothing runs on them.
+const AGENTS_CLOSE: Duration = Duration::from_secs(5);
+/// How long the routing table may take to forget this replica.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// The same when whoever runs the replica is in a hurry.
+const HURRIED_GOODBYE: Duration = Duration::from_secs(1);
+/// How long connections may take to close on which nothing is in progress.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// What a replica is made of.
 #[derive(Debug)]
@@ -76,10 +87,39 @@ pub struct Graces {
     pub requests: Duration,
 }
 
+/// What was cut when a replica left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cut {
+    /// Connections and requests of users.
+    pub users: usize,
+    /// Connections of other replicas, whose requests were passed on here.
+    pub peers: usize,
+}
+
+impl Cut {
+    /// Whether everything had been finished.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { users, peers } = self;
+        write!(
+            f,
+            "{users} connections or requests of users, {peers} connections of other replicas"
+        )
+    }
+}
+
 /// A running replica.
 #[derive(Debug)]
 pub struct Replica {
     id: ReplicaId,
+    table: Arc<dyn RoutingTable>,
+    agent_api: Option<Arc<AgentApi>>,
     ready: Arc<AtomicBool>,
     users: Drain,
     agents: Drain,
@@ -94,10 +134,12 @@ impl Replica {
     #[must_use]
     pub fn start(setup: Setup) -> Self {
         let mut numbers = Metrics::default();
-        let table = Arc::new(setup.store.table(setup.me.clone()));
+        let table: Arc<dyn RoutingTable> = Arc::new(setup.store.table(setup.me.clone()));
         let registry = Registry::new(table.clone());
-        let replica = Self {
+        let mut replica = Self {
             id: setup.me.replica,
+            table: table.clone(),
+            agent_api: None,
             ready: Arc::new(AtomicBool::new(true)),
             users: Drain::new(),
             agents: Drain::new(),
@@ -131,40 +173,62 @@ impl Replica {
         &self.registry
     }
 
-    /// Leaves: takes no new work, asks its agents to go elsewhere, finishes
-    /// what it carries. `force` ends it early; says whether all was finished.
-    pub async fn leave(self, graces: Graces, force: CancellationToken) -> bool {
+    /// Leaves: says so, takes no new work after a while, moves its agents
+    /// elsewhere, finishes what it carries. `force` ends it early.
+    pub async fn leave(self, graces: Graces, force: CancellationToken) -> Cut {
         self.ready.store(false, Ordering::Relaxed);
-        tokio::select! {
-            () = tokio::time::sleep(graces.listen) => {}
-            () = force.cancelled() => {}
+        self.table.drain();
+        let finishing = force.run_until_cancelled(self.finish(graces));
+        let forced = finishing.await.is_none();
+        if forced {
+            self.hurry().await;
         }
-        self.users.start();
-        self.agents.start();
-        self.peers.start();
-        let finished = async {
-            // Requests of users and peers need the agents' connections, so
-            // those are waited for last; they end with their calls.
-            let users = self.users.finished(graces.requests).await;
-            let peers = self.peers.finished(graces.requests).await;
-            let agents = self.agents.finished(Duration::from_secs(5)).await;
-            if !agents {
-                tracing::info!(replica = %self.id, "some agents did not leave in time");
-            }
-            users && peers
+        let cut = Cut {
+            users: self.users.in_progress(),
+            peers: self.peers.in_progress(),
         };
-        let finished = tokio::select! {
-            finished = finished => finished,
-            () = force.cancelled() => false,
-        };
+        let limit = if forced { HURRIED_GOODBYE } else { GOODBYE };
+        if tokio::time::timeout(limit, self.table.leave())
+            .await
+            .is_err()
+        {
+            tracing::warn!(replica = %self.id, "the routing table was not told in time; this replica's entries expire by themselves");
+        }
         self.stop.cancel();
         self.background.close();
         self.background.wait().await;
-        finished
+        cut
+    }
+
+    /// Lets those go who have nothing in progress.
+    async fn hurry(&self) {
+        for leaving in [&self.users, &self.peers, &self.agents] {
+            leaving.start();
+        }
+        tokio::join!(self.users.finished(MOMENT), self.peers.finished(MOMENT));
+    }
+
+    async fn finish(&self, graces: Graces) {
+        tokio::time::sleep(graces.listen).await;
+        let deadline = Instant::now() + graces.requests;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.users.start();
+        self.agents.start();
+        // Peers find this replica as long as agents have not moved.
+        if let Some(api) = &self.agent_api {
+            api.moved(left()).await;
+        }
+        self.peers.start();
+        // Requests of users and peers need the agents' connections, so those
+        // are waited for last; they end with their calls.
+        tokio::join!(self.users.finished(left()), self.peers.finished(left()));
+        if !self.agents.finished(AGENTS_CLOSE).await {
+            tracing::info!(replica = %self.id, "some agents did not leave in time");
+        }
     }
 
     fn serve_agents(
-        &self,
+        &mut self,
         port: Port<AgentAcceptor, agent_api::Settings>,
         control_plane: &Arc<dyn ControlPlane>,
         numbers: &mut Metrics,
@@ -177,9 +241,11 @@ impl Replica {
             port.settings,
             control_plane.clone(),
             registry,
+            self.table.clone(),
             tracker,
             counts,
         );
+        self.agent_api = Some(api.clone());
         self.agents
             .spawn(api.serve(port.listener, port.acceptor, self.agents.clone()));
     }

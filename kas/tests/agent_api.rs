@@ -5,9 +5,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, Uri};
 use kas::{
-    agent_api::{AgentApi, AgentMetrics, Settings},
+    agent_api::{AgentApi, AgentMetrics, Leaving, Settings},
     control_plane::standalone::{
         Standalone, edit,
         tokens::{TokenEntry, TokenKind},
@@ -30,7 +31,7 @@ use proto::agent::{
         },
     },
 };
-use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
+use router::{AgentId, Owner, Registry, ReplicaId, RoutingTable, store::memory::MemoryStore};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
@@ -60,6 +61,14 @@ impl Kas {
     }
 
     async fn with_limit(connections_per_token_per_minute: u32) -> Self {
+        Self::with(connections_per_token_per_minute, Duration::from_secs(7200)).await
+    }
+
+    async fn aged(max_connection_age: Duration) -> Self {
+        Self::with(1000, max_connection_age).await
+    }
+
+    async fn with(connections_per_token_per_minute: u32, max_connection_age: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("agents.yaml");
         let token = TokenKind::Agent.generate().unwrap();
@@ -76,17 +85,23 @@ impl Kas {
             replica: ReplicaId::new("a"),
             url: String::new(),
         };
-        let registry = Registry::new(Arc::new(store.table(me)));
+        let table = Arc::new(store.table(me));
+        let registry = Registry::new(table.clone());
         let tracker = Arc::new(Tracker::default());
         let settings = Settings {
-            max_connection_age: Duration::from_secs(7200),
+            max_connection_age,
             connections_per_token_per_minute,
+            leaving: Leaving {
+                elsewhere: Duration::from_secs(3600),
+                ..Leaving::default()
+            },
             external_url: String::new(),
         };
         let api = AgentApi::new(
             settings,
             control_plane.clone(),
             registry.clone(),
+            table,
             tracker.clone(),
             AgentMetrics::default(),
         );
@@ -146,6 +161,21 @@ fn descriptor() -> ConnectRequest {
     }
 }
 
+async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap()
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 /// A request stream that says `first` and then stays open.
 fn open(
     first: ConnectRequest,
@@ -187,6 +217,55 @@ async fn idle_tunnels_end_well_when_draining() {
         .expect("OK, so that agents reopen at once")
         .into_inner();
     assert_eq!(messages.message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_tunnel_stays_until_the_agent_is_seen_elsewhere() {
+    let kas = Kas::start().await;
+    let channel = kas.channel("ws", &kas.token).await;
+    let mut tunnels = FuturesUnordered::new();
+    for _ in 0..2 {
+        let mut client = ReverseTunnelClient::new(channel.clone());
+        tunnels.push(tokio::spawn(async move {
+            client.connect(open(descriptor())).await
+        }));
+    }
+    until(|| kas.registry.presence(AGENT).idle == 2).await;
+
+    kas.drain.start();
+    let first = within(tunnels.next()).await.unwrap().unwrap();
+    assert!(first.is_ok(), "{first:?}");
+    assert_eq!(kas.registry.presence(AGENT).idle, 1);
+    let other = Owner {
+        replica: ReplicaId::new("b"),
+        url: String::new(),
+    };
+    kas.store.table(other).announce(AGENT);
+
+    let second = within(tunnels.next()).await.unwrap().unwrap();
+    assert!(second.is_ok(), "{second:?}");
+}
+
+#[tokio::test]
+async fn an_old_connection_s_tunnel_stays_until_the_agent_has_another_here() {
+    let kas = Kas::aged(Duration::from_secs(1)).await;
+    let old = kas.channel("ws", &kas.token).await;
+    let mut tunnels = FuturesUnordered::new();
+    for _ in 0..2 {
+        let mut client = ReverseTunnelClient::new(old.clone());
+        tunnels.push(tokio::spawn(async move {
+            client.connect(open(descriptor())).await
+        }));
+    }
+
+    let first = within(tunnels.next()).await.unwrap().unwrap();
+    assert!(first.is_ok(), "{first:?}");
+    let mut client = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let new = tokio::spawn(async move { client.connect(open(descriptor())).await });
+
+    let second = within(tunnels.next()).await.unwrap().unwrap();
+    assert!(second.is_ok(), "{second:?}");
+    new.abort();
 }
 
 #[tokio::test]

@@ -66,6 +66,12 @@ impl Drain {
         self.working.spawn(task)
     }
 
+    /// How many tasks and guards there are.
+    #[must_use]
+    pub fn in_progress(&self) -> usize {
+        self.working.len()
+    }
+
     /// Waits for all work, at most for `grace`; says whether all of it ended.
     pub async fn finished(&self, grace: Duration) -> bool {
         tokio::time::timeout(grace, self.working.wait())

@@ -9,11 +9,14 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use proto::agent::agent_registrar::rpc::agent_registrar_server::AgentRegistrarServer;
-use router::tunnel::{IdleEnd, Offer, Stream};
+use router::{
+    AgentId,
+    tunnel::{IdleEnd, Offer, Stream},
+};
 use runtime::{
-    drain::Drain,
+    drain::{Drain, Working},
     grpc::{SendResponse, ServerConnection},
-    io::ByteStream,
+    io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
 };
 use tokio::time::{Instant, Sleep};
@@ -21,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
-    AgentApi, authenticate::Shown, configuration, connect, idle::Idle, pings::Pings,
+    AgentApi, authenticate::Shown, configuration, connect, idle::Idle, leaving, pings::Pings,
     registrar::Registrar,
 };
 
@@ -31,8 +34,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const MAX_TUNNELS: usize = 500;
 /// Calls other than tunnels that one connection may have in progress.
 const MAX_CALLS: usize = 400;
-/// How long the last idle tunnel is kept for calls while the agent connects anew.
-const LAST_TUNNEL: Duration = Duration::from_secs(2);
+/// How long an agent is given to hear that its token is good no more.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Opened = Result<(Offer, Stream), connect::Refused>;
@@ -49,7 +52,11 @@ struct Connection {
     calls: FuturesUnordered<Task<Done>>,
     pings: Option<Pings>,
     leaving: CancellationToken,
-    next: Phase,
+    phase: Phase,
+    /// Agents of whom something idle stays for now.
+    moving: usize,
+    /// Held as long as tunnels may be idle.
+    staying: Option<Working>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -60,24 +67,30 @@ enum Done {
     Ended,
     /// A token turned out to be good no more.
     Revoked,
+    /// An agent that was asked to leave needs its idle tunnels no more.
+    Moved(AgentId),
 }
 
-/// What happens to the connection when its timer fires.
+/// Where the connection stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It is old: ask the agent to leave.
-    Leave,
-    /// Most tunnels are gone; end the rest.
-    Clear,
-    /// The time for calls in progress is over: cut it.
-    Cut,
+    /// It is used; the timer fires when it is old.
+    Used,
+    /// The replica drains; the timer fires when its turn comes.
+    InLine,
+    /// The agent was asked to leave; what is idle goes when it is elsewhere.
+    Moving,
+    /// Nothing is idle; the timer fires when calls in progress have had their time.
+    Finishing,
 }
 
 /// Serves the connection to its end.
 pub(super) async fn serve(api: Arc<AgentApi>, accepted: Accepted, drain: Drain) {
     let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs);
     let peer = accepted.peer;
-    let handshake = Box::pin(runtime::grpc::server_settings().handshake(accepted.io));
+    let mut io = accepted.io;
+    let heard = io.heard();
+    let handshake = Box::pin(runtime::grpc::server_settings().handshake(io));
     let http2 = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(http2)) => http2,
         Ok(Err(error)) => {
@@ -88,18 +101,24 @@ pub(super) async fn serve(api: Arc<AgentApi>, accepted: Accepted, drain: Drain) 
     api.metrics.connections.inc();
     tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
-    Connection::new(api, http2, native).run(drain).await;
+    Connection::new(api, http2, heard, native).run(drain).await;
     metrics.connections.dec();
     tracing::debug!(%peer, "an agent's connection closed");
 }
 
 impl Connection {
-    fn new(api: Arc<AgentApi>, mut http2: ServerConnection<ByteStream>, native: bool) -> Self {
+    fn new(
+        api: Arc<AgentApi>,
+        mut http2: ServerConnection<ByteStream>,
+        heard: Heard,
+        native: bool,
+    ) -> Self {
         let age = jittered(api.settings.max_connection_age);
         let pings = http2
             .ping_pong()
-            .map(|pings| Pings::new(pings, rand::random()));
+            .map(|pings| Pings::new(pings, heard, rand::random()));
         Self {
+            staying: Some(api.stays()),
             api,
             http2,
             native,
@@ -109,7 +128,8 @@ impl Connection {
             calls: FuturesUnordered::new(),
             pings,
             leaving: CancellationToken::new(),
-            next: Phase::Leave,
+            phase: Phase::Used,
+            moving: 0,
             timer: Box::pin(tokio::time::sleep(age)),
         }
     }
@@ -127,22 +147,27 @@ impl Connection {
                     None => return,
                 },
                 Some(opened) = self.opening.next(), if !self.opening.is_empty() => self.park(opened),
-                Some(end) = self.idle.next(), if !self.idle.is_empty() => {
-                    if end == IdleEnd::Lost {
+                Some(end) = self.idle.next(), if !self.idle.is_empty() => match end {
+                    IdleEnd::Taken => self.probe(),
+                    IdleEnd::Lost => {
                         self.api.metrics.tunnels_lost.inc();
                     }
-                }
-                Some(done) = self.calls.next(), if !self.calls.is_empty() => {
-                    if done == Done::Revoked {
-                        self.evict();
-                    }
-                }
+                },
+                Some(done) = self.calls.next(), if !self.calls.is_empty() => match done {
+                    Done::Ended => {}
+                    Done::Revoked => self.evict(),
+                    Done::Moved(agent) => self.moved(agent),
+                },
                 () = unanswered(&mut self.pings) => {
                     tracing::info!("an agent does not answer pings; its connection is closed");
                     return;
                 }
-                () = &mut self.timer => if self.advance() { return },
-                () = drain.wait(), if self.next == Phase::Leave => self.leave(),
+                () = &mut self.timer => match self.phase {
+                    Phase::Used | Phase::InLine => self.leave(drain.started()),
+                    Phase::Moving => self.finish(),
+                    Phase::Finishing => return,
+                },
+                () = drain.wait(), if self.phase == Phase::Used => self.queue(),
                 Ok(()) = revision.changed() => self.recheck(),
             }
         }
@@ -194,44 +219,78 @@ impl Connection {
             Ok((offer, stream)) => {
                 self.api.metrics.tunnels_opened.inc();
                 let watch = self.api.registry.park(offer, stream);
-                self.idle.push(Idle::new(watch, self.native));
-                if self.next != Phase::Leave {
-                    self.retire_idle(0);
+                let idle = Idle::new(watch, self.native);
+                if matches!(self.phase, Phase::Moving | Phase::Finishing) {
+                    idle.retire(&Status::ok(""));
                 }
+                self.idle.push(idle);
             }
             Err((respond, status)) => self.api.refuse(respond, &status, "Connect"),
         }
     }
 
-    /// Does what the timer is for; true when the connection is to be cut.
-    fn advance(&mut self) -> bool {
-        match self.next {
-            Phase::Leave => self.leave(),
-            Phase::Clear => {
-                self.retire_idle(0);
-                self.next = Phase::Cut;
-                let grace = self.api.settings.max_connection_age / 2;
-                self.timer.as_mut().reset(Instant::now() + grace);
-            }
-            Phase::Cut => return true,
+    /// A call has begun: whether the agent is still there should show soon.
+    fn probe(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            pings.probe();
         }
-        false
     }
 
-    /// Asks the agent to leave. Its idle tunnels end in order, so that it opens
-    /// others at once, elsewhere; one stays for calls until those are there.
-    fn leave(&mut self) {
+    /// Waits for the connection's turn to leave a replica that drains.
+    fn queue(&mut self) {
+        self.phase = Phase::InLine;
+        let turn = Instant::now() + self.api.turn();
+        self.timer.as_mut().reset(turn);
+    }
+
+    /// Asks the agent to leave. Some of its idle tunnels end in order, so that
+    /// it opens others at once, elsewhere; some stay for calls until then.
+    fn leave(&mut self, drains: bool) {
         self.http2.graceful_shutdown();
         self.leaving.cancel();
-        self.retire_idle(1);
-        self.next = Phase::Clear;
-        self.timer.as_mut().reset(Instant::now() + LAST_TUNNEL);
-    }
-
-    fn retire_idle(&self, keep: usize) {
-        for idle in self.idle.iter().skip(keep) {
+        let (ends, staying) = leaving::choose(self.idle.iter().map(Idle::agent));
+        for (idle, _) in self.idle.iter().zip(ends).filter(|(_, end)| *end) {
             idle.retire(&Status::ok(""));
         }
+        self.phase = Phase::Moving;
+        self.moving = staying.len();
+        // Whoever watches an agent's move has a deadline of its own.
+        self.postpone(2 * self.api.settings.leaving.elsewhere);
+        for staying in staying {
+            let moved = leaving::moved(self.api.clone(), staying, drains);
+            self.calls.push(Box::pin(async move {
+                moved.await;
+                Done::Moved(staying.agent)
+            }));
+        }
+        if self.moving == 0 {
+            self.finish();
+        }
+    }
+
+    /// Ends what is idle of an agent that is elsewhere.
+    fn moved(&mut self, agent: AgentId) {
+        for idle in self.idle.iter().filter(|idle| idle.agent() == agent) {
+            idle.retire(&Status::ok(""));
+        }
+        self.moving = self.moving.saturating_sub(1);
+        if self.moving == 0 && self.phase == Phase::Moving {
+            self.finish();
+        }
+    }
+
+    /// Ends what is idle, and gives calls in progress their time.
+    fn finish(&mut self) {
+        for idle in &self.idle {
+            idle.retire(&Status::ok(""));
+        }
+        self.phase = Phase::Finishing;
+        self.staying = None;
+        self.postpone(self.api.settings.max_connection_age / 2);
+    }
+
+    fn postpone(&mut self, time: Duration) {
+        self.timer.as_mut().reset(Instant::now() + time);
     }
 
     /// Asks again who may be here, now that the control plane has changed.
@@ -250,10 +309,9 @@ impl Connection {
     /// as soon as the agent was told.
     fn evict(&mut self) {
         tracing::info!("the token of a connected agent was revoked; its connection is closed");
-        self.leave();
-        self.retire_idle(0);
-        self.next = Phase::Cut;
-        self.timer.as_mut().reset(Instant::now() + LAST_TUNNEL);
+        self.leave(false);
+        self.finish();
+        self.postpone(LAST_WORD);
     }
 }
 

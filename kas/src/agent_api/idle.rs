@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use router::tunnel::{IdleEnd, IdleWatch};
+use router::{
+    AgentId,
+    tunnel::{IdleEnd, IdleWatch},
+};
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -27,8 +30,15 @@ pub(super) struct Idle {
 
 impl Idle {
     pub(super) fn new(watch: IdleWatch, native: bool) -> Self {
-        let silence = native.then(|| Box::pin(tokio::time::sleep(SILENCE)));
+        // Not all at once, so that some are always there.
+        let silence = SILENCE.mul_f64(1.0 - 0.25 * rand::random::<f64>());
+        let silence = native.then(|| Box::pin(tokio::time::sleep(silence)));
         Self { watch, silence }
+    }
+
+    /// Whose tunnel it is.
+    pub(super) fn agent(&self) -> AgentId {
+        self.watch.agent()
     }
 
     /// Ends the tunnel with `status` unless a call has it.

@@ -70,6 +70,7 @@ pub(super) struct AgentListen {
     pub(super) certificate_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) connections_per_token_per_minute: Option<u32>,
+    pub(super) drain_connections_per_second: Option<u32>,
     pub(super) max_connection_age: Option<PositiveSeconds>,
     pub(super) listen_grace_period: Option<PositiveSeconds>,
 }

@@ -106,6 +106,7 @@ fn agent_listen(
             listen.connections_per_token_per_minute,
             40_000,
         ),
+        drain_connections_per_second: parts::number(listen.drain_connections_per_second, 200),
         max_connection_age: parts::positive(listen.max_connection_age, 7200),
         listen_grace_period: parts::positive(listen.listen_grace_period, 5),
     })

@@ -26,6 +26,7 @@ fn defaults_are_those_of_gitlab_but_for_websocket() {
     assert!(config.agent.listen.websocket);
     assert!(!config.agent.listen.proxy_protocol);
     assert_eq!(config.agent.listen.connections_per_token_per_minute, 40_000);
+    assert_eq!(config.agent.listen.drain_connections_per_second, 200);
     assert_eq!(
         config.agent.listen.max_connection_age,
         Duration::from_secs(7200)

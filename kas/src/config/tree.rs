@@ -125,6 +125,9 @@ pub struct AgentListen {
     pub proxy_protocol: bool,
     /// How many new connections a token may make in a minute.
     pub connections_per_token_per_minute: u32,
+    /// How many connections are asked to leave in a second when the replica
+    /// drains; more only if they could not all be told in time.
+    pub drain_connections_per_second: u32,
     /// After this time a connection is replaced.
     pub max_connection_age: Duration,
     /// How long to accept on after the signal to stop.

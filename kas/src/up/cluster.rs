@@ -149,6 +149,7 @@ fn settings() -> agent_api::Settings {
     agent_api::Settings {
         max_connection_age: Duration::from_secs(7200),
         connections_per_token_per_minute: 40_000,
+        leaving: agent_api::Leaving::default(),
         external_url: String::new(),
     }
 }
