@@ -1,10 +1,13 @@
 //! Composes a replica from its configuration, and runs it until it is told to
-//! leave. The only file that names concrete backends.
+//! leave. The only place that names concrete backends.
+
+pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use router::{Owner, ReplicaId, store::memory::MemoryStore};
+use prometheus_client::registry::Registry as Metrics;
+use router::{Owner, ReplicaId};
 use runtime::{
     connect::ConnectOptions,
     jwt::Secret,
@@ -40,11 +43,6 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         level(config.observability.log_level),
         telemetry::Format::Json,
     );
-    if config.redis.is_some() {
-        tracing::warn!(
-            "the section redis is ignored: this version keeps its routing table in memory, so run one replica"
-        );
-    }
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let ControlPlaneConfig::Standalone { file } = &config.control_plane;
@@ -98,10 +96,13 @@ async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Resul
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers(config, &id).await?;
+    let mut metrics = Metrics::default();
+    let table = routing::table(config, &me, &mut metrics)?;
     Ok(Setup {
         me,
+        table,
+        metrics,
         control_plane,
-        store: MemoryStore::default(),
         agents: Port {
             listener,
             acceptor,

@@ -8,11 +8,16 @@ use prometheus_client::{
     metrics::gauge::ConstGauge,
     registry::Registry as Metrics,
 };
-use router::Registry;
+use router::{Registry, SharedTable};
 
 /// Adds the numbers of `registry` to `numbers`.
 pub fn register(numbers: &mut Metrics, registry: &Arc<Registry>) {
     numbers.register_collector(Box::new(Tunnels(Arc::downgrade(registry))));
+}
+
+/// Adds the numbers of `table` to `numbers`.
+pub fn register_table(numbers: &mut Metrics, table: &Arc<SharedTable>) {
+    numbers.register_collector(Box::new(Table(Arc::downgrade(table))));
 }
 
 #[derive(Debug)]
@@ -25,7 +30,7 @@ impl Collector for Tunnels {
         };
         let (idle, alive) = registry.counts();
         let agents = registry.agents().len();
-        for (name, help, value) in [
+        let gauges = [
             ("tunnels_idle", "Tunnels that wait for a call", idle),
             ("tunnels", "Tunnels, idle or in use", alive),
             (
@@ -33,11 +38,59 @@ impl Collector for Tunnels {
                 "Agents with a tunnel to this replica",
                 agents,
             ),
-        ] {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let kind = prometheus_client::metrics::MetricType::Gauge;
-            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        Ok(())
+        ];
+        encode(&mut encoder, gauges)
     }
+}
+
+#[derive(Debug)]
+struct Table(Weak<SharedTable>);
+
+impl Collector for Table {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(table) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let numbers = table.numbers();
+        let gauges = [
+            (
+                "routing_replicas",
+                "Replicas that live, as this one sees it",
+                numbers.replicas,
+            ),
+            (
+                "routing_records",
+                "Agents whose owners are remembered",
+                numbers.records,
+            ),
+            (
+                "routing_changes_pending",
+                "Changes that the routing store was not told yet",
+                numbers.pending,
+            ),
+            (
+                "routing_store_budget",
+                "Operations that the routing store may be asked for at once",
+                numbers.budget,
+            ),
+            (
+                "routing_certain",
+                "Whether the routing store's word on absent agents counts",
+                usize::from(numbers.certain),
+            ),
+        ];
+        encode(&mut encoder, gauges)
+    }
+}
+
+fn encode<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    gauges: [(&str, &str, usize); N],
+) -> Result<(), std::fmt::Error> {
+    for (name, help, value) in gauges {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        let kind = prometheus_client::metrics::MetricType::Gauge;
+        gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+    }
+    Ok(())
 }

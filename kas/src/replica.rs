@@ -9,9 +9,7 @@ use std::{
 };
 
 use prometheus_client::registry::Registry as Metrics;
-use router::{
-    Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers, store::memory::MemoryStore,
-};
+use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
     connect::ConnectOptions,
     drain::Drain,
@@ -46,8 +44,10 @@ pub struct Setup {
     pub me: Owner,
     /// Who knows agents and users.
     pub control_plane: Arc<dyn ControlPlane>,
-    /// The routing table, shared by the replicas of the process.
-    pub store: MemoryStore,
+    /// The routing table.
+    pub table: Arc<dyn RoutingTable>,
+    /// What the table and others count; the replica adds its own.
+    pub metrics: Metrics,
     /// The agents' port.
     pub agents: Port<AgentAcceptor, agent_api::Settings>,
     /// The users' port.
@@ -133,8 +133,8 @@ impl Replica {
     /// Starts serving on all ports.
     #[must_use]
     pub fn start(setup: Setup) -> Self {
-        let mut numbers = Metrics::default();
-        let table: Arc<dyn RoutingTable> = Arc::new(setup.store.table(setup.me.clone()));
+        let mut numbers = setup.metrics;
+        let table = setup.table;
         let registry = Registry::new(table.clone());
         let mut replica = Self {
             id: setup.me.replica,

@@ -12,19 +12,23 @@ mod cluster;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use router::AgentId;
+use router::{AgentId, store::memory::MemoryStore};
 use runtime::{signal::Termination, telemetry};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces};
+use crate::{
+    app, cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces,
+};
 use accounts::Accounts;
 use agent::Upstream;
-use cluster::Cluster;
+use cluster::{Cluster, Store};
 
 /// How long the agent may take to connect before something must be wrong.
 const CONNECTED: Duration = Duration::from_secs(60);
+/// How often it is looked which replicas hold the agent.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long requests may go on when all of this ends.
 const GRACES: Graces = Graces {
     listen: Duration::ZERO,
@@ -37,9 +41,10 @@ const GRACES: Graces = Graces {
 /// When something cannot start; the message says what to do.
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     telemetry::start(LevelFilter::WARN, telemetry::Format::Text);
-    if args.redis.is_some() {
-        bail!("--redis: this version keeps the routing table in memory only; leave the flag out");
-    }
+    let store = match &args.redis {
+        Some(url) => Store::Redis(app::routing::from_url(url).context("--redis")?),
+        None => Store::Memory(MemoryStore::default()),
+    };
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -51,7 +56,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     tasks.spawn(control_plane.clone().follow(stop.clone()));
     let certificate = certificate::prepare(&args.data_dir)?;
     let replicas = usize::from(args.replicas);
-    let cluster = Cluster::start(replicas, &control_plane, &certificate.tls).await?;
+    let cluster = Cluster::start(replicas, store, &control_plane, &certificate.tls).await?;
     let (agents, agents_address) = cluster
         .balance_agents(args.agent_port, args.drop_every)
         .await?;
@@ -108,11 +113,13 @@ async fn demo(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Resu
 }
 
 async fn connected(cluster: &Cluster, accounts: &Accounts) -> anyhow::Result<()> {
-    let agent = AgentId(accounts.agent);
-    let mut changes = cluster.store.changes(agent);
-    let there = changes.wait_for(|_| !cluster.store.owners(agent).is_empty());
+    let there = async {
+        while cluster.holders(AgentId(accounts.agent)).is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
     match tokio::time::timeout(CONNECTED, there).await {
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
         Err(_) => bail!(
             "the agent did not connect within {} s; run again with RUST_LOG=info to see why",
             CONNECTED.as_secs()
@@ -154,16 +161,9 @@ fn announce(
 
 /// Says which replicas hold the agent, whenever that changes.
 async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
-    let agent = AgentId(accounts.agent);
-    let mut changes = cluster.store.changes(agent);
     let mut shown = None;
     loop {
-        changes.mark_unchanged();
-        let owners = cluster.store.owners(agent);
-        let names: Vec<_> = owners
-            .iter()
-            .map(|owner| owner.replica.to_string())
-            .collect();
+        let names = cluster.holders(AgentId(accounts.agent));
         if shown.as_ref() != Some(&names) {
             match &names[..] {
                 [] => say("agent demo: connected to no replica"),
@@ -171,9 +171,7 @@ async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
             }
             shown = Some(names);
         }
-        if changes.changed().await.is_err() {
-            return;
-        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -23,4 +23,4 @@ pub use error::{Broken, OpenError};
 pub use id::{AgentId, ReplicaId};
 pub use registry::Registry;
 pub use search::{Need, Router};
-pub use table::{Owner, RoutingTable};
+pub use table::{Owner, RoutingTable, SharedTable};

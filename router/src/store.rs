@@ -6,6 +6,7 @@
 //! what it holds.
 
 pub mod memory;
+pub mod redis;
 
 use std::{fmt::Debug, future::Future, pin::Pin};
 
@@ -81,7 +82,7 @@ pub enum StoreEvent {
     Changed(AgentId),
     /// Reports may have been lost: whatever was read is of no use any more.
     Missed,
-    /// The store is back after it was away, perhaps emptied.
+    /// The store is back after it was away, or was emptied meanwhile.
     Back,
 }
 

@@ -199,6 +199,7 @@ pub(super) struct Gitaly {
 pub(super) struct Redis {
     pub(super) server: Option<RedisServer>,
     pub(super) sentinel: Option<Spot<RedisSentinel>>,
+    pub(super) cluster: Option<Spot<RedisCluster>>,
     pool_size: Option<u32>,
     pub(super) dial_timeout: Option<PositiveSeconds>,
     read_timeout: Option<PositiveSeconds>,
@@ -224,6 +225,13 @@ pub(super) struct RedisSentinel {
     pub(super) master_name: NonEmpty,
     pub(super) addresses: Vec<NonEmpty>,
     pub(super) sentinel_password_file: Option<PathBuf>,
+}
+
+/// Not among the keys of GitLab's kas.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RedisCluster {
+    pub(super) addresses: Vec<NonEmpty>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]

@@ -279,6 +279,11 @@ pub enum RedisServers {
         /// A file with the sentinels' password.
         password_file: Option<PathBuf>,
     },
+    /// A cluster.
+    Cluster {
+        /// Some of its nodes.
+        addresses: Vec<String>,
+    },
 }
 
 /// TLS to Redis.

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use router::{Owner, ReplicaId, store::memory::MemoryStore};
+use prometheus_client::registry::Registry as Metrics;
+use router::{
+    AgentId, Owner, ReplicaId, RoutingTable,
+    store::{memory::MemoryStore, redis::RedisOptions},
+};
 use runtime::{
     connect::ConnectOptions,
     jwt::Secret,
@@ -27,20 +31,27 @@ const LOOPBACK: &str = "127.0.0.1:0";
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) replicas: Vec<Replica>,
-    pub(super) store: MemoryStore,
+    store: Store,
     agents: Vec<SocketAddr>,
     users: Vec<SocketAddr>,
+}
+
+/// Where the replicas' routing table is.
+#[derive(Debug)]
+pub(super) enum Store {
+    Memory(MemoryStore),
+    Redis(RedisOptions),
 }
 
 impl Cluster {
     /// Starts `count` replicas on free ports.
     pub(super) async fn start(
         count: usize,
+        store: Store,
         control_plane: &Arc<Standalone>,
         tls: &ServerTls,
     ) -> anyhow::Result<Self> {
         let secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
-        let store = MemoryStore::default();
         let mut cluster = Self {
             replicas: Vec::new(),
             store,
@@ -70,13 +81,25 @@ impl Cluster {
         self.agents.push(agents.local_addr());
         self.users.push(users.local_addr());
         let url = format!("grpc://{}", peers.local_addr());
+        let mut metrics = Metrics::default();
+        let (me, table): (_, Arc<dyn RoutingTable>) = match &self.store {
+            Store::Memory(store) => {
+                let me = owner(name, url);
+                (me.clone(), Arc::new(store.table(me)))
+            }
+            Store::Redis(options) => {
+                // Others may use the same Redis, or may have used it before.
+                let name = format!("{name}-{:016x}", rand::random::<u64>());
+                let me = owner(&name, url);
+                let table = app::routing::shared(options, &me, &mut metrics)?;
+                (me, table)
+            }
+        };
         self.replicas.push(Replica::start(Setup {
-            me: Owner {
-                replica: ReplicaId::new(name),
-                url,
-            },
+            me,
             control_plane: control_plane.clone(),
-            store: self.store.clone(),
+            table,
+            metrics,
             agents: Port {
                 listener: agents,
                 acceptor: acceptor(),
@@ -102,6 +125,13 @@ impl Cluster {
             observability: None,
         }));
         Ok(())
+    }
+
+    /// The replicas that hold the agent.
+    pub(super) fn holders(&self, agent: AgentId) -> Vec<String> {
+        let holds = |replica: &&Replica| replica.registry().presence(agent).alive > 0;
+        let holders = self.replicas.iter().filter(holds);
+        holders.map(|replica| replica.id().to_string()).collect()
     }
 
     /// A load balancer for agents.
@@ -135,6 +165,13 @@ async fn front(port: u16, usual: u16, flag: &str) -> anyhow::Result<(TcpListener
     })?;
     let address = listener.local_addr()?;
     Ok((listener, address))
+}
+
+fn owner(name: &str, url: String) -> Owner {
+    Owner {
+        replica: ReplicaId::new(name),
+        url,
+    }
 }
 
 fn acceptor() -> AgentAcceptor {

@@ -265,7 +265,6 @@ async fn listen(inner: Arc<Inner>) {
             StoreEvent::Changed(agent) => state.records.changed(agent),
             StoreEvent::Missed => {
                 state.records.outdate_all();
-                state.doubt(now);
                 inner.renew.notify_one();
             }
             StoreEvent::Back => {

@@ -9,15 +9,16 @@ use crate::yaml::{Mistake, Spot};
 pub(super) fn redis(rules: &Rules<'_>, redis: Spot<file::Redis>) -> Result<Redis, Mistake> {
     let place = Spot::new((), redis.referenced, redis.defined);
     let redis = redis.value;
-    let servers = match (redis.server, redis.sentinel) {
-        (Some(server), None) => RedisServers::Single {
+    let servers = match (redis.server, redis.sentinel, redis.cluster) {
+        (Some(server), None, None) => RedisServers::Single {
             address: server.address.0,
         },
-        (None, Some(sentinel)) => sentinel_servers(rules, sentinel)?,
-        (Some(_), Some(_)) | (None, None) => {
+        (None, Some(sentinel), None) => sentinel_servers(rules, sentinel)?,
+        (None, None, Some(cluster)) => cluster_servers(rules, cluster)?,
+        _ => {
             return Err(rules.at(
                 &place,
-                "redis needs exactly one of the keys `server` and `sentinel`",
+                "redis needs exactly one of the keys `server`, `sentinel` and `cluster`",
             ));
         }
     };
@@ -46,6 +47,19 @@ fn sentinel_servers(
         master_name: sentinel.master_name.0,
         addresses: sentinel.addresses.into_iter().map(|it| it.0).collect(),
         password_file: parts::file(sentinel.sentinel_password_file),
+    })
+}
+
+fn cluster_servers(
+    rules: &Rules<'_>,
+    cluster: Spot<file::RedisCluster>,
+) -> Result<RedisServers, Mistake> {
+    if cluster.value.addresses.is_empty() {
+        return Err(rules.at(&cluster, "redis.cluster.addresses must not be empty"));
+    }
+    let addresses = cluster.value.addresses;
+    Ok(RedisServers::Cluster {
+        addresses: addresses.into_iter().map(|it| it.0).collect(),
     })
 }
 

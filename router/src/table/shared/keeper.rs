@@ -40,6 +40,8 @@ async fn renew(inner: &Inner) {
             let mut state = inner.lock();
             if !std::mem::replace(&mut state.away, true) {
                 tracing::warn!(%error, "the routing store is away; known and local agents stay reachable");
+                // Those who hold ask all replicas now.
+                state.records.wake_all();
             }
         }
     }

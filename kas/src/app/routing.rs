@@ -1,0 +1,196 @@
+//! Which routing table a replica has: in memory, or in Redis.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use prometheus_client::registry::Registry as Metrics;
+use router::{
+    Owner, RoutingTable, SharedTable,
+    store::{
+        memory::MemoryStore,
+        redis::{Address, RedisOptions, RedisStore, Servers},
+    },
+    table::shared::Settings,
+};
+use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
+use url::Url;
+
+use crate::{
+    config::{Config, Redis, RedisServers},
+    numbers, version,
+};
+
+/// The table that the configuration asks for.
+pub(super) fn table(
+    config: &Config,
+    me: &Owner,
+    metrics: &mut Metrics,
+) -> anyhow::Result<Arc<dyn RoutingTable>> {
+    let Some(redis) = &config.redis else {
+        tracing::info!(
+            "there is no redis section: the routing table is in memory, for one replica"
+        );
+        return Ok(Arc::new(MemoryStore::default().table(me.clone())));
+    };
+    if me.url.is_empty() {
+        bail!(
+            "the section redis is for several replicas, and those need the section private_api to reach each other: add private_api.listen.address and private_api.listen.authentication_secret_file, or remove redis"
+        );
+    }
+    shared(&options(redis)?, me, metrics)
+}
+
+/// A table in this Redis.
+pub(crate) fn shared(
+    options: &RedisOptions,
+    me: &Owner,
+    metrics: &mut Metrics,
+) -> anyhow::Result<Arc<dyn RoutingTable>> {
+    let store = RedisStore::connect(options).context("redis")?;
+    store.metrics().register(metrics);
+    let version = version::VERSION;
+    let table = SharedTable::start(Arc::new(store), me.clone(), version, Settings::default());
+    numbers::register_table(metrics, &table);
+    Ok(table)
+}
+
+/// Options from a URL: `redis://[user:password@]host[:port][/database]`,
+/// `rediss://…` with TLS, or `unix:///path`.
+pub(crate) fn from_url(text: &str) -> anyhow::Result<RedisOptions> {
+    let url: Url = text.parse().context("it is no URL")?;
+    let host = || {
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.context("it names no host")?;
+        anyhow::Ok(Address {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: url.port().unwrap_or(6379),
+        })
+    };
+    let (servers, tls) = match url.scheme() {
+        "redis" => (Servers::Single(host()?), false),
+        "rediss" => (Servers::Single(host()?), true),
+        "unix" => (Servers::Unix(url.path().into()), false),
+        other => bail!("its scheme is {other}, it must be redis, rediss or unix"),
+    };
+    let database = match url.path().trim_start_matches('/') {
+        _ if url.scheme() == "unix" => 0,
+        "" => 0,
+        number => number
+            .parse()
+            .context("its database is no number up to 255")?,
+    };
+    let decoded = |text: &str| {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+        decoded.map(|text| text.into_owned())
+    };
+    Ok(RedisOptions {
+        username: Some(decoded(url.username())?).filter(|name| !name.is_empty()),
+        password: url.password().map(decoded).transpose()?,
+        database,
+        tls: tls
+            .then(|| ClientTls::load(&ClientTlsOptions::default()))
+            .transpose()?
+            .map(|tls| tls.config(&[])),
+        ..RedisOptions::new(servers)
+    })
+}
+
+fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
+    let servers = match &redis.servers {
+        RedisServers::Single { address } if redis.unix => Servers::Unix(address.into()),
+        RedisServers::Single { address } => {
+            Servers::Single(address.parse().context("redis.server.address")?)
+        }
+        RedisServers::Sentinel {
+            master_name,
+            addresses,
+            password_file,
+        } => Servers::Sentinel {
+            master: master_name.clone(),
+            sentinels: addresses_of(addresses).context("redis.sentinel.addresses")?,
+            password: secret(
+                password_file.as_deref(),
+                "redis.sentinel.sentinel_password_file",
+            )?,
+        },
+        RedisServers::Cluster { addresses } => {
+            Servers::Cluster(addresses_of(addresses).context("redis.cluster.addresses")?)
+        }
+    };
+    let database = u8::try_from(redis.database_index).map_err(|_| {
+        anyhow::anyhow!(
+            "redis.database_index is {}, it must be at most 255",
+            redis.database_index
+        )
+    })?;
+    if database > 0 && matches!(servers, Servers::Cluster(_)) {
+        bail!("redis.database_index is {database}, but a Redis cluster has only database 0");
+    }
+    Ok(RedisOptions {
+        servers,
+        username: Some(redis.username.clone()).filter(|name| !name.is_empty()),
+        password: secret(redis.password_file.as_deref(), "redis.password_file")?,
+        database,
+        key_prefix: redis.key_prefix.clone(),
+        tls: tls(redis)?,
+        dial_timeout: redis.dial_timeout.max(Duration::from_millis(1)),
+    })
+}
+
+fn tls(redis: &Redis) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
+    let Some(tls) = &redis.tls else {
+        return Ok(None);
+    };
+    let client = tls.client.as_ref().map(|files| Identity {
+        certificate: files.certificate_file.clone(),
+        key: files.key_file.clone(),
+    });
+    let tls = ClientTls::load(&ClientTlsOptions {
+        ca_files: tls.ca_certificate_file.iter().cloned().collect(),
+        identity: client,
+        ..ClientTlsOptions::default()
+    });
+    Ok(Some(tls.context("redis.tls")?.config(&[])))
+}
+
+fn addresses_of(texts: &[String]) -> anyhow::Result<Vec<Address>> {
+    let addresses = texts.iter().map(|text| text.parse());
+    Ok(addresses.collect::<Result<_, _>>()?)
+}
+
+/// A password, byte for byte as GitLab's kas takes it.
+fn secret(file: Option<&std::path::Path>, key: &str) -> anyhow::Result<Option<String>> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{key}: cannot read {}", file.display()))?;
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_understood() {
+        let options = from_url("redis://joe:p%40ss@[::1]:7000/3").unwrap();
+        assert_eq!(options.username.as_deref(), Some("joe"));
+        assert_eq!(options.password.as_deref(), Some("p@ss"));
+        assert_eq!(options.database, 3);
+        assert_eq!(options.servers.to_string(), "Redis at [::1]:7000");
+
+        let socket = from_url("unix:///run/redis.sock").unwrap();
+        assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
+        assert!(from_url("rediss://redis").unwrap().tls.is_some());
+        for (url, part) in [
+            ("redis", "no URL"),
+            ("http://a", "scheme is http"),
+            ("redis://", "no host"),
+            ("redis://a/b", "no number"),
+        ] {
+            let error = format!("{:#}", from_url(url).unwrap_err());
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A routing store in Redis: single, behind Sentinel, or a cluster.
+//!
+//! One connection (to each node) carries everything, so that the reports about
+//! changed keys come on the connection that read them. The client connects
+//! again by itself for ever; commands that were under way when a connection
+//! broke fail, and the table asks again.
+
+mod format;
+mod metrics;
+mod options;
+mod reports;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _},
+};
+use futures_util::{FutureExt, future::try_join_all};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use metrics::StoreMetrics;
+pub use options::{Address, AddressError, RedisOptions, Servers};
+
+use super::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture};
+use crate::{
+    id::{AgentId, ReplicaId},
+    table::Owner,
+};
+use format::{Keys, LAST_SEEN};
+use reports::Reports;
+
+/// How long an agent's record outlives its last writing, in seconds: three
+/// times as long as it takes until it is written again.
+const EXPIRY: i64 = 3 * 24 * 3600;
+/// Reports on their way to the table.
+const EVENTS: usize = 1024;
+
+/// A routing store in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    client: Client,
+    keys: Keys,
+    server: String,
+    metrics: StoreMetrics,
+    events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
+    _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
+    _reports: AbortOnDropHandle<()>,
+}
+
+impl RedisStore {
+    /// A store that begins to connect, and goes on without end. Ends when dropped.
+    ///
+    /// # Errors
+    /// When the options make no sense together. That nobody answers is no error.
+    pub fn connect(options: &RedisOptions) -> Result<Self, StoreError> {
+        let server = options.servers.to_string();
+        let client = options
+            .client()
+            .map_err(|error| StoreError(format!("{server}: {error}")))?;
+        let keys = Keys::new(&options.key_prefix);
+        let metrics = StoreMetrics::default();
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let reports = Reports {
+            client: client.clone(),
+            keys: keys.clone(),
+            server: server.clone(),
+            metrics: metrics.clone(),
+            events: sender,
+        };
+        let reports = AbortOnDropHandle::new(tokio::spawn(reports.run()));
+        Ok(Self {
+            _connection: AbortOnDropHandle::new(client.connect()),
+            _reports: reports,
+            client,
+            keys,
+            server,
+            metrics,
+            events: Mutex::new(Some(receiver)),
+        })
+    }
+
+    /// Its counts.
+    #[must_use]
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
+    }
+
+    fn done<T>(
+        &self,
+        operation: &'static str,
+        result: Result<T, fred::error::Error>,
+    ) -> Result<T, StoreError> {
+        self.metrics.count(operation, result.is_ok());
+        result.map_err(|error| StoreError(format!("{}: {error}", self.server)))
+    }
+
+    async fn write(&self, me: &Owner, change: &Change) -> Result<(), fred::error::Error> {
+        let client = &self.client;
+        match change {
+            Change::Own(agent) => {
+                let key = self.keys.agent(*agent);
+                let field = (me.replica.to_string(), me.url.clone());
+                tokio::try_join!(
+                    client.hset::<(), _, _>(&key, field),
+                    client.expire::<(), _>(&key, EXPIRY, None),
+                )?;
+            }
+            Change::Disown(agent, at) => self.remove(*agent, &me.replica, *at).await?,
+            Change::Bury(agent, replica, at) => self.remove(*agent, replica, *at).await?,
+        }
+        Ok(())
+    }
+
+    async fn remove(
+        &self,
+        agent: AgentId,
+        replica: &ReplicaId,
+        at: u64,
+    ) -> Result<(), fred::error::Error> {
+        let client = &self.client;
+        let key = self.keys.agent(agent);
+        tokio::try_join!(
+            client.hdel::<(), _, _>(&key, replica.to_string()),
+            client.hset::<(), _, _>(&key, (LAST_SEEN, at.to_string())),
+            client.expire::<(), _>(&key, EXPIRY, None),
+        )?;
+        Ok(())
+    }
+}
+
+impl RouteStore for RedisStore {
+    fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
+        async move {
+            let field = (lease.replica.to_string(), format::write_lease(lease));
+            let replicas = &self.keys.replicas;
+            let renewed = tokio::try_join!(
+                self.client.hset::<i64, _, _>(replicas, field),
+                self.client.hgetall::<HashMap<String, String>, _>(replicas),
+            );
+            let (added, leases) = self.done("renew", renewed)?;
+            Ok(Renewal {
+                existed: added == 0,
+                leases: format::read_leases(leases),
+            })
+        }
+        .boxed()
+    }
+
+    fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
+        async move {
+            let field = replica.to_string();
+            let ended = self.client.hdel::<(), _, _>(&self.keys.replicas, field);
+            self.done("end_lease", ended.await)
+        }
+        .boxed()
+    }
+
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()> {
+        async move {
+            // All are sent at once, in order; in a cluster to whichever node each belongs.
+            let writes = changes.iter().map(|change| self.write(me, change));
+            let applied = try_join_all(writes).await.map(|_| ());
+            self.done("apply", applied)
+        }
+        .boxed()
+    }
+
+    fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
+        async move {
+            let fields = self
+                .client
+                .hgetall::<HashMap<String, String>, _>(self.keys.agent(agent));
+            let fields = self.done("read", fields.await)?;
+            Ok(format::read_record(fields))
+        }
+        .boxed()
+    }
+
+    fn events(&self) -> Option<mpsc::Receiver<StoreEvent>> {
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

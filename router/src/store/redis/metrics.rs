@@ -1,0 +1,43 @@
+//! How Redis is used.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counts of one store. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct StoreMetrics {
+    operations: Family<Operation, Counter>,
+    pub(super) connected: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+impl StoreMetrics {
+    /// Adds them to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "routing_store_operations",
+            "Operations asked of the routing store",
+            self.operations.clone(),
+        );
+        registry.register(
+            "routing_store_connected",
+            "Whether the routing store is connected",
+            self.connected.clone(),
+        );
+    }
+
+    pub(super) fn count(&self, operation: &'static str, ok: bool) {
+        let outcome = if ok { "ok" } else { "error" };
+        self.operations
+            .get_or_create(&Operation { operation, outcome })
+            .inc();
+    }
+}

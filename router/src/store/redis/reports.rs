@@ -1,0 +1,115 @@
+//! What Redis reports by itself: keys that changed, connections that broke.
+//!
+//! Reports count from the moment that tracking is switched on, on every new
+//! connection again; what was read before that is declared void afterwards.
+
+use std::time::Duration;
+
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike as _, EventInterface as _, TrackingInterface as _},
+    types::client::Invalidation,
+};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    time::{sleep, timeout},
+};
+
+use super::{format::Keys, metrics::StoreMetrics};
+use crate::store::StoreEvent;
+
+/// How long switching tracking on may take.
+const TRACKING: Duration = Duration::from_secs(5);
+/// The wait before that is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+pub(super) struct Reports {
+    pub(super) client: Client,
+    pub(super) keys: Keys,
+    pub(super) server: String,
+    pub(super) metrics: StoreMetrics,
+    pub(super) events: mpsc::Sender<StoreEvent>,
+}
+
+impl Reports {
+    /// Passes reports on until nobody listens or the client ends.
+    pub(super) async fn run(self) {
+        let mut invalidations = self.client.invalidation_rx();
+        let mut connections = self.client.reconnect_rx();
+        let mut changes = self.client.cluster_change_rx();
+        let mut errors = self.client.error_rx();
+        let mut lost = false;
+        if self.client.wait_for_connect().await.is_err() {
+            return;
+        }
+        self.metrics.connected.set(1);
+        tracing::info!(server = self.server, "the routing store is connected");
+        let mut heard = self.track().await;
+        while heard {
+            heard = tokio::select! {
+                invalidation = invalidations.recv() => self.invalidated(invalidation).await,
+                connection = connections.recv() => {
+                    if std::mem::take(&mut lost) {
+                        tracing::info!(server = self.server, "the routing store is connected again");
+                    }
+                    self.metrics.connected.set(1);
+                    going_on(&connection) && self.track().await && self.tell(StoreEvent::Back).await
+                }
+                change = changes.recv() => going_on(&change) && self.track().await,
+                error = errors.recv() => {
+                    if let Ok((error, _)) = &error
+                        && !std::mem::replace(&mut lost, true)
+                    {
+                        tracing::warn!(server = self.server, %error, "the routing store is lost; known and local agents stay reachable");
+                        self.metrics.connected.set(0);
+                    }
+                    going_on(&error)
+                }
+            };
+        }
+    }
+
+    /// Switches tracking on, and voids what was read without it.
+    async fn track(&self) -> bool {
+        loop {
+            let started = self.client.start_tracking(None, false, false, false, false);
+            match timeout(TRACKING, started).await {
+                Ok(Ok(())) => return self.tell(StoreEvent::Missed).await,
+                Ok(Err(error)) => tracing::debug!(%error, "tracking could not be switched on"),
+                Err(_) => tracing::debug!("tracking was not switched on in time"),
+            }
+            if self.events.is_closed() {
+                return false;
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn invalidated(&self, invalidation: Result<Invalidation, RecvError>) -> bool {
+        match invalidation {
+            // All keys: the server was flushed.
+            Ok(Invalidation { keys, .. }) if keys.is_empty() => self.tell(StoreEvent::Back).await,
+            Ok(Invalidation { keys, .. }) => {
+                for key in keys {
+                    let agent = key.as_str().and_then(|key| self.keys.agent_of(key));
+                    if let Some(agent) = agent
+                        && !self.tell(StoreEvent::Changed(agent)).await
+                    {
+                        return false;
+                    }
+                }
+                true
+            }
+            Err(RecvError::Lagged(_)) => self.tell(StoreEvent::Missed).await,
+            Err(RecvError::Closed) => false,
+        }
+    }
+
+    async fn tell(&self, event: StoreEvent) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+}
+
+fn going_on<T>(received: &Result<T, RecvError>) -> bool {
+    !matches!(received, Err(RecvError::Closed))
+}
