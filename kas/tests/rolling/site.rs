@@ -30,6 +30,7 @@ use kas::{
     kubernetes_api,
     replica::{Cut, Graces, PeerSettings, Port, Replica, Setup},
 };
+use prometheus_client::registry::Registry as Metrics;
 use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
 use runtime::{
     connect::ConnectOptions,
@@ -128,13 +129,15 @@ impl Site {
         );
         let (agents_at, users_at) = (agents.local_addr(), users.local_addr());
         let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let me = Owner {
+            replica: ReplicaId::new(&format!("replica-{number}")),
+            url: format!("grpc://{}", peers.local_addr()),
+        };
         let replica = Replica::start(Setup {
-            me: Owner {
-                replica: ReplicaId::new(&format!("replica-{number}")),
-                url: format!("grpc://{}", peers.local_addr()),
-            },
+            table: Arc::new(self.store.table(me.clone())),
+            metrics: Metrics::default(),
+            me,
             control_plane: self.control_plane.clone(),
-            store: self.store.clone(),
             agents: Port {
                 listener: agents,
                 acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
