@@ -243,8 +243,8 @@ impl Connection {
         self.timer.as_mut().reset(turn);
     }
 
-    /// Asks the agent to leave. Some of its idle tunnels end in order, so that
-    /// it opens others at once, elsewhere; some stay for calls until then.
+    /// Asks the agent to leave. Its idle tunnels end in order, so that it opens
+    /// others at once, elsewhere; one stays for calls until then.
     fn leave(&mut self, drains: bool) {
         self.http2.graceful_shutdown();
         self.leaving.cancel();

@@ -35,31 +35,30 @@ impl Default for Leaving {
     }
 }
 
-/// What stays idle of one agent's tunnels when its connection is to end.
+/// The idle tunnel of an agent that stays for now when its connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Staying {
     pub(super) agent: AgentId,
-    pub(super) idle: usize,
+    /// The agent had no other.
     pub(super) only_one: bool,
 }
 
-/// Chooses which idle tunnels end at once: every other one of each agent, so
-/// that it opens others elsewhere while it still has some here.
+/// Chooses which idle tunnels end at once: all but one of each agent. Fewer would
+/// not do: an agent that has had nothing to do opens another only when it is
+/// left with less than two.
 pub(super) fn choose(idle: impl Iterator<Item = AgentId>) -> (Vec<bool>, Vec<Staying>) {
     let mut counts: HashMap<AgentId, usize> = HashMap::new();
     let mut ends = Vec::new();
     for agent in idle {
         let count = counts.entry(agent).or_default();
         *count += 1;
-        ends.push(count.is_multiple_of(2));
+        ends.push(*count > 1);
     }
     let staying = counts.into_iter().map(|(agent, count)| Staying {
         agent,
-        idle: count.div_ceil(2),
         only_one: count == 1,
     });
-    let staying = staying.collect();
-    (ends, staying)
+    (ends, staying.collect())
 }
 
 /// Waits until the agent has tunnels elsewhere, or was given enough time.
@@ -89,7 +88,7 @@ async fn elsewhere(api: &AgentApi, staying: Staying, drains: bool) {
             return;
         }
         // All connections of a replica that drains go.
-        if !drains && api.registry.presence(staying.agent).idle > staying.idle {
+        if !drains && api.registry.presence(staying.agent).idle > 1 {
             return;
         }
         tokio::select! {
@@ -104,18 +103,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_other_tunnel_of_an_agent_ends_and_an_only_one_stays() {
-        let agents = [1, 2, 1, 1, 1].map(AgentId);
+    fn all_tunnels_of_an_agent_end_but_one() {
+        let agents = [1, 2, 1, 1].map(AgentId);
 
         let (ends, mut staying) = choose(agents.into_iter());
         staying.sort_by_key(|it| it.agent);
 
-        assert_eq!(ends, [false, false, true, false, true]);
-        let stay = |agent, idle, only_one| Staying {
+        assert_eq!(ends, [false, false, true, true]);
+        let stay = |agent, only_one| Staying {
             agent: AgentId(agent),
-            idle,
             only_one,
         };
-        assert_eq!(staying, [stay(1, 2, false), stay(2, 1, true)]);
+        assert_eq!(staying, [stay(1, false), stay(2, true)]);
     }
 }

@@ -1,7 +1,10 @@
 //! Replicas leave under load: nobody notices.
+//!
+//! `AGENTK_BIN` puts another agent in the place of ours.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod agent;
 mod api;
 mod front;
 mod site;
@@ -70,7 +73,9 @@ async fn resets_of_all_connections_of_an_agent_lose_no_request() {
     site.connected().await;
     let mut longest = Duration::ZERO;
 
-    for _ in 0..10 {
+    // Another agent may back off longer each time.
+    let resets = if agent::is_ours() { 10 } else { 2 };
+    for _ in 0..resets {
         for _ in 0..20 {
             let begin = Instant::now();
             let (status, body) = site.request("GET", "/thing").await;

@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use agentk::ClusterSource;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -38,9 +36,9 @@ use runtime::{
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
 };
 use tokio::net::TcpStream;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
-use crate::{api::Api, front::Front};
+use crate::{agent::Agent, api::Api, front::Front};
 
 const AGENT: AgentId = AgentId(1);
 /// Longer than anything takes.
@@ -60,7 +58,7 @@ pub(crate) struct Site {
     bearer: String,
     replicas: Mutex<Vec<Member>>,
     number: AtomicUsize,
-    _agent: AbortOnDropHandle<()>,
+    _agent: Agent,
     _folder: tempfile::TempDir,
 }
 
@@ -99,7 +97,7 @@ impl Site {
         let agents = Front::start().await;
         let token = folder.path().join("token");
         std::fs::write(&token, agent_token.expose()).unwrap();
-        let agent = agent(agents.address, token, &api);
+        let agent = Agent::start(agents.address, &token, &api.url, folder.path());
         let site = Self {
             api,
             agents,
@@ -270,14 +268,6 @@ impl Stream {
     pub(crate) fn ended_well(&self) -> bool {
         !self.failed
     }
-}
-
-fn agent(kas: SocketAddr, token: PathBuf, api: &Api) -> AbortOnDropHandle<()> {
-    let cluster = ClusterSource::Server(api.url.clone());
-    let token = agentk::Token::File(token);
-    let config = agentk::Config::new(&format!("ws://{kas}"), token, cluster).unwrap();
-    let running = agentk::run(config, CancellationToken::new(), CancellationToken::new());
-    AbortOnDropHandle::new(tokio::spawn(async move { running.await.unwrap() }))
 }
 
 pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
