@@ -23,7 +23,7 @@ use proto::{
     metadata::Meta,
     sequence::{END, FieldNumber, Sequence},
 };
-use runtime::grpc::SendStream;
+use runtime::grpc::{SendStream, poll_message};
 use tonic::Status;
 
 use crate::{error::Broken, registry::Alive, tunnel::Tunnel};
@@ -237,19 +237,9 @@ impl Call {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        loop {
-            if let Some(message) = self.deframer.next_message()? {
-                return Poll::Ready(Ok(Some(message)));
-            }
-            match ready!(self.recv.poll_data(cx)) {
-                Some(data) => {
-                    let data = data?;
-                    // Fails only when the stream is gone, which the next poll reports.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
-                    self.deframer.push(data);
-                }
-                None => return self.poll_end(cx).map_ok(|()| None),
-            }
+        match ready!(poll_message(&mut self.recv, &mut self.deframer, cx))? {
+            Some(message) => Poll::Ready(Ok(Some(message))),
+            None => self.poll_end(cx).map_ok(|()| None),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::{frame::FrameError, sequence::OutOfOrder};
+use runtime::grpc::ReceiveError;
 use tonic::Status;
 
 /// A call broke: its tunnel, or the path to it, is of no use any more.
@@ -25,6 +26,15 @@ pub enum Broken {
 impl From<h2::Error> for Broken {
     fn from(error: h2::Error) -> Self {
         Self::Connection(error.to_string())
+    }
+}
+
+impl From<ReceiveError> for Broken {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Stream(error) => error.into(),
+            ReceiveError::Frame(error) => error.into(),
+        }
     }
 }
 

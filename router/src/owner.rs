@@ -8,7 +8,7 @@ mod relay;
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use proto::{
     agent::kas::{GatewayKasResponse, gateway_kas_response},
     frame::{Deframer, Encoding, Frame},
 };
-use runtime::grpc::{SendResponse, SendStream, send_frame};
+use runtime::grpc::{ReceiveError, SendResponse, SendStream, poll_message, send_frame};
 use tonic::Status;
 
 use crate::{
@@ -75,6 +75,17 @@ enum Ended {
     Call(Broken),
     /// The question could not be served.
     Refused(Status),
+}
+
+impl From<ReceiveError> for Ended {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Stream(_) => Self::Peer,
+            ReceiveError::Frame(error) => {
+                Self::Refused(Status::invalid_argument(error.to_string()))
+            }
+        }
+    }
 }
 
 impl From<h2::Error> for Ended {
@@ -188,21 +199,6 @@ impl Incoming {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
-        loop {
-            let next = self.deframer.next_message();
-            let next = next.map_err(|e| Ended::Refused(Status::invalid_argument(e.to_string())))?;
-            if next.is_some() {
-                return Poll::Ready(Ok(next));
-            }
-            match ready!(self.recv.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // Fails only when the stream is gone, which the next poll reports.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
-                    self.deframer.push(data);
-                }
-                Some(Err(_)) => return Poll::Ready(Err(Ended::Peer)),
-                None => return Poll::Ready(Ok(None)),
-            }
-        }
+        poll_message(&mut self.recv, &mut self.deframer, cx).map_err(Ended::from)
     }
 }

@@ -12,7 +12,7 @@ use proto::{
     frame::{Deframer, Encoding},
     sequence::{FieldNumber, Sequence},
 };
-use runtime::grpc::{SendStream, status_from};
+use runtime::grpc::{ReceiveError, SendStream, status_from};
 use tonic::Status;
 
 pub use pool::{Dial, Peers};
@@ -124,20 +124,11 @@ impl Asked {
             self.recv = Some(response.into_body());
         }
         let recv = self.recv.as_mut().expect("set with the response");
-        loop {
-            let next = self.deframer.next_message();
-            if let Some(message) = next.map_err(|error| Status::internal(error.to_string()))? {
-                return Ok(message);
-            }
-            match poll_fn(|cx| recv.poll_data(cx)).await {
-                Some(Ok(data)) => {
-                    // Fails only when the stream is gone, which the next poll reports.
-                    let _ = recv.flow_control().release_capacity(data.len());
-                    self.deframer.push(data);
-                }
-                Some(Err(error)) => return Err(status_from(&error)),
-                None => return Err(ended(recv).await),
-            }
+        match runtime::grpc::message(recv, &mut self.deframer).await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(ended(recv).await),
+            Err(ReceiveError::Stream(error)) => Err(status_from(&error)),
+            Err(ReceiveError::Frame(error)) => Err(Status::internal(error.to_string())),
         }
     }
 }

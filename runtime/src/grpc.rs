@@ -6,11 +6,13 @@
 
 mod body;
 mod channel;
+mod message;
 mod serve;
 mod status;
 
 pub use body::StreamBody;
 pub use channel::{CallFailed, Channel};
+pub use message::{ReceiveError, message, poll_message};
 pub use serve::{send_frame, serve};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use prost::Message as _;
 use proto::{
@@ -14,6 +15,7 @@ use proto::{
     frame::{Deframer, Encoding, FrameError},
     sequence::{CONNECT_RESPONSE, END, FieldNumber, Sequence},
 };
+use runtime::grpc::{ReceiveError, poll_message};
 use tonic::Status;
 
 /// Why nothing more comes.
@@ -72,21 +74,18 @@ impl Inbound {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Msg>, Lost>> {
         loop {
-            match self.deframer.next_message() {
-                Ok(Some(message)) => return Poll::Ready(self.understand(message).map(Some)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(self.fail(unframed(&error)))),
-            }
             if let Source::Over(end) = &self.source {
                 return Poll::Ready(end.clone().map(|()| None));
             }
-            if let Err(lost) = ready!(self.poll_source(cx)) {
-                self.source = Source::Over(Err(lost));
+            match ready!(self.poll_source(cx)) {
+                Ok(Some(message)) => return Poll::Ready(self.understand(message).map(Some)),
+                Ok(None) => {}
+                Err(lost) => self.source = Source::Over(Err(lost)),
             }
         }
     }
 
-    fn understand(&mut self, message: bytes::Bytes) -> Result<Msg, Lost> {
+    fn understand(&mut self, message: Bytes) -> Result<Msg, Lost> {
         let decoded = ConnectResponse::decode(message).map_err(|error| error.to_string());
         let known =
             decoded.and_then(|it| it.msg.ok_or_else(|| "a message without content".to_owned()));
@@ -105,22 +104,21 @@ impl Inbound {
         lost
     }
 
-    /// Moves one step on.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    /// Moves one step on, which may bring a message.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Lost>> {
         let broken = |error: h2::Error| Lost::Broken(runtime::grpc::status_from(&error));
         match &mut self.source {
             Source::Head(response) => {
                 let response = ready!(Pin::new(response).poll(cx)).map_err(broken)?;
                 self.take_head(response)?;
             }
-            Source::Data(stream) => match ready!(stream.poll_data(cx)) {
-                Some(data) => {
-                    let data = data.map_err(broken)?;
-                    // Fails only when the stream is gone, which the next poll reports.
-                    let _ = stream.flow_control().release_capacity(data.len());
-                    self.deframer.push(data);
+            Source::Data(stream) => match ready!(poll_message(stream, &mut self.deframer, cx)) {
+                Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
+                Ok(None) => self.end_data(),
+                Err(ReceiveError::Stream(error)) => return Poll::Ready(Err(broken(error))),
+                Err(ReceiveError::Frame(error)) => {
+                    return Poll::Ready(Err(Lost::Protocol(unframed(&error))));
                 }
-                None => self.end_data(),
             },
             Source::Trailers(stream) => {
                 let trailers = ready!(stream.poll_trailers(cx)).map_err(broken)?;
@@ -128,7 +126,7 @@ impl Inbound {
             }
             Source::Over(_) => {}
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(None))
     }
 
     fn take_head(&mut self, response: Response<h2::RecvStream>) -> Result<(), Lost> {

@@ -1,6 +1,6 @@
 //! The beginning of a tunnel: `ReverseTunnel.Connect`, up to its descriptor.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request};
 use prost::Message as _;
@@ -13,7 +13,7 @@ use proto::{
     sequence::{CONNECT_REQUEST, FieldNumber, Sequence},
 };
 use router::tunnel::{Offer, Stream};
-use runtime::grpc::SendResponse;
+use runtime::grpc::{ReceiveError, SendResponse, status_from};
 use tonic::Status;
 
 use super::{AgentApi, authenticate::Shown, version};
@@ -73,24 +73,13 @@ pub(super) async fn first_message(
     recv: &mut h2::RecvStream,
     deframer: &mut Deframer,
 ) -> Result<bytes::Bytes, Status> {
-    loop {
-        let next = deframer.next_message();
-        if let Some(message) = next.map_err(|e| Status::invalid_argument(e.to_string()))? {
-            return Ok(message);
-        }
-        match poll_fn(|cx| recv.poll_data(cx)).await {
-            Some(Ok(data)) => {
-                // Fails only when the stream is gone, which the next poll reports.
-                let _ = recv.flow_control().release_capacity(data.len());
-                deframer.push(data);
-            }
-            Some(Err(error)) => return Err(runtime::grpc::status_from(&error)),
-            None => {
-                return Err(Status::invalid_argument(
-                    "the stream ended before its first message",
-                ));
-            }
-        }
+    match runtime::grpc::message(recv, deframer).await {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(Status::invalid_argument(
+            "the stream ended before its first message",
+        )),
+        Err(ReceiveError::Stream(error)) => Err(status_from(&error)),
+        Err(ReceiveError::Frame(error)) => Err(Status::invalid_argument(error.to_string())),
     }
 }
 
