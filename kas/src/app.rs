@@ -1,6 +1,7 @@
 //! Composes a replica from its configuration, and runs it until it is told to
 //! leave. The only place that names concrete backends.
 
+mod control;
 pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
@@ -22,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_api::{self, Leaving},
-    config::{self, Config, ControlPlaneConfig, OwnAddressVariables, TlsFiles},
-    control_plane::standalone::Standalone,
+    config::{self, Config, OwnAddressVariables, TlsFiles},
+    control_plane::ControlPlane,
     kubernetes_api,
     replica::{Graces, PeerSettings, Port, Replica, Setup},
     version,
@@ -45,9 +46,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     );
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
-    let ControlPlaneConfig::Standalone { file } = &config.control_plane;
-    let control_plane = Arc::new(Standalone::open(file)?);
-    let following = tokio::spawn(control_plane.clone().follow(stop.clone()));
+    let (control_plane, following) = control::open(&config, &stop)?;
     let replica = Replica::start(setup(&config, control_plane).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
@@ -74,7 +73,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Result<Setup> {
+async fn setup(config: &Config, control_plane: Arc<dyn ControlPlane>) -> anyhow::Result<Setup> {
     let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
     let agents = &config.agent.listen;
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
@@ -89,7 +88,7 @@ async fn setup(config: &Config, control_plane: Arc<Standalone>) -> anyhow::Resul
         max_connection_age: agents.max_connection_age,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         leaving: leaving(config),
-        external_url: String::new(),
+        external_url: control::external_url(config).unwrap_or_default(),
     };
     let listener = bind(&agents.address.host_port())
         .await
@@ -128,6 +127,7 @@ async fn users(
     let settings = kubernetes_api::Settings {
         url_path_prefix: users.url_path_prefix.clone(),
         server: version::server_header(),
+        allowed_origin: control::external_url(config),
         ..kubernetes_api::Settings::default()
     };
     Ok(Some(Port {

@@ -6,18 +6,17 @@
 mod access;
 mod agent;
 pub mod agent_file;
-mod cached;
 mod credentials;
 mod error;
+pub mod gitlab;
 pub mod standalone;
 mod token_cache;
 
 pub use access::{Access, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo};
-pub use cached::Cached;
 pub use credentials::{Credentials, Token, TokenHash};
-pub use error::{AuthError, DenyReason};
-pub use token_cache::{Memory, TokenCache};
+pub use error::{AuthError, DenyReason, RefusedKind};
+pub use token_cache::{Memory, Refusal, TokenCache};
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Dialling a kas: by any scheme, through an HTTP proxy if there is one.
 
 mod dial;
+mod http;
 mod no_proxy;
 mod proxy;
 mod target;
@@ -11,10 +12,11 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
+use ::http::HeaderMap;
 use tokio_rustls::TlsConnector;
 
 pub use dial::DialError;
+pub use http::connect_http;
 pub use proxy::{EnvironmentProxy, ProxySetting, ProxyUrl, ProxyUrlError};
 pub use target::{Target, TargetError};
 pub use tunnel::TunnelError;
@@ -206,10 +208,9 @@ async fn tls_handshake(
             target: target.to_string(),
         });
     };
-    let alpn = if target.scheme().is_websocket() {
-        tls::HTTP_1_1
-    } else {
-        tls::H2
+    let alpn = match target.scheme() {
+        Scheme::Grpc | Scheme::Grpcs => tls::H2,
+        Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => tls::HTTP_1_1,
     };
     let name = tls
         .server_name(target.host())

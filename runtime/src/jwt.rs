@@ -49,6 +49,12 @@ impl Secret {
         Self(bytes)
     }
 
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// Reads a secret file: standard base64, line ends ignored.
     ///
     /// # Errors
@@ -87,13 +93,26 @@ pub struct JwtError(#[from] jsonwebtoken::errors::Error);
 /// # Errors
 /// When the signing library refuses.
 pub fn sign(secret: &Secret, issuer: &str, audience: &str) -> Result<String, JwtError> {
+    sign_for(secret, issuer, audience, VALIDITY)
+}
+
+/// The same, with the validity that the receiver's documents name.
+///
+/// # Errors
+/// When the signing library refuses.
+pub fn sign_for(
+    secret: &Secret,
+    issuer: &str,
+    audience: &str,
+    validity: Duration,
+) -> Result<String, JwtError> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let claims = Claims {
         iss: issuer.to_owned(),
         aud: [audience.to_owned()],
-        exp: (now + VALIDITY).as_secs(),
+        exp: (now + validity).as_secs(),
         nbf: now.saturating_sub(VALIDITY).as_secs(),
         iat: now.as_secs(),
     };

@@ -2,6 +2,7 @@
 
 pub mod agentk;
 pub mod certs;
+pub mod gitlab_double;
 pub mod go;
 pub mod haproxy;
 pub mod http;

@@ -133,6 +133,7 @@ fn status(error: &AuthError) -> Status {
             Status::unauthenticated("unauthenticated")
         }
         AuthError::Forbidden => Status::permission_denied("forbidden"),
+        AuthError::NoAgent => Status::not_found("agent not found"),
         AuthError::Unavailable(_) => Status::unavailable("unavailable"),
     }
 }

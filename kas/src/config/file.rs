@@ -26,16 +26,23 @@ pub(super) struct Standalone {
     pub(super) file: NonEmpty,
 }
 
-/// Accepted whole, so that its typos are found; nothing reads it yet.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "this build has only the standalone control plane")]
 pub(super) struct GitLab {
-    address: NonEmpty,
-    external_url: Option<NonEmpty>,
-    authentication_secret_file: NonEmpty,
-    ca_certificate_file: Option<PathBuf>,
-    api_rate_limit: Option<RateLimit>,
+    pub(super) address: Spot<NonEmpty>,
+    pub(super) external_url: Option<Spot<NonEmpty>>,
+    pub(super) authentication_secret_file: NonEmpty,
+    pub(super) ca_certificate_file: Option<PathBuf>,
+    pub(super) api_rate_limit: Option<RateLimit>,
+    pub(super) outage_grace: Option<OutageGrace>,
+}
+
+/// Ours; upstream has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct OutageGrace {
+    pub(super) agents: Option<Seconds>,
+    pub(super) callers: Option<Seconds>,
 }
 
 #[derive(Debug, Default, Deserialize)]

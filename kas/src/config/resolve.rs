@@ -1,5 +1,6 @@
 //! From the file as written to the tree: rules across keys, and defaults.
 
+mod gitlab;
 mod parts;
 mod redis;
 
@@ -44,13 +45,10 @@ fn control_plane(
             gitlab,
             "`gitlab` and `standalone` are both given: only one control plane can be used, remove one",
         )),
-        (None, Some(gitlab)) => Err(rules.at(
-            gitlab,
-            "`gitlab` is not supported by this build, which has only the standalone control \
-             plane: replace it by `standalone: {file: agents.yaml}`",
-        )),
+        (None, Some(gitlab)) => gitlab::gitlab(rules, &gitlab.value).map(ControlPlaneConfig::GitLab),
         (None, None) => Err(rules.at_start(
-            "no control plane is configured: add `standalone: {file: agents.yaml}`",
+            "no control plane is configured: add `gitlab: {address: …, authentication_secret_file: …}`, \
+             or `standalone: {file: agents.yaml}`",
         )),
     }
 }
@@ -222,28 +220,28 @@ fn tracing(rules: &Rules<'_>, tracing: file::Tracing) -> Result<Tracing, Mistake
 
 fn gitaly(rules: &Rules<'_>, gitaly: file::Gitaly) -> Result<Gitaly, Mistake> {
     Ok(Gitaly {
-        global: rate_limit(rules, gitaly.global_api_rate_limit, 30.0, 70)?,
-        per_server: rate_limit(rules, gitaly.per_server_api_rate_limit, 15.0, 40)?,
+        global: rate_limit(rules, gitaly.global_api_rate_limit.as_ref(), 30.0, 70)?,
+        per_server: rate_limit(rules, gitaly.per_server_api_rate_limit.as_ref(), 15.0, 40)?,
     })
 }
 
 fn rate_limit(
     rules: &Rules<'_>,
-    limit: Option<file::RateLimit>,
+    limit: Option<&file::RateLimit>,
     rate: f64,
     bucket: u32,
 ) -> Result<RateLimit, Mistake> {
-    let limit = limit.unwrap_or_default();
-    let refill_rate_per_second = match limit.refill_rate_per_second {
+    let given = limit.and_then(|it| it.refill_rate_per_second.as_ref());
+    let refill_rate_per_second = match given {
         Some(given) if given.value < 0.0 || !given.value.is_finite() => {
-            return Err(rules.at(&given, "refill_rate_per_second must be 0 or more"));
+            return Err(rules.at(given, "refill_rate_per_second must be 0 or more"));
         }
         Some(given) if given.value > 0.0 => given.value,
         Some(_) | None => rate,
     };
     Ok(RateLimit {
         refill_rate_per_second,
-        bucket_size: parts::number(limit.bucket_size, bucket),
+        bucket_size: parts::number(limit.and_then(|it| it.bucket_size), bucket),
     })
 }
 

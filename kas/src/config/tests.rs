@@ -127,11 +127,11 @@ fn the_private_api_is_read_whole() {
 #[test]
 fn mistakes_name_file_line_column_and_what_to_do() {
     for (text, start, part) in [
-        ("", "kas.yaml:1:1: ", "add `standalone:"),
+        ("", "kas.yaml:1:1: ", "no control plane is configured"),
         (
-            "gitlab: {address: http://g, authentication_secret_file: s}",
-            "kas.yaml:1:9: ",
-            "not supported by this build",
+            "gitlab: {address: gitlab.example, authentication_secret_file: s}",
+            "kas.yaml:1:19: ",
+            "must begin with http:// or https://",
         ),
         (
             "standalone: {file: a}\ngitlab: {address: http://g, authentication_secret_file: s}",

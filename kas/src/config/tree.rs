@@ -24,13 +24,34 @@ pub struct Config {
 }
 
 /// Which control plane a replica uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ControlPlaneConfig {
     /// The embedded one.
     Standalone {
         /// Its file of agents, users and rules.
         file: PathBuf,
     },
+    /// A GitLab.
+    GitLab(GitLab),
+}
+
+/// A GitLab, and how it is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GitLab {
+    /// Its URL, for requests.
+    pub address: String,
+    /// Its URL for people: told to agents, and the origin whose browsers may call.
+    pub external_url: Option<String>,
+    /// The secret that it and replicas share.
+    pub authentication_secret_file: PathBuf,
+    /// A CA besides those of the system.
+    pub ca_certificate_file: Option<PathBuf>,
+    /// How many requests it gets.
+    pub api_rate_limit: RateLimit,
+    /// How long agents keep working after the time of an answer while GitLab is away.
+    pub agents_grace: Duration,
+    /// The same for users and jobs.
+    pub callers_grace: Duration,
 }
 
 /// What a listener is bound to.

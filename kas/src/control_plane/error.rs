@@ -2,6 +2,8 @@
 
 use router::id::AgentId;
 
+use super::Refusal;
+
 /// Why a token is not an agent's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
@@ -17,6 +19,9 @@ pub enum AuthError {
     /// The token is good, but its agent must not connect.
     #[error("the agent is not allowed to connect")]
     Forbidden,
+    /// The token's agent is gone.
+    #[error("there is no such agent any more")]
+    NoAgent,
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
@@ -62,9 +67,40 @@ pub enum DenyReason {
         /// The agent's name.
         agent: String,
     },
+    /// GitLab said so, in these words.
+    #[error("{words}")]
+    Refused {
+        /// What kind of refusal it is for the caller.
+        kind: RefusedKind,
+        /// What it is told.
+        words: String,
+    },
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
+}
+
+/// The kinds of refusals that GitLab has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedKind {
+    /// They did not prove who they are.
+    Unauthenticated,
+    /// They may not.
+    Forbidden,
+    /// What they ask for is not there.
+    NotFound,
+}
+
+impl Refusal for AuthError {
+    fn is_retryable(&self) -> bool {
+        Self::is_retryable(self)
+    }
+}
+
+impl Refusal for DenyReason {
+    fn is_retryable(&self) -> bool {
+        Self::is_retryable(self)
+    }
 }
 
 impl DenyReason {
@@ -79,7 +115,13 @@ impl DenyReason {
     pub fn is_unauthenticated(&self) -> bool {
         matches!(
             self,
-            Self::BadToken | Self::Expired { .. } | Self::Unsupported { .. }
+            Self::BadToken
+                | Self::Expired { .. }
+                | Self::Unsupported { .. }
+                | Self::Refused {
+                    kind: RefusedKind::Unauthenticated,
+                    ..
+                }
         )
     }
 }

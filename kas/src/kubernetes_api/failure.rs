@@ -5,7 +5,7 @@ use router::OpenError;
 use tonic::Code;
 
 use super::{exchange::Interrupted, status::Failure};
-use crate::control_plane::DenyReason;
+use crate::control_plane::{DenyReason, RefusedKind};
 
 /// How agentk begins its refusal to impersonate twice.
 const NESTED: &str = "nested impersonation";
@@ -27,7 +27,19 @@ pub(super) fn of_denial(reason: &DenyReason) -> Failure {
         DenyReason::NotAllowed { .. } => {
             Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {reason}"))
         }
+        DenyReason::Refused { kind, words } => of_refusal(*kind, words),
         DenyReason::Unavailable(_) => unavailable(reason),
+    }
+}
+
+/// GitLab said no.
+fn of_refusal(kind: RefusedKind, words: &str) -> Failure {
+    match kind {
+        RefusedKind::Unauthenticated => of_credentials(words),
+        RefusedKind::Forbidden => {
+            Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {words}"))
+        }
+        RefusedKind::NotFound => Failure::new(StatusCode::NOT_FOUND, format!("Not found: {words}")),
     }
 }
 

@@ -34,7 +34,9 @@ impl ProxySetting {
             .map(|environment| Self::Environment(Arc::new(environment)))
     }
 
-    pub(super) fn proxy_for(&self, target: &Target) -> Option<&ProxyUrl> {
+    /// The proxy on the way to a target, if there is one.
+    #[must_use]
+    pub fn proxy_for(&self, target: &Target) -> Option<&ProxyUrl> {
         match self {
             Self::None => None,
             Self::Environment(environment) => environment.proxy_for(target),
@@ -103,6 +105,14 @@ fn basic(credentials: &str) -> String {
     format!("Basic {}", STANDARD.encode(plain))
 }
 
+impl ProxyUrl {
+    /// The value of `Proxy-Authorization` for it: secret.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+}
+
 impl fmt::Display for ProxyUrl {
     /// Without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +128,7 @@ impl fmt::Debug for ProxyUrl {
 }
 
 /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or
-/// not, as Go reads them. `HTTP_PROXY` is for `ws`; `HTTPS_PROXY` is for all
+/// not, as Go reads them. `HTTP_PROXY` is for `ws` and `http`; `HTTPS_PROXY` is for all
 /// others, also for `grpc`, as grpc-go does it. `ALL_PROXY` fills gaps.
 #[derive(Debug, Clone, Default)]
 pub struct EnvironmentProxy {
@@ -157,8 +167,8 @@ impl EnvironmentProxy {
             return None;
         }
         match target.scheme() {
-            Scheme::Ws => self.http.as_ref(),
-            Scheme::Grpc | Scheme::Grpcs | Scheme::Wss => self.https.as_ref(),
+            Scheme::Ws | Scheme::Http => self.http.as_ref(),
+            Scheme::Grpc | Scheme::Grpcs | Scheme::Wss | Scheme::Https => self.https.as_ref(),
         }
     }
 }

@@ -30,23 +30,43 @@ impl Target {
     /// # Errors
     /// [`TargetError`], saying what is wrong with it.
     pub fn parse(address: &str) -> Result<Self, TargetError> {
-        Self::read(address).map_err(|why| TargetError {
+        Self::of(address, |scheme| match scheme {
+            Some("grpc") => Ok(Scheme::Grpc),
+            Some("grpcs") => Ok(Scheme::Grpcs),
+            Some("ws") => Ok(Scheme::Ws),
+            Some("wss") => Ok(Scheme::Wss),
+            Some(_) | None => Err("it must begin with grpc://, grpcs://, ws:// or wss://"),
+        })
+    }
+
+    /// Reads the address of a plain HTTP server. The default port is 80, or 443 with TLS.
+    ///
+    /// # Errors
+    /// [`TargetError`], saying what is wrong with it.
+    pub fn parse_http(address: &str) -> Result<Self, TargetError> {
+        Self::of(address, |scheme| match scheme {
+            Some("http") => Ok(Scheme::Http),
+            Some("https") => Ok(Scheme::Https),
+            Some(_) | None => Err("it must begin with http:// or https://"),
+        })
+    }
+
+    fn of(
+        address: &str,
+        scheme: fn(Option<&str>) -> Result<Scheme, &'static str>,
+    ) -> Result<Self, TargetError> {
+        Self::read(address, scheme).map_err(|why| TargetError {
             address: address.to_owned(),
             why,
         })
     }
 
-    fn read(address: &str) -> Result<Self, String> {
+    fn read(
+        address: &str,
+        scheme: fn(Option<&str>) -> Result<Scheme, &'static str>,
+    ) -> Result<Self, String> {
         let uri: Uri = address.parse().map_err(|e| format!("{e}"))?;
-        let scheme = match uri.scheme_str() {
-            Some("grpc") => Scheme::Grpc,
-            Some("grpcs") => Scheme::Grpcs,
-            Some("ws") => Scheme::Ws,
-            Some("wss") => Scheme::Wss,
-            Some(_) | None => {
-                return Err("it must begin with grpc://, grpcs://, ws:// or wss://".to_owned());
-            }
-        };
+        let scheme = scheme(uri.scheme_str())?;
         let authority = uri.authority().ok_or("it has no host")?;
         if authority.as_str().contains('@') {
             return Err("user names in it are not supported".to_owned());

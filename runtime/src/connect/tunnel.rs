@@ -45,17 +45,26 @@ pub(super) async fn through(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<Transport, TunnelError> {
-    let tcp = dial::tcp(&proxy.host, proxy.port, options).await?;
-    let mut io = Transport::new(Stream::Tcp(tcp));
-    if proxy.tls {
-        io = tls_handshake(io, proxy, options).await?;
-    }
+    let mut io = to(proxy, options).await?;
     io.write_all(request(proxy, target, &options.user_agent).as_bytes())
         .await?;
     io.flush().await?;
     let (head, rest) = read_head(&mut io).await?;
     check(&head)?;
     io.put_back(rest);
+    Ok(io)
+}
+
+/// A connection to the proxy itself.
+pub(super) async fn to(
+    proxy: &ProxyUrl,
+    options: &ConnectOptions,
+) -> Result<Transport, TunnelError> {
+    let tcp = dial::tcp(&proxy.host, proxy.port, options).await?;
+    let mut io = Transport::new(Stream::Tcp(tcp));
+    if proxy.tls {
+        io = tls_handshake(io, proxy, options).await?;
+    }
     Ok(io)
 }
 

@@ -1,18 +1,22 @@
-//! The four ways in which an agent reaches its server.
+//! The ways in which a server is reached: four for agents, two for plain HTTP.
 
 use std::fmt;
 
-/// How HTTP/2 is carried.
+/// What a connection carries, and in what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// In clear.
+    /// gRPC in clear.
     Grpc,
-    /// In TLS.
+    /// gRPC in TLS.
     Grpcs,
-    /// In a WebSocket in clear.
+    /// gRPC in a WebSocket in clear.
     Ws,
-    /// In a WebSocket in TLS.
+    /// gRPC in a WebSocket in TLS.
     Wss,
+    /// Plain HTTP in clear; never an agent's.
+    Http,
+    /// Plain HTTP in TLS; never an agent's.
+    Https,
 }
 
 impl Scheme {
@@ -28,7 +32,7 @@ impl Scheme {
     /// Whether TLS is used.
     #[must_use]
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::Grpcs | Self::Wss)
+        matches!(self, Self::Grpcs | Self::Wss | Self::Https)
     }
 
     /// Whether a WebSocket is used.
@@ -45,6 +49,8 @@ impl Scheme {
             Self::Grpcs => "grpcs",
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }

@@ -1,0 +1,284 @@
+//! GitLab as the control plane: asked over its internal HTTP API.
+//!
+//! What it answered is remembered by the hash of all that an answer depends on.
+//! When GitLab is away, good answers count on for a bounded grace, so that
+//! connected agents and recent callers keep working; a refusal counts at once.
+
+mod agent_configuration;
+mod agent_info;
+mod agents;
+mod allowed_agents;
+mod base;
+mod breaker;
+mod bucket;
+mod call;
+mod client;
+mod connector;
+mod error;
+mod follow;
+mod impersonation;
+mod keys;
+mod number;
+mod proxy_user;
+mod retry;
+
+pub use agent_info::Registered;
+pub use client::Client;
+pub use error::CallError;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use router::id::AgentId;
+use runtime::{
+    connect::{ProxySetting, TargetError},
+    jwt::SecretError,
+    tls::TlsError,
+};
+use tokio::sync::watch;
+
+use super::{
+    Access, AgentConfigurationVersion, AgentInfo, AuthError, ControlPlane, Credentials, DenyReason,
+    Identity, IdentityKind, Memory, RefusedKind, Token, TokenCache,
+};
+use crate::config;
+use agent_info::Paths;
+use agents::Agents;
+use allowed_agents::AllowedAgents;
+use proxy_user::{Proof, ProxyUser};
+
+/// Why GitLab cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The address is none.
+    #[error("gitlab.address: {0}")]
+    Address(#[from] TargetError),
+    /// The secret cannot be read.
+    #[error("gitlab.authentication_secret_file: {0}")]
+    Secret(#[from] SecretError),
+    /// The secret is not GitLab's.
+    #[error(
+        "gitlab.authentication_secret_file: {} has {size} bytes, but GitLab's secret has 32 (in base64)",
+        file.display()
+    )]
+    SecretSize {
+        /// The file.
+        file: PathBuf,
+        /// How many it has.
+        size: usize,
+    },
+    /// The CA cannot be used.
+    #[error("gitlab.ca_certificate_file: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// How long GitLab's answers are remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct Memories {
+    /// Those about agents' tokens.
+    pub agents: Memory,
+    /// Those about jobs and users.
+    pub callers: Memory,
+}
+
+/// The control plane that GitLab is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GitLab(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    paths: Paths,
+    /// How often connected agents' tokens are asked about.
+    recheck: Duration,
+    registered: TokenCache<Arc<Registered>, AuthError>,
+    jobs: TokenCache<Arc<AllowedAgents>, DenyReason>,
+    users: TokenCache<Arc<ProxyUser>, DenyReason>,
+    agents: Agents,
+    revision: watch::Sender<u64>,
+}
+
+impl GitLab {
+    /// A control plane by its configuration. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When a file or the address cannot be used.
+    pub fn new(
+        settings: &config::GitLab,
+        memories: Memories,
+        proxy: ProxySetting,
+    ) -> Result<Self, SetupError> {
+        Ok(Self(Arc::new(Inner {
+            client: Client::new(settings, proxy)?,
+            paths: Paths::default(),
+            recheck: memories.agents.good,
+            registered: TokenCache::new(memories.agents),
+            jobs: TokenCache::new(memories.callers),
+            users: TokenCache::new(memories.callers),
+            agents: Agents::default(),
+            revision: watch::Sender::new(0),
+        })))
+    }
+
+    /// The client under it, for what is not remembered.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// What GitLab knows of the agent of a token, and where its repository is.
+    ///
+    /// # Errors
+    /// When GitLab refuses the token, or cannot be asked.
+    pub async fn registered(&self, token: &Token) -> Result<Arc<Registered>, AuthError> {
+        let ask = || {
+            let (inner, token) = (self.0.clone(), token.clone());
+            async move { inner.ask_agent(&token).await }.boxed()
+        };
+        let registered = self.0.registered.get(token.hash(), ask).await?;
+        if self.0.agents.saw(&registered.agent, token) {
+            announce(&registered.agent);
+        }
+        Ok(registered)
+    }
+
+    async fn authorize_job(&self, token: &Token, agent: AgentId) -> Result<Access, DenyReason> {
+        let ask = || {
+            let (inner, token) = (self.0.clone(), token.clone());
+            async move {
+                let answer = allowed_agents::allowed_agents(&inner.client, &token).await;
+                answer
+                    .map(Arc::new)
+                    .map_err(|e| allowed_agents::refusal(&e))
+            }
+            .boxed()
+        };
+        let allowed = self.0.jobs.get(token.hash(), ask).await?;
+        let found = allowed.agents.iter().find(|it| it.id == agent);
+        let found = found.ok_or_else(|| DenyReason::Refused {
+            kind: RefusedKind::Forbidden,
+            words: "agentId is not allowed".to_owned(),
+        })?;
+        Ok(Access {
+            agent: self.0.agent(agent, found.config_project),
+            identity: Identity {
+                kind: IdentityKind::CiJob,
+                name: allowed.job.id.to_string(),
+            },
+            impersonation: impersonation::of_job(&allowed.job, found),
+        })
+    }
+
+    async fn authorize_user(&self, proof: Proof, agent: AgentId) -> Result<Access, DenyReason> {
+        if agent.0 <= 0 {
+            return Err(DenyReason::UnknownAgent { agent });
+        }
+        let ask = || {
+            let (inner, proof) = (self.0.clone(), proof.clone());
+            async move {
+                let answer = proxy_user::authorize(&inner.client, agent, &proof).await;
+                answer
+                    .map(Arc::new)
+                    .map_err(|e| proxy_user::refusal(&e, agent))
+            }
+            .boxed()
+        };
+        let user = self.0.users.get(keys::of_user(agent, &proof), ask).await?;
+        Ok(Access {
+            agent: self.0.agent(agent, user.config_project),
+            identity: Identity {
+                kind: IdentityKind::User,
+                name: user.username.clone(),
+            },
+            impersonation: impersonation::of_user(&user, proof.access_type()),
+        })
+    }
+}
+
+impl Inner {
+    async fn ask_agent(&self, token: &Token) -> Result<Arc<Registered>, AuthError> {
+        let answer = self.paths.agent_info(&self.client, token).await;
+        answer.map(Arc::new).map_err(|error| {
+            if error.refusal().is_some() {
+                tracing::info!(%error, "GitLab refuses an agent's token");
+            }
+            agent_info::refusal(&error)
+        })
+    }
+
+    /// An agent by what is known of it, at least its number and project.
+    fn agent(&self, id: AgentId, project_id: i64) -> Arc<AgentInfo> {
+        self.agents.get(id).unwrap_or_else(|| {
+            Arc::new(AgentInfo {
+                id,
+                name: String::new(),
+                project_id,
+                project_path: String::new(),
+                default_branch: String::new(),
+            })
+        })
+    }
+}
+
+/// Until Gitaly is read, an agent's file is not.
+fn announce(agent: &AgentInfo) {
+    tracing::warn!(
+        agent_id = agent.id.0,
+        agent = agent.name,
+        project = agent.project_path,
+        "this version does not read configuration files from repositories: the agent gets an empty configuration"
+    );
+}
+
+impl ControlPlane for GitLab {
+    fn agent_by_token<'a>(
+        &'a self,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>> {
+        async { Ok(self.registered(token).await?.agent.clone()) }.boxed()
+    }
+
+    fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>> {
+        ready(self.0.agents.get(id)).boxed()
+    }
+
+    fn authorize<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+        agent: AgentId,
+    ) -> BoxFuture<'a, Result<Access, DenyReason>> {
+        match credentials.clone() {
+            Credentials::Ci { token } => {
+                async move { self.authorize_job(&token, agent).await }.boxed()
+            }
+            Credentials::Pat { token } => self.authorize_user(Proof::Token(token), agent).boxed(),
+            Credentials::Session {
+                access_key,
+                csrf_token,
+            } => self
+                .authorize_user(
+                    Proof::Session {
+                        access_key,
+                        csrf_token,
+                    },
+                    agent,
+                )
+                .boxed(),
+        }
+    }
+
+    fn configuration(
+        &self,
+        agent: AgentId,
+    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>> {
+        self.0.agents.configuration(agent)
+    }
+
+    fn revision(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+
+    fn known_agents(&self) -> Vec<Arc<AgentInfo>> {
+        self.0.agents.all()
+    }
+}

@@ -1,0 +1,181 @@
+//! What GitLab answered: a body of sane size, or a status with a reason.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, header, response::Parts};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use jiff::{Timestamp, fmt::rfc2822};
+use serde::Deserialize;
+
+use super::super::{call::Call, error::CallError};
+
+/// Bytes of an answer, at most.
+const LARGEST: usize = 1 << 20;
+/// Characters of a reason, at most.
+const LONGEST_REASON: usize = 200;
+/// Clocks this far apart make this server's tokens invalid.
+const SKEW: i64 = 25;
+/// How GitLab refuses this server's own token, rather than an agent's.
+const OWN_TOKEN_REFUSED: &str = "KAS JWT";
+
+pub(super) async fn read(body: Incoming, path: &'static str) -> Result<Bytes, CallError> {
+    match Limited::new(body, LARGEST).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<hyper::Error>() => Err(CallError::Unreachable {
+            detail: format!("the answer broke off: {error}"),
+        }),
+        Err(_) => Err(CallError::Garbage {
+            path,
+            why: format!("it is longer than {LARGEST} bytes"),
+        }),
+    }
+}
+
+/// A good answer must say that it is JSON.
+pub(super) fn json(head: &Parts, body: Bytes, path: &'static str) -> Result<Bytes, CallError> {
+    let kind = content_type(&head.headers);
+    if kind == "application/json" {
+        return Ok(body);
+    }
+    Err(CallError::Garbage {
+        path,
+        why: format!("expected application/json, but got {kind:?}"),
+    })
+}
+
+/// Why a status is no success.
+pub(super) fn refusal(head: &Parts, body: &[u8], call: &Call) -> CallError {
+    let status = head.status.as_u16();
+    let reason = reason(head, body);
+    if status == 401 && call.signed {
+        if let Some(skew) = skew(&head.headers, Timestamp::now()) {
+            return CallError::OwnToken(format!(
+                "the clocks of GitLab and this server are {skew} s apart"
+            ));
+        }
+        if let Some(reason) = reason.as_ref().filter(|it| it.contains(OWN_TOKEN_REFUSED)) {
+            return CallError::OwnToken(format!(
+                "{reason}; is gitlab.authentication_secret_file the one that GitLab has?"
+            ));
+        }
+    }
+    CallError::Status {
+        status,
+        path: call.path,
+        reason,
+        retry_after: retry_after(&head.headers),
+    }
+}
+
+#[derive(Deserialize)]
+struct Explained {
+    message: Option<serde_json::Value>,
+    error: Option<serde_json::Value>,
+}
+
+fn reason(head: &Parts, body: &[u8]) -> Option<String> {
+    if head.status.is_redirection() {
+        let to = head.headers.get(header::LOCATION)?.to_str().ok()?;
+        let to = to.split('?').next().unwrap_or_default();
+        return Some(format!("redirected to {to}; is gitlab.address right?"));
+    }
+    let told: Explained = serde_json::from_slice(body).ok()?;
+    let text = match told.message.or(told.error)? {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let printable = text.chars().filter(|c| !c.is_control());
+    Some(printable.take(LONGEST_REASON).collect())
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE);
+    let value = value.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Seconds by which clocks differ, when that is too much.
+fn skew(headers: &HeaderMap, now: Timestamp) -> Option<i64> {
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    let theirs = rfc2822::parse(date).ok()?.timestamp();
+    let skew = (now.as_second() - theirs.as_second()).abs();
+    (skew >= SKEW).then_some(skew)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::super::super::call::Endpoint;
+    use super::*;
+
+    fn refused(status: u16, headers: &[(&'static str, &str)], body: &str) -> CallError {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        refusal(
+            &head,
+            body.as_bytes(),
+            &Call::get(Endpoint::AgentInfo, "/p"),
+        )
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_gitlabs_words() {
+        for (body, words) in [
+            (
+                r#"{"message":"403 Forbidden"}"#,
+                "HTTP status code: 403 for path /p with reason 403 Forbidden",
+            ),
+            (
+                r#"{"error":"insufficient_scope"}"#,
+                "HTTP status code: 403 for path /p with reason insufficient_scope",
+            ),
+            (
+                r#"{"message":{"a":["b"]}}"#,
+                r#"HTTP status code: 403 for path /p with reason {"a":["b"]}"#,
+            ),
+            ("<html>", "HTTP status code: 403 for path /p"),
+        ] {
+            assert_eq!(refused(403, &[], body).to_string(), words);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_this_server_is_told_apart_from_one_of_an_agent() {
+        let agents = refused(401, &[], r#"{"message":"401 Unauthorized"}"#);
+        let own = refused(401, &[], r#"{"message":"KAS JWT authentication invalid"}"#);
+        let clocks = refused(401, &[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], "");
+
+        assert_eq!(agents.refusal(), Some(401));
+        assert!(
+            matches!(&own, CallError::OwnToken(why) if why.contains("secret_file")),
+            "{own}"
+        );
+        assert!(
+            matches!(&clocks, CallError::OwnToken(why) if why.contains("clocks")),
+            "{clocks}"
+        );
+    }
+
+    #[test]
+    fn a_redirection_points_at_the_address() {
+        let error = refused(302, &[("location", "https://x/users/sign_in?a=secret")], "");
+
+        assert!(
+            error
+                .to_string()
+                .ends_with("redirected to https://x/users/sign_in; is gitlab.address right?"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! One request on the wire.
+
+use std::{error::Error, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use runtime::jwt;
+
+use super::{
+    super::{
+        call::{Call, Expect},
+        error::CallError,
+    },
+    Client, answer,
+};
+
+/// The header with this server's own token.
+const OWN_TOKEN: HeaderName = HeaderName::from_static("gitlab-kas-api-request");
+/// How long that token is good, as upstream makes it.
+const VALIDITY: Duration = Duration::from_secs(30);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+impl Client {
+    /// Sends a call once and reads its answer.
+    pub(super) async fn send(&self, call: &Call) -> Result<Bytes, CallError> {
+        let request = self.request(call)?;
+        let connection = self.connections.acquire().await;
+        let response =
+            self.http
+                .request(request)
+                .await
+                .map_err(|error| CallError::Unreachable {
+                    detail: causes(&error),
+                })?;
+        let read = self.read(call, response).await;
+        drop(connection);
+        read
+    }
+
+    /// Signed anew each time: a late retry must not carry an old token.
+    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, CallError> {
+        let invalid = |error: &dyn Error| CallError::Invalid(error.to_string());
+        let url = self.base.url(call.path).map_err(|error| invalid(&error))?;
+        let body = call.body.clone().unwrap_or_default();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = url;
+        let headers = request.headers_mut();
+        headers.insert(header::USER_AGENT, self.user_agent.clone());
+        if call.expect == Expect::Json {
+            headers.insert(header::ACCEPT, JSON);
+        }
+        if call.body.is_some() {
+            headers.insert(header::CONTENT_TYPE, JSON);
+        }
+        if call.signed {
+            let token = jwt::sign_for(&self.secret, "gitlab-kas", "gitlab", VALIDITY);
+            let token = token.map_err(|error| invalid(&error))?;
+            headers.insert(OWN_TOKEN, secret(&token)?);
+        }
+        if let Some((name, token)) = &call.credential {
+            headers.insert(name, secret(token.expose())?);
+        }
+        if let Some(value) = &self.proxy_authorization {
+            headers.insert(header::PROXY_AUTHORIZATION, value.clone());
+        }
+        Ok(request)
+    }
+
+    async fn read(&self, call: &Call, response: Response<Incoming>) -> Result<Bytes, CallError> {
+        let (head, body) = response.into_parts();
+        let good = match call.expect {
+            Expect::Json => matches!(head.status.as_u16(), 200 | 201),
+            Expect::Nothing => matches!(head.status.as_u16(), 200 | 204),
+        };
+        let body = answer::read(body, call.path).await;
+        match (good, call.expect) {
+            (true, Expect::Json) => answer::json(&head, body?, call.path),
+            (true, Expect::Nothing) => Ok(Bytes::new()),
+            (false, _) => Err(answer::refusal(&head, &body.unwrap_or_default(), call)),
+        }
+    }
+}
+
+fn secret(value: &str) -> Result<HeaderValue, CallError> {
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| CallError::Invalid("the token is no header value".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// An error with what lies under it.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! Why a call to GitLab gave no answer.
+
+use std::time::Duration;
+
+/// Why a call gave no answer. The text may be shown to callers; what only
+/// operators should see is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// GitLab answered with a status that is no success.
+    #[error("HTTP status code: {status} for path {path}{}", with(reason.as_deref()))]
+    Status {
+        /// The status.
+        status: u16,
+        /// The path asked for.
+        path: &'static str,
+        /// What GitLab says about it.
+        reason: Option<String>,
+        /// When to ask again, where GitLab says so.
+        retry_after: Option<Duration>,
+    },
+    /// GitLab refuses this server, not the one it asks for.
+    #[error("GitLab refuses this server's own token: {0}")]
+    OwnToken(String),
+    /// There is no connection, or it broke.
+    #[error("GitLab cannot be reached")]
+    Unreachable {
+        /// What happened, with addresses.
+        detail: String,
+    },
+    /// There was no answer in time.
+    #[error("GitLab gave no answer within {0:?}")]
+    TooSlow(Duration),
+    /// The answer is not what it should be.
+    #[error("GitLab's answer for path {path} cannot be used: {why}")]
+    Garbage {
+        /// The path asked for.
+        path: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It failed so often that it is left alone for some seconds.
+    #[error("GitLab has not answered for {} s, last: {last}", .since.as_secs())]
+    Away {
+        /// For how long.
+        since: Duration,
+        /// The last failure.
+        last: String,
+    },
+    /// Too many calls wait for their turn.
+    #[error("too many requests to GitLab wait for their turn (gitlab.api_rate_limit)")]
+    Crowded,
+    /// A request that cannot be made.
+    #[error("the request to GitLab cannot be made: {0}")]
+    Invalid(String),
+}
+
+fn with(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |it| format!(" with reason {it}"))
+}
+
+impl CallError {
+    /// The status by which GitLab refused who it was asked about.
+    #[must_use]
+    pub fn refusal(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } if matches!(status, 401 | 403 | 404) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether GitLab is ill, rather than the question wrong.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 && *status != 501,
+            Self::Unreachable { .. } | Self::TooSlow(_) | Self::Garbage { .. } => true,
+            Self::OwnToken(_) | Self::Away { .. } | Self::Crowded | Self::Invalid(_) => false,
+        }
+    }
+
+    /// Whether the same request may succeed if it is sent again at once.
+    pub(super) fn is_worth_a_retry(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 && *status != 501,
+            Self::Unreachable { .. } => true,
+            // Slow means loaded: to repeat would double it.
+            Self::TooSlow(_) | Self::Garbage { .. } => false,
+            Self::OwnToken(_) | Self::Away { .. } | Self::Crowded | Self::Invalid(_) => false,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Which failed attempts are repeated, when, and how many in all. Pure.
+
+use std::time::Duration;
+
+/// Attempts of one call, at most.
+pub(super) const ATTEMPTS: u32 = 4;
+/// The first pause, before jitter.
+const FIRST: Duration = Duration::from_millis(100);
+/// Retries that may be saved up.
+const SAVED: f64 = 10.0;
+/// What each call adds to the retries saved up: when GitLab fails for
+/// everybody, retries add a tenth to its load at most.
+const PER_CALL: f64 = 0.1;
+
+/// How many retries all calls together may still make.
+#[derive(Debug)]
+pub(super) struct Budget(f64);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(SAVED)
+    }
+}
+
+impl Budget {
+    /// A call begins.
+    pub(super) fn deposit(&mut self) {
+        self.0 = (self.0 + PER_CALL).min(SAVED);
+    }
+
+    /// Whether there is a retry left; it is taken.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let left = self.0 >= 1.0;
+        if left {
+            self.0 -= 1.0;
+        }
+        left
+    }
+}
+
+/// The pause before retry `number`, from 0: half of it is chance, so that
+/// replicas that failed together do not come back together.
+pub(super) fn pause(number: u32, random: f64) -> Duration {
+    (FIRST * 2_u32.saturating_pow(number)).mul_f64(0.5 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_at_least_half() {
+        assert_eq!(pause(0, 1.0), Duration::from_millis(100));
+        assert_eq!(pause(2, 1.0), Duration::from_millis(400));
+        assert_eq!(pause(2, 0.0), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn when_everything_fails_a_tenth_is_retried() {
+        let mut budget = Budget::default();
+        let calls = 1000;
+
+        let retries = (0..calls)
+            .filter(|_| {
+                budget.deposit();
+                budget.withdraw()
+            })
+            .count();
+
+        assert!((100..=111).contains(&retries), "{retries}");
+    }
+}

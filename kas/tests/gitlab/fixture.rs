@@ -1,0 +1,119 @@
+//! A double, and a control plane that asks it.
+
+use std::time::Duration;
+
+use kas::{
+    config::{GitLab as Settings, RateLimit},
+    control_plane::{
+        Access, ControlPlane, Credentials, DenyReason, Memory, Token,
+        gitlab::{GitLab, Memories},
+    },
+};
+use router::AgentId;
+use runtime::connect::ProxySetting;
+use tempfile::TempDir;
+use tests::gitlab_double::{Endpoint, Fault, FaultKind, GitLabDouble, Scenario};
+
+/// Both, and the folder of their secret.
+pub(crate) struct Fixture {
+    pub(crate) double: GitLabDouble,
+    pub(crate) gitlab: GitLab,
+    pub(crate) folder: TempDir,
+}
+
+/// Answers count for no time, so that each question reaches the double.
+pub(crate) const FORGETFUL: Memory = Memory {
+    good: Duration::ZERO,
+    refused: Duration::ZERO,
+    grace: Duration::ZERO,
+    tokens: 100,
+};
+
+/// As long as the defaults.
+pub(crate) fn usual() -> Memory {
+    Memory {
+        grace: Duration::from_secs(600),
+        ..Memory::default()
+    }
+}
+
+impl Fixture {
+    pub(crate) async fn start(memory: Memory) -> Self {
+        let double = GitLabDouble::start(Scenario::sample()).await.unwrap();
+        Self::with(double, memory, |_| {}, ProxySetting::None)
+    }
+
+    pub(crate) fn with(
+        double: GitLabDouble,
+        memory: Memory,
+        change: impl FnOnce(&mut Settings),
+        proxy: ProxySetting,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        double.write_secret(&secret).unwrap();
+        let mut settings = Settings {
+            address: double.url(),
+            external_url: None,
+            authentication_secret_file: secret,
+            ca_certificate_file: None,
+            api_rate_limit: RateLimit {
+                refill_rate_per_second: 50.0,
+                bucket_size: 250,
+            },
+            agents_grace: memory.grace,
+            callers_grace: memory.grace,
+        };
+        change(&mut settings);
+        let memories = Memories {
+            agents: memory,
+            callers: memory,
+        };
+        let gitlab = GitLab::new(&settings, memories, proxy).unwrap();
+        Self {
+            double,
+            gitlab,
+            folder,
+        }
+    }
+
+    pub(crate) fn fails(&self, kind: FaultKind) {
+        self.double
+            .change(|it| it.faults = vec![Fault::everywhere(kind)]);
+    }
+
+    pub(crate) fn recovers(&self) {
+        self.double.change(|it| it.faults.clear());
+    }
+
+    pub(crate) fn asked(&self, endpoint: Endpoint) -> u64 {
+        self.double.counters().of(endpoint)
+    }
+
+    pub(crate) async fn authorize(
+        &self,
+        who: &Credentials,
+        agent: i64,
+    ) -> Result<Access, DenyReason> {
+        self.gitlab.authorize(who, AgentId(agent)).await
+    }
+}
+
+pub(crate) fn ci(token: &str) -> Credentials {
+    Credentials::Ci {
+        token: Token::new(token),
+    }
+}
+
+pub(crate) fn pat(token: &str) -> Credentials {
+    Credentials::Pat {
+        token: Token::new(token),
+    }
+}
+
+pub(crate) fn session(key: &str, csrf: &str) -> Credentials {
+    Credentials::Session {
+        access_key: Token::new(key),
+        csrf_token: Token::new(csrf),
+    }
+}

@@ -1,0 +1,10 @@
+//! The GitLab control plane against a double of GitLab: each call, each
+//! refusal, and what happens when GitLab is ill.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod agents;
+mod callers;
+mod fixture;
+mod link;
+mod outage;

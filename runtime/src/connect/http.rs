@@ -1,0 +1,48 @@
+//! Dialling a plain HTTP/1.1 server.
+
+use super::{ConnectError, ConnectOptions, Target, tls_handshake, transport, tunnel};
+use crate::io::{ByteStream, Scheme};
+
+/// Dials a target of [`Target::parse_http`], within the deadline.
+///
+/// A proxy in front of an `https` server is asked for a tunnel. For an `http`
+/// server the connection is the proxy's own: requests on it must name the whole
+/// URL, and carry the proxy's authorization.
+///
+/// # Errors
+/// [`ConnectError`], which names the target. Cancelling closes what was open.
+pub async fn connect_http(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<ByteStream, ConnectError> {
+    // Boxed: the future of all handshakes is much larger than what is left.
+    let all = Box::pin(handshakes(target, options));
+    match tokio::time::timeout(options.timeout, all).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout {
+            target: target.to_string(),
+            limit: options.timeout,
+        }),
+    }
+}
+
+async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<ByteStream, ConnectError> {
+    if target.scheme() == Scheme::Http
+        && let Some(proxy) = options.proxy.proxy_for(target)
+    {
+        let to = tunnel::to(proxy, options).await;
+        return to
+            .map(ByteStream::plain)
+            .map_err(|error| ConnectError::Proxy {
+                target: target.to_string(),
+                proxy: proxy.to_string(),
+                error,
+            });
+    }
+    let (io, _) = transport(target, options).await?;
+    let io = match target.scheme().is_tls() {
+        true => tls_handshake(io, target, options).await?,
+        false => io,
+    };
+    Ok(ByteStream::plain(io))
+}

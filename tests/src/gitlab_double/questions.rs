@@ -1,0 +1,159 @@
+//! What GitLab answers to each call: success with JSON, or a refusal with its reason.
+
+use http::{HeaderMap, header};
+use serde_json::{Value, json};
+
+use super::scenario::{Agent, Job, Scenario, User};
+
+/// A status and a body; none for 204.
+pub(super) type Answer = (u16, Option<Value>);
+
+/// A refusal in GitLab's form.
+pub(super) fn refused(status: u16, message: &str) -> Answer {
+    (status, Some(json!({"message": message})))
+}
+
+pub(super) fn agent_info(scenario: &Scenario, headers: &HeaderMap) -> Answer {
+    let token = text(headers, header::AUTHORIZATION.as_str());
+    let token = token.strip_prefix("Bearer ").unwrap_or_default();
+    let owns = |agent: &&Agent| agent.tokens.iter().any(|own| own == token);
+    match scenario.agents.iter().find(owns) {
+        None => refused(401, "401 Unauthorized"),
+        Some(agent) => (200, Some(info(agent))),
+    }
+}
+
+fn info(agent: &Agent) -> Value {
+    json!({
+        "project_id": agent.project.id,
+        "agent_id": agent.id,
+        "agent_name": agent.name,
+        "gitaly_info": {"address": "tcp://127.0.0.1:1", "token": "gitaly-token", "features": {}},
+        "gitaly_repository": {
+            "storage_name": "default",
+            "relative_path": format!("@hashed/{}.git", agent.project.id),
+            "git_object_directory": "",
+            "git_alternate_object_directories": [],
+            "gl_repository": format!("project-{}", agent.project.id),
+            "gl_project_path": agent.project.path,
+        },
+        "default_branch": "main",
+    })
+}
+
+pub(super) fn allowed_agents(scenario: &Scenario, headers: &HeaderMap) -> Answer {
+    let token = text(headers, "job-token");
+    match scenario.jobs.iter().find(|job| job.token == token) {
+        None => refused(401, "401 Unauthorized"),
+        Some(job) if job.finished => refused(403, "403 Forbidden - Job is not running"),
+        Some(job) => (200, Some(allowed(scenario, job))),
+    }
+}
+
+fn allowed(scenario: &Scenario, job: &Job) -> Value {
+    let agents = job.agents.iter().filter_map(|allowed| {
+        let agent = scenario.agent(allowed.id)?;
+        let mut configuration = json!({});
+        if let Some(access_as) = &allowed.access_as {
+            configuration["access_as"] = access_as.clone();
+        }
+        Some(json!({
+            "id": agent.id,
+            "config_project": {"id": agent.project.id},
+            "configuration": configuration,
+        }))
+    });
+    let mut answer = json!({
+        "allowed_agents": agents.collect::<Vec<_>>(),
+        "job": {"id": job.id},
+        "pipeline": {"id": job.pipeline},
+        "project": {
+            "id": job.project,
+            "groups": job.groups.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
+        },
+        "user": {"id": 1, "username": job.username, "roles_in_project": ["developer"]},
+    });
+    if let Some(environment) = &job.environment {
+        answer["environment"] = json!({"slug": environment.slug, "tier": environment.tier});
+    }
+    answer
+}
+
+pub(super) fn authorize_proxy_user(scenario: &Scenario, body: &Value) -> Answer {
+    let field = |key: &str| body[key].as_str().unwrap_or_default();
+    let id: Option<i64> = field("agent_id").parse().ok();
+    let Some(agent) = id.and_then(|id| scenario.agent(id)) else {
+        return refused(404, "404 Not found");
+    };
+    if !agent.user_access {
+        return refused(401, "401 Unauthorized - Feature disabled for agent");
+    }
+    let key = field("access_key");
+    let user = match field("access_type") {
+        "personal_access_token" => by_token(scenario, key),
+        "session_cookie" => by_session(scenario, key, field("csrf_token")),
+        _ => Err(refused(400, "access_type does not have a valid value")),
+    };
+    match user {
+        Err(refused) => refused,
+        Ok(user) => match user.agents.iter().find(|allowed| allowed.id == agent.id) {
+            None => refused(403, "403 Forbidden"),
+            Some(allowed) => (
+                200,
+                Some(json!({
+                    "agent": {"id": agent.id, "config_project": {"id": agent.project.id}},
+                    "user": {"id": user.id, "username": user.username},
+                    "access_as": allowed.access_as,
+                })),
+            ),
+        },
+    }
+}
+
+fn by_token<'a>(scenario: &'a Scenario, token: &str) -> Result<&'a User, Answer> {
+    let owned = |user: &'a User| {
+        let own = user.tokens.iter().find(|own| own.token == token)?;
+        Some((user, own))
+    };
+    let Some((user, own)) = scenario.users.iter().find_map(owned) else {
+        return Err(refused(401, "401 Unauthorized"));
+    };
+    if own.scopes.iter().any(|scope| scope == "k8s_proxy") {
+        return Ok(user);
+    }
+    let why = json!({"error": "insufficient_scope", "scope": "k8s_proxy"});
+    Err((403, Some(why)))
+}
+
+fn by_session<'a>(scenario: &'a Scenario, key: &str, csrf: &str) -> Result<&'a User, Answer> {
+    if !key.starts_with("session ") {
+        return Err(refused(400, "400 Bad request - Invalid access_key"));
+    }
+    let session = scenario.sessions.iter().find(|it| it.cookie == key);
+    let Some(session) = session else {
+        return Err(refused(401, "401 Unauthorized - Invalid session"));
+    };
+    if session.csrf != csrf {
+        return Err(refused(401, "401 Unauthorized - CSRF token does not match"));
+    }
+    let user = session.username.as_deref().and_then(|it| scenario.user(it));
+    user.ok_or_else(|| refused(401, "401 Unauthorized - Invalid user in session"))
+}
+
+/// Also gives what is to be remembered.
+pub(super) fn agent_configuration(
+    scenario: &Scenario,
+    body: &Value,
+) -> (Answer, Option<(i64, Value)>) {
+    let id: Option<i64> = body["agent_id"].as_str().and_then(|it| it.parse().ok());
+    match id.filter(|id| scenario.agent(*id).is_some()) {
+        _ if !body["agent_config"].is_object() => (refused(400, "agent_config is missing"), None),
+        None => (refused(404, "404 Not found"), None),
+        Some(id) => ((204, None), Some((id, body["agent_config"].clone()))),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    let value = headers.get(name);
+    value.and_then(|it| it.to_str().ok()).unwrap_or_default()
+}
