@@ -2,7 +2,11 @@
 //!
 //! `AGENTK_BIN` puts another agent in the place of ours.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails may panic, and says what it ran with"
+)]
 
 mod agent;
 mod api;
