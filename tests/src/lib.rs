@@ -15,6 +15,7 @@ pub mod payload;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod replicas;
 pub mod rig;
 pub mod stub_api;
 pub mod up;

@@ -16,6 +16,8 @@ pub enum Part {
     Haproxy,
     /// nginx.
     Nginx,
+    /// Redis.
+    Redis,
     /// A Go compiler.
     Go,
     /// `script`, which gives a command a terminal.
@@ -40,6 +42,7 @@ impl Part {
             Self::Kubectl => &["kubectl"],
             Self::Haproxy => &["haproxy"],
             Self::Nginx => &["nginx"],
+            Self::Redis => &["redis-server"],
             Self::Go => &["go"],
             Self::Pty => &["script"],
         }

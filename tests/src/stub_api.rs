@@ -17,7 +17,10 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::task::{AbortOnDropHandle, JoinMap};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, JoinMap},
+};
 
 use crate::payload;
 
@@ -28,6 +31,10 @@ pub struct Seen {
     pub open: AtomicUsize,
     /// Requests whose body broke off.
     pub broken: AtomicUsize,
+    /// Requests that were answered with what they said.
+    pub echoes: AtomicUsize,
+    /// Lets requests for `/hold` go, which wait for it.
+    pub release: CancellationToken,
 }
 
 /// A running stub; dropping it stops it.
@@ -114,7 +121,14 @@ async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>
             StatusCode::OK,
             &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0-stub"}),
         ),
-        path if path.starts_with("/echo") => status(StatusCode::OK, &echo(&head, &body.to_bytes())),
+        path if path.starts_with("/echo") => {
+            seen.echoes.fetch_add(1, Ordering::Relaxed);
+            status(StatusCode::OK, &echo(&head, &body.to_bytes()))
+        }
+        "/hold" => {
+            seen.release.cancelled().await;
+            status(StatusCode::OK, &json!({}))
+        }
         path => status(
             StatusCode::NOT_FOUND,
             &json!({"kind": "Status", "message": path}),

@@ -1,0 +1,269 @@
+//! Several kas processes that share a Redis, behind a load balancer that asks them whether they are ready.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{
+    kas::run_cli,
+    parts, ports,
+    process::Process,
+    programs,
+    wait::{until, until_accepts},
+};
+
+/// How long a replica may take to start, or to leave.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Replicas on fixed ports, as the pods of a set have fixed names.
+#[derive(Debug)]
+pub struct Replicas {
+    /// Where agents connect.
+    pub agents: u16,
+    /// Where users connect.
+    pub users: u16,
+    replicas: Vec<Replica>,
+    balancer: Process,
+    _redis: Process,
+    folder: TempDir,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Replica {
+    /// Where its users connect, without the load balancer.
+    pub users: u16,
+    agents: u16,
+    peers: u16,
+    observability: u16,
+    configuration: PathBuf,
+    process: Process,
+}
+
+impl Replicas {
+    /// Starts so many, a Redis, and HAProxy in front of them.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start(count: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let store = ports::free();
+        let redis = redis(store, folder.path()).await?;
+        run_cli(&file(folder.path()), &["agent", "create", "first"]).await?;
+        std::fs::write(secret(folder.path()), BASE64_STANDARD.encode([7; 32]))?;
+        let mut replicas = Vec::new();
+        for number in 0..count {
+            replicas.push(Replica::start(number, store, folder.path()).await?);
+        }
+        let (agents, users) = (ports::free(), ports::free());
+        let balancer = balancer([agents, users], &replicas, folder.path()).await?;
+        Ok(Self {
+            agents,
+            users,
+            replicas,
+            balancer,
+            _redis: redis,
+            folder,
+        })
+    }
+
+    /// A folder for the test's files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs `kas ARGS` on the file that all replicas read.
+    ///
+    /// # Errors
+    /// When it exits with an error.
+    pub async fn cli(&self, args: &[&str]) -> Result<String> {
+        run_cli(&file(self.folder.path()), args).await
+    }
+
+    /// One of the replicas.
+    #[must_use]
+    pub fn replica(&self, number: usize) -> &Replica {
+        &self.replicas[number]
+    }
+
+    /// Tells a replica to end.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub async fn signal(&self, number: usize, signal: &str) -> Result<()> {
+        self.replicas[number].process.signal(signal).await
+    }
+
+    /// Waits for a replica's end.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub async fn ended(&mut self, number: usize) -> Result<ExitStatus> {
+        self.replicas[number].process.ended(LIMIT).await
+    }
+
+    /// Starts a replica again that has ended, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self, number: usize) -> Result<()> {
+        let folder = self.folder.path().to_owned();
+        let replica = &mut self.replicas[number];
+        replica.process = replica.spawn(number, &folder)?;
+        replica.ready().await
+    }
+
+    /// What a replica has written.
+    #[must_use]
+    pub fn output(&self, number: usize) -> String {
+        self.replicas[number].process.output()
+    }
+
+    /// The last lines of everybody, for error messages.
+    #[must_use]
+    pub fn tails(&self) -> String {
+        let mut tails: Vec<_> = self.replicas.iter().map(|it| it.process.tail()).collect();
+        tails.push(self.balancer.tail());
+        tails.join("\n")
+    }
+}
+
+impl Replica {
+    async fn start(number: usize, store: u16, folder: &Path) -> Result<Self> {
+        let [users, agents, peers, observability] = [(); 4].map(|()| ports::free());
+        let configuration = folder.join(format!("kas-{number}.yaml"));
+        let text = configure([users, agents, peers, observability], store, folder)?;
+        std::fs::write(&configuration, text)?;
+        let replica = Self {
+            users,
+            agents,
+            peers,
+            observability,
+            process: spawn(number, peers, &configuration, folder)?,
+            configuration,
+        };
+        replica.ready().await?;
+        Ok(replica)
+    }
+
+    fn spawn(&self, number: usize, folder: &Path) -> Result<Process> {
+        spawn(number, self.peers, &self.configuration, folder)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let url = format!("http://127.0.0.1:{}/readiness", self.observability);
+        let ready = async || {
+            let answer = crate::http::get(&url, "").await.ok()?;
+            answer.status().is_success().then_some(())
+        };
+        let ready = until("a replica to be ready", LIMIT, ready).await;
+        ready.with_context(|| self.process.tail())
+    }
+}
+
+fn spawn(number: usize, peers: u16, configuration: &Path, folder: &Path) -> Result<Process> {
+    let mut command = Command::new(programs::kas()?);
+    command
+        .arg("--configuration-file")
+        .arg(configuration)
+        .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{peers}"));
+    Process::spawn(&format!("kas-{number}"), &mut command, folder)
+}
+
+fn configure(ports: [u16; 4], store: u16, folder: &Path) -> Result<String> {
+    let [users, agents, peers, observability] = ports;
+    let mut text = String::new();
+    writeln!(
+        text,
+        "standalone: {{file: {}}}\n\
+         agent:\n\
+         \x20 listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n\
+         \x20 kubernetes_api:\n\
+         \x20   url_path_prefix: /k8s-proxy/\n\
+         \x20   listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 30s}}\n\
+         private_api:\n\
+         \x20 listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {}}}\n\
+         redis: {{server: {{address: '127.0.0.1:{store}'}}}}\n\
+         observability:\n\
+         \x20 listen: {{address: '127.0.0.1:{observability}'}}\n\
+         \x20 logging: {{level: debug}}",
+        file(folder).display(),
+        secret(folder).display(),
+    )?;
+    Ok(text)
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("agents.yaml")
+}
+
+fn secret(folder: &Path) -> PathBuf {
+    folder.join("private-api-secret")
+}
+
+async fn redis(port: u16, folder: &Path) -> Result<Process> {
+    let program = parts::program("redis-server").context("no redis-server")?;
+    let mut command = Command::new(program);
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--dir"])
+        .arg(folder);
+    let process = Process::spawn(&format!("redis-{port}"), &mut command, folder)?;
+    let listens = until_accepts(port, LIMIT).await;
+    listens.with_context(|| process.tail())?;
+    Ok(process)
+}
+
+async fn balancer(fronts: [u16; 2], replicas: &[Replica], folder: &Path) -> Result<Process> {
+    let [agents, users] = fronts;
+    let mut text = GLOBAL.to_owned();
+    for (name, front) in [("agents", agents), ("users", users)] {
+        writeln!(text, "listen {name}\n  bind 127.0.0.1:{front}")?;
+        for (number, replica) in replicas.iter().enumerate() {
+            let port = if name == "agents" {
+                replica.agents
+            } else {
+                replica.users
+            };
+            let check = replica.observability;
+            writeln!(
+                text,
+                "  server kas{number} 127.0.0.1:{port} check port {check} inter 100ms fall 1 rise 1"
+            )?;
+        }
+    }
+    let file = folder.join("haproxy.cfg");
+    std::fs::write(&file, text)?;
+    let program = parts::program("haproxy").context("no haproxy")?;
+    let mut command = Command::new(program);
+    command.args(["-db", "-f"]).arg(&file);
+    let process = Process::spawn("haproxy", &mut command, folder)?;
+    let listens = until_accepts(users, LIMIT).await;
+    listens.with_context(|| process.tail())?;
+    Ok(process)
+}
+
+/// A connection goes where it is accepted, and stays when a server is ready no more.
+const GLOBAL: &str = "\
+global
+  maxconn 2000
+defaults
+  mode tcp
+  balance roundrobin
+  option httpchk GET /readiness
+  option redispatch 1
+  retries 5
+  timeout connect 2s
+  timeout check 2s
+  timeout client 1h
+  timeout server 1h
+";
