@@ -11,7 +11,7 @@ use tests::{
     agentk::{Agentk, Links},
     http as client,
     parts::{Part, skipped},
-    replicas::Replicas,
+    pod_set::PodSet,
     stub_api::StubApi,
     wait::until,
 };
@@ -23,7 +23,7 @@ const NEEDS: &[Part] = &[Part::Haproxy, Part::Redis];
 
 /// Replicas with an agent, and a user.
 struct Site {
-    replicas: Replicas,
+    replicas: PodSet,
     stub: StubApi,
     bearer: String,
     _agent: Agentk,
@@ -31,7 +31,7 @@ struct Site {
 
 impl Site {
     async fn start(replicas: usize) -> Result<Self> {
-        let replicas = Replicas::start(replicas).await?;
+        let replicas = PodSet::start(replicas).await?;
         let token = replicas.cli(&["agent", "create", "test"]).await?;
         let user = replicas.cli(&["user", "create", "ana"]).await?;
         let grant = ["access", "grant", "--agent", "*", "--user", "ana"];

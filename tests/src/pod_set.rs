@@ -1,4 +1,4 @@
-//! Several kas processes that share a Redis, behind a load balancer that asks them whether they are ready.
+//! Several kas processes that share a Redis, restarted in place, behind a load balancer that asks them whether they are ready.
 
 use std::{
     fmt::Write,
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Replicas on fixed ports, as the pods of a set have fixed names.
 #[derive(Debug)]
-pub struct Replicas {
+pub struct PodSet {
     /// Where agents connect.
     pub agents: u16,
     /// Where users connect.
@@ -48,7 +48,7 @@ pub struct Replica {
     process: Process,
 }
 
-impl Replicas {
+impl PodSet {
     /// Starts so many, a Redis, and HAProxy in front of them.
     ///
     /// # Errors
