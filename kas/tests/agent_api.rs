@@ -31,7 +31,7 @@ use proto::agent::{
         },
     },
 };
-use router::{AgentId, Owner, Registry, ReplicaId, RoutingTable, store::memory::MemoryStore};
+use router::{AgentId, Need, Owner, Registry, ReplicaId, RoutingTable, store::memory::MemoryStore};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
@@ -46,6 +46,7 @@ const AGENT: AgentId = AgentId(1);
 struct Kas {
     address: String,
     store: MemoryStore,
+    api: Arc<AgentApi>,
     registry: Arc<Registry>,
     tracker: Arc<Tracker>,
     drain: Drain,
@@ -109,10 +110,11 @@ impl Kas {
         let address = listener.local_addr().to_string();
         let drain = Drain::new();
         let acceptor = AgentAcceptor::new(AgentAcceptorOptions::default());
-        tokio::spawn(api.serve(listener, acceptor, drain.clone()));
+        tokio::spawn(api.clone().serve(listener, acceptor, drain.clone()));
         let token = token.expose().to_owned();
         Self {
             address,
+            api,
             store,
             registry,
             tracker,
@@ -244,6 +246,31 @@ async fn a_tunnel_stays_until_the_agent_is_seen_elsewhere() {
 
     let second = within(tunnels.next()).await.unwrap().unwrap();
     assert!(second.is_ok(), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_given_back_while_its_connection_leaves_ends_then() {
+    let kas = Kas::start().await;
+    let mut client = ReverseTunnelClient::new(kas.channel("ws", &kas.token).await);
+    let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
+    kas.connected(true).await;
+    let need = Need {
+        method: "/test.Echo/Echo".into(),
+        impersonation: false,
+        caller: "user:ana".into(),
+    };
+    let reserved = kas.registry.take(AGENT, &need).unwrap();
+
+    kas.drain.start();
+    let other = Owner {
+        replica: ReplicaId::new("b"),
+        url: String::new(),
+    };
+    kas.store.table(other).announce(AGENT);
+    assert!(kas.api.moved(Duration::from_secs(20)).await);
+    drop(reserved);
+
+    assert!(within(tunnel).await.unwrap().is_ok());
 }
 
 #[tokio::test]

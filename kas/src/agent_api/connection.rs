@@ -219,9 +219,9 @@ impl Connection {
             Ok((offer, stream)) => {
                 self.api.metrics.tunnels_opened.inc();
                 let watch = self.api.registry.park(offer, stream);
-                let idle = Idle::new(watch, self.native);
+                let mut idle = Idle::new(watch, self.native);
                 if matches!(self.phase, Phase::Moving | Phase::Finishing) {
-                    idle.retire(&Status::ok(""));
+                    idle.retire();
                 }
                 self.idle.push(idle);
             }
@@ -249,8 +249,8 @@ impl Connection {
         self.http2.graceful_shutdown();
         self.leaving.cancel();
         let (ends, staying) = leaving::choose(self.idle.iter().map(Idle::agent));
-        for (idle, _) in self.idle.iter().zip(ends).filter(|(_, end)| *end) {
-            idle.retire(&Status::ok(""));
+        for (idle, _) in self.idle.iter_mut().zip(ends).filter(|(_, end)| *end) {
+            idle.retire();
         }
         self.phase = Phase::Moving;
         self.moving = staying.len();
@@ -270,8 +270,8 @@ impl Connection {
 
     /// Ends what is idle of an agent that is elsewhere.
     fn moved(&mut self, agent: AgentId) {
-        for idle in self.idle.iter().filter(|idle| idle.agent() == agent) {
-            idle.retire(&Status::ok(""));
+        for idle in self.idle.iter_mut().filter(|idle| idle.agent() == agent) {
+            idle.retire();
         }
         self.moving = self.moving.saturating_sub(1);
         if self.moving == 0 && self.phase == Phase::Moving {
@@ -281,8 +281,8 @@ impl Connection {
 
     /// Ends what is idle, and gives calls in progress their time.
     fn finish(&mut self) {
-        for idle in &self.idle {
-            idle.retire(&Status::ok(""));
+        for idle in &mut self.idle {
+            idle.retire();
         }
         self.phase = Phase::Finishing;
         self.staying = None;

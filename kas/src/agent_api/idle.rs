@@ -26,6 +26,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(45);
 pub(super) struct Idle {
     watch: IdleWatch,
     silence: Option<Pin<Box<Sleep>>>,
+    /// It ends as soon as nobody has reserved it.
+    retiring: bool,
 }
 
 impl Idle {
@@ -33,7 +35,11 @@ impl Idle {
         // Not all at once, so that some are always there.
         let silence = SILENCE.mul_f64(1.0 - 0.25 * rand::random::<f64>());
         let silence = native.then(|| Box::pin(tokio::time::sleep(silence)));
-        Self { watch, silence }
+        Self {
+            watch,
+            silence,
+            retiring: false,
+        }
     }
 
     /// Whose tunnel it is.
@@ -41,9 +47,11 @@ impl Idle {
         self.watch.agent()
     }
 
-    /// Ends the tunnel with `status` unless a call has it.
-    pub(super) fn retire(&self, status: &Status) {
-        self.watch.retire(status);
+    /// Ends the tunnel in order unless a call has it. If somebody has reserved it
+    /// and gives it back, it ends then.
+    pub(super) fn retire(&mut self) {
+        self.retiring = true;
+        self.watch.retire(&Status::ok(""));
     }
 }
 
@@ -55,6 +63,9 @@ impl Future for Idle {
             && silence.as_mut().poll(cx).is_ready()
         {
             self.silence = None;
+            self.retiring = true;
+        }
+        if self.retiring {
             self.watch.retire(&Status::ok(""));
         }
         Pin::new(&mut self.watch).poll(cx)

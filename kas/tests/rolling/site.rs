@@ -34,9 +34,11 @@ use runtime::{
     connect::ConnectOptions,
     jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
+    telemetry,
 };
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
 
 use crate::{agent::Agent, api::Api, front::Front};
 
@@ -72,6 +74,9 @@ pub(crate) struct Member {
 impl Site {
     /// So many replicas, and an agent.
     pub(crate) async fn start(replicas: usize) -> Self {
+        if std::env::var_os("RUST_LOG").is_some() {
+            telemetry::start(LevelFilter::INFO, telemetry::Format::Json);
+        }
         let folder = tempfile::tempdir().unwrap();
         let (agent_token, user_token) = (
             TokenKind::Agent.generate().unwrap(),
