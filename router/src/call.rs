@@ -26,7 +26,7 @@ use proto::{
 use runtime::grpc::{SendStream, poll_message};
 use tonic::Status;
 
-use crate::{error::Broken, registry::Alive, tunnel::Tunnel};
+use crate::{error::Broken, peers::Lease, registry::Alive, tunnel::Tunnel};
 
 /// Field numbers around a message to the agent:
 /// `ConnectResponse.message`, `Message.data`.
@@ -82,7 +82,7 @@ enum Path {
     /// The stream is the agent's, held by this replica.
     Tunnel(#[expect(dead_code, reason = "held for its Drop")] Alive),
     /// The stream leads to the replica that holds the tunnel.
-    Peer,
+    Peer(#[expect(dead_code, reason = "held for its Drop")] Lease),
 }
 
 impl Call {
@@ -128,6 +128,7 @@ impl Call {
         recv: h2::RecvStream,
         deframer: Deframer,
         sequence: Sequence,
+        lease: Lease,
         opening: Opening,
     ) -> Result<Self, Broken> {
         let mut frame = FrameBuilder::default().message(&proto::agent::kas::StartStreaming {});
@@ -140,7 +141,7 @@ impl Call {
             recv,
             deframer,
             sequence,
-            path: Path::Peer,
+            path: Path::Peer(lease),
             send_closed: opening.close,
             ended: false,
             broken: false,
@@ -171,7 +172,7 @@ impl Call {
     pub fn start_send(&mut self, payload: Payload) -> Result<(), Broken> {
         let fields = match self.path {
             Path::Tunnel(_) => TO_AGENT,
-            Path::Peer => &[],
+            Path::Peer(_) => &[],
         };
         let sent = self.send.send_data(Frame::nested(fields, payload), false);
         sent.map_err(|error| self.broke(error.into()))
@@ -199,7 +200,7 @@ impl Call {
                 let close = to_agent(connect_response::Msg::CloseSend(CloseSend {}));
                 self.send.send_data(Frame::message(&close), false)
             }
-            Path::Peer => self.send.send_data(Frame::default(), true),
+            Path::Peer(_) => self.send.send_data(Frame::default(), true),
         };
         sent.map_err(|error| self.broke(error.into()))
     }
@@ -244,7 +245,7 @@ impl Call {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if let Path::Peer = self.path {
+        if let Path::Peer(_) = self.path {
             let trailers = ready!(self.recv.poll_trailers(cx))?.unwrap_or_default();
             let status = Status::from_header_map(&trailers)
                 .unwrap_or_else(|| Status::unavailable("the stream ended without a status"));

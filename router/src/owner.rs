@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,13 +24,14 @@ use tonic::Status;
 use crate::{
     call::{Call, Opening},
     error::Broken,
-    id::AgentId,
-    peers::{AGENT_ID, IMPERSONATION},
+    peers::Question,
     registry::Registry,
-    search::Need,
     tunnel::Tunnel,
 };
 use relay::Relay;
+
+/// How long a peer may keep a tunnel without using it.
+const BEGIN: Duration = Duration::from_secs(5);
 
 /// Serves one question of a peer, to its end. The caller has checked that the
 /// peer is one.
@@ -62,11 +64,6 @@ pub async fn serve(
     let _ = send.send_trailers(runtime::grpc::trailers(&status));
 }
 
-struct Question {
-    agent: AgentId,
-    need: Need,
-}
-
 /// Why a relay ended early.
 enum Ended {
     /// The peer left or broke; there is nobody to tell.
@@ -94,40 +91,13 @@ impl From<h2::Error> for Ended {
     }
 }
 
-impl Question {
-    fn read(request: &Request<h2::RecvStream>) -> Result<Self, Status> {
-        let ids: Vec<_> = request.headers().get_all(AGENT_ID).iter().collect();
-        let [id] = ids[..] else {
-            let count = ids.len();
-            return Err(Status::invalid_argument(format!(
-                "Expecting a single {AGENT_ID}, got {count}"
-            )));
-        };
-        let id = id.to_str().ok().and_then(|id| id.parse().ok());
-        let id = id.ok_or_else(|| Status::invalid_argument(format!("Invalid {AGENT_ID}")))?;
-        // Whether the agent must act for somebody is known to the asking
-        // replica, which says so by a hop header.
-        let impersonation = request.headers().contains_key(IMPERSONATION);
-        let method = request.uri().path().into();
-        Ok(Self {
-            agent: AgentId(id),
-            need: Need {
-                method,
-                impersonation,
-                caller: "".into(),
-            },
-        })
-    }
-}
-
 async fn relay(
     registry: &Arc<Registry>,
     question: Question,
     mut peer: Incoming,
     send: &mut SendStream,
 ) -> Result<(), Ended> {
-    let method = question.need.method.clone();
-    let Some(tunnel) = find(registry, question, &mut peer, send).await? else {
+    let Some(tunnel) = find(registry, &question, &mut peer, send).await? else {
         return Ok(());
     };
     say(
@@ -136,12 +106,17 @@ async fn relay(
     )
     .await?;
     // The first message only says to begin; without it the tunnel goes back.
-    if peer.message().await?.is_none() {
+    let Ok(begin) = tokio::time::timeout(BEGIN, peer.message()).await else {
+        return Err(Ended::Refused(Status::deadline_exceeded(
+            "the tunnel that was ready was not used",
+        )));
+    };
+    if begin?.is_none() {
         return Ok(());
     }
     let opening = Opening {
-        method,
-        meta: Default::default(),
+        method: question.need.method,
+        meta: question.meta,
         messages: Vec::new(),
         close: false,
     };
@@ -160,7 +135,7 @@ async fn relay(
 
 async fn find(
     registry: &Arc<Registry>,
-    question: Question,
+    question: &Question,
     peer: &mut Incoming,
     send: &mut SendStream,
 ) -> Result<Option<Tunnel>, Ended> {

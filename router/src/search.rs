@@ -108,7 +108,8 @@ impl Router {
         mut waiting: Waiting,
         trouble: &Trouble,
     ) -> Result<Call, OpenError> {
-        let mut owners = Owners::new(&self.peers, self.table.as_ref(), agent, need, trouble);
+        let (peers, table) = (&self.peers, self.table.as_ref());
+        let mut owners = Owners::new(peers, table, agent, need, &opening.meta, trouble);
         loop {
             tokio::select! {
                 biased;

@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     unreachable_pub,
+    dead_code,
     missing_debug_implementations,
     reason = "a test that fails may panic, and its helpers are nobody else's"
 )]

@@ -8,12 +8,14 @@ mod body;
 mod channel;
 mod message;
 mod serve;
+mod silence;
 mod status;
 
 pub use body::StreamBody;
 pub use channel::{CallFailed, Channel};
 pub use message::{ReceiveError, message, poll_message};
 pub use serve::{send_frame, serve};
+pub use silence::{Patience, silence};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
 
 /// What is sent on our HTTP/2 connections.

@@ -69,7 +69,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         match self.path {
             Path::Tunnel(_) => self.end_tunnel(),
-            Path::Peer => self.end_peer(),
+            Path::Peer(_) => self.end_peer(),
         }
     }
 }

@@ -1,24 +1,24 @@
-//! One HTTP/2 connection to each peer, dialled when needed and kept.
+//! Connections to peers: dialled when needed, shared, and let go.
+
+mod link;
+mod state;
 
 use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use http::HeaderMap;
 use runtime::{grpc::SendRequest, io::ByteStream};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::Credentials;
-
-/// How long dialling a peer may take, HTTP/2 handshake included.
-const DIAL: Duration = Duration::from_secs(5);
-/// How often a peer must answer a ping, and how long it may take.
-const PING: Duration = Duration::from_secs(5);
+use state::{LinkId, State, Take};
 
 /// Dials the private API of a peer by its URL.
 pub type Dial = Arc<
@@ -31,13 +31,10 @@ pub type Dial = Arc<
 pub struct Peers {
     dial: Dial,
     credentials: Credentials,
-    connections: Mutex<HashMap<String, Arc<Peer>>>,
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
-
-/// A peer's connection; the lock is held while one caller dials for all.
-type Peer = tokio::sync::Mutex<Option<SendRequest>>;
 
 impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,11 +46,10 @@ impl Peers {
     /// No connections yet. Their tasks end with `stop`.
     #[must_use]
     pub fn new(dial: Dial, credentials: Credentials, stop: CancellationToken) -> Self {
-        let connections = Mutex::default();
         Self {
             dial,
             credentials,
-            connections,
+            peers: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -63,71 +59,154 @@ impl Peers {
         (self.credentials)()
     }
 
-    /// The connection to the peer at `url`, dialled if there is none.
-    pub(super) async fn connection(&self, url: &str) -> Result<SendRequest, Status> {
-        let peer = {
-            let mut peers = self
-                .connections
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            peers.entry(url.to_owned()).or_default().clone()
-        };
-        let mut connection = peer.lock().await;
-        if let Some(open) = &*connection {
-            return Ok(open.clone());
-        }
-        let dialled = tokio::time::timeout(DIAL, self.dial(url, peer.clone())).await;
-        let open = dialled.map_err(|_| unreachable(url, "it did not answer in time"))??;
-        *connection = Some(open.clone());
-        Ok(open)
-    }
-
-    async fn dial(&self, url: &str, peer: Arc<Peer>) -> Result<SendRequest, Status> {
-        let stream = (self.dial)(url.to_owned())
-            .await
-            .map_err(|error| unreachable(url, error))?;
-        let (send, connection) = runtime::grpc::client_settings()
-            .handshake(stream)
-            .await
-            .map_err(|error| unreachable(url, error))?;
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            drive(connection, stop).await;
-            *peer.lock().await = None;
-        });
-        Ok(send)
-    }
-}
-
-/// Runs a connection until it ends, stops answering pings, or `stop`.
-async fn drive(
-    mut connection: h2::client::Connection<ByteStream, proto::frame::Frame>,
-    stop: CancellationToken,
-) {
-    let Some(pings) = connection.ping_pong() else {
-        return;
-    };
-    tokio::select! {
-        result = connection => {
-            if let Err(error) = result {
-                tracing::debug!(%error, "the connection to a peer ended");
+    /// A connection to the peer at `url`, dialled if there is none.
+    ///
+    /// # Errors
+    /// A status that names the URL and says why the peer cannot be reached.
+    pub(super) async fn connection(&self, url: &str) -> Result<(SendRequest, Lease), Status> {
+        let peer = self.peer(url);
+        let mut changes = peer.changes.subscribe();
+        loop {
+            match peer.take() {
+                Take::Use { id, handle, dial } => {
+                    if dial {
+                        self.dial(peer.clone());
+                    }
+                    return Ok((handle, Lease { peer, id }));
+                }
+                Take::Dial => self.dial(peer.clone()),
+                Take::Wait => {}
+                Take::Refuse { reason, pause } => return Err(unreachable(url, &reason, pause)),
             }
+            // Dialling has a deadline, and the peer outlives this wait.
+            let _ = changes.changed().await;
         }
-        () = unanswered(pings) => tracing::warn!("a peer stopped answering; its connection is closed"),
-        () = stop.cancelled() => {}
+    }
+
+    fn peer(&self, url: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(url) {
+            return peer.clone();
+        }
+        peers.retain(|_, peer| !peer.is_forgettable());
+        let peer = Arc::new(Peer::new(url));
+        peers.insert(url.to_owned(), peer.clone());
+        peer
+    }
+
+    /// Dials for all who wait, even if none of them goes on waiting.
+    fn dial(&self, peer: Arc<Peer>) {
+        let (dial, stop) = (self.dial.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let opened = tokio::select! {
+                opened = link::open(&dial, &peer.url) => opened,
+                () = stop.cancelled() => Err("this replica is leaving".to_owned()),
+            };
+            match opened {
+                Ok(link) => {
+                    let id = peer.dialled(link.send.clone());
+                    link.drive(&peer, id, &stop).await;
+                }
+                Err(reason) => {
+                    tracing::debug!(url = peer.url, reason, "a peer could not be dialled");
+                    peer.failed(&reason);
+                }
+            }
+        });
     }
 }
 
-async fn unanswered(mut pings: h2::PingPong) {
-    loop {
-        tokio::time::sleep(PING).await;
-        match tokio::time::timeout(PING, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return,
+fn unreachable(url: &str, reason: &str, pause: Duration) -> Status {
+    Status::unavailable(format!(
+        "the replica at {url} cannot be reached: {reason} (not tried again for {} ms)",
+        pause.as_millis()
+    ))
+}
+
+/// A peer, and the connections to it.
+#[derive(Debug)]
+struct Peer {
+    url: String,
+    born: Instant,
+    state: Mutex<State<SendRequest>>,
+    /// Changes when dialling is over.
+    changes: watch::Sender<()>,
+}
+
+impl Peer {
+    fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            born: Instant::now(),
+            state: Mutex::new(State::new(Duration::ZERO)),
+            changes: watch::Sender::new(()),
         }
+    }
+
+    fn take(&self) -> Take<SendRequest> {
+        self.state().take(self.now())
+    }
+
+    fn is_busy(&self, id: LinkId) -> bool {
+        self.state().is_busy(id)
+    }
+
+    fn is_forgettable(&self) -> bool {
+        self.state().is_forgettable(self.now())
+    }
+
+    fn dialled(&self, send: SendRequest) -> LinkId {
+        let id = self.state().dialled(send, self.now());
+        self.changes.send_replace(());
+        id
+    }
+
+    fn failed(&self, reason: &str) {
+        self.state().failed(reason, rand::random(), self.now());
+        self.changes.send_replace(());
+    }
+
+    fn leave(&self, id: LinkId, fault: Option<&str>) {
+        self.state().leave(id, fault, rand::random(), self.now());
+    }
+
+    fn retire(&self, id: LinkId) -> bool {
+        self.state().retire(id, self.now())
+    }
+
+    fn answered(&self, id: LinkId) {
+        self.state().answered(id);
+    }
+
+    fn release(&self, id: LinkId) {
+        self.state().release(id, self.now());
+    }
+
+    fn now(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<SendRequest>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unreachable(url: &str, why: impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("the replica at {url} cannot be reached: {why}"))
+/// The right to one stream on a connection, held as long as the stream lasts.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    peer: Arc<Peer>,
+    id: LinkId,
+}
+
+impl Lease {
+    /// The peer has answered on the connection: it is of use.
+    pub(super) fn answered(&self) {
+        self.peer.answered(self.id);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.peer.release(self.id);
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use proto::metadata::Meta;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -47,6 +48,7 @@ pub(super) struct Owners<'a> {
     table: &'a dyn RoutingTable,
     agent: AgentId,
     need: &'a Need,
+    meta: &'a Meta,
     trouble: &'a Trouble,
     changes: watch::Receiver<u64>,
     asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
@@ -64,6 +66,7 @@ impl<'a> Owners<'a> {
         table: &'a dyn RoutingTable,
         agent: AgentId,
         need: &'a Need,
+        meta: &'a Meta,
         trouble: &'a Trouble,
     ) -> Self {
         Self {
@@ -71,6 +74,7 @@ impl<'a> Owners<'a> {
             table,
             agent,
             need,
+            meta,
             trouble,
             changes: table.changes(agent),
             asking: FuturesUnordered::new(),
@@ -106,9 +110,10 @@ impl<'a> Owners<'a> {
         let Some(owner) = self.plan.pick(owners) else {
             return;
         };
-        let (peers, table, agent, need) = (self.peers, self.table, self.agent, self.need);
+        let (peers, table, meta) = (self.peers, self.table, self.meta);
+        let (agent, need) = (self.agent, self.need);
         self.asking.push(Box::pin(async move {
-            let answer = ask(peers, &owner, agent, need).await;
+            let answer = ask(peers, &owner, agent, need, meta).await;
             if let Err(status) = &answer {
                 if status.code() == Code::Unavailable {
                     table.unreachable(&owner.replica);
@@ -149,7 +154,8 @@ async fn ask(
     owner: &Owner,
     agent: AgentId,
     need: &Need,
+    meta: &Meta,
 ) -> Result<(Answer, Asked), Status> {
-    let mut asked = peers.ask(&owner.url, agent, need).await?;
+    let mut asked = peers.ask(&owner.url, agent, need, meta).await?;
     Ok((asked.answer().await?, asked))
 }

@@ -29,11 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 pub const METHOD: &str = "/test.Echo/Echo";
 
-type Doors = Arc<Mutex<HashMap<String, mpsc::Sender<tokio::io::DuplexStream>>>>;
+type Doors = Arc<Mutex<HashMap<String, Door>>>;
+
+/// Where a replica is dialled, and how often it was.
+struct Door {
+    sender: mpsc::Sender<tokio::io::DuplexStream>,
+    dials: usize,
+}
 
 pub struct Replicas {
     pub all: Vec<Replica>,
     pub store: MemoryStore,
+    doors: Doors,
 }
 
 #[derive(Clone)]
@@ -67,20 +74,42 @@ impl Replicas {
         let all = (0..count)
             .map(|n| Replica::start(n, &store, &doors))
             .collect();
-        Self { all, store }
+        Self { all, store, doors }
     }
+}
+
+impl Replicas {
+    /// Connections to the replicas, of one who is none.
+    pub fn stranger(&self) -> Peers {
+        Peers::new(
+            dial(self.doors.clone()),
+            Arc::new(HeaderMap::new),
+            CancellationToken::new(),
+        )
+    }
+
+    /// How often a replica was dialled.
+    pub fn dials(&self, number: usize) -> usize {
+        self.doors.lock().unwrap()[&url(number)].dials
+    }
+}
+
+/// Where a replica is reached.
+pub fn url(number: usize) -> String {
+    format!("grpc://replica-{number}")
 }
 
 impl Replica {
     fn start(number: usize, store: &MemoryStore, doors: &Doors) -> Self {
-        let url = format!("grpc://replica-{number}");
+        let url = url(number);
         let me = Owner {
             replica: ReplicaId::new(&format!("replica-{number}")),
             url: url.clone(),
         };
         let table = Arc::new(store.table(me));
         let registry = Registry::new(table.clone());
-        let (door, visitors) = mpsc::channel(8);
+        let (sender, visitors) = mpsc::channel(8);
+        let door = Door { sender, dials: 0 };
         doors.lock().unwrap().insert(url, door);
         tokio::spawn(answer_peers(registry.clone(), visitors));
         let peers = Peers::new(
@@ -117,7 +146,11 @@ impl Replica {
 
 fn dial(doors: Doors) -> router::peers::Dial {
     Arc::new(move |url| {
-        let door = doors.lock().unwrap().get(&url).cloned();
+        let mut doors = doors.lock().unwrap();
+        let door = doors.get_mut(&url).map(|door| {
+            door.dials += 1;
+            door.sender.clone()
+        });
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(256 << 10);
             let door = door.ok_or_else(|| std::io::Error::other("no such replica"))?;
@@ -231,11 +264,13 @@ async fn echo(send: runtime::grpc::SendRequest, end: mpsc::Sender<String>) {
     let Ok(response) = response.await else { return };
     let mut recv = response.into_body();
     let mut deframer = Deframer::new(Encoding::Identity);
-    say(&mut stream, Msg::Header(Header::default())).await;
     loop {
         while let Some(message) = deframer.next_message().unwrap() {
             match ConnectResponse::decode(message).unwrap().msg.unwrap() {
-                connect_response::Msg::RequestInfo(info) => assert_eq!(info.method_name, METHOD),
+                connect_response::Msg::RequestInfo(info) => {
+                    assert_eq!(info.method_name, METHOD);
+                    say(&mut stream, Msg::Header(Header { meta: info.meta })).await;
+                }
                 connect_response::Msg::Message(message) => {
                     say(&mut stream, Msg::Message(Message { data: message.data })).await;
                 }

@@ -1,0 +1,139 @@
+//! One connection to a peer: dialled, checked, driven to its end.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use proto::frame::Frame;
+use runtime::{
+    grpc::{Patience, SendRequest, silence},
+    io::{ByteStream, Heard},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Dial, Peer, state::LinkId};
+
+/// How long dialling a peer may take, until it has answered a ping.
+const DIAL: Duration = Duration::from_secs(3);
+/// A peer that is frozen or cut off is found out within three seconds of its
+/// last sign of life, when somebody waits for it.
+const PATIENCE: Patience = Patience {
+    busy: Duration::from_millis(750),
+    idle: Duration::from_secs(15),
+    answer: Duration::from_millis(1500),
+};
+/// How often it is looked whether the connection is still needed.
+const LOOK: Duration = Duration::from_secs(5);
+
+type Connection = h2::client::Connection<ByteStream, Frame>;
+
+/// A connection that has carried a ping there and back.
+pub(super) struct Link {
+    pub(super) send: SendRequest,
+    connection: Connection,
+    pings: h2::PingPong,
+    heard: Heard,
+}
+
+/// Dials; the reason is for the one who looks at the peer.
+pub(super) async fn open(dial: &Dial, url: &str) -> Result<Link, String> {
+    let opened = tokio::time::timeout(DIAL, handshake(dial, url)).await;
+    opened.unwrap_or_else(|_| Err(format!("it did not answer within {DIAL:?}")))
+}
+
+async fn handshake(dial: &Dial, url: &str) -> Result<Link, String> {
+    let text = |error: h2::Error| error.to_string();
+    let mut stream = dial(url.to_owned())
+        .await
+        .map_err(|error| error.to_string())?;
+    let heard = stream.heard();
+    let (send, mut connection) = runtime::grpc::client_settings()
+        .handshake(stream)
+        .await
+        .map_err(text)?;
+    let mut pings = connection
+        .ping_pong()
+        .expect("nobody else has taken it from a new connection");
+    // What accepts a connection may be a frozen process, or a load balancer
+    // with nobody behind it.
+    tokio::select! {
+        pong = pings.ping(h2::Ping::opaque()) => pong.map(drop).map_err(text)?,
+        ended = &mut connection => {
+            ended.map_err(text)?;
+            return Err("it closed the connection at once".to_owned());
+        }
+    }
+    Ok(Link {
+        send,
+        connection,
+        pings,
+        heard,
+    })
+}
+
+impl Link {
+    /// Drives the connection, and takes it out of the pool as soon as it is of
+    /// no use to new calls.
+    pub(super) async fn drive(self, peer: &Peer, id: LinkId, stop: &CancellationToken) {
+        let mut driver = Driver {
+            connection: self.connection,
+            probe: Some(self.send),
+            peer,
+            id,
+        };
+        let silence = silence(self.pings, self.heard, PATIENCE, || peer.is_busy(id));
+        let mut silence = std::pin::pin!(silence);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                ended = &mut driver => {
+                    tracing::debug!(url = peer.url, ?ended, "a connection to a peer ended");
+                    return peer.leave(id, None);
+                }
+                () = &mut silence => {
+                    tracing::warn!(url = peer.url, "a peer stopped answering; its connection is closed");
+                    return peer.leave(id, Some("it stopped answering"));
+                }
+                _ = look.tick() => driver.look(),
+                () = stop.cancelled() => return peer.leave(id, None),
+            }
+        }
+    }
+}
+
+/// A connection that notices with each step whether new calls may use it.
+struct Driver<'a> {
+    connection: Connection,
+    /// Fails once the peer takes no new calls; held, it keeps the connection.
+    probe: Option<SendRequest>,
+    peer: &'a Peer,
+    id: LinkId,
+}
+
+impl Driver<'_> {
+    /// Lets a connection go that is not needed any more.
+    fn look(&mut self) {
+        if self.peer.retire(self.id) {
+            self.probe = None;
+        }
+    }
+}
+
+impl Future for Driver<'_> {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let ended = Pin::new(&mut this.connection).poll(cx);
+        if let Some(probe) = &mut this.probe
+            && let Poll::Ready(Err(_)) = probe.poll_ready(cx)
+        {
+            this.probe = None;
+            this.peer.leave(this.id, None);
+        }
+        ended
+    }
+}
