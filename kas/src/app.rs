@@ -39,11 +39,14 @@ pub const WEBSOCKET_PING: Duration = Duration::from_secs(45);
 /// # Errors
 /// When the configuration cannot be used, or requests were cut when leaving.
 pub async fn run(file: &Path) -> anyhow::Result<()> {
-    let config = config::load(file)?;
+    let config::Loaded { config, notes } = config::load(file)?;
     telemetry::start(
         level(config.observability.log_level),
         telemetry::Format::Json,
     );
+    for note in notes {
+        tracing::warn!(file = %file.display(), key = note.path, "{note}");
+    }
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let (control_plane, following) = control::open(&config, &stop)?;

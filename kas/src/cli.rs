@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod caller;
+mod check_config;
 mod duration;
 mod kubeconfig;
 mod output;
@@ -47,14 +48,19 @@ pub struct Cli {
 pub enum Command {
     /// Start everything here: servers, a load balancer, an agent and, unless there is one, a demo cluster
     Up(UpArgs),
-    /// Commands on the file of the standalone control plane.
+    /// Commands on files.
     #[command(flatten)]
     File(FileCommand),
 }
 
-/// Commands on the file of the standalone control plane.
+/// Commands on files: mostly that of the standalone control plane.
 #[derive(Debug, Subcommand)]
 pub enum FileCommand {
+    /// Say what a configuration file means: every value in effect, and what is ignored and why
+    CheckConfig {
+        /// The configuration file
+        file: PathBuf,
+    },
     /// Create agents, list them, change their tokens
     Agent {
         /// Which file.
@@ -151,6 +157,7 @@ impl FileCommand {
     /// Runs the command.
     pub fn run(self, output: &mut Output<'_>) -> Result<(), CommandError> {
         match self {
+            Self::CheckConfig { file } => check_config::run(&file, output),
             Self::Agent { file, action } => agent::run(&file.file, action, output),
             Self::User { file, action } => {
                 caller::run(&file.file, CallerKind::User, action, output)

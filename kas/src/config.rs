@@ -7,12 +7,15 @@
 
 mod file;
 mod level;
+mod notes;
 mod private_url;
 mod resolve;
 mod secret;
+mod show;
 mod tree;
 
 pub use level::LogLevel;
+pub use notes::Note;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
 pub use secret::{Secret, SecretFileError, read_secret_file};
 pub use tree::*;
@@ -37,8 +40,17 @@ pub enum ConfigError {
     Mistake(#[from] Mistake),
 }
 
+/// A configuration, and what its file says without effect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What has effect.
+    pub config: Config,
+    /// What has none, and why.
+    pub notes: Vec<Note>,
+}
+
 /// Reads a configuration file.
-pub fn load(file: &Path) -> Result<Config, ConfigError> {
+pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
         file: file.to_owned(),
         source,
@@ -47,9 +59,12 @@ pub fn load(file: &Path) -> Result<Config, ConfigError> {
 }
 
 /// Reads the text of a configuration file; `file` is for messages only.
-pub fn parse(file: &Path, text: &str) -> Result<Config, Mistake> {
-    let document: file::Document = yaml::read(file, text)?;
-    resolve::resolve(file, document)
+pub fn parse(file: &Path, text: &str) -> Result<Loaded, Mistake> {
+    let (document, unknown): (file::Document, _) = yaml::read_noting(file, text)?;
+    let mut notes: Vec<_> = unknown.into_iter().map(Note::from).collect();
+    notes.extend(notes::of(&document));
+    let config = resolve::resolve(file, document)?;
+    Ok(Loaded { config, notes })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! Reads YAML into typed values, with errors that name file, line and column.
 
 mod field;
+mod noting;
 mod seconds;
+mod write;
 
 pub use field::{NonEmpty, list};
+pub use noting::{UnknownKey, read_noting};
 pub use seconds::{PositiveSeconds, Seconds};
+pub use write::write;
 
 use std::path::{Path, PathBuf};
 
@@ -43,8 +47,12 @@ impl Mistake {
 
 /// Reads a whole document. An empty one is the type's default, if all of its keys are optional.
 pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, Mistake> {
-    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| mistake(file, text, &error))
+    serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| mistake(file, text, &error))
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { with_snippet: false, strict_booleans: true }
 }
 
 fn mistake(file: &Path, text: &str, error: &Error) -> Mistake {

@@ -6,12 +6,17 @@ use super::*;
 
 const MINIMAL: &str = "standalone: {file: agents.yaml}\n";
 
-fn parse_text(text: &str) -> Result<Config, Mistake> {
+fn parse_text(text: &str) -> Result<Loaded, Mistake> {
     parse(Path::new("kas.yaml"), text)
 }
 
 fn with(text: &str) -> Config {
-    parse_text(&format!("{MINIMAL}{text}")).unwrap()
+    parse_text(&format!("{MINIMAL}{text}")).unwrap().config
+}
+
+fn notes(text: &str) -> Vec<String> {
+    let notes = parse_text(text).unwrap().notes;
+    notes.iter().map(ToString::to_string).collect()
 }
 
 fn mistake(text: &str) -> String {
@@ -139,16 +144,6 @@ fn mistakes_name_file_line_column_and_what_to_do() {
             "both given",
         ),
         (
-            "standalone: {file: a}\nagnet: {}",
-            "kas.yaml:2:1: ",
-            "did you mean `agent`",
-        ),
-        (
-            "standalone: {file: a}\nagent:\n  listen:\n    adress: x",
-            "kas.yaml:4:5: ",
-            "did you mean `address`",
-        ),
-        (
             "standalone: {file: a}\nagent:\n  listen:\n    max_connection_age: 2h",
             "kas.yaml:4:25: ",
             "max_connection_age: `2h` is not a duration",
@@ -246,4 +241,76 @@ fn a_file_that_cannot_be_read_is_named() {
         .to_string();
 
     assert!(error.contains("/nonexistent/kas.yaml"), "{error}");
+}
+
+#[test]
+fn unknown_keys_are_ignored_and_noted_with_path_place_and_the_nearest_key() {
+    let text = "standalone: {file: a}\nagnet: {}\nagent:\n  listen:\n    adress: x\n    websocket: false\n";
+
+    assert_eq!(
+        notes(text),
+        [
+            "2:1: agnet is ignored: unknown key `agnet`, did you mean `agent`?",
+            "5:5: agent.listen.adress is ignored: unknown key `adress`, did you mean `address`?",
+        ]
+    );
+    assert!(!parse_text(text).unwrap().config.agent.listen.websocket);
+}
+
+#[test]
+fn known_keys_without_effect_are_noted_with_the_reason() {
+    let api = "api: {listen: {authentication_secret_file: s}}";
+    let gitlab = "gitlab: {address: http://g, authentication_secret_file: s}";
+
+    let noted = notes(&format!(
+        "{gitlab}\n{api}\nagent: {{gitops: {{}}, info_cache_ttl: 1s}}"
+    ));
+
+    assert_eq!(
+        noted,
+        [
+            "api is ignored: this version does not serve the API that GitLab calls",
+            "agent.gitops is ignored: this version does not read repositories",
+        ]
+    );
+    let standalone = notes(&format!("{MINIMAL}agent: {{info_cache_ttl: 1s}}"));
+    assert!(
+        standalone[0].starts_with("agent.info_cache_ttl is ignored: "),
+        "{standalone:?}"
+    );
+}
+
+#[test]
+fn what_is_shown_means_the_same_when_it_is_read() {
+    for text in [
+        "standalone: {file: agents.yaml}",
+        "standalone: {file: a}\nredis: {cluster: {addresses: ['a:1', 'b:2']}}",
+        include_str!("../../tests/configuration/omnibus.yml"),
+        include_str!("../../tests/configuration/chart.yaml"),
+    ] {
+        let config = parse_text(text).unwrap().config;
+
+        let shown = yaml::write(&config.show());
+        let again = parse_text(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}"));
+
+        assert_eq!(again.config, config, "{shown}");
+        assert!(
+            again.notes.iter().all(|note| note.place.is_none()),
+            "an unknown key in {shown}"
+        );
+    }
+}
+
+#[test]
+fn gitlab_has_upstreams_defaults_and_a_grace() {
+    let text = "gitlab: {address: 'https://g/gitlab', external_url: 'https://g', authentication_secret_file: s}";
+    let ControlPlaneConfig::GitLab(gitlab) = parse_text(text).unwrap().config.control_plane else {
+        panic!("it is GitLab");
+    };
+
+    assert_eq!(gitlab.api_rate_limit.refill_rate_per_second, 50.0);
+    assert_eq!(gitlab.api_rate_limit.bucket_size, 250);
+    assert_eq!(gitlab.external_url.as_deref(), Some("https://g"));
+    assert_eq!(gitlab.agents_grace, Duration::from_secs(3600));
+    assert_eq!(gitlab.callers_grace, Duration::from_secs(600));
 }

@@ -1,0 +1,462 @@
+//! Reads a document whose unknown keys are noted and skipped, not refused.
+//!
+//! A layer around the YAML deserializer: it sees which keys a struct knows,
+//! and hands on only those.
+
+use std::{cell::RefCell, fmt, path::Path};
+
+use serde::{
+    Deserialize,
+    de::{
+        DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
+        IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    },
+};
+
+use super::{Mistake, Spot, mistake, options, unknown};
+
+/// The name by which a value asks for its place in the text.
+const SPOT: &str = "__yaml_spanned";
+
+/// A key that nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// Its line, from 1.
+    pub line: u64,
+    /// Its column, from 1.
+    pub column: u64,
+    /// The keys that lead to it, with dots between.
+    pub path: String,
+    /// What it may have been meant to be.
+    pub message: String,
+}
+
+/// Reads a whole document, and notes the keys that its type does not know.
+pub fn read_noting<T: DeserializeOwned>(
+    file: &Path,
+    text: &str,
+) -> Result<(T, Vec<UnknownKey>), Mistake> {
+    let notes = RefCell::default();
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |inner| {
+        T::deserialize(Noting {
+            inner,
+            place: Place {
+                path: String::new(),
+                notes: &notes,
+            },
+            in_spot: false,
+        })
+    });
+    let value = read.map_err(|error| mistake(file, text, &error))?;
+    Ok((value, notes.into_inner()))
+}
+
+/// Where in the document something is.
+#[derive(Clone)]
+struct Place<'n> {
+    path: String,
+    notes: &'n RefCell<Vec<UnknownKey>>,
+}
+
+impl Place<'_> {
+    fn below(&self, key: &str) -> Self {
+        let path = match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        };
+        Self {
+            path,
+            notes: self.notes,
+        }
+    }
+
+    fn note(&self, key: &Spot<String>, known: &[&str]) {
+        self.notes.borrow_mut().push(UnknownKey {
+            line: key.referenced.line(),
+            column: key.referenced.column(),
+            path: self.below(&key.value).path,
+            message: unknown("key", &key.value, known),
+        });
+    }
+}
+
+/// A deserializer that looks at the structs on its way.
+struct Noting<'n, D> {
+    inner: D,
+    place: Place<'n>,
+    /// Whether it stands for a value with its place in the text.
+    in_spot: bool,
+}
+
+macro_rules! forward {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.inner.$method(visitor)
+        })*
+    };
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
+    type Error = D::Error;
+
+    forward! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char deserialize_str
+        deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
+        deserialize_seq deserialize_map deserialize_identifier deserialize_ignored_any
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        if !self.in_spot {
+            return self.inner.deserialize_any(visitor);
+        }
+        self.inner.deserialize_any(Looking {
+            visitor,
+            place: self.place,
+            kind: Kind::Spot,
+        })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_option(Looking {
+            visitor,
+            place: self.place,
+            kind: Kind::Wrapper { spot: false },
+        })
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let looking = Looking {
+            visitor,
+            place: self.place,
+            kind: Kind::Wrapper { spot: name == SPOT },
+        };
+        self.inner.deserialize_newtype_struct(name, looking)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let looking = Looking {
+            visitor,
+            place: self.place,
+            kind: Kind::Struct { fields },
+        };
+        self.inner.deserialize_struct(name, fields, looking)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_unit_struct(name, visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        n: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_tuple(n, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        n: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_tuple_struct(name, n, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_enum(name, variants, visitor)
+    }
+}
+
+/// What is being looked at.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A struct with these keys.
+    Struct { fields: &'static [&'static str] },
+    /// An option, or a type around another.
+    Wrapper { spot: bool },
+    /// The map that a value with its place in the text is given as.
+    Spot,
+}
+
+/// A visitor that goes on looking below.
+struct Looking<'n, V> {
+    visitor: V,
+    place: Place<'n>,
+    kind: Kind,
+}
+
+macro_rules! visit {
+    ($($method:ident: $type:ty),*) => {
+        $(fn $method<E: Error>(self, value: $type) -> Result<V::Value, E> {
+            self.visitor.$method(value)
+        })*
+    };
+}
+
+impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
+    type Value = V::Value;
+
+    visit! {
+        visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128,
+        visit_f64: f64, visit_char: char, visit_str: &str, visit_borrowed_str: &'de str,
+        visit_string: String, visit_bytes: &[u8], visit_borrowed_bytes: &'de [u8],
+        visit_byte_buf: Vec<u8>
+    }
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(f)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_none()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_some(Noting {
+            inner,
+            place: self.place,
+            in_spot: false,
+        })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_newtype_struct(Noting {
+            inner,
+            place: self.place,
+            in_spot: matches!(self.kind, Kind::Wrapper { spot: true }),
+        })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_seq(seq)
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_enum(data)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        match self.kind {
+            Kind::Struct { fields } => self.visitor.visit_map(Keys {
+                inner,
+                below: self.place.clone(),
+                place: self.place,
+                fields,
+            }),
+            Kind::Spot => self.visitor.visit_map(SpotParts {
+                inner,
+                place: self.place,
+                is_value: false,
+            }),
+            Kind::Wrapper { .. } => self.visitor.visit_map(inner),
+        }
+    }
+}
+
+/// The keys of a struct, without those that it does not know.
+struct Keys<'n, A> {
+    inner: A,
+    place: Place<'n>,
+    /// The place of the value that comes next.
+    below: Place<'n>,
+    fields: &'static [&'static str],
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        while let Some(key) = self.inner.next_key::<Spot<String>>()? {
+            if self.fields.contains(&key.value.as_str()) {
+                self.below = self.place.below(&key.value);
+                return seed.deserialize(key.value.into_deserializer()).map(Some);
+            }
+            self.place.note(&key, self.fields);
+            self.inner.next_value::<IgnoredAny>()?;
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.inner.next_value_seed(Below {
+            seed,
+            place: self.below.clone(),
+        })
+    }
+}
+
+/// The parts of a value with its place in the text.
+struct SpotParts<'n, A> {
+    inner: A,
+    place: Place<'n>,
+    /// Whether the value comes next, and not its place.
+    is_value: bool,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for SpotParts<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        let Some(key) = self.inner.next_key::<String>()? else {
+            return Ok(None);
+        };
+        self.is_value = key == "value";
+        seed.deserialize(key.into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        if !self.is_value {
+            return self.inner.next_value_seed(seed);
+        }
+        let place = self.place.clone();
+        self.inner.next_value_seed(Below { seed, place })
+    }
+}
+
+/// A seed that is sown with our layer around the deserializer.
+struct Below<'n, S> {
+    seed: S,
+    place: Place<'n>,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Below<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        self.seed.deserialize(Noting {
+            inner,
+            place: self.place,
+            in_spot: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::NonEmpty;
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Doc {
+        outer: Option<Spot<Outer>>,
+        limit: Option<u32>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        name: NonEmpty,
+        inner: Option<Inner>,
+        many: Option<Vec<String>>,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        address: Option<Spot<String>>,
+    }
+
+    fn read(text: &str) -> Result<(Doc, Vec<UnknownKey>), Mistake> {
+        read_noting(Path::new("f"), text)
+    }
+
+    #[test]
+    fn unknown_keys_are_noted_with_path_and_place_and_the_rest_is_read() {
+        let text = "zzz: [1, {a: b}]\nouter:\n  name: n\n  nmae: x\n  inner: {adress: y, address: z}\n\
+                    \u{20}\u{20}many: [a]\nlimit: 3\n";
+
+        let (doc, notes) = read(text).unwrap();
+
+        let outer = doc.outer.unwrap();
+        assert_eq!((outer.referenced.line(), outer.referenced.column()), (3, 3));
+        assert_eq!(outer.value.name.0, "n");
+        assert_eq!(outer.value.many.unwrap(), ["a"]);
+        let address = outer.value.inner.unwrap().address.unwrap();
+        assert_eq!(
+            (address.value.as_str(), address.referenced.column()),
+            ("z", 31)
+        );
+        assert_eq!(doc.limit, Some(3));
+        let notes: Vec<_> = notes
+            .iter()
+            .map(|note| {
+                (
+                    note.line,
+                    note.column,
+                    note.path.as_str(),
+                    note.message.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            notes,
+            [
+                (1, 1, "zzz", "unknown key `zzz`, known are: outer, limit"),
+                (
+                    4,
+                    3,
+                    "outer.nmae",
+                    "unknown key `nmae`, did you mean `name`?"
+                ),
+                (
+                    5,
+                    11,
+                    "outer.inner.adress",
+                    "unknown key `adress`, did you mean `address`?"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_stays_a_mistake_with_its_place() {
+        for (text, mistake) in [
+            ("outer: {name: n}\nlimit: many", "f:2:8: limit: invalid u32"),
+            ("outer: {}", "f:1:8: the key `name` is missing here"),
+            ("limit: 1\nlimit: 2", "f:2:1: "),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.starts_with(mistake), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_an_empty_document() {
+        for text in ["", "# nothing\n", "outer:\n", "{}"] {
+            let (doc, notes) = read(text).unwrap();
+            assert!(doc.outer.is_none() && notes.is_empty(), "{text:?}");
+        }
+    }
+}
