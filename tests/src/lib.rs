@@ -3,6 +3,7 @@
 pub mod agentk;
 pub mod certs;
 pub mod gitlab_double;
+pub mod gitlab_rig;
 pub mod go;
 pub mod haproxy;
 pub mod http;

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use tests::{
     agentk::{Agentk, Links},
     certs::Certs,
     http::Socket,
+    kas::{Kas, Options},
     ports,
     process::Process,
     programs,
@@ -114,12 +115,12 @@ async fn unknown_and_absent_agents_are_told_apart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_typo_in_the_configuration_is_found_by_line_and_column() -> Result<()> {
+async fn a_wrong_value_in_the_configuration_is_found_by_line_and_column() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("kas.yaml");
     std::fs::write(
         &file,
-        "standalone: {file: agents.yaml}\nagent:\n  listen:\n    adress: 127.0.0.1:0\n",
+        "standalone: {file: agents.yaml}\nagent:\n  listen:\n    websocket: maybe\n",
     )?;
     let mut command = Command::new(programs::kas()?);
     command.arg("--configuration-file").arg(&file);
@@ -129,13 +130,31 @@ async fn a_typo_in_the_configuration_is_found_by_line_and_column() -> Result<()>
 
     let said = kas.output();
     ensure!(!status.success(), "{said}");
+    ensure!(said.contains("kas.yaml:4:16: websocket"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typo_in_the_configuration_is_a_warning_with_its_place_and_what_was_meant() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    let options = Options {
+        agent_listen: "adress: nowhere",
+        ..Options::default()
+    };
+
+    let kas = Kas::start(options, folder.path()).await?;
+
+    let said = kas.process.output();
+    let warned = said
+        .lines()
+        .find(|line| line.contains("agent.listen.adress"));
+    let warned = warned.with_context(|| said.clone())?;
     ensure!(
-        said.contains("adress") && said.contains("kas.yaml"),
-        "{said}"
-    );
-    ensure!(
-        said.contains("4:5") || (said.contains("line 4") && said.contains("column 5")),
-        "{said}"
+        warned.contains("6:5: ")
+            && warned.contains("did you mean `address`?")
+            && warned.to_lowercase().contains("warn"),
+        "{warned}"
     );
     Ok(())
 }

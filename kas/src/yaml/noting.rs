@@ -5,12 +5,9 @@
 
 use std::{cell::RefCell, fmt, path::Path};
 
-use serde::{
-    Deserialize,
-    de::{
-        DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
-        IntoDeserializer, MapAccess, SeqAccess, Visitor,
-    },
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
+    IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
 
 use super::{Mistake, Spot, mistake, options, unknown};
@@ -364,6 +361,8 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Below<'_, S> {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
     use crate::yaml::NonEmpty;
 

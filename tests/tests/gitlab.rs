@@ -1,0 +1,266 @@
+//! kas with GitLab as its control plane, as a process: agents and callers with
+//! GitLab's tokens, refusals in GitLab's words, and a GitLab that goes away.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use serde_json::Value;
+use tests::{
+    gitlab_double::{Endpoint, Fault, FaultKind},
+    gitlab_rig::{GitLabRig, Times},
+    http::send,
+    wait::until,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+const USUAL: Times = Times {
+    good: 300,
+    refused: 1,
+    agents_grace: 3600,
+    callers_grace: 600,
+};
+/// Answers end at once, and graces soon.
+const SHORT: Times = Times {
+    good: 1,
+    refused: 1,
+    agents_grace: 600,
+    callers_grace: 10,
+};
+const ORIGIN: &str = "https://gitlab.example.com";
+
+fn message(answer: &Response<Bytes>) -> String {
+    let status: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    status["message"].as_str().unwrap_or_default().to_owned()
+}
+
+fn value<'a>(seen: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+    let same = seen.iter().filter(|(own, _)| own == name);
+    same.map(|(_, value)| value.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_tokens_and_sessions_reach_the_cluster_as_whom_gitlab_says() -> Result<()> {
+    let rig = GitLabRig::start(USUAL).await?;
+    let _agent = rig
+        .connected("production", "agent-5-a", "ci:5:job-100")
+        .await?;
+    let bearer = |value: &str| {
+        rig.request("/echo")
+            .header("authorization", format!("Bearer {value}"))
+    };
+
+    let job = rig.seen_as(bearer("ci:5:job-100")).await?;
+    let user = rig.seen_as(bearer("pat:5:pat-alice")).await?;
+    let session = rig
+        .seen_as(
+            rig.request("/echo")
+                .header("cookie", "a=b; _gitlab_kas=session+alice%2B1")
+                .header("gitlab-agent-id", "5")
+                .header("x-csrf-token", "csrf-alice")
+                .header("origin", ORIGIN),
+        )
+        .await?;
+    let query = "/echo?gitlab-agent-id=5&gitlab-csrf-token=csrf-alice";
+    let websocket = rig
+        .seen_as(
+            rig.request(query)
+                .header("cookie", "_gitlab_kas=session%20alice%2B1"),
+        )
+        .await?;
+
+    ensure!(
+        value(&job, "impersonate-user") == ["gitlab:ci_job:100"],
+        "{job:?}"
+    );
+    ensure!(
+        value(&job, "impersonate-group").contains(&"gitlab:project_env:8:prod-eu"),
+        "{job:?}"
+    );
+    for (seen, access) in [
+        (&user, "personal_access_token"),
+        (&session, "session_cookie"),
+        (&websocket, "session_cookie"),
+    ] {
+        ensure!(
+            value(seen, "impersonate-user") == ["gitlab:user:alice"],
+            "{seen:?}"
+        );
+        let groups = value(seen, "impersonate-group");
+        ensure!(
+            groups.contains(&"gitlab:group_role:2:maintainer"),
+            "{seen:?}"
+        );
+        ensure!(seen.iter().any(|(_, value)| value == access), "{seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_hears_why() -> Result<()> {
+    let rig = GitLabRig::start(USUAL).await?;
+    let _agent = rig
+        .connected("production", "agent-5-a", "ci:5:job-100")
+        .await?;
+
+    for (bearer, code, words) in [
+        (
+            "ci:5:nobody",
+            401,
+            "CI job token: HTTP status code: 401 for path /api/v4/job/allowed_agents",
+        ),
+        (
+            "ci:5:job-102",
+            403,
+            "with reason 403 Forbidden - Job is not running",
+        ),
+        ("ci:7:job-100", 403, "Forbidden: agentId is not allowed"),
+        (
+            "pat:5:nobody",
+            401,
+            "Unauthorized: GitLab says: 401 Unauthorized",
+        ),
+        (
+            "pat:5:pat-bob",
+            401,
+            "GitLab lets this user not use agent 5, or there is no such agent",
+        ),
+        (
+            "pat:99:pat-alice",
+            401,
+            "GitLab lets this user not use agent 99, or there is no such agent",
+        ),
+        ("pat:0:pat-alice", 404, "there is no agent with id 0"),
+    ] {
+        let answer = rig.get(bearer, "/version").await?;
+        let text = message(&answer);
+        ensure!(
+            answer.status() == code && text.contains(words),
+            "{bearer}: {answer:?}"
+        );
+        let marked = answer.headers().contains_key("gitlab-unauthorized");
+        ensure!(marked == (code == 401), "{bearer}: {answer:?}");
+    }
+    let without = rig
+        .request("/version")
+        .header("cookie", "_gitlab_kas=session%20alice%2B1");
+    let without = send(
+        without
+            .header("gitlab-agent-id", "5")
+            .header("x-csrf-token", "")
+            .body(Bytes::new())?,
+    )
+    .await?;
+    ensure!(
+        message(&without).contains("CSRF token does not match"),
+        "{without:?}"
+    );
+    let log = rig.kas.output();
+    for secret in ["job-102", "pat-bob", "agent-5-a", "alice+1", "csrf-alice"] {
+        ensure!(!log.contains(secret), "{secret} is in the log");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_gitlabs_own_pages_may_call_from_a_browser() -> Result<()> {
+    let rig = GitLabRig::start(USUAL).await?;
+    let preflight = |origin: &str| {
+        let request = Request::builder()
+            .method(Method::OPTIONS)
+            .header("origin", origin);
+        let request = request.header(
+            "access-control-request-headers",
+            "x-csrf-token,gitlab-agent-id",
+        );
+        request
+            .uri(format!("http://127.0.0.1:{}/k8s-proxy/api", rig.users))
+            .body(Bytes::new())
+    };
+
+    let own = send(preflight(ORIGIN)?).await?;
+    let other = send(preflight("https://evil.example.com")?).await?;
+    let refused = send(
+        rig.request("/api")
+            .header("origin", ORIGIN)
+            .body(Bytes::new())?,
+    )
+    .await?;
+
+    ensure!(
+        own.status() == 200 && own.headers()["access-control-allow-origin"] == ORIGIN,
+        "{own:?}"
+    );
+    ensure!(
+        own.headers()["access-control-allow-headers"] == "x-csrf-token,gitlab-agent-id",
+        "{own:?}"
+    );
+    ensure!(
+        other.status() == 403 && other.body().is_empty(),
+        "{other:?}"
+    );
+    ensure!(refused.status() == 401, "{refused:?}");
+    ensure!(
+        refused.headers()["access-control-allow-credentials"] == "true",
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_refused_as_upstream_does_and_a_revoked_one_is_cut() -> Result<()> {
+    let rig = GitLabRig::start(SHORT).await?;
+    let mut stranger = rig.agentk("stranger", "nobody")?;
+    stranger.process.wait_for("nauthenticated", SOON).await?;
+    let mut agent = rig
+        .connected("production", "agent-5-a", "pat:5:pat-alice")
+        .await?;
+
+    rig.double.change(|it| it.agents[0].tokens.clear());
+
+    agent.process.wait_for("nauthenticated", SOON).await?;
+    ensure!(
+        rig.kas.output().contains("GitLab refuses an agent's token"),
+        "{}",
+        rig.kas.tail()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_gitlab_those_who_are_known_keep_working_for_their_grace() -> Result<()> {
+    let rig = GitLabRig::start(SHORT).await?;
+    let agent = rig
+        .connected("production", "agent-5-a", "pat:5:pat-alice")
+        .await?;
+    let ask = async || rig.get("pat:5:pat-alice", "/version").await;
+    ensure!(ask().await?.status() == 200, "before");
+
+    rig.double
+        .change(|it| it.faults = vec![Fault::everywhere(FaultKind::Down)]);
+    let known = ask().await?;
+    let stranger = rig.get("pat:5:pat-bob", "/version").await?;
+    let over = async || ask().await.ok().filter(|it| it.status() != 200);
+    let refused = until("the end of the grace", SOON, over).await?;
+    rig.double.change(|it| it.faults.clear());
+    let back = async || ask().await.ok().filter(|it| it.status() == 200);
+    until("GitLab to be asked again", SOON, back).await?;
+
+    ensure!(known.status() == 200, "{known:?}");
+    for answer in [&stranger, &refused] {
+        ensure!(answer.status() == 503, "{answer:?}");
+        ensure!(answer.headers().contains_key("retry-after"), "{answer:?}");
+        ensure!(message(answer).contains("GitLab "), "{answer:?}");
+    }
+    ensure!(
+        !agent.process.output().contains("nauthenticated"),
+        "{}",
+        agent.process.tail()
+    );
+    ensure!(
+        rig.double.counters().of(Endpoint::AgentInfo) > 0,
+        "it was asked"
+    );
+    Ok(())
+}
