@@ -178,6 +178,7 @@ impl Replica {
     pub async fn leave(self, graces: Graces, force: CancellationToken) -> Cut {
         self.ready.store(false, Ordering::Relaxed);
         self.table.drain();
+        self.users.announce();
         let finishing = force.run_until_cancelled(self.finish(graces));
         let forced = finishing.await.is_none();
         if forced {

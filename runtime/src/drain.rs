@@ -13,6 +13,7 @@ use tokio_util::{
 /// The shared word that a process leaves, and the count of what still works.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
+    announced: CancellationToken,
     leaving: CancellationToken,
     working: TaskTracker,
 }
@@ -28,8 +29,20 @@ impl Drain {
         Self::default()
     }
 
+    /// Says that leaving is near: nobody should settle down.
+    pub fn announce(&self) {
+        self.announced.cancel();
+    }
+
+    /// Whether leaving is near, or has begun.
+    #[must_use]
+    pub fn announced(&self) -> bool {
+        self.announced.is_cancelled()
+    }
+
     /// Tells everyone to leave. Telling twice changes nothing.
     pub fn start(&self) {
+        self.announce();
         self.leaving.cancel();
         self.working.close();
     }
@@ -100,7 +113,10 @@ mod tests {
     async fn everyone_is_told() {
         let drain = Drain::new();
         let other = drain.clone();
-        assert!(!other.started());
+        assert!(!other.announced());
+
+        drain.announce();
+        assert!(other.announced() && !other.started());
 
         drain.start();
 

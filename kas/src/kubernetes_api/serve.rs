@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -71,7 +72,9 @@ impl KubernetesApi {
     }
 
     /// Serves the requests of a connection until either side ends it. When
-    /// draining starts, requests in progress are finished and no new ones taken.
+    /// draining starts, requests in progress are finished and no new ones taken;
+    /// when it is near, clients of HTTP/1.1 are asked to come on another
+    /// connection, since they might send a request just when this one ends.
     pub async fn serve_connection<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, drain: Drain)
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -81,7 +84,14 @@ impl KubernetesApi {
         let service = service_fn(|request: Request<Incoming>| {
             activity.request();
             let (api, drain) = (self.clone(), drain.clone());
-            async move { Ok::<_, Infallible>(api.handle(request, peer, &drain).await) }
+            async move {
+                let version = request.version();
+                let mut response = api.handle(request, peer, &drain).await;
+                if drain.announced() {
+                    take_leave(&mut response, version);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut connection =
             pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
@@ -109,6 +119,14 @@ impl KubernetesApi {
                 }
             }
         }
+    }
+}
+
+/// HTTP/2 has GOAWAY for it.
+fn take_leave<B>(response: &mut Response<B>, version: Version) {
+    if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
 }
 

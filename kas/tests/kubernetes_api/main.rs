@@ -4,6 +4,7 @@
 
 mod agent;
 mod failures;
+mod leaving;
 mod proxy;
 mod requests;
 mod streams;
