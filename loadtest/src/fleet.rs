@@ -74,6 +74,7 @@ fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
         stats: Stats::default(),
         dialling: Semaphore::new(DIALLING),
         ramp: options.ramp,
+        eager: options.eager,
         round: watch::Sender::new(0),
     }))
 }

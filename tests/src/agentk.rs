@@ -33,9 +33,23 @@ impl Agentk {
     /// # Errors
     /// When the program is not there.
     pub fn start(name: &str, links: &Links, token: &str, folder: &Path) -> Result<Self> {
+        Self::run(programs::agentk()?, name, links, token, folder)
+    }
+
+    /// The same with this program.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn run(
+        program: PathBuf,
+        name: &str,
+        links: &Links,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let token_file = folder.join(format!("{name}.token"));
         std::fs::write(&token_file, token)?;
-        let mut command = Command::new(programs::agentk()?);
+        let mut command = Command::new(program);
         command
             .args(["--kas-address", &links.kas])
             .arg("--token-file")

@@ -2,6 +2,8 @@
 
 pub mod agentk;
 pub mod certs;
+pub mod chaos;
+pub mod counting_api;
 pub mod gitlab_double;
 pub mod gitlab_rig;
 pub mod go;
@@ -17,6 +19,8 @@ pub mod pod_set;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod redis;
+pub mod replicas;
 pub mod rig;
 pub mod stub_api;
 pub mod up;

@@ -26,6 +26,22 @@ pub fn agentk() -> Result<PathBuf> {
     Ok(other)
 }
 
+/// Our agent, whatever `AGENTK_BIN` names.
+///
+/// # Errors
+/// When it is not built.
+pub fn own_agentk() -> Result<PathBuf> {
+    built("agentk")
+}
+
+/// The load generator.
+///
+/// # Errors
+/// When it is not built.
+pub fn loadtest() -> Result<PathBuf> {
+    built("loadtest")
+}
+
 /// The agent that `AGENTK_BIN` puts in place of ours.
 #[must_use]
 pub fn other_agentk() -> Option<PathBuf> {

@@ -17,7 +17,7 @@ use runtime::{
 };
 use tokio::{
     sync::{Semaphore, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -42,6 +42,8 @@ pub(super) struct Fleet {
     pub(super) dialling: Semaphore,
     /// Agents that may begin to dial in a second.
     pub(super) ramp: f64,
+    /// Whether tunnels of a new connection open without their backoff.
+    pub(super) eager: bool,
     /// Number of the round in which all agents connect anew.
     pub(super) round: watch::Sender<u64>,
 }
@@ -54,6 +56,39 @@ pub(super) struct Agent {
     pub(super) head: Head,
     pub(super) options: ConnectOptions,
     pub(super) pod_id: i64,
+}
+
+/// What GitLab's agentk remembers of connections that were cut: each of its
+/// tunnels backs off on its own, from 1 s to 20 s, until 25 s went well.
+struct Cuts {
+    tunnels: Vec<Backoff>,
+    waiting: bool,
+}
+
+impl Cuts {
+    fn new(tunnels: usize) -> Self {
+        let backoff = || Backoff::new(Duration::from_secs(1), Duration::from_secs(20), 1.6);
+        Self {
+            tunnels: (0..tunnels).map(|_| backoff()).collect(),
+            waiting: false,
+        }
+    }
+
+    fn after(&mut self, end: &End, well_for: Duration) {
+        if well_for >= Duration::from_secs(25) {
+            self.tunnels.iter_mut().for_each(Backoff::reset);
+        }
+        self.waiting = matches!(end, End::Lost);
+    }
+
+    /// How long each tunnel of the next connection waits.
+    fn delays(&mut self) -> Vec<Duration> {
+        if !self.waiting {
+            return Vec::new();
+        }
+        let next = |backoff: &mut Backoff| backoff.next(rand::random());
+        self.tunnels.iter_mut().map(next).collect()
+    }
 }
 
 type Draining = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
@@ -78,12 +113,21 @@ impl Agent {
         // grpc-go's own backoff.
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120), 1.6);
         let mut draining = Draining::new();
+        let mut cuts = Cuts::new(self.fleet.tunnels);
         loop {
-            match beside(&mut draining, Session::open(self.clone())).await {
+            let delays = if self.fleet.eager {
+                Vec::new()
+            } else {
+                cuts.delays()
+            };
+            match beside(&mut draining, Session::open(self.clone(), delays)).await {
                 Ok(session) => {
                     self.fleet.stats.connections.fetch_add(1, Relaxed);
                     backoff.reset();
-                    if let End::Leaving(session) = beside(&mut draining, session.run()).await {
+                    let opened = Instant::now();
+                    let end = beside(&mut draining, session.run()).await;
+                    cuts.after(&end, opened.elapsed());
+                    if let End::Leaving(session) = end {
                         if draining.len() < MAX_DRAINING {
                             draining.push(Box::pin(session.drain()));
                         }

@@ -46,6 +46,10 @@ pub(crate) struct Options {
     /// Rounds in which all agents drop their connections and connect anew.
     #[arg(long, default_value_t = 0)]
     pub(super) churn: u64,
+    /// Open tunnels on a new connection at once, as our agentk does; otherwise each
+    /// tunnel that was cut first waits for its own backoff, as GitLab's agentk does.
+    #[arg(long)]
+    pub(super) eager: bool,
     /// Seconds after which to end; otherwise at SIGTERM or SIGINT.
     #[arg(long, value_parser = seconds)]
     pub(super) duration: Option<Duration>,

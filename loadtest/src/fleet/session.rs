@@ -69,8 +69,8 @@ pub(super) enum End {
 }
 
 impl Session {
-    /// Dials kas and opens the first calls.
-    pub(super) async fn open(agent: Arc<Agent>) -> anyhow::Result<Self> {
+    /// Dials kas and opens the first calls; tunnels after these delays, if any.
+    pub(super) async fn open(agent: Arc<Agent>, delays: Vec<Duration>) -> anyhow::Result<Self> {
         let fleet = &agent.fleet;
         let _permit = fleet.dialling.acquire().await?;
         let connected = connect::connect(&fleet.target, &agent.options).await?;
@@ -87,8 +87,12 @@ impl Session {
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(20), 1.6),
             leaving: false,
         };
+        let mut delays = delays.into_iter();
         for _ in 0..session.pool.initial() {
-            session.open_tunnel();
+            match delays.next() {
+                Some(delay) => session.reopen_after(delay),
+                None => session.open_tunnel(),
+            }
         }
         session.configure(Duration::ZERO);
         session.register(Duration::ZERO);
@@ -175,6 +179,10 @@ impl Session {
 
     fn reopen_later(&mut self) {
         let delay = self.backoff.next(rand::random());
+        self.reopen_after(delay);
+    }
+
+    fn reopen_after(&mut self, delay: Duration) {
         self.work.push(Box::pin(async move {
             sleep(delay).await;
             Step::Reopen

@@ -1,0 +1,168 @@
+//! Several replicas with a Redis, and every link between them through a proxy that can be disturbed.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::{
+    chaos::Chaos, kas::run_cli, ports, process::Process, programs, redis::Redis,
+    wait::until_accepts,
+};
+
+/// How long a replica may take to listen.
+const START: Duration = Duration::from_secs(30);
+
+/// Replicas that share a Redis and a standalone file.
+#[derive(Debug)]
+pub struct Replicas {
+    /// What they share.
+    pub redis: Redis,
+    /// The replicas.
+    pub members: Vec<Replica>,
+    file: PathBuf,
+    folder: PathBuf,
+    secret: PathBuf,
+}
+
+/// One replica, and its links.
+#[derive(Debug)]
+pub struct Replica {
+    /// The process, while it runs.
+    pub process: Process,
+    /// Where agents connect.
+    pub agents: u16,
+    /// Where users connect.
+    pub users: u16,
+    /// Metrics and probes.
+    pub observability: u16,
+    /// The way that other replicas take to it.
+    pub from_peers: Chaos,
+    /// Its way to Redis.
+    pub to_redis: Chaos,
+    number: usize,
+    peers: u16,
+}
+
+impl Replicas {
+    /// Starts a Redis and `count` replicas.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start(count: usize, folder: &Path) -> Result<Self> {
+        let file = folder.join("agents.yaml");
+        run_cli(&file, &["agent", "create", "first"]).await?;
+        let secret = folder.join("secret");
+        std::fs::write(&secret, STANDARD.encode([7; 32]))?;
+        let mut replicas = Self {
+            redis: Redis::start(folder).await?,
+            members: Vec::new(),
+            file,
+            folder: folder.to_owned(),
+            secret,
+        };
+        for number in 0..count {
+            let member = replicas.add(number).await?;
+            replicas.members.push(member);
+        }
+        Ok(replicas)
+    }
+
+    /// Runs `kas ARGS --file …` and gives what it prints.
+    ///
+    /// # Errors
+    /// When it exits with an error.
+    pub async fn cli(&self, args: &[&str]) -> Result<String> {
+        run_cli(&self.file, args).await
+    }
+
+    /// Starts the process of a member again, after it has ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self, number: usize) -> Result<()> {
+        let member = &self.members[number];
+        let process = self.spawn(member.number, member.from_peers.port())?;
+        self.members[number].process = process;
+        self.members[number].listens().await
+    }
+
+    async fn add(&self, number: usize) -> Result<Replica> {
+        let first = ports::free_block(4);
+        let [agents, users, observability, peers] = [first, first + 1, first + 2, first + 3];
+        let from_peers = Chaos::start(&[peers]).await?;
+        let to_redis = Chaos::start(&[self.redis.port()]).await?;
+        let configuration = json!({
+            "standalone": {"file": self.file},
+            "agent": {
+                "listen": {
+                    "address": at(agents), "websocket": true, "listen_grace_period": "1s",
+                    "connections_per_token_per_minute": 100_000,
+                },
+                "kubernetes_api": {
+                    "listen": {
+                        "address": at(users), "listen_grace_period": "1s", "shutdown_grace_period": "30s",
+                    },
+                    "url_path_prefix": "/k8s-proxy/",
+                },
+            },
+            "observability": {"listen": {"address": at(observability)}, "logging": {"level": "info"}},
+            "redis": {"server": {"address": at(to_redis.port())}},
+            "private_api": {"listen": {"address": at(peers), "authentication_secret_file": self.secret}},
+        });
+        std::fs::write(self.configuration(number), configuration.to_string())?;
+        let mut replica = Replica {
+            process: self.spawn(number, from_peers.port())?,
+            agents,
+            users,
+            observability,
+            from_peers,
+            to_redis,
+            number,
+            peers,
+        };
+        replica.listens().await?;
+        Ok(replica)
+    }
+
+    fn configuration(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("kas-{number}.yaml"))
+    }
+
+    fn spawn(&self, number: usize, from_peers: u16) -> Result<Process> {
+        let mut command = Command::new(programs::kas()?);
+        command
+            .arg("--configuration-file")
+            .arg(self.configuration(number))
+            .env(
+                "OWN_PRIVATE_API_URL",
+                format!("grpc://127.0.0.1:{from_peers}"),
+            );
+        // Each run has a log of its own, so that none is lost.
+        let runs = (1..).map(|run| format!("kas-{number}-run-{run}"));
+        let name = runs
+            .into_iter()
+            .find(|name| !self.folder.join(format!("{name}.log")).exists())
+            .context("there is always a next number")?;
+        Process::spawn(&name, &mut command, &self.folder)
+    }
+}
+
+impl Replica {
+    async fn listens(&mut self) -> Result<()> {
+        for port in [self.agents, self.users, self.peers, self.observability] {
+            let listens = until_accepts(port, START).await;
+            listens.with_context(|| self.process.tail())?;
+        }
+        Ok(())
+    }
+}
+
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
