@@ -79,11 +79,10 @@ async fn run() -> Result<()> {
     let report = Report::new(&phases, &samples, fleet.api.duplicates());
     say(&format!("\n{}", report.table()));
     write(&report)?;
-    disturbed?;
     if let Err(verdict) = report.verdict() {
-        bail!("{verdict}\nThe logs are in {}", folder.display());
+        bail!("{verdict}\n{disturbed:?}\nThe logs are in {}", folder.display());
     }
-    Ok(())
+    disturbed
 }
 
 /// Lets one fault after the other happen.
