@@ -62,7 +62,7 @@ impl PrivateApi {
             tokio::select! {
                 accepted = http2.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        calls.spawn(self.clone().call(request, respond));
+                        calls.spawn(self.clone().call(request, respond, drain.clone()));
                     }
                     Some(Err(error)) => {
                         return tracing::debug!(%peer, status = %status_from(&error), "a peer's connection broke");
@@ -77,13 +77,18 @@ impl PrivateApi {
         }
     }
 
-    async fn call(self: Arc<Self>, request: Request<h2::RecvStream>, respond: SendResponse) {
+    async fn call(
+        self: Arc<Self>,
+        request: Request<h2::RecvStream>,
+        respond: SendResponse,
+        leaving: Drain,
+    ) {
         if let Err(status) = self.admit(request.headers()) {
             // A peer that is gone needs no answer.
             let _ = runtime::grpc::refuse(respond, &status);
             return;
         }
-        owner::serve(&self.registry, request, respond).await;
+        owner::serve(&self.registry, request, respond, &leaving).await;
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {

@@ -18,7 +18,10 @@ use proto::{
     agent::kas::{GatewayKasResponse, gateway_kas_response},
     frame::{Deframer, Encoding, Frame},
 };
-use runtime::grpc::{ReceiveError, SendResponse, SendStream, poll_message, send_frame};
+use runtime::{
+    drain::Drain,
+    grpc::{ReceiveError, SendResponse, SendStream, poll_message, send_frame},
+};
 use tonic::Status;
 
 use crate::{
@@ -34,11 +37,13 @@ use relay::Relay;
 const BEGIN: Duration = Duration::from_secs(5);
 
 /// Serves one question of a peer, to its end. The caller has checked that the
-/// peer is one.
+/// peer is one. A peer that still waits for a tunnel when `leaving` starts is
+/// told to look elsewhere.
 pub async fn serve(
     registry: &Arc<Registry>,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse,
+    leaving: &Drain,
 ) {
     let question = match Question::read(&request) {
         Ok(question) => question,
@@ -55,7 +60,7 @@ pub async fn serve(
         recv: request.into_body(),
         deframer: Deframer::new(Encoding::Identity),
     };
-    let status = match relay(registry, question, peer, &mut send).await {
+    let status = match relay(registry, question, peer, &mut send, leaving).await {
         Ok(()) => Status::ok(""),
         Err(Ended::Peer) => return,
         Err(Ended::Call(broken)) => Status::unavailable(broken.to_string()),
@@ -96,8 +101,9 @@ async fn relay(
     question: Question,
     mut peer: Incoming,
     send: &mut SendStream,
+    leaving: &Drain,
 ) -> Result<(), Ended> {
-    let Some(tunnel) = find(registry, &question, &mut peer, send).await? else {
+    let Some(tunnel) = find(registry, &question, &mut peer, send, leaving).await? else {
         return Ok(());
     };
     say(
@@ -138,6 +144,7 @@ async fn find(
     question: &Question,
     peer: &mut Incoming,
     send: &mut SendStream,
+    leaving: &Drain,
 ) -> Result<Option<Tunnel>, Ended> {
     if let Some(tunnel) = registry.take(question.agent, &question.need) {
         return Ok(Some(tunnel));
@@ -154,6 +161,7 @@ async fn find(
         tunnel = waiting.tunnel() => Ok(tunnel),
         // The peer found one elsewhere, or gave up.
         _ = peer.message() => Ok(None),
+        () = leaving.wait() => Err(Ended::Refused(Status::unavailable("this replica leaves"))),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The programs under test, as `cargo build --workspace --bins` leaves them.
+//! The programs under test, as `cargo build --workspace --bins` leaves them beside the test, or in the folder
+//! that `KAS_BIN_DIR` names.
 
 use std::path::PathBuf;
 
@@ -52,6 +53,13 @@ pub fn other_agentk() -> Option<PathBuf> {
 
 /// A program beside the test: `target/PROFILE/deps/test` -> `target/PROFILE/name`.
 fn built(name: &str) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("KAS_BIN_DIR").filter(|name| !name.is_empty()) {
+        let program = PathBuf::from(folder).join(name);
+        if !program.is_file() {
+            bail!("KAS_BIN_DIR has no {name}: {}", program.display());
+        }
+        return Ok(program);
+    }
     let test = std::env::current_exe().context("where the test program is")?;
     let folder = test
         .parent()

@@ -23,7 +23,7 @@ use router::{
     store::memory::MemoryStore,
     tunnel::{Offer, Stream},
 };
-use runtime::io::ByteStream;
+use runtime::{drain::Drain, io::ByteStream};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -173,9 +173,9 @@ async fn answer_peers(
                 .unwrap();
             while let Some(Ok((request, respond))) = http2.accept().await {
                 let registry = registry.clone();
-                tokio::spawn(
-                    async move { router::owner::serve(&registry, request, respond).await },
-                );
+                tokio::spawn(async move {
+                    router::owner::serve(&registry, request, respond, &Drain::new()).await
+                });
             }
         });
     }

@@ -11,7 +11,7 @@ use router::{
     peers::{Answer, Asked, Peers},
     store::memory::MemoryStore,
 };
-use runtime::io::ByteStream;
+use runtime::{drain::Drain, io::ByteStream};
 use tokio::{io::DuplexStream, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -127,7 +127,7 @@ impl Peer {
                 accepted = http2.accept() => {
                     let Some(Ok((request, respond))) = accepted else { break };
                     let registry = self.registry.clone();
-                    tokio::spawn(async move { router::owner::serve(&registry, request, respond).await });
+                    tokio::spawn(async move { router::owner::serve(&registry, request, respond, &Drain::new()).await });
                 }
                 () = goaway.cancelled(), if !leaving => {
                     leaving = true;

@@ -80,7 +80,10 @@ async fn run() -> Result<()> {
     say(&format!("\n{}", report.table()));
     write(&report)?;
     if let Err(verdict) = report.verdict() {
-        bail!("{verdict}\n{disturbed:?}\nThe logs are in {}", folder.display());
+        bail!(
+            "{verdict}\n{disturbed:?}\nThe logs are in {}",
+            folder.display()
+        );
     }
     disturbed
 }
