@@ -107,6 +107,10 @@ mod tests {
     #[test]
     fn every_reason_has_its_code() {
         let agent = AgentId(7);
+        let gitlab = |kind| {
+            let words = "in GitLab's words".to_owned();
+            of_denial(&DenyReason::Refused { kind, words })
+        };
         let table = [
             (of_denial(&DenyReason::BadToken), 401, false),
             (
@@ -124,6 +128,9 @@ mod tests {
                 false,
             ),
             (of_denial(&DenyReason::Unavailable("x".into())), 503, true),
+            (gitlab(RefusedKind::Unauthenticated), 401, false),
+            (gitlab(RefusedKind::Forbidden), 403, false),
+            (gitlab(RefusedKind::NotFound), 404, false),
             (of_open(&OpenError::NeverConnected), 503, true),
             (
                 of_open(&OpenError::Disconnected {

@@ -15,8 +15,10 @@ use super::super::{call::Call, error::CallError};
 const LARGEST: usize = 1 << 20;
 /// Characters of a reason, at most.
 const LONGEST_REASON: usize = 200;
-/// Clocks this far apart make this server's tokens invalid.
-const SKEW: i64 = 25;
+/// Clocks this far apart are worth a word.
+const SKEW: i64 = 5;
+/// Clocks this far apart make this server's tokens invalid, whatever is said.
+const HOPELESS_SKEW: i64 = 60;
 /// How GitLab refuses this server's own token, rather than an agent's.
 const OWN_TOKEN_REFUSED: &str = "KAS JWT";
 
@@ -50,15 +52,12 @@ pub(super) fn refusal(head: &Parts, body: &[u8], call: &Call) -> CallError {
     let status = head.status.as_u16();
     let reason = reason(head, body);
     if status == 401 && call.signed {
-        if let Some(skew) = skew(&head.headers, Timestamp::now()) {
-            return CallError::OwnToken(format!(
-                "the clocks of GitLab and this server are {skew} s apart"
-            ));
-        }
-        if let Some(reason) = reason.as_ref().filter(|it| it.contains(OWN_TOKEN_REFUSED)) {
-            return CallError::OwnToken(format!(
-                "{reason}; is gitlab.authentication_secret_file the one that GitLab has?"
-            ));
+        let skew = skew(&head.headers, Timestamp::now());
+        let own = reason
+            .as_ref()
+            .is_some_and(|it| it.contains(OWN_TOKEN_REFUSED));
+        if own || skew >= HOPELESS_SKEW {
+            return CallError::OwnToken(own_token(reason.as_deref(), skew));
         }
     }
     CallError::Status {
@@ -101,12 +100,20 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Seconds by which clocks differ, when that is too much.
-fn skew(headers: &HeaderMap, now: Timestamp) -> Option<i64> {
-    let date = headers.get(header::DATE)?.to_str().ok()?;
-    let theirs = rfc2822::parse(date).ok()?.timestamp();
-    let skew = (now.as_second() - theirs.as_second()).abs();
-    (skew >= SKEW).then_some(skew)
+/// What to look at when this server's own token is refused.
+fn own_token(reason: Option<&str>, skew: i64) -> String {
+    let reason = reason.unwrap_or("401");
+    if skew >= SKEW {
+        return format!("{reason}; the clocks of GitLab and this server are {skew} s apart");
+    }
+    format!("{reason}; is gitlab.authentication_secret_file the one that GitLab has?")
+}
+
+/// Seconds by which GitLab's clock differs from this one.
+fn skew(headers: &HeaderMap, now: Timestamp) -> i64 {
+    let date = headers.get(header::DATE).and_then(|it| it.to_str().ok());
+    let theirs = date.and_then(|date| rfc2822::parse(date).ok());
+    theirs.map_or(0, |it| (now.as_second() - it.timestamp().as_second()).abs())
 }
 
 #[cfg(test)]
