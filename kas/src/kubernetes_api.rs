@@ -23,6 +23,7 @@ mod settings;
 mod status;
 mod upgrade;
 mod upload;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

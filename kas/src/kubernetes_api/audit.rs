@@ -35,6 +35,8 @@ pub(super) struct Record {
     pub(super) sent: u64,
     /// How often the call was made again.
     pub(super) replays: u32,
+    /// How often a watch was resumed.
+    pub(super) resumes: u32,
     /// Why it was refused or failed.
     pub(super) reason: String,
 }
@@ -59,6 +61,7 @@ impl Record {
             received: 0,
             sent: 0,
             replays: 0,
+            resumes: 0,
             reason: String::new(),
         })
     }
@@ -105,6 +108,7 @@ impl Drop for Record {
             sent = self.sent,
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             replays = self.replays,
+            resumes = self.resumes,
             remote = %self.peer,
             user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),
             reason = self.reason,

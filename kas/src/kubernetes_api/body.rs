@@ -14,6 +14,7 @@ use super::{
     audit::Record,
     exchange::{Ahead, Exchange, Interrupted, Part},
     idle::Idle,
+    watch::Watch,
 };
 
 /// The body of an answer of the Kubernetes API proxy.
@@ -24,6 +25,7 @@ pub struct ProxyBody(Kind);
 enum Kind {
     Whole(VecDeque<Bytes>),
     Streamed(Box<Streamed>),
+    Watch(Box<Watch>),
 }
 
 /// An answer was cut short; its connection must not end as if it were whole.
@@ -61,6 +63,12 @@ impl ProxyBody {
     }
 }
 
+impl From<Watch> for ProxyBody {
+    fn from(watch: Watch) -> Self {
+        Self(Kind::Watch(Box::new(watch)))
+    }
+}
+
 impl From<Bytes> for ProxyBody {
     fn from(bytes: Bytes) -> Self {
         Self::whole(VecDeque::from([bytes]))
@@ -80,6 +88,9 @@ impl Body for ProxyBody {
                 Poll::Ready(chunks.pop_front().map(|data| Ok(Frame::data(data))))
             }
             Kind::Streamed(streamed) => streamed.poll_frame(cx),
+            Kind::Watch(watch) => watch
+                .poll_data(cx)
+                .map(|next| next.map(|data| data.map(Frame::data).map_err(CutShort))),
         }
     }
 
@@ -87,6 +98,7 @@ impl Body for ProxyBody {
         match &self.0 {
             Kind::Whole(chunks) => chunks.iter().all(Bytes::is_empty),
             Kind::Streamed(streamed) => streamed.over,
+            Kind::Watch(watch) => watch.is_over(),
         }
     }
 
@@ -98,6 +110,7 @@ impl Body for ProxyBody {
             Kind::Streamed(streamed) => streamed
                 .left
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Watch(_) => SizeHint::default(),
         }
     }
 }

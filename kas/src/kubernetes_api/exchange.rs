@@ -76,6 +76,12 @@ impl Interrupted {
     pub(super) fn is_about_the_path(&self) -> bool {
         matches!(self, Self::Broken(Broken::Connection(_) | Broken::Peer(_)))
     }
+
+    /// Whether what was read so far can be read on in another exchange: the
+    /// path broke, or the agent lost its own connection.
+    pub(super) fn is_mendable(&self) -> bool {
+        self.is_about_the_path() || matches!(self, Self::Agent(_))
+    }
 }
 
 /// What was here of an answer's body when its head was.

@@ -41,6 +41,7 @@ struct Inner {
     received: Counter,
     sent: Counter,
     replays: Counter,
+    resumes: Counter,
 }
 
 impl Default for Metrics {
@@ -61,6 +62,7 @@ impl Default for Metrics {
             received: Counter::default(),
             sent: Counter::default(),
             replays: Counter::default(),
+            resumes: Counter::default(),
         }))
     }
 }
@@ -114,6 +116,11 @@ impl Metrics {
             "Calls made again because their tunnel broke",
             inner.replays.clone(),
         );
+        registry.register(
+            "k8s_api_proxy_watch_resumes",
+            "Watches resumed in the middle because their tunnel broke",
+            inner.resumes.clone(),
+        );
     }
 
     /// Counts a request in, unless `limit` of them are in progress.
@@ -140,6 +147,10 @@ impl Metrics {
 
     pub(super) fn replayed(&self) {
         self.0.replays.inc();
+    }
+
+    pub(super) fn resumed(&self) {
+        self.0.resumes.inc();
     }
 
     /// Counts a request that is over; status 0 is one without a whole answer.

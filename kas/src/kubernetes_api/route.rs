@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use router::{AgentId, Call, Need, Opening};
 use runtime::drain::Drain;
@@ -18,6 +18,7 @@ use super::{
     status::Failure,
     upgrade,
     upload::Upload,
+    watch::{self, Position, Source, Watch},
 };
 
 /// How often a call is made again.
@@ -34,6 +35,8 @@ struct Journey {
     opening: Opening,
     deadline: Instant,
     upgrade: bool,
+    /// Where a watch begins that can be resumed.
+    watch: Option<Position>,
 }
 
 impl Journey {
@@ -74,11 +77,12 @@ impl KubernetesApi {
                 drain.spawn(upgrade::run(answered.exchange, on_upgrade, record));
                 response(answered.status, answered.headers, ProxyBody::empty())
             }
-            Some(_) | None => self.pass_on(answered, &journey.method, record),
+            Some(_) | None => self.pass_on(answered, journey, record, drain),
         })
     }
 
-    fn plan(&self, agent: AgentId, outline: Outline, caller: Arc<str>) -> Journey {
+    fn plan(&self, agent: AgentId, mut outline: Outline, caller: Arc<str>) -> Journey {
+        let watch = watch::prepare(&mut outline);
         let hold = self.settings.hold;
         let hold = request::timeout(&outline.query).map_or(hold, |timeout| timeout.min(hold));
         Journey {
@@ -91,6 +95,7 @@ impl KubernetesApi {
             },
             deadline: Instant::now() + hold,
             upgrade: outline.upgrade,
+            watch,
             opening: outline.opening(&self.method, &self.via),
         }
     }
@@ -165,7 +170,7 @@ impl KubernetesApi {
         let head = tokio::time::timeout(limit, exchange.head())
             .await
             .map_err(|_| Interrupted::Silence(limit))??;
-        let (status, headers) = self.understand(head)?;
+        let (status, headers) = understand(head, &self.via)?;
         if status == StatusCode::SWITCHING_PROTOCOLS && journey.upgrade && !exchange.is_uploading()
         {
             return Ok((status, headers, Ahead::default()));
@@ -185,19 +190,12 @@ impl KubernetesApi {
         Ok((status, headers, ahead))
     }
 
-    fn understand(&self, head: Head) -> Result<(StatusCode, HeaderMap), Interrupted> {
-        let status = u16::try_from(head.status_code)
-            .ok()
-            .and_then(|code| StatusCode::from_u16(code).ok())
-            .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
-        Ok((status, headers::of_response(head.header, &self.via)))
-    }
-
     fn pass_on(
         &self,
         answered: Answered,
-        method: &Method,
+        journey: Journey,
         mut record: Box<Record>,
+        drain: &Drain,
     ) -> Response<ProxyBody> {
         let Answered {
             status,
@@ -206,7 +204,11 @@ impl KubernetesApi {
             mut exchange,
         } = answered;
         let length = headers::content_length(&headers);
-        let body = if is_bodyless(method, status) || length == Some(0) {
+        let watch = watch::Head::of(status, &headers).zip(journey.watch.clone());
+        let body = if let Some((head, position)) = watch {
+            let (source, idle) = (self.source(journey, drain), self.settings.idle);
+            Watch::new(head, position, source, (exchange, ahead), idle, record).into()
+        } else if is_bodyless(&journey.method, status) || length == Some(0) {
             exchange.complete();
             ProxyBody::empty()
         } else if ahead.whole {
@@ -219,6 +221,32 @@ impl KubernetesApi {
         };
         response(status, headers, body)
     }
+
+    /// What a watch needs to be asked for again.
+    fn source(&self, journey: Journey, drain: &Drain) -> Source {
+        Source {
+            router: self.router.clone(),
+            agent: journey.agent,
+            need: journey.need,
+            opening: journey.opening,
+            hold: self.settings.hold,
+            via: self.via.clone(),
+            drain: drain.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// The status and headers of an answer as the client gets them.
+pub(super) fn understand(
+    head: Head,
+    via: &HeaderValue,
+) -> Result<(StatusCode, HeaderMap), Interrupted> {
+    let status = u16::try_from(head.status_code)
+        .ok()
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
+    Ok((status, headers::of_response(head.header, via)))
 }
 
 fn response(status: StatusCode, headers: HeaderMap, body: ProxyBody) -> Response<ProxyBody> {

@@ -103,7 +103,8 @@ struct Status {
 #[derive(Debug, Serialize)]
 struct Metadata {}
 
-fn reason(code: StatusCode) -> &'static str {
+/// The word that Kubernetes has for a status.
+pub(super) fn reason(code: StatusCode) -> &'static str {
     match code.as_u16() {
         400 => "BadRequest",
         401 => "Unauthorized",

@@ -9,3 +9,4 @@ mod proxy;
 mod requests;
 mod streams;
 mod upgrades;
+mod watches;
