@@ -66,6 +66,15 @@ impl Reconnect {
     }
 }
 
+/// How long is left of a `delay` of a line that was covered and is not any more.
+/// `random` is uniform in `0.0..1.0`.
+pub(crate) fn hurried(delay: Duration, hint: Option<Duration>, random: f64) -> Duration {
+    AT_ONCE
+        .mul_f64(random)
+        .max(hint.unwrap_or_default())
+        .min(delay)
+}
+
 /// Tells a stream that the server ends at once, again and again, from one that
 /// ends now and then.
 #[derive(Debug)]
@@ -134,6 +143,8 @@ mod tests {
         let mut reconnect = Reconnect::new();
 
         assert_eq!(reconnect.delay(Ended::Worked, true, None, 0.5), SOON / 2);
+        assert_eq!(hurried(SOON / 2, None, 0.5), AT_ONCE / 2);
+        assert_eq!(hurried(SOON / 2, Some(SECOND), 0.5), SOON / 2);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Connection, Dialer, Uplink, Verdict, uplink::Place};
 use crate::{
-    backoff::{Ended, Reconnect},
+    backoff::{Ended, Reconnect, hurried},
     metrics::Metrics,
     token::TokenReader,
 };
@@ -156,11 +156,18 @@ impl Line {
             Ended::Worked => 0,
             Ended::Failed | Ended::Refused => self.failures.saturating_add(1),
         };
+        let random = rand::random();
         let covered = self.place.is_covered();
-        let delay = self.reconnect.delay(ended, covered, hint, rand::random());
+        let delay = self.reconnect.delay(ended, covered, hint, random);
         tracing::debug!(?delay, "waiting before the next connection");
+        // What cut this connection may cut the others a moment later.
+        let hurry = async {
+            self.place.uncovered().await;
+            tokio::time::sleep(hurried(delay, hint, random)).await;
+        };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
+            () = hurry, if covered => {}
             () = self.token.changed() => {}
             () = stop.cancelled() => {}
         }

@@ -49,7 +49,18 @@ impl Place {
 
     /// Whether calls can use another line on which kas has accepted the agent.
     pub(super) fn is_covered(&self) -> bool {
-        self.others().any(|it| !it.is_left() && it.is_accepted())
+        self.cover().is_some()
+    }
+
+    /// Waits until calls can use no other line. Cancel-safe.
+    pub(super) async fn uncovered(&self) {
+        while let Some(connection) = self.cover() {
+            connection.left().await;
+        }
+    }
+
+    fn cover(&self) -> Option<Connection> {
+        self.others().find(|it| !it.is_left() && it.is_accepted())
     }
 
     /// Where the other lines lead to.
