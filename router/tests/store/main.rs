@@ -1,0 +1,339 @@
+//! One suite for every routing table: in memory, and in Redis in all its forms; and what Redis alone can do wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by it")]
+
+mod server;
+mod tables;
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Commands as _;
+use router::{
+    AgentId, RoutingTable,
+    store::{memory::MemoryStore, redis::Servers},
+};
+use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
+use server::{Certificates, Cluster, Sentinels, Server, text};
+use tables::{A, knows, owner, replica, two, until};
+
+/// What every table must do, seen by two replicas of it.
+async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
+    let mut changes = b.changes(A);
+    assert_eq!(b.owners(A).await, []);
+    assert_eq!(b.last_seen(A).await, None);
+    changes.mark_unchanged();
+
+    a.announce(A);
+    let woken = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
+    assert!(woken.is_ok(), "an announcement wakes those who wait");
+    knows(&*b, A, &[owner("a")]).await;
+    assert_eq!(b.last_seen(A).await, Some(Duration::ZERO));
+    knows(&*a, A, &[]).await;
+
+    b.announce(A);
+    knows(&*a, A, &[owner("b")]).await;
+    knows(&*b, A, &[owner("a")]).await;
+
+    changes.mark_unchanged();
+    a.retract(A);
+    let woken = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
+    assert!(woken.is_ok(), "a retraction wakes those who wait");
+    knows(&*b, A, &[]).await;
+    knows(&*a, A, &[owner("b")]).await;
+
+    for id in 100..200 {
+        b.announce(AgentId(id));
+    }
+    knows(&*a, AgentId(199), &[owner("b")]).await;
+    b.leave().await;
+    knows(&*a, AgentId(199), &[]).await;
+    knows(&*a, A, &[]).await;
+    until("the agent to be gone", async || {
+        a.last_seen(A).await.is_some_and(|ago| !ago.is_zero())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    let store = MemoryStore::default();
+    let (a, b) = (store.table(owner("a")), store.table(owner("b")));
+    conforms(Arc::new(a), Arc::new(b)).await;
+}
+
+#[tokio::test]
+async fn a_single_redis_conforms() {
+    let server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    conforms(a, b).await;
+}
+
+#[tokio::test]
+async fn a_redis_behind_sentinels_conforms_and_fails_over() {
+    let mut redis = Sentinels::start();
+    let (a, b) = two(&redis.options()).await;
+    a.announce(A);
+    knows(&*b, A, &[owner("a")]).await;
+
+    redis.servers[0].kill();
+
+    // What the old master had not passed on is written again.
+    a.announce(AgentId(8));
+    let replica = &redis.servers[1];
+    until("the other server to be the master", async || {
+        replica
+            .cli(&["info", "replication"])
+            .contains("role:master")
+    })
+    .await;
+    until("the new master to have both agents", async || {
+        [7, 8].iter().all(|id| {
+            let key = format!("gitlab-kas:kas:agent:{{{id}}}");
+            replica.cli(&["hexists", &key, "a"]).trim() == "1"
+        })
+    })
+    .await;
+    for table in [&a, &b] {
+        until("certainty", async || table.certain()).await;
+    }
+    a.retract(A);
+    a.retract(AgentId(8));
+    knows(&*b, A, &[]).await;
+    knows(&*b, AgentId(8), &[]).await;
+}
+
+#[tokio::test]
+async fn a_cluster_conforms_and_survives_a_failover_and_a_moved_slot() {
+    let mut cluster = Cluster::start();
+    let options = cluster.options();
+    let (a, b) = two(&options).await;
+    let agents: Vec<_> = (1..=30).map(AgentId).collect();
+    for agent in &agents {
+        a.announce(*agent);
+    }
+    for agent in &agents {
+        knows(&*b, *agent, &[owner("a")]).await;
+    }
+
+    cluster.nodes[0].kill();
+    for agent in &agents[..15] {
+        a.retract(*agent);
+    }
+    for agent in &agents[..15] {
+        knows(&*b, *agent, &[]).await;
+    }
+    for agent in &agents[15..] {
+        knows(&*b, *agent, &[owner("a")]).await;
+    }
+
+    let id = |node: &Server| node.cli(&["cluster", "myid"]).trim().to_owned();
+    let (from, to) = (id(&cluster.nodes[1]), id(&cluster.nodes[2]));
+    let entry = format!("127.0.0.1:{}", cluster.nodes[1].port);
+    let moved = std::process::Command::new("redis-cli")
+        .args(["--cluster", "reshard", &entry, "--cluster-from", &from])
+        .args([
+            "--cluster-to",
+            &to,
+            "--cluster-slots",
+            "5000",
+            "--cluster-yes",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        moved.status.success(),
+        "{}",
+        String::from_utf8_lossy(&moved.stdout)
+    );
+    for agent in &agents[15..] {
+        a.retract(*agent);
+    }
+    for agent in &agents {
+        knows(&*b, *agent, &[]).await;
+    }
+    conforms_afterwards(a, b).await;
+}
+
+/// The rest of the suite where the agents are known already.
+async fn conforms_afterwards(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
+    let agent = AgentId(1000);
+    a.announce(agent);
+    knows(&*b, agent, &[owner("a")]).await;
+    a.leave().await;
+    knows(&*b, agent, &[]).await;
+}
+
+#[tokio::test]
+async fn a_prefix_and_a_database_keep_others_out_and_another_client_reads_them() {
+    let server = Server::start(&[]);
+    let mut options = server.options();
+    options.key_prefix = "mine".into();
+    options.database = 3;
+    let (a, b) = two(&options).await;
+    a.announce(A);
+    knows(&*b, A, &[owner("a")]).await;
+
+    let url = format!("redis://127.0.0.1:{}/3", server.port);
+    let mut other = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let url: String = other.hget("mine:kas:agent:{7}", "a").unwrap();
+    let expires_in: i64 = other.ttl("mine:kas:agent:{7}").unwrap();
+    let lease: String = other.hget("mine:kas:replicas", "b").unwrap();
+
+    assert_eq!(url, "grpc://a");
+    assert!(expires_in > 24 * 3600, "{expires_in}");
+    assert!(lease.contains(r#""url":"grpc://b""#), "{lease}");
+    assert!(
+        server.cli(&["keys", "*"]).trim().is_empty(),
+        "database 0 is empty"
+    );
+}
+
+#[tokio::test]
+async fn an_acl_user_with_a_password_is_let_in_by_a_unix_socket_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let user = ["--user", "joe", "on", ">secret", "~gitlab-kas:*", "+@all"];
+    let server = Server::start(&[&["--unixsocket", text(&socket)], &user[..]].concat());
+    let mut options = server.options();
+    options.username = Some("joe".into());
+    options.password = Some("secret".into());
+    let a = replica(&options, "a");
+    options.servers = Servers::Unix(socket);
+    let b = replica(&options, "b");
+
+    a.announce(A);
+
+    knows(&*b, A, &[owner("a")]).await;
+    assert!(!format!("{options:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate_is_spoken() {
+    let certificates = Certificates::create();
+    let (certificate, key) = (certificates.certificate(), certificates.key());
+    let port = server::free_port();
+    let port_text = port.to_string();
+    let _server = Server::on(
+        0,
+        &[
+            "--tls-port",
+            &port_text,
+            "--tls-cert-file",
+            text(&certificate),
+            "--tls-key-file",
+            text(&key),
+            "--tls-ca-cert-file",
+            text(&certificate),
+        ],
+    );
+    let tls = ClientTls::load(&ClientTlsOptions {
+        ca_files: vec![certificate.clone()],
+        only_ca_files: true,
+        identity: Some(Identity { certificate, key }),
+        ..ClientTlsOptions::default()
+    });
+    let mut options = router::store::redis::RedisOptions::new(Servers::Single(
+        format!("127.0.0.1:{port}").parse().unwrap(),
+    ));
+    options.tls = Some(tls.unwrap().config(&[]));
+    let (a, b) = two(&options).await;
+
+    a.announce(A);
+
+    knows(&*b, A, &[owner("a")]).await;
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_told_everything_again() {
+    let server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    for id in 1..=500 {
+        a.announce(AgentId(id));
+    }
+    knows(&*b, AgentId(500), &[owner("a")]).await;
+
+    server.cli(&["flushall"]);
+
+    until("all agents to be there again", async || {
+        server.cli(&["dbsize"]).trim() == "501"
+    })
+    .await;
+    knows(&*b, AgentId(500), &[owner("a")]).await;
+    knows(&*b, AgentId(501), &[]).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_and_comes_back_empty_loses_nothing_that_is_held() {
+    let mut server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    for id in 1..=3 {
+        a.announce(AgentId(id));
+    }
+    knows(&*b, AgentId(1), &[owner("a")]).await;
+    knows(&*b, AgentId(2), &[owner("a")]).await;
+
+    server.kill();
+    until("doubt", async || !b.certain()).await;
+    knows(&*b, AgentId(1), &[owner("a")]).await;
+    // Whom b never asked for may be at any replica.
+    knows(&*b, AgentId(3), &[owner("a")]).await;
+    a.retract(AgentId(2));
+    a.announce(AgentId(4));
+    let _again = Server::on(server.port, &[]);
+
+    until("certainty", async || b.certain()).await;
+    knows(&*b, AgentId(1), &[owner("a")]).await;
+    knows(&*b, AgentId(2), &[]).await;
+    knows(&*b, AgentId(3), &[owner("a")]).await;
+    knows(&*b, AgentId(4), &[owner("a")]).await;
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_done_without_and_caught_up_with() {
+    let server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    a.announce(A);
+    knows(&*b, A, &[owner("a")]).await;
+
+    server.signal("-STOP");
+    a.announce(AgentId(8));
+    a.retract(A);
+    until("doubt", async || !b.certain()).await;
+    knows(&*b, AgentId(8), &[owner("a")]).await;
+    server.signal("-CONT");
+
+    until("certainty", async || b.certain()).await;
+    knows(&*b, AgentId(8), &[owner("a")]).await;
+    knows(&*b, A, &[]).await;
+}
+
+#[tokio::test]
+async fn a_change_that_happens_while_the_reader_is_cut_off_is_noticed() {
+    let server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    a.announce(A);
+    knows(&*b, A, &[owner("a")]).await;
+
+    for _ in 0..5 {
+        server.cli(&["client", "kill", "type", "normal", "skipme", "yes"]);
+        a.retract(A);
+        knows(&*b, A, &[]).await;
+        server.cli(&["client", "kill", "type", "normal", "skipme", "yes"]);
+        a.announce(A);
+        knows(&*b, A, &[owner("a")]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_may_start_before_its_redis() {
+    let port = server::free_port();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let options = router::store::redis::RedisOptions::new(Servers::Single(address));
+    let (a, b) = (replica(&options, "a"), replica(&options, "b"));
+    a.announce(A);
+    assert!(!a.certain());
+
+    let _server = Server::on(port, &[]);
+
+    knows(&*b, A, &[owner("a")]).await;
+}

@@ -1,0 +1,67 @@
+//! Tables of replicas over one store, and waiting for what they come to know.
+
+use std::{sync::Arc, time::Duration};
+
+use router::{
+    AgentId, Owner, ReplicaId, RoutingTable, SharedTable,
+    store::redis::{RedisOptions, RedisStore},
+    table::shared::Settings,
+};
+
+/// How long anything may take to come to hold.
+const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) const A: AgentId = AgentId(7);
+
+pub(crate) fn owner(name: &str) -> Owner {
+    Owner {
+        replica: ReplicaId::new(name),
+        url: format!("grpc://{name}"),
+    }
+}
+
+/// A replica's table, at a quicker pace than production's.
+pub(crate) fn replica(options: &RedisOptions, name: &str) -> Arc<SharedTable> {
+    let store = RedisStore::connect(options).unwrap();
+    let settings = Settings {
+        renew_every: Duration::from_millis(200),
+        expiry: Duration::from_secs(2),
+        debounce: Duration::from_millis(50),
+        doubt: Duration::from_secs(2),
+        ..Settings::default()
+    };
+    SharedTable::start(Arc::new(store), owner(name), "1", settings)
+}
+
+/// Two replicas that know each other.
+pub(crate) async fn two(options: &RedisOptions) -> (Arc<SharedTable>, Arc<SharedTable>) {
+    let (a, b) = (replica(options, "a"), replica(options, "b"));
+    for table in [&a, &b] {
+        until("two replicas", async || {
+            table.numbers().replicas == 2 && table.certain()
+        })
+        .await;
+    }
+    (a, b)
+}
+
+/// Waits until `reader` knows exactly these owners of the agent.
+pub(crate) async fn knows(reader: &dyn RoutingTable, agent: AgentId, owners: &[Owner]) {
+    let what = format!("{owners:?} to own {agent}");
+    until(&what, async || {
+        let mut known = reader.owners(agent).await;
+        known.sort_by(|a, b| a.replica.cmp(&b.replica));
+        known == owners
+    })
+    .await;
+}
+
+pub(crate) async fn until(what: &str, probe: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !probe().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let held = tokio::time::timeout(LIMIT, wait).await;
+    assert!(held.is_ok(), "gave up waiting for {what}");
+}
