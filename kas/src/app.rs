@@ -2,31 +2,30 @@
 //! leave. The only place that names concrete backends.
 
 mod control;
+mod peers;
 pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
-use router::{Owner, ReplicaId};
+use router::ReplicaId;
 use runtime::{
-    connect::ConnectOptions,
-    jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
     metrics,
     signal::Termination,
     telemetry,
-    tls::{ClientTls, ClientTlsOptions, H2, HTTP_1_1, Identity, ServerTls},
+    tls::{H2, HTTP_1_1, Identity, ServerTls},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_api::{self, Leaving},
-    config::{self, Config, OwnAddressVariables, TlsFiles},
+    config::{self, Config, TlsFiles},
     control_plane::ControlPlane,
     kubernetes_api,
-    replica::{Graces, PeerSettings, Port, Replica, Setup},
+    replica::{Graces, Port, Replica, Setup},
     version,
 };
 
@@ -97,7 +96,7 @@ async fn setup(config: &Config, control_plane: Arc<dyn ControlPlane>) -> anyhow:
         .await
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
-    let (me, peers) = peers(config, &id).await?;
+    let (me, peers) = peers::peers(config, &id).await?;
     let mut metrics = Metrics::default();
     let table = routing::table(config, &me, &mut metrics)?;
     Ok(Setup {
@@ -138,55 +137,6 @@ async fn users(
         acceptor,
         settings,
     }))
-}
-
-async fn peers(
-    config: &Config,
-    id: &ReplicaId,
-) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
-    let Some(peers) = &config.private_api else {
-        return Ok((
-            Owner {
-                replica: id.clone(),
-                url: String::new(),
-            },
-            None,
-        ));
-    };
-    let own = &OwnAddressVariables::read(|name| std::env::var(name).ok());
-    let own = config::OwnAddress::decide(
-        own,
-        &peers.listen.address,
-        peers.listen.tls.is_some(),
-        Vec::new,
-    )
-    .context("the private API's own address")?;
-    let secret = Secret::read(&peers.listen.authentication_secret_file)?;
-    let listener = bind(&peers.listen.address.host_port())
-        .await
-        .context("private_api.listen.address")?;
-    let tls = ClientTls::load(&ClientTlsOptions {
-        ca_files: peers.ca_certificate_file.iter().cloned().collect(),
-        server_name: own.tls_server_name,
-        ..ClientTlsOptions::default()
-    })?;
-    let dial = ConnectOptions {
-        tls: Some(tls),
-        ..ConnectOptions::default()
-    };
-    let acceptor = PlainAcceptor::new(server_tls(peers.listen.tls.as_ref(), &[H2])?);
-    let port = Port {
-        listener,
-        acceptor,
-        settings: PeerSettings { secret, dial },
-    };
-    Ok((
-        Owner {
-            replica: id.clone(),
-            url: own.url,
-        },
-        Some(port),
-    ))
 }
 
 async fn observability(config: &Config) -> anyhow::Result<(TcpListener, metrics::Paths)> {

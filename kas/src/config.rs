@@ -6,6 +6,7 @@
 //! be printed.
 
 mod file;
+mod interfaces;
 mod level;
 mod notes;
 mod private_url;
@@ -14,6 +15,7 @@ mod secret;
 mod show;
 mod tree;
 
+pub use interfaces::interface_addresses;
 pub use level::LogLevel;
 pub use notes::Note;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};

@@ -1,22 +1,35 @@
 //! The private API: replicas ask each other for tunnels.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod doorman;
+mod self_test;
+
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
-use router::{Registry, owner};
+use router::{Registry, ReplicaId, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
-    grpc::{SendResponse, status_from},
+    grpc::{Patience, SendResponse, silence, status_from},
     io::ByteStream,
     jwt::{self, Secret},
     listen::{Listener, PlainAcceptor},
 };
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+
+use doorman::Doorman;
+pub use self_test::{SelfTestError, self_test};
 
 /// Issuer and audience of the tokens between replicas, as GitLab's kas has it.
 const NAME: &str = "gitlab-kas";
+/// Calls that a peer may have on one connection: all that its users have open.
+const MAX_STREAMS: u32 = 10_000;
+/// A peer that is gone without a word lets go of the tunnels that it used.
+const PATIENCE: Patience = Patience {
+    busy: Duration::from_secs(5),
+    idle: Duration::from_secs(30),
+    answer: Duration::from_secs(5),
+};
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -24,14 +37,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct PrivateApi {
     registry: Arc<Registry>,
-    secret: Secret,
+    doorman: Doorman,
 }
 
 impl PrivateApi {
-    /// Serves tunnels of `registry` to peers that sign with `secret`.
+    /// Serves tunnels of replica `id` to peers that sign with `secret`.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, secret: Secret) -> Arc<Self> {
-        Arc::new(Self { registry, secret })
+    pub fn new(id: ReplicaId, registry: Arc<Registry>, secret: Secret) -> Arc<Self> {
+        let doorman = Doorman::new(id, secret);
+        Arc::new(Self { registry, doorman })
     }
 
     /// Accepts peers until draining starts; calls in progress are finished.
@@ -51,12 +65,19 @@ impl PrivateApi {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: ByteStream, peer: SocketAddr, drain: Drain) {
-        let handshake = runtime::grpc::server_settings().handshake(stream);
+    async fn connection(self: Arc<Self>, mut stream: ByteStream, peer: SocketAddr, drain: Drain) {
+        let heard = stream.heard();
+        let mut settings = runtime::grpc::server_settings();
+        settings.max_concurrent_streams(MAX_STREAMS);
+        let handshake = settings.handshake(stream);
         let Ok(Ok(mut http2)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
             return tracing::debug!(%peer, "a peer's connection did not begin with HTTP/2");
         };
+        let Some(pings) = http2.ping_pong() else {
+            return;
+        };
         let calls = TaskTracker::new();
+        let mut silence = pin!(silence(pings, heard, PATIENCE, || !calls.is_empty()));
         let mut leaving = false;
         loop {
             tokio::select! {
@@ -69,6 +90,9 @@ impl PrivateApi {
                     }
                     None => return,
                 },
+                () = &mut silence => {
+                    return tracing::info!(%peer, "a peer stopped answering; its connection is closed");
+                }
                 () = drain.wait(), if !leaving => {
                     leaving = true;
                     http2.graceful_shutdown();
@@ -83,26 +107,9 @@ impl PrivateApi {
         respond: SendResponse,
         leaving: Drain,
     ) {
-        if let Err(status) = self.admit(request.headers()) {
-            // A peer that is gone needs no answer.
-            let _ = runtime::grpc::refuse(respond, &status);
-            return;
+        if let Some(respond) = self.doorman.admit(&request, respond) {
+            owner::serve(&self.registry, request, respond, &leaving).await;
         }
-        owner::serve(&self.registry, request, respond, &leaving).await;
-    }
-
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
-        let refused = || Status::unauthenticated("JWT validation failed");
-        let value = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        let token = value
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or_else(refused)?;
-        jwt::verify(&self.secret, token, NAME, Some(NAME)).map_err(|error| {
-            tracing::debug!(%error, "refused a peer");
-            refused()
-        })
     }
 }
 

@@ -271,7 +271,7 @@ impl Replica {
             return Peers::new(nobody, Arc::new(http::HeaderMap::new), self.stop.clone());
         };
         let PeerSettings { secret, dial } = port.settings;
-        let api = PrivateApi::new(self.registry.clone(), secret.clone());
+        let api = PrivateApi::new(self.id.clone(), self.registry.clone(), secret.clone());
         self.peers
             .spawn(api.serve(port.listener, port.acceptor, self.peers.clone()));
         let credentials = private_api::credentials(secret);

@@ -291,6 +291,7 @@ pub(super) struct PrivateApiListen {
     pub(super) certificate_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) ca_certificate_file: Option<PathBuf>,
+    pub(super) client_ca_certificate_file: Option<PathBuf>,
     pub(super) max_connection_age: Option<PositiveSeconds>,
     pub(super) listen_grace_period: Option<PositiveSeconds>,
 }

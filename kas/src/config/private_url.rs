@@ -19,6 +19,8 @@ pub struct OwnAddressVariables {
     pub port: String,
     /// The name that the replicas' certificates are for.
     pub host: String,
+    /// `POD_IP`: this pod's address, as Kubernetes tells it.
+    pub pod_ip: String,
 }
 
 impl OwnAddressVariables {
@@ -31,6 +33,7 @@ impl OwnAddressVariables {
             scheme: get("SCHEME"),
             port: get("PORT"),
             host: get("HOST"),
+            pod_ip: variable("POD_IP").unwrap_or_default(),
         }
     }
 }
@@ -71,9 +74,18 @@ pub enum OwnAddressError {
     },
     /// The listener's address does not tell.
     #[error(
-        "private_api.listen.address {0} is all interfaces: set OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
+        "private_api.listen.address {listen} is all interfaces, and this machine has {count} addresses \
+         that it could be: set OWN_PRIVATE_API_URL, OWN_PRIVATE_API_CIDR or POD_IP"
     )]
-    Wildcard(String),
+    Wildcard {
+        /// The listener's address.
+        listen: String,
+        /// How many addresses it could be.
+        count: usize,
+    },
+    /// Not an address.
+    #[error("POD_IP is `{0}`, it must be an IP address")]
+    PodIp(String),
     /// A port cannot be told from the listener.
     #[error("private_api.listen.address {0} has no port: set OWN_PRIVATE_API_PORT")]
     NoPort(String),
@@ -116,7 +128,7 @@ fn url(
             let address = SocketAddr::new(ip, port(variables, listen)?);
             Ok(format!("{}://{address}", scheme(variables)?))
         }
-        (true, true) => from_listener(scheme(variables)?, listen),
+        (true, true) => from_listener(variables, listen, interfaces),
     }
 }
 
@@ -158,15 +170,59 @@ fn port(variables: &OwnAddressVariables, listen: &ListenAddress) -> Result<u16, 
         .ok_or_else(|| OwnAddressError::NoPort(listen.address.clone()))
 }
 
-fn from_listener(scheme: &str, listen: &ListenAddress) -> Result<String, OwnAddressError> {
+fn from_listener(
+    variables: &OwnAddressVariables,
+    listen: &ListenAddress,
+    interfaces: impl FnOnce() -> Vec<IpAddr>,
+) -> Result<String, OwnAddressError> {
     if listen.network == Network::Unix {
         return Ok(format!("unix://{}", listen.address));
     }
-    let address: Option<SocketAddr> = listen.address.parse().ok();
-    if address.is_some_and(|address| address.ip().is_unspecified()) {
-        return Err(OwnAddressError::Wildcard(listen.address.clone()));
+    let scheme = scheme(variables)?;
+    let Some(wildcard) = wildcard(listen) else {
+        return Ok(format!("{scheme}://{}", listen.address));
+    };
+    let ip = if variables.pod_ip.is_empty() {
+        only_address(wildcard, interfaces()).map_err(|count| OwnAddressError::Wildcard {
+            listen: listen.address.clone(),
+            count,
+        })?
+    } else {
+        let ip = variables.pod_ip.parse();
+        ip.map_err(|_| OwnAddressError::PodIp(variables.pod_ip.clone()))?
+    };
+    let address = SocketAddr::new(ip, port(variables, listen)?);
+    Ok(format!("{scheme}://{address}"))
+}
+
+/// The address that means all interfaces, if the listener has it.
+fn wildcard(listen: &ListenAddress) -> Option<IpAddr> {
+    let address: SocketAddr = listen.host_port().parse().ok()?;
+    address.ip().is_unspecified().then(|| address.ip())
+}
+
+/// The only address under which others may reach a listener on `wildcard`,
+/// IPv4 before IPv6; else how many there are.
+fn only_address(wildcard: IpAddr, interfaces: Vec<IpAddr>) -> Result<IpAddr, usize> {
+    let (v4, mut v6): (Vec<_>, Vec<_>) = interfaces
+        .into_iter()
+        .filter(is_reachable_from_elsewhere)
+        .partition(IpAddr::is_ipv4);
+    if wildcard.is_ipv4() {
+        v6.clear();
     }
-    Ok(format!("{scheme}://{}", listen.address))
+    match (&v4[..], &v6[..]) {
+        ([ip], _) | ([], [ip]) => Ok(*ip),
+        (v4, v6) => Err(v4.len() + v6.len()),
+    }
+}
+
+fn is_reachable_from_elsewhere(ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !ip.is_loopback() && !link_local
 }
 
 #[cfg(test)]
@@ -175,9 +231,9 @@ mod tests {
 
     fn decide(pairs: &[(&str, &str)], address: &str) -> Result<String, OwnAddressError> {
         let variables = OwnAddressVariables::read(|name| {
-            let (_, value) = pairs
-                .iter()
-                .find(|(suffix, _)| name == format!("OWN_PRIVATE_API_{suffix}"))?;
+            let (_, value) = pairs.iter().find(|(suffix, _)| {
+                name == *suffix || name == format!("OWN_PRIVATE_API_{suffix}")
+            })?;
             Some((*value).to_owned())
         });
         let network = if address.starts_with('/') {
@@ -220,6 +276,12 @@ mod tests {
             (&[], "127.0.0.1:8155", "grpc://127.0.0.1:8155"),
             (&[], "kas.local:8155", "grpc://kas.local:8155"),
             (&[], "/run/kas.sock", "unix:///run/kas.sock"),
+            (&[("POD_IP", "10.1.2.3")], ":8155", "grpc://10.1.2.3:8155"),
+            (
+                &[("POD_IP", "fd00::2"), ("SCHEME", "grpcs"), ("PORT", "1")],
+                "[::]:8155",
+                "grpcs://[fd00::2]:1",
+            ),
         ] {
             assert_eq!(decide(pairs, address).as_deref(), Ok(url));
         }
@@ -240,10 +302,34 @@ mod tests {
             ),
             (&[("CIDR", "10.0.0.0/8")], "/sock", "OWN_PRIVATE_API_PORT"),
             (&[], "0.0.0.0:8155", "OWN_PRIVATE_API_URL"),
-            (&[], "[::]:8155", "OWN_PRIVATE_API_URL"),
+            (&[], "[::]:8155", "has 4 addresses"),
+            (&[], ":8155", "OWN_PRIVATE_API_URL"),
+            (&[("POD_IP", "me")], ":8155", "POD_IP is `me`"),
         ] {
             let error = decide(pairs, address).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_all_interfaces_is_reached_at_the_only_address_there_is() {
+        for (interfaces, listen, ip) in [
+            (&["127.0.0.1", "10.0.0.5"][..], "0.0.0.0:1", Ok("10.0.0.5")),
+            (&["::1", "fe80::1", "fd00::1"], "[::]:1", Ok("fd00::1")),
+            (&["10.0.0.5", "fd00::1"], "[::]:1", Ok("10.0.0.5")),
+            (&["fd00::1"], "0.0.0.0:1", Err(0)),
+            (&["10.0.0.5", "10.0.0.6"], ":1", Err(2)),
+            (&["127.0.0.1", "169.254.1.1"], ":1", Err(0)),
+        ] {
+            let interfaces = interfaces.iter().map(|ip| ip.parse().unwrap()).collect();
+            let listen = ListenAddress {
+                network: Network::Tcp,
+                address: listen.into(),
+            };
+
+            let found = only_address(wildcard(&listen).unwrap(), interfaces);
+
+            assert_eq!(found, ip.map(|ip| ip.parse().unwrap()));
         }
     }
 

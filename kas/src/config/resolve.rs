@@ -278,8 +278,16 @@ fn private_api(
         &listen.value.address,
         "127.0.0.1:8155",
     )?;
+    let client_ca = parts::file(listen.value.client_ca_certificate_file.clone());
+    if client_ca.is_some() && tls.is_none() {
+        return Err(rules.at(
+            &listen,
+            "private_api.listen: client_ca_certificate_file needs certificate_file and key_file",
+        ));
+    }
     let listen = listen.value;
     Ok(PrivateApiListen {
+        client_ca_certificate_file: client_ca,
         listen: ApiListen {
             address,
             authentication_secret_file: listen.authentication_secret_file.0.into(),

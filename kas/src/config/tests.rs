@@ -117,7 +117,7 @@ fn redis_is_one_server_or_sentinels() {
 fn the_private_api_is_read_whole() {
     let config = with(
         "private_api: {listen: {address: ':8155', authentication_secret_file: s, \
-         certificate_file: c, key_file: k, ca_certificate_file: ca}}",
+         certificate_file: c, key_file: k, ca_certificate_file: ca, client_ca_certificate_file: cca}}",
     );
 
     let private = config.private_api.unwrap();
@@ -126,6 +126,10 @@ fn the_private_api_is_read_whole() {
     assert_eq!(
         private.ca_certificate_file.as_deref(),
         Some(Path::new("ca"))
+    );
+    assert_eq!(
+        private.client_ca_certificate_file.as_deref(),
+        Some(Path::new("cca"))
     );
 }
 
@@ -192,6 +196,11 @@ fn mistakes_name_file_line_column_and_what_to_do() {
             "standalone: {file: a}\nprivate_api: {listen: {}}",
             "kas.yaml:2:23: ",
             "`authentication_secret_file` is missing",
+        ),
+        (
+            "standalone: {file: a}\nprivate_api: {listen: {authentication_secret_file: s, client_ca_certificate_file: c}}",
+            "kas.yaml:2:23: ",
+            "client_ca_certificate_file needs certificate_file",
         ),
         (
             "standalone: {file: a}\nobservability: {listen: {certificate_file: '', key_file: k}}",

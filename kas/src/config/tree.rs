@@ -338,4 +338,7 @@ pub struct PrivateApiListen {
     pub listen: ApiListen,
     /// A CA that signs the other replicas' certificates.
     pub ca_certificate_file: Option<PathBuf>,
+    /// Whoever calls must show a certificate that this CA has signed; replicas
+    /// show the listener's.
+    pub client_ca_certificate_file: Option<PathBuf>,
 }

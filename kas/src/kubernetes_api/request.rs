@@ -1,6 +1,6 @@
 //! A client's request as the agent gets it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method};
 use prost::Message as _;
@@ -74,6 +74,7 @@ pub(super) struct Outline {
 impl Outline {
     /// The beginning of the call. A request without a body is whole in it.
     pub(super) fn opening(self, method: &Arc<str>, via: &HeaderValue) -> Opening {
+        let meta = trace(&self.headers);
         let bodyless = self.length == Length::None;
         let close = bodyless && !self.upgrade;
         let header = http_request::Header {
@@ -93,11 +94,26 @@ impl Outline {
         }
         Opening {
             method: method.clone(),
-            meta: HashMap::new(),
+            meta,
             messages,
             close,
         }
     }
+}
+
+/// The trace that the request belongs to, as the agent's own spans need it.
+fn trace(headers: &HeaderMap) -> Meta {
+    let values = |name: &&str| {
+        let values = headers.get_all(*name).iter();
+        let value: Vec<_> = values
+            .filter_map(|value| Some(value.to_str().ok()?.to_owned()))
+            .collect();
+        (!value.is_empty()).then(|| ((*name).to_owned(), prototool::Values { value }))
+    };
+    ["traceparent", "tracestate"]
+        .iter()
+        .filter_map(values)
+        .collect()
 }
 
 /// The path for the cluster: what follows `prefix`, or all of it.

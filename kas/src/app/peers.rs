@@ -1,0 +1,103 @@
+//! The private API, as the configuration wants it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use router::{Owner, ReplicaId};
+use runtime::{
+    connect::{ConnectOptions, Target},
+    jwt::Secret,
+    listen::{PlainAcceptor, bind},
+    tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
+};
+
+use crate::{
+    config::{Config, OwnAddress, OwnAddressVariables, PrivateApiListen, interface_addresses},
+    private_api::self_test,
+    replica::{PeerSettings, Port},
+};
+
+/// How long the published URL may take until it leads here.
+const SELF_TEST: Duration = Duration::from_secs(10);
+
+/// The port for peers, once it is certain that they can reach it.
+pub(super) async fn peers(
+    config: &Config,
+    id: &ReplicaId,
+) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
+    let Some(peers) = &config.private_api else {
+        let nowhere = Owner {
+            replica: id.clone(),
+            url: String::new(),
+        };
+        return Ok((nowhere, None));
+    };
+    let variables = OwnAddressVariables::read(|name| std::env::var(name).ok());
+    let address = &peers.listen.address;
+    let tls = peers.listen.tls.is_some();
+    let own = OwnAddress::decide(&variables, address, tls, interface_addresses)
+        .context("the private API's own address")?;
+    if config.redis.is_some() {
+        warn_of_loopback(&own.url);
+    }
+    let me = Owner {
+        replica: id.clone(),
+        url: own.url.clone(),
+    };
+    let port = port(peers, own).await?;
+    self_test(&me, &port, SELF_TEST)
+        .await
+        .context("the self-test of the private API failed")?;
+    tracing::info!(url = me.url, address = %port.listener.local_addr(), "other replicas' port is up");
+    Ok((me, Some(port)))
+}
+
+async fn port(
+    peers: &PrivateApiListen,
+    own: OwnAddress,
+) -> anyhow::Result<Port<PlainAcceptor, PeerSettings>> {
+    let secret = Secret::read(&peers.listen.authentication_secret_file)?;
+    let identity = peers.listen.tls.as_ref().map(|files| Identity {
+        certificate: files.certificate_file.clone(),
+        key: files.key_file.clone(),
+    });
+    let client_ca = peers.client_ca_certificate_file.clone();
+    let tls = ClientTls::load(&ClientTlsOptions {
+        ca_files: peers.ca_certificate_file.iter().cloned().collect(),
+        server_name: own.tls_server_name,
+        identity: client_ca.as_ref().and(identity.clone()),
+        ..ClientTlsOptions::default()
+    })?;
+    let server = match (identity, client_ca) {
+        (Some(identity), Some(ca)) => Some(ServerTls::load_mutual(identity, ca, &[H2])?),
+        (Some(identity), None) => Some(ServerTls::load(identity, &[H2])?),
+        (None, _) => None,
+    };
+    let listener = bind(&peers.listen.address.host_port())
+        .await
+        .context("private_api.listen.address")?;
+    let dial = ConnectOptions {
+        tls: Some(tls),
+        ..ConnectOptions::default()
+    };
+    Ok(Port {
+        listener,
+        acceptor: PlainAcceptor::new(server),
+        settings: PeerSettings { secret, dial },
+    })
+}
+
+/// Every replica that publishes a loopback address takes itself for all others.
+fn warn_of_loopback(url: &str) {
+    let Ok(target) = Target::parse(url) else {
+        return;
+    };
+    let ip: Option<std::net::IpAddr> = target.host().parse().ok();
+    if ip.is_some_and(|ip| ip.is_loopback()) || target.host() == "localhost" {
+        tracing::warn!(
+            url,
+            "the private API is published under a loopback address: replicas on other machines cannot reach \
+             this one; set private_api.listen.address and OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! A replica dials itself as others will, before it asks them to.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Uri, Version};
+use router::Owner;
+use runtime::{
+    connect::{ConnectError, ConnectOptions, Target, connect},
+    listen::{Listener, PlainAcceptor},
+};
+use tokio::{task::JoinSet, time::Instant};
+use tonic::{Code, Status};
+
+use super::doorman::{Doorman, REPLICA, SELF_TEST};
+use crate::replica::{PeerSettings, Port};
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// Time between attempts.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why other replicas could not reach this one.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// It is not this replica that answers.
+    #[error(
+        "another replica ({replica}) answers at {url}, which this replica publishes as its own: \
+         each needs a URL to itself, set OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
+    )]
+    Shared {
+        /// The URL.
+        url: String,
+        /// Who answers.
+        replica: String,
+    },
+    /// Whoever answers has another secret.
+    #[error(
+        "what answers at {url} refused this replica's own credentials ({why}): either \
+         another replica is there, with another private_api.listen.authentication_secret_file, or \
+         the URL is wrong, set OWN_PRIVATE_API_URL"
+    )]
+    Refused {
+        /// The URL.
+        url: String,
+        /// What it said.
+        why: String,
+    },
+    /// It cannot be reached.
+    #[error(
+        "this replica cannot reach itself at {url}, under which it is published: {why}; {hint}"
+    )]
+    Unreachable {
+        /// The URL.
+        url: String,
+        /// What happened last.
+        why: String,
+        /// What to set.
+        hint: &'static str,
+    },
+}
+
+/// Dials the URL that `me` is published under, and checks that it leads to the
+/// port, which nobody else serves yet. What may heal, such as a service that
+/// is not programmed yet, is waited for up to `limit`.
+///
+/// # Errors
+/// [`SelfTestError`] says what was dialled, what happened, and what to set.
+pub async fn self_test(
+    me: &Owner,
+    port: &Port<PlainAcceptor, PeerSettings>,
+    limit: Duration,
+) -> Result<(), SelfTestError> {
+    let doorman = Doorman::new(me.replica.clone(), port.settings.secret.clone());
+    tokio::select! {
+        tested = attempts(me, port, limit) => tested,
+        () = answer(&port.listener, &port.acceptor, Arc::new(doorman)) => {
+            unreachable!("it answers for ever")
+        }
+    }
+}
+
+async fn attempts(
+    me: &Owner,
+    port: &Port<PlainAcceptor, PeerSettings>,
+    limit: Duration,
+) -> Result<(), SelfTestError> {
+    let deadline = Instant::now() + limit;
+    let tls = port.acceptor.tls.is_some();
+    loop {
+        let asked = tokio::time::timeout(ATTEMPT, ask(&me.url, &port.settings));
+        let asked = asked.await.unwrap_or_else(|_| Err(Failed::silent()));
+        let failed = match asked {
+            Ok(name) if name == me.replica.to_string() => return Ok(()),
+            Ok(replica) => {
+                let url = me.url.clone();
+                return Err(SelfTestError::Shared { url, replica });
+            }
+            Err(failed) => failed,
+        };
+        let last = failed.lasts || Instant::now() + PAUSE >= deadline;
+        if last {
+            return Err(failed.explain(&me.url, tls));
+        }
+        tracing::debug!(url = me.url, why = failed.why, "not reachable yet");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// An attempt that has failed.
+struct Failed {
+    why: String,
+    /// Whether another attempt makes no sense.
+    lasts: bool,
+    refused: bool,
+    wrong_name: bool,
+}
+
+impl Failed {
+    fn new(why: String) -> Self {
+        Self {
+            why,
+            lasts: false,
+            refused: false,
+            wrong_name: false,
+        }
+    }
+
+    fn silent() -> Self {
+        Self::new(format!("no answer within {ATTEMPT:?}"))
+    }
+
+    fn explain(self, url: &str, tls: bool) -> SelfTestError {
+        let (url, why) = (url.to_owned(), self.why);
+        if self.refused {
+            return SelfTestError::Refused { url, why };
+        }
+        let hint = match url.split(':').next() {
+            Some("grpc") if tls => {
+                "private_api.listen has a certificate, so set OWN_PRIVATE_API_SCHEME=grpcs"
+            }
+            Some("grpcs") if !tls => {
+                "private_api.listen has no certificate, so set OWN_PRIVATE_API_SCHEME=grpc"
+            }
+            _ if self.wrong_name => {
+                "set OWN_PRIVATE_API_HOST to the name in the certificates of the replicas"
+            }
+            _ => {
+                "set OWN_PRIVATE_API_URL, or OWN_PRIVATE_API_CIDR and OWN_PRIVATE_API_PORT, to where \
+                 other replicas reach private_api.listen.address"
+            }
+        };
+        SelfTestError::Unreachable { url, why, hint }
+    }
+}
+
+impl From<h2::Error> for Failed {
+    fn from(error: h2::Error) -> Self {
+        Self::new(format!("what answers does not speak HTTP/2: {error}"))
+    }
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        let why = error.to_string();
+        let wrong_name = why.contains("for another name");
+        Self {
+            wrong_name,
+            ..Self::new(why)
+        }
+    }
+}
+
+/// Asks who answers at `url`.
+async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
+    let stream = dial(url, &settings.dial).await?;
+    let http2 = runtime::grpc::client_settings();
+    let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
+    let (response, _) = send.send_request(question(settings), true)?;
+    let response = tokio::select! {
+        response = response => response?,
+        ended = connection => {
+            ended?;
+            return Err(Failed::new("it closed the connection".to_owned()));
+        }
+    };
+    let status = Status::from_header_map(response.headers());
+    match (status, response.headers().get(REPLICA)) {
+        (Some(status), Some(name)) if status.code() == Code::Ok => {
+            Ok(String::from_utf8_lossy(name.as_bytes()).into_owned())
+        }
+        (Some(status), _) if status.code() == Code::Unauthenticated => Err(Failed {
+            lasts: true,
+            refused: true,
+            ..Failed::new(status.message().to_owned())
+        }),
+        (status, _) => Err(Failed::new(format!(
+            "what answers is no replica of this kind (HTTP {}, {})",
+            response.status(),
+            status.map_or("no gRPC status".to_owned(), |status| status.to_string()),
+        ))),
+    }
+}
+
+async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteStream, Failed> {
+    let target = Target::parse(url).map_err(|error| Failed {
+        lasts: true,
+        ..Failed::new(error.to_string())
+    })?;
+    Ok(connect(&target, options).await?.io)
+}
+
+fn question(settings: &PeerSettings) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = Uri::from_static("http://kas/kas.PrivateApi/SelfTest");
+    *request.headers_mut() = super::credentials(settings.secret.clone())();
+    let headers = request.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    headers.insert(SELF_TEST, HeaderValue::from_static("1"));
+    request
+}
+
+/// Answers whoever dials who it is, and nothing else yet.
+async fn answer(listener: &Listener, acceptor: &PlainAcceptor, doorman: Arc<Doorman>) {
+    let mut visitors = JoinSet::new();
+    loop {
+        tokio::select! {
+            (socket, peer) = listener.accept() => {
+                let (acceptor, doorman) = (acceptor.clone(), doorman.clone());
+                visitors.spawn(async move {
+                    if let Ok(accepted) = acceptor.accept(socket, peer).await {
+                        receive(accepted.io, &doorman).await;
+                    }
+                });
+            }
+            Some(_) = visitors.join_next() => {}
+        }
+    }
+}
+
+async fn receive(stream: runtime::io::ByteStream, doorman: &Doorman) {
+    let Ok(mut http2) = runtime::grpc::server_settings().handshake(stream).await else {
+        return;
+    };
+    while let Some(Ok((request, respond))) = http2.accept().await {
+        if let Some(respond) = doorman.admit(&request, respond) {
+            // A peer that is gone needs no answer.
+            let _ = runtime::grpc::refuse(respond, &Status::unavailable("kas is starting"));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A replica finds out at its start whether others can reach it, and only
+//! replicas are let in.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use kas::{
+    private_api::{PrivateApi, SelfTestError, credentials, dial, self_test},
+    replica::{PeerSettings, Port},
+};
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use router::{
+    AgentId, Need, Owner, Registry, ReplicaId,
+    peers::{Answer, Peers},
+    store::memory::MemoryStore,
+};
+use runtime::{
+    connect::ConnectOptions,
+    drain::Drain,
+    jwt::Secret,
+    listen::{PlainAcceptor, bind},
+    tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const SHORT: Duration = Duration::from_millis(400);
+const LONG: Duration = Duration::from_secs(20);
+
+fn secret(byte: u8) -> Secret {
+    Secret::new(vec![byte; 32])
+}
+
+fn owner(name: &str, url: impl ToString) -> Owner {
+    Owner {
+        replica: ReplicaId::new(name),
+        url: url.to_string(),
+    }
+}
+
+/// A port of the loopback interface.
+async fn port(tls: Option<&Files>, dial: ConnectOptions) -> Port<PlainAcceptor, PeerSettings> {
+    Port {
+        listener: bind("127.0.0.1:0").await.unwrap(),
+        acceptor: PlainAcceptor::new(tls.map(Files::server)),
+        settings: PeerSettings {
+            secret: secret(1),
+            dial,
+        },
+    }
+}
+
+async fn plain() -> (Port<PlainAcceptor, PeerSettings>, SocketAddr) {
+    let port = port(None, ConnectOptions::default()).await;
+    let address = port.listener.local_addr();
+    (port, address)
+}
+
+/// A replica that serves already.
+fn serve(me: &Owner, port: Port<PlainAcceptor, PeerSettings>) -> Drain {
+    let registry = Registry::new(Arc::new(MemoryStore::default().table(me.clone())));
+    let api = PrivateApi::new(me.replica.clone(), registry, port.settings.secret);
+    let drain = Drain::new();
+    drain.spawn(api.serve(port.listener, port.acceptor, drain.clone()));
+    drain
+}
+
+async fn ask(pool: &Peers, url: &str) -> Result<Answer, tonic::Status> {
+    let need = Need {
+        method: "/test.Echo/Echo".into(),
+        impersonation: false,
+        caller: "user:alice".into(),
+    };
+    let asked = pool.ask(url, AgentId(1), &need, &HashMap::new()).await;
+    asked?.answer().await
+}
+
+fn pool(options: ConnectOptions, secret: Secret) -> Peers {
+    Peers::new(dial(options), credentials(secret), CancellationToken::new())
+}
+
+/// A CA, and a certificate that it has signed.
+struct Files(TempDir);
+
+impl Files {
+    fn new(name: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&key, &ca).unwrap();
+        let files = Self(folder);
+        std::fs::write(files.path("ca.pem"), ca.pem()).unwrap();
+        std::fs::write(files.path("cert.pem"), leaf.pem()).unwrap();
+        std::fs::write(files.path("key.pem"), key.serialize_pem()).unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            certificate: self.path("cert.pem"),
+            key: self.path("key.pem"),
+        }
+    }
+
+    /// TLS that demands a certificate of the same CA.
+    fn server(&self) -> ServerTls {
+        ServerTls::load_mutual(self.identity(), self.path("ca.pem"), &[H2]).unwrap()
+    }
+
+    fn client(&self, name: &str, identity: Option<Identity>) -> ConnectOptions {
+        let tls = ClientTls::load(&ClientTlsOptions {
+            ca_files: vec![self.path("ca.pem")],
+            only_ca_files: true,
+            server_name: Some(name.to_owned()),
+            identity,
+            ..ClientTlsOptions::default()
+        });
+        ConnectOptions {
+            tls: Some(tls.unwrap()),
+            ..ConnectOptions::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_reaches_itself_starts() {
+    let (port, address) = plain().await;
+    let me = owner("me", format!("grpc://{address}"));
+
+    self_test(&me, &port, LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_url_that_another_replica_has_is_an_error_that_names_both() {
+    let (theirs, address) = plain().await;
+    let url = format!("grpc://{address}");
+    let _serving = serve(&owner("other", &url), theirs);
+    let (mine, _) = plain().await;
+
+    let error = self_test(&owner("me", &url), &mine, LONG)
+        .await
+        .unwrap_err();
+
+    assert!(matches!(error, SelfTestError::Shared { .. }), "{error}");
+    let text = error.to_string();
+    for part in [&*url, "other", "OWN_PRIVATE_API_URL"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn another_secret_is_an_error_that_names_its_file() {
+    let (mut theirs, address) = plain().await;
+    theirs.settings.secret = secret(2);
+    let url = format!("grpc://{address}");
+    let _serving = serve(&owner("other", &url), theirs);
+    let (mine, _) = plain().await;
+
+    let error = self_test(&owner("me", &url), &mine, LONG)
+        .await
+        .unwrap_err();
+
+    assert!(matches!(error, SelfTestError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("authentication_secret_file"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_an_error_that_says_what_to_set() {
+    let (port, _) = plain().await;
+    let (gone, nobody) = plain().await;
+    drop(gone);
+    for (url, why, hint) in [
+        (format!("grpc://{nobody}"), "refused", "OWN_PRIVATE_API_URL"),
+        (
+            format!("grpcs://{nobody}"),
+            "refused",
+            "OWN_PRIVATE_API_SCHEME=grpc",
+        ),
+        ("http://kas".to_owned(), "grpc://", "OWN_PRIVATE_API_URL"),
+    ] {
+        let error = self_test(&owner("me", &url), &port, SHORT)
+            .await
+            .unwrap_err();
+
+        let text = error.to_string();
+        for part in [&*url, why, hint] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_that_does_not_fit_is_an_error_that_says_what_to_set() {
+    let files = Files::new("kas");
+    for (scheme, name, hint) in [
+        ("grpc", "kas", "OWN_PRIVATE_API_SCHEME=grpcs"),
+        ("grpcs", "other", "OWN_PRIVATE_API_HOST"),
+    ] {
+        let port = port(Some(&files), files.client(name, Some(files.identity()))).await;
+        let url = format!("{scheme}://{}", port.listener.local_addr());
+
+        let error = self_test(&owner("me", url), &port, SHORT)
+            .await
+            .unwrap_err();
+
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_programmed_yet_is_waited_for() {
+    let (port, address) = plain().await;
+    let (gone, service) = plain().await;
+    drop(gone);
+    let programmed = tokio::spawn(async move {
+        tokio::time::sleep(SHORT).await;
+        let listener = tokio::net::TcpListener::bind(service).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        let mut ours = tokio::net::TcpStream::connect(address).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+    });
+
+    let tested = self_test(&owner("me", format!("grpc://{service}")), &port, LONG).await;
+
+    programmed.abort();
+    tested.unwrap();
+}
+
+#[tokio::test]
+async fn only_who_has_the_secret_is_answered() {
+    let (port, address) = plain().await;
+    let url = format!("grpc://{address}");
+    let _serving = serve(&owner("me", &url), port);
+
+    let right = pool(ConnectOptions::default(), secret(1));
+    let wrong = pool(ConnectOptions::default(), secret(2));
+
+    assert_eq!(ask(&right, &url).await.unwrap(), Answer::None);
+    let refused = ask(&wrong, &url).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_who_shows_a_certificate_of_it_gets_in() {
+    let (files, stranger) = (Files::new("kas"), Files::new("kas"));
+    let with = |identity| files.client("kas", identity);
+    let port = port(Some(&files), with(Some(files.identity()))).await;
+    let url = format!("grpcs://{}", port.listener.local_addr());
+    let me = owner("me", &url);
+    self_test(&me, &port, LONG).await.unwrap();
+    let _serving = serve(&me, port);
+
+    let member = pool(with(Some(files.identity())), secret(1));
+    assert_eq!(ask(&member, &url).await.unwrap(), Answer::None);
+
+    for identity in [None, Some(stranger.identity())] {
+        let refused = ask(&pool(with(identity), secret(1)), &url).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert!(refused.message().contains(&url), "{refused}");
+    }
+}
