@@ -30,8 +30,6 @@ pub use self_test::{SelfTestError, self_test};
 const NAME: &str = "gitlab-kas";
 /// How long a token is used, of the five seconds that it is valid for.
 const REUSE: Duration = Duration::from_secs(1);
-/// Calls that a peer may have on one connection: all that its users have open.
-const MAX_STREAMS: u32 = 10_000;
 /// A peer that is gone without a word lets go of the tunnels that it used.
 const PATIENCE: Patience = Patience {
     busy: Duration::from_secs(5),
@@ -75,9 +73,7 @@ impl PrivateApi {
 
     async fn connection(self: Arc<Self>, mut stream: ByteStream, peer: SocketAddr, drain: Drain) {
         let heard = stream.heard();
-        let mut settings = runtime::grpc::server_settings();
-        settings.max_concurrent_streams(MAX_STREAMS);
-        let handshake = settings.handshake(stream);
+        let handshake = runtime::grpc::peer_settings().handshake(stream);
         let Ok(Ok(mut http2)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
             return tracing::debug!(%peer, "a peer's connection did not begin with HTTP/2");
         };

@@ -149,6 +149,26 @@ async fn a_frozen_peer_that_is_dialled_fails_and_serves_again_when_thawed() {
 }
 
 #[tokio::test]
+async fn questions_that_are_dropped_in_numbers_leave_the_connection_to_others() {
+    let peer = Peer::start(Mood::Serves);
+    let pool = peer.pool();
+    let mut other = ask(&pool, 0).await.unwrap();
+
+    // The peer is slow: it sees the questions and their end at once.
+    peer.becomes(Mood::Frozen);
+    let questions = join_all((0..50).map(|n| ask(&pool, n)));
+    let moment = Duration::from_millis(100);
+    assert!(tokio::time::timeout(moment, questions).await.is_err());
+    tokio::time::sleep(moment).await;
+    peer.becomes(Mood::Serves);
+
+    assert!(ask(&pool, 1).await.is_ok());
+    let goes_on = tokio::time::timeout(moment, other.answer()).await;
+    assert!(goes_on.is_err(), "{goes_on:?}");
+    assert_eq!(peer.dials(), 1);
+}
+
+#[tokio::test]
 async fn a_question_on_a_connection_that_just_died_is_asked_again_through_another() {
     let peer = Peer::start(Mood::Serves);
     let pool = peer.pool();

@@ -41,6 +41,9 @@ pub const MAX_HEADERS: u32 = 64 << 10;
 /// other calls, with room to spare.
 pub const MAX_STREAMS: u32 = 1000;
 
+/// Calls that a peer may have on one connection: all that its users have open.
+pub const MAX_PEER_STREAMS: u32 = 10_000;
+
 /// Server settings for all our HTTP/2 connections.
 #[must_use]
 pub fn server_settings() -> h2::server::Builder {
@@ -52,6 +55,17 @@ pub fn server_settings() -> h2::server::Builder {
         .max_header_list_size(MAX_HEADERS)
         .max_local_error_reset_streams(None)
         .max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// Server settings for connections of peers, who are trusted, have many users,
+/// and drop questions in numbers when these leave.
+#[must_use]
+pub fn peer_settings() -> h2::server::Builder {
+    let mut builder = server_settings();
+    builder
+        .max_concurrent_streams(MAX_PEER_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PEER_STREAMS as usize);
     builder
 }
 

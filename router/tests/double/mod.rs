@@ -167,7 +167,7 @@ async fn answer_peers(
     while let Some(stream) = visitors.recv().await {
         let registry = registry.clone();
         tokio::spawn(async move {
-            let mut http2 = runtime::grpc::server_settings()
+            let mut http2 = runtime::grpc::peer_settings()
                 .handshake(stream)
                 .await
                 .unwrap();

@@ -116,7 +116,7 @@ impl Peer {
 
     async fn serve(self: Arc<Self>, stream: DuplexStream) {
         let goaway = self.goaway.lock().unwrap().clone();
-        let settings = runtime::grpc::server_settings();
+        let settings = runtime::grpc::peer_settings();
         let Ok(mut http2) = settings.handshake(stream).await else {
             return;
         };
