@@ -32,6 +32,13 @@ ci: lint test doc
 bench:
 	benches/run
 
-sim e2e bench-compare image deploy-test:
+# Ten minutes of faults on a release build; E2E_MINUTES, E2E_RATE and E2E_ONLY narrow it.
+e2e: export E2E_MINUTES ?= 10
+e2e: export E2E_RATE ?= 200
+e2e: setup
+	$(CARGO) build --release --bin kas --bin agentk --bin loadtest
+	$(CARGO) test --release -p tests --test e2e
+
+sim bench-compare image deploy-test:
 	@echo "make $@: not built yet" >&2
 	@exit 1
