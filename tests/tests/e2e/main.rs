@@ -1,7 +1,8 @@
 //! Three replicas, a Redis and fifty agents under load, while everything breaks that can break.
 //!
 //! No idempotent request may fail and no other one be carried out twice. `E2E_MINUTES` (2 if not set) says how
-//! long the faults take together; `make e2e` asks for ten. `E2E_ONLY` picks faults by a part of their name.
+//! long the faults take together and `E2E_RATE` (60) how many requests come in a second; `make e2e` asks for ten
+//! minutes and 200. `E2E_ONLY` picks faults by a part of their name.
 
 mod faults;
 mod fleet;
@@ -29,7 +30,6 @@ use crate::{
 
 const REPLICAS: usize = 3;
 const AGENTS: usize = 50;
-const REQUESTS_PER_SECOND: u32 = 200;
 /// How long all agents may take to be reachable at first.
 const REACHABLE: Duration = Duration::from_secs(120);
 /// The part of its time that a fault lasts; in the rest it is over.
@@ -65,13 +65,7 @@ async fn run() -> Result<()> {
 
     let users = replicas.members.iter().map(|it| it.users).collect();
     let agents = fleet.agents.clone();
-    let traffic = Traffic::start(
-        REQUESTS_PER_SECOND,
-        users,
-        agents,
-        &token,
-        fleet.api.clone(),
-    );
+    let traffic = Traffic::start(rate()?, users, agents, &token, fleet.api.clone());
     let mut phases = Vec::new();
     let disturbed = disturb(&mut replicas, &balancer, &folder, &traffic, &mut phases).await;
     let samples = traffic.stop().await;
@@ -137,6 +131,12 @@ fn minutes() -> Result<Duration> {
     let minutes = std::env::var("E2E_MINUTES").unwrap_or_else(|_| "2".to_owned());
     let minutes: f64 = minutes.parse().context("E2E_MINUTES must be a number")?;
     Ok(Duration::try_from_secs_f64(minutes)?)
+}
+
+fn rate() -> Result<u32> {
+    let rate = std::env::var("E2E_RATE").unwrap_or_else(|_| "60".to_owned());
+    let rate = rate.parse().ok().filter(|rate| (1..=10_000).contains(rate));
+    rate.context("E2E_RATE must be a number from 1 to 10000")
 }
 
 /// Waits until every agent answers through every replica.
