@@ -8,7 +8,7 @@ mod relay;
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::Request;
 use proto::{
     agent::kas::{GatewayKasResponse, gateway_kas_response},
-    frame::{Deframer, Encoding, Frame},
+    frame::{Deframer, Encoding, Frame, Payload},
 };
 use runtime::{
     drain::Drain,
@@ -35,6 +35,9 @@ use relay::Relay;
 
 /// How long a peer may keep a tunnel without using it.
 const BEGIN: Duration = Duration::from_secs(5);
+
+/// Bytes of messages from which on the rest is relayed one by one, uncopied.
+const AT_ONCE: usize = 16 << 10;
 
 /// Serves one question of a peer, to its end. The caller has checked that the
 /// peer is one. A peer that still waits for a tunnel when `leaving` starts is
@@ -120,11 +123,12 @@ async fn relay(
     if begin?.is_none() {
         return Ok(());
     }
+    let (messages, close) = peer.at_once()?;
     let opening = Opening {
         method: question.need.method,
         meta: question.meta,
-        messages: Vec::new(),
-        close: false,
+        messages,
+        close,
     };
     let mut call = Call::through_tunnel(tunnel, opening).map_err(Ended::Call)?;
     Relay {
@@ -133,7 +137,7 @@ async fn relay(
         send,
         up: None,
         down: None,
-        asking: true,
+        asking: !close,
     }
     .run()
     .await
@@ -179,6 +183,27 @@ impl Incoming {
     /// The next message, or `None` at the half-close. Cancel-safe.
     async fn message(&mut self) -> Result<Option<Bytes>, Ended> {
         poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    /// The messages that have come already, as far as they are short, and
+    /// whether these are all: they leave in one write with the call's head.
+    fn at_once(&mut self) -> Result<(Vec<Payload>, bool), Ended> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut messages, mut length) = (Vec::new(), 0);
+        while length < AT_ONCE {
+            let Poll::Ready(message) = self.poll_message(&mut cx)? else {
+                break;
+            };
+            let Some(body) = message else {
+                return Ok((messages, true));
+            };
+            length += body.len();
+            messages.push(Payload {
+                head: Bytes::new(),
+                body,
+            });
+        }
+        Ok((messages, false))
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
