@@ -3,6 +3,7 @@
 mod client;
 mod pem;
 mod server;
+mod shown;
 
 use std::sync::Arc;
 

@@ -5,15 +5,14 @@ use std::{path::PathBuf, sync::Arc};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        ResolvesClientCert, Resumption,
+        Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    sign::SingleCertAndKey,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Identity, TlsError, pem, provider};
+use super::{Identity, TlsError, pem, provider, shown::Shown};
 
 /// How servers are checked, and what is shown to them.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +54,7 @@ impl ClientTls {
         };
         let mut config = builder.with_no_client_auth();
         if let Some(identity) = &options.identity {
-            let key = SingleCertAndKey::from(identity.load()?);
-            config.client_auth_cert_resolver = Arc::new(key) as Arc<dyn ResolvesClientCert>;
+            config.client_auth_cert_resolver = Arc::new(Shown::load(identity.clone())?);
         }
         // Connections live for hours: keeping sessions would only cost memory.
         config.resumption = Resumption::disabled();

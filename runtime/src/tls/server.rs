@@ -41,7 +41,7 @@ struct Current {
 }
 
 /// What changes when a file does.
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+pub(super) type Stamp = Vec<Option<(SystemTime, u64)>>;
 
 impl ServerTls {
     /// Reads the files and offers `alpn`, preferred ones first.
@@ -118,7 +118,7 @@ impl Inner {
     }
 }
 
-fn stamp(identity: &Identity, client_ca: Option<&Path>) -> Stamp {
+pub(super) fn stamp(identity: &Identity, client_ca: Option<&Path>) -> Stamp {
     [
         Some(&*identity.certificate),
         Some(&*identity.key),
