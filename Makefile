@@ -39,6 +39,12 @@ e2e: setup
 	$(CARGO) build --release --bin kas --bin agentk --bin loadtest
 	$(CARGO) test --release -p tests --test e2e
 
-sim bench-compare image deploy-test:
+# SIM_SEEDS=n simulates so many seeds, SIM_SEED=n replays one and shows its trace.
+SIM_SEEDS ?= 1000
+sim: export SIM_SEEDS := $(SIM_SEEDS)
+sim:
+	$(CARGO) test -p router --test sim -- --nocapture --test-threads 1
+
+bench-compare image deploy-test:
 	@echo "make $@: not built yet" >&2
 	@exit 1

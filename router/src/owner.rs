@@ -162,6 +162,7 @@ async fn find(
     )
     .await?;
     tokio::select! {
+        biased;
         tunnel = waiting.tunnel() => Ok(tunnel),
         // The peer found one elsewhere, or gave up.
         _ = peer.message() => Ok(None),

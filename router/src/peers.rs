@@ -16,7 +16,7 @@ pub use asked::{Answer, Asked};
 pub(crate) use hop::Question;
 pub use hop::{AGENT_ID, CALLER, IMPERSONATION};
 pub(crate) use pool::Lease;
-pub use pool::{Dial, Peers};
+pub use pool::{Dial, Peers, Random};
 
 use crate::{id::AgentId, search::Need};
 

@@ -92,6 +92,7 @@ impl Router {
         let started = Instant::now();
         let trouble = Trouble::default();
         tokio::select! {
+            biased;
             call = self.search(agent, need, opening, waiting, &trouble) => call,
             reason = self.give_up(agent, need, started, deadline) => Err(match reason {
                 OpenError::CannotImpersonate | OpenError::NeverConnected => reason,

@@ -27,9 +27,13 @@ pub type Dial = Arc<
         + Sync,
 >;
 
+/// Where pauses get their jitter from: uniform in `0.0..1.0`.
+pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
+
 /// Connections to peers.
 pub struct Peers {
     dial: Dial,
+    random: Random,
     credentials: Credentials,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     tasks: TaskTracker,
@@ -48,11 +52,19 @@ impl Peers {
     pub fn new(dial: Dial, credentials: Credentials, stop: CancellationToken) -> Self {
         Self {
             dial,
+            random: Arc::new(rand::random),
             credentials,
             peers: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
         }
+    }
+
+    /// The same with another source of jitter, as a simulation needs it.
+    #[must_use]
+    pub fn jittered_by(mut self, random: Random) -> Self {
+        self.random = random;
+        self
     }
 
     pub(super) fn credentials(&self) -> HeaderMap {
@@ -89,7 +101,7 @@ impl Peers {
             return peer.clone();
         }
         peers.retain(|_, peer| !peer.is_forgettable());
-        let peer = Arc::new(Peer::new(url));
+        let peer = Arc::new(Peer::new(url, self.random.clone()));
         peers.insert(url.to_owned(), peer.clone());
         peer
     }
@@ -99,6 +111,7 @@ impl Peers {
         let (dial, stop) = (self.dial.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             let opened = tokio::select! {
+                biased;
                 opened = link::open(&dial, &peer.url) => opened,
                 () = stop.cancelled() => Err("this replica is leaving".to_owned()),
             };
@@ -124,19 +137,28 @@ fn unreachable(url: &str, reason: &str, pause: Duration) -> Status {
 }
 
 /// A peer, and the connections to it.
-#[derive(Debug)]
 struct Peer {
     url: String,
+    random: Random,
     born: Instant,
     state: Mutex<State<SendRequest>>,
     /// Changes when dialling is over.
     changes: watch::Sender<()>,
 }
 
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Peer {
-    fn new(url: &str) -> Self {
+    fn new(url: &str, random: Random) -> Self {
         Self {
             url: url.to_owned(),
+            random,
             born: Instant::now(),
             state: Mutex::new(State::new(Duration::ZERO)),
             changes: watch::Sender::new(()),
@@ -162,12 +184,12 @@ impl Peer {
     }
 
     fn failed(&self, reason: &str) {
-        self.state().failed(reason, rand::random(), self.now());
+        self.state().failed(reason, (self.random)(), self.now());
         self.changes.send_replace(());
     }
 
     fn leave(&self, id: LinkId, fault: Option<&str>) {
-        self.state().leave(id, fault, rand::random(), self.now());
+        self.state().leave(id, fault, (self.random)(), self.now());
     }
 
     fn retire(&self, id: LinkId) -> bool {

@@ -90,6 +90,7 @@ impl<'a> Owners<'a> {
             }
             let hedge = self.plan.turn() == Turn::Hedge;
             tokio::select! {
+                biased;
                 Some(outcome) = self.asking.next(), if !self.asking.is_empty() => {
                     if let Some(asked) = self.consider(outcome) {
                         return asked;

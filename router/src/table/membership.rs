@@ -4,7 +4,7 @@
 //! its own clock and only while it can read, how long a beat stands still; no
 //! clock of another machine matters, and neither does a store that was away.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -25,8 +25,8 @@ pub(super) struct Membership {
     period: Duration,
     /// A beat that stands still for so long is dead.
     expiry: Duration,
-    peers: HashMap<ReplicaId, Peer>,
-    dead: HashMap<ReplicaId, Grave>,
+    peers: BTreeMap<ReplicaId, Peer>,
+    dead: BTreeMap<ReplicaId, Grave>,
     read_at: Option<Instant>,
     ring: Ring,
 }
@@ -67,8 +67,8 @@ impl Membership {
             me,
             period,
             expiry,
-            peers: HashMap::new(),
-            dead: HashMap::new(),
+            peers: BTreeMap::new(),
+            dead: BTreeMap::new(),
             read_at: None,
             ring,
         }
@@ -132,9 +132,14 @@ impl Membership {
                 ReplicaState::Draining => Standing::Draining,
             },
             // Leases read later than the entry would show it if it lived.
-            None if self.read_at.is_some_and(|at| at > read_at) => Standing::Dead,
+            None if self.has_read_since(read_at) => Standing::Dead,
             None => Standing::Unknown,
         }
+    }
+
+    /// Whether the leases were read later than this.
+    pub(super) fn has_read_since(&self, at: Instant) -> bool {
+        self.read_at.is_some_and(|read_at| read_at > at)
     }
 
     /// The leases of the replicas that may live.

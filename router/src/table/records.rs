@@ -1,6 +1,6 @@
 //! Agents' records as they were read, until the store says that they changed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -17,7 +17,7 @@ const UNUSED: Duration = Duration::from_secs(600);
 /// The records that were read.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    agents: HashMap<AgentId, Cached>,
+    agents: BTreeMap<AgentId, Cached>,
 }
 
 #[derive(Debug)]

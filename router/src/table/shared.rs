@@ -213,6 +213,9 @@ impl RoutingTable for SharedTable {
             if state.ledger.has_graves() {
                 inner.write.notify_one();
             }
+            if std::mem::take(&mut state.suspects) {
+                inner.renew.notify_one();
+            }
             owners
         })
     }

@@ -60,6 +60,7 @@ async fn handshake(dial: &Dial, url: &str) -> Result<Link, String> {
     // What accepts a connection may be a frozen process, or a load balancer
     // with nobody behind it.
     tokio::select! {
+        biased;
         pong = pings.ping(h2::Ping::opaque()) => pong.map(drop).map_err(text)?,
         ended = &mut connection => {
             ended.map_err(text)?;
@@ -89,6 +90,7 @@ impl Link {
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
+                biased;
                 ended = &mut driver => {
                     tracing::debug!(url = peer.url, ?ended, "a connection to a peer ended");
                     return peer.leave(id, None);

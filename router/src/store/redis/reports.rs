@@ -47,6 +47,7 @@ impl Reports {
         let mut heard = self.track().await;
         while heard {
             heard = tokio::select! {
+                biased;
                 invalidation = invalidations.recv() => self.invalidated(invalidation).await,
                 connection = connections.recv() => {
                     if std::mem::take(&mut lost) {

@@ -1,10 +1,10 @@
 //! Renews this replica's lease, and reads the others'.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::Inner;
+use super::{Inner, State};
 use crate::{
     id::ReplicaId,
     store::{Lease, Renewal, ReplicaState, StoreError},
@@ -19,6 +19,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             () = inner.renew.notified() => tokio::time::sleep(PAUSE).await,
         }
@@ -81,12 +82,20 @@ fn take_in(inner: &Inner, renewal: Renewal) -> Vec<ReplicaId> {
         inner.write.notify_one();
     }
     state.registered = true;
+    let before = ids(&state);
     let dead = state.membership.observe(renewal.leases, now);
-    if !dead.is_empty() || was_away {
+    // One that has come, or come back, may hold what somebody waits for.
+    let come = !ids(&state).is_subset(&before);
+    if !dead.is_empty() || come || was_away {
         state.records.wake_all();
     }
     state.records.sweep(now);
     dead
+}
+
+fn ids(state: &State) -> BTreeSet<ReplicaId> {
+    let leases = state.membership.leases();
+    leases.map(|lease| lease.replica.clone()).collect()
 }
 
 /// The lease goes before any entry does, so that a replica that was only frozen

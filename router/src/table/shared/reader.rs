@@ -31,8 +31,10 @@ pub(super) async fn fresh(inner: &Arc<Inner>, agent: AgentId) -> Known {
             let read = state.records.read(agent, now).notified_owned();
             begin(inner, &mut state, agent, now);
             if now >= deadline {
-                // Nobody else waits in vain soon.
+                // Nobody else waits in vain soon, and what was not read says
+                // nothing about who is absent.
                 state.slow_until = now + SLOW;
+                state.doubt(now);
             }
             if state.away || now < state.slow_until {
                 return known;

@@ -24,6 +24,9 @@ pub(super) struct State {
     pub(super) records: Records,
     pub(super) budget: Budget,
     pub(super) draining: bool,
+    /// Whether there are entries of replicas taken for dead that may be newer
+    /// than that.
+    pub(super) suspects: bool,
     /// Grows with each renewal of the own lease.
     pub(super) beat: u64,
     /// Whether the own lease was ever written.
@@ -48,6 +51,7 @@ impl State {
             records: Records::default(),
             budget: Budget::new(settings.operations_per_second, settings.burst, now),
             draining: false,
+            suspects: false,
             beat: 0,
             registered: false,
             away: true,
@@ -84,8 +88,12 @@ impl State {
             })
             .collect();
         let certain = self.certain(now) && known.fresh;
-        if certain {
-            for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
+        for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
+            // One that came back writes its lease first, then its entries: only
+            // leases read later than an entry tell that it is a dead one's.
+            if !self.membership.has_read_since(known.read_at) {
+                self.suspects = true;
+            } else if certain {
                 self.ledger.bury(agent, dead.replica.clone());
             }
         }

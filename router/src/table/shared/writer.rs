@@ -1,6 +1,6 @@
 //! Tells the store what has changed, within the budget.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -37,6 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 }
             }
             Next::Wait(until) => tokio::select! {
+                biased;
                 () = sleep_until(until) => {}
                 () = inner.write.notified() => {}
             },
@@ -89,16 +90,11 @@ fn next(inner: &Inner) -> Next {
 
 /// Says whether it was written.
 async fn write(inner: &Inner, changes: &[Change]) -> bool {
-    let applied = timeout(
-        inner.settings.operation,
-        inner.store.apply(&inner.me, changes),
-    );
-    let applied = applied
-        .await
-        .unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
+    let written = timeout(inner.settings.operation, tell(inner, changes)).await;
+    let written = written.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
     let now = Instant::now();
     let mut state = inner.lock();
-    match applied {
+    match written {
         Ok(()) => {
             state.ledger.written(changes, now);
             true
@@ -109,4 +105,21 @@ async fn write(inner: &Inner, changes: &[Change]) -> bool {
             false
         }
     }
+}
+
+/// A replica that was cut off may have come back and written its entries before
+/// they were buried. Its lease goes after them, so that it writes them again.
+async fn tell(inner: &Inner, changes: &[Change]) -> Result<(), StoreError> {
+    inner.store.apply(&inner.me, changes).await?;
+    let buried: BTreeSet<_> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Bury(_, replica, _) => Some(replica),
+            Change::Own(_) | Change::Disown(..) => None,
+        })
+        .collect();
+    for replica in buried {
+        inner.store.end_lease(replica).await?;
+    }
+    Ok(())
 }
