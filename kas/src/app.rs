@@ -48,8 +48,9 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     }
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
-    let (control_plane, following) = control::open(&config, &stop)?;
-    let replica = Replica::start(setup(&config, control_plane).await?);
+    let mut metrics = Metrics::default();
+    let (control_plane, following) = control::open(&config, &stop, &mut metrics)?;
+    let replica = Replica::start(setup(&config, control_plane, metrics).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
     let signal = signals.next().await;
@@ -75,7 +76,11 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn setup(config: &Config, control_plane: Arc<dyn ControlPlane>) -> anyhow::Result<Setup> {
+async fn setup(
+    config: &Config,
+    control_plane: Arc<dyn ControlPlane>,
+    mut metrics: Metrics,
+) -> anyhow::Result<Setup> {
     let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
     let agents = &config.agent.listen;
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
@@ -97,7 +102,6 @@ async fn setup(config: &Config, control_plane: Arc<dyn ControlPlane>) -> anyhow:
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers::peers(config, &id).await?;
-    let mut metrics = Metrics::default();
     let table = routing::table(config, &me, &mut metrics)?;
     Ok(Setup {
         me,

@@ -46,6 +46,7 @@ pub struct GitLabRig {
     pub agents: u16,
     /// Where callers connect.
     pub users: u16,
+    observability: u16,
     stub: StubApi,
     folder: TempDir,
 }
@@ -87,6 +88,7 @@ impl GitLabRig {
             kas,
             agents,
             users,
+            observability,
             stub: StubApi::start().await?,
             folder,
         })
@@ -120,6 +122,16 @@ impl GitLabRig {
         let serving = until(&format!("agent {name}"), LIMIT, serves).await;
         serving.with_context(|| format!("{}\n{}", self.kas.tail(), agentk.process.tail()))?;
         Ok(agentk)
+    }
+
+    /// What kas counts.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.observability);
+        let answer = client::send(Request::get(url).body(Bytes::new())?).await?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
     }
 
     /// A request to a path below the prefix.

@@ -258,6 +258,13 @@ async fn without_gitlab_those_who_are_known_keep_working_for_their_grace() -> Re
         "{}",
         agent.process.tail()
     );
+    let counted = rig.metrics().await?;
+    for sample in [
+        r#"gitlab_requests_total{call="agent_info",outcome="Ok"}"#,
+        r#"gitlab_requests_total{call="authorize_proxy_user",outcome="Failed"}"#,
+    ] {
+        ensure!(counted.contains(sample), "{sample}\n{counted}");
+    }
     ensure!(
         rig.double.counters().of(Endpoint::AgentInfo) > 0,
         "it was asked"

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use prometheus_client::registry::Registry as Metrics;
 use runtime::connect::ProxySetting;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::{
 pub(super) fn open(
     config: &Config,
     stop: &CancellationToken,
+    metrics: &mut Metrics,
 ) -> anyhow::Result<(Arc<dyn ControlPlane>, JoinHandle<()>)> {
     match &config.control_plane {
         ControlPlaneConfig::Standalone { file } => {
@@ -30,6 +32,7 @@ pub(super) fn open(
         ControlPlaneConfig::GitLab(settings) => {
             let proxy = ProxySetting::from_environment().context("the HTTP proxy for GitLab")?;
             let gitlab = GitLab::new(settings, memories(config, settings), proxy)?;
+            gitlab.client().metrics().register(metrics);
             let following = tokio::spawn(gitlab.clone().follow(stop.clone()));
             Ok((Arc::new(gitlab), following))
         }

@@ -204,6 +204,8 @@ fn private_api(private: &PrivateApiListen) -> Map<String, Value> {
     let mut all = api(&private.listen);
     let ca = private.ca_certificate_file.as_deref();
     put(&mut all, "ca_certificate_file", ca.map(path));
+    let client_ca = private.client_ca_certificate_file.as_deref();
+    put(&mut all, "client_ca_certificate_file", client_ca.map(path));
     all
 }
 

@@ -293,7 +293,8 @@ fn known_keys_without_effect_are_noted_with_the_reason() {
 fn what_is_shown_means_the_same_when_it_is_read() {
     for text in [
         "standalone: {file: agents.yaml}",
-        "standalone: {file: a}\nredis: {cluster: {addresses: ['a:1', 'b:2']}}",
+        "standalone: {file: a}\nredis: {cluster: {addresses: ['a:1', 'b:2']}}\nprivate_api: {listen: \
+         {authentication_secret_file: s, certificate_file: c, key_file: k, client_ca_certificate_file: ca}}",
         include_str!("../../tests/configuration/omnibus.yml"),
         include_str!("../../tests/configuration/chart.yaml"),
     ] {

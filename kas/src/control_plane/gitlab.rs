@@ -18,6 +18,7 @@ mod error;
 mod follow;
 mod impersonation;
 mod keys;
+mod metrics;
 mod number;
 mod proxy_user;
 mod retry;
@@ -25,6 +26,7 @@ mod retry;
 pub use agent_info::Registered;
 pub use client::Client;
 pub use error::CallError;
+pub use metrics::GitLabMetrics;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -27,6 +27,7 @@ use super::{
     call::{Call, Endpoint},
     connector::Connector,
     error::CallError,
+    metrics::GitLabMetrics,
     retry::{self, Budget},
 };
 use crate::{config, version};
@@ -53,6 +54,7 @@ pub struct Client {
     connections: Semaphore,
     breakers: [Mutex<Breaker>; Endpoint::ALL.len()],
     budget: Mutex<Budget>,
+    metrics: GitLabMetrics,
 }
 
 impl Client {
@@ -96,7 +98,14 @@ impl Client {
             connections: Semaphore::new(CONNECTIONS),
             breakers: Default::default(),
             budget: Mutex::default(),
+            metrics: GitLabMetrics::default(),
         })
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &GitLabMetrics {
+        &self.metrics
     }
 
     /// Makes a call, with retries, within the deadline. Cancel-safe.
@@ -105,7 +114,9 @@ impl Client {
         let deadline = Instant::now() + DEADLINE;
         let mut number = 0;
         loop {
-            let error = match self.attempt(call, deadline).await {
+            let result = self.attempt(call, deadline).await;
+            self.metrics.count(call.endpoint, &result);
+            let error = match result {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
