@@ -61,3 +61,8 @@ fn entries_written_by_a_replica_that_comes_back_are_not_buried_for_good() {
         }
     }
 }
+
+#[test]
+fn a_record_that_changes_while_it_is_read_is_read_again_within_the_budget_only() {
+    assert_eq!(Scenario::draw(1214).run().violations, Vec::<String>::new());
+}

@@ -61,6 +61,7 @@ fn begin(inner: &Arc<Inner>, state: &mut super::State, agent: AgentId, now: Inst
     let Some(reading) = state.records.begin(agent, now) else {
         return;
     };
+    state.budget.take(1, now);
     let inner = inner.clone();
     let stop = inner.stop.clone();
     let tasks = inner.tasks.clone();
@@ -71,7 +72,6 @@ fn begin(inner: &Arc<Inner>, state: &mut super::State, agent: AgentId, now: Inst
 
 async fn read(inner: Arc<Inner>, agent: AgentId, mut reading: Reading) {
     loop {
-        inner.lock().budget.take(1, Instant::now());
         let answer = timeout(inner.settings.operation, inner.store.read(agent)).await;
         let now = Instant::now();
         let mut state = inner.lock();
@@ -88,12 +88,14 @@ async fn read(inner: Arc<Inner>, agent: AgentId, mut reading: Reading) {
             state.doubt(now);
         }
         let again = state.records.end(agent, reading, record, now);
-        if failed || !again {
+        // Without a budget, whoever asks next begins again.
+        if failed || !again || state.budget.left(now) == 0 {
             return;
         }
         let Some(next) = state.records.begin(agent, now) else {
             return;
         };
+        state.budget.take(1, now);
         reading = next;
     }
 }
