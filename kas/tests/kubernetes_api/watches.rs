@@ -1,6 +1,6 @@
 //! Watches that outlive their tunnels.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -11,7 +11,7 @@ use proto::{
     agent::reverse_tunnel::rpc::{Header, connect_request::Msg},
     metadata::Meta,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     agent::{Agent, Asked},
@@ -388,8 +388,7 @@ async fn a_watch_whose_time_is_up_ends_well() {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_its_watch_is_resumed_leaves_nothing() {
-    let stage = Arc::new(Mutex::new(Stage::set().await));
-    let mut stage = stage.lock().await;
+    let mut stage = Stage::set().await;
     let mut client = stage.proxy.client().await;
     let path = format!("{PODS}&resourceVersion=7");
     let (answer, asked) = tokio::join!(client.get(&path), async {
@@ -405,6 +404,63 @@ async fn a_client_that_leaves_while_its_watch_is_resumed_leaves_nothing() {
 
     resumed.over().await;
     stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_break_in_an_event_that_is_too_large_to_hold_back_resets_the_watch() {
+    let mut stage = Stage::set().await;
+    let path = format!("{PODS}&resourceVersion=7");
+    let (mut watch, mut asked) = stage.watch(&path, JSON).await;
+    let begun = Bytes::from("{\"type\":\"ADDED\",\"object\":{\"data\":\"");
+
+    let large = 5 << 20;
+    asked.data(begun.clone()).await;
+    let (read, ()) = tokio::join!(watch.read(begun.len() + large), async {
+        for _ in 0..large / (32 << 10) {
+            asked.data(vec![b'x'; 32 << 10]).await;
+        }
+    });
+    asked.reset();
+
+    assert!(read.starts_with(&begun));
+    watch.rest().await.unwrap_err();
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_a_watch_slows_the_agent() {
+    const EVENTS: usize = 2048;
+    let mut stage = Stage::set().await;
+    let path = format!("{PODS}&resourceVersion=7");
+    let (watch, mut asked) = stage.watch(&path, JSON).await;
+    let text = format!(
+        "{{\"type\":\"ADDED\",\"object\":{{\"metadata\":{{\"resourceVersion\":\"8\"}},\"x\":\"{}\"}}}}\n",
+        "x".repeat(32 << 10)
+    );
+    let event = Bytes::from(text);
+    let length = event.len();
+    let (count, sent) = tokio::sync::watch::channel(0);
+    let agent = tokio::spawn(async move {
+        for _ in 0..EVENTS {
+            asked.data(event.clone()).await;
+            count.send_modify(|sent| *sent += 1);
+        }
+        asked.trailer().await;
+        asked.end().await
+    });
+
+    let mut before = usize::MAX;
+    while before != *sent.borrow() {
+        before = *sent.borrow();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    assert!(
+        before < EVENTS / 2,
+        "{before} events were taken from the agent"
+    );
+    assert_eq!(watch.rest().await.unwrap().len(), EVENTS * length);
+    agent.await.unwrap();
 }
 
 #[tokio::test]
