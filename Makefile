@@ -45,6 +45,10 @@ sim: export SIM_SEEDS := $(SIM_SEEDS)
 sim:
 	$(CARGO) test -p router --test sim -- --nocapture --test-threads 1
 
-bench-compare image deploy-test:
+# Charts against a real API server; DEPLOY_KUBECONFIG names one, else one is started.
+deploy-test: setup
+	deploy/k8s/test-charts $(DEPLOY_KUBECONFIG)
+
+bench-compare image:
 	@echo "make $@: not built yet" >&2
 	@exit 1

@@ -1,0 +1,33 @@
+{{- define "agentk.fullname" -}}
+{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{- end -}}
+{{- end -}}
+
+{{- define "agentk.selector" -}}
+app.kubernetes.io/name: agentk
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "agentk.labels" -}}
+{{ include "agentk.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "agentk.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "agentk.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{- define "agentk.secret" -}}
+{{- .Values.config.secretName | default (printf "%s-token" (include "agentk.fullname" .)) -}}
+{{- end -}}
+
+{{- define "agentk.check" -}}
+{{- $c := .Values.config -}}
+{{- if not (regexMatch "^(wss|ws|grpcs|grpc)://" $c.kasAddress) }}{{ fail "config.kasAddress must be wss://, ws://, grpcs:// or grpc://" }}{{ end -}}
+{{- if not (or $c.token $c.secretName) }}{{ fail "set config.secretName (a Secret with `token`) or config.token" }}{{ end -}}
+{{- if and $c.token $c.secretName }}{{ fail "config.token and config.secretName are both set: set only one" }}{{ end -}}
+{{- if and (eq .Values.rbac.accessLevel "namespaced") (not .Values.rbac.namespaces) (not .Values.rbac.useExistingRole) }}{{ fail "rbac.accessLevel namespaced needs rbac.namespaces" }}{{ end -}}
+{{- end -}}
