@@ -250,7 +250,7 @@ impl Call {
             let status = Status::from_header_map(&trailers)
                 .unwrap_or_else(|| Status::unavailable("the stream ended without a status"));
             if status.code() != tonic::Code::Ok {
-                return Poll::Ready(Err(Broken::Peer(status)));
+                return Poll::Ready(Err(Broken::from_owner(status)));
             }
         }
         self.deframer.finish()?;

@@ -12,6 +12,10 @@ pub enum Broken {
     /// The connection or stream ended.
     #[error("the tunnel broke: {0}")]
     Connection(String),
+    /// The agent gave the tunnel back before it had seen the call: any call may
+    /// be made again.
+    #[error("the agent gave the tunnel back unused")]
+    Unused,
     /// The other side sent what the protocol forbids.
     #[error("the agent broke the protocol: {0}")]
     Order(#[from] OutOfOrder),
@@ -25,7 +29,33 @@ pub enum Broken {
 
 impl From<h2::Error> for Broken {
     fn from(error: h2::Error) -> Self {
+        if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            return Self::Unused;
+        }
         Self::Connection(error.to_string())
+    }
+}
+
+/// Marks the status by which an owner says [`Broken::Unused`].
+const UNUSED: &str = "kas-tunnel-unused";
+
+impl Broken {
+    /// What the replica that asked is told.
+    pub(crate) fn for_peer(&self) -> Status {
+        let mut status = Status::unavailable(self.to_string());
+        if matches!(self, Self::Unused) {
+            let mark = tonic::metadata::MetadataValue::from_static("true");
+            status.metadata_mut().insert(UNUSED, mark);
+        }
+        status
+    }
+
+    /// What the replica that holds the tunnel says.
+    pub(crate) fn from_owner(status: Status) -> Self {
+        if status.metadata().contains_key(UNUSED) {
+            return Self::Unused;
+        }
+        Self::Peer(status)
     }
 }
 
@@ -95,5 +125,22 @@ fn human(duration: Duration) -> String {
         s @ 1..=119 => format!("{s} s"),
         s @ 120..=7199 => format!("{} min", s / 60),
         s => format!("{} h", s / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed_on(broken: &Broken) -> Broken {
+        let trailers = runtime::grpc::trailers(&broken.for_peer());
+        Broken::from_owner(Status::from_header_map(&trailers).unwrap())
+    }
+
+    #[test]
+    fn that_a_tunnel_was_given_back_unused_survives_the_way_through_a_peer() {
+        assert!(matches!(passed_on(&Broken::Unused), Broken::Unused));
+        let broken = Broken::Connection("reset".into());
+        assert!(matches!(passed_on(&broken), Broken::Peer(_)));
     }
 }

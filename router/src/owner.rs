@@ -66,7 +66,7 @@ pub async fn serve(
     let status = match relay(registry, question, peer, &mut send, leaving).await {
         Ok(()) => Status::ok(""),
         Err(Ended::Peer) => return,
-        Err(Ended::Call(broken)) => Status::unavailable(broken.to_string()),
+        Err(Ended::Call(broken)) => broken.for_peer(),
         Err(Ended::Refused(status)) => status,
     };
     let _ = send.send_trailers(runtime::grpc::trailers(&status));

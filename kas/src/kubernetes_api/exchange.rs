@@ -74,7 +74,18 @@ impl Interrupted {
 
     /// Whether the path to the agent is to blame, and another may do better.
     pub(super) fn is_about_the_path(&self) -> bool {
-        matches!(self, Self::Broken(Broken::Connection(_) | Broken::Peer(_)))
+        let Self::Broken(broken) = self else {
+            return false;
+        };
+        matches!(
+            broken,
+            Broken::Connection(_) | Broken::Peer(_) | Broken::Unused
+        )
+    }
+
+    /// Whether the agent has not seen the request.
+    pub(super) fn is_before_the_agent(&self) -> bool {
+        matches!(self, Self::Broken(Broken::Unused))
     }
 
     /// Whether what was read so far can be read on in another exchange: the

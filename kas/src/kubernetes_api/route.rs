@@ -108,7 +108,7 @@ impl KubernetesApi {
         record: &mut Record,
         drain: &Drain,
     ) -> Result<Answered, Failure> {
-        let replayable = journey.is_safe() && upload.is_none();
+        let bodyless = upload.is_none();
         loop {
             let call = self.open(journey).await?;
             let mut exchange = Exchange::new(call, upload.take(), drain.clone());
@@ -124,7 +124,8 @@ impl KubernetesApi {
                     });
                 }
                 Err(error)
-                    if replayable
+                    if bodyless
+                        && (journey.is_safe() || error.is_before_the_agent())
                         && error.is_about_the_path()
                         && record.replays < REPLAYS
                         && Instant::now() < journey.deadline =>

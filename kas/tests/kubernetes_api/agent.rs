@@ -300,6 +300,11 @@ impl Asked {
         self.send.send_reset(h2::Reason::INTERNAL_ERROR);
     }
 
+    /// Gives the stream back, as if nothing had come on it.
+    pub(crate) fn give_back(mut self) {
+        self.send.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+
     /// Waits for the end of the stream.
     pub(crate) async fn over(&mut self) -> Next {
         loop {

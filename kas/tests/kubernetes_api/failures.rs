@@ -153,6 +153,30 @@ async fn a_broken_get_is_made_again_and_a_broken_post_is_not() {
 }
 
 #[tokio::test]
+async fn a_call_on_a_tunnel_that_the_agent_gives_back_is_made_again_whatever_it_does() {
+    let proxy = Proxy::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let _agent = Agent::connect(&proxy.registry, AGENT, 4, move |mut asked| {
+        let turn = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            asked.body().await;
+            if turn == 0 {
+                return asked.give_back();
+            }
+            asked.reply(200, &[], "gone").await;
+        }
+    })
+    .await;
+
+    let asked = request("DELETE", "/x", "good", empty());
+    let response = proxy.client().await.send(asked).await;
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn a_get_that_always_breaks_is_given_up() {
     let proxy = Proxy::start().await;
     let calls = Arc::new(AtomicUsize::new(0));

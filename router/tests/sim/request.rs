@@ -159,7 +159,9 @@ impl Request {
         let silent = || Cut::Within("the agent does not answer".into());
         let header = timeout(ANSWER, call.event()).await.map_err(|_| silent())?;
         header.map_err(|error| match error {
-            Broken::Connection(_) | Broken::Peer(_) => Cut::Ahead(error.to_string()),
+            Broken::Connection(_) | Broken::Peer(_) | Broken::Unused => {
+                Cut::Ahead(error.to_string())
+            }
             Broken::Order(_) | Broken::Malformed(_) => Cut::Within(error.to_string()),
         })?;
         if self.stalls {
