@@ -4,6 +4,7 @@
 //! long the faults take together and `E2E_RATE` (60) how many requests come in a second; `make e2e` asks for ten
 //! minutes and 200. `E2E_ONLY` picks faults by a part of their name.
 
+mod audit;
 mod faults;
 mod fleet;
 mod report;
@@ -73,6 +74,7 @@ async fn run() -> Result<()> {
     let report = Report::new(&phases, &samples, fleet.api.duplicates());
     say(&format!("\n{}", report.table()));
     write(&report)?;
+    audit::write(&report, &folder)?;
     if let Err(verdict) = report.verdict() {
         bail!(
             "{verdict}\n{disturbed:?}\nThe logs are in {}",

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
@@ -77,6 +78,9 @@ impl Report {
 
     /// Why it is not good enough, if so.
     pub(crate) fn verdict(&self) -> Result<(), String> {
+        if self.rows.is_empty() {
+            return Err("no request was made, so nothing was shown".to_owned());
+        }
         if self.failures.is_empty() && self.duplicates.is_empty() {
             return Ok(());
         }
@@ -88,6 +92,21 @@ impl Report {
             shown.join("\n"),
             self.duplicates.join("\n")
         ))
+    }
+
+    /// Everything, for programs.
+    pub(crate) fn json(&self, replays: &Value) -> Value {
+        let row = |(fault, kind, row): &(Fault, Kind, Row)| {
+            json!({
+                "fault": fault.name(), "agents": kind.name(), "requests": row.requests, "failed": row.failed,
+                "outcome_unknown": row.unknown, "client_retries": row.client_retries, "over_1s": row.held,
+                "longest_s": row.longest.as_secs_f64(),
+            })
+        };
+        json!({
+            "phases": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "replays_by_kas": replays, "failures": self.failures, "duplicates": self.duplicates,
+        })
     }
 
     pub(crate) fn table(&self) -> String {

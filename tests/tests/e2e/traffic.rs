@@ -116,8 +116,7 @@ impl Traffic {
     /// Stops sending, waits for what is under way, and gives all that became of it.
     pub(crate) async fn stop(self) -> Vec<Sample> {
         self.stop.send_replace(true);
-        // It only ends; a panic in it would show as missing samples.
-        let _ = self.running.await;
+        self.running.await.expect("no request panics");
         std::mem::take(&mut *self.shared.lock())
     }
 }
@@ -141,18 +140,20 @@ impl Shared {
                         drop(room);
                     });
                 }
-                Some(_) = requests.join_next(), if !requests.is_empty() => {}
+                Some(over) = requests.join_next(), if !requests.is_empty() => over.expect("no request panics"),
                 _ = stopped.changed() => break,
             }
         }
-        while requests.join_next().await.is_some() {}
+        while let Some(over) = requests.join_next().await {
+            over.expect("no request panics");
+        }
     }
 
     async fn one(&self) {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let (kind, safe, client_retries, outcome) =
-            if turn % POST_EACH == 0 && !self.counting.is_empty() {
+            if turn.is_multiple_of(POST_EACH) && !self.counting.is_empty() {
                 let index = (turn / POST_EACH) as usize % self.counting.len();
                 let agent = &self.agents[self.counting[index]];
                 (agent.kind, false, 0, self.post(agent, turn).await)
@@ -178,7 +179,7 @@ impl Shared {
         let mut retries = 0;
         loop {
             let outcome = match self.send(Method::GET, agent, &path, turn + retries).await {
-                Ok((StatusCode::OK, body)) if body.len() == BODY => Outcome::Good,
+                Ok((StatusCode::OK, body)) => check(agent.kind, &body),
                 Ok((status, body)) => answer(status, &body),
                 Err(Broken::BeforeAnswer(_)) if retries < CLIENT_TRIES => {
                     retries += 1;
@@ -243,6 +244,19 @@ impl Shared {
             Err(_) => Err(Broken::InAnswer(format!("no answer within {LIMIT:?}"))),
         }
     }
+}
+
+/// Whether a body is whole, and from this kind of agent.
+fn check(kind: Kind, body: &[u8]) -> Outcome {
+    let right = if kind.counts() {
+        body.iter().all(|byte| *byte == b'x')
+    } else {
+        serde_json::from_slice(body).is_ok_and(|body: serde_json::Value| body["kind"] == "LoadTest")
+    };
+    if right && body.len() == BODY {
+        return Outcome::Good;
+    }
+    Outcome::Failed(format!("{} bytes of a wrong body", body.len()))
 }
 
 /// The client's own connection, not the agent's.
