@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::{
     parts::{Part, skipped},
+    redis::Redis,
     up::Up,
 };
 
@@ -69,7 +70,22 @@ async fn cut_connections_fail_no_request() -> Result<()> {
     if skipped("cut_connections_fail_no_request", &[Part::Kubectl]) {
         return Ok(());
     }
-    let up = Up::start(&["--drop-every", "1s"]).await?;
+    gets(Up::start(&["--drop-every", "1s"]).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_fail_no_request_with_a_table_in_redis() -> Result<()> {
+    let name = "cut_connections_fail_no_request_with_a_table_in_redis";
+    if skipped(name, &[Part::Kubectl, Part::Redis]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let redis = Redis::start(folder.path()).await?;
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    gets(Up::start(&["--replicas", "3", "--redis", &url, "--drop-every", "1s"]).await?).await
+}
+
+async fn gets(up: Up) -> Result<()> {
     let kubectl = up.kubectl();
 
     for number in 0..100 {

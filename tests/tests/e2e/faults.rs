@@ -8,7 +8,9 @@ use tests::{
     redis::Redis,
     replicas::Replicas,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::fleet::Newcomers;
 
 /// What faults work on.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(crate) struct Stage<'a> {
     /// The load balancer before the agents' port.
     pub(crate) balancer: &'a Chaos,
     pub(crate) folder: &'a std::path::Path,
+    pub(crate) newcomers: &'a Newcomers,
     /// How long a lasting fault lasts.
     pub(crate) lasts: Duration,
 }
@@ -72,7 +75,7 @@ impl Fault {
             Self::PartitionPeers => "partition of one replica from the others",
             Self::PartitionFromRedis => "partition of one replica from Redis",
             Self::KillRedis => "SIGKILL of Redis, empty restart after 3 s",
-            Self::FreezeRedis => "SIGSTOP of Redis, then SIGCONT",
+            Self::FreezeRedis => "SIGSTOP of Redis, a new agent meanwhile, then SIGCONT",
             Self::SlowRedis => "2 s for each answer of Redis",
             Self::RollingRestart => "rolling restart of all replicas",
         }
@@ -123,7 +126,9 @@ impl Fault {
             }
             Self::FreezeRedis => {
                 stage.replicas.redis.process.signal("STOP").await?;
-                sleep(stage.lasts).await;
+                let until = Instant::now() + stage.lasts;
+                stage.newcomers.one(stage.replicas).await?;
+                sleep_until(until).await;
                 stage.replicas.redis.process.signal("CONT").await?;
             }
             Self::SlowRedis => {

@@ -1,6 +1,10 @@
 //! The agents: our agentk, simulated ones with the timing of GitLab's, and GitLab's own if it is given.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tests::{
@@ -9,11 +13,15 @@ use tests::{
     kas::run_cli,
     process::Process,
     programs,
+    replicas::Replicas,
+    wait::until,
 };
-use tokio::process::Command;
+use tokio::{process::Command, time::Instant};
 
 /// How long simulated agents may take to connect.
 const READY: Duration = Duration::from_secs(60);
+/// How long agents may take to be reachable from everywhere.
+const REACHABLE: Duration = Duration::from_secs(120);
 
 /// Which agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +103,70 @@ impl Fleet {
             _simulated: simulated(&tokens, kas_address, folder).await?,
         })
     }
+}
+
+/// Agents that come later.
+#[derive(Debug)]
+pub(crate) struct Newcomers {
+    links: Links,
+    file: PathBuf,
+    folder: PathBuf,
+    user_token: String,
+}
+
+impl Newcomers {
+    /// Agents of this kas, which a user with this token may ask.
+    pub(crate) fn new(
+        kas_address: &str,
+        api: &CountingApi,
+        folder: &Path,
+        user_token: &str,
+    ) -> Result<Self> {
+        Ok(Self {
+            links: Links {
+                kas: kas_address.to_owned(),
+                ca: None,
+                kubeconfig: api.kubeconfig(folder)?,
+            },
+            file: folder.join("agents.yaml"),
+            folder: folder.to_owned(),
+            user_token: user_token.to_owned(),
+        })
+    }
+
+    /// Starts a new agent, waits until it answers through every replica, and ends it.
+    pub(crate) async fn one(&self, replicas: &Replicas) -> Result<()> {
+        let id = "99".to_owned();
+        let create = ["agent", "create", "newcomer", "--id", &id];
+        let token = run_cli(&self.file, &create).await?;
+        let program = programs::own_agentk()?;
+        let process = Agentk::run(program, "newcomer", &self.links, &token, &self.folder)?;
+        let agent = Agent {
+            id,
+            kind: Kind::Own,
+        };
+        let reached = reachable(replicas, &[agent], &self.user_token).await;
+        reached.with_context(|| process.process.tail())
+    }
+}
+
+/// Waits until every agent answers through every replica.
+pub(crate) async fn reachable(replicas: &Replicas, agents: &[Agent], token: &str) -> Result<()> {
+    let deadline = Instant::now() + REACHABLE;
+    for agent in agents {
+        for replica in &replicas.members {
+            let url = format!("http://127.0.0.1:{}/k8s-proxy/json/1", replica.users);
+            let bearer = format!("pat:{}:{token}", agent.id);
+            let answers = async || {
+                let answer = tests::http::get(&url, &bearer).await.ok()?;
+                answer.status().is_success().then_some(())
+            };
+            let what = format!("agent {} ({})", agent.id, agent.kind.name());
+            let left = deadline.saturating_duration_since(Instant::now());
+            until(&what, left, answers).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Every second one is simulated; of the others every second is the given one, if there is one.

@@ -18,21 +18,18 @@ use tests::{
     chaos::Chaos,
     parts::{self, Part, say},
     replicas::Replicas,
-    wait::until,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{
     faults::{Fault, Stage},
-    fleet::Fleet,
+    fleet::{Fleet, Newcomers, reachable},
     report::{Phase, Report},
     traffic::Traffic,
 };
 
 const REPLICAS: usize = 3;
 const AGENTS: usize = 50;
-/// How long all agents may take to be reachable at first.
-const REACHABLE: Duration = Duration::from_secs(120);
 /// The part of its time that a fault lasts; in the rest it is over.
 const LASTING: f64 = 0.6;
 
@@ -62,13 +59,21 @@ async fn run() -> Result<()> {
         "access", "grant", "--agent", "*", "--user", "e2e", "--as", "agent",
     ];
     replicas.cli(&grant).await?;
-    reachable(&replicas, &fleet, &token).await?;
+    reachable(&replicas, &fleet.agents, &token).await?;
+    let newcomers = Newcomers::new(&address, &fleet.api, &folder, &token)?;
 
     let users = replicas.members.iter().map(|it| it.users).collect();
     let agents = fleet.agents.clone();
     let traffic = Traffic::start(rate()?, users, agents, &token, fleet.api.clone());
     let mut phases = Vec::new();
-    let disturbed = disturb(&mut replicas, &balancer, &folder, &traffic, &mut phases).await;
+    let stage = Stage {
+        replicas: &mut replicas,
+        balancer: &balancer,
+        folder: &folder,
+        newcomers: &newcomers,
+        lasts: Duration::ZERO,
+    };
+    let disturbed = disturb(stage, &traffic, &mut phases).await;
     let samples = traffic.stop().await;
 
     let report = Report::new(&phases, &samples, fleet.api.duplicates());
@@ -85,21 +90,10 @@ async fn run() -> Result<()> {
 }
 
 /// Lets one fault after the other happen.
-async fn disturb(
-    replicas: &mut Replicas,
-    balancer: &Chaos,
-    folder: &std::path::Path,
-    traffic: &Traffic,
-    phases: &mut Vec<Phase>,
-) -> Result<()> {
+async fn disturb(mut stage: Stage<'_>, traffic: &Traffic, phases: &mut Vec<Phase>) -> Result<()> {
     let faults = chosen();
     let each = minutes()? * 60 / u32::try_from(faults.len())?;
-    let mut stage = Stage {
-        replicas,
-        balancer,
-        folder,
-        lasts: each.mul_f64(LASTING),
-    };
+    stage.lasts = each.mul_f64(LASTING);
     for fault in faults {
         let began = Instant::now();
         phases.push(Phase { fault, began });
@@ -139,29 +133,6 @@ fn rate() -> Result<u32> {
     let rate = std::env::var("E2E_RATE").unwrap_or_else(|_| "60".to_owned());
     let rate = rate.parse().ok().filter(|rate| (1..=10_000).contains(rate));
     rate.context("E2E_RATE must be a number from 1 to 10000")
-}
-
-/// Waits until every agent answers through every replica.
-async fn reachable(replicas: &Replicas, fleet: &Fleet, token: &str) -> Result<()> {
-    let deadline = Instant::now() + REACHABLE;
-    for agent in &fleet.agents {
-        for replica in &replicas.members {
-            let url = format!("http://127.0.0.1:{}/k8s-proxy/json/1", replica.users);
-            let bearer = format!("pat:{}:{token}", agent.id);
-            let answers = async || {
-                let answer = tests::http::get(&url, &bearer).await.ok()?;
-                answer.status().is_success().then_some(())
-            };
-            let what = format!("agent {} ({})", agent.id, agent.kind.name());
-            until(
-                &what,
-                deadline.saturating_duration_since(Instant::now()),
-                answers,
-            )
-            .await?;
-        }
-    }
-    Ok(())
 }
 
 fn write(report: &Report) -> Result<()> {
