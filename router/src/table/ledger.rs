@@ -52,9 +52,17 @@ enum Told {
     Own {
         refresh_at: Instant,
     },
+    /// That it does not any more; kept in mind until then, since a store that
+    /// fails over may forget that too.
+    Gone {
+        until: Instant,
+    },
     Nothing,
     Unknown,
 }
+
+/// How long it is kept in mind that an agent has gone.
+const MINDFUL: Duration = Duration::from_secs(60);
 
 impl Ledger {
     pub(super) fn new(pace: Pace) -> Self {
@@ -77,7 +85,7 @@ impl Ledger {
         entry.held = true;
         let due = match entry.told {
             Told::Own { refresh_at } => refresh_at,
-            Told::Nothing | Told::Unknown => now,
+            Told::Gone { .. } | Told::Nothing | Told::Unknown => now,
         };
         self.schedule(agent, Some(due));
     }
@@ -102,13 +110,14 @@ impl Ledger {
         !self.graves.is_empty()
     }
 
-    /// The store may have lost everything: all that is held is told again.
+    /// The store may have lost anything: all that is held, or was until lately,
+    /// is told again.
     pub(super) fn retell(&mut self, now: Instant) {
         let agents: Vec<_> = self.agents.keys().copied().collect();
         for agent in agents {
             if let Some(entry) = self.agents.get_mut(&agent) {
-                entry.told = Told::Unknown;
-                if entry.held {
+                let told = std::mem::replace(&mut entry.told, Told::Unknown);
+                if entry.held || matches!(told, Told::Gone { .. }) {
                     self.schedule(agent, Some(now));
                 }
             }
@@ -120,6 +129,9 @@ impl Ledger {
         let agents: Vec<_> = self.agents.keys().copied().collect();
         for agent in agents {
             if let Some(entry) = self.agents.get_mut(&agent) {
+                if matches!(entry.told, Told::Gone { .. }) && !entry.held {
+                    continue;
+                }
                 if entry.held {
                     entry.held = false;
                     entry.left_at = unix;
@@ -152,6 +164,10 @@ impl Ledger {
             let Some(entry) = self.agents.get_mut(&agent) else {
                 continue;
             };
+            if !entry.held && matches!(entry.told, Told::Gone { .. }) {
+                self.agents.remove(&agent);
+                continue;
+            }
             entry.told = Told::Unknown;
             changes.push(if entry.held {
                 Change::Own(agent)
@@ -176,7 +192,10 @@ impl Ledger {
                     let refresh_at = now + jittered(self.pace.refresh, agent);
                     self.told(agent, Told::Own { refresh_at }, now);
                 }
-                Change::Disown(agent, _) => self.told(agent, Told::Nothing, now),
+                Change::Disown(agent, _) => {
+                    let until = now + MINDFUL;
+                    self.told(agent, Told::Gone { until }, now);
+                }
                 Change::Bury(..) => {}
             }
         }
@@ -216,12 +235,12 @@ impl Ledger {
         }
         match (entry.held, told) {
             (true, Told::Own { refresh_at }) => self.schedule(agent, Some(refresh_at)),
+            (false, Told::Gone { until }) => self.schedule(agent, Some(until)),
             (false, Told::Nothing) => {
                 self.agents.remove(&agent);
             }
-            (true, Told::Nothing | Told::Unknown) | (false, Told::Own { .. } | Told::Unknown) => {
-                self.schedule(agent, Some(now));
-            }
+            (true, Told::Gone { .. } | Told::Nothing | Told::Unknown)
+            | (false, Told::Own { .. } | Told::Unknown) => self.schedule(agent, Some(now)),
         }
     }
 
@@ -242,7 +261,7 @@ impl Entry {
     fn is_open(&self) -> bool {
         match self.told {
             Told::Own { .. } => !self.held,
-            Told::Nothing => self.held,
+            Told::Gone { .. } | Told::Nothing => self.held,
             Told::Unknown => true,
         }
     }

@@ -47,7 +47,28 @@ async fn an_agent_that_has_gone_is_retracted_with_the_time_it_left() {
     let told = ledger.take(10, start + seconds(1), 9);
     assert_eq!(told, [Change::Disown(A, 5)]);
     ledger.written(&told, start + seconds(1));
-    assert_eq!(ledger.next_due(start), None);
+    let forgotten = start + seconds(1) + MINDFUL;
+    assert_eq!(ledger.next_due(start), Some(forgotten));
+    assert_eq!(ledger.take(10, forgotten, 9), []);
+    assert_eq!(ledger.next_due(forgotten), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_forgot_that_an_agent_has_gone_is_told_again() {
+    let start = Instant::now();
+    let mut ledger = Ledger::new(PACE);
+    ledger.announce(A, start);
+    let told = ledger.take(10, start, 0);
+    ledger.written(&told, start);
+    ledger.retract(A, start, 5);
+    let now = start + seconds(1);
+    let told = ledger.take(10, now, 0);
+    ledger.written(&told, now);
+
+    ledger.retell(now + seconds(3));
+
+    let told = ledger.take(10, now + seconds(3), 0);
+    assert_eq!(told, [Change::Disown(A, 5)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,8 +80,9 @@ impl State {
         now: Instant,
     ) -> Vec<Owner> {
         let recorded = known.record.iter().flat_map(|record| &record.owners);
+        // An earlier run of this replica may have had its URL.
         let mut ranked: Vec<_> = recorded
-            .filter(|owner| owner.replica != me.replica)
+            .filter(|owner| owner.replica != me.replica && owner.url != me.url)
             .map(|owner| {
                 let standing = self.membership.standing(&owner.replica, known.read_at);
                 (standing, owner.clone())
