@@ -109,7 +109,7 @@ async fn serve(kas: &Kas, bearer: &str, agent: &mut Process) -> Result<()> {
 
 async fn passes_the_head(url: &str, bearer: &str) -> Result<()> {
     let request = Request::get(format!(
-        "{url}/api/v1/some%20pods?watch=1&label=a%3Db&label=c"
+        "{url}/api/v1/some%20pods?limit=1&label=a%3Db&label=c"
     ))
     .header("authorization", format!("Bearer {bearer}"))
     .header("accept", "application/json")
@@ -122,7 +122,7 @@ async fn passes_the_head(url: &str, bearer: &str) -> Result<()> {
     ensure!(seen(&answer, "method") == ["GET"], "{answer:?}");
     ensure!(seen(&answer, "path") == ["/api/v1/some pods"], "{answer:?}");
     ensure!(
-        seen(&answer, "query") == ["label=a%3Db&label=c&watch=1"],
+        seen(&answer, "query") == ["label=a%3Db&label=c&limit=1"],
         "{answer:?}"
     );
     ensure!(seen(&answer, "x-custom") == ["one", "two"], "{answer:?}");
