@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e image deploy-test
+.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e test-engines image deploy-test
 
 up:
 	$(CARGO) run --release --bin kas -- up
@@ -44,6 +44,10 @@ SIM_SEEDS ?= 1000
 sim: export SIM_SEEDS := $(SIM_SEEDS)
 sim:
 	$(CARGO) test -p router --test sim -- --nocapture --test-threads 1
+
+# The routing store against the other engines that it is meant for.
+test-engines: setup
+	tests/setup/engines
 
 # Charts against a real API server; DEPLOY_KUBECONFIG names one, else one is started.
 deploy-test: setup

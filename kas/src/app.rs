@@ -102,7 +102,12 @@ async fn setup(
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers::peers(config, &id).await?;
-    let table = routing::table(config, &me, &mut metrics)?;
+    let table = routing::table(
+        config,
+        &me,
+        peers.as_ref().map(|port| &port.settings),
+        &mut metrics,
+    )?;
     Ok(Setup {
         me,
         table,

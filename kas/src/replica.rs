@@ -70,7 +70,7 @@ pub struct Port<A, S> {
 }
 
 /// How replicas talk to each other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PeerSettings {
     /// The secret that all replicas share.
     pub secret: Secret,

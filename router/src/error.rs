@@ -108,7 +108,7 @@ pub enum OpenError {
     OwnerUnreachable(String),
     /// Nobody can say whether the agent is connected.
     #[error(
-        "no replica that could be asked holds a tunnel of the agent, and the routing store is away: whether the agent is connected is not known"
+        "no replica that could be asked holds a tunnel of the agent, and the routing store is away, for this replica or for another: whether the agent is connected is not known"
     )]
     Uncertain,
     /// Too many requests wait for this agent already.

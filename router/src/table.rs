@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::id::{AgentId, ReplicaId};
 
-pub use shared::SharedTable;
+pub use shared::{SharedTable, Vouch};
 
 /// A replica that holds tunnels of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,13 +17,16 @@ use url::Url;
 
 use crate::{
     config::{Config, Redis, RedisServers},
-    numbers, version,
+    numbers,
+    replica::PeerSettings,
+    version,
 };
 
 /// The table that the configuration asks for.
 pub(super) fn table(
     config: &Config,
     me: &Owner,
+    peers: Option<&PeerSettings>,
     metrics: &mut Metrics,
 ) -> anyhow::Result<Arc<dyn RoutingTable>> {
     let Some(redis) = &config.redis else {
@@ -32,24 +35,30 @@ pub(super) fn table(
         );
         return Ok(Arc::new(MemoryStore::default().table(me.clone())));
     };
-    if me.url.is_empty() {
+    let Some(peers) = peers else {
         bail!(
             "the section redis is for several replicas, and those need the section private_api to reach each other: add private_api.listen.address and private_api.listen.authentication_secret_file, or remove redis"
         );
-    }
-    shared(&options(redis)?, me, metrics)
+    };
+    shared(&options(redis)?, me, peers, metrics)
 }
 
-/// A table in this Redis.
+/// A table in this Redis, for replicas that reach each other so.
 pub(crate) fn shared(
     options: &RedisOptions,
     me: &Owner,
+    peers: &PeerSettings,
     metrics: &mut Metrics,
 ) -> anyhow::Result<Arc<dyn RoutingTable>> {
     let store = RedisStore::connect(options).context("redis")?;
     store.metrics().register(metrics);
-    let version = version::VERSION;
-    let table = SharedTable::start(Arc::new(store), me.clone(), version, Settings::default());
+    let table = SharedTable::start(
+        Arc::new(store),
+        Arc::new(peers.clone()),
+        me.clone(),
+        version::VERSION,
+        Settings::default(),
+    );
     numbers::register_table(metrics, &table);
     Ok(table)
 }

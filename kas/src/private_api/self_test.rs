@@ -1,9 +1,13 @@
-//! A replica dials itself as others will, before it asks them to.
+//! Who answers at the URL of a replica: itself, as it finds out before it asks
+//! others to dial it; and it lives, as others find out that miss its lease.
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Uri, Version};
-use router::Owner;
+use router::{
+    Owner,
+    table::{TableFuture, Vouch},
+};
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
     listen::{Listener, PlainAcceptor},
@@ -167,6 +171,15 @@ impl From<ConnectError> for Failed {
             wrong_name,
             ..Self::new(why)
         }
+    }
+}
+
+impl Vouch for PeerSettings {
+    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+        Box::pin(async move {
+            let answered = ask(&replica.url, self).await;
+            answered.is_ok_and(|name| name == replica.replica.to_string())
+        })
     }
 }
 

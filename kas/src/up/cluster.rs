@@ -81,6 +81,10 @@ impl Cluster {
         self.agents.push(agents.local_addr());
         self.users.push(users.local_addr());
         let url = format!("grpc://{}", peers.local_addr());
+        let settings = PeerSettings {
+            secret: secret.clone(),
+            dial: ConnectOptions::default(),
+        };
         let mut metrics = Metrics::default();
         let (me, table): (_, Arc<dyn RoutingTable>) = match &self.store {
             Store::Memory(store) => {
@@ -91,7 +95,7 @@ impl Cluster {
                 // Others may use the same Redis, or may have used it before.
                 let name = format!("{name}-{:016x}", rand::random::<u64>());
                 let me = owner(&name, url);
-                let table = app::routing::shared(options, &me, &mut metrics)?;
+                let table = app::routing::shared(options, &me, &settings, &mut metrics)?;
                 (me, table)
             }
         };
@@ -103,7 +107,7 @@ impl Cluster {
             agents: Port {
                 listener: agents,
                 acceptor: acceptor(),
-                settings: settings(),
+                settings: self::settings(),
             },
             users: Some(Port {
                 listener: users,
@@ -117,10 +121,7 @@ impl Cluster {
             peers: Some(Port {
                 listener: peers,
                 acceptor: PlainAcceptor::new(None),
-                settings: PeerSettings {
-                    secret: secret.clone(),
-                    dial: ConnectOptions::default(),
-                },
+                settings,
             }),
             observability: None,
         }));

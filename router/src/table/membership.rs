@@ -3,6 +3,8 @@
 //! A lease carries a beat that grows with every renewal. The reader counts, by
 //! its own clock and only while it can read, how long a beat stands still; no
 //! clock of another machine matters, and neither does a store that was away.
+//! One whose beat stands still may only be cut off from the store: it is asked
+//! itself before it is taken for dead.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,7 +25,7 @@ pub(super) struct Membership {
     me: ReplicaId,
     /// How often leases are renewed and read.
     period: Duration,
-    /// A beat that stands still for so long is dead.
+    /// One whose beat stands still for so long is suspected to be dead.
     expiry: Duration,
     peers: BTreeMap<ReplicaId, Peer>,
     dead: BTreeMap<ReplicaId, Grave>,
@@ -74,9 +76,10 @@ impl Membership {
         }
     }
 
-    /// Takes in the leases as they were read; gives the replicas that are found
-    /// dead by it, whose leases should end.
-    pub(super) fn observe(&mut self, leases: Vec<Lease>, now: Instant) -> Vec<ReplicaId> {
+    /// Takes in the leases as they were read; gives those whose beats stand
+    /// still for so long that [`judge`](Self::judge) has to be told whether
+    /// these replicas live.
+    pub(super) fn observe(&mut self, leases: Vec<Lease>, now: Instant) -> Vec<Lease> {
         // Time in which nothing could be read, or this process stood still,
         // says nothing about others.
         let elapsed = self.read_at.map_or(Duration::ZERO, |at| now - at);
@@ -100,17 +103,26 @@ impl Membership {
                 self.bury(&replica, now);
             }
         }
-        let dead: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.silent >= self.expiry)
-            .map(|(replica, _)| replica.clone())
-            .collect();
-        for replica in &dead {
-            self.bury(replica, now);
-        }
         self.rebuild_ring();
-        dead
+        let suspects = self.peers.values().filter(|it| it.silent >= self.expiry);
+        suspects.map(|peer| peer.lease.clone()).collect()
+    }
+
+    /// Takes in whether a suspect lives, as it said itself.
+    pub(super) fn judge(&mut self, replica: &ReplicaId, lives: bool, now: Instant) {
+        if !lives {
+            self.bury(replica, now);
+            self.rebuild_ring();
+        } else if let Some(peer) = self.peers.get_mut(replica) {
+            peer.unreachable = false;
+        }
+    }
+
+    /// Whether there is a replica that may live and does not reach the store:
+    /// what it holds may not be written there.
+    pub(super) fn has_mute(&self) -> bool {
+        let mute = 2 * self.period;
+        self.peers.values().any(|peer| peer.silent >= mute)
     }
 
     /// A replica could not be reached, until its lease is renewed again.

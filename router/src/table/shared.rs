@@ -43,7 +43,8 @@ use state::State;
 pub struct Settings {
     /// How often the lease is renewed and the others' are read.
     pub renew_every: Duration,
-    /// A lease that is not renewed for so long is dead.
+    /// A replica whose lease is not renewed for so long is dead, unless it
+    /// answers itself.
     pub expiry: Duration,
     /// How long an agent must be gone before the store is told.
     pub debounce: Duration,
@@ -100,6 +101,12 @@ pub struct Numbers {
     pub certain: bool,
 }
 
+/// Asks replicas themselves, past the store.
+pub trait Vouch: std::fmt::Debug + Send + Sync + 'static {
+    /// Whether exactly this replica answers at its URL. It has a few seconds.
+    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool>;
+}
+
 /// The table of one replica.
 #[derive(Debug)]
 pub struct SharedTable {
@@ -112,6 +119,7 @@ pub struct SharedTable {
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn RouteStore>,
+    vouch: Arc<dyn Vouch>,
     me: Owner,
     version: String,
     settings: Settings,
@@ -123,11 +131,13 @@ struct Inner {
 }
 
 impl SharedTable {
-    /// The table of the replica `me` of this version. Its tasks run until
+    /// The table of the replica `me` of this version; others are asked by
+    /// `vouch` before they are taken for dead. Its tasks run until
     /// [`leave`](RoutingTable::leave), or until it is dropped.
     #[must_use]
     pub fn start(
         store: Arc<dyn RouteStore>,
+        vouch: Arc<dyn Vouch>,
         me: Owner,
         version: &str,
         settings: Settings,
@@ -137,6 +147,7 @@ impl SharedTable {
         let state = State::new(&me.replica, &settings, Instant::now());
         let inner = Arc::new(Inner {
             store,
+            vouch,
             me,
             version: version.to_owned(),
             settings,

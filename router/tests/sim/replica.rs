@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use proto::frame::{Deframer, Encoding};
 use router::{
     AgentId, Owner, Registry, ReplicaId, Router, RoutingTable, SharedTable,
-    table::shared::Settings,
+    table::{TableFuture, Vouch, shared::Settings},
     tunnel::{IdleEnd, IdleWatch, Offer, Stream},
 };
 use runtime::drain::Drain;
@@ -53,6 +53,21 @@ fn settings() -> Settings {
     }
 }
 
+/// How a replica asks others whether they live.
+struct Calls(Arc<World>, usize);
+
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Calls").field(&self.1).finish()
+    }
+}
+
+impl Vouch for Calls {
+    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+        Box::pin(self.0.answers(self.1, replica))
+    }
+}
+
 impl Replica {
     /// Starts the `run`th run of a replica.
     pub fn start(world: &Arc<World>, number: usize, run: u32) -> Arc<Self> {
@@ -61,7 +76,8 @@ impl Replica {
             url: format!("grpc://r{number}"),
         };
         let store = world.store.client(&me.replica);
-        let table = SharedTable::start(store.clone(), me.clone(), "sim", settings());
+        let vouch = Arc::new(Calls(world.clone(), number));
+        let table = SharedTable::start(store.clone(), vouch, me.clone(), "sim", settings());
         let registry = Registry::new(table.clone());
         let stop = CancellationToken::new();
         let peers = world.peers(number, stop.clone());

@@ -34,9 +34,6 @@ const SETTLE: Duration = Duration::from_secs(120);
 const FORGOTTEN: Duration = Duration::from_secs(40);
 /// How long a replica may know nothing of another's lease.
 const UNJUDGED: Duration = Duration::from_secs(12);
-/// How long a replica may be cut off from the store, in milliseconds, before
-/// its lease expires for others: the expiry less a renewal.
-const EXPIRES: u64 = 9_000;
 const REQUESTS_EACH: std::ops::Range<usize> = 40..100;
 
 /// What a seed stands for.
@@ -290,10 +287,6 @@ async fn strike(world: Arc<World>, at: Duration, fault: Fault) {
         Fault::StoreSlow(each, millis) => moody(&world, Mood::Slow(each), millis).await,
         Fault::StoreFailsOver(lost) => world.store.fail_over(Duration::from_millis(lost)),
         Fault::StoreEmptied => world.store.empty(),
-        // One that cannot renew its lease for so long is taken for dead.
-        Fault::StoreCut(number, millis) if millis >= EXPIRES => {
-            lasting(&world, store_cut(&world, number, millis)).await;
-        }
         Fault::StoreCut(number, millis) => store_cut(&world, number, millis).await,
         Fault::StoreDeaf(number, millis) => lasting(&world, deaf(&world, number, millis)).await,
     }

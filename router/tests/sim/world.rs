@@ -8,7 +8,7 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use router::peers::Peers;
+use router::{Owner, peers::Peers};
 use runtime::io::ByteStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,13 +133,25 @@ impl World {
         choice.get(index).map(|run| run.replica.clone())
     }
 
+    /// Whether another replica says to `me` that it is this run.
+    pub async fn answers(self: &Arc<Self>, me: usize, other: &Owner) -> bool {
+        let number = number(&other.url);
+        let (_, _, link) = self
+            .net
+            .connect(Place::Replica(me), Place::Replica(number))
+            .await;
+        link.cut();
+        let there = self.replica(number);
+        there.is_some_and(|it| it.me.replica == other.replica && !it.stop.is_cancelled())
+    }
+
     /// The connections of a replica to the others.
     pub fn peers(self: &Arc<Self>, me: usize, stop: CancellationToken) -> Peers {
         let world = self.clone();
         let rng = self.rng.clone();
         let dial = move |url: String| {
             let world = world.clone();
-            let number: usize = url.trim_start_matches("grpc://r").parse().unwrap();
+            let number = number(&url);
             let dialled = async move {
                 let ends = (Place::Replica(me), Place::Replica(number));
                 let (ours, theirs, link) = world.net.connect(ends.0, ends.1).await;
@@ -222,4 +234,9 @@ impl World {
             .max();
         last.unwrap_or(self.start).elapsed()
     }
+}
+
+/// The number in a replica's URL.
+fn number(url: &str) -> usize {
+    url.trim_start_matches("grpc://r").parse().unwrap()
 }

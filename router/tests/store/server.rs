@@ -1,4 +1,5 @@
 //! Redis servers of the tests' own: one, with sentinels, or a cluster.
+//! `REDIS_SERVER` names another program than `redis-server`, as `make test-engines` does.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -36,7 +37,8 @@ impl Server {
     fn run(first: &[&str], port: u16, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port_text = port.to_string();
-        let mut command = Command::new("redis-server");
+        let program = std::env::var_os("REDIS_SERVER").unwrap_or("redis-server".into());
+        let mut command = Command::new(program);
         command.args(first).current_dir(folder.path());
         command.args(["--port", &port_text, "--bind", "127.0.0.1"]);
         command

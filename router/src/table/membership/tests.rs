@@ -24,7 +24,7 @@ fn members() -> (Membership, Instant) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beat_that_stands_still_is_dead_after_the_expiry() {
+async fn a_beat_that_stands_still_is_suspected_after_the_expiry_and_dead_if_it_does_not_answer() {
     let (mut members, start) = members();
     members.observe(vec![lease("a", 1), lease("me", 1)], start);
 
@@ -35,7 +35,9 @@ async fn a_beat_that_stands_still_is_dead_after_the_expiry() {
     }
     let now = start + PERIOD * 3;
 
-    assert_eq!(members.observe(vec![lease("a", 1)], now), [id("a")]);
+    assert_eq!(members.observe(vec![lease("a", 1)], now), [lease("a", 1)]);
+    assert_eq!(members.standing(&id("a"), now), Standing::Live);
+    members.judge(&id("a"), false, now);
     assert_eq!(members.standing(&id("a"), now), Standing::Dead);
     assert_eq!(members.observe(vec![lease("a", 1)], now + PERIOD), []);
     assert_eq!(
@@ -52,10 +54,31 @@ async fn a_frozen_replica_that_goes_on_lives() {
         members.observe(vec![lease("a", 1)], start + PERIOD * n);
     }
     let now = start + PERIOD * 4;
+    members.judge(&id("a"), false, now);
 
     members.observe(vec![lease("a", 2)], now);
 
     assert_eq!(members.standing(&id("a"), now), Standing::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_lives_as_long_as_it_does_and_is_known_to_be_mute() {
+    let (mut members, start) = members();
+    members.observe(vec![lease("a", 1)], start);
+    members.unreachable(&id("a"));
+    for n in 1..10 {
+        let now = start + PERIOD * n;
+        for suspect in members.observe(vec![lease("a", 1)], now) {
+            members.judge(&suspect.replica, true, now);
+        }
+        assert_eq!(members.has_mute(), n >= 2, "after {n} periods");
+    }
+    let now = start + PERIOD * 10;
+    assert_eq!(members.standing(&id("a"), now), Standing::Live);
+
+    members.observe(vec![lease("a", 2)], now);
+
+    assert!(!members.has_mute());
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +108,8 @@ async fn a_lost_lease_has_its_time_to_be_written_again_but_one_that_drained_has_
     assert_eq!(members.standing(&id("a"), now), Standing::Live);
     assert_eq!(members.standing(&id("b"), now), Standing::Dead);
     members.observe(Vec::new(), now + PERIOD);
-    assert_eq!(members.observe(Vec::new(), now + PERIOD * 2), [id("a")]);
+    let suspects = members.observe(Vec::new(), now + PERIOD * 2);
+    assert_eq!(suspects, [lease("a", 1)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Inner, State};
 use crate::{
     id::ReplicaId,
     store::{Lease, Renewal, ReplicaState, StoreError},
+    table::Owner,
 };
 
 /// The least time between renewals that somebody asked for.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a suspect may take to say that it lives.
+const ASKED: Duration = Duration::from_secs(3);
 
 /// Renews in time, and sooner when asked, for ever.
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -33,9 +37,8 @@ async fn renew(inner: &Inner) {
     let renewed = renewed.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
     match renewed {
         Ok(renewal) => {
-            for dead in take_in(inner, renewal) {
-                end_lease(inner, &dead).await;
-            }
+            let suspects = take_in(inner, renewal);
+            join_all(suspects.into_iter().map(|it| judge(inner, it))).await;
         }
         Err(error) => {
             let mut state = inner.lock();
@@ -64,8 +67,8 @@ fn next_lease(inner: &Inner) -> Lease {
     }
 }
 
-/// Gives the replicas that were found dead.
-fn take_in(inner: &Inner, renewal: Renewal) -> Vec<ReplicaId> {
+/// Gives the replicas that are suspected to be dead.
+fn take_in(inner: &Inner, renewal: Renewal) -> Vec<Lease> {
     let now = Instant::now();
     let mut state = inner.lock();
     let lost = !renewal.existed && state.registered;
@@ -82,15 +85,16 @@ fn take_in(inner: &Inner, renewal: Renewal) -> Vec<ReplicaId> {
         inner.write.notify_one();
     }
     state.registered = true;
-    let before = ids(&state);
-    let dead = state.membership.observe(renewal.leases, now);
-    // One that has come, or come back, may hold what somebody waits for.
+    let (before, certain) = (ids(&state), state.certain(now));
+    let suspects = state.membership.observe(renewal.leases, now);
+    // One that has come, or come back, may hold what somebody waits for, and so
+    // may those that are asked when there is doubt.
     let come = !ids(&state).is_subset(&before);
-    if !dead.is_empty() || come || was_away {
+    if come || was_away || certain != state.certain(now) {
         state.records.wake_all();
     }
     state.records.sweep(now);
-    dead
+    suspects
 }
 
 fn ids(state: &State) -> BTreeSet<ReplicaId> {
@@ -98,10 +102,34 @@ fn ids(state: &State) -> BTreeSet<ReplicaId> {
     leases.map(|lease| lease.replica.clone()).collect()
 }
 
+/// Asks a suspect whether it lives. Its lease ends if it does not say so.
+async fn judge(inner: &Inner, suspect: Lease) {
+    let owner = Owner {
+        replica: suspect.replica,
+        url: suspect.url,
+    };
+    let lives = timeout(ASKED, inner.vouch.lives(&owner)).await;
+    let lives = lives.unwrap_or(false);
+    {
+        let mut state = inner.lock();
+        state
+            .membership
+            .judge(&owner.replica, lives, Instant::now());
+        if !lives {
+            state.records.wake_all();
+        }
+    }
+    if lives {
+        tracing::debug!(replica = %owner.replica, "a replica lives, but does not renew its lease");
+    } else {
+        end_lease(inner, &owner.replica).await;
+    }
+}
+
 /// The lease goes before any entry does, so that a replica that was only frozen
 /// finds out that it has to announce its agents again.
 async fn end_lease(inner: &Inner, dead: &ReplicaId) {
-    tracing::info!(replica = %dead, "a replica has stopped renewing its lease; it is taken for dead");
+    tracing::info!(replica = %dead, "a replica has stopped renewing its lease and does not answer; it is taken for dead");
     let ended = timeout(inner.settings.operation, inner.store.end_lease(dead)).await;
     if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "a dead replica's lease could not be removed");

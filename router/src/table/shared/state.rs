@@ -68,7 +68,7 @@ impl State {
 
     /// Whether the store's word on absent agents counts.
     pub(super) fn certain(&self, now: Instant) -> bool {
-        !self.away && now >= self.doubted_until
+        !self.away && now >= self.doubted_until && !self.membership.has_mute()
     }
 
     /// The replicas to ask for the agent, best first.

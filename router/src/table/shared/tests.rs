@@ -16,6 +16,8 @@ struct World {
     records: HashMap<AgentId, Record>,
     clients: Vec<Client>,
     away: bool,
+    /// Who does not reach the store, and says so to whoever asks.
+    cut_off: HashSet<String>,
     reads: usize,
     writes: usize,
 }
@@ -30,6 +32,7 @@ struct Client {
 #[derive(Debug)]
 struct Played {
     world: Arc<Mutex<World>>,
+    name: String,
     client: usize,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
 }
@@ -45,7 +48,7 @@ impl World {
 }
 
 impl Played {
-    fn new(world: &Arc<Mutex<World>>) -> Arc<Self> {
+    fn new(world: &Arc<Mutex<World>>, name: &str) -> Arc<Self> {
         let (sender, receiver) = mpsc::channel(1000);
         let mut locked = world.lock().unwrap();
         locked.clients.push(Client {
@@ -54,6 +57,7 @@ impl Played {
         });
         Arc::new(Self {
             world: world.clone(),
+            name: name.to_owned(),
             client: locked.clients.len() - 1,
             events: Mutex::new(Some(receiver)),
         })
@@ -64,7 +68,7 @@ impl Played {
         act: impl FnOnce(&mut World, usize) -> T,
     ) -> StoreFuture<'_, T> {
         let mut world = self.world.lock().unwrap();
-        let answer = if world.away {
+        let answer = if world.away || world.cut_off.contains(&self.name) {
             Err(StoreError("away".into()))
         } else {
             Ok(act(&mut world, self.client))
@@ -123,13 +127,22 @@ impl RouteStore for Played {
     }
 }
 
+impl Vouch for Played {
+    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+        let world = self.world.lock().unwrap();
+        let lives = world.cut_off.contains(&replica.replica.to_string());
+        Box::pin(std::future::ready(lives))
+    }
+}
+
 fn replica(world: &Arc<Mutex<World>>, name: &str) -> Arc<SharedTable> {
     let me = owner(name);
     let settings = Settings {
         clock: || 1000,
         ..Settings::default()
     };
-    SharedTable::start(Played::new(world), me, "1", settings)
+    let store = Played::new(world, name);
+    SharedTable::start(store.clone(), store, me, "1", settings)
 }
 
 fn owner(name: &str) -> Owner {
@@ -252,6 +265,30 @@ async fn a_store_that_is_away_leaves_what_is_known_and_else_all_are_asked() {
     assert_eq!(b.owners(A).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(9)).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(8)).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_alone_is_cut_off_from_the_store_keeps_its_agents_and_gets_others() {
+    let (world, a, b) = two().await;
+    let mut changes = b.changes(AgentId(8));
+    a.announce(A);
+    until(|| async { !b.owners(A).await.is_empty() }).await;
+
+    world.lock().unwrap().cut_off.insert("a".into());
+    a.announce(AgentId(8));
+    changes.mark_unchanged();
+    until(|| async { !b.certain() }).await;
+
+    assert!(changes.has_changed().unwrap(), "those who hold look again");
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        assert_eq!(b.owners(A).await, [owner("a")]);
+        assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
+    }
+    world.lock().unwrap().cut_off.clear();
+    until(|| async { b.certain() }).await;
+    assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
+    assert_eq!(b.owners(AgentId(9)).await, []);
 }
 
 #[tokio::test(start_paused = true)]
