@@ -2,6 +2,7 @@
 //! leave. The only place that names concrete backends.
 
 mod control;
+mod gitlab_api;
 mod peers;
 pub(crate) mod routing;
 
@@ -102,15 +103,17 @@ async fn setup(
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers::peers(config, &id).await?;
-    let table = routing::table(
+    let shared = routing::table(
         config,
         &me,
         peers.as_ref().map(|port| &port.settings),
         &mut metrics,
     )?;
+    let gitlab = gitlab_api::port(config, &shared.notifications).await?;
     Ok(Setup {
         me,
-        table,
+        table: shared.table,
+        notifications: shared.notifications,
         metrics,
         control_plane,
         agents: Port {
@@ -120,6 +123,7 @@ async fn setup(
         },
         users: users(config).await?,
         peers,
+        gitlab,
         observability: Some(observability(config).await?),
     })
 }

@@ -14,7 +14,7 @@ use runtime::{
     connect::ConnectOptions,
     drain::Drain,
     jwt::Secret,
-    listen::{AgentAcceptor, Listener, PlainAcceptor},
+    listen::{AgentAcceptor, AnyListener, Listener, PlainAcceptor},
     metrics,
 };
 use tokio::{net::TcpListener, time::Instant};
@@ -23,13 +23,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agent_api::{self, AgentApi, AgentMetrics},
     control_plane::ControlPlane,
+    gitlab_api::GitLabApi,
     kubernetes_api::{self, KubernetesApi},
+    notifications::Notifications,
     private_api::{self, PrivateApi},
     tracker::Tracker,
 };
 
 /// How long agents' connections may take to close when nothing runs on them.
 const AGENTS_CLOSE: Duration = Duration::from_secs(5);
+/// How long GitLab's calls may take to end; each is short.
+const GITLAB_CLOSE: Duration = Duration::from_secs(10);
 /// How long the routing table may take to forget this replica.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The same when whoever runs the replica is in a hurry.
@@ -46,6 +50,8 @@ pub struct Setup {
     pub control_plane: Arc<dyn ControlPlane>,
     /// The routing table.
     pub table: Arc<dyn RoutingTable>,
+    /// What GitLab tells all replicas.
+    pub notifications: Notifications,
     /// What the table and others count; the replica adds its own.
     pub metrics: Metrics,
     /// The agents' port.
@@ -54,6 +60,8 @@ pub struct Setup {
     pub users: Option<Port<PlainAcceptor, kubernetes_api::Settings>>,
     /// The peers' port.
     pub peers: Option<Port<PlainAcceptor, PeerSettings>>,
+    /// GitLab's port.
+    pub gitlab: Option<GitLabPort>,
     /// Metrics and probes.
     pub observability: Option<(TcpListener, metrics::Paths)>,
 }
@@ -67,6 +75,17 @@ pub struct Port<A, S> {
     pub acceptor: A,
     /// What comes after them.
     pub settings: S,
+}
+
+/// Where GitLab calls, and what it finds there.
+#[derive(Debug)]
+pub struct GitLabPort {
+    /// Where.
+    pub listener: AnyListener,
+    /// The handshakes.
+    pub acceptor: PlainAcceptor,
+    /// What comes after them.
+    pub api: Arc<GitLabApi>,
 }
 
 /// How replicas talk to each other.
@@ -124,6 +143,7 @@ pub struct Replica {
     users: Drain,
     agents: Drain,
     peers: Drain,
+    gitlab: Drain,
     background: TaskTracker,
     stop: CancellationToken,
     registry: Arc<Registry>,
@@ -144,6 +164,7 @@ impl Replica {
             users: Drain::new(),
             agents: Drain::new(),
             peers: Drain::new(),
+            gitlab: Drain::new(),
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             registry: registry.clone(),
@@ -155,6 +176,14 @@ impl Replica {
             replica.serve_users(port, router, setup.control_plane, &mut numbers);
         }
         crate::numbers::register(&mut numbers, &replica.registry);
+        let hearing = setup.notifications.run(replica.stop.clone());
+        replica.background.spawn(hearing);
+        if let Some(port) = setup.gitlab {
+            let served = port
+                .api
+                .serve(port.listener, port.acceptor, replica.gitlab.clone());
+            replica.gitlab.spawn(served);
+        }
         if let Some((listener, paths)) = setup.observability {
             replica.serve_observability(listener, paths, numbers);
         }
@@ -203,10 +232,14 @@ impl Replica {
 
     /// Lets those go who have nothing in progress.
     async fn hurry(&self) {
-        for leaving in [&self.users, &self.peers, &self.agents] {
+        for leaving in [&self.users, &self.peers, &self.agents, &self.gitlab] {
             leaving.start();
         }
-        tokio::join!(self.users.finished(MOMENT), self.peers.finished(MOMENT));
+        tokio::join!(
+            self.users.finished(MOMENT),
+            self.peers.finished(MOMENT),
+            self.gitlab.finished(MOMENT),
+        );
     }
 
     async fn finish(&self, graces: Graces) {
@@ -214,6 +247,7 @@ impl Replica {
         let deadline = Instant::now() + graces.requests;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.users.start();
+        self.gitlab.start();
         self.agents.start();
         // Peers find this replica as long as agents have not moved.
         if let Some(api) = &self.agent_api {
@@ -222,7 +256,11 @@ impl Replica {
         self.peers.start();
         // Requests of users and peers need the agents' connections, so those
         // are waited for last; they end with their calls.
-        tokio::join!(self.users.finished(left()), self.peers.finished(left()));
+        tokio::join!(
+            self.users.finished(left()),
+            self.peers.finished(left()),
+            self.gitlab.finished(left().min(GITLAB_CLOSE)),
+        );
         if !self.agents.finished(AGENTS_CLOSE).await {
             tracing::info!(replica = %self.id, "some agents did not leave in time");
         }

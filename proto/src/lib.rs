@@ -18,3 +18,7 @@ mod generated {
 }
 
 pub use generated::{gitlab::agent, google};
+
+/// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for
+/// servers that tell what they serve.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -3,10 +3,12 @@
 mod accept;
 mod bind;
 mod classify;
+mod local;
 
 pub use accept::{
     AcceptError, Accepted, AgentAcceptor, AgentAcceptorOptions, PlainAccepted, PlainAcceptor,
 };
 pub use bind::{BindError, Listener, bind};
+pub use local::{AnyListener, AnySocket, bind_unix};
 
 pub use crate::io::Scheme;

@@ -108,7 +108,7 @@ impl Package {
         let ready = send(Request::get(probe).body(Bytes::new())?).await?;
         ensure!(is_ok(&ready), "{ready:?}");
         let log = kas.output();
-        ensure!(log.contains("api is ignored: "), "{log}");
+        ensure!(log.contains("GitLab's port is up"), "{log}");
         ensure!(!log.contains("unknown key"), "{log}");
         Ok(())
     }
@@ -229,7 +229,6 @@ async fn check_config_says_what_counts_and_what_does_not() -> Result<()> {
         "refill_rate_per_second: 50.0",
         "dsn: \"<hidden>\"",
         "agnet is ignored: unknown key `agnet`, did you mean `agent`?",
-        "api is ignored: this version does not serve the API that GitLab calls",
         "redis.pool_size is ignored: accepted and without effect, as in GitLab's kas",
         "there is no file /var/opt/gitlab/gitlab-kas/authentication_secret_file",
     ] {

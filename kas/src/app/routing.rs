@@ -17,23 +17,42 @@ use url::Url;
 
 use crate::{
     config::{Config, Redis, RedisServers},
+    notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,
     version,
 };
 
-/// The table that the configuration asks for.
+/// What replicas share, or the same within one process.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) table: Arc<dyn RoutingTable>,
+    pub(crate) notifications: Notifications,
+}
+
+impl Shared {
+    /// A table within one process.
+    pub(crate) fn alone(table: Arc<dyn RoutingTable>) -> Self {
+        Self {
+            table,
+            notifications: Notifications::new(None),
+        }
+    }
+}
+
+/// What the configuration asks for.
 pub(super) fn table(
     config: &Config,
     me: &Owner,
     peers: Option<&PeerSettings>,
     metrics: &mut Metrics,
-) -> anyhow::Result<Arc<dyn RoutingTable>> {
+) -> anyhow::Result<Shared> {
     let Some(redis) = &config.redis else {
         tracing::info!(
             "there is no redis section: the routing table is in memory, for one replica"
         );
-        return Ok(Arc::new(MemoryStore::default().table(me.clone())));
+        let table = MemoryStore::default().table(me.clone());
+        return Ok(Shared::alone(Arc::new(table)));
     };
     let Some(peers) = peers else {
         bail!(
@@ -49,9 +68,10 @@ pub(crate) fn shared(
     me: &Owner,
     peers: &PeerSettings,
     metrics: &mut Metrics,
-) -> anyhow::Result<Arc<dyn RoutingTable>> {
+) -> anyhow::Result<Shared> {
     let store = RedisStore::connect(options).context("redis")?;
     store.metrics().register(metrics);
+    let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
     let table = SharedTable::start(
         Arc::new(store),
         Arc::new(peers.clone()),
@@ -60,7 +80,10 @@ pub(crate) fn shared(
         Settings::default(),
     );
     numbers::register_table(metrics, &table);
-    Ok(table)
+    Ok(Shared {
+        table,
+        notifications,
+    })
 }
 
 /// Options from a URL: `redis://[user:password@]host[:port][/database]`,

@@ -83,6 +83,10 @@ fn files(config: &Config) -> Vec<(&'static str, PathBuf)> {
             files.extend(ca.map(|ca| ("gitlab.ca_certificate_file", ca)));
         }
     }
+    if let Some(api) = &config.api {
+        let secret = api.authentication_secret_file.clone();
+        files.push(("api.listen.authentication_secret_file", secret));
+    }
     if let Some(private) = &config.private_api {
         let secret = private.listen.authentication_secret_file.clone();
         files.push(("private_api.listen.authentication_secret_file", secret));

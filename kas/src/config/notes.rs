@@ -44,11 +44,10 @@ const ONE_GRACE: &str = "agent.listen.listen_grace_period counts for this listen
 /// The keys that are known, given, and without effect.
 pub(super) fn of(document: &Document) -> Vec<Note> {
     let mut found = Found::default();
-    found.add(
-        "api",
-        document.api.is_some(),
-        "this version does not serve the API that GitLab calls",
-    );
+    if let Some(api) = &document.api {
+        let grace = api.listen.value.listen_grace_period.is_some();
+        found.add("api.listen.listen_grace_period", grace, ONE_GRACE);
+    }
     found.add("gitaly", document.gitaly.is_some(), NOT_READ);
     found.agent(document.agent.as_ref());
     found.observability(document.observability.as_ref());

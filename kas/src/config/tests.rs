@@ -268,7 +268,7 @@ fn unknown_keys_are_ignored_and_noted_with_path_place_and_the_nearest_key() {
 
 #[test]
 fn known_keys_without_effect_are_noted_with_the_reason() {
-    let api = "api: {listen: {authentication_secret_file: s}}";
+    let api = "api: {listen: {authentication_secret_file: s, listen_grace_period: 2s}}";
     let gitlab = "gitlab: {address: http://g, authentication_secret_file: s}";
 
     let noted = notes(&format!(
@@ -278,7 +278,7 @@ fn known_keys_without_effect_are_noted_with_the_reason() {
     assert_eq!(
         noted,
         [
-            "api is ignored: this version does not serve the API that GitLab calls",
+            "api.listen.listen_grace_period is ignored: agent.listen.listen_grace_period counts for this listener too",
             "agent.gitops is ignored: this version does not read repositories",
         ]
     );

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
 use router::{
-    AgentId, Owner, ReplicaId, RoutingTable,
+    AgentId, Owner, ReplicaId,
     store::{memory::MemoryStore, redis::RedisOptions},
 };
 use runtime::{
@@ -86,23 +86,25 @@ impl Cluster {
             dial: ConnectOptions::default(),
         };
         let mut metrics = Metrics::default();
-        let (me, table): (_, Arc<dyn RoutingTable>) = match &self.store {
+        let (me, shared) = match &self.store {
             Store::Memory(store) => {
                 let me = owner(name, url);
-                (me.clone(), Arc::new(store.table(me)))
+                let table = Arc::new(store.table(me.clone()));
+                (me, app::routing::Shared::alone(table))
             }
             Store::Redis(options) => {
                 // Others may use the same Redis, or may have used it before.
                 let name = format!("{name}-{:016x}", rand::random::<u64>());
                 let me = owner(&name, url);
-                let table = app::routing::shared(options, &me, &settings, &mut metrics)?;
-                (me, table)
+                let shared = app::routing::shared(options, &me, &settings, &mut metrics)?;
+                (me, shared)
             }
         };
         self.replicas.push(Replica::start(Setup {
             me,
             control_plane: control_plane.clone(),
-            table,
+            table: shared.table,
+            notifications: shared.notifications,
             metrics,
             agents: Port {
                 listener: agents,
@@ -123,6 +125,7 @@ impl Cluster {
                 acceptor: PlainAcceptor::new(None),
                 settings,
             }),
+            gitlab: None,
             observability: None,
         }));
         Ok(())

@@ -26,6 +26,7 @@ use kas::{
         tokens::{TokenEntry, TokenKind},
     },
     kubernetes_api,
+    notifications::Notifications,
     replica::{Cut, Graces, PeerSettings, Port, Replica, Setup},
 };
 use prometheus_client::registry::Registry as Metrics;
@@ -138,6 +139,7 @@ impl Site {
         };
         let replica = Replica::start(Setup {
             table: Arc::new(self.store.table(me.clone())),
+            notifications: Notifications::new(None),
             metrics: Metrics::default(),
             me,
             control_plane: self.control_plane.clone(),
@@ -164,6 +166,7 @@ impl Site {
                     dial: ConnectOptions::default(),
                 },
             }),
+            gitlab: None,
             observability: None,
         });
         self.agents.add(agents_at);

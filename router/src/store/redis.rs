@@ -5,6 +5,7 @@
 //! again by itself for ever; commands that were under way when a connection
 //! broke fail, and the table asks again.
 
+mod channel;
 mod format;
 mod metrics;
 mod options;
@@ -23,6 +24,7 @@ use futures_util::{FutureExt, future::try_join_all};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use channel::{Channel, Heard};
 pub use metrics::StoreMetrics;
 pub use options::{Address, AddressError, RedisOptions, Servers};
 

@@ -5,9 +5,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::classify::{Protocol, classify};
+use super::{
+    classify::{Protocol, classify},
+    local::AnySocket,
+};
 use crate::{
-    io::{ByteStream, Scheme, Stream, Transport},
+    io::{ByteStream, Io, Scheme, Stream, Transport},
     proxy_protocol::{self, ProxyProtocolError},
     tls::ServerTls,
     websocket::{
@@ -211,21 +214,40 @@ impl PlainAcceptor {
         .await
     }
 
+    /// Does the handshakes on a connection that may come by a Unix socket.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the connection is gone. Cancelling closes it too.
+    pub async fn accept_any(&self, socket: AnySocket) -> Result<ByteStream, AcceptError> {
+        match socket {
+            AnySocket::Tcp(socket, peer) => Ok(self.accept(socket, peer).await?.io),
+            AnySocket::Unix(socket) => {
+                let io = Transport::new(Stream::Other(Box::new(Io(socket))));
+                let secured = within(self.handshake_timeout, Box::pin(self.secure(io))).await?;
+                Ok(ByteStream::plain(secured.0))
+            }
+        }
+    }
+
     async fn handshakes(
         &self,
         socket: TcpStream,
         peer: SocketAddr,
     ) -> Result<PlainAccepted, AcceptError> {
         let (io, peer) = tcp(socket, peer, self.proxy_protocol).await?;
-        let (io, alpn) = match &self.tls {
-            None => (io, None),
-            Some(tls) => tls_handshake(io, tls).await?,
-        };
+        let (io, alpn) = self.secure(io).await?;
         Ok(PlainAccepted {
             io: ByteStream::plain(io),
             peer,
             alpn,
         })
+    }
+
+    async fn secure(&self, io: Transport) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
+        match &self.tls {
+            None => Ok((io, None)),
+            Some(tls) => tls_handshake(io, tls).await,
+        }
     }
 }
 

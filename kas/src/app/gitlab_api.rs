@@ -1,0 +1,55 @@
+//! The API that GitLab calls, as the configuration wants it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use runtime::{
+    jwt::Secret,
+    listen::{AnyListener, PlainAcceptor, bind, bind_unix},
+    tls::H2,
+};
+
+use super::server_tls;
+use crate::{
+    config::{ApiListen, Config, Network},
+    gitlab_api::{GitLabApi, Services, Settings},
+    notifications::Notifications,
+    replica::GitLabPort,
+};
+
+/// The port for GitLab, where there is one.
+pub(super) async fn port(
+    config: &Config,
+    notifications: &Notifications,
+) -> anyhow::Result<Option<GitLabPort>> {
+    let Some(listen) = &config.api else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        secret: Secret::read(&listen.authentication_secret_file)?,
+        max_connection_age: listen.max_connection_age,
+    };
+    let acceptor = PlainAcceptor::new(server_tls(listen.tls.as_ref(), &[H2])?);
+    let listener = listener(listen).await.context("api.listen.address")?;
+    tracing::info!(address = %listener, "GitLab's port is up");
+    Ok(Some(GitLabPort {
+        listener,
+        acceptor,
+        api: GitLabApi::new(settings, services(notifications)).await,
+    }))
+}
+
+/// All that GitLab may ask.
+fn services(notifications: &Notifications) -> Services {
+    Services::new(notifications.clone())
+}
+
+async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {
+    let address = &listen.address;
+    Ok(match address.network {
+        Network::Unix => AnyListener::Unix(bind_unix(Path::new(&address.address))?),
+        Network::Tcp | Network::Tcp4 | Network::Tcp6 => {
+            AnyListener::Tcp(bind(&address.host_port()).await?)
+        }
+    })
+}

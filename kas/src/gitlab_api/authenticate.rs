@@ -1,0 +1,109 @@
+//! Who may call: whoever shows a token that GitLab signed for kas.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use runtime::jwt::{self, Secret};
+use tonic::Status;
+
+/// For whom GitLab's tokens are. Who issued them is not looked at: GitLab
+/// writes its own host name there.
+const AUDIENCE: &str = "gitlab-kas";
+/// Probes have no secret, and learn nothing from it.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// Checks tokens.
+#[derive(Debug)]
+pub(super) struct Doorman(Secret);
+
+impl Doorman {
+    pub(super) fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// Refuses with upstream's words.
+    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
+        if path.starts_with(HEALTH) {
+            return Ok(());
+        }
+        let token = bearer(headers)?;
+        jwt::verify(&self.0, token, AUDIENCE, None).map_err(|error| {
+            tracing::info!(%error, path, "refused a call of GitLab's API");
+            Status::unauthenticated("JWT validation failed")
+        })
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
+    let missing = || Status::unauthenticated("Request unauthenticated with bearer");
+    let value = headers.get(AUTHORIZATION).ok_or_else(missing)?;
+    let value = value.to_str().map_err(|_| missing())?;
+    let (scheme, token) = value
+        .split_once(' ')
+        .ok_or_else(|| Status::unauthenticated("Bad authorization string"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(missing());
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: &str = "/gitlab.agent.agent_tracker.rpc.AgentTracker/GetConnectedAgents";
+
+    fn check(path: &str, authorization: Option<&str>) -> Result<(), String> {
+        let doorman = Doorman::new(Secret::new(vec![1; 32]));
+        let headers = authorization.map(|value| (AUTHORIZATION, value.parse().unwrap()));
+        let checked = doorman.check(path, &HeaderMap::from_iter(headers));
+        checked.map_err(|status| {
+            assert_eq!(status.code(), tonic::Code::Unauthenticated);
+            status.message().to_owned()
+        })
+    }
+
+    #[test]
+    fn a_token_of_gitlab_for_kas_is_let_in_whatever_its_host_is() {
+        let secret = Secret::new(vec![1; 32]);
+        for issuer in ["gitlab.example.com", ""] {
+            let token = jwt::sign(&secret, issuer, AUDIENCE).unwrap();
+            for scheme in ["Bearer", "bearer"] {
+                assert_eq!(check(CALL, Some(&format!("{scheme} {token}"))), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_in_upstreams_words() {
+        let sign = |secret: u8, audience: &str| {
+            let secret = Secret::new(vec![secret; 32]);
+            format!("Bearer {}", jwt::sign(&secret, "gitlab", audience).unwrap())
+        };
+        let (missing, invalid) = (
+            "Request unauthenticated with bearer",
+            "JWT validation failed",
+        );
+        for (authorization, words) in [
+            (None, missing),
+            (Some("Basic eDp5".to_owned()), missing),
+            (Some("Bearer".to_owned()), "Bad authorization string"),
+            (Some("Bearer a.b.c".to_owned()), invalid),
+            (Some(sign(2, AUDIENCE)), invalid),
+            (Some(sign(1, "gitlab")), invalid),
+        ] {
+            assert_eq!(check(CALL, authorization.as_deref()), Err(words.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_health_needs_no_token() {
+        assert_eq!(check("/grpc.health.v1.Health/Check", None), Ok(()));
+        assert!(check("/grpc.health.v1.Healthy/Check", None).is_err());
+        assert!(
+            check(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                None
+            )
+            .is_err()
+        );
+    }
+}
