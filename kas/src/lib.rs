@@ -2,10 +2,12 @@
 
 pub mod agent_api;
 pub mod app;
+mod bucket;
 pub mod cli;
 pub mod config;
 pub mod control_plane;
 mod demo_cluster;
+pub mod gitaly;
 pub mod gitlab_api;
 pub mod kubernetes_api;
 pub mod notifications;

@@ -17,7 +17,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }
 
-pub use generated::{gitlab::agent, google};
+pub use generated::{gitaly, gitlab::agent, google};
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for
 /// servers that tell what they serve.

@@ -10,7 +10,6 @@ mod agents;
 mod allowed_agents;
 mod base;
 mod breaker;
-mod bucket;
 mod call;
 mod client;
 mod connector;

@@ -23,14 +23,14 @@ use super::{
     SetupError,
     base::Base,
     breaker::{Breaker, Change},
-    bucket::Bucket,
+
     call::{Call, Endpoint},
     connector::Connector,
     error::CallError,
     metrics::GitLabMetrics,
     retry::{self, Budget},
 };
-use crate::{config, version};
+use crate::{bucket::Bucket, config, version};
 
 /// From the first attempt to the last: less than those who wait have patience,
 /// so that they hear the reason.

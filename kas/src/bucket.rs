@@ -8,7 +8,7 @@ use crate::config::RateLimit;
 
 /// The turns of requests.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     limit: RateLimit,
     /// Below zero when turns were given in advance.
     tokens: f64,
@@ -17,7 +17,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
+    pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
         Self {
             limit,
             tokens: f64::from(limit.bucket_size),
@@ -27,7 +27,7 @@ impl Bucket {
 
     /// Takes a turn: how long to wait before using it. Nothing is taken when
     /// that is longer than `patience`.
-    pub(super) fn take(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
+    pub(crate) fn take(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
         let rate = self.limit.refill_rate_per_second;
         let refill = now.saturating_duration_since(self.at).as_secs_f64() * rate;
         self.tokens = (self.tokens + refill).min(f64::from(self.limit.bucket_size));
