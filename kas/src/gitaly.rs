@@ -111,7 +111,8 @@ impl Gitaly {
     pub async fn head(&self, place: Place<'_>, branch: &str) -> Result<Head, GitalyError> {
         let rpc = Rpc::new("InfoRefsUploadPack", branch);
         self.call(place, &rpc, async |channel| {
-            let mut client = SmartHttpServiceClient::new(channel).max_decoding_message_size(MESSAGE);
+            let mut client =
+                SmartHttpServiceClient::new(channel).max_decoding_message_size(MESSAGE);
             // Options would make Gitaly pass by its cache.
             let request = InfoRefsRequest {
                 repository: Some(repository(place)),

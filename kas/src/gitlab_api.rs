@@ -4,6 +4,7 @@
 //! that GitLab shares; only the question of health needs none.
 
 mod authenticate;
+mod configuration_project;
 mod notifications;
 mod server_info;
 mod services;

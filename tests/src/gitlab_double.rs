@@ -1,8 +1,9 @@
-//! A stand-in for GitLab's internal API: answers and refuses as GitLab would,
-//! by a scenario, and fails on demand.
+//! A stand-in for GitLab's internal API and for its Gitaly: answers and refuses
+//! as they would, by a scenario, and fails on demand.
 
 mod counters;
 mod faults;
+mod gitaly;
 mod questions;
 mod scenario;
 mod server;
@@ -20,10 +21,14 @@ use std::{
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::certs::Certs;
+use crate::{certs::Certs, git::Repository};
+
+/// The name of Gitaly's Unix socket.
+const SOCKET: &str = "gitaly.sock";
 
 /// A running double; dropping it stops it.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub struct GitLabDouble {
     port: u16,
     tls: bool,
     shared: Arc<Shared>,
-    _serving: AbortOnDropHandle<()>,
+    _serving: [AbortOnDropHandle<()>; 2],
 }
 
 /// What its connections share.
@@ -40,6 +45,9 @@ struct Shared {
     scenario: Mutex<Scenario>,
     counters: Mutex<Counters>,
     configurations: Mutex<Vec<(i64, Value)>>,
+    /// Of repositories, and of Gitaly's socket.
+    folder: TempDir,
+    gitaly: String,
 }
 
 impl GitLabDouble {
@@ -68,18 +76,37 @@ impl GitLabDouble {
             .await
             .context("the double's port")?;
         let port = listener.local_addr()?.port();
+        let folder = tempfile::tempdir()?;
+        let gitaly = TcpListener::bind("127.0.0.1:0").await?;
         let shared = Arc::new(Shared {
             scenario: Mutex::new(scenario),
             counters: Mutex::default(),
             configurations: Mutex::default(),
+            gitaly: match certs {
+                Some(_) => format!("tls://localhost:{}", gitaly.local_addr()?.port()),
+                None => format!("tcp://{}", gitaly.local_addr()?),
+            },
+            folder,
         });
-        let acceptor = certs.map(server::acceptor).transpose()?;
-        let serving = tokio::spawn(server::serve(listener, acceptor, shared.clone()));
+        let acceptor = |alpn| certs.map(|it| server::acceptor(it, alpn)).transpose();
+        let listening = gitaly::Listening {
+            tcp: gitaly,
+            unix: UnixListener::bind(shared.folder.path().join(SOCKET))?,
+            tls: acceptor("h2")?,
+        };
+        let serving = [
+            tokio::spawn(server::serve(
+                listener,
+                acceptor("http/1.1")?,
+                shared.clone(),
+            )),
+            tokio::spawn(gitaly::serve(listening, shared.clone())),
+        ];
         Ok(Self {
             port,
             tls: certs.is_some(),
             shared,
-            _serving: AbortOnDropHandle::new(serving),
+            _serving: serving.map(AbortOnDropHandle::new),
         })
     }
 
@@ -90,6 +117,28 @@ impl GitLabDouble {
             true => format!("https://localhost:{}", self.port),
             false => format!("http://127.0.0.1:{}", self.port),
         }
+    }
+
+    /// The address of its Gitaly.
+    #[must_use]
+    pub fn gitaly(&self) -> &str {
+        &self.shared.gitaly
+    }
+
+    /// The address of its Gitaly's Unix socket.
+    #[must_use]
+    pub fn gitaly_socket(&self) -> String {
+        let path = self.shared.folder.path().join(SOCKET);
+        format!("unix:{}", path.display())
+    }
+
+    /// The repository of a project; made, empty, when it is asked for first.
+    ///
+    /// # Errors
+    /// When `git` fails or is not installed.
+    pub async fn repository(&self, project: i64) -> Result<Repository> {
+        let relative = questions::relative_path(project);
+        Repository::open(&gitaly::folder(&self.shared, &relative)).await
     }
 
     /// Changes the scenario from the next request on.

@@ -4,6 +4,7 @@ pub mod agentk;
 pub mod certs;
 pub mod chaos;
 pub mod counting_api;
+pub mod git;
 pub mod gitlab_double;
 pub mod gitlab_rig;
 pub mod go;

@@ -87,13 +87,23 @@ mod tests {
             assert_eq!(Address::parse(text), tcp(url), "{text}");
         }
         for text in ["unix:/run/gitaly.sock", "unix:///run/gitaly.sock"] {
-            assert_eq!(Address::parse(text), Ok(Address::Unix("/run/gitaly.sock".into())));
+            assert_eq!(
+                Address::parse(text),
+                Ok(Address::Unix("/run/gitaly.sock".into()))
+            );
         }
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "gitaly:8075", "http://gitaly", "tcp://gitaly", "tcp://gitaly:1/x", "unix:"] {
+        for text in [
+            "",
+            "gitaly:8075",
+            "http://gitaly",
+            "tcp://gitaly",
+            "tcp://gitaly:1/x",
+            "unix:",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

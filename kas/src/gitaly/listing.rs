@@ -1,7 +1,5 @@
 //! Which of a repository's files are agents' configuration files.
 
-/// The directory of agents' files.
-pub(crate) const DIRECTORY: &str = ".gitlab/agents";
 const FILE: &str = "config.yaml";
 
 /// The path of an agent's file, and the agent's name.
@@ -14,11 +12,14 @@ pub struct AgentFileName {
 }
 
 impl AgentFileName {
+    /// The directory of agents' files.
+    pub const DIRECTORY: &str = ".gitlab/agents";
+
     /// The file of an agent.
     #[must_use]
     pub fn of(agent: &str) -> Self {
         Self {
-            path: format!("{DIRECTORY}/{agent}/{FILE}"),
+            path: format!("{}/{agent}/{FILE}", Self::DIRECTORY),
             agent: agent.to_owned(),
         }
     }
@@ -27,7 +28,7 @@ impl AgentFileName {
     #[must_use]
     pub fn parse(path: &[u8]) -> Option<Self> {
         let path = std::str::from_utf8(path).ok()?;
-        let rest = path.strip_prefix(DIRECTORY)?.strip_prefix('/')?;
+        let rest = path.strip_prefix(Self::DIRECTORY)?.strip_prefix('/')?;
         let agent = rest.strip_suffix(FILE)?.strip_suffix('/')?;
         is_name(agent).then(|| Self::of(agent))
     }

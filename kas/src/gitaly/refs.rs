@@ -181,7 +181,10 @@ mod tests {
 
     fn refs() -> String {
         advertised(&[
-            &format!("{} HEAD\0thin-pack symref=HEAD:refs/heads/main agent=git/2", id('a')),
+            &format!(
+                "{} HEAD\0thin-pack symref=HEAD:refs/heads/main agent=git/2",
+                id('a')
+            ),
             &format!("{} refs/heads/main", id('a')),
             &format!("{} refs/heads/other", id('b')),
             &format!("shallow {}", id('c')),

@@ -35,11 +35,11 @@ const MOST: usize = 1000;
 const DIAL: Duration = Duration::from_secs(5);
 /// How long a server that could not be reached is left alone.
 const REST: Duration = Duration::from_secs(1);
-/// Silence is looked into as GitLab's kas does, while calls are under way; an
-/// idle connection only has to be found dead before it is used again.
+/// Silence is looked into as GitLab's kas does, without calls too, so that a dead
+/// connection is found before it is used again.
 const PATIENCE: Patience = Patience {
     busy: Duration::from_secs(20),
-    idle: Duration::from_secs(60),
+    idle: Duration::from_secs(20),
     answer: Duration::from_secs(10),
 };
 
@@ -130,7 +130,10 @@ impl Server {
         info: &GitalyInfo,
         rpc: &Rpc<'_>,
     ) -> Result<Channel, GitalyError> {
-        let send = self.connected().await.map_err(|why| rpc.unavailable(&why))?;
+        let send = self
+            .connected()
+            .await
+            .map_err(|why| rpc.unavailable(&why))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -173,10 +176,9 @@ impl Server {
             .expect("nobody else has taken it from a new connection");
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let calls = || true;
             tokio::select! {
                 ended = connection => tracing::debug!(?ended, "a connection to Gitaly ended"),
-                () = silence(pings, heard, PATIENCE, calls) => {
+                () = silence(pings, heard, PATIENCE, || false) => {
                     tracing::warn!("Gitaly stopped answering; the connection is closed");
                 }
                 () = stop.cancelled() => {}

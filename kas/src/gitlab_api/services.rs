@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use http::{Request, Response};
 use proto::agent::{
+    configuration_project::rpc::configuration_project_server::ConfigurationProjectServer,
     notifications::rpc::notifications_server::NotificationsServer,
     server_info::rpc::server_info_server::ServerInfoServer,
 };
@@ -20,8 +21,10 @@ use tonic_health::{
 use tonic_reflection::server::Builder;
 use tower::Service;
 
-use super::{notifications::Publisher, server_info::Version};
-use crate::notifications::Notifications;
+use super::{
+    configuration_project::ConfigurationProject, notifications::Publisher, server_info::Version,
+};
+use crate::{gitaly::Gitaly, notifications::Notifications};
 
 /// The services of the API. Health and reflection come by themselves.
 #[derive(Debug)]
@@ -49,6 +52,13 @@ impl Services {
         let gzip = CompressionEncoding::Gzip;
         none.with(ServerInfoServer::new(Version).accept_compressed(gzip))
             .with(NotificationsServer::new(Publisher(notifications)).accept_compressed(gzip))
+    }
+
+    /// Also those that read repositories.
+    #[must_use]
+    pub fn with_repositories(self, gitaly: Gitaly) -> Self {
+        let service = ConfigurationProjectServer::new(ConfigurationProject(gitaly));
+        self.with(service.accept_compressed(CompressionEncoding::Gzip))
     }
 
     /// One more.

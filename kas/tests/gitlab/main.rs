@@ -6,5 +6,6 @@
 mod agents;
 mod callers;
 mod fixture;
+mod gitaly;
 mod link;
 mod outage;

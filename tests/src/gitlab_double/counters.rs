@@ -18,6 +18,12 @@ pub enum Endpoint {
     AuthorizeProxyUser,
     /// What does an agent's file say.
     AgentConfiguration,
+    /// At which commit is a branch: Gitaly.
+    InfoRefs,
+    /// What does a file say: Gitaly.
+    TreeEntry,
+    /// Which files are there: Gitaly.
+    TreeEntries,
     /// Anything else.
     Unknown,
 }

@@ -13,31 +13,38 @@ pub(super) fn refused(status: u16, message: &str) -> Answer {
     (status, Some(json!({"message": message})))
 }
 
-pub(super) fn agent_info(scenario: &Scenario, headers: &HeaderMap) -> Answer {
+/// Where a project's repository is on its storage.
+pub(super) fn relative_path(project: i64) -> String {
+    format!("@hashed/{project}.git")
+}
+
+pub(super) fn agent_info(scenario: &Scenario, gitaly: &str, headers: &HeaderMap) -> Answer {
     let token = text(headers, header::AUTHORIZATION.as_str());
     let token = token.strip_prefix("Bearer ").unwrap_or_default();
     let owns = |agent: &&Agent| agent.tokens.iter().any(|own| own == token);
     match scenario.agents.iter().find(owns) {
         None => refused(401, "401 Unauthorized"),
-        Some(agent) => (200, Some(info(agent))),
+        Some(agent) => (200, Some(info(scenario, gitaly, agent))),
     }
 }
 
-fn info(agent: &Agent) -> Value {
+fn info(scenario: &Scenario, gitaly: &str, agent: &Agent) -> Value {
+    let server = &scenario.gitaly;
+    let address = server.address.as_deref().unwrap_or(gitaly);
     json!({
         "project_id": agent.project.id,
         "agent_id": agent.id,
         "agent_name": agent.name,
-        "gitaly_info": {"address": "tcp://127.0.0.1:1", "token": "gitaly-token", "features": {}},
+        "gitaly_info": {"address": address, "token": server.token, "features": server.features},
         "gitaly_repository": {
             "storage_name": "default",
-            "relative_path": format!("@hashed/{}.git", agent.project.id),
+            "relative_path": relative_path(agent.project.id),
             "git_object_directory": "",
             "git_alternate_object_directories": [],
             "gl_repository": format!("project-{}", agent.project.id),
             "gl_project_path": agent.project.path,
         },
-        "default_branch": "main",
+        "default_branch": agent.project.default_branch,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a double knows, as its YAML file says.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -19,6 +19,8 @@ pub struct Scenario {
     pub clock_ahead: i64,
     /// Which of the two paths of `agent_info` there are.
     pub paths: Paths,
+    /// Its Gitaly.
+    pub gitaly: Gitaly,
     /// Registered agents.
     pub agents: Vec<Agent>,
     /// People.
@@ -40,6 +42,18 @@ pub enum Paths {
     Old,
     /// After the renaming.
     New,
+}
+
+/// The Gitaly that goes with it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gitaly {
+    /// Where agents' repositories are said to be; the double's own Gitaly if not given.
+    pub address: Option<String>,
+    /// Its token; empty for none.
+    pub token: String,
+    /// Features that must come with each call.
+    pub features: BTreeMap<String, String>,
 }
 
 /// An agent.
@@ -67,6 +81,13 @@ pub struct Project {
     pub id: i64,
     /// Its full path.
     pub path: String,
+    /// Its default branch.
+    #[serde(default = "main_branch")]
+    pub default_branch: String,
+}
+
+fn main_branch() -> String {
+    "main".to_owned()
 }
 
 /// A person.

@@ -35,16 +35,17 @@ const LARGE: usize = 3 << 20;
 #[error("down")]
 struct Gone;
 
-pub(super) fn acceptor(certs: &Certs) -> Result<TlsAcceptor> {
+pub(super) fn acceptor(certs: &Certs, alpn: &str) -> Result<TlsAcceptor> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&certs.certificate)?.collect();
     let key = PrivateKeyDer::from_pem_file(&certs.key)?;
-    let config = ServerConfig::builder_with_provider(Arc::new(
+    let mut config = ServerConfig::builder_with_provider(Arc::new(
         tokio_rustls::rustls::crypto::aws_lc_rs::default_provider(),
     ))
     .with_safe_default_protocol_versions()?
     .with_no_client_auth()
     .with_single_cert(chain?, key)
     .context("the double's certificate")?;
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -125,7 +126,7 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
     let (status, body) = match gate(&scenario, endpoint, &head.headers) {
         Err(refused) => refused,
         Ok(()) => {
-            let (answer, configuration) = ask(&scenario, endpoint, &head.headers, body);
+            let (answer, configuration) = ask(shared, &scenario, endpoint, &head.headers, body);
             lock(&shared.configurations).extend(configuration);
             answer
         }
@@ -139,14 +140,24 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
 
 type Told = (Answer, Option<(i64, Value)>);
 
-fn ask(scenario: &Scenario, endpoint: Endpoint, headers: &HeaderMap, body: &Bytes) -> Told {
+fn ask(
+    shared: &Shared,
+    scenario: &Scenario,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Told {
     let json = || serde_json::from_slice(body).unwrap_or_default();
     let answer = match endpoint {
-        Endpoint::AgentInfo | Endpoint::NewAgentInfo => questions::agent_info(scenario, headers),
+        Endpoint::AgentInfo | Endpoint::NewAgentInfo => {
+            questions::agent_info(scenario, &shared.gitaly, headers)
+        }
         Endpoint::AllowedAgents => questions::allowed_agents(scenario, headers),
         Endpoint::AuthorizeProxyUser => questions::authorize_proxy_user(scenario, &json()),
         Endpoint::AgentConfiguration => return questions::agent_configuration(scenario, &json()),
-        Endpoint::Unknown => (404, Some(serde_json::json!({"error": "404 Not Found"}))),
+        Endpoint::InfoRefs | Endpoint::TreeEntry | Endpoint::TreeEntries | Endpoint::Unknown => {
+            (404, Some(serde_json::json!({"error": "404 Not Found"})))
+        }
     };
     (answer, None)
 }

@@ -65,7 +65,7 @@ fn part<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Bad> {
 }
 
 /// HMAC-SHA256 of RFC 2104, for keys of at most a block.
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let pad = |with: u8| {
         let mut block = [with; 64];
         block.iter_mut().zip(key).for_each(|(pad, key)| *pad ^= key);

@@ -23,7 +23,6 @@ use super::{
     SetupError,
     base::Base,
     breaker::{Breaker, Change},
-
     call::{Call, Endpoint},
     connector::Connector,
     error::CallError,
