@@ -46,6 +46,8 @@ pub struct Opening {
     pub messages: Vec<Payload>,
     /// Whether these are all messages.
     pub close: bool,
+    /// Whether doing it twice is like doing it once.
+    pub safe: bool,
 }
 
 /// What an agent answers, in this order: header, messages, trailer, perhaps an
@@ -122,30 +124,26 @@ impl Call {
         })
     }
 
-    /// Begins a call on a stream to a peer that has a tunnel ready.
+    /// A call on a stream to a peer that has a tunnel ready, and was sent the
+    /// opening.
     pub(crate) fn through_peer(
-        mut send: SendStream,
+        send: SendStream,
         recv: h2::RecvStream,
         deframer: Deframer,
         sequence: Sequence,
         lease: Lease,
-        opening: Opening,
-    ) -> Result<Self, Broken> {
-        let mut frame = FrameBuilder::default().message(&proto::agent::kas::StartStreaming {});
-        for payload in opening.messages {
-            frame = frame.nested(&[], payload);
-        }
-        send.send_data(frame.build(), opening.close)?;
-        Ok(Self {
+        send_closed: bool,
+    ) -> Self {
+        Self {
             send,
             recv,
             deframer,
             sequence,
             path: Path::Peer(lease),
-            send_closed: opening.close,
+            send_closed,
             ended: false,
             broken: false,
-        })
+        }
     }
 
     /// Waits until a payload of `length` bytes can be sent without piling up.

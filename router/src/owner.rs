@@ -129,6 +129,7 @@ async fn relay(
         meta: question.meta,
         messages,
         close,
+        safe: question.begins,
     };
     let mut call = Call::through_tunnel(tunnel, opening).map_err(Ended::Call)?;
     Relay {
@@ -165,7 +166,8 @@ async fn find(
         biased;
         tunnel = waiting.tunnel() => Ok(tunnel),
         // The peer found one elsewhere, or gave up.
-        _ = peer.message() => Ok(None),
+        _ = peer.message(), if !question.begins => Ok(None),
+        _ = poll_fn(|cx| send.poll_reset(cx)) => Ok(None),
         () = leaving.wait() => Err(Ended::Refused(Status::unavailable("this replica leaves"))),
     }
 }

@@ -18,7 +18,7 @@ pub use hop::{AGENT_ID, CALLER, IMPERSONATION};
 pub(crate) use pool::Lease;
 pub use pool::{Dial, Peers, Random};
 
-use crate::{id::AgentId, search::Need};
+use crate::{call::Opening, id::AgentId, search::Need};
 
 /// Metadata that prove this replica's identity, made anew for each call.
 pub type Credentials = Arc<dyn Fn() -> HeaderMap + Send + Sync>;
@@ -38,10 +38,40 @@ impl Peers {
         meta: &Meta,
     ) -> Result<Asked, Status> {
         let question = || hop::request(agent, need, meta, self.credentials());
-        match self.ask_once(url, question()).await? {
+        self.ask_twice(url, &question, None).await
+    }
+
+    /// Asks, and begins the call in the same breath, which saves it a journey:
+    /// the peer need not hear that its tunnel is wanted. It may then run at
+    /// several peers at a time, so it must be [safe](Opening::safe).
+    ///
+    /// # Errors
+    /// A status when the peer cannot be reached, or refuses.
+    pub async fn ask_and_begin(
+        &self,
+        url: &str,
+        agent: AgentId,
+        need: &Need,
+        opening: &Opening,
+    ) -> Result<Asked, Status> {
+        let question = || {
+            let mut question = hop::request(agent, need, &opening.meta, self.credentials());
+            hop::say_that_it_begins(&mut question);
+            question
+        };
+        self.ask_twice(url, &question, Some(opening)).await
+    }
+
+    async fn ask_twice(
+        &self,
+        url: &str,
+        question: &(dyn Fn() -> Request<()> + Sync),
+        begin: Option<&Opening>,
+    ) -> Result<Asked, Status> {
+        match self.ask_once(url, question(), begin).await? {
             Ok(asked) => Ok(asked),
             Err(error) if is_of_the_connection(&error) => self
-                .ask_once(url, question())
+                .ask_once(url, question(), begin)
                 .await?
                 .map_err(|error| status_from(&error)),
             Err(error) => Err(status_from(&error)),
@@ -53,12 +83,17 @@ impl Peers {
         &self,
         url: &str,
         question: Request<()>,
+        begin: Option<&Opening>,
     ) -> Result<Result<Asked, h2::Error>, Status> {
         let (mut connection, lease) = self.connection(url).await?;
-        let (response, send) = match connection.send_request(question, false) {
+        let (response, mut send) = match connection.send_request(question, false) {
             Ok(sent) => sent,
             Err(error) => return Ok(Err(error)),
         };
+        let begun = begin.map(|opening| asked::begin(&mut send, opening.clone()));
+        if let Some(Err(error)) = begun {
+            return Ok(Err(error));
+        }
         let response = match response.await {
             Ok(response) => response,
             Err(error) => return Ok(Err(error)),
@@ -67,7 +102,8 @@ impl Peers {
         if let Some(status) = Status::from_header_map(response.headers()) {
             return Err(status);
         }
-        Ok(Ok(Asked::new(send, response.into_body(), lease)))
+        let recv = response.into_body();
+        Ok(Ok(Asked::new(send, recv, lease, begin.is_some())))
     }
 }
 

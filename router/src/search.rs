@@ -110,7 +110,7 @@ impl Router {
         trouble: &Trouble,
     ) -> Result<Call, OpenError> {
         let (peers, table) = (&self.peers, self.table.as_ref());
-        let mut owners = Owners::new(peers, table, agent, need, &opening.meta, trouble);
+        let mut owners = Owners::new(peers, table, agent, need, opening, trouble);
         loop {
             tokio::select! {
                 biased;
@@ -122,7 +122,7 @@ impl Router {
                     waiting = self.registry.wait(agent, need)?;
                 }
                 asked = owners.ready() => {
-                    if let Ok(call) = asked.start(opening.clone()) {
+                    if let Ok(call) = asked.start(opening) {
                         return Ok(call);
                     }
                 }

@@ -121,6 +121,55 @@ async fn a_question_that_is_dropped_takes_no_tunnel() {
     assert_eq!(asked.answer().await.unwrap(), Answer::Ready);
 }
 
+/// A call that may be begun with the question.
+fn safe(messages: &[&'static [u8]]) -> Opening {
+    Opening {
+        safe: true,
+        ..opening(messages, true)
+    }
+}
+
+#[tokio::test]
+async fn a_safe_call_begins_with_the_question_or_as_soon_as_there_is_a_tunnel() {
+    let replicas = Replicas::start(1);
+    let stranger = replicas.stranger();
+    let (url, need, opening) = (url(0), need(), safe(&[b"a", b"b"]));
+    let ask = || stranger.ask_and_begin(&url, AGENT, &need, &opening);
+    let mut waits = ask().await.unwrap();
+    assert_eq!(waits.answer().await.unwrap(), Answer::None);
+    let _first = Agent::connect(&replicas.all[0], AGENT, 1).await;
+    let asked = ask().await.unwrap();
+    let _second = Agent::connect(&replicas.all[0], AGENT, 1).await;
+
+    for mut asked in [waits, asked] {
+        while asked.answer().await.unwrap() != Answer::Ready {}
+        let mut call = asked.start(&opening).unwrap();
+        assert_eq!(next_message(&mut call).await, "a");
+        assert_eq!(next_message(&mut call).await, "b");
+    }
+}
+
+#[tokio::test]
+async fn a_safe_call_that_is_dropped_while_it_waits_takes_no_tunnel() {
+    let replicas = Replicas::start(1);
+    let stranger = replicas.stranger();
+    let (url, need, opening) = (url(0), need(), safe(&[b"a"]));
+    let ask = || stranger.ask_and_begin(&url, AGENT, &need, &opening);
+    for _ in 0..3 {
+        let mut waits = ask().await.unwrap();
+        assert_eq!(waits.answer().await.unwrap(), Answer::None);
+    }
+    // Questions of one connection are seen in order: the next proves that the drops were.
+    let mut seen = ask().await.unwrap();
+    assert_eq!(seen.answer().await.unwrap(), Answer::None);
+
+    let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
+
+    assert_eq!(seen.answer().await.unwrap(), Answer::Ready);
+    let mut call = seen.start(&opening).unwrap();
+    assert_eq!(next_message(&mut call).await, "a");
+}
+
 #[tokio::test]
 async fn a_tunnel_that_was_ready_and_is_not_used_is_idle_again() {
     let replicas = Replicas::start(1);
@@ -142,7 +191,11 @@ async fn a_pooled_connection_outlives_thousands_of_calls_that_are_cut_early() {
         let _agent = Agent::connect(&replicas.all[1], AGENT, 500).await;
         for n in 0..500 {
             let close = n % 2 == 0;
-            let mut call = open(&replicas.all[0], opening(&[b"a", b"b"], close)).await;
+            let opening = Opening {
+                safe: n % 3 == 0,
+                ..opening(&[b"a", b"b"], close)
+            };
+            let mut call = open(&replicas.all[0], opening).await;
             assert_eq!(next_message(&mut call).await, "a");
         }
     }

@@ -72,11 +72,18 @@ pub(super) struct Outline {
 }
 
 impl Outline {
+    /// Whether doing it twice is like doing it once. An exec over WebSocket is
+    /// a GET too, but not safe.
+    fn is_safe(&self) -> bool {
+        self.method.is_safe() && !self.upgrade
+    }
+
     /// The beginning of the call. A request without a body is whole in it.
     pub(super) fn opening(self, method: &Arc<str>, via: &HeaderValue) -> Opening {
         let meta = trace(&self.headers);
         let bodyless = self.length == Length::None;
         let close = bodyless && !self.upgrade;
+        let safe = self.is_safe();
         let header = http_request::Header {
             content_length: Some(self.length.on_the_wire()),
             extra: self.impersonation.as_ref().map(extra),
@@ -97,6 +104,7 @@ impl Outline {
             meta,
             messages,
             close,
+            safe,
         }
     }
 }

@@ -39,14 +39,6 @@ struct Journey {
     watch: Option<Position>,
 }
 
-impl Journey {
-    /// Whether doing it twice is like doing it once. An exec over WebSocket is
-    /// a GET too, but not safe.
-    fn is_safe(&self) -> bool {
-        self.method.is_safe() && !self.upgrade
-    }
-}
-
 /// The beginning of an answer.
 struct Answered {
     status: StatusCode,
@@ -125,7 +117,7 @@ impl KubernetesApi {
                 }
                 Err(error)
                     if bodyless
-                        && (journey.is_safe() || error.is_before_the_agent())
+                        && (journey.opening.safe || error.is_before_the_agent())
                         && error.is_about_the_path()
                         && record.replays < REPLAYS
                         && Instant::now() < journey.deadline =>
@@ -134,7 +126,7 @@ impl KubernetesApi {
                     self.metrics.replayed();
                     tracing::debug!(%error, agent = %journey.agent, "making a call again");
                 }
-                Err(error) => return Err(failure::of_interruption(&error, journey.is_safe())),
+                Err(error) => return Err(failure::of_interruption(&error, journey.opening.safe)),
             }
         }
     }

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 
 use prost::Message as _;
 use proto::{
-    agent::kas::{GatewayKasResponse, gateway_kas_response::Msg},
-    frame::{Deframer, Encoding},
+    agent::kas::{GatewayKasResponse, StartStreaming, gateway_kas_response::Msg},
+    frame::{Deframer, Encoding, FrameBuilder},
     sequence::{FieldNumber, Sequence},
 };
 use runtime::grpc::{ReceiveError, SendStream, status_from};
@@ -35,16 +35,28 @@ pub struct Asked {
     deframer: Deframer,
     sequence: Sequence,
     lease: Lease,
+    /// Whether the opening followed the question.
+    begun: bool,
+}
+
+/// Tells the peer to begin, all in one write.
+pub(super) fn begin(send: &mut SendStream, opening: Opening) -> Result<(), h2::Error> {
+    let mut frame = FrameBuilder::default().message(&StartStreaming {});
+    for payload in opening.messages {
+        frame = frame.nested(&[], payload);
+    }
+    send.send_data(frame.build(), opening.close)
 }
 
 impl Asked {
-    pub(super) fn new(send: SendStream, recv: h2::RecvStream, lease: Lease) -> Self {
+    pub(super) fn new(send: SendStream, recv: h2::RecvStream, lease: Lease, begun: bool) -> Self {
         Self {
             send,
             recv,
             deframer: Deframer::new(Encoding::Identity),
             sequence: Sequence::new(proto::sequence::GATEWAY_KAS_RESPONSE),
             lease,
+            begun,
         }
     }
 
@@ -70,19 +82,25 @@ impl Asked {
         }
     }
 
-    /// Begins the call on the tunnel that the peer has reserved.
+    /// Begins the call on the tunnel that the peer has reserved, if it did not
+    /// begin with the question.
     ///
     /// # Errors
     /// [`Broken`] when the stream is gone.
-    pub fn start(self, opening: Opening) -> Result<Call, Broken> {
+    pub fn start(self, opening: &Opening) -> Result<Call, Broken> {
         let Self {
-            send,
+            mut send,
             recv,
             deframer,
             sequence,
             lease,
+            begun,
         } = self;
-        Call::through_peer(send, recv, deframer, sequence, lease, opening)
+        if !begun {
+            begin(&mut send, opening.clone())?;
+        }
+        let call = Call::through_peer(send, recv, deframer, sequence, lease, opening.close);
+        Ok(call)
     }
 
     async fn message(&mut self) -> Result<bytes::Bytes, Status> {

@@ -26,6 +26,8 @@ pub const IMPERSONATION: &str = "kas-hop-impersonation";
 /// The metadata that says on whose behalf the call is made, percent-encoded.
 pub const CALLER: &str = "kas-hop-caller";
 
+/// The metadata that says that the call's messages follow at once.
+const BEGINS: &str = "kas-hop-begins";
 /// What all metadata between replicas begin with that stay between them.
 const HOP: &str = "kas-hop-";
 /// What cannot stand for itself in [`CALLER`].
@@ -38,6 +40,8 @@ pub(crate) struct Question {
     pub(crate) need: Need,
     /// Metadata for the agent.
     pub(crate) meta: Meta,
+    /// Whether the call's messages follow without waiting for an answer.
+    pub(crate) begins: bool,
 }
 
 /// The question as a request that proves with `credentials` who asks.
@@ -76,6 +80,11 @@ pub(super) fn request(
     request
 }
 
+pub(super) fn say_that_it_begins(question: &mut Request<()>) {
+    let headers = question.headers_mut();
+    headers.insert(BEGINS, HeaderValue::from_static("now"));
+}
+
 impl Question {
     /// Reads the head of a question.
     ///
@@ -94,6 +103,7 @@ impl Question {
                 caller: caller(headers),
             },
             meta: meta(headers),
+            begins: headers.contains_key(BEGINS),
         })
     }
 }
@@ -202,6 +212,7 @@ mod tests {
                     agent: AgentId(42),
                     need: need(caller),
                     meta,
+                    begins: false,
                 }
             );
         }

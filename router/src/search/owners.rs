@@ -8,7 +8,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use proto::metadata::Meta;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -17,6 +16,7 @@ use super::{
     plan::{Plan, Turn},
 };
 use crate::{
+    call::Opening,
     id::AgentId,
     peers::{Answer, Asked, Peers},
     table::{Owner, RoutingTable},
@@ -48,7 +48,7 @@ pub(super) struct Owners<'a> {
     table: &'a dyn RoutingTable,
     agent: AgentId,
     need: &'a Need,
-    meta: &'a Meta,
+    opening: &'a Opening,
     trouble: &'a Trouble,
     changes: watch::Receiver<u64>,
     asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
@@ -66,7 +66,7 @@ impl<'a> Owners<'a> {
         table: &'a dyn RoutingTable,
         agent: AgentId,
         need: &'a Need,
-        meta: &'a Meta,
+        opening: &'a Opening,
         trouble: &'a Trouble,
     ) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl<'a> Owners<'a> {
             table,
             agent,
             need,
-            meta,
+            opening,
             trouble,
             changes: table.changes(agent),
             asking: FuturesUnordered::new(),
@@ -111,10 +111,13 @@ impl<'a> Owners<'a> {
         let Some(owner) = self.plan.pick(owners) else {
             return;
         };
-        let (peers, table, meta) = (self.peers, self.table, self.meta);
-        let (agent, need) = (self.agent, self.need);
+        let (peers, table) = (self.peers, self.table);
+        let (agent, need, opening) = (self.agent, self.need, self.opening);
+        // Those who are asked besides are asked since the first is slow: what
+        // it has begun must not become several times as much.
+        let begin = opening.safe && opening.close && self.asking.is_empty();
         self.asking.push(Box::pin(async move {
-            let answer = ask(peers, &owner, agent, need, meta).await;
+            let answer = ask(peers, &owner, agent, need, opening, begin).await;
             if let Err(status) = &answer {
                 if status.code() == Code::Unavailable {
                     table.unreachable(&owner.replica);
@@ -155,8 +158,13 @@ async fn ask(
     owner: &Owner,
     agent: AgentId,
     need: &Need,
-    meta: &Meta,
+    opening: &Opening,
+    begin: bool,
 ) -> Result<(Answer, Asked), Status> {
-    let mut asked = peers.ask(&owner.url, agent, need, meta).await?;
+    let mut asked = if begin {
+        peers.ask_and_begin(&owner.url, agent, need, opening).await
+    } else {
+        peers.ask(&owner.url, agent, need, &opening.meta).await
+    }?;
     Ok((asked.answer().await?, asked))
 }

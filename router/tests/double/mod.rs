@@ -65,6 +65,7 @@ pub fn opening(messages: &[&'static [u8]], close: bool) -> Opening {
         meta: HashMap::new(),
         messages,
         close,
+        safe: false,
     }
 }
 

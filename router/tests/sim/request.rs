@@ -152,6 +152,7 @@ impl Request {
                 body,
             }],
             close: true,
+            safe: self.safe,
         }
     }
 
