@@ -1,24 +1,23 @@
 //! `loadtest bench`: one replica on loopback, or several, measured from outside.
 
 mod agents;
-mod control;
 mod idle;
-mod replica;
 mod report;
 mod requests;
 mod rest;
-mod store;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::output;
+use crate::{
+    output,
+    topology::{ControlPlane, Replica, Setup, beside},
+};
 use agents::Kind;
-use control::ControlPlane;
-use replica::Route;
 use report::Report;
 
 /// Benchmarks.
@@ -63,6 +62,25 @@ enum Part {
     Hop,
     /// What a fleet at rest costs the Redis that replicas share.
     Rest,
+}
+
+/// How requests reach the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Route {
+    /// Through the replica that the agent is connected to.
+    Direct,
+    /// Through another one.
+    Forwarded,
+}
+
+/// How a kas is run.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// With TLS for agents.
+    tls: bool,
+    /// The port of a Redis that it shares with others.
+    redis: Option<u16>,
 }
 
 /// What every measurement needs.
@@ -132,15 +150,16 @@ impl Bench {
         self.options.only.contains(&part)
     }
 
+    async fn replica(&self, run: Run) -> anyhow::Result<Replica> {
+        let setup = Setup {
+            tls: run.tls,
+            redis: run.redis,
+            ..Setup::new(self.kas.clone())
+        };
+        Replica::start(&setup, &self.control, self.dir.path()).await
+    }
+
     fn logs(&self) -> &Path {
         self.dir.path()
     }
-}
-
-fn beside(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    let own = std::env::current_exe().context("this program's own path is unknown")?;
-    Ok(own.with_file_name(name))
 }

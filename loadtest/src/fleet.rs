@@ -11,11 +11,12 @@ mod stats;
 mod tunnel;
 
 use std::{
+    cell::OnceCell,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use http::HeaderValue;
 use runtime::signal::Termination;
 use tokio::{
@@ -49,17 +50,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let reconnect = signal(SignalKind::user_defined1())?;
     let fleet = fleet(&options)?;
     let agents = launch(&options, &fleet)?;
-    let mut run = Run {
+    let run = Run {
         options,
         fleet,
         started: Instant::now(),
-        seconds_to_ready: None,
+        seconds_to_ready: OnceCell::new(),
     };
     let result = run.until_the_end(termination, reconnect).await;
     output::json(
         &run.fleet
             .stats
-            .summary(run.options.agents, run.seconds_to_ready),
+            .summary(run.options.agents, run.seconds_to_ready.get().copied()),
     )?;
     drop(agents);
     result
@@ -67,7 +68,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 
 fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
     Ok(Arc::new(Fleet {
-        target: options.target()?,
+        targets: options.targets()?,
         script: Script::new(options.response_bytes),
         descriptor: tunnel::descriptor(),
         tunnels: options.tunnels.max(2),
@@ -81,8 +82,9 @@ fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
 
 fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> {
     let tokens = options.tokens()?;
-    let connect = options.connect(&fleet.target)?;
-    let sources = Sources::new(options.source_range, fleet.target.host())?;
+    let first = fleet.targets.first().context("give a --kas-address")?;
+    let connect = options.connect(first)?;
+    let sources = Sources::new(options.source_range, first.host())?;
     let user_agent = HeaderValue::try_from(format!("{} grpc-rust", user_agent()))?;
     let mut agents = JoinSet::new();
     for number in 0..options.agents {
@@ -92,7 +94,7 @@ fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> 
         let agent = Agent {
             number,
             fleet: fleet.clone(),
-            head: Head::new(&fleet.target, token, &user_agent)?,
+            head: Head::new(first, token, &user_agent)?,
             options: connect,
             pod_id: rand::random_range(0..i64::MAX),
         };
@@ -106,19 +108,21 @@ struct Run {
     options: Options,
     fleet: Arc<Fleet>,
     started: Instant,
-    seconds_to_ready: Option<f64>,
+    seconds_to_ready: OnceCell<f64>,
 }
 
 impl Run {
     async fn until_the_end(
-        &mut self,
+        &self,
         mut termination: Termination,
         mut reconnect: Signal,
     ) -> anyhow::Result<()> {
         let duration = self.options.duration.unwrap_or(Duration::MAX);
         let rounds = async {
             self.ready("").await?;
-            self.seconds_to_ready = Some(self.started.elapsed().as_secs_f64());
+            let _ = self
+                .seconds_to_ready
+                .set(self.started.elapsed().as_secs_f64());
             for _ in 0..self.options.churn {
                 self.churn().await?;
             }
@@ -127,11 +131,25 @@ impl Run {
             }
             Ok(())
         };
+        let status = async {
+            let mut ticks = interval(Duration::from_secs(1));
+            loop {
+                ticks.tick().await;
+                self.say_status()?;
+            }
+        };
         tokio::select! {
             result = rounds => result,
+            never = status, if self.options.status => never,
             _ = termination.next() => Ok(()),
             () = tokio::time::sleep(duration) => Ok(()),
         }
+    }
+
+    fn say_status(&self) -> anyhow::Result<()> {
+        let status = self.fleet.stats.summary(self.options.agents, None);
+        output::line(&format!("status: {}", serde_json::to_string(&status)?));
+        Ok(())
     }
 
     /// Has every agent drop its connection and connect anew.
@@ -160,13 +178,17 @@ impl Run {
         let polling = async {
             let mut ticks = interval(Duration::from_millis(20));
             while !reached(&self.fleet) {
+                if self.fleet.stats.is_refused() {
+                    bail!("kas refuses the agents' tokens (UNAUTHENTICATED): does it know them?");
+                }
                 ticks.tick().await;
             }
+            Ok(())
         };
         let deadline = self.options.deadline();
-        if timeout(deadline, polling).await.is_err() {
-            bail!("not all agents were ready within {deadline:?}; see what was counted");
+        match timeout(deadline, polling).await {
+            Ok(reached) => reached,
+            Err(_) => bail!("not all agents were ready within {deadline:?}; see what was counted"),
         }
-        Ok(())
     }
 }

@@ -2,7 +2,13 @@
 
 mod measure;
 
-use std::{ffi::OsStr, fmt, path::Path, process::Stdio, time::Duration};
+use std::{
+    ffi::OsStr,
+    fmt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +28,8 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     pid: Pid,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Option<Lines<BufReader<ChildStdout>>>,
+    log: PathBuf,
 }
 
 impl fmt::Debug for Process {
@@ -63,7 +70,8 @@ impl Process {
             name: name.to_owned(),
             pid: pid.and_then(Pid::from_raw).context("it has no pid")?,
             child,
-            lines: BufReader::new(stdout).lines(),
+            lines: Some(BufReader::new(stdout).lines()),
+            log,
         })
     }
 
@@ -72,18 +80,28 @@ impl Process {
     /// # Errors
     /// When it ends or takes too long.
     pub(crate) async fn line(&mut self, prefix: &str, within: Duration) -> anyhow::Result<String> {
+        let lines = self.lines.as_mut().context("its output was taken")?;
         let found = async {
-            while let Some(line) = self.lines.next_line().await? {
+            while let Some(line) = lines.next_line().await? {
                 if let Some(rest) = line.strip_prefix(prefix) {
                     return Ok(rest.trim().to_owned());
                 }
             }
-            bail!("{} ended before it said {prefix:?}; see its log", self.name)
+            bail!(
+                "{} ended before it said {prefix:?}: {}",
+                self.name,
+                last_words(&self.log)
+            )
         };
         match timeout(within, found).await {
             Ok(found) => found,
             Err(_) => bail!("{} did not say {prefix:?} within {within:?}", self.name),
         }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// What it uses now.
@@ -92,6 +110,29 @@ impl Process {
     /// When it is gone.
     pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
         sample(self.pid).with_context(|| format!("{} cannot be measured", self.name))
+    }
+
+    /// The lines of its stdout, for somebody who reads them as they come.
+    pub(crate) fn take_lines(&mut self) -> Option<Lines<BufReader<ChildStdout>>> {
+        self.lines.take()
+    }
+
+    /// The last line of its log.
+    pub(crate) fn last_words(&self) -> String {
+        last_words(&self.log)
+    }
+
+    /// Waits for its end; kills it when it takes too long.
+    ///
+    /// # Errors
+    /// When it took too long.
+    pub(crate) async fn ended(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
+        if let Ok(status) = timeout(within, self.child.wait()).await {
+            return Ok(status?);
+        }
+        // Fails only when it has ended meanwhile.
+        let _ = self.child.kill().await;
+        bail!("{} did not end within {within:?}", self.name)
     }
 
     /// Whether it runs.
@@ -116,4 +157,11 @@ impl Process {
         // Fails only when it has ended meanwhile.
         let _ = self.child.kill().await;
     }
+}
+
+fn last_words(log: &Path) -> String {
+    let log = std::fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let last = log.lines().rev().find(|line| !line.trim().is_empty());
+    last.unwrap_or("its log is empty").to_owned()
 }

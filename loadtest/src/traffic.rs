@@ -4,27 +4,28 @@ mod client;
 mod options;
 mod pace;
 mod report;
+mod series;
 mod target;
 mod verify;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use runtime::signal::Termination;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{limits, output};
 use client::Client;
 pub(crate) use options::Options;
 use pace::Pace;
-pub(crate) use report::Report;
-use report::Tally;
+pub(crate) use report::{Report, Tally};
+pub(crate) use series::{Point, Series};
 use target::Target;
 use verify::Expected;
 
 /// How long clients may take to finish after the end was called.
-const FINISH: Duration = Duration::from_secs(40);
+const FINISH: Duration = Duration::from_secs(5);
 
 /// What all clients share.
 #[derive(Debug)]
@@ -33,6 +34,10 @@ struct Work {
     expected: Expected,
     pace: Pace,
     timeout: Duration,
+    retries: u32,
+    /// Bytes a second at which answers are read.
+    read_rate: Option<f64>,
+    series: Option<Arc<Series>>,
 }
 
 /// Sends the traffic, prints the report, fails if any request failed.
@@ -46,25 +51,45 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 /// Sends the traffic, until its end or a signal.
 pub(crate) async fn send(options: &Options) -> anyhow::Result<Report> {
     limits::make_room(options.clients())?;
+    let mut termination = Termination::listen()?;
+    let stop = CancellationToken::new();
+    let began = Instant::now();
+    let mut sending = pin!(send_until(options, None, stop.clone()));
+    let tally = tokio::select! {
+        tally = &mut sending => tally?,
+        _ = termination.next() => {
+            stop.cancel();
+            sending.await?
+        }
+    };
+    Ok(Report::new(&tally, began.elapsed()))
+}
+
+/// Sends the traffic, until its end or `stop`; what it counts is in `series` too.
+pub(crate) async fn send_until(
+    options: &Options,
+    series: Option<Arc<Series>>,
+    stop: CancellationToken,
+) -> anyhow::Result<Tally> {
     let target = Target::new(options)?;
     let work = Arc::new(Work {
         expected: Expected::new(target.path(), options.post),
         target,
         pace: Pace::new(options.rate, options.requests(), options.duration()),
         timeout: options.timeout(),
+        retries: options.retries,
+        read_rate: options.read_rate(),
+        series,
     });
-    let stop = CancellationToken::new();
     let mut clients = JoinSet::new();
     for _ in 0..options.clients() {
         clients.spawn(Client::new(work.clone(), stop.clone()).run());
     }
-    let tally = gather(clients, stop).await?;
-    Ok(Report::new(tally, work.pace.elapsed()))
+    gather(clients, stop).await
 }
 
-/// Waits for all clients; a signal stops them.
+/// Waits for all clients.
 async fn gather(mut clients: JoinSet<Tally>, stop: CancellationToken) -> anyhow::Result<Tally> {
-    let mut termination = Termination::listen()?;
     let mut all = Tally::default();
     loop {
         tokio::select! {
@@ -72,7 +97,6 @@ async fn gather(mut clients: JoinSet<Tally>, stop: CancellationToken) -> anyhow:
                 Some(tally) => all.add(&tally?),
                 None => return Ok(all),
             },
-            _ = termination.next(), if !stop.is_cancelled() => stop.cancel(),
             () = late(&stop) => return Ok(all),
         }
     }

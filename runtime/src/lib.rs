@@ -4,7 +4,7 @@
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
 //! tonic's services and clients on HTTP/2 over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`].
+//! [`metrics`], [`yaml`].
 
 pub mod authority;
 pub mod backoff;
@@ -20,3 +20,4 @@ pub mod signal;
 pub mod telemetry;
 pub mod tls;
 pub mod websocket;
+pub mod yaml;

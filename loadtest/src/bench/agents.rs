@@ -5,11 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Bench,
-    replica::{Replica, free_ports, loopback},
+use super::Bench;
+use crate::{
+    process::{Process, Sample},
+    topology::{
+        Replica,
+        ports::{free, loopback},
+    },
 };
-use crate::process::{Process, Sample};
 
 /// How long simulated agents may take to be ready, beyond their ramp.
 const READY: Duration = Duration::from_secs(120);
@@ -69,7 +72,7 @@ impl Agents {
         let own = std::env::current_exe()?;
         let mut backend = Process::start("backend", &own, ["backend"], &[], bench.logs())?;
         let server = backend.line("ready:", START).await?;
-        let [observability] = free_ports().await?;
+        let [observability] = free()?;
         let arguments = [
             format!("--kas-address={}", replica.kas_address()),
             format!("--token-file={}", bench.control.first.display()),

@@ -6,13 +6,8 @@ use anyhow::ensure;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::{
-    Bench,
-    agents::Agents,
-    replica::{Replica, Run},
-    report::Idle,
-};
-use crate::{output, traffic};
+use super::{Bench, Run, agents::Agents, report::Idle};
+use crate::{output, topology::Replica, traffic};
 
 /// Requests that each agent carries.
 const REQUESTS: u64 = 4;
@@ -29,7 +24,7 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let scheme = if tls { "wss" } else { "ws" };
     let agents = bench.options.agents;
     output::progress(&format!("{scheme}: {agents} idle agents"));
-    let replica = Replica::start(bench, Run { tls, redis: None }).await?;
+    let replica = bench.replica(Run { tls, redis: None }).await?;
     let empty = replica.sample()?.resident;
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
     let mut fleet = Agents::fleet(bench, &replica, agents).await?;

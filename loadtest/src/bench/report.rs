@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{agents::Kind, replica::Route};
+use super::{Route, agents::Kind};
 use crate::traffic;
 
 /// All figures of one run.

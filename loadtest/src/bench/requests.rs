@@ -6,13 +6,15 @@ use anyhow::ensure;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Bench, Part,
+    Bench, Part, Route, Run,
     agents::{Agents, Kind},
-    replica::{Replica, Route, Run},
     report::{Bulk, Report, Requests},
-    store::Store,
 };
-use crate::{output, traffic};
+use crate::{
+    output,
+    topology::{Replica, Store},
+    traffic,
+};
 
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const BODY: &str = "/json/4096";
@@ -67,10 +69,10 @@ impl Path {
             tls: false,
             redis: store.as_ref().map(Store::port),
         };
-        let owner = Replica::start(bench, run).await?;
+        let owner = bench.replica(run).await?;
         let entry = match route {
             Route::Direct => None,
-            Route::Forwarded => Some(Replica::start(bench, run).await?),
+            Route::Forwarded => Some(bench.replica(run).await?),
         };
         Ok(Self {
             agents: Agents::one(bench, &owner, kind).await?,

@@ -6,14 +6,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use tokio::time::sleep;
 
-use super::{
-    Bench,
-    agents::Agents,
-    replica::{Replica, Run},
-    report::Rest,
-    store::Store,
+use super::{Bench, Run, agents::Agents, report::Rest};
+use crate::{
+    output,
+    topology::{Replica, Store},
+    traffic,
 };
-use crate::{output, traffic};
 
 const REPLICAS: usize = 2;
 /// After this, all that was debounced or batched is written.
@@ -30,8 +28,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Rest> {
         tls: false,
         redis: Some(store.port()),
     };
-    let owner = Replica::start(bench, run).await?;
-    let entry = Replica::start(bench, run).await?;
+    let owner = bench.replica(run).await?;
+    let entry = bench.replica(run).await?;
     sleep(SETTLE).await;
     let before = store.asked().await?;
     let fleet = Agents::fleet(bench, &owner, agents).await?;

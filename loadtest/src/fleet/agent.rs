@@ -33,7 +33,8 @@ const MAX_DRAINING: usize = 2;
 /// What all agents share.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    pub(super) target: Target,
+    /// Where agents connect, in turns.
+    pub(super) targets: Vec<Target>,
     pub(super) script: Script,
     pub(super) descriptor: Frame,
     pub(super) tunnels: usize,
@@ -114,13 +115,13 @@ impl Agent {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120), 1.6);
         let mut draining = Draining::new();
         let mut cuts = Cuts::new(self.fleet.tunnels);
-        loop {
+        for attempt in 0.. {
             let delays = if self.fleet.eager {
                 Vec::new()
             } else {
                 cuts.delays()
             };
-            match beside(&mut draining, Session::open(self.clone(), delays)).await {
+            match beside(&mut draining, Session::open(self.clone(), attempt, delays)).await {
                 Ok(session) => {
                     self.fleet.stats.connections.fetch_add(1, Relaxed);
                     backoff.reset();
@@ -139,6 +140,12 @@ impl Agent {
             }
             beside(&mut draining, sleep(backoff.next(rand::random()))).await;
         }
+    }
+
+    /// Where the attempt of this number goes.
+    pub(super) fn target(&self, attempt: usize) -> &Target {
+        let targets = &self.fleet.targets;
+        &targets[(self.number + attempt) % targets.len()]
     }
 
     /// How it describes itself.

@@ -13,9 +13,9 @@ use runtime::{
 /// Simulated agents.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Where kas is: grpc://, grpcs://, ws:// or wss://host:port/path.
-    #[arg(long)]
-    pub(super) kas_address: String,
+    /// Where kas is: grpc://, grpcs://, ws:// or wss://host:port/path; several are dialled in turns.
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub(super) kas_address: Vec<String>,
     /// A token for all agents (several instances of one agent).
     #[arg(long, conflicts_with = "token_file")]
     token: Option<String>,
@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// tunnel that was cut first waits for its own backoff, as GitLab's agentk does.
     #[arg(long)]
     pub(super) eager: bool,
+    /// Say each second how it goes, as a line of JSON after `status: `.
+    #[arg(long)]
+    pub(super) status: bool,
     /// Seconds after which to end; otherwise at SIGTERM or SIGINT.
     #[arg(long, value_parser = seconds)]
     pub(super) duration: Option<Duration>,
@@ -59,12 +62,15 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(super) fn target(&self) -> anyhow::Result<Target> {
-        let address = match (&self.scheme, self.kas_address.split_once("://")) {
-            (Some(scheme), Some((_, rest))) => format!("{scheme}://{rest}"),
-            (Some(_) | None, _) => self.kas_address.clone(),
+    pub(super) fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        let target = |address: &String| {
+            let address = match (&self.scheme, address.split_once("://")) {
+                (Some(scheme), Some((_, rest))) => format!("{scheme}://{rest}"),
+                (Some(_) | None, _) => address.clone(),
+            };
+            Ok(address.parse()?)
         };
-        Ok(address.parse()?)
+        self.kas_address.iter().map(target).collect()
     }
 
     pub(super) fn tokens(&self) -> anyhow::Result<Vec<String>> {

@@ -32,6 +32,8 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// How long agentk waits after a failed call other than a tunnel.
 const RETRY: Duration = Duration::from_secs(10);
 
+const UNAUTHENTICATED: i32 = 16;
+
 type Work = FuturesUnordered<Pin<Box<dyn Future<Output = Step> + Send>>>;
 
 /// Something on the connection that came to its next point.
@@ -70,10 +72,14 @@ pub(super) enum End {
 
 impl Session {
     /// Dials kas and opens the first calls; tunnels after these delays, if any.
-    pub(super) async fn open(agent: Arc<Agent>, delays: Vec<Duration>) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        agent: Arc<Agent>,
+        attempt: usize,
+        delays: Vec<Duration>,
+    ) -> anyhow::Result<Self> {
         let fleet = &agent.fleet;
         let _permit = fleet.dialling.acquire().await?;
-        let connected = connect::connect(&fleet.target, &agent.options).await?;
+        let connected = connect::connect(agent.target(attempt), &agent.options).await?;
         let handshake = runtime::grpc::client_settings().handshake(connected.io);
         let (send, connection) = tokio::time::timeout(agent.options.timeout, handshake)
             .await
@@ -249,7 +255,13 @@ impl Session {
         if let Failure::GoingAway = failure {
             self.leaving = true;
         } else {
-            self.agent.fleet.stats.failed(&format!("{call}: {failure}"));
+            let stats = &self.agent.fleet.stats;
+            if matches!(failure, Failure::Status(UNAUTHENTICATED)) {
+                stats
+                    .refused
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            stats.failed(&format!("{call}: {failure}"));
         }
     }
 }

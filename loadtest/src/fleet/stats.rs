@@ -12,6 +12,8 @@ use serde::Serialize;
 
 /// Different reasons that are told apart; further ones count as `other`.
 const MAX_REASONS: usize = 32;
+/// Refused calls after which nobody is expected to be let in any more: those of one agent.
+const ENOUGH: u64 = 3;
 
 /// Counters and gauges.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Stats {
     pub(super) configurations: AtomicU64,
     /// Connections dropped on purpose.
     pub(super) churned: AtomicU64,
+    /// Calls whose token kas did not accept.
+    pub(super) refused: AtomicU64,
     failures: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -66,6 +70,11 @@ impl Stats {
         let known = failures.contains_key(reason) || failures.len() < MAX_REASONS;
         let reason = if known { reason } else { "other" };
         *failures.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// Whether kas lets nobody in.
+    pub(super) fn is_refused(&self) -> bool {
+        self.registered.load(Relaxed) == 0 && self.refused.load(Relaxed) >= ENOUGH
     }
 
     pub(super) fn ready(&self, agents: usize, tunnels: usize) -> bool {

@@ -5,13 +5,15 @@ use std::{fs, time::Duration};
 use anyhow::Context;
 use rustix::process::Pid;
 
-/// CPU time and resident memory at one moment.
+/// CPU time, resident memory and open files at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     /// Time on a CPU since the process began, of the threads that still live.
     pub(crate) cpu: Duration,
     /// Resident memory, in KiB.
     pub(crate) resident: u64,
+    /// Open file descriptors.
+    pub(crate) files: usize,
 }
 
 /// Looks at the process.
@@ -23,6 +25,7 @@ pub(crate) fn sample(pid: Pid) -> anyhow::Result<Sample> {
     Ok(Sample {
         cpu: cpu(&format!("/proc/{pid}/task"))?,
         resident: resident(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?)?,
+        files: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
     })
 }
 
@@ -72,6 +75,6 @@ mod tests {
     fn this_process_can_be_measured() {
         let sample = sample(rustix::process::getpid()).unwrap();
 
-        assert!(sample.resident > 0);
+        assert!(sample.resident > 0 && sample.files > 2);
     }
 }

@@ -30,20 +30,39 @@ pub(super) struct Client {
 }
 
 /// A request that did not succeed.
-struct Failed(String);
+struct Failed {
+    kind: String,
+    /// The client's own connection broke: nobody said anything about the request.
+    connection: bool,
+}
+
+impl Failed {
+    fn new(kind: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            connection: false,
+        }
+    }
+
+    fn connection(kind: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            connection: true,
+        }
+    }
+}
 
 impl From<hyper::Error> for Failed {
     fn from(error: hyper::Error) -> Self {
-        let kind = if error.is_incomplete_message() {
-            "http: connection closed early"
+        if error.is_incomplete_message() {
+            Self::connection("http: connection closed early")
         } else if error.is_body_write_aborted() || error.is_closed() || error.is_canceled() {
-            "http: connection lost"
+            Self::connection("http: connection lost")
         } else if error.is_parse() {
-            "http: malformed answer"
+            Self::new("http: malformed answer")
         } else {
-            "http: broken"
-        };
-        Self(kind.to_owned())
+            Self::connection("http: broken")
+        }
     }
 }
 
@@ -66,14 +85,36 @@ impl Client {
                 () = stop.cancelled() => None,
             };
             let Some(turn) = turn else { return self.tally };
-            let outcome = timeout(work.timeout, self.request(&work, turn)).await;
-            match outcome.unwrap_or_else(|_| Err(Failed("timeout".to_owned()))) {
-                Ok(length) => self.tally.succeeded(turn.due.elapsed(), length),
-                Err(Failed(kind)) => {
-                    self.tally.failed(&kind);
+            let outcome = self.again_and_again(&work, turn).await;
+            let took = turn.due.elapsed().saturating_sub(work.expected.scripted());
+            if let Some(series) = &work.series {
+                series.over(turn.due, took, outcome.is_ok());
+            }
+            match outcome {
+                Ok(length) => self.tally.succeeded(took, length),
+                Err(failed) => {
+                    self.tally.failed(&failed.kind, took);
                     self.connected = None;
                     sleep(PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Makes the request, and again where its connection broke.
+    async fn again_and_again(&mut self, work: &Work, turn: Turn) -> Result<u64, Failed> {
+        let mut retries = work.retries;
+        loop {
+            let outcome = timeout(work.timeout, self.request(work, turn)).await;
+            let outcome = outcome.unwrap_or_else(|_| Err(Failed::new("timeout")));
+            match outcome {
+                Err(failed) if failed.connection && retries > 0 => {
+                    retries -= 1;
+                    self.tally.retried();
+                    self.connected = None;
+                    sleep(PAUSE).await;
+                }
+                over => return over,
             }
         }
     }
@@ -104,7 +145,7 @@ async fn connect(
     work: &Work,
 ) -> Result<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>), Failed> {
     let io = work.target.connect().await;
-    let io = io.map_err(|error| Failed(format!("connect: {}", error.kind())))?;
+    let io = io.map_err(|error| Failed::connection(format!("connect: {}", error.kind())))?;
     let (send, connection) = http1::handshake(TokioIo::new(io)).await?;
     Ok((send, Box::pin(connection)))
 }
@@ -117,7 +158,10 @@ async fn exchange(
     send.ready().await?;
     let response = send.send_request(work.target.request(turn.number)).await?;
     if !response.status().is_success() {
-        return Err(Failed(format!("status {}", response.status().as_u16())));
+        return Err(Failed::new(format!(
+            "status {}",
+            response.status().as_u16()
+        )));
     }
     read(work, response).await
 }
@@ -128,10 +172,11 @@ async fn read(work: &Work, response: Response<Incoming>) -> Result<u64, Failed> 
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {
             let verified = verifier.piece(&piece);
-            verified.map_err(|wrong| Failed(wrong.kind().to_owned()))?;
+            verified.map_err(|wrong| Failed::new(wrong.kind()))?;
+            if let Some(rate) = work.read_rate {
+                sleep(Duration::from_secs_f64(piece.len() as f64 / rate)).await;
+            }
         }
     }
-    verifier
-        .end()
-        .map_err(|wrong| Failed(wrong.kind().to_owned()))
+    verifier.end().map_err(|wrong| Failed::new(wrong.kind()))
 }

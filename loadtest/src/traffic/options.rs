@@ -38,12 +38,21 @@ pub(crate) struct Options {
     /// Sends a body of this length by POST, instead of GET.
     #[arg(long)]
     pub(crate) post: Option<u64>,
+    /// Upgrades the connection, sends so many bytes and expects each back, as exec does.
+    #[arg(long, conflicts_with_all = ["post", "bulk"])]
+    pub(crate) exec: Option<u64>,
     /// One GET of 200 MiB: /bytes/209715200 under the URL.
     #[arg(long, conflicts_with_all = ["rate", "requests", "duration", "post"])]
     pub(crate) bulk: bool,
     /// Seconds that one request may take.
     #[arg(long)]
     pub(crate) timeout: Option<f64>,
+    /// How often a request is made again when its connection broke before an answer.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) retries: u32,
+    /// Read answers no faster than so many KiB a second.
+    #[arg(long)]
+    pub(crate) read_kib_per_second: Option<u32>,
     /// A CA certificate for https.
     #[arg(long)]
     pub(crate) ca_cert_file: Option<PathBuf>,
@@ -71,6 +80,11 @@ impl Options {
             (given, _) => given,
         };
         seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
+    pub(super) fn read_rate(&self) -> Option<f64> {
+        let kib = self.read_kib_per_second?;
+        Some(f64::from(kib.max(1)) * 1024.0)
     }
 
     pub(super) fn timeout(&self) -> Duration {

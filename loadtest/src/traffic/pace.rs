@@ -44,10 +44,6 @@ impl Pace {
         }
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-
     /// Waits for the next turn; `None` at the end.
     ///
     /// With a rate, turns have their moment whatever happened before: a client

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Different errors that are told apart; further ones count as `other`.
 const MAX_KINDS: usize = 32;
@@ -11,25 +11,31 @@ const MAX_MICROS: u64 = 600_000_000;
 
 /// Counted by one client, or by all.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     latencies: Histogram<u64>,
     bytes: u64,
+    retried: u64,
+    longest: Duration,
     errors: BTreeMap<String, u64>,
 }
 
 /// The result of `loadtest traffic`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) requests: u64,
     pub(crate) requests_per_second: f64,
     pub(crate) mebibytes_per_second: f64,
     pub(crate) latency_ms: Latency,
-    errors: BTreeMap<String, u64>,
+    /// The longest that any request took, failed ones included.
+    pub(crate) longest_ms: f64,
+    /// Requests that were made again on another connection.
+    pub(crate) retried: u64,
+    pub(crate) errors: BTreeMap<String, u64>,
 }
 
 /// Percentiles, in milliseconds, of the requests that succeeded.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
     pub(crate) p90: f64,
@@ -43,6 +49,8 @@ impl Default for Tally {
         Self {
             latencies: latencies.expect("the bounds are valid"),
             bytes: 0,
+            retried: 0,
+            longest: Duration::ZERO,
             errors: BTreeMap::new(),
         }
     }
@@ -52,20 +60,30 @@ impl Tally {
     pub(super) fn succeeded(&mut self, latency: Duration, bytes: u64) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(MAX_MICROS);
         self.latencies.saturating_record(micros);
+        self.longest = self.longest.max(latency);
         self.bytes += bytes;
     }
 
-    pub(super) fn failed(&mut self, kind: &str) {
+    /// A request was made again on another connection.
+    pub(super) fn retried(&mut self) {
+        self.retried += 1;
+    }
+
+    pub(super) fn failed(&mut self, kind: &str, latency: Duration) {
+        self.longest = self.longest.max(latency);
         let known = self.errors.contains_key(kind) || self.errors.len() < MAX_KINDS;
         let kind = if known { kind } else { "other" };
         *self.errors.entry(kind.to_owned()).or_default() += 1;
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Takes in what another counted.
+    pub(crate) fn add(&mut self, other: &Self) {
         self.latencies
             .add(&other.latencies)
             .expect("all histograms have the same bounds");
         self.bytes += other.bytes;
+        self.retried += other.retried;
+        self.longest = self.longest.max(other.longest);
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
@@ -73,7 +91,7 @@ impl Tally {
 }
 
 impl Report {
-    pub(super) fn new(tally: Tally, elapsed: Duration) -> Self {
+    pub(crate) fn new(tally: &Tally, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64();
         let requests = tally.latencies.len();
         let at = |percentile| {
@@ -91,7 +109,9 @@ impl Report {
                 p99: at(99.0),
                 max: tally.latencies.max() as f64 / 1000.0,
             },
-            errors: tally.errors,
+            longest_ms: tally.longest.as_secs_f64() * 1e3,
+            retried: tally.retried,
+            errors: tally.errors.clone(),
         }
     }
 
@@ -109,13 +129,14 @@ mod tests {
     fn tallies_of_clients_add_up() {
         let (mut all, mut one) = (Tally::default(), Tally::default());
         one.succeeded(Duration::from_millis(2), 1 << 20);
-        one.failed("timeout");
+        one.failed("timeout", Duration::from_secs(3));
 
         all.add(&one);
         all.add(&one);
 
-        let report = Report::new(all, Duration::from_secs(2));
+        let report = Report::new(&all, Duration::from_secs(2));
         assert_eq!((report.requests, report.errors()), (2, 2));
+        assert!((report.longest_ms - 3000.0).abs() < 1.0);
         assert!((report.mebibytes_per_second - 1.0).abs() < 1e-9);
         assert!((report.latency_ms.p99 - 2.0).abs() < 0.01);
     }

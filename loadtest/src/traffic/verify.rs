@@ -1,16 +1,18 @@
 //! Whether a body is what it must be.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     content,
-    script::{Answer, Script},
+    script::{self, Answer, Script},
 };
 
 /// Longest body that is remembered for comparison.
 const MAX_LEARNED: usize = 16 << 20;
+/// Most events of which the body is made beforehand.
+const MAX_EVENTS: u64 = 100_000;
 
 /// What every body must be.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) enum Expected {
     Pattern(u64),
     /// These bytes.
     Exactly(Bytes),
+    /// These bytes, which come one by one within this time.
+    Events(Bytes, Duration),
     /// Whatever the first body was.
     Learned(OnceLock<Bytes>),
 }
@@ -54,7 +58,7 @@ impl Expected {
     /// the first answer is.
     pub(super) fn new(path: &str, post: Option<u64>) -> Self {
         let path = path.split('?').next().unwrap_or_default();
-        let last = path.trim_matches('/').rsplitn(3, '/').collect::<Vec<_>>();
+        let last = path.trim_matches('/').rsplitn(4, '/').collect::<Vec<_>>();
         if let (Some(length), Some(&"echo")) = (post, last.first()) {
             return Self::Pattern(length);
         }
@@ -65,7 +69,23 @@ impl Expected {
                 Answer::Json(_) | Answer::Echo | Answer::Watch { .. } => {}
             }
         }
+        if let [every, events, "watch", ..] = last[..]
+            && let Answer::Watch { events, every } =
+                Script::new(0).answer(&format!("/watch/{events}/{every}"))
+            && (1..=MAX_EVENTS).contains(&events)
+        {
+            let body: BytesMut = (0..events).flat_map(script::event).collect();
+            return Self::Events(body.freeze(), every.saturating_mul(events as u32));
+        }
         Self::Learned(OnceLock::new())
+    }
+
+    /// The time that the answer takes by its script.
+    pub(super) fn scripted(&self) -> Duration {
+        match self {
+            Self::Events(_, scripted) => *scripted,
+            Self::Pattern(_) | Self::Exactly(_) | Self::Learned(_) => Duration::ZERO,
+        }
     }
 
     pub(super) fn verifier(&self) -> Verifier<'_> {
@@ -86,7 +106,7 @@ impl Verifier<'_> {
             Expected::Pattern(length) => {
                 self.received <= *length && content::is_pattern(offset, piece)
             }
-            Expected::Exactly(body) => has(body, offset, piece),
+            Expected::Exactly(body) | Expected::Events(body, _) => has(body, offset, piece),
             Expected::Learned(known) => match known.get() {
                 Some(body) if self.first.is_empty() => has(body, offset, piece),
                 Some(_) | None => self.remember(piece),
@@ -99,7 +119,7 @@ impl Verifier<'_> {
     pub(super) fn end(self) -> Result<u64, Wrong> {
         let length = match self.expected {
             Expected::Pattern(length) => *length,
-            Expected::Exactly(body) => body.len() as u64,
+            Expected::Exactly(body) | Expected::Events(body, _) => body.len() as u64,
             Expected::Learned(known) => {
                 let mine = self.first.freeze();
                 let body = known.get_or_init(|| mine.clone());
@@ -148,6 +168,11 @@ mod tests {
         assert_eq!(verify(&bytes, &content::pattern(0, 5000)), Ok(5000));
         assert_eq!(verify(&json, &content::json(4096)), Ok(4096));
         assert_eq!(verify(&echo, &content::pattern(0, 3000)), Ok(3000));
+
+        let watch = Expected::new("/k8s-proxy/watch/2/250", None);
+        let events = [script::event(0), script::event(1)].concat();
+        assert_eq!(verify(&watch, &events), Ok(events.len() as u64));
+        assert_eq!(watch.scripted(), Duration::from_millis(500));
     }
 
     #[test]

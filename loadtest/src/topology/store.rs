@@ -3,13 +3,14 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
-use super::replica::free_ports;
+use super::ports::{self, loopback};
 use crate::process::Process;
 
 const START: Duration = Duration::from_secs(10);
@@ -17,24 +18,29 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// A running redis-server.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     process: Process,
     port: u16,
 }
 
 /// Counters of a Redis.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Commands since its start.
-    pub(super) commands: u64,
+    pub(crate) commands: u64,
     /// Bytes of memory that it uses.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
 }
 
 impl Store {
     /// Starts it and waits until it answers.
-    pub(super) async fn start(program: &Path, logs: &Path) -> anyhow::Result<Self> {
-        let [port] = free_ports().await?;
+    pub(crate) async fn start(program: &Path, logs: &Path) -> anyhow::Result<Self> {
+        let [port] = ports::free()?;
+        Self::on(port, program, logs).await
+    }
+
+    /// Starts it, empty, on this port.
+    pub(crate) async fn on(port: u16, program: &Path, logs: &Path) -> anyhow::Result<Self> {
         let arguments = [
             format!("--port {port}"),
             "--bind 127.0.0.1".to_owned(),
@@ -54,23 +60,41 @@ impl Store {
     }
 
     /// Where it is reached.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// How much it was asked; the question itself is one command.
-    pub(super) async fn asked(&self) -> anyhow::Result<Asked> {
-        let answer = timeout(ANSWER, info(self.port)).await;
-        answer.context("redis-server does not answer in time")?
+    pub(crate) async fn asked(&self) -> anyhow::Result<Asked> {
+        asked(&loopback(self.port), ANSWER).await
     }
 
-    pub(super) async fn end(self) {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    pub(crate) async fn end(self) {
         self.process.end().await;
     }
 }
 
-async fn info(port: u16) -> anyhow::Result<Asked> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+/// How much the Redis at `host:port` was asked.
+///
+/// # Errors
+/// When it does not answer in time.
+pub(crate) async fn asked(address: &str, within: Duration) -> anyhow::Result<Asked> {
+    let answer = timeout(within, info(address)).await;
+    answer.context("redis-server does not answer in time")?
+}
+
+async fn info(address: &str) -> anyhow::Result<Asked> {
+    let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"INFO\r\nQUIT\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
     let mut asked = Asked::default();

@@ -1,6 +1,7 @@
-//! The control plane of a benchmark: many agents and one user, in one file.
+//! Who is who: many agents and one user, in files.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     path::{Path, PathBuf},
 };
@@ -11,28 +12,29 @@ use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-const USER: &str = "bench";
+/// The one user.
+pub(super) const USER: &str = "bench";
 
 /// Files for kas and for whoever uses it.
 #[derive(Debug)]
-pub(super) struct ControlPlane {
+pub(crate) struct ControlPlane {
     /// For kas.
-    pub(super) agents: PathBuf,
+    pub(crate) agents: PathBuf,
     /// One agent token a line, of agents 1, 2, …
-    pub(super) tokens: PathBuf,
+    pub(crate) tokens: PathBuf,
     /// The token of agent 1.
-    pub(super) first: PathBuf,
+    pub(crate) first: PathBuf,
     /// A certificate for loopback, which is its own CA.
-    pub(super) certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// Its key.
-    pub(super) key: PathBuf,
+    pub(crate) key: PathBuf,
     /// The secret that replicas share.
-    pub(super) secret: PathBuf,
+    pub(crate) secret: PathBuf,
     user_token: String,
 }
 
 impl ControlPlane {
-    pub(super) fn write(dir: &Path, agents: usize) -> anyhow::Result<Self> {
+    pub(crate) fn write(dir: &Path, agents: usize) -> anyhow::Result<Self> {
         let tokens: Vec<String> = (1..=agents.max(1)).map(|_| token("glagent-")).collect();
         let user_token = token("kasuser-");
         let certificate = generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
@@ -53,8 +55,19 @@ impl ControlPlane {
         })
     }
 
+    /// The number of each agent by its token.
+    pub(super) fn numbered(&self) -> anyhow::Result<HashMap<String, usize>> {
+        let tokens = std::fs::read_to_string(&self.tokens)?;
+        let numbered = tokens.lines().zip(1..);
+        Ok(numbered.map(|(token, id)| (token.to_owned(), id)).collect())
+    }
+
+    pub(super) fn user_token(&self) -> &str {
+        &self.user_token
+    }
+
     /// What a user shows to reach an agent, given by number or as `{agent}`.
-    pub(super) fn bearer(&self, agent: &str) -> String {
+    pub(crate) fn bearer(&self, agent: &str) -> String {
         format!("pat:{agent}:{}", self.user_token)
     }
 }

@@ -1,0 +1,124 @@
+//! `loadtest bench-compare`: two products on one machine in one run, as ratios.
+
+mod figures;
+mod rows;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Bench, Part};
+use crate::{output, report, topology::Product};
+use rows::ROWS;
+
+/// Our kas and agentk against GitLab's.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// GitLab's kas.
+    #[arg(long, env = "GO_KAS")]
+    go_kas: PathBuf,
+    /// GitLab's agentk.
+    #[arg(long, env = "GO_AGENTK")]
+    go_agentk: PathBuf,
+    /// How often everything is measured; the medians count.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// The page to write; the figures go beside it as JSON.
+    #[arg(long, default_value = "target/reports/bench-compare.html")]
+    report: PathBuf,
+    #[command(flatten)]
+    bench: super::Options,
+}
+
+/// Medians by name.
+type Figures = BTreeMap<String, f64>;
+
+/// What was measured, and how it compares.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    cpus: usize,
+    repeats: usize,
+    agents: usize,
+    ours: Figures,
+    go: Figures,
+}
+
+/// Measures both in turns, prints the table of ratios and writes the report.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let (mut ours, mut go) = (Vec::new(), Vec::new());
+    for repeat in 1..=options.repeats.max(1) {
+        output::progress(&format!("repeat {repeat} of {}", options.repeats));
+        ours.push(measure(&options, Product::Kas).await?);
+        go.push(measure(&options, Product::GoKas).await?);
+    }
+    let comparison = Comparison {
+        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        repeats: options.repeats,
+        agents: options.bench.agents,
+        ours: figures::medians(&ours),
+        go: figures::medians(&go),
+    };
+    comparison.write(&options.report)?;
+    output::line(&comparison.table());
+    output::line(&format!("report: {}", options.report.display()));
+    Ok(())
+}
+
+async fn measure(options: &Options, product: Product) -> anyhow::Result<Figures> {
+    let mut chosen = options.bench.clone();
+    if product == Product::GoKas {
+        chosen.kas = Some(options.go_kas.clone());
+    }
+    output::progress(product.name());
+    let mut bench = Bench::new(chosen, product).await?;
+    bench.go_agentk = Some(options.go_agentk.clone());
+    let measured = bench.measure().await;
+    let report = bench.end(measured).await.with_context(|| product.name())?;
+    Ok(figures::of(&report))
+}
+
+impl Comparison {
+    fn write(&self, page: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = page.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let json = page.with_extension("json");
+        std::fs::write(&json, serde_json::to_string_pretty(self)?)
+            .with_context(|| format!("cannot write {}", json.display()))?;
+        let cells: Vec<Vec<String>> = self.cells().map(Vec::from).collect();
+        let page_text = report::table(
+            "kas and GitLab's kas, side by side",
+            &self.remark(),
+            &rows::TITLES,
+            &cells,
+        );
+        std::fs::write(page, page_text).with_context(|| format!("cannot write {}", page.display()))
+    }
+
+    fn remark(&self) -> String {
+        format!(
+            "Medians of {} repeats, {} idle agents; clients, servers and agents share {} CPUs. \
+             Ratios count, absolute figures are for this machine only.",
+            self.repeats, self.agents, self.cpus
+        )
+    }
+
+    fn cells(&self) -> impl Iterator<Item = [String; 6]> {
+        ROWS.iter().map(|row| row.cells(&self.ours, &self.go))
+    }
+
+    /// The table as Markdown.
+    fn table(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
+        let titles = rows::TITLES.map(str::to_owned);
+        let rule = titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>();
+        let mut lines = vec![self.remark(), String::new(), line(&titles), line(&rule)];
+        lines.extend(self.cells().map(|cells| line(&cells)));
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,148 @@
+//! The fleet of a run: a process of its own, which says each second how it is.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{process::Process, record, scenario::Scenario};
+
+/// How long the fleet may take beyond its ramp.
+const READY: Duration = Duration::from_secs(180);
+
+/// Where agents go, and who they are.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// Addresses that agents dial in turns.
+    pub(super) addresses: Vec<String>,
+    pub(super) tokens: std::path::PathBuf,
+    pub(super) certificate: Option<std::path::PathBuf>,
+}
+
+/// A running fleet.
+#[derive(Debug)]
+pub(super) struct Agents {
+    process: Process,
+    said: watch::Receiver<Said>,
+    ready_within: Duration,
+    _reading: AbortOnDropHandle<()>,
+}
+
+/// What it said last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Said {
+    pub(super) status: Option<record::Fleet>,
+    /// How many times it was ready.
+    ready: usize,
+    ended: bool,
+    /// Its closing report, line by line.
+    rest: String,
+}
+
+impl Agents {
+    /// Starts to connect them.
+    pub(super) fn start(scenario: &Scenario, way: &Way, logs: &Path) -> anyhow::Result<Self> {
+        let fleet = &scenario.fleet;
+        let mut arguments = vec![
+            "fleet".to_owned(),
+            "--status".to_owned(),
+            format!("--kas-address={}", way.addresses.join(",")),
+            format!("--token-file={}", way.tokens.display()),
+            format!("--agents={}", fleet.agents),
+            format!("--tunnels={}", fleet.tunnels),
+            format!("--ramp={}", fleet.ramp),
+            format!("--ready-within={}", READY.as_secs()),
+        ];
+        if let Some(certificate) = &way.certificate {
+            arguments.push(format!("--ca-cert-file={}", certificate.display()));
+        }
+        if fleet.eager {
+            arguments.push("--eager".to_owned());
+        }
+        let own = std::env::current_exe()?;
+        let mut process = Process::start("fleet", &own, arguments, &[], logs)?;
+        let mut lines = process.take_lines().context("its output is there")?;
+        let (says, said) = watch::channel(Said::default());
+        let reading = async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                says.send_modify(|said| said.hear(&line));
+            }
+            says.send_modify(|said| said.ended = true);
+        };
+        let ramp = Duration::try_from_secs_f64(fleet.agents as f64 / fleet.ramp)?;
+        Ok(Self {
+            process,
+            said,
+            ready_within: READY + ramp,
+            _reading: AbortOnDropHandle::new(tokio::spawn(reading)),
+        })
+    }
+
+    /// Waits until all agents are connected and registered.
+    pub(super) async fn ready(&self) -> anyhow::Result<()> {
+        let mut said = self.said.clone();
+        let ready = said.wait_for(|said| said.ready > 0 || said.ended);
+        match tokio::time::timeout(self.ready_within, ready).await {
+            Ok(Ok(said)) if said.ready > 0 => Ok(()),
+            Ok(_) => bail!(
+                "the fleet ended before all agents were ready: {}{}",
+                self.process.last_words(),
+                self.said.borrow().why()
+            ),
+            Err(_) => bail!("not all agents were ready in time"),
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// What it says of itself as it comes.
+    pub(super) fn said(&self) -> watch::Receiver<Said> {
+        self.said.clone()
+    }
+
+    /// Has all agents connect anew.
+    pub(super) fn reconnect(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::USR1)
+    }
+
+    /// Ends them; gives what they counted as failures, by reason.
+    pub(super) async fn end(self) -> BTreeMap<String, u64> {
+        self.process.end().await;
+        let mut said = self.said;
+        // Its last words come when it is gone; whatever came within a second counts.
+        let heard = said.wait_for(|said| said.ended);
+        let _ = tokio::time::timeout(Duration::from_secs(1), heard).await;
+        said.borrow().failures()
+    }
+}
+
+impl Said {
+    fn hear(&mut self, line: &str) {
+        if let Some(status) = line.strip_prefix("status: ") {
+            self.status = serde_json::from_str(status).ok();
+        } else if line.starts_with("ready:") {
+            self.ready += 1;
+        } else if self.rest.len() < 1 << 16 {
+            self.rest.push_str(line);
+            self.rest.push('\n');
+        }
+    }
+
+    /// What the closing report says went wrong, by reason.
+    pub(super) fn failures(&self) -> BTreeMap<String, u64> {
+        let report: serde_json::Value = serde_json::from_str(&self.rest).unwrap_or_default();
+        serde_json::from_value(report["failures"].clone()).unwrap_or_default()
+    }
+
+    fn why(&self) -> String {
+        let failures = self.failures();
+        let failures = failures
+            .iter()
+            .map(|(reason, count)| format!(" ({reason}: {count})"));
+        failures.collect()
+    }
+}

@@ -1,0 +1,37 @@
+//! Which processes there are now, by name: some come and go while they are looked at.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::process::Pid;
+
+/// Process ids by name.
+#[derive(Debug, Default)]
+pub(super) struct Census(Mutex<BTreeMap<String, Pid>>);
+
+impl Census {
+    /// A process is there.
+    pub(super) fn came(&self, name: &str, pid: Pid) {
+        self.lock().insert(name.to_owned(), pid);
+    }
+
+    /// A process is away.
+    pub(super) fn went(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    /// All that are there.
+    pub(super) fn all(&self) -> Vec<(String, Pid)> {
+        let census = self.lock();
+        census
+            .iter()
+            .map(|(name, pid)| (name.clone(), *pid))
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,50 @@
+//! Ports for programs that are started and restarted.
+
+use std::net::TcpListener;
+
+use anyhow::bail;
+
+/// Below the ports that the system gives to outgoing connections: nobody takes
+/// one while its program is away.
+const RANGE: std::ops::Range<u16> = 20_000..32_000;
+const TRIES: usize = 1000;
+
+/// Ports of loopback that were free a moment ago.
+///
+/// # Errors
+/// When hardly any is free.
+pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let mut held: Vec<(u16, TcpListener)> = Vec::new();
+    for _ in 0..TRIES {
+        let port = rand::random_range(RANGE);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            held.push((port, listener));
+        }
+        if held.len() == N {
+            let mut ports = [0; N];
+            for (place, (port, _)) in ports.iter_mut().zip(&held) {
+                *place = *port;
+            }
+            return Ok(ports);
+        }
+    }
+    bail!("no {N} ports of loopback from {RANGE:?} are free")
+}
+
+/// `127.0.0.1:port`.
+pub(crate) fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_differ_and_can_be_bound() {
+        let [a, b, c] = free().unwrap();
+
+        assert!(a != b && b != c && a != c);
+        assert!(TcpListener::bind(("127.0.0.1", a)).is_ok());
+    }
+}
