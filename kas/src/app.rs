@@ -27,6 +27,8 @@ use crate::{
     control_plane::ControlPlane,
     kubernetes_api,
     replica::{Graces, Port, Replica, Setup},
+    tracker::Tracker,
+    usage::Usage,
     version,
 };
 
@@ -50,8 +52,9 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let mut metrics = Metrics::default();
-    let (control_plane, following) = control::open(&config, &stop, &mut metrics)?;
-    let replica = Replica::start(setup(&config, control_plane, metrics).await?);
+    let opened = control::open(&config, &stop, &mut metrics)?;
+    let replica =
+        Replica::start(setup(&config, opened.control_plane, opened.usage, metrics).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
     let signal = signals.next().await;
@@ -68,7 +71,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     };
     stop.cancel();
     // It only watches a file: whether it ended well does not matter now.
-    let _ = following.await;
+    let _ = opened.following.await;
     anyhow::ensure!(
         cut.is_nothing(),
         "left before all requests were finished; cut: {cut}"
@@ -80,6 +83,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
 async fn setup(
     config: &Config,
     control_plane: Arc<dyn ControlPlane>,
+    usage: Option<Usage>,
     mut metrics: Metrics,
 ) -> anyhow::Result<Setup> {
     let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
@@ -109,10 +113,12 @@ async fn setup(
         peers.as_ref().map(|port| &port.settings),
         &mut metrics,
     )?;
-    let gitlab = gitlab_api::port(config, &shared.notifications).await?;
+    let tracker = Tracker::new(shared.table.clone());
+    let gitlab = gitlab_api::port(config, &shared.notifications, &tracker).await?;
     Ok(Setup {
         me,
         table: shared.table,
+        tracker,
         notifications: shared.notifications,
         metrics,
         control_plane,
@@ -121,7 +127,7 @@ async fn setup(
             acceptor,
             settings,
         },
-        users: users(config).await?,
+        users: users(config, usage).await?,
         peers,
         gitlab,
         observability: Some(observability(config).await?),
@@ -130,6 +136,7 @@ async fn setup(
 
 async fn users(
     config: &Config,
+    usage: Option<Usage>,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
@@ -143,6 +150,7 @@ async fn users(
         url_path_prefix: users.url_path_prefix.clone(),
         server: version::server_header(),
         allowed_origin: control::external_url(config),
+        usage,
         ..kubernetes_api::Settings::default()
     };
     Ok(Some(Port {

@@ -3,6 +3,7 @@
 //! gRPC on a port of its own. Every call carries a JWT signed with the secret
 //! that GitLab shares; only the question of health needs none.
 
+mod agent_tracker;
 mod authenticate;
 mod configuration_project;
 mod notifications;

@@ -37,7 +37,10 @@ pub use body::{CutShort, ProxyBody};
 pub use metrics::Metrics;
 pub use settings::Settings;
 
-use crate::control_plane::{Access, ControlPlane};
+use crate::{
+    control_plane::{Access, ControlPlane},
+    usage::Way,
+};
 use audit::Record;
 use cors::Caller;
 use request::{Length, Outline};
@@ -153,6 +156,10 @@ impl KubernetesApi {
             })?
             .map_err(|reason| failure::of_denial(&reason))?;
         record.allowed(&access);
+        if let Some(usage) = &self.settings.usage {
+            let way = Way::of(&presented.credentials);
+            usage.allowed(way, access.user_id, access.agent.id);
+        }
         Ok((path, access))
     }
 

@@ -16,5 +16,6 @@ pub mod private_api;
 pub mod replica;
 pub mod tracker;
 pub mod up;
+pub mod usage;
 pub mod version;
 pub mod yaml;

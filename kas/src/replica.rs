@@ -50,6 +50,8 @@ pub struct Setup {
     pub control_plane: Arc<dyn ControlPlane>,
     /// The routing table.
     pub table: Arc<dyn RoutingTable>,
+    /// Who is connected.
+    pub tracker: Arc<Tracker>,
     /// What GitLab tells all replicas.
     pub notifications: Notifications,
     /// What the table and others count; the replica adds its own.
@@ -171,7 +173,12 @@ impl Replica {
         };
         let peers = replica.serve_peers(setup.peers);
         let router = Arc::new(Router::new(registry, table, peers));
-        replica.serve_agents(setup.agents, &setup.control_plane, &mut numbers);
+        replica.serve_agents(
+            setup.agents,
+            &setup.control_plane,
+            setup.tracker,
+            &mut numbers,
+        );
         if let Some(port) = setup.users {
             replica.serve_users(port, router, setup.control_plane, &mut numbers);
         }
@@ -270,11 +277,11 @@ impl Replica {
         &mut self,
         port: Port<AgentAcceptor, agent_api::Settings>,
         control_plane: &Arc<dyn ControlPlane>,
+        tracker: Arc<Tracker>,
         numbers: &mut Metrics,
     ) {
         let counts = AgentMetrics::default();
         counts.register(numbers);
-        let tracker = Arc::new(Tracker::default());
         let registry = self.registry.clone();
         let api = AgentApi::new(
             port.settings,

@@ -22,6 +22,7 @@ use proto::agent::{
     agent_registrar::rpc::{
         RegisterRequest, UnregisterRequest, agent_registrar_client::AgentRegistrarClient,
     },
+    agent_tracker::ConnectedAgentInfo,
     entity::AgentMeta,
     reverse_tunnel::{
         info::{AgentDescriptor, Method, Service},
@@ -31,6 +32,7 @@ use proto::agent::{
         },
     },
 };
+use router::table::Wanted;
 use router::{AgentId, Need, Owner, Registry, ReplicaId, RoutingTable, store::memory::MemoryStore};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
@@ -40,6 +42,7 @@ use runtime::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tower::ServiceExt as _;
 
 const AGENT: AgentId = AgentId(1);
 
@@ -65,6 +68,10 @@ impl Kas {
         Self::with(connections_per_token_per_minute, Duration::from_secs(7200)).await
     }
 
+    async fn processes(&self) -> Vec<ConnectedAgentInfo> {
+        self.tracker.connected(&Wanted::All).await.unwrap()
+    }
+
     async fn aged(max_connection_age: Duration) -> Self {
         Self::with(1000, max_connection_age).await
     }
@@ -88,7 +95,7 @@ impl Kas {
         };
         let table = Arc::new(store.table(me));
         let registry = Registry::new(table.clone());
-        let tracker = Arc::new(Tracker::default());
+        let tracker = Tracker::new(table.clone());
         let settings = Settings {
             max_connection_age,
             connections_per_token_per_minute,
@@ -394,7 +401,9 @@ async fn processes_register_and_unregister() {
         })
         .await
         .unwrap();
-    assert_eq!(kas.tracker.instances(AGENT).len(), 1);
+    let connected = kas.processes().await;
+    assert_eq!(connected.len(), 1);
+    assert_eq!(connected[0].connection_id, 7);
 
     client
         .unregister(UnregisterRequest {
@@ -404,7 +413,90 @@ async fn processes_register_and_unregister() {
         .await
         .unwrap();
 
-    assert!(kas.tracker.instances(AGENT).is_empty());
+    assert!(kas.processes().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_registered_goes_with_its_connection() {
+    let kas = Kas::start().await;
+    let mut client = AgentRegistrarClient::new(kas.channel("grpc", &kas.token).await);
+    let request = RegisterRequest {
+        agent_meta: None,
+        pod_id: 7,
+    };
+    client.register(request).await.unwrap();
+    assert_eq!(kas.processes().await.len(), 1);
+
+    drop(client);
+
+    let gone = async {
+        while !kas.processes().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn methods_of_older_and_newer_agents_are_answered_as_upstream_does() {
+    let kas = Kas::start().await;
+    let channel = kas.channel("grpc", &kas.token).await;
+    let unknown_service = |name: &str| format!("unknown service {name}");
+    let unknown_method =
+        |service: &str, method: &str| format!("unknown method {method} for service {service}");
+    let configuration = "gitlab.agent.agent_configuration.rpc.AgentConfiguration";
+    let registrar = "gitlab.agent.agent_registrar.rpc.AgentRegistrar";
+    let tunnel = "gitlab.agent.reverse_tunnel.rpc.ReverseTunnel";
+    let table = [
+        // Up to 14.x.
+        (
+            "agentrpc.Kas/GetConfiguration",
+            unknown_service("agentrpc.Kas"),
+        ),
+        (
+            "gitlab.agent.gitops.rpc.Gitops/GetObjectsToSynchronize",
+            unknown_service("gitlab.agent.gitops.rpc.Gitops"),
+        ),
+        // Later, or renamed.
+        (
+            "gitlab.agent.agentk_rpc.AgentRegistrar/Register",
+            unknown_service("gitlab.agent.agentk_rpc.AgentRegistrar"),
+        ),
+        (
+            "gitlab.agent.agent2kas_tunnel.rpc.ReverseTunnel/Connect",
+            unknown_service("gitlab.agent.agent2kas_tunnel.rpc.ReverseTunnel"),
+        ),
+        (
+            &format!("{configuration}/WatchConfiguration"),
+            unknown_method(configuration, "WatchConfiguration"),
+        ),
+        (
+            &format!("{registrar}/Hello"),
+            unknown_method(registrar, "Hello"),
+        ),
+        (
+            &format!("{tunnel}/Disconnect"),
+            unknown_method(tunnel, "Disconnect"),
+        ),
+        (
+            "nonsense",
+            "malformed method name: \"/nonsense\"".to_owned(),
+        ),
+    ];
+    for (path, words) in table {
+        let request = http::Request::post(format!("/{path}"));
+        let request = request.body(tonic::body::Body::empty()).unwrap();
+
+        let response = channel.clone().oneshot(request).await.unwrap();
+
+        let status = tonic::Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unimplemented, words.as_str())
+        );
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     id::{AgentId, ReplicaId},
-    table::Owner,
+    table::{Owner, Telling, Told, Wanted},
 };
 
 /// A replica's proof of life. Its id is new at each start, so that it is the
@@ -100,7 +100,8 @@ pub trait RouteStore: Debug + Send + Sync + 'static {
     /// Renews this replica's lease, and reads all.
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal>;
 
-    /// Removes the lease of a replica: one that leaves, or one that is dead.
+    /// Removes what a replica told, and then its lease: of one that leaves, or
+    /// one that is dead.
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()>;
 
     /// Applies changes of agents' records for the replica `me`, in one exchange
@@ -109,6 +110,18 @@ pub trait RouteStore: Debug + Send + Sync + 'static {
 
     /// Reads an agent's record. Its next change after that is reported once.
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record>;
+
+    /// Changes what the replica `me` tells of agents, in one exchange where
+    /// that is possible. Doing so again does no harm. All of it goes with the
+    /// replica's lease.
+    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()>;
+
+    /// What these replicas tell of those who are wanted.
+    fn told<'a>(
+        &'a self,
+        replicas: &'a [ReplicaId],
+        wanted: &'a Wanted,
+    ) -> StoreFuture<'a, Vec<Told>>;
 
     /// The reports. Taken once; `None` after that.
     fn events(&self) -> Option<mpsc::Receiver<StoreEvent>>;

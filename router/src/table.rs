@@ -3,15 +3,21 @@
 mod budget;
 mod ledger;
 mod membership;
+mod presence;
 mod records;
+mod roll;
 pub mod shared;
 
 use std::{fmt::Debug, future::Future, pin::Pin, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::id::{AgentId, ReplicaId};
+use crate::{
+    id::{AgentId, ReplicaId},
+    store::StoreError,
+};
 
+pub use presence::{Before, Presence, Telling, Told, Wanted};
 pub use shared::{SharedTable, Vouch};
 
 /// A replica that holds tunnels of an agent.
@@ -48,6 +54,14 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// How long ago any replica last had a tunnel of the agent; zero while one
     /// has, `None` if never.
     fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>>;
+
+    /// From now on, this is told of an agent to whoever asks, on any replica.
+    /// Takes effect for others within seconds.
+    fn tell(&self, agent: AgentId, presence: Option<Presence>);
+
+    /// What live replicas tell of those who are wanted; one agent may be told
+    /// of by several.
+    fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>>;
 
     /// Whether the table's word on absent agents counts now: it does not while
     /// its store is away, and for a while after.

@@ -38,6 +38,8 @@ pub(super) async fn serve(
     let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
         return;
     };
+    let meta = asked.agent_meta.unwrap_or_default();
+    let _here = api.tracker.streaming(&agent, &meta, asked.skip_register);
     let external_url = &api.settings.external_url;
     let status = tokio::select! {
         status = send_changes(&mut send, &agent, external_url, asked.commit_id, versions) => status,

@@ -27,6 +27,7 @@ use super::{
     AgentApi, authenticate::Shown, configuration, connect, idle::Idle, leaving, pings::Pings,
     registrar::Registrar,
 };
+use crate::tracker::Registrations;
 
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -45,6 +46,7 @@ struct Connection {
     http2: ServerConnection<ByteStream>,
     native: bool,
     shown: Shown,
+    registrations: Registrations,
     /// Tunnels whose descriptor has not come yet.
     opening: FuturesUnordered<Task<Opened>>,
     idle: FuturesUnordered<Idle>,
@@ -123,6 +125,7 @@ impl Connection {
             http2,
             native,
             shown: Shown::default(),
+            registrations: Registrations::default(),
             opening: FuturesUnordered::new(),
             idle: FuturesUnordered::new(),
             calls: FuturesUnordered::new(),
@@ -197,9 +200,14 @@ impl Connection {
                     Done::Ended
                 }));
             }
-            path if path.starts_with("/gitlab.agent.agent_registrar.rpc.AgentRegistrar/") => {
-                let mut service = AgentRegistrarServer::new(Registrar { api, shown })
-                    .accept_compressed(CompressionEncoding::Gzip);
+            "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register"
+            | "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Unregister" => {
+                let mut service = AgentRegistrarServer::new(Registrar {
+                    api,
+                    shown,
+                    registrations: self.registrations.clone(),
+                })
+                .accept_compressed(CompressionEncoding::Gzip);
                 self.calls.push(Box::pin(async move {
                     if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
                         tracing::debug!(%error, "an agent left during a call");
@@ -328,13 +336,13 @@ fn jittered(age: Duration) -> Duration {
 
 /// grpc-go's texts for methods that a server does not have.
 fn unknown(path: &str) -> Status {
-    let (service, method) = path
-        .trim_start_matches('/')
-        .rsplit_once('/')
-        .unwrap_or((path, ""));
+    let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
+        return Status::unimplemented(format!("malformed method name: {path:?}"));
+    };
     match service {
         "gitlab.agent.reverse_tunnel.rpc.ReverseTunnel"
-        | "gitlab.agent.agent_configuration.rpc.AgentConfiguration" => {
+        | "gitlab.agent.agent_configuration.rpc.AgentConfiguration"
+        | "gitlab.agent.agent_registrar.rpc.AgentRegistrar" => {
             Status::unimplemented(format!("unknown method {method} for service {service}"))
         }
         service => Status::unimplemented(format!("unknown service {service}")),

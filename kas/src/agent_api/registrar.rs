@@ -9,12 +9,14 @@ use proto::agent::agent_registrar::rpc::{
 use tonic::{Request, Response, Status};
 
 use super::{AgentApi, authenticate::Shown};
+use crate::tracker::Registrations;
 
 /// The service, for the calls of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Registrar {
     pub(super) api: Arc<AgentApi>,
     pub(super) shown: Shown,
+    pub(super) registrations: Registrations,
 }
 
 #[tonic::async_trait]
@@ -25,9 +27,9 @@ impl AgentRegistrar for Registrar {
     ) -> Result<Response<RegisterResponse>, Status> {
         let agent = self.agent(request.metadata()).await?;
         let RegisterRequest { agent_meta, pod_id } = request.into_inner();
-        self.api
-            .tracker
-            .register(&agent, pod_id, agent_meta.unwrap_or_default());
+        let meta = agent_meta.unwrap_or_default();
+        let here = self.api.tracker.register(&agent, pod_id, &meta);
+        self.registrations.add(agent.id, pod_id, here);
         Ok(Response::new(RegisterResponse {}))
     }
 
@@ -36,9 +38,9 @@ impl AgentRegistrar for Registrar {
         request: Request<UnregisterRequest>,
     ) -> Result<Response<UnregisterResponse>, Status> {
         let agent = self.agent(request.metadata()).await?;
-        self.api
-            .tracker
-            .unregister(agent.id, request.into_inner().pod_id);
+        let pod_id = request.into_inner().pod_id;
+        self.api.tracker.unregister(agent.id, pod_id);
+        self.registrations.remove(agent.id, pod_id);
         Ok(Response::new(UnregisterResponse {}))
     }
 }

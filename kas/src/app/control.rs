@@ -15,26 +15,54 @@ use crate::{
         gitlab::{GitLab, Memories},
         standalone::Standalone,
     },
+    usage::Usage,
 };
 
-/// Who knows agents and users, and the task that keeps it up to date.
+/// A control plane, and what goes with it.
+pub(super) struct Opened {
+    pub(super) control_plane: Arc<dyn ControlPlane>,
+    /// What is counted for it, if it wants to know.
+    pub(super) usage: Option<Usage>,
+    /// Keeps both up to date.
+    pub(super) following: JoinHandle<()>,
+}
+
+/// Who knows agents and users.
 pub(super) fn open(
     config: &Config,
     stop: &CancellationToken,
     metrics: &mut Metrics,
-) -> anyhow::Result<(Arc<dyn ControlPlane>, JoinHandle<()>)> {
+) -> anyhow::Result<Opened> {
     match &config.control_plane {
         ControlPlaneConfig::Standalone { file } => {
             let standalone = Arc::new(Standalone::open(file)?);
             let following = tokio::spawn(standalone.clone().follow(stop.clone()));
-            Ok((standalone, following))
+            Ok(Opened {
+                control_plane: standalone,
+                usage: None,
+                following,
+            })
         }
         ControlPlaneConfig::GitLab(settings) => {
             let proxy = ProxySetting::from_environment().context("the HTTP proxy for GitLab")?;
             let gitlab = GitLab::new(settings, memories(config, settings), proxy)?;
             gitlab.client().metrics().register(metrics);
-            let following = tokio::spawn(gitlab.clone().follow(stop.clone()));
-            Ok((Arc::new(gitlab), following))
+            let usage = Usage::default();
+            let period = config.observability.usage_reporting_period;
+            let following = tokio::spawn({
+                let follow = gitlab.clone().follow(stop.clone());
+                let report = gitlab
+                    .clone()
+                    .report_usage(usage.clone(), period, stop.clone());
+                async move {
+                    tokio::join!(follow, report);
+                }
+            });
+            Ok(Opened {
+                control_plane: Arc::new(gitlab),
+                usage: Some(usage),
+                following,
+            })
         }
     }
 }

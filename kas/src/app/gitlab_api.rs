@@ -1,6 +1,6 @@
 //! The API that GitLab calls, as the configuration wants it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use runtime::{
@@ -15,12 +15,14 @@ use crate::{
     gitlab_api::{GitLabApi, Services, Settings},
     notifications::Notifications,
     replica::GitLabPort,
+    tracker::Tracker,
 };
 
 /// The port for GitLab, where there is one.
 pub(super) async fn port(
     config: &Config,
     notifications: &Notifications,
+    tracker: &Arc<Tracker>,
 ) -> anyhow::Result<Option<GitLabPort>> {
     let Some(listen) = &config.api else {
         return Ok(None);
@@ -35,13 +37,13 @@ pub(super) async fn port(
     Ok(Some(GitLabPort {
         listener,
         acceptor,
-        api: GitLabApi::new(settings, services(notifications)).await,
+        api: GitLabApi::new(settings, services(notifications, tracker)).await,
     }))
 }
 
 /// All that GitLab may ask.
-fn services(notifications: &Notifications) -> Services {
-    Services::new(notifications.clone())
+fn services(notifications: &Notifications, tracker: &Arc<Tracker>) -> Services {
+    Services::new(notifications.clone(), tracker.clone())
 }
 
 async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {

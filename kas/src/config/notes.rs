@@ -69,6 +69,12 @@ pub(super) fn of(document: &Document) -> Vec<Note> {
         );
     }
     if document.standalone.is_some() {
+        let usage = document.observability.as_ref();
+        found.add(
+            "observability.usage_reporting_period",
+            usage.is_some_and(|it| it.usage_reporting_period.is_some()),
+            "usage is reported to a GitLab only",
+        );
         found.standalone(document.agent.as_ref());
     }
     found.0
@@ -120,8 +126,6 @@ impl Found {
 
     fn observability(&mut self, observability: Option<&file::Observability>) {
         let Some(it) = observability else { return };
-        let usage = it.usage_reporting_period.is_some();
-        self.add("observability.usage_reporting_period", usage, NOT_BUILT);
         let listen = it.listen.as_ref().map(|it| &it.value);
         let tls = listen.is_some_and(|it| it.certificate_file.is_some() || it.key_file.is_some());
         let plain = "this version serves metrics and probes in clear only";

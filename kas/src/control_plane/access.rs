@@ -13,6 +13,8 @@ pub struct Access {
     pub agent: Arc<AgentInfo>,
     /// Who asked.
     pub identity: Identity,
+    /// GitLab's number of the user who asked, or whose job did; 0 if there is none.
+    pub user_id: i64,
     /// Whom the agent impersonates in its cluster; `None` means the agent itself.
     pub impersonation: Option<ImpersonationConfig>,
 }

@@ -19,13 +19,17 @@ mod impersonation;
 mod keys;
 mod metrics;
 mod number;
+mod project_access;
 mod proxy_user;
+mod receptive_agents;
 mod retry;
+mod usage_metrics;
 
 pub use agent_info::Registered;
 pub use client::Client;
 pub use error::CallError;
 pub use metrics::GitLabMetrics;
+pub use receptive_agents::ReceptiveAgent;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -95,6 +99,7 @@ struct Inner {
     registered: TokenCache<Arc<Registered>, AuthError>,
     jobs: TokenCache<Arc<AllowedAgents>, DenyReason>,
     users: TokenCache<Arc<ProxyUser>, DenyReason>,
+    projects: TokenCache<bool, AuthError>,
     agents: Agents,
     revision: watch::Sender<u64>,
 }
@@ -116,6 +121,7 @@ impl GitLab {
             registered: TokenCache::new(memories.agents),
             jobs: TokenCache::new(memories.callers),
             users: TokenCache::new(memories.callers),
+            projects: TokenCache::new(Memory::default()),
             agents: Agents::default(),
             revision: watch::Sender::new(0),
         })))
@@ -166,6 +172,7 @@ impl GitLab {
                 kind: IdentityKind::CiJob,
                 name: allowed.job.id.to_string(),
             },
+            user_id: allowed.job.user_id,
             impersonation: impersonation::of_job(&allowed.job, found),
         })
     }
@@ -191,6 +198,7 @@ impl GitLab {
                 kind: IdentityKind::User,
                 name: user.username.clone(),
             },
+            user_id: user.id,
             impersonation: impersonation::of_user(&user, proof.access_type()),
         })
     }

@@ -1,9 +1,10 @@
 //! Which services there are, and how they are told of.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use http::{Request, Response};
 use proto::agent::{
+    agent_tracker::rpc::agent_tracker_server::AgentTrackerServer,
     configuration_project::rpc::configuration_project_server::ConfigurationProjectServer,
     notifications::rpc::notifications_server::NotificationsServer,
     server_info::rpc::server_info_server::ServerInfoServer,
@@ -22,9 +23,10 @@ use tonic_reflection::server::Builder;
 use tower::Service;
 
 use super::{
-    configuration_project::ConfigurationProject, notifications::Publisher, server_info::Version,
+    agent_tracker::Connected, configuration_project::ConfigurationProject,
+    notifications::Publisher, server_info::Version,
 };
-use crate::{gitaly::Gitaly, notifications::Notifications};
+use crate::{gitaly::Gitaly, notifications::Notifications, tracker::Tracker};
 
 /// The services of the API. Health and reflection come by themselves.
 #[derive(Debug)]
@@ -44,13 +46,15 @@ pub(super) struct Served {
 impl Services {
     /// Those that every replica has.
     #[must_use]
-    pub fn new(notifications: Notifications) -> Self {
+    pub fn new(notifications: Notifications, tracker: Arc<Tracker>) -> Self {
         let none = Self {
             routes: RoutesBuilder::default(),
             names: Vec::new(),
         };
         let gzip = CompressionEncoding::Gzip;
-        none.with(ServerInfoServer::new(Version).accept_compressed(gzip))
+        let connected = AgentTrackerServer::new(Connected(tracker)).accept_compressed(gzip);
+        none.with(connected)
+            .with(ServerInfoServer::new(Version).accept_compressed(gzip))
             .with(NotificationsServer::new(Publisher(notifications)).accept_compressed(gzip))
     }
 

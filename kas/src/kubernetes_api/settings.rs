@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use crate::usage::Usage;
+
 /// How the Kubernetes API is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -29,6 +31,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// The origin whose browsers may call.
     pub allowed_origin: Option<String>,
+    /// Counts requests that were allowed, for whom it is reported to.
+    pub usage: Option<Usage>,
 }
 
 impl Default for Settings {
@@ -45,6 +49,7 @@ impl Default for Settings {
             max_head: 192 << 10,
             max_in_flight: 10_000,
             allowed_origin: None,
+            usage: None,
         }
     }
 }

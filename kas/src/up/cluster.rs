@@ -22,6 +22,7 @@ use crate::{
     control_plane::standalone::Standalone,
     kubernetes_api,
     replica::{PeerSettings, Port, Replica, Setup},
+    tracker::Tracker,
     version,
 };
 
@@ -103,6 +104,7 @@ impl Cluster {
         self.replicas.push(Replica::start(Setup {
             me,
             control_plane: control_plane.clone(),
+            tracker: Tracker::new(shared.table.clone()),
             table: shared.table,
             notifications: shared.notifications,
             metrics,

@@ -244,6 +244,7 @@ impl ControlPlane for Doorman {
             Ok(Access {
                 agent: Arc::new(agent),
                 identity,
+                user_id: 0,
                 impersonation,
             })
         })

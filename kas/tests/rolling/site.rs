@@ -28,6 +28,7 @@ use kas::{
     kubernetes_api,
     notifications::Notifications,
     replica::{Cut, Graces, PeerSettings, Port, Replica, Setup},
+    tracker::Tracker,
 };
 use prometheus_client::registry::Registry as Metrics;
 use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
@@ -137,8 +138,10 @@ impl Site {
             replica: ReplicaId::new(&format!("replica-{number}")),
             url: format!("grpc://{}", peers.local_addr()),
         };
+        let table = Arc::new(self.store.table(me.clone()));
         let replica = Replica::start(Setup {
-            table: Arc::new(self.store.table(me.clone())),
+            tracker: Tracker::new(table.clone()),
+            table,
             notifications: Notifications::new(None),
             metrics: Metrics::default(),
             me,

@@ -10,13 +10,15 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     id::{AgentId, ReplicaId},
-    table::{Owner, RoutingTable, TableFuture},
+    store::StoreError,
+    table::{Owner, Presence, RoutingTable, TableFuture, Told, Wanted},
 };
 
 /// The table itself. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     agents: Arc<Mutex<HashMap<AgentId, Entry>>>,
+    told: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,10 @@ impl MemoryStore {
         entry.changes.send_modify(|version| *version += 1);
     }
 
+    fn told(&self) -> MutexGuard<'_, HashMap<(AgentId, ReplicaId), Presence>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Entry>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,6 +128,26 @@ impl RoutingTable for MemoryTable {
         Box::pin(std::future::ready(seen))
     }
 
+    fn tell(&self, agent: AgentId, presence: Option<Presence>) {
+        let key = (agent, self.me.replica.clone());
+        let mut told = self.store.told();
+        match presence {
+            Some(presence) => told.insert(key, presence),
+            None => told.remove(&key),
+        };
+    }
+
+    fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>> {
+        let told = self.store.told();
+        let all = told.iter().map(|((agent, replica), presence)| Told {
+            replica: replica.clone(),
+            agent: *agent,
+            presence: presence.clone(),
+        });
+        let found = all.filter(|it| wanted.includes(it.agent, it.presence.group));
+        Box::pin(std::future::ready(Ok(found.collect())))
+    }
+
     fn certain(&self) -> bool {
         true
     }
@@ -142,6 +168,8 @@ impl RoutingTable for MemoryTable {
         for agent in mine {
             self.retract(agent);
         }
+        let me = &self.me.replica;
+        self.store.told().retain(|(_, replica), _| replica != me);
         Box::pin(std::future::ready(()))
     }
 }

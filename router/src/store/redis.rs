@@ -9,6 +9,7 @@ mod channel;
 mod format;
 mod metrics;
 mod options;
+mod presence;
 mod reports;
 
 use std::{
@@ -31,7 +32,7 @@ pub use options::{Address, AddressError, RedisOptions, Servers};
 use super::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture};
 use crate::{
     id::{AgentId, ReplicaId},
-    table::Owner,
+    table::{Owner, Telling, Told, Wanted},
 };
 use format::{Keys, LAST_SEEN};
 use reports::Reports;
@@ -39,6 +40,8 @@ use reports::Reports;
 /// How long an agent's record outlives its last writing, in seconds: three
 /// times as long as it takes until it is written again.
 const EXPIRY: i64 = 3 * 24 * 3600;
+/// Renewals of the lease after which what the replica tells is kept for longer.
+const PRESENCE_BEATS: u64 = 720;
 /// Reports on their way to the table.
 const EVENTS: usize = 1024;
 
@@ -140,6 +143,12 @@ impl RouteStore for RedisStore {
         async move {
             let field = (lease.replica.to_string(), format::write_lease(lease));
             let replicas = &self.keys.replicas;
+            if lease.beat.is_multiple_of(PRESENCE_BEATS) {
+                let presence = self.keys.presence(&lease.replica);
+                // It is for the case that nobody removes the key; there may be none.
+                let expiry = self.client.expire::<(), _>(presence, EXPIRY, None);
+                self.done("expire", expiry.await)?;
+            }
             let renewed = tokio::try_join!(
                 self.client.hset::<i64, _, _>(replicas, field),
                 self.client.hgetall::<HashMap<String, String>, _>(replicas),
@@ -155,8 +164,16 @@ impl RouteStore for RedisStore {
 
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
         async move {
-            let field = replica.to_string();
-            let ended = self.client.hdel::<(), _, _>(&self.keys.replicas, field);
+            // The lease goes last: a replica that was only frozen and finds it
+            // gone tells everything again.
+            let ended = async {
+                self.client
+                    .unlink::<(), _>(self.keys.presence(replica))
+                    .await?;
+                let field = replica.to_string();
+                let replicas = &self.keys.replicas;
+                self.client.hdel::<(), _, _>(replicas, field).await
+            };
             self.done("end_lease", ended.await)
         }
         .boxed()
@@ -179,6 +196,27 @@ impl RouteStore for RedisStore {
                 .hgetall::<HashMap<String, String>, _>(self.keys.agent(agent));
             let fields = self.done("read", fields.await)?;
             Ok(format::read_record(fields))
+        }
+        .boxed()
+    }
+
+    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()> {
+        async move {
+            let key = self.keys.presence(me);
+            let told = presence::tell(&self.client, &key, tellings).await;
+            self.done("tell", told)
+        }
+        .boxed()
+    }
+
+    fn told<'a>(
+        &'a self,
+        replicas: &'a [ReplicaId],
+        wanted: &'a Wanted,
+    ) -> StoreFuture<'a, Vec<Told>> {
+        async move {
+            let told = presence::told(&self.client, &self.keys, replicas, wanted);
+            self.done("told", told.await)
         }
         .boxed()
     }

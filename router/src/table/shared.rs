@@ -14,6 +14,7 @@
 mod keeper;
 mod reader;
 mod state;
+mod teller;
 mod writer;
 
 use std::{
@@ -30,11 +31,11 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Owner, RoutingTable, TableFuture};
+use super::{Owner, Presence, RoutingTable, TableFuture, Told, Wanted};
 use crate::{
     id::{AgentId, ReplicaId},
     ring::Ring,
-    store::{RouteStore, StoreEvent},
+    store::{RouteStore, StoreError, StoreEvent},
 };
 use state::State;
 
@@ -126,6 +127,7 @@ struct Inner {
     state: Mutex<State>,
     renew: Notify,
     write: Notify,
+    tell: Notify,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -154,6 +156,7 @@ impl SharedTable {
             state: Mutex::new(state),
             renew: Notify::new(),
             write: Notify::new(),
+            tell: Notify::new(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
@@ -163,9 +166,10 @@ impl SharedTable {
                 stop.run_until_cancelled(task).await;
             }
         };
-        let runs: [TableFuture<'static, ()>; 3] = [
+        let runs: [TableFuture<'static, ()>; 4] = [
             Box::pin(keeper::run(inner.clone())),
             Box::pin(writer::run(inner.clone())),
+            Box::pin(teller::run(inner.clone())),
             Box::pin(listen(inner.clone())),
         ];
         for run in runs {
@@ -195,6 +199,14 @@ impl SharedTable {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store may have lost anything: it is told everything again.
+    fn retell(&self, state: &mut State, now: Instant) {
+        state.ledger.retell(now);
+        state.roll.retell(now);
+        self.write.notify_one();
+        self.tell.notify_one();
     }
 
     fn unix(&self) -> u64 {
@@ -244,6 +256,16 @@ impl RoutingTable for SharedTable {
         })
     }
 
+    fn tell(&self, agent: AgentId, presence: Option<Presence>) {
+        let now = Instant::now();
+        self.inner.lock().roll.tell(agent, presence, now);
+        self.inner.tell.notify_one();
+    }
+
+    fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>> {
+        Box::pin(teller::told(&self.inner, wanted))
+    }
+
     fn certain(&self) -> bool {
         self.inner.lock().certain(Instant::now())
     }
@@ -284,9 +306,8 @@ async fn listen(inner: Arc<Inner>) {
             StoreEvent::Back => {
                 state.records.outdate_all();
                 state.doubt(now);
-                state.ledger.retell(now);
+                inner.retell(&mut state, now);
                 inner.renew.notify_one();
-                inner.write.notify_one();
             }
         }
     }

@@ -14,6 +14,7 @@ use std::{
 use router::{
     AgentId, Owner, ReplicaId,
     store::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture},
+    table::{Telling, Told, Wanted},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -310,6 +311,14 @@ impl RouteStore for SimStore {
             let record = server.contents.records.get(&agent);
             record.cloned().unwrap_or_default()
         })
+    }
+
+    fn tell<'a>(&'a self, _: &'a ReplicaId, _: &'a [Telling]) -> StoreFuture<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn told<'a>(&'a self, _: &'a [ReplicaId], _: &'a Wanted) -> StoreFuture<'a, Vec<Told>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn events(&self) -> Option<mpsc::Receiver<StoreEvent>> {

@@ -10,11 +10,15 @@ use std::{sync::Arc, time::Duration};
 use redis::Commands as _;
 use router::{
     AgentId, RoutingTable,
-    store::{memory::MemoryStore, redis::Servers},
+    store::{
+        memory::MemoryStore,
+        redis::{Heard, RedisStore, Servers},
+    },
+    table::Wanted,
 };
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use server::{Certificates, Cluster, Sentinels, Server, text};
-use tables::{A, knows, owner, replica, two, until};
+use tables::{A, hears, knows, owner, presence, replica, two, until};
 
 /// What every table must do, seen by two replicas of it.
 async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
@@ -41,17 +45,41 @@ async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
     knows(&*b, A, &[]).await;
     knows(&*a, A, &[owner("b")]).await;
 
+    presence_conforms(&*a, &*b).await;
     for id in 100..200 {
         b.announce(AgentId(id));
     }
     knows(&*a, AgentId(199), &[owner("b")]).await;
     b.leave().await;
     knows(&*a, AgentId(199), &[]).await;
+    hears(&*a, &Wanted::All, &[]).await;
     knows(&*a, A, &[]).await;
     until("the agent to be gone", async || {
         a.last_seen(A).await.is_some_and(|ago| !ago.is_zero())
     })
     .await;
+}
+
+/// What is told of agents is heard by everyone; afterwards only b still tells.
+async fn presence_conforms(a: &dyn RoutingTable, b: &dyn RoutingTable) {
+    let other = AgentId(70);
+    let (both, one) = (Wanted::Agents(vec![A, other]), Wanted::Agents(vec![A]));
+    a.tell(A, presence(1, "a/one"));
+    b.tell(A, presence(1, "b one"));
+    b.tell(other, presence(2, "b other"));
+    for table in [a, b] {
+        hears(table, &both, &["a/one", "b one", "b other"]).await;
+        hears(table, &one, &["a/one", "b one"]).await;
+        hears(table, &Wanted::Groups(vec![2]), &["b other"]).await;
+        hears(table, &Wanted::Groups(vec![3]), &[]).await;
+    }
+
+    a.tell(A, presence(3, "a two"));
+    hears(b, &one, &["a two", "b one"]).await;
+    hears(b, &Wanted::Groups(vec![1]), &["b one"]).await;
+    hears(b, &Wanted::Groups(vec![1, 3]), &["a two", "b one"]).await;
+    a.tell(A, None);
+    hears(b, &Wanted::All, &["b one", "b other"]).await;
 }
 
 #[tokio::test]
@@ -250,14 +278,17 @@ async fn an_emptied_redis_is_told_everything_again() {
     for id in 1..=500 {
         a.announce(AgentId(id));
     }
+    a.tell(A, presence(1, "here"));
     knows(&*b, AgentId(500), &[owner("a")]).await;
+    hears(&*b, &Wanted::All, &["here"]).await;
 
     server.cli(&["flushall"]);
 
     until("all agents to be there again", async || {
-        server.cli(&["dbsize"]).trim() == "501"
+        server.cli(&["dbsize"]).trim() == "502"
     })
     .await;
+    hears(&*b, &Wanted::All, &["here"]).await;
     knows(&*b, AgentId(500), &[owner("a")]).await;
     knows(&*b, AgentId(501), &[]).await;
 }
@@ -336,4 +367,93 @@ async fn a_replica_may_start_before_its_redis() {
     let _server = Server::on(port, &[]);
 
     knows(&*b, A, &[owner("a")]).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_takes_along_what_it_told() {
+    let server = Server::start(&[]);
+    let (a, b) = two(&server.options()).await;
+    a.tell(A, presence(1, "here"));
+    hears(&*b, &Wanted::All, &["here"]).await;
+    assert_eq!(
+        server
+            .cli(&["exists", "gitlab-kas:kas:presence:{a}"])
+            .trim(),
+        "1"
+    );
+
+    drop(a);
+
+    hears(&*b, &Wanted::All, &[]).await;
+    until("the key to be gone", async || {
+        server
+            .cli(&["exists", "gitlab-kas:kas:presence:{a}"])
+            .trim()
+            == "0"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_connects_costs_three_commands() {
+    const AGENTS: i64 = 1000;
+    let server = Server::start(&[]);
+    let (a, _b) = two(&server.options()).await;
+    server.cli(&["config", "resetstat"]);
+
+    for id in 1..=AGENTS {
+        a.tell(AgentId(id), presence(id, "here"));
+        a.announce(AgentId(id));
+    }
+
+    let last = format!("a/{AGENTS}/{AGENTS}/here");
+    until("the last agent", async || {
+        let score = server.cli(&["zscore", "gitlab-kas:kas:presence:{a}", &last]);
+        score.trim() == "0"
+    })
+    .await;
+    let stats = server.cli(&["info", "commandstats"]);
+    let calls = |command: &str| {
+        let line = stats
+            .lines()
+            .find_map(|it| it.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        let calls = line.and_then(|it| it.split(',').next());
+        calls.map_or(0, |it| it.parse::<i64>().unwrap())
+    };
+    assert_eq!(
+        (calls("expire"), calls("zadd")),
+        (AGENTS, AGENTS),
+        "{stats}"
+    );
+    assert_eq!(calls("zrem") + calls("zremrangebylex"), 0, "{stats}");
+}
+
+#[tokio::test]
+async fn a_message_reaches_all_who_listen_also_after_they_were_cut_off() {
+    let server = Server::start(&[]);
+    let connect = || RedisStore::connect(&server.options()).unwrap();
+    let (speaker, listener) = (connect(), connect());
+    let (speaker, heard) = (speaker.channel("events"), listener.channel("events"));
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
+    let listening = tokio::spawn(async move {
+        heard.listen(|it| sender.try_send(it).unwrap()).await;
+    });
+    let next = async |receiver: &mut tokio::sync::mpsc::Receiver<Heard>| {
+        let next = tokio::time::timeout(Duration::from_secs(30), receiver.recv());
+        next.await.unwrap().unwrap()
+    };
+    assert_eq!(next(&mut receiver).await, Heard::Gap);
+    speaker.publish("one".into()).await.unwrap();
+    // The first connection counts as one that was made again.
+    while next(&mut receiver).await != Heard::Message("one".into()) {}
+
+    server.cli(&["client", "kill", "type", "pubsub"]);
+    assert_eq!(next(&mut receiver).await, Heard::Gap);
+    until("the speaker to be back", async || {
+        speaker.publish("two".into()).await.is_ok()
+    })
+    .await;
+    assert_eq!(next(&mut receiver).await, Heard::Message("two".into()));
+
+    listening.abort();
 }

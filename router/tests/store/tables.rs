@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use router::{
     AgentId, Owner, ReplicaId, RoutingTable, SharedTable,
     store::redis::{RedisOptions, RedisStore},
-    table::{TableFuture, Vouch, shared::Settings},
+    table::{Presence, TableFuture, Vouch, Wanted, shared::Settings},
 };
 
 /// How long anything may take to come to hold.
@@ -63,6 +63,24 @@ pub(crate) async fn knows(reader: &dyn RoutingTable, agent: AgentId, owners: &[O
         let mut known = reader.owners(agent).await;
         known.sort_by(|a, b| a.replica.cmp(&b.replica));
         known == owners
+    })
+    .await;
+}
+
+pub(crate) fn presence(group: i64, text: &str) -> Option<Presence> {
+    Some(Presence {
+        group,
+        text: text.into(),
+    })
+}
+
+/// Waits until `reader` hears exactly this of those who are wanted.
+pub(crate) async fn hears(reader: &dyn RoutingTable, wanted: &Wanted, texts: &[&str]) {
+    until(&format!("{texts:?} of {wanted:?}"), async || {
+        let told = reader.told(wanted).await.unwrap_or_default();
+        let mut told: Vec<_> = told.iter().map(|it| &*it.presence.text).collect();
+        told.sort_unstable();
+        told == texts
     })
     .await;
 }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::header;
 use proto::agent::entity::{GitalyInfo, GitalyRepository};
 use router::id::AgentId;
 use serde::Deserialize;
@@ -86,11 +85,7 @@ fn is_not_found<T>(answer: &Result<T, CallError>) -> bool {
 }
 
 async fn ask(client: &Client, path: &'static str, token: &Token) -> Result<Registered, CallError> {
-    let bearer = Token::new(format!("Bearer {}", token.expose()));
-    let call = Call {
-        credential: Some((header::AUTHORIZATION, bearer)),
-        ..Call::get(Endpoint::AgentInfo, path)
-    };
+    let call = Call::get(Endpoint::AgentInfo, path).for_agent(token);
     let body = client.call(&call).await?;
     parse(&body).map_err(|why| CallError::Garbage { path, why })
 }

@@ -31,6 +31,7 @@ pub(super) struct Job {
     pub(super) project: i64,
     /// The groups of its project, as GitLab orders them.
     pub(super) groups: Vec<i64>,
+    pub(super) user_id: i64,
     pub(super) username: String,
     pub(super) environment: Option<Environment>,
 }
@@ -161,6 +162,8 @@ struct ProjectAnswer {
 #[derive(Deserialize)]
 struct UserAnswer {
     #[serde(default, deserialize_with = "or_default")]
+    id: Number,
+    #[serde(default, deserialize_with = "or_default")]
     username: String,
 }
 
@@ -188,6 +191,7 @@ fn parse(body: &Bytes) -> Result<AllowedAgents, String> {
             pipeline: there(answer.pipeline, "pipeline")?.id.0,
             project: project.id.0,
             groups: project.groups.iter().map(|group| group.id.0).collect(),
+            user_id: user.id.0,
             username: user.username,
             environment: answer.environment.map(environment).transpose()?,
         },

@@ -1,7 +1,7 @@
 //! A request to GitLab's internal API, before it is signed and sent.
 
 use bytes::Bytes;
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, header};
 
 use super::super::Token;
 
@@ -12,14 +12,20 @@ pub(super) enum Endpoint {
     AllowedAgents,
     AuthorizeProxyUser,
     AgentConfiguration,
+    UsageMetrics,
+    VerifyProjectAccess,
+    ReceptiveAgents,
 }
 
 impl Endpoint {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::AgentInfo,
         Self::AllowedAgents,
         Self::AuthorizeProxyUser,
         Self::AgentConfiguration,
+        Self::UsageMetrics,
+        Self::VerifyProjectAccess,
+        Self::ReceptiveAgents,
     ];
 
     /// As in logs.
@@ -29,6 +35,9 @@ impl Endpoint {
             Self::AllowedAgents => "allowed_agents",
             Self::AuthorizeProxyUser => "authorize_proxy_user",
             Self::AgentConfiguration => "agent_configuration",
+            Self::UsageMetrics => "usage_metrics",
+            Self::VerifyProjectAccess => "verify_project_access",
+            Self::ReceptiveAgents => "receptive_agents",
         }
     }
 }
@@ -42,12 +51,14 @@ pub(super) enum Expect {
     Nothing,
 }
 
-/// A request. None of these changes anything when it is repeated.
+/// A request.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) endpoint: Endpoint,
     pub(super) method: Method,
     pub(super) path: &'static str,
+    /// The one parameter of its query, if it has any.
+    pub(super) query: Option<(&'static str, String)>,
     /// Whether it carries this server's own token.
     pub(super) signed: bool,
     /// Whose business it is: a header and its secret value.
@@ -55,6 +66,8 @@ pub(super) struct Call {
     /// JSON, if there is a body.
     pub(super) body: Option<Bytes>,
     pub(super) expect: Expect,
+    /// Whether it changes nothing when it is repeated, and is worth it.
+    pub(super) retried: bool,
 }
 
 impl Call {
@@ -64,10 +77,12 @@ impl Call {
             endpoint,
             method: Method::GET,
             path,
+            query: None,
             signed: true,
             credential: None,
             body: None,
             expect: Expect::Json,
+            retried: true,
         }
     }
 
@@ -83,6 +98,14 @@ impl Call {
             body: Some(body),
             expect,
             ..Self::get(endpoint, path)
+        }
+    }
+    /// The same on behalf of an agent.
+    pub(super) fn for_agent(self, token: &Token) -> Self {
+        let bearer = Token::new(format!("Bearer {}", token.expose()));
+        Self {
+            credential: Some((header::AUTHORIZATION, bearer)),
+            ..self
         }
     }
 }

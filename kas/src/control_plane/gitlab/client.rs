@@ -121,7 +121,8 @@ impl Client {
             };
             let pause = retry::pause(number, rand::random());
             number += 1;
-            let again = error.is_worth_a_retry()
+            let again = call.retried
+                && error.is_worth_a_retry()
                 && number < retry::ATTEMPTS
                 && Instant::now() + pause < deadline
                 && lock(&self.budget).withdraw();

@@ -4,7 +4,10 @@
 use router::id::AgentId;
 use sha2::{Digest, Sha256};
 
-use super::{super::TokenHash, proxy_user::Proof};
+use super::{
+    super::{Token, TokenHash},
+    proxy_user::Proof,
+};
 
 /// A user's question is about one agent and all that they proved themselves with.
 pub(super) fn of_user(agent: AgentId, proof: &Proof) -> TokenHash {
@@ -27,11 +30,18 @@ pub(super) fn of_user(agent: AgentId, proof: &Proof) -> TokenHash {
     TokenHash::new(hash.finalize().into())
 }
 
+/// An agent's question about a project.
+pub(super) fn of_project(token: &Token, path: &str) -> TokenHash {
+    let mut hash = Sha256::new();
+    hash.update(token.hash().as_bytes());
+    hash.update(path.as_bytes());
+    TokenHash::new(hash.finalize().into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::super::Token;
     use super::*;
 
     #[test]

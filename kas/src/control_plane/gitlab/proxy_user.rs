@@ -41,6 +41,7 @@ impl Proof {
 pub(super) struct ProxyUser {
     pub(super) agent: AgentId,
     pub(super) config_project: i64,
+    pub(super) id: i64,
     pub(super) username: String,
     pub(super) access_as: UserAccessAs,
 }
@@ -148,6 +149,8 @@ struct ProjectAnswer {
 #[derive(Deserialize)]
 struct UserAnswer {
     #[serde(default, deserialize_with = "or_default")]
+    id: Number,
+    #[serde(default, deserialize_with = "or_default")]
     username: String,
 }
 
@@ -187,6 +190,7 @@ fn parse(body: &Bytes, asked: AgentId) -> Result<ProxyUser, String> {
     Ok(ProxyUser {
         agent: asked,
         config_project: project.id.0,
+        id: user.id.0,
         username: user.username,
         access_as,
     })

@@ -138,6 +138,7 @@ impl Directory {
         Ok(Access {
             agent,
             identity: caller.identity.clone(),
+            user_id: 0,
             impersonation,
         })
     }

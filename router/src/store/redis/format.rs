@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `<prefix>:kas:replicas` | hash | replica id → its lease, as JSON |
 //! | `<prefix>:kas:agent:{<agent id>}` | hash | replica id → its URL, for each owner; `last_seen` → seconds since 1970 |
+//! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
 
 use std::collections::HashMap;
 
@@ -23,6 +24,7 @@ pub(super) const LAST_SEEN: &str = "last_seen";
 pub(super) struct Keys {
     pub(super) replicas: String,
     agent: String,
+    presence: String,
 }
 
 impl Keys {
@@ -30,12 +32,18 @@ impl Keys {
         Self {
             replicas: format!("{prefix}:kas:replicas"),
             agent: format!("{prefix}:kas:agent:"),
+            presence: format!("{prefix}:kas:presence:"),
         }
     }
 
     /// The key of an agent's record; the braces choose its slot in a cluster.
     pub(super) fn agent(&self, agent: AgentId) -> String {
         format!("{}{{{agent}}}", self.agent)
+    }
+
+    /// The key of what a replica tells of its agents.
+    pub(super) fn presence(&self, replica: &ReplicaId) -> String {
+        format!("{}{{{replica}}}", self.presence)
     }
 
     /// Whose record a key is.

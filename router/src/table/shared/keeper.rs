@@ -81,8 +81,7 @@ fn take_in(inner: &Inner, renewal: Renewal) -> Vec<Lease> {
     if lost || (was_away && state.registered) {
         state.doubt(now);
         state.records.outdate_all();
-        state.ledger.retell(now);
-        inner.write.notify_one();
+        inner.retell(&mut state, now);
     }
     state.registered = true;
     let (before, certain) = (ids(&state), state.certain(now));

@@ -11,6 +11,7 @@ use super::{
         ledger::{Ledger, Pace},
         membership::{Membership, Standing},
         records::{Known, Records},
+        roll::Roll,
     },
     Numbers, Settings,
 };
@@ -20,6 +21,7 @@ use crate::id::{AgentId, ReplicaId};
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) ledger: Ledger,
+    pub(super) roll: Roll,
     pub(super) membership: Membership,
     pub(super) records: Records,
     pub(super) budget: Budget,
@@ -47,6 +49,7 @@ impl State {
         };
         Self {
             ledger: Ledger::new(pace),
+            roll: Roll::new(settings.debounce),
             membership: Membership::new(me.clone(), settings.renew_every, settings.expiry),
             records: Records::default(),
             budget: Budget::new(settings.operations_per_second, settings.burst, now),

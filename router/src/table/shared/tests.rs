@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::store::{Change, Lease, Record, Renewal, StoreError, StoreFuture};
+use crate::table::Telling;
 
 const A: AgentId = AgentId(7);
 
@@ -14,6 +15,7 @@ const A: AgentId = AgentId(7);
 struct World {
     leases: BTreeMap<String, Lease>,
     records: HashMap<AgentId, Record>,
+    told: BTreeMap<(String, AgentId), Presence>,
     clients: Vec<Client>,
     away: bool,
     /// Who does not reach the store, and says so to whoever asks.
@@ -89,7 +91,9 @@ impl RouteStore for Played {
 
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
         self.with(|world, _| {
-            world.leases.remove(&replica.to_string());
+            let replica = replica.to_string();
+            world.told.retain(|(of, _), _| *of != replica);
+            world.leases.remove(&replica);
         })
     }
 
@@ -119,6 +123,36 @@ impl RouteStore for Played {
             world.reads += 1;
             world.clients[client].armed.insert(agent);
             world.records.get(&agent).cloned().unwrap_or_default()
+        })
+    }
+
+    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()> {
+        self.with(|world, _| {
+            for Telling { agent, new, .. } in tellings {
+                world.writes += 1;
+                let key = (me.to_string(), *agent);
+                match new {
+                    Some(new) => world.told.insert(key, new.clone()),
+                    None => world.told.remove(&key),
+                };
+            }
+        })
+    }
+
+    fn told<'a>(
+        &'a self,
+        replicas: &'a [ReplicaId],
+        wanted: &'a Wanted,
+    ) -> StoreFuture<'a, Vec<Told>> {
+        self.with(|world, _| {
+            let told = world.told.iter().map(|((replica, agent), presence)| Told {
+                replica: ReplicaId::new(replica),
+                agent: *agent,
+                presence: presence.clone(),
+            });
+            told.filter(|it| replicas.contains(&it.replica))
+                .filter(|it| wanted.includes(it.agent, it.presence.group))
+                .collect()
         })
     }
 
@@ -169,6 +203,49 @@ async fn two() -> (Arc<Mutex<World>>, Arc<SharedTable>, Arc<SharedTable>) {
     let (a, b) = (replica(&world, "a"), replica(&world, "b"));
     until(|| async { a.numbers().replicas == 2 && b.numbers().replicas == 2 }).await;
     (world, a, b)
+}
+
+fn presence(text: &str) -> Option<Presence> {
+    Some(Presence {
+        group: 1,
+        text: text.into(),
+    })
+}
+
+async fn texts(table: &SharedTable, wanted: &Wanted) -> Vec<String> {
+    let told = table.told(wanted).await.unwrap();
+    told.iter().map(|it| it.presence.text.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_of_an_agent_is_heard_everywhere_until_its_replica_leaves() {
+    let (world, a, b) = two().await;
+    a.tell(A, presence("at a"));
+    b.tell(A, presence("at b"));
+    let (all, none) = (Wanted::Agents(vec![A]), Wanted::Groups(vec![2]));
+    until(|| async { texts(&a, &all).await == ["at b", "at a"] }).await;
+    until(|| async { texts(&b, &Wanted::Groups(vec![1])).await == ["at a", "at b"] }).await;
+    assert!(texts(&a, &none).await.is_empty());
+
+    a.leave().await;
+
+    assert_eq!(world.lock().unwrap().told.len(), 1);
+    until(|| async { texts(&b, &all).await == ["at b"] }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lost_everything_is_told_again_of_every_agent() {
+    let (world, a, b) = two().await;
+    a.tell(A, presence("at a"));
+    until(|| async { texts(&b, &Wanted::All).await == ["at a"] }).await;
+
+    {
+        let mut world = world.lock().unwrap();
+        world.told.clear();
+        world.leases.clear();
+    }
+
+    until(|| async { texts(&b, &Wanted::All).await == ["at a"] }).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
 //! One request on the wire.
 
-use std::{error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use runtime::jwt;
 
 use super::{
@@ -42,7 +43,8 @@ impl Client {
     /// Signed anew each time: a late retry must not carry an old token.
     fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, CallError> {
         let invalid = |error: &dyn Error| CallError::Invalid(error.to_string());
-        let url = self.base.url(call.path).map_err(|error| invalid(&error))?;
+        let url = self.base.url(&target(call));
+        let url = url.map_err(|error| invalid(&error))?;
         let body = call.body.clone().unwrap_or_default();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = call.method.clone();
@@ -80,6 +82,17 @@ impl Client {
             (true, Expect::Json) => answer::json(&head, body?, call.path),
             (true, Expect::Nothing) => Ok(Bytes::new()),
             (false, _) => Err(answer::refusal(&head, &body.unwrap_or_default(), call)),
+        }
+    }
+}
+
+/// The path, with the query if there is one.
+fn target(call: &Call) -> Cow<'static, str> {
+    match &call.query {
+        None => call.path.into(),
+        Some((name, value)) => {
+            let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+            format!("{}?{name}={value}", call.path).into()
         }
     }
 }

@@ -1,0 +1,140 @@
+//! Who is there, and for how long.
+
+use router::{Owner, ReplicaId, store::memory::MemoryStore};
+
+use super::*;
+
+const AGENT: AgentId = AgentId(7);
+
+fn tracker(store: &MemoryStore, name: &str) -> Arc<Tracker> {
+    let me = Owner {
+        replica: ReplicaId::new(name),
+        url: String::new(),
+    };
+    Tracker::new(Arc::new(store.table(me)))
+}
+
+fn agent() -> AgentInfo {
+    AgentInfo {
+        id: AGENT,
+        name: "a".into(),
+        project_id: 3,
+        project_path: "g/p".into(),
+        default_branch: "main".into(),
+    }
+}
+
+fn meta(pod: &str, git_version: Option<&str>) -> AgentMeta {
+    AgentMeta {
+        version: "v1".into(),
+        pod_namespace: "ns".into(),
+        pod_name: pod.into(),
+        kubernetes_version: git_version.map(|it| proto::agent::entity::KubernetesVersion {
+            git_version: it.into(),
+            ..Default::default()
+        }),
+        ..AgentMeta::default()
+    }
+}
+
+async fn ids(tracker: &Tracker) -> Vec<i64> {
+    let all = tracker.connected(&Wanted::All).await.unwrap();
+    all.iter().map(|it| it.connection_id).collect()
+}
+
+#[tokio::test]
+async fn a_process_is_there_once_whatever_it_calls_and_as_long_as_one_call_lasts() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    let stream = tracker.streaming(&agent(), &meta("p", None), true).unwrap();
+    let first = ids(&tracker).await;
+    let registered = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
+    let all = tracker.connected(&Wanted::All).await.unwrap();
+    drop(stream);
+
+    assert_eq!(first.len(), 1);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!((all[0].connection_id, all[0].project_id), (42, 3));
+    let kubernetes = all[0].agent_meta.clone().unwrap().kubernetes_version;
+    assert_eq!(kubernetes.unwrap().git_version, "v1.33");
+    assert_eq!(ids(&tracker).await, [42]);
+    drop(registered);
+    assert!(ids(&tracker).await.is_empty());
+}
+
+#[tokio::test]
+async fn processes_on_several_replicas_are_listed_on_each_and_each_once() {
+    let store = MemoryStore::default();
+    let (a, b) = (tracker(&store, "a"), tracker(&store, "b"));
+
+    let _both = a.streaming(&agent(), &meta("p", None), true);
+    let _both = (_both, b.register(&agent(), 42, &meta("p", None)));
+    let _other = b.register(&agent(), 43, &meta("q", None));
+
+    assert_eq!(ids(&a).await, [42, 43]);
+    assert_eq!(ids(&b).await, [42, 43]);
+    let by = |wanted| async move { ids_of(&a, wanted).await };
+    let (group, other) = (Wanted::Groups(vec![3]), Wanted::Agents(vec![AgentId(8)]));
+    assert_eq!(by(group).await, 2);
+    assert_eq!(ids_of(&b, other).await, 0);
+}
+
+async fn ids_of(tracker: &Tracker, wanted: Wanted) -> usize {
+    tracker.connected(&wanted).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn who_says_too_little_is_there_only_if_nothing_more_will_come() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    let modern = tracker.streaming(&agent(), &AgentMeta::default(), true);
+    let old = tracker.streaming(&agent(), &AgentMeta::default(), false);
+
+    assert!(modern.is_none());
+    assert_eq!(ids(&tracker).await.len(), 1);
+    drop(old);
+    assert!(ids(&tracker).await.is_empty());
+}
+
+#[tokio::test]
+async fn one_that_leaves_is_gone_at_once_and_the_next_in_its_pod_is_not() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let _first = tracker.register(&agent(), 1, &meta("p", None));
+    let _again = tracker.register(&agent(), 2, &meta("p", None));
+
+    tracker.unregister(AGENT, 1);
+
+    assert_eq!(ids(&tracker).await, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_registers_no_more_is_gone_though_the_connection_lasts() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let connection = Registrations::default();
+    let register = |pod| {
+        let here = tracker.register(&agent(), pod, &meta(&format!("p{pod}"), None));
+        connection.add(AGENT, pod, here);
+    };
+    register(1);
+    register(2);
+
+    for _ in 0..3 {
+        tokio::time::advance(std::time::Duration::from_secs(300)).await;
+        register(2);
+    }
+
+    assert_eq!(ids(&tracker).await, [2]);
+    connection.remove(AGENT, 2);
+    assert!(ids(&tracker).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_process_says_is_bounded() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    let _here = tracker.register(&agent(), 1, &meta(&"ü".repeat(10_000), None));
+
+    let all = tracker.connected(&Wanted::All).await.unwrap();
+    let name = all[0].agent_meta.clone().unwrap().pod_name;
+    assert_eq!(name.chars().count(), 253);
+}

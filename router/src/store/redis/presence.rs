@@ -1,0 +1,165 @@
+//! What replicas tell of their agents: a sorted set for each replica, so that
+//! all of it goes in one step when the replica does.
+//!
+//! All scores are 0, so that members are in the order of their text:
+//!
+//! | member | for |
+//! |---|---|
+//! | `a/<agent id>/<group>/<text>` | what is told of the agent |
+//! | `g/<group>/<agent id>` | finding the agents of a group |
+
+use fred::{clients::Client, error::Error, interfaces::SortedSetsInterface as _};
+use futures_util::future::{try_join_all, try_join3};
+
+use super::format::Keys;
+use crate::{
+    id::{AgentId, ReplicaId},
+    table::{Before, Presence, Telling, Told, Wanted},
+};
+
+/// Writes changes, all at once and in order.
+pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Result<(), Error> {
+    let writes = tellings.iter().map(|telling| write(client, key, telling));
+    try_join_all(writes).await.map(drop)
+}
+
+async fn write(client: &Client, key: &str, telling: &Telling) -> Result<(), Error> {
+    let new = members(telling.agent, telling.new.as_ref());
+    let clean = async {
+        if telling.old == Before::Unknown {
+            let (from, to) = range(&format!("a/{}/", telling.agent));
+            client.zremrangebylex::<(), _, _, _>(key, from, to).await?;
+        }
+        Ok(())
+    };
+    let add = async {
+        if !new.is_empty() {
+            let new: Vec<_> = new.iter().map(|member| (0.0, member.as_str())).collect();
+            client
+                .zadd::<(), _, _>(key, None, None, false, false, new)
+                .await?;
+        }
+        Ok(())
+    };
+    // Readers see the new before the old goes.
+    let remove = async {
+        let Before::Known(old) = &telling.old else {
+            return Ok(());
+        };
+        let mut old = members(telling.agent, old.as_ref());
+        old.retain(|member| !new.contains(member));
+        if !old.is_empty() {
+            client.zrem::<(), _, _>(key, old).await?;
+        }
+        Ok(())
+    };
+    try_join3(clean, add, remove).await.map(drop)
+}
+
+/// Reads what these replicas tell.
+pub(super) async fn told(
+    client: &Client,
+    keys: &Keys,
+    replicas: &[ReplicaId],
+    wanted: &Wanted,
+) -> Result<Vec<Told>, Error> {
+    let reads = replicas.iter().map(|replica| async move {
+        let key = keys.presence(replica);
+        let members = match wanted {
+            Wanted::All => read(client, &key, &["a/".to_owned()]).await?,
+            Wanted::Agents(agents) => read_agents(client, &key, agents).await?,
+            Wanted::Groups(groups) => {
+                let groups: Vec<_> = groups.iter().map(|group| format!("g/{group}/")).collect();
+                let found = read(client, &key, &groups).await?;
+                let agents: Vec<_> = found.iter().filter_map(|it| agent_of_group(it)).collect();
+                read_agents(client, &key, &agents).await?
+            }
+        };
+        let told = members.iter().filter_map(|member| parse(member));
+        // What a group's index says may be older than what is told.
+        let meant = told.filter(|(agent, it)| wanted.includes(*agent, it.group));
+        Ok::<_, Error>(
+            meant
+                .map(|(agent, presence)| Told {
+                    replica: replica.clone(),
+                    agent,
+                    presence,
+                })
+                .collect::<Vec<_>>(),
+        )
+    });
+    Ok(try_join_all(reads).await?.concat())
+}
+
+async fn read_agents(client: &Client, key: &str, agents: &[AgentId]) -> Result<Vec<String>, Error> {
+    let prefixes: Vec<_> = agents.iter().map(|agent| format!("a/{agent}/")).collect();
+    read(client, key, &prefixes).await
+}
+
+async fn read(client: &Client, key: &str, prefixes: &[String]) -> Result<Vec<String>, Error> {
+    let ranges = prefixes.iter().map(|prefix| {
+        let (from, to) = range(prefix);
+        client.zrangebylex::<Vec<String>, _, _, _>(key, from, to, None)
+    });
+    Ok(try_join_all(ranges).await?.concat())
+}
+
+/// The members that begin with this, which ends in a slash: `0` comes after it.
+fn range(prefix: &str) -> (String, String) {
+    let end = prefix.trim_end_matches('/');
+    (format!("[{prefix}"), format!("({end}0"))
+}
+
+fn members(agent: AgentId, presence: Option<&Presence>) -> Vec<String> {
+    let Some(Presence { group, text }) = presence else {
+        return Vec::new();
+    };
+    vec![
+        format!("a/{agent}/{group}/{text}"),
+        format!("g/{group}/{agent}"),
+    ]
+}
+
+fn parse(member: &str) -> Option<(AgentId, Presence)> {
+    let mut parts = member.strip_prefix("a/")?.splitn(3, '/');
+    let agent = AgentId(parts.next()?.parse().ok()?);
+    let group = parts.next()?.parse().ok()?;
+    let text = parts.next()?.into();
+    Some((agent, Presence { group, text }))
+}
+
+fn agent_of_group(member: &str) -> Option<AgentId> {
+    let (_, agent) = member.rsplit_once('/')?;
+    agent.parse().ok().map(AgentId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_as_they_were_written() {
+        let presence = Presence {
+            group: 3,
+            text: r#"[{"pod":"a/b"}]"#.into(),
+        };
+
+        let written = members(AgentId(7), Some(&presence));
+
+        assert_eq!(written, [r#"a/7/3/[{"pod":"a/b"}]"#, "g/3/7"]);
+        assert_eq!(parse(&written[0]), Some((AgentId(7), presence)));
+        assert_eq!(agent_of_group(&written[1]), Some(AgentId(7)));
+        for garbage in ["", "a/", "a/x/3/t", "a/7/y/t", "a/7", "g/3/7"] {
+            assert_eq!(parse(garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn a_range_holds_one_agent_and_no_other() {
+        let (from, to) = range("a/7/");
+        let within = |member: &str| member >= &from[1..] && member < &to[1..];
+
+        assert!(within("a/7/3/text") && within("a/7/"));
+        assert!(!within("a/70/3/text") && !within("a/6/3/text") && !within("g/7/7"));
+    }
+}

@@ -1,0 +1,161 @@
+//! What this replica tells of its agents, what the store was told, and what it
+//! is to be told when: pure state.
+//!
+//! A change waits a little: what agents say of themselves comes in several
+//! calls, and a stream that ends is often opened again at once.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::presence::{Before, Presence, Telling};
+use crate::id::AgentId;
+
+/// The changes that are to be written, with what is known of the written ones.
+#[derive(Debug)]
+pub(super) struct Roll {
+    delay: Duration,
+    agents: HashMap<AgentId, Entry>,
+    due: BTreeSet<(Instant, AgentId)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    wanted: Option<Presence>,
+    told: Before,
+    due: Option<Instant>,
+}
+
+impl Roll {
+    /// Changes are written after `delay`.
+    pub(super) fn new(delay: Duration) -> Self {
+        Self {
+            delay,
+            agents: HashMap::new(),
+            due: BTreeSet::new(),
+        }
+    }
+
+    /// This is to be told of the agent from now on.
+    pub(super) fn tell(&mut self, agent: AgentId, presence: Option<Presence>, now: Instant) {
+        let entry = self.agents.entry(agent).or_insert(Entry {
+            wanted: None,
+            told: Before::Known(None),
+            due: None,
+        });
+        entry.wanted = presence;
+        let due = match (entry.is_told(), entry.due) {
+            (true, _) => None,
+            (false, Some(due)) => Some(due),
+            (false, None) => Some(now + self.delay),
+        };
+        self.schedule(agent, due);
+        self.forget(agent);
+    }
+
+    /// What is told of each agent, whether the store knows or not.
+    pub(super) fn told(&self) -> impl Iterator<Item = (AgentId, &Presence)> {
+        let agents = self.agents.iter();
+        agents.filter_map(|(agent, entry)| Some((*agent, entry.wanted.as_ref()?)))
+    }
+
+    /// The store may have lost anything: all is told again.
+    pub(super) fn retell(&mut self, now: Instant) {
+        let agents: Vec<_> = self.agents.keys().copied().collect();
+        for agent in agents {
+            if let Some(entry) = self.agents.get_mut(&agent) {
+                entry.told = Before::Unknown;
+                self.schedule(agent, Some(now));
+            }
+        }
+    }
+
+    /// When the next change is to be written.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// How many are due, up to `max`.
+    pub(super) fn count_due(&self, max: usize, now: Instant) -> usize {
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        due.take(max).count()
+    }
+
+    /// Takes up to `max` changes that are due. Each must be given back by
+    /// [`Self::written`] or [`Self::failed`].
+    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Telling> {
+        let mut tellings = Vec::new();
+        while tellings.len() < max {
+            let Some((_, agent)) = self.due.first().copied().filter(|(at, _)| *at <= now) else {
+                break;
+            };
+            self.schedule(agent, None);
+            if let Some(entry) = self.agents.get_mut(&agent) {
+                tellings.push(Telling {
+                    agent,
+                    new: entry.wanted.clone(),
+                    old: std::mem::replace(&mut entry.told, Before::Unknown),
+                });
+            }
+        }
+        tellings
+    }
+
+    /// The store has taken these.
+    pub(super) fn written(&mut self, tellings: &[Telling]) {
+        for Telling { agent, new, .. } in tellings {
+            let Some(entry) = self.agents.get_mut(agent) else {
+                continue;
+            };
+            // Whatever has happened meanwhile has its own time, and may mean
+            // that this was lost again.
+            if entry.due.is_none() {
+                entry.told = Before::Known(new.clone());
+                self.forget(*agent);
+            }
+        }
+    }
+
+    /// The store may or may not have taken these; they are due again.
+    pub(super) fn failed(&mut self, tellings: &[Telling], now: Instant) {
+        for Telling { agent, .. } in tellings {
+            let open = self.agents.get(agent).is_some_and(|it| it.due.is_none());
+            if open {
+                self.schedule(*agent, Some(now));
+            }
+        }
+    }
+
+    /// Forgets an agent of which nothing is told or known.
+    fn forget(&mut self, agent: AgentId) {
+        let over = |entry: &Entry| entry.wanted.is_none() && entry.is_told();
+        if self.agents.get(&agent).is_some_and(over) {
+            self.schedule(agent, None);
+            self.agents.remove(&agent);
+        }
+    }
+
+    fn schedule(&mut self, agent: AgentId, due: Option<Instant>) {
+        let Some(entry) = self.agents.get_mut(&agent) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut entry.due, due) {
+            self.due.remove(&(before, agent));
+        }
+        if let Some(due) = due {
+            self.due.insert((due, agent));
+        }
+    }
+}
+
+impl Entry {
+    fn is_told(&self) -> bool {
+        matches!(&self.told, Before::Known(told) if *told == self.wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests;
