@@ -11,7 +11,6 @@ mod idle;
 mod leaving;
 mod metrics;
 mod pacing;
-mod pings;
 mod registrar;
 mod version;
 

@@ -7,6 +7,7 @@
 mod body;
 mod channel;
 mod message;
+mod pings;
 mod serve;
 mod silence;
 mod status;
@@ -14,6 +15,7 @@ mod status;
 pub use body::StreamBody;
 pub use channel::{CallFailed, Channel};
 pub use message::{ReceiveError, message, poll_message};
+pub use pings::{Pace, Pinger, Pings};
 pub use serve::{send_frame, serve};
 pub use silence::{Patience, silence};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};

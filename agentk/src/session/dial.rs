@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
-    grpc,
+    grpc::{self, Pings},
     tls::{ClientTls, TlsError},
 };
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Connection,
     connection::Parts,
-    driver::{self, Keepalive},
+    driver::{self, PACE},
 };
 use crate::{config::Config, version};
 
@@ -99,8 +99,9 @@ impl Dialer {
             left: parts.left.clone(),
             told: parts.told.clone(),
         };
-        let keepalive = http2.ping_pong().map(|pings| Keepalive::new(pings, heard));
-        let driver = driver::drive(http2, send, keepalive, end);
+        let pings = http2.ping_pong();
+        let pings = pings.map(|pings| Pings::new(pings, heard, PACE, 1.0));
+        let driver = driver::drive(http2, send, pings, end);
         Ok((Connection::new(parts), driver))
     }
 

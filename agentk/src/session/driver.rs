@@ -7,25 +7,24 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
-use h2::{Ping, PingPong};
 use proto::frame::Frame;
 use runtime::{
-    grpc::SendRequest,
-    io::{ByteStream, Heard},
+    grpc::{Pace, Pings, SendRequest},
+    io::ByteStream,
 };
-use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often a ping asks whether the other end is there: soon enough to notice
-/// a connection that a load balancer has silently forgotten, and less often than
-/// GitLab's kas minds (20 s).
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long nothing at all may come while the answer is awaited.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pings ask soon enough to notice a connection that a load balancer has
+/// silently forgotten, and less often than GitLab's kas minds (20 s).
+pub(super) const PACE: Pace = Pace {
+    interval: Duration::from_secs(30),
+    timeout: Duration::from_secs(10),
+    in_use: Duration::from_secs(10),
+};
 
 /// How a connection tells that no new calls can begin on it.
 #[derive(Debug)]
@@ -41,15 +40,15 @@ pub(super) struct End {
 pub(super) async fn drive(
     mut http2: h2::client::Connection<ByteStream, Frame>,
     probe: SendRequest,
-    mut keepalive: Option<Keepalive>,
+    mut pings: Option<Pings>,
     end: End,
 ) {
     let mut probe = Some(probe);
     let mut left = std::pin::pin!(end.left.cancelled());
     poll_fn(|cx| {
-        let dead = keepalive
+        let dead = pings
             .as_mut()
-            .is_some_and(|pings| pings.poll(cx).is_ready());
+            .is_some_and(|pings| pings.poll_unanswered(cx).is_ready());
         if dead {
             tracing::warn!("kas does not answer pings; the connection is given up");
             return Poll::Ready(());
@@ -75,117 +74,4 @@ pub(super) async fn drive(
     })
     .await;
     end.left.cancel();
-}
-
-/// Pings, and notices that nobody answers.
-#[derive(Debug)]
-pub(super) struct Keepalive<P = PingPong> {
-    pings: P,
-    heard: Heard,
-    /// What had been heard when the timer was set.
-    mark: u32,
-    timer: Pin<Box<Sleep>>,
-    waiting: bool,
-}
-
-/// What sends pings.
-pub(super) trait Pings {
-    /// Sends one; its answer is not here yet.
-    fn send(&mut self);
-    /// Ready when the answer is here.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
-impl Pings for PingPong {
-    fn send(&mut self) {
-        // Fails only when the connection is ending.
-        let _ = self.send_ping(Ping::opaque());
-    }
-
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_pong(cx).map(drop)
-    }
-}
-
-impl<P: Pings> Keepalive<P> {
-    pub(super) fn new(pings: P, heard: Heard) -> Self {
-        Self {
-            pings,
-            mark: heard.mark(),
-            heard,
-            timer: Box::pin(tokio::time::sleep(PING_INTERVAL)),
-            waiting: false,
-        }
-    }
-
-    /// Ready when the other end is gone. Whatever comes shows that it is not:
-    /// the answer may be stuck behind a lot of data.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if self.waiting && self.pings.poll_answer(cx).is_ready() {
-                self.waiting = false;
-                self.wait(PING_INTERVAL);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if !self.waiting {
-                self.pings.send();
-                self.waiting = true;
-            } else if self.heard.mark() == self.mark {
-                return Poll::Ready(());
-            }
-            self.wait(PING_TIMEOUT);
-        }
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.mark = self.heard.mark();
-        self.timer.as_mut().reset(Instant::now() + time);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Answers the first so many pings.
-    struct Peer {
-        answers: usize,
-        pings: usize,
-    }
-
-    impl Pings for &mut Peer {
-        fn send(&mut self) {
-            self.pings += 1;
-        }
-
-        fn poll_answer(&mut self, _: &mut Context<'_>) -> Poll<()> {
-            if self.pings <= self.answers {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_stops_answering_is_given_up_after_the_timeout() {
-        let mut peer = Peer {
-            answers: 2,
-            pings: 0,
-        };
-        let begin = Instant::now();
-
-        let mut keepalive = Keepalive::new(&mut peer, Heard::default());
-        poll_fn(|cx| keepalive.poll(cx)).await;
-
-        let expected = 3 * PING_INTERVAL + PING_TIMEOUT;
-        let took = begin.elapsed();
-        assert!(
-            took >= expected && took < expected + Duration::from_secs(1),
-            "{took:?}"
-        );
-        assert_eq!(peer.pings, 3);
-    }
 }

@@ -15,7 +15,7 @@ use router::{
 };
 use runtime::{
     drain::{Drain, Working},
-    grpc::{SendResponse, ServerConnection},
+    grpc::{Pace, Pings, SendResponse, ServerConnection},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
 };
@@ -24,13 +24,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
-    AgentApi, authenticate::Shown, configuration, connect, idle::Idle, leaving, pings::Pings,
+    AgentApi, authenticate::Shown, configuration, connect, idle::Idle, leaving,
     registrar::Registrar,
 };
 use crate::tracker::Registrations;
 
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Pings, as GitLab's kas sends them; but a call finds out sooner whether its
+/// agent is there.
+const PACE: Pace = Pace {
+    interval: Duration::from_secs(50),
+    timeout: Duration::from_secs(20),
+    in_use: Duration::from_secs(5),
+};
 /// Tunnels that one connection may carry, as agentk's pool has at most.
 const MAX_TUNNELS: usize = 500;
 /// Calls other than tunnels that one connection may have in progress.
@@ -118,7 +125,7 @@ impl Connection {
         let age = jittered(api.settings.max_connection_age);
         let pings = http2
             .ping_pong()
-            .map(|pings| Pings::new(pings, heard, rand::random()));
+            .map(|pings| Pings::new(pings, heard, PACE, rand::random()));
         Self {
             staying: Some(api.stays()),
             api,

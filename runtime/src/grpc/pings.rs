@@ -7,20 +7,24 @@ use std::{
     time::Duration,
 };
 
-use runtime::io::Heard;
 use tokio::time::{Instant, Sleep};
 
-/// Time between pings, as GitLab's kas has it.
-const INTERVAL: Duration = Duration::from_secs(50);
-/// How long nothing at all may come while an answer is awaited.
-const TIMEOUT: Duration = Duration::from_secs(20);
-/// The same while a call has begun and waits.
-const IN_USE: Duration = Duration::from_secs(5);
-/// A connection that answered so lately is not asked again for a call.
-const LATELY: Duration = Duration::from_secs(5);
+use crate::io::Heard;
+
+/// How often a connection is pinged, and what is expected of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Time between pings.
+    pub interval: Duration,
+    /// How long nothing at all may come while an answer is awaited.
+    pub timeout: Duration,
+    /// The same while a call has begun and waits. A connection that answered so
+    /// lately is not asked again for a call.
+    pub in_use: Duration,
+}
 
 /// What sends pings.
-pub(super) trait Pinger {
+pub trait Pinger {
     /// Sends one; false when the connection is over, which reports that itself.
     fn send(&mut self) -> bool;
     /// Ready when the answer is here.
@@ -39,8 +43,9 @@ impl Pinger for h2::PingPong {
 
 /// Pings a connection, in its own task.
 #[derive(Debug)]
-pub(super) struct Pings<P = h2::PingPong> {
+pub struct Pings<P = h2::PingPong> {
     pings: P,
+    pace: Pace,
     heard: Heard,
     /// What had been heard when the timer was set.
     mark: u32,
@@ -52,10 +57,11 @@ pub(super) struct Pings<P = h2::PingPong> {
 
 impl<P: Pinger> Pings<P> {
     /// Pings through `pings`; `jitter` (0 to 1) spreads the first over time.
-    pub(super) fn new(pings: P, heard: Heard, jitter: f64) -> Self {
-        let first = INTERVAL.mul_f64(0.5 + jitter / 2.0);
+    pub fn new(pings: P, heard: Heard, pace: Pace, jitter: f64) -> Self {
+        let first = pace.interval.mul_f64(0.5 + jitter / 2.0);
         Self {
             pings,
+            pace,
             mark: heard.mark(),
             heard,
             timer: Box::pin(tokio::time::sleep(first)),
@@ -66,39 +72,40 @@ impl<P: Pinger> Pings<P> {
 
     /// A call depends on the connection now: asks at once, unless it has just
     /// answered, and expects the answer soon.
-    pub(super) fn probe(&mut self) {
-        if self.waiting.is_some_and(|limit| limit <= IN_USE) || self.answered.elapsed() < LATELY {
+    pub fn probe(&mut self) {
+        let in_use = self.pace.in_use;
+        if self.waiting.is_some_and(|limit| limit <= in_use) || self.answered.elapsed() < in_use {
             return;
         }
         if self.waiting.is_some() || self.pings.send() {
-            self.waiting = Some(IN_USE);
-            self.wait(IN_USE);
+            self.waiting = Some(in_use);
+            self.wait(in_use);
         }
     }
 
     /// Waits until a ping stays unanswered. Cancel-safe.
-    pub(super) async fn unanswered(&mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
+    pub async fn unanswered(&mut self) {
+        poll_fn(|cx| self.poll_unanswered(cx)).await;
     }
 
-    /// Whatever comes shows that the agent is there: its answer may be stuck
-    /// behind a lot of data.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when a ping stays unanswered. Whatever comes shows that the other
+    /// end is there: its answer may be stuck behind a lot of data.
+    pub fn poll_unanswered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.waiting.is_some() && self.pings.poll_answer(cx).is_ready() {
                 self.waiting = None;
                 self.answered = Instant::now();
-                self.wait(INTERVAL);
+                self.wait(self.pace.interval);
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
             match self.waiting {
                 Some(_) if self.heard.mark() == self.mark => return Poll::Ready(()),
                 Some(limit) => self.wait(limit),
                 None if self.pings.send() => {
-                    self.waiting = Some(TIMEOUT);
-                    self.wait(TIMEOUT);
+                    self.waiting = Some(self.pace.timeout);
+                    self.wait(self.pace.timeout);
                 }
-                None => self.wait(INTERVAL),
+                None => self.wait(self.pace.interval),
             }
         }
     }
@@ -112,6 +119,12 @@ impl<P: Pinger> Pings<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PACE: Pace = Pace {
+        interval: Duration::from_secs(50),
+        timeout: Duration::from_secs(20),
+        in_use: Duration::from_secs(5),
+    };
 
     /// Answers the first so many pings.
     struct Peer {
@@ -137,7 +150,7 @@ mod tests {
     async fn time_to_end(answers: usize, call_after: Option<Duration>) -> (Duration, usize) {
         let mut peer = Peer { answers, pings: 0 };
         let begin = Instant::now();
-        let mut pings = Pings::new(&mut peer, Heard::default(), 1.0);
+        let mut pings = Pings::new(&mut peer, Heard::default(), PACE, 1.0);
         if let Some(after) = call_after {
             let _ = tokio::time::timeout(after, pings.unanswered()).await;
             pings.probe();
@@ -147,30 +160,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_agent_is_given_up_at_the_next_ping() {
+    async fn a_silent_end_is_given_up_at_the_next_ping() {
         let (took, pings) = time_to_end(1, None).await;
 
-        assert_eq!(took.as_secs(), (2 * INTERVAL + TIMEOUT).as_secs());
+        assert_eq!(took.as_secs(), (2 * PACE.interval + PACE.timeout).as_secs());
         assert_eq!(pings, 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_finds_a_silent_agent_out_at_once() {
+    async fn a_call_finds_a_silent_end_out_at_once() {
         let call = Duration::from_secs(30);
 
         let (took, pings) = time_to_end(0, Some(call)).await;
 
-        assert_eq!(took.as_secs(), (call + IN_USE).as_secs());
+        assert_eq!(took.as_secs(), (call + PACE.in_use).as_secs());
         assert_eq!(pings, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_hurries_a_ping_that_is_on_its_way() {
-        let call = INTERVAL + Duration::from_secs(1);
+        let call = PACE.interval + Duration::from_secs(1);
 
         let (took, pings) = time_to_end(0, Some(call)).await;
 
-        assert_eq!(took.as_secs(), (call + IN_USE).as_secs());
+        assert_eq!(took.as_secs(), (call + PACE.in_use).as_secs());
         assert_eq!(pings, 1);
     }
 }
