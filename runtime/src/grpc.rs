@@ -37,6 +37,10 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Largest DATA frame accepted, in bytes.
 pub const MAX_FRAME: u32 = 64 << 10;
+/// Bytes of a body in one message, at most: with all that is around them they
+/// fill one DATA frame, so that nobody on the way has to put a message together
+/// from two, which is a copy.
+pub const CHUNK: usize = MAX_FRAME as usize - 128;
 /// Largest header list accepted, in bytes.
 pub const MAX_HEADERS: u32 = 64 << 10;
 /// Streams that a peer may have open at once: an agent's 500 tunnels and its

@@ -17,8 +17,6 @@ const MESSAGE: &[u32] = &[3, 1];
 const DATA: &[u32] = &[3, 1, 2, 1];
 /// The same, `HttpResponse.upgradeData`, `UpgradeData.data`.
 const UPGRADE_DATA: &[u32] = &[3, 1, 4, 1];
-/// Bytes of one message, at most.
-pub(super) const CHUNK: usize = 64 << 10;
 /// Bytes that are not worth waiting for others. Only payloads of frames that
 /// are sent before they have so many are ever copied.
 const ENOUGH: usize = 16 << 10;
@@ -51,7 +49,7 @@ impl Batch {
         self.message(outbound, Message::Trailer(http_response::Trailer {}));
     }
 
-    /// Adds bytes of a response's body, at most [`CHUNK`].
+    /// Adds bytes of a response's body, at most [`CHUNK`](runtime::grpc::CHUNK).
     pub(super) fn data(&mut self, outbound: &Outbound, bytes: Bytes) {
         self.add(
             outbound,
@@ -63,7 +61,7 @@ impl Batch {
         );
     }
 
-    /// Adds bytes of an upgraded connection, at most [`CHUNK`].
+    /// Adds bytes of an upgraded connection, at most [`CHUNK`](runtime::grpc::CHUNK).
     pub(super) fn upgrade_data(&mut self, outbound: &Outbound, bytes: Bytes) {
         self.add(
             outbound,

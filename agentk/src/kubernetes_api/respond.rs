@@ -7,12 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, respon
 use http_body::Body as _;
 use hyper::body::Incoming;
 use proto::{agent::prototool, metadata};
+use runtime::grpc::CHUNK;
 
-use super::{
-    Failure,
-    batch::{Batch, CHUNK},
-    failure,
-};
+use super::{Failure, batch::Batch, failure};
 use crate::{metrics::Metrics, tunnels::Outbound, version};
 
 /// How long an answer's head may wait for what comes right behind it, so that

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use proto::frame::Payload;
 use router::{Broken, Call};
+use runtime::grpc::CHUNK;
 
 use super::idle::Idle;
 
@@ -17,8 +18,6 @@ use super::idle::Idle;
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
-/// Bytes of one message to the agent, at most.
-const CHUNK: usize = 64 << 10;
 /// `HttpRequest.data`, `Data.data`.
 const DATA: &[u32] = &[2, 1];
 /// `HttpRequest.trailer`.
