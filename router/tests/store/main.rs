@@ -18,7 +18,7 @@ use router::{
 };
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use server::{Certificates, Cluster, Sentinels, Server, text};
-use tables::{A, hears, knows, owner, presence, replica, two, until};
+use tables::{A, hears, knows, owner, presence, replica, replica_with, two, until};
 
 /// What every table must do, seen by two replicas of it.
 async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
@@ -456,4 +456,30 @@ async fn a_message_reaches_all_who_listen_also_after_they_were_cut_off() {
     assert_eq!(next(&mut receiver).await, Heard::Message("two".into()));
 
     listening.abort();
+}
+
+/// What went wrong before the first connection is no loss of it.
+#[tokio::test]
+async fn a_store_that_came_late_counts_as_connected() {
+    let port = server::free_port();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let options = router::store::redis::RedisOptions::new(Servers::Single(address));
+    let store = router::store::redis::RedisStore::connect(&options).unwrap();
+    let mut numbers = prometheus_client::registry::Registry::default();
+    store.metrics().register(&mut numbers);
+    server::turn_away(port, 3).await;
+
+    let _server = Server::on(port, &[]);
+    until("the first connection", async || is_connected(&numbers)).await;
+    let _table = replica_with(store, "a");
+    let other = replica(&options, "b");
+    until("two replicas", async || other.numbers().replicas == 2).await;
+
+    assert!(is_connected(&numbers));
+}
+
+fn is_connected(numbers: &prometheus_client::registry::Registry) -> bool {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, numbers).unwrap();
+    text.contains("routing_store_connected 1")
 }

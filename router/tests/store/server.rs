@@ -239,6 +239,16 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// Takes so many connections on the port and ends them, as a Redis that cannot be used yet.
+pub(crate) async fn turn_away(port: u16, connections: usize) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .unwrap();
+    for _ in 0..connections {
+        listener.accept().await.unwrap();
+    }
+}
+
 fn free_port_below(limit: u16) -> u16 {
     loop {
         let port = free_port();

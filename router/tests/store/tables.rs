@@ -32,7 +32,10 @@ impl Vouch for Silence {
 
 /// A replica's table, at a quicker pace than production's.
 pub(crate) fn replica(options: &RedisOptions, name: &str) -> Arc<SharedTable> {
-    let store = RedisStore::connect(options).unwrap();
+    replica_with(RedisStore::connect(options).unwrap(), name)
+}
+
+pub(crate) fn replica_with(store: RedisStore, name: &str) -> Arc<SharedTable> {
     let settings = Settings {
         renew_every: Duration::from_millis(200),
         expiry: Duration::from_secs(2),

@@ -7,11 +7,18 @@ use std::time::Duration;
 
 use fred::{
     clients::Client,
+    error::Error,
     interfaces::{ClientLike as _, EventInterface as _, TrackingInterface as _},
-    types::client::Invalidation,
+    types::{client::Invalidation, config::Server},
 };
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
+        mpsc,
+    },
     time::{sleep, timeout},
 };
 
@@ -39,7 +46,7 @@ impl Reports {
         let mut changes = self.client.cluster_change_rx();
         let mut errors = self.client.error_rx();
         let mut lost = false;
-        if self.client.wait_for_connect().await.is_err() {
+        if !self.connects(&mut errors).await {
             return;
         }
         self.metrics.connected.set(1);
@@ -53,6 +60,7 @@ impl Reports {
                     if std::mem::take(&mut lost) {
                         tracing::info!(server = self.server, "the routing store is connected again");
                     }
+                    forget(&mut errors);
                     self.metrics.connected.set(1);
                     going_on(&connection) && self.track().await && self.tell(StoreEvent::Back).await
                 }
@@ -67,6 +75,25 @@ impl Reports {
                     going_on(&error)
                 }
             };
+        }
+    }
+
+    /// Waits for the first connection; what is in its way is told once.
+    async fn connects(&self, errors: &mut Receiver<(Error, Option<Server>)>) -> bool {
+        let mut connection = std::pin::pin!(self.client.wait_for_connect());
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                connected = &mut connection => {
+                    forget(errors);
+                    return connected.is_ok();
+                }
+                Ok((error, _)) = errors.recv(), if !told => {
+                    told = true;
+                    tracing::warn!(server = self.server, %error, "the routing store cannot be reached; other replicas are not found");
+                }
+            }
         }
     }
 
@@ -109,6 +136,14 @@ impl Reports {
     async fn tell(&self, event: StoreEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
+}
+
+/// Drops the errors from before a connection: they say nothing about it.
+fn forget(errors: &mut Receiver<(Error, Option<Server>)>) {
+    while !matches!(
+        errors.try_recv(),
+        Err(TryRecvError::Empty | TryRecvError::Closed)
+    ) {}
 }
 
 fn going_on<T>(received: &Result<T, RecvError>) -> bool {
