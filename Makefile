@@ -49,10 +49,15 @@ sim:
 test-engines: setup
 	tests/setup/engines
 
-# Charts against a real API server; DEPLOY_KUBECONFIG names one, else one is started.
-deploy-test: setup
-	deploy/k8s/test-charts $(DEPLOY_KUBECONFIG)
+# Static programs in OCI images, with SBOMs, in target/images.
+image:
+	deploy/images/build
 
-bench-compare image:
+# Both charts on real Kubernetes of two minor versions: what the API server accepts, and the images of `make image` at work.
+deploy-test: image
+	tests/setup/install deploy
+	for version in "" v1.34.4; do export KAS_TEST_KUBERNETES=$$version; deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
+
+bench-compare:
 	@echo "make $@: not built yet" >&2
 	@exit 1

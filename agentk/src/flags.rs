@@ -22,7 +22,7 @@ use kubernetes::KubernetesFlags;
 
 /// Connects a Kubernetes cluster to kas.
 #[derive(Debug, Parser)]
-#[command(name = "agentk", version = version::VERSION, args_override_self = true)]
+#[command(name = "agentk", version = version::LONG, args_override_self = true)]
 pub struct Flags {
     /// Address of kas: ws://, wss://, grpc:// or grpcs://
     #[arg(long, value_name = "URL")]

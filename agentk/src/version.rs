@@ -4,11 +4,16 @@
 /// what an agent can do.
 pub const VERSION: &str = concat!("v16.5.0+kas.", env!("CARGO_PKG_VERSION"));
 
-/// The commit it was built from, where the build knew it.
-pub const COMMIT: &str = match option_env!("KAS_COMMIT") {
-    Some(commit) => commit,
-    None => "00000000",
-};
+/// The commit it was built from, or `unknown`.
+pub const COMMIT: &str = env!("KAS_COMMIT");
+
+/// What `--version` says after the name.
+pub const LONG: &str = concat!(
+    "v16.5.0+kas.",
+    env!("CARGO_PKG_VERSION"),
+    ", commit ",
+    env!("KAS_COMMIT")
+);
 
 /// Name, version and commit, as in `User-Agent` and `Via`.
 #[must_use]

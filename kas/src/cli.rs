@@ -28,7 +28,7 @@ use crate::control_plane::standalone::{
 
 /// The agent server for Kubernetes.
 #[derive(Debug, Parser)]
-#[command(name = "kas", version, disable_version_flag = true)]
+#[command(name = "kas", version = crate::version::LONG.as_str(), disable_version_flag = true)]
 pub struct Cli {
     /// Run a server with this configuration
     #[arg(long, value_name = "FILE")]
