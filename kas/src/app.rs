@@ -6,7 +6,7 @@ mod gitlab_api;
 mod peers;
 pub(crate) mod routing;
 
-use std::{path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
@@ -21,10 +21,11 @@ use runtime::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use control::Control;
+
 use crate::{
     agent_api::{self, Leaving},
     config::{self, Config, TlsFiles},
-    control_plane::ControlPlane,
     kubernetes_api,
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
@@ -52,9 +53,8 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let mut metrics = Metrics::default();
-    let opened = control::open(&config, &stop, &mut metrics)?;
-    let replica =
-        Replica::start(setup(&config, opened.control_plane, opened.usage, metrics).await?);
+    let control = control::open(&config, &stop, &mut metrics)?;
+    let replica = Replica::start(setup(&config, &control, metrics).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
     let signal = signals.next().await;
@@ -70,8 +70,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         }
     };
     stop.cancel();
-    // It only watches a file: whether it ended well does not matter now.
-    let _ = opened.following.await;
+    control.stopped().await;
     anyhow::ensure!(
         cut.is_nothing(),
         "left before all requests were finished; cut: {cut}"
@@ -80,12 +79,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn setup(
-    config: &Config,
-    control_plane: Arc<dyn ControlPlane>,
-    usage: Option<Usage>,
-    mut metrics: Metrics,
-) -> anyhow::Result<Setup> {
+async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyhow::Result<Setup> {
     let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
     let agents = &config.agent.listen;
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
@@ -114,20 +108,22 @@ async fn setup(
         &mut metrics,
     )?;
     let tracker = Tracker::new(shared.table.clone());
-    let gitlab = gitlab_api::port(config, &shared.notifications, &tracker).await?;
+    control.read_repositories(shared.sharing, &shared.notifications);
+    let gitaly = control.gitaly();
+    let gitlab = gitlab_api::port(config, &shared.notifications, &tracker, gitaly).await?;
     Ok(Setup {
         me,
         table: shared.table,
         tracker,
         notifications: shared.notifications,
         metrics,
-        control_plane,
+        control_plane: control.plane.clone(),
         agents: Port {
             listener,
             acceptor,
             settings,
         },
-        users: users(config, usage).await?,
+        users: users(config, control.usage.clone()).await?,
         peers,
         gitlab,
         observability: Some(observability(config).await?),

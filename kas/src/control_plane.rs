@@ -13,7 +13,7 @@ pub mod standalone;
 mod token_cache;
 
 pub use access::{Access, Identity, IdentityKind};
-pub use agent::{AgentConfigurationVersion, AgentInfo};
+pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};
 pub use token_cache::{Memory, Refusal, TokenCache};
@@ -47,14 +47,12 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>>;
 
-    /// The configuration of an agent, now and on every change.
+    /// The configuration of an agent, now and on every change, for an agent that
+    /// has the version named `has`, or none yet (empty).
     ///
     /// `None` for an agent that is not known. The sender goes away, and
     /// `changed()` fails, when the agent is removed: its streams should end.
-    fn configuration(
-        &self,
-        agent: AgentId,
-    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>>;
+    fn configuration(&self, agent: AgentId, has: &str) -> Option<watch::Receiver<Configuration>>;
 
     /// A number that grows whenever tokens, agents or rules may have changed.
     ///

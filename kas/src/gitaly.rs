@@ -72,6 +72,15 @@ pub struct Place<'a> {
     pub repository: &'a GitalyRepository,
 }
 
+/// A file of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedFile {
+    /// Its path.
+    pub path: Bytes,
+    /// Names its content.
+    pub blob: String,
+}
+
 /// Calls Gitaly servers. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Gitaly(Arc<Inner>);
@@ -180,7 +189,7 @@ impl Gitaly {
         .await
     }
 
-    /// The paths of all files in and below a directory as of a revision.
+    /// All files in and below a directory as of a revision.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such directory or revision.
@@ -189,7 +198,7 @@ impl Gitaly {
         place: Place<'_>,
         revision: &str,
         directory: &str,
-    ) -> Result<Vec<Bytes>, GitalyError> {
+    ) -> Result<Vec<ListedFile>, GitalyError> {
         let rpc = Rpc::new("GetTreeEntries", directory);
         self.call(place, &rpc, async |channel| {
             let mut client = CommitServiceClient::new(channel).max_decoding_message_size(MESSAGE);
@@ -201,7 +210,7 @@ impl Gitaly {
             };
             let answer = client.get_tree_entries(request).await;
             let mut stream = answer.map_err(|s| rpc.tree_entries(&s))?.into_inner();
-            let (mut paths, mut seen) = (Vec::new(), 0);
+            let (mut listed, mut seen) = (Vec::new(), 0);
             while let Some(part) = stream.message().await.map_err(|s| rpc.tree_entries(&s))? {
                 seen += part.entries.len();
                 if seen > ENTRIES {
@@ -209,9 +218,12 @@ impl Gitaly {
                 }
                 let files = part.entries.into_iter();
                 let files = files.filter(|entry| entry.r#type() == EntryType::Blob);
-                paths.extend(files.map(|entry| entry.path));
+                listed.extend(files.map(|entry| ListedFile {
+                    path: entry.path,
+                    blob: entry.oid,
+                }));
             }
-            Ok(paths)
+            Ok(listed)
         })
         .await
     }

@@ -39,11 +39,17 @@ impl Ring {
         self.0.get(&agent.0).map(|point| &point.replica)
     }
 
-    /// All replicas, the one on duty first.
+    /// All replicas, the one on duty for the agent first.
     #[must_use]
     pub fn order(&self, agent: AgentId) -> Vec<ReplicaId> {
+        self.order_for(agent.0)
+    }
+
+    /// All replicas, the one on duty for what has this number first.
+    #[must_use]
+    pub fn order_for(&self, number: i64) -> Vec<ReplicaId> {
         let others = self.0.len().saturating_sub(1);
-        let points = self.0.get_with_replicas(&agent.0, others);
+        let points = self.0.get_with_replicas(&number, others);
         let mut order = Vec::new();
         for point in points.unwrap_or_default() {
             if !order.contains(&point.replica) {

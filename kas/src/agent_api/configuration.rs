@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{AgentApi, authenticate::Shown, connect, idle::SILENCE};
-use crate::control_plane::{AgentConfigurationVersion, AgentInfo};
+use crate::control_plane::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 
 /// Serves one stream until it or the connection ends, or `leaving`.
 pub(super) async fn serve(
@@ -31,7 +31,8 @@ pub(super) async fn serve(
         Ok(begun) => begun,
         Err(status) => return refuse(&api, respond, &status),
     };
-    let Some(versions) = api.control_plane.configuration(agent.id) else {
+    let configuration = api.control_plane.configuration(agent.id, &asked.commit_id);
+    let Some(configuration) = configuration else {
         return refuse(&api, respond, &Status::not_found("agent not found"));
     };
     let mut respond = respond;
@@ -42,7 +43,7 @@ pub(super) async fn serve(
     let _here = api.tracker.streaming(&agent, &meta, asked.skip_register);
     let external_url = &api.settings.external_url;
     let status = tokio::select! {
-        status = send_changes(&mut send, &agent, external_url, asked.commit_id, versions) => status,
+        status = send_changes(&mut send, &agent, external_url, asked.commit_id, configuration) => status,
         () = leaving.cancelled() => Some(Status::ok("")),
         // The agent asks again at once, and names what it has.
         () = tokio::time::sleep(SILENCE), if native => Some(Status::ok("")),
@@ -74,17 +75,20 @@ async fn send_changes(
     agent: &AgentInfo,
     external_url: &str,
     mut known: String,
-    mut versions: watch::Receiver<Arc<AgentConfigurationVersion>>,
+    mut configuration: watch::Receiver<Configuration>,
 ) -> Option<Status> {
     loop {
-        let version = versions.borrow_and_update().clone();
-        if version.commit_id != known {
+        let now = configuration.borrow_and_update().clone();
+        if let Some(version) = now.newer_than(&known) {
             known.clone_from(&version.commit_id);
-            let response = response(agent, external_url, &version);
+            let response = response(agent, external_url, version);
             send_frame(send, Frame::message(&response)).await.ok()?;
         }
+        if let Some(problem) = now.problem {
+            return Some(refusal(&problem));
+        }
         tokio::select! {
-            changed = versions.changed() => if changed.is_err() {
+            changed = configuration.changed() => if changed.is_err() {
                 return Some(Status::not_found("agent not found"));
             },
             _ = poll_fn(|cx| send.poll_reset(cx)) => return None,
@@ -105,6 +109,16 @@ fn response(
     ConfigurationResponse {
         configuration: Some(configuration),
         commit_id: version.commit_id.clone(),
+    }
+}
+
+/// As GitLab's kas says it; the agent tries again after a while.
+fn refusal(problem: &Problem) -> Status {
+    match problem {
+        Problem::Broken(why) => Status::failed_precondition(format!("Config: {why}")),
+        Problem::NoBranch(why) => {
+            Status::not_found(format!("Config: repository poll failed: {why}"))
+        }
     }
 }
 

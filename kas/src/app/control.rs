@@ -5,65 +5,99 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
 use runtime::connect::ProxySetting;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{self, Config, ControlPlaneConfig},
     control_plane::{
         ControlPlane, Memory,
-        gitlab::{GitLab, Memories},
+        gitlab::{GitLab, Memories, Reading, Sharing},
         standalone::Standalone,
     },
+    gitaly::{self, Gitaly},
+    notifications::Notifications,
     usage::Usage,
 };
 
-/// A control plane, and what goes with it.
-pub(super) struct Opened {
-    pub(super) control_plane: Arc<dyn ControlPlane>,
+/// Who knows agents and users, and the tasks that keep it up to date.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) plane: Arc<dyn ControlPlane>,
     /// What is counted for it, if it wants to know.
     pub(super) usage: Option<Usage>,
-    /// Keeps both up to date.
-    pub(super) following: JoinHandle<()>,
+    /// Where that is a GitLab.
+    gitlab: Option<GitLab>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
-/// Who knows agents and users.
+/// The one that a configuration names.
 pub(super) fn open(
     config: &Config,
     stop: &CancellationToken,
     metrics: &mut Metrics,
-) -> anyhow::Result<Opened> {
-    match &config.control_plane {
+) -> anyhow::Result<Control> {
+    let (tasks, stop) = (TaskTracker::new(), stop.clone());
+    let (plane, usage, gitlab): (Arc<dyn ControlPlane>, _, _) = match &config.control_plane {
         ControlPlaneConfig::Standalone { file } => {
             let standalone = Arc::new(Standalone::open(file)?);
-            let following = tokio::spawn(standalone.clone().follow(stop.clone()));
-            Ok(Opened {
-                control_plane: standalone,
-                usage: None,
-                following,
-            })
+            tasks.spawn(standalone.clone().follow(stop.clone()));
+            (standalone, None, None)
         }
         ControlPlaneConfig::GitLab(settings) => {
             let proxy = ProxySetting::from_environment().context("the HTTP proxy for GitLab")?;
-            let gitlab = GitLab::new(settings, memories(config, settings), proxy)?;
+            let reading = reading(config, settings);
+            let gitlab = GitLab::new(settings, memories(config, settings), reading, proxy)?;
             gitlab.client().metrics().register(metrics);
+            gitlab.gitaly().metrics().register(metrics);
+            tasks.spawn(gitlab.clone().follow(stop.clone()));
             let usage = Usage::default();
             let period = config.observability.usage_reporting_period;
-            let following = tokio::spawn({
-                let follow = gitlab.clone().follow(stop.clone());
-                let report = gitlab
-                    .clone()
-                    .report_usage(usage.clone(), period, stop.clone());
-                async move {
-                    tokio::join!(follow, report);
-                }
-            });
-            Ok(Opened {
-                control_plane: Arc::new(gitlab),
-                usage: Some(usage),
-                following,
-            })
+            let reporting = gitlab.clone();
+            tasks.spawn(reporting.report_usage(usage.clone(), period, stop.clone()));
+            (Arc::new(gitlab.clone()), Some(usage), Some(gitlab))
         }
+    };
+    Ok(Control {
+        plane,
+        usage,
+        gitlab,
+        tasks,
+        stop,
+    })
+}
+
+impl Control {
+    /// Reads repositories, if that is where configurations are.
+    pub(super) fn read_repositories(&self, sharing: Option<Sharing>, pushes: &Notifications) {
+        if let Some(gitlab) = self.gitlab.clone() {
+            let reading = gitlab.read_repositories(sharing, pushes.clone(), self.stop.clone());
+            self.tasks.spawn(reading);
+        }
+    }
+
+    /// What reads repositories, if that is done.
+    pub(super) fn gitaly(&self) -> Option<&Gitaly> {
+        self.gitlab.as_ref().map(GitLab::gitaly)
+    }
+
+    /// Waits until all that was to stop has.
+    pub(super) async fn stopped(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn reading(config: &Config, gitlab: &config::GitLab) -> Reading {
+    let gitaly = gitaly::Settings {
+        limits: config.gitaly.clone(),
+        ca_files: gitlab.ca_certificate_file.iter().cloned().collect(),
+    };
+    let configuration = &config.agent.configuration;
+    Reading {
+        gitaly: Gitaly::new(gitaly),
+        period: configuration.poll_period,
+        max_file_size: configuration.max_configuration_file_size,
     }
 }
 

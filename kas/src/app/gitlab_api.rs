@@ -12,6 +12,7 @@ use runtime::{
 use super::server_tls;
 use crate::{
     config::{ApiListen, Config, Network},
+    gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
     notifications::Notifications,
     replica::GitLabPort,
@@ -23,6 +24,7 @@ pub(super) async fn port(
     config: &Config,
     notifications: &Notifications,
     tracker: &Arc<Tracker>,
+    gitaly: Option<&Gitaly>,
 ) -> anyhow::Result<Option<GitLabPort>> {
     let Some(listen) = &config.api else {
         return Ok(None);
@@ -37,13 +39,21 @@ pub(super) async fn port(
     Ok(Some(GitLabPort {
         listener,
         acceptor,
-        api: GitLabApi::new(settings, services(notifications, tracker)).await,
+        api: GitLabApi::new(settings, services(notifications, tracker, gitaly)).await,
     }))
 }
 
 /// All that GitLab may ask.
-fn services(notifications: &Notifications, tracker: &Arc<Tracker>) -> Services {
-    Services::new(notifications.clone(), tracker.clone())
+fn services(
+    notifications: &Notifications,
+    tracker: &Arc<Tracker>,
+    gitaly: Option<&Gitaly>,
+) -> Services {
+    let services = Services::new(notifications.clone(), tracker.clone());
+    match gitaly {
+        Some(gitaly) => services.with_repositories(gitaly.clone()),
+        None => services,
+    }
 }
 
 async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {

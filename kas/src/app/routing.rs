@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::{
     config::{Config, Redis, RedisServers},
+    control_plane::gitlab::Sharing,
     notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,
@@ -28,6 +29,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) table: Arc<dyn RoutingTable>,
     pub(crate) notifications: Notifications,
+    /// How replicas share the reading of repositories.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 impl Shared {
@@ -36,6 +39,7 @@ impl Shared {
         Self {
             table,
             notifications: Notifications::new(None),
+            sharing: None,
         }
     }
 }
@@ -72,6 +76,7 @@ pub(crate) fn shared(
     let store = RedisStore::connect(options).context("redis")?;
     store.metrics().register(metrics);
     let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
+    let board = store.board(me.replica.clone());
     let table = SharedTable::start(
         Arc::new(store),
         Arc::new(peers.clone()),
@@ -80,9 +85,12 @@ pub(crate) fn shared(
         Settings::default(),
     );
     numbers::register_table(metrics, &table);
+    let members = table.clone();
+    let live = Arc::new(move || members.ring());
     Ok(Shared {
         table,
         notifications,
+        sharing: Some(Sharing { board, live }),
     })
 }
 

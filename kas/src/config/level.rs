@@ -1,9 +1,9 @@
 //! Levels of logs, as configuration files name them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How much is logged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// What a user would notice.

@@ -35,7 +35,7 @@ impl From<UnknownKey> for Note {
     }
 }
 
-const NOT_READ: &str = "this version does not read repositories";
+const NO_MANIFESTS: &str = "this version delivers no manifests";
 const LEASES: &str = "replicas' leases take its place, which have times of their own";
 const UPSTREAM_TOO: &str = "accepted and without effect, as in GitLab's kas";
 const NOT_BUILT: &str = "this version does not have it";
@@ -48,7 +48,6 @@ pub(super) fn of(document: &Document) -> Vec<Note> {
         let grace = api.listen.value.listen_grace_period.is_some();
         found.add("api.listen.listen_grace_period", grace, ONE_GRACE);
     }
-    found.add("gitaly", document.gitaly.is_some(), NOT_READ);
     found.agent(document.agent.as_ref());
     found.observability(document.observability.as_ref());
     if let Some(redis) = &document.redis {
@@ -96,12 +95,7 @@ impl Found {
 
     fn agent(&mut self, agent: Option<&file::Agent>) {
         let Some(agent) = agent else { return };
-        self.add(
-            "agent.configuration",
-            agent.configuration.is_some(),
-            NOT_READ,
-        );
-        self.add("agent.gitops", agent.gitops.is_some(), NOT_READ);
+        self.add("agent.gitops", agent.gitops.is_some(), NO_MANIFESTS);
         self.add(
             "agent.redis_conn_info_ttl",
             agent.redis_conn_info_ttl.is_some(),

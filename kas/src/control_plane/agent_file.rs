@@ -11,10 +11,11 @@ pub use gitops::Gitops;
 pub use modules::{ContainerScanning, Flux, Observability, RemoteDevelopment};
 
 use proto::agent::agentcfg::AgentConfiguration;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// All that an agent's configuration file may say.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentFile {
     /// Manifests to apply from repositories.
@@ -52,6 +53,25 @@ impl AgentFile {
             flux: self.flux.as_ref().map(Flux::to_message),
             ..AgentConfiguration::default()
         }
+    }
+
+    /// What GitLab is told of it: protobuf's JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut file = serde_json::to_value(self).expect("its keys are texts");
+        remove_nulls(&mut file);
+        file
+    }
+}
+
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -130,6 +150,15 @@ flux: {webhook_receiver_url: 'http://receiver'}
         assert_eq!(sent.container_scanning.unwrap().cadence, "0 0 * * *");
         assert!(sent.remote_development.unwrap().enabled);
         assert_eq!(sent.flux.unwrap().webhook_receiver_url, "http://receiver");
+    }
+
+    #[test]
+    fn gitlab_is_told_the_file_as_it_was_written() {
+        let told = read(FULL).unwrap().to_json();
+
+        let written: Value = serde_saphyr::from_str(FULL).unwrap();
+        assert_eq!(told, written);
+        assert_eq!(AgentFile::default().to_json(), serde_json::json!({}));
     }
 
     #[test]

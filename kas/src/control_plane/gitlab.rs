@@ -22,6 +22,7 @@ mod number;
 mod project_access;
 mod proxy_user;
 mod receptive_agents;
+mod repositories;
 mod retry;
 mod usage_metrics;
 
@@ -30,6 +31,7 @@ pub use client::Client;
 pub use error::CallError;
 pub use metrics::GitLabMetrics;
 pub use receptive_agents::ReceptiveAgent;
+pub use repositories::{Reading, Sharing};
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -43,14 +45,15 @@ use runtime::{
 use tokio::sync::watch;
 
 use super::{
-    Access, AgentConfigurationVersion, AgentInfo, AuthError, ControlPlane, Credentials, DenyReason,
-    Identity, IdentityKind, Memory, RefusedKind, Token, TokenCache,
+    Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason, Identity,
+    IdentityKind, Memory, RefusedKind, Token, TokenCache,
 };
-use crate::config;
+use crate::{config, gitaly::Gitaly};
 use agent_info::Paths;
 use agents::Agents;
 use allowed_agents::AllowedAgents;
 use proxy_user::{Proof, ProxyUser};
+use repositories::Repositories;
 
 /// Why GitLab cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,7 @@ struct Inner {
     users: TokenCache<Arc<ProxyUser>, DenyReason>,
     projects: TokenCache<bool, AuthError>,
     agents: Agents,
+    repositories: Repositories,
     revision: watch::Sender<u64>,
 }
 
@@ -112,6 +116,7 @@ impl GitLab {
     pub fn new(
         settings: &config::GitLab,
         memories: Memories,
+        reading: Reading,
         proxy: ProxySetting,
     ) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Inner {
@@ -123,6 +128,7 @@ impl GitLab {
             users: TokenCache::new(memories.callers),
             projects: TokenCache::new(Memory::default()),
             agents: Agents::default(),
+            repositories: Repositories::new(reading),
             revision: watch::Sender::new(0),
         })))
     }
@@ -131,6 +137,12 @@ impl GitLab {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    /// What reads its repositories.
+    #[must_use]
+    pub fn gitaly(&self) -> &Gitaly {
+        &self.0.repositories.reading.gitaly
     }
 
     /// What GitLab knows of the agent of a token, and where its repository is.
@@ -143,9 +155,7 @@ impl GitLab {
             async move { inner.ask_agent(&token).await }.boxed()
         };
         let registered = self.0.registered.get(token.hash(), ask).await?;
-        if self.0.agents.saw(&registered.agent, token) {
-            announce(&registered.agent);
-        }
+        self.0.agents.saw(&registered, token);
         Ok(registered)
     }
 
@@ -229,16 +239,6 @@ impl Inner {
     }
 }
 
-/// Until Gitaly is read, an agent's file is not.
-fn announce(agent: &AgentInfo) {
-    tracing::warn!(
-        agent_id = agent.id.0,
-        agent = agent.name,
-        project = agent.project_path,
-        "this version does not read configuration files from repositories: the agent gets an empty configuration"
-    );
-}
-
 impl ControlPlane for GitLab {
     fn agent_by_token<'a>(
         &'a self,
@@ -276,11 +276,11 @@ impl ControlPlane for GitLab {
         }
     }
 
-    fn configuration(
-        &self,
-        agent: AgentId,
-    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>> {
-        self.0.agents.configuration(agent)
+    fn configuration(&self, agent: AgentId, has: &str) -> Option<watch::Receiver<Configuration>> {
+        let stream = self.0.agents.configuration(agent, has)?;
+        let project = stream.registered.agent.project_id;
+        self.0.repositories.join(project, agent, stream.doubt);
+        Some(stream.configuration)
     }
 
     fn revision(&self) -> watch::Receiver<u64> {

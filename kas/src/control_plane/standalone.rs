@@ -31,7 +31,7 @@ use router::id::AgentId;
 use tokio::sync::watch;
 
 use super::{
-    Access, AgentConfigurationVersion, AgentInfo, AuthError, ControlPlane, Credentials, DenyReason,
+    Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
     IdentityKind, Token, agent_file::AgentFile,
 };
 use crate::yaml::{self, Mistake};
@@ -59,7 +59,7 @@ pub enum StandaloneError {
     Mistake(#[from] Mistake),
 }
 
-type Configurations = HashMap<AgentId, watch::Sender<Arc<AgentConfigurationVersion>>>;
+type Configurations = HashMap<AgentId, watch::Sender<Configuration>>;
 
 /// The control plane of a file.
 #[derive(Debug)]
@@ -161,10 +161,7 @@ impl ControlPlane for Standalone {
         ready(answer).boxed()
     }
 
-    fn configuration(
-        &self,
-        agent: AgentId,
-    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>> {
+    fn configuration(&self, agent: AgentId, _: &str) -> Option<watch::Receiver<Configuration>> {
         let configurations = lock(&self.configurations);
         configurations.get(&agent).map(watch::Sender::subscribe)
     }
@@ -204,13 +201,12 @@ pub fn parse(file: &Path, text: &str, now: Timestamp) -> Result<Directory, Mista
 fn publish(configurations: &mut Configurations, directory: &Directory) {
     configurations.retain(|id, _| directory.agent(*id).is_some());
     for (id, version) in directory.configurations() {
-        let sender = configurations
-            .entry(id)
-            .or_insert_with(|| watch::Sender::new(version.clone()));
+        let sender = configurations.entry(id).or_default();
         sender.send_if_modified(|current| {
-            let changed = current.commit_id != version.commit_id;
+            let known = current.version.as_ref().map(|it| &it.commit_id);
+            let changed = known != Some(&version.commit_id);
             if changed {
-                *current = version.clone();
+                *current = Configuration::good(version.clone());
             }
             changed
         });

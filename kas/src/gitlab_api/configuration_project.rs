@@ -35,12 +35,12 @@ impl configuration_project_server::ConfigurationProject for ConfigurationProject
             .0
             .files(place, &revision, AgentFileName::DIRECTORY)
             .await;
-        let paths = match listed {
-            Ok(paths) => paths,
+        let files = match listed {
+            Ok(files) => files,
             Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(refusal(&error, place)),
         };
-        let names = paths.iter().filter_map(|path| AgentFileName::parse(path));
+        let names = files.iter().filter_map(|it| AgentFileName::parse(&it.path));
         let files = names.map(|name| AgentConfigFile {
             name: name.path,
             agent_name: name.agent,

@@ -1,9 +1,12 @@
 //! Small value types that refuse what their key does not allow.
 
-use serde::de::{Deserialize, Deserializer, Error};
+use serde::{
+    Serialize,
+    de::{Deserialize, Deserializer, Error},
+};
 
 /// A string of at least one character.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NonEmpty(pub String);
 
 impl<'de> Deserialize<'de> for NonEmpty {

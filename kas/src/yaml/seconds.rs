@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error};
+use serde::{
+    Serialize, Serializer,
+    de::{Deserialize, Deserializer, Error},
+};
 
 /// A duration of zero or more, such as `300s` or `0.5s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +33,21 @@ impl<'de> Deserialize<'de> for PositiveSeconds {
             return Err(D::Error::custom("the duration must be greater than 0s"));
         }
         Ok(Self(duration))
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (whole, nanos) = (self.0.as_secs(), self.0.subsec_nanos());
+        let text = format!("{whole}.{nanos:09}");
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        serializer.collect_str(&format_args!("{text}s"))
+    }
+}
+
+impl Serialize for PositiveSeconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Seconds(self.0).serialize(serializer)
     }
 }
 

@@ -170,8 +170,8 @@ async fn an_idle_agent_whose_token_is_revoked_is_noticed() {
     for token in [&good, &bad] {
         fixture.gitlab.agent_by_token(token).await.unwrap();
     }
-    let staying = fixture.gitlab.configuration(AgentId(6)).unwrap();
-    let mut leaving = fixture.gitlab.configuration(AgentId(5)).unwrap();
+    let staying = fixture.gitlab.configuration(AgentId(6), "").unwrap();
+    let mut leaving = fixture.gitlab.configuration(AgentId(5), "").unwrap();
     let mut revision = fixture.gitlab.revision();
     let stop = CancellationToken::new();
     let following = tokio::spawn(fixture.gitlab.clone().follow(stop.clone()));
@@ -193,28 +193,4 @@ async fn an_idle_agent_whose_token_is_revoked_is_noticed() {
     fixture.gitlab.agent_by_token(&good).await.unwrap();
     stop.cancel();
     following.await.unwrap();
-}
-
-#[tokio::test]
-async fn an_agent_gets_an_empty_configuration_that_is_no_commit() {
-    let fixture = Fixture::start(usual()).await;
-    assert!(
-        fixture.gitlab.configuration(AgentId(5)).is_none(),
-        "it is not known yet"
-    );
-    fixture
-        .gitlab
-        .agent_by_token(&Token::new("agent-5-a"))
-        .await
-        .unwrap();
-
-    let version = fixture
-        .gitlab
-        .configuration(AgentId(5))
-        .unwrap()
-        .borrow()
-        .clone();
-
-    assert_eq!(version.commit_id, "0".repeat(40));
-    assert_eq!(version.configuration, Default::default());
 }

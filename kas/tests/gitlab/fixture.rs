@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use kas::{
-    config::{GitLab as Settings, RateLimit},
+    config::{self, GitLab as Settings, RateLimit},
     control_plane::{
         Access, ControlPlane, Credentials, DenyReason, Memory, Token,
-        gitlab::{GitLab, Memories},
+        gitlab::{GitLab, Memories, Reading},
     },
+    gitaly::{self, Gitaly},
 };
 use router::AgentId;
 use runtime::connect::ProxySetting;
@@ -29,6 +30,9 @@ pub(crate) const FORGETFUL: Memory = Memory {
     tokens: 100,
 };
 
+/// Often, for tests that do not wait for it.
+pub(crate) const POLL: Duration = Duration::from_millis(100);
+
 /// As long as the defaults.
 pub(crate) fn usual() -> Memory {
     Memory {
@@ -43,11 +47,28 @@ impl Fixture {
         Self::with(double, memory, |_| {}, ProxySetting::None)
     }
 
+    /// Repositories are polled so often.
+    pub(crate) async fn polling(period: Duration) -> Self {
+        let double = GitLabDouble::start(Scenario::sample()).await.unwrap();
+        let reading = reading(period);
+        Self::reading(double, usual(), |_| {}, ProxySetting::None, reading)
+    }
+
     pub(crate) fn with(
         double: GitLabDouble,
         memory: Memory,
         change: impl FnOnce(&mut Settings),
         proxy: ProxySetting,
+    ) -> Self {
+        Self::reading(double, memory, change, proxy, reading(POLL))
+    }
+
+    fn reading(
+        double: GitLabDouble,
+        memory: Memory,
+        change: impl FnOnce(&mut Settings),
+        proxy: ProxySetting,
+        reading: Reading,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("secret");
@@ -69,7 +90,7 @@ impl Fixture {
             agents: memory,
             callers: memory,
         };
-        let gitlab = GitLab::new(&settings, memories, proxy).unwrap();
+        let gitlab = GitLab::new(&settings, memories, reading, proxy).unwrap();
         Self {
             double,
             gitlab,
@@ -115,5 +136,29 @@ pub(crate) fn session(key: &str, csrf: &str) -> Credentials {
     Credentials::Session {
         access_key: Token::new(key),
         csrf_token: Token::new(csrf),
+    }
+}
+
+/// Limits that do not matter.
+pub(crate) fn limits() -> config::Gitaly {
+    let limit = RateLimit {
+        refill_rate_per_second: 1000.0,
+        bucket_size: 1000,
+    };
+    config::Gitaly {
+        global: limit,
+        per_server: limit,
+    }
+}
+
+/// Reads repositories so often.
+pub(crate) fn reading(period: Duration) -> Reading {
+    Reading {
+        gitaly: Gitaly::new(gitaly::Settings {
+            limits: limits(),
+            ca_files: Vec::new(),
+        }),
+        period,
+        max_file_size: 1000,
     }
 }

@@ -1,7 +1,6 @@
 //! The calls to Gitaly, over all its kinds of addresses, with its refusals.
 
 use kas::{
-    config,
     control_plane::Token,
     gitaly::{ErrorKind, Gitaly, Head, Place, Settings},
 };
@@ -12,7 +11,7 @@ use tests::{
     gitlab_double::{Endpoint, Fault, FaultKind, GitLabDouble, Scenario},
 };
 
-use crate::fixture::{FORGETFUL, Fixture};
+use crate::fixture::{FORGETFUL, Fixture, limits};
 
 const FILE: &str = ".gitlab/agents/production/config.yaml";
 
@@ -72,18 +71,6 @@ fn client() -> Gitaly {
         limits: limits(),
         ca_files: Vec::new(),
     })
-}
-
-/// None that matter.
-fn limits() -> config::Gitaly {
-    let limit = config::RateLimit {
-        refill_rate_per_second: 1000.0,
-        bucket_size: 1000,
-    };
-    config::Gitaly {
-        global: limit,
-        per_server: limit,
-    }
 }
 
 #[tokio::test]
@@ -150,7 +137,8 @@ async fn the_files_of_a_directory_are_listed() {
 
     let listed = list("refs/heads/main", ".gitlab/agents").await.unwrap();
 
-    assert_eq!(listed, [FILE.as_bytes(), other.as_bytes()]);
+    let paths: Vec<_> = listed.into_iter().map(|it| it.path).collect();
+    assert_eq!(paths, [FILE.as_bytes(), other.as_bytes()]);
     let nowhere = list("refs/heads/main", "nowhere").await;
     assert_eq!(nowhere, Err(ErrorKind::NotFound));
     let no_branch = list("refs/heads/none", ".gitlab/agents").await;

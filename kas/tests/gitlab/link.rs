@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::fixture::{FORGETFUL, Fixture};
+use crate::fixture::{FORGETFUL, Fixture, POLL, reading};
 
 async fn knows_an_agent(gitlab: &GitLab) -> Result<(), AuthError> {
     gitlab
@@ -168,7 +168,7 @@ async fn what_cannot_be_used_is_named_at_the_start() {
         callers: FORGETFUL,
     };
     let error = |settings| {
-        GitLab::new(&settings, memories, ProxySetting::None)
+        GitLab::new(&settings, memories, reading(POLL), ProxySetting::None)
             .unwrap_err()
             .to_string()
     };

@@ -5,6 +5,7 @@
 
 mod agents;
 mod callers;
+mod configuration;
 mod fixture;
 mod gitaly;
 mod link;

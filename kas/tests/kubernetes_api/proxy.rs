@@ -10,8 +10,8 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use kas::{
     control_plane::{
-        Access, AgentConfigurationVersion, AgentInfo, AuthError, ControlPlane, Credentials,
-        DenyReason, Identity, IdentityKind, Token,
+        Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
+        Identity, IdentityKind, Token,
     },
     kubernetes_api::{KubernetesApi, Metrics, Settings},
 };
@@ -250,7 +250,7 @@ impl ControlPlane for Doorman {
         })
     }
 
-    fn configuration(&self, _: AgentId) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>> {
+    fn configuration(&self, _: AgentId, _: &str) -> Option<watch::Receiver<Configuration>> {
         None
     }
 

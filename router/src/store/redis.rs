@@ -5,6 +5,7 @@
 //! again by itself for ever; commands that were under way when a connection
 //! broke fail, and the table asks again.
 
+mod board;
 mod channel;
 mod format;
 mod metrics;
@@ -22,9 +23,10 @@ use fred::{
     interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _},
 };
 use futures_util::{FutureExt, future::try_join_all};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use board::{Board, Posted};
 pub use channel::{Channel, Heard};
 pub use metrics::StoreMetrics;
 pub use options::{Address, AddressError, RedisOptions, Servers};
@@ -44,6 +46,8 @@ const EXPIRY: i64 = 3 * 24 * 3600;
 const PRESENCE_BEATS: u64 = 720;
 /// Reports on their way to the table.
 const EVENTS: usize = 1024;
+/// Reports on their way to those who read boards; who misses one looks later.
+const BOARDS: usize = 1024;
 
 /// A routing store in Redis.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub struct RedisStore {
     server: String,
     metrics: StoreMetrics,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
+    boards: broadcast::Sender<i64>,
     _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
     _reports: AbortOnDropHandle<()>,
 }
@@ -70,12 +75,14 @@ impl RedisStore {
         let keys = Keys::new(&options.key_prefix);
         let metrics = StoreMetrics::default();
         let (sender, receiver) = mpsc::channel(EVENTS);
+        let boards = broadcast::Sender::new(BOARDS);
         let reports = Reports {
             client: client.clone(),
             keys: keys.clone(),
             server: server.clone(),
             metrics: metrics.clone(),
             events: sender,
+            boards: boards.clone(),
         };
         let reports = AbortOnDropHandle::new(tokio::spawn(reports.run()));
         Ok(Self {
@@ -86,6 +93,7 @@ impl RedisStore {
             server,
             metrics,
             events: Mutex::new(Some(receiver)),
+            boards,
         })
     }
 

@@ -1,12 +1,12 @@
 //! `ci_access` and `user_access`: who may use an agent, in GitLab's terms.
 
 use proto::agent::agentcfg::{self as wire, ci_access_as_cf::As};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::yaml::NonEmpty;
 
 /// Which CI jobs may use the agent.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CiAccess {
     projects: Option<Vec<CiGrant>>,
@@ -14,7 +14,7 @@ pub struct CiAccess {
 }
 
 /// A project or group whose jobs may use the agent.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct CiGrant {
     id: NonEmpty,
@@ -24,7 +24,7 @@ struct CiGrant {
     environments: Option<Vec<NonEmpty>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum CiAccessAs {
     Agent {},
@@ -40,7 +40,7 @@ enum CiAccessAs {
     CiJob {},
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Extra {
     key: NonEmpty,
@@ -48,7 +48,7 @@ struct Extra {
 }
 
 /// Which users may use the agent.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserAccess {
     /// As whom they use it.
@@ -60,7 +60,7 @@ pub struct UserAccess {
 }
 
 /// As whom users use an agent.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum UserAccessAs {
     /// As the agent itself.
@@ -70,7 +70,7 @@ pub enum UserAccessAs {
 }
 
 /// A project or group whose members may use the agent.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserGrant {
     /// Its full path.

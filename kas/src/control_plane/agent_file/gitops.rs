@@ -1,19 +1,19 @@
 //! `gitops`: manifests that the agent applies from repositories.
 
 use proto::agent::agentcfg::{self as wire, git_ref_cf::Ref, manifest_project_cf::PruneOneof};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::modules::wire_duration;
 use crate::yaml::{NonEmpty, Seconds};
 
 /// Manifests to apply.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gitops {
     manifest_projects: Option<Vec<ManifestProject>>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct ManifestProject {
     id: Option<NonEmpty>,
@@ -28,13 +28,13 @@ struct ManifestProject {
     r#ref: Option<GitRef>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Glob {
     glob: NonEmpty,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum DryRun {
     None,
@@ -42,7 +42,7 @@ enum DryRun {
     Server,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Propagation {
     Orphan,
@@ -50,7 +50,7 @@ enum Propagation {
     Foreground,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 enum Inventory {
     #[serde(rename = "must_match")]
     MustMatch,
@@ -60,7 +60,7 @@ enum Inventory {
     AdoptAll,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum GitRef {
     Tag(NonEmpty),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::agent::agentcfg as wire;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::LogLevel,
@@ -11,21 +11,21 @@ use crate::{
 };
 
 /// Logs and profiles of the agent.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Observability {
     logging: Option<Logging>,
     google_profiler: Option<GoogleProfiler>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Logging {
     level: Option<LogLevel>,
     grpc_level: Option<LogLevel>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct GoogleProfiler {
     enabled: Option<bool>,
@@ -35,7 +35,7 @@ struct GoogleProfiler {
 }
 
 /// Vulnerability scans of running images.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerScanning {
     cadence: NonEmpty,
@@ -43,14 +43,14 @@ pub struct ContainerScanning {
     resource_requirements: Option<ResourceRequirements>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct VulnerabilityReport {
     namespaces: Option<Vec<String>>,
     filters: Option<Vec<Filter>>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Filter {
     namespaces: Option<Vec<String>>,
@@ -59,14 +59,14 @@ struct Filter {
     kinds: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct ResourceRequirements {
     limits: Option<Resource>,
     requests: Option<Resource>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Resource {
     cpu: Option<String>,
@@ -74,7 +74,7 @@ struct Resource {
 }
 
 /// Workspaces.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RemoteDevelopment {
     enabled: Option<bool>,
@@ -85,20 +85,20 @@ pub struct RemoteDevelopment {
     network_policy: Option<NetworkPolicy>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct WorkspacesProxy {
     namespace: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct NetworkPolicy {
     enabled: Option<bool>,
 }
 
 /// Notifications for Flux.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Flux {
     webhook_receiver_url: Option<String>,

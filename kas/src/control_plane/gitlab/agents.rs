@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use proto::agent::agentcfg::AgentConfiguration;
 use router::id::AgentId;
 use tokio::{sync::watch, time::Instant};
 
-use super::super::{AgentConfigurationVersion, AgentInfo, Token, TokenHash};
+use super::{
+    super::{AgentInfo, Configuration, Token, TokenHash},
+    agent_info::Registered,
+};
 
 /// Agents remembered at most.
 const MOST: usize = 200_000;
@@ -18,8 +20,6 @@ const MOST: usize = 200_000;
 const TOKENS: usize = 8;
 /// How long an agent without streams is remembered.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
-/// What names a configuration that was not read from any commit.
-const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
 
 /// The agents that connected lately.
 #[derive(Debug, Default)]
@@ -27,23 +27,32 @@ pub(super) struct Agents(Mutex<HashMap<AgentId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    info: Arc<AgentInfo>,
+    registered: Arc<Registered>,
     tokens: Vec<(TokenHash, Token)>,
-    configuration: watch::Sender<Arc<AgentConfigurationVersion>>,
+    configuration: watch::Sender<Configuration>,
     seen: Instant,
 }
 
+/// What a stream for an agent's configuration needs.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) configuration: watch::Receiver<Configuration>,
+    pub(super) registered: Arc<Registered>,
+    /// Whether the agent has another version than is known here.
+    pub(super) doubt: bool,
+}
+
 impl Agents {
-    /// An agent showed a good token. Says whether the agent is new here.
-    pub(super) fn saw(&self, info: &Arc<AgentInfo>, token: &Token) -> bool {
+    /// An agent showed a good token.
+    pub(super) fn saw(&self, registered: &Arc<Registered>, token: &Token) {
         let mut agents = self.lock();
-        let known = agents.contains_key(&info.id);
-        if !known && agents.len() >= MOST {
+        let id = registered.agent.id;
+        if !agents.contains_key(&id) && agents.len() >= MOST {
             agents.retain(|_, entry| entry.is_in_use());
         }
-        let entry = agents.entry(info.id).or_insert_with(|| Entry::new(info));
+        let entry = agents.entry(id).or_insert_with(|| Entry::new(registered));
         entry.seen = Instant::now();
-        entry.info = info.clone();
+        entry.registered = registered.clone();
         let hash = token.hash();
         if !entry.tokens.iter().any(|(own, _)| *own == hash) {
             if entry.tokens.len() == TOKENS {
@@ -51,7 +60,6 @@ impl Agents {
             }
             entry.tokens.push((hash, token.clone()));
         }
-        !known
     }
 
     /// A token is good no more: without any other, its agent's streams end.
@@ -80,23 +88,51 @@ impl Agents {
     }
 
     pub(super) fn get(&self, id: AgentId) -> Option<Arc<AgentInfo>> {
-        self.lock().get(&id).map(|entry| entry.info.clone())
+        let agents = self.lock();
+        agents.get(&id).map(|entry| entry.registered.agent.clone())
     }
 
     pub(super) fn all(&self) -> Vec<Arc<AgentInfo>> {
         self.lock()
             .values()
-            .map(|entry| entry.info.clone())
+            .map(|entry| entry.registered.agent.clone())
             .collect()
     }
 
-    pub(super) fn configuration(
-        &self,
-        id: AgentId,
-    ) -> Option<watch::Receiver<Arc<AgentConfigurationVersion>>> {
-        self.lock()
-            .get(&id)
-            .map(|entry| entry.configuration.subscribe())
+    /// What is known of an agent's configuration, for one that has the version
+    /// named `has`. If that is another, it keeps it until what is known here
+    /// was verified.
+    pub(super) fn configuration(&self, id: AgentId, has: &str) -> Option<Stream> {
+        let agents = self.lock();
+        let entry = agents.get(&id)?;
+        let configuration = entry.configuration.subscribe();
+        let doubt = !has.is_empty() && configuration.borrow().newer_than(has).is_some();
+        if doubt {
+            entry.configuration.send_modify(|it| it.verified = false);
+        }
+        Some(Stream {
+            configuration,
+            registered: entry.registered.clone(),
+            doubt,
+        })
+    }
+
+    /// An agent that has streams for its configuration.
+    pub(super) fn following(&self, id: AgentId) -> Option<Arc<Registered>> {
+        let agents = self.lock();
+        let entry = agents.get(&id).filter(|entry| entry.is_in_use())?;
+        Some(entry.registered.clone())
+    }
+
+    /// Changes what is known of an agent's configuration.
+    pub(super) fn configure(&self, id: AgentId, change: impl FnOnce(&mut Configuration)) {
+        if let Some(entry) = self.lock().get(&id) {
+            entry.configuration.send_if_modified(|configuration| {
+                let before = configuration.clone();
+                change(configuration);
+                *configuration != before
+            });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Entry>> {
@@ -105,15 +141,11 @@ impl Agents {
 }
 
 impl Entry {
-    fn new(info: &Arc<AgentInfo>) -> Self {
-        let empty = AgentConfigurationVersion {
-            commit_id: NO_COMMIT.to_owned(),
-            configuration: AgentConfiguration::default(),
-        };
+    fn new(registered: &Arc<Registered>) -> Self {
         Self {
-            info: info.clone(),
+            registered: registered.clone(),
             tokens: Vec::new(),
-            configuration: watch::Sender::new(Arc::new(empty)),
+            configuration: watch::Sender::default(),
             seen: Instant::now(),
         }
     }
@@ -127,22 +159,26 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn info(id: i64) -> Arc<AgentInfo> {
-        Arc::new(AgentInfo {
-            id: AgentId(id),
-            name: "a".into(),
-            project_id: 1,
-            project_path: "g/p".into(),
-            default_branch: "main".into(),
+    fn registered(id: i64) -> Arc<Registered> {
+        Arc::new(Registered {
+            agent: Arc::new(AgentInfo {
+                id: AgentId(id),
+                name: "a".into(),
+                project_id: 1,
+                project_path: "g/p".into(),
+                default_branch: "main".into(),
+            }),
+            gitaly: Default::default(),
+            repository: Default::default(),
         })
     }
 
     #[test]
     fn an_agent_ends_with_its_last_token() {
         let (agents, one, two) = (Agents::default(), Token::new("1"), Token::new("2"));
-        assert!(agents.saw(&info(7), &one));
-        assert!(!agents.saw(&info(7), &two));
-        let stream = agents.configuration(AgentId(7)).unwrap();
+        agents.saw(&registered(7), &one);
+        agents.saw(&registered(7), &two);
+        let stream = agents.configuration(AgentId(7), "").unwrap().configuration;
         assert_eq!(agents.in_use().len(), 2);
 
         assert!(agents.lost(AgentId(7), &one));
@@ -151,19 +187,20 @@ mod tests {
         assert!(agents.lost(AgentId(7), &two));
 
         assert!(stream.has_changed().is_err());
-        assert!(agents.configuration(AgentId(7)).is_none());
+        assert!(agents.configuration(AgentId(7), "").is_none());
     }
 
     #[test]
     fn only_connected_agents_are_in_use() {
         let agents = Agents::default();
-        agents.saw(&info(1), &Token::new("1"));
-        agents.saw(&info(2), &Token::new("2"));
+        agents.saw(&registered(1), &Token::new("1"));
+        agents.saw(&registered(2), &Token::new("2"));
 
-        let _stream = agents.configuration(AgentId(2));
+        let _stream = agents.configuration(AgentId(2), "");
 
         let used: Vec<_> = agents.in_use().into_iter().map(|(id, _)| id).collect();
         assert_eq!(used, [AgentId(2)]);
+        assert!(agents.following(AgentId(1)).is_none());
         assert_eq!(agents.all().len(), 2);
     }
 }

@@ -98,8 +98,8 @@ async fn a_changed_file_is_applied_and_only_changes_are_told() {
         agent(2, "two", "t2", "{}")
     ));
     let standalone = fixture.open();
-    let mut one = standalone.configuration(AgentId(1)).unwrap();
-    let two = standalone.configuration(AgentId(2)).unwrap();
+    let mut one = standalone.configuration(AgentId(1), "").unwrap();
+    let two = standalone.configuration(AgentId(2), "").unwrap();
     let revision = *standalone.revision().borrow();
 
     fixture.write(&format!(
@@ -113,6 +113,9 @@ async fn a_changed_file_is_applied_and_only_changes_are_told() {
     assert!(!two.has_changed().unwrap());
     let logging = one
         .borrow_and_update()
+        .version
+        .as_ref()
+        .unwrap()
         .configuration
         .clone()
         .observability
@@ -133,8 +136,14 @@ async fn a_changed_file_is_applied_and_only_changes_are_told() {
 fn the_commit_id_names_the_content() {
     let read = |config| {
         let standalone = Fixture::new(&format!("agents:\n{}", agent(1, "one", "t", config))).open();
-        let receiver = standalone.configuration(AgentId(1)).unwrap();
-        receiver.borrow().commit_id.clone()
+        let receiver = standalone.configuration(AgentId(1), "").unwrap();
+        receiver
+            .borrow()
+            .version
+            .as_ref()
+            .unwrap()
+            .commit_id
+            .clone()
     };
 
     assert_eq!(read("{}"), read("{}"));
@@ -146,13 +155,13 @@ fn the_commit_id_names_the_content() {
 fn a_removed_agent_ends_its_configuration() {
     let fixture = Fixture::new(&format!("agents:\n{}", agent(1, "one", "t", "{}")));
     let standalone = fixture.open();
-    let receiver = standalone.configuration(AgentId(1)).unwrap();
+    let receiver = standalone.configuration(AgentId(1), "").unwrap();
 
     fixture.write("agents: []\n");
 
     assert!(standalone.reload_if_changed(Timestamp::now()).unwrap());
     assert!(receiver.has_changed().is_err());
-    assert!(standalone.configuration(AgentId(1)).is_none());
+    assert!(standalone.configuration(AgentId(1), "").is_none());
 }
 
 #[tokio::test]

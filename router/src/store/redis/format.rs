@@ -5,6 +5,8 @@
 //! | `<prefix>:kas:replicas` | hash | replica id → its lease, as JSON |
 //! | `<prefix>:kas:agent:{<agent id>}` | hash | replica id → its URL, for each owner; `last_seen` → seconds since 1970 |
 //! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
+//! | `<prefix>:kas:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → what the one on duty found |
+//! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration GitLab was told |
 
 use std::collections::HashMap;
 
@@ -19,12 +21,17 @@ use crate::{
 /// The field of an agent's hash that names no replica.
 pub(super) const LAST_SEEN: &str = "last_seen";
 
+/// The field of a repository's hash that names no replica.
+pub(super) const HEAD: &str = "head";
+
 /// Names of keys.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) replicas: String,
     agent: String,
     presence: String,
+    repository: String,
+    configured: String,
 }
 
 impl Keys {
@@ -33,7 +40,25 @@ impl Keys {
             replicas: format!("{prefix}:kas:replicas"),
             agent: format!("{prefix}:kas:agent:"),
             presence: format!("{prefix}:kas:presence:"),
+            repository: format!("{prefix}:kas:repository:"),
+            configured: format!("{prefix}:kas:configured:"),
         }
+    }
+
+    /// The key of what is posted about a project's repository.
+    pub(super) fn repository(&self, project: i64) -> String {
+        format!("{}{{{project}}}", self.repository)
+    }
+
+    /// About which project's repository a key is.
+    pub(super) fn project_of(&self, key: &str) -> Option<i64> {
+        let id = key.strip_prefix(&self.repository)?;
+        id.strip_prefix('{')?.strip_suffix('}')?.parse().ok()
+    }
+
+    /// The key of what GitLab was told of an agent's configuration.
+    pub(super) fn configured(&self, agent: AgentId) -> String {
+        format!("{}{{{agent}}}", self.configured)
     }
 
     /// The key of an agent's record; the braces choose its slot in a cluster.
@@ -143,5 +168,8 @@ mod tests {
         assert_eq!(keys.agent(AgentId(7)), "p:kas:agent:{7}");
         assert_eq!(keys.agent_of("p:kas:agent:{7}"), Some(AgentId(7)));
         assert_eq!(keys.agent_of("p:kas:replicas"), None);
+        assert_eq!(keys.repository(3), "p:kas:repository:{3}");
+        assert_eq!(keys.project_of("p:kas:repository:{3}"), Some(3));
+        assert_eq!(keys.project_of("p:kas:agent:{3}"), None);
     }
 }

@@ -14,7 +14,7 @@ use fred::{
 use tokio::{
     sync::{
         broadcast::{
-            Receiver,
+            self, Receiver,
             error::{RecvError, TryRecvError},
         },
         mpsc,
@@ -36,6 +36,7 @@ pub(super) struct Reports {
     pub(super) server: String,
     pub(super) metrics: StoreMetrics,
     pub(super) events: mpsc::Sender<StoreEvent>,
+    pub(super) boards: broadcast::Sender<i64>,
 }
 
 impl Reports {
@@ -119,6 +120,11 @@ impl Reports {
             Ok(Invalidation { keys, .. }) if keys.is_empty() => self.tell(StoreEvent::Back).await,
             Ok(Invalidation { keys, .. }) => {
                 for key in keys {
+                    if let Some(project) = key.as_str().and_then(|it| self.keys.project_of(it)) {
+                        // Nobody may read boards, which is fine.
+                        let _ = self.boards.send(project);
+                        continue;
+                    }
                     let agent = key.as_str().and_then(|key| self.keys.agent_of(key));
                     if let Some(agent) = agent
                         && !self.tell(StoreEvent::Changed(agent)).await

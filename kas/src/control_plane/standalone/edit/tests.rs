@@ -71,7 +71,7 @@ fn configurations_and_owner_rights_survive_a_change() {
     let configuration = || {
         let receiver = Standalone::open(file)
             .unwrap()
-            .configuration(AgentId(1))
+            .configuration(AgentId(1), "")
             .unwrap();
         receiver.borrow().clone()
     };
