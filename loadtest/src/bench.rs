@@ -1,6 +1,7 @@
 //! `loadtest bench`: one replica on loopback, or several, measured from outside.
 
 mod agents;
+mod compare;
 mod idle;
 mod report;
 mod requests;
@@ -15,9 +16,10 @@ use tempfile::TempDir;
 
 use crate::{
     output,
-    topology::{ControlPlane, Replica, Setup, beside},
+    topology::{ControlPlane, GitLab, Product, Replica, Setup, Store, beside},
 };
 use agents::Kind;
+pub(crate) use compare::{Options as CompareOptions, run as compare};
 use report::Report;
 
 /// Benchmarks.
@@ -44,6 +46,9 @@ pub(crate) struct Options {
     /// Seconds for which idle agents are watched.
     #[arg(long, default_value_t = 20.0)]
     idle_seconds: f64,
+    /// Idle agents that begin to connect in a second.
+    #[arg(long, default_value_t = 500.0)]
+    ramp: f64,
     /// Only these parts.
     #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "rest"])]
     only: Vec<Part>,
@@ -86,45 +91,68 @@ struct Run {
 /// What every measurement needs.
 struct Bench {
     options: Options,
+    product: Product,
     kas: PathBuf,
     agentk: PathBuf,
+    go_agentk: Option<PathBuf>,
     dir: TempDir,
     control: ControlPlane,
+    /// For a kas that cannot do without.
+    gitlab: Option<GitLab>,
+    redis: Option<Store>,
 }
 
 /// Runs the benchmarks, writes the figures and prints them as a table.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let bench = Bench::new(options)?;
-    let result = bench.measure().await;
-    if result.is_err() {
-        let kept = bench.dir.keep();
-        output::progress(&format!("the logs are in {}", kept.display()));
-    }
-    result
+    let bench = Bench::new(options, Product::Kas).await?;
+    let measured = bench.measure().await;
+    let options = bench.options.clone();
+    let report = bench.end(measured).await?;
+    report.write(&options.output)?;
+    output::line(&report.table());
+    Ok(())
 }
 
 impl Bench {
-    fn new(options: Options) -> anyhow::Result<Self> {
+    async fn new(options: Options, product: Product) -> anyhow::Result<Self> {
         let dir = TempDir::with_prefix("kas-bench-")?;
         let kas = beside(options.kas.as_deref(), "kas")?;
         ensure!(kas.is_file(), "there is no kas at {}", kas.display());
+        let control = ControlPlane::write(dir.path(), options.agents)?;
+        let (mut gitlab, mut redis) = (None, None);
+        if product.needs_redis() {
+            gitlab = Some(GitLab::start(&control).await?);
+            redis = Some(Store::start(&options.redis_server, dir.path()).await?);
+        }
         Ok(Self {
-            control: ControlPlane::write(dir.path(), options.agents)?,
             agentk: beside(options.agentk.as_deref(), "agentk")?,
+            go_agentk: None,
+            control,
+            product,
             kas,
+            gitlab,
+            redis,
             dir,
             options,
         })
     }
 
-    async fn measure(&self) -> anyhow::Result<()> {
+    /// Ends what it started; keeps the logs of what went wrong.
+    async fn end<T>(self, measured: anyhow::Result<T>) -> anyhow::Result<T> {
+        if let Some(redis) = self.redis {
+            redis.end().await;
+        }
+        if measured.is_err() {
+            let kept = self.dir.keep();
+            output::progress(&format!("the logs are in {}", kept.display()));
+        }
+        measured
+    }
+
+    async fn measure(&self) -> anyhow::Result<Report> {
         let mut report = Report::new(&self.kas);
         if self.wants(Part::Requests) || self.wants(Part::Bulk) {
-            for kind in [Kind::Simulated, Kind::Agentk] {
-                if kind == Kind::Agentk && !self.agentk.is_file() {
-                    output::line(&format!("SKIPPED: agentk needs {}", self.agentk.display()));
-                    continue;
-                }
+            for kind in self.kinds() {
                 requests::measure(self, kind, Route::Direct, &mut report).await?;
             }
         }
@@ -141,9 +169,21 @@ impl Bench {
         if self.wants(Part::Rest) {
             report.rest = Some(rest::measure(self).await?);
         }
-        report.write(&self.options.output)?;
-        output::line(&report.table());
-        Ok(())
+        Ok(report)
+    }
+
+    /// Whom requests are sent through: our own agentk only behind our own kas.
+    fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = vec![Kind::Simulated];
+        match self.product {
+            Product::Kas if self.agentk.is_file() => kinds.push(Kind::Agentk),
+            Product::Kas => {
+                output::line(&format!("SKIPPED: agentk needs {}", self.agentk.display()));
+            }
+            Product::GoKas => {}
+        }
+        kinds.extend(self.go_agentk.is_some().then_some(Kind::GoAgentk));
+        kinds
     }
 
     fn wants(&self, part: Part) -> bool {
@@ -152,8 +192,10 @@ impl Bench {
 
     async fn replica(&self, run: Run) -> anyhow::Result<Replica> {
         let setup = Setup {
+            product: self.product,
             tls: run.tls,
-            redis: run.redis,
+            redis: run.redis.or(self.redis.as_ref().map(Store::port)),
+            gitlab: self.gitlab.as_ref().map(GitLab::port),
             ..Setup::new(self.kas.clone())
         };
         Replica::start(&setup, &self.control, self.dir.path()).await

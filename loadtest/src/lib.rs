@@ -40,8 +40,12 @@ enum Command {
     Run(run::Options),
     /// Writes one report of several runs side by side.
     Compare(report::CompareOptions),
+    /// Tells from results of runs with idle agents what agents and replicas need.
+    Sizing(report::SizingOptions),
     /// Starts a kas on loopback and measures it; ends within minutes.
     Bench(bench::Options),
+    /// Measures our kas and GitLab's in turns; prints the ratios.
+    BenchCompare(bench::CompareOptions),
 }
 
 /// Does what the command line asks for.
@@ -61,5 +65,7 @@ pub async fn run() -> anyhow::Result<()> {
         Command::Run(options) => run::run(options).await,
         Command::Compare(options) => report::compare(&options),
         Command::Bench(options) => bench::run(options).await,
+        Command::Sizing(options) => report::sizing(&options),
+        Command::BenchCompare(options) => bench::compare(options).await,
     }
 }

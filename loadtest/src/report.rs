@@ -3,13 +3,16 @@
 mod charts;
 mod page;
 mod plot;
+mod sizing;
 
 use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
-pub(crate) use page::page;
+pub(crate) use page::{page, table};
+pub(crate) use plot::number;
+pub(crate) use sizing::{Options as SizingOptions, sizing};
 
 use crate::{output, record::Record};
 

@@ -1,7 +1,11 @@
 //! The agents' side of a benchmark: simulated ones, or agentk with a backend.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 
@@ -27,6 +31,8 @@ pub(super) enum Kind {
     Simulated,
     /// Our agentk, in front of the scripted API as an HTTP server.
     Agentk,
+    /// GitLab's agentk, likewise.
+    GoAgentk,
 }
 
 /// Running agents.
@@ -41,7 +47,11 @@ impl Agents {
     pub(super) async fn one(bench: &Bench, replica: &Replica, kind: Kind) -> anyhow::Result<Self> {
         match kind {
             Kind::Simulated => Self::fleet(bench, replica, 1).await,
-            Kind::Agentk => Self::agentk(bench, replica).await,
+            Kind::Agentk => Self::agentk(bench, &bench.agentk, replica).await,
+            Kind::GoAgentk => {
+                let program = bench.go_agentk.as_deref().context("name GitLab's agentk")?;
+                Self::agentk(bench, program, replica).await
+            }
         }
     }
 
@@ -58,6 +68,7 @@ impl Agents {
             format!("--token-file={}", control.tokens.display()),
             format!("--ca-cert-file={}", control.certificate.display()),
             format!("--agents={agents}"),
+            format!("--ramp={}", bench.options.ramp),
         ];
         let own = std::env::current_exe()?;
         let mut process = Process::start("fleet", &own, arguments, &[], bench.logs())?;
@@ -68,7 +79,7 @@ impl Agents {
         })
     }
 
-    async fn agentk(bench: &Bench, replica: &Replica) -> anyhow::Result<Self> {
+    async fn agentk(bench: &Bench, program: &Path, replica: &Replica) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
         let mut backend = Process::start("backend", &own, ["backend"], &[], bench.logs())?;
         let server = backend.line("ready:", START).await?;
@@ -80,7 +91,7 @@ impl Agents {
             format!("--observability-listen-address={}", loopback(observability)),
         ];
         let pod = [("POD_NAMESPACE", "bench"), ("POD_NAME", "bench")];
-        let process = Process::start("agentk", &bench.agentk, arguments, &pod, bench.logs())?;
+        let process = Process::start("agentk", program, arguments, &pod, bench.logs())?;
         Ok(Self {
             process,
             backend: Some(backend),

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Bench, Part};
+use super::Bench;
 use crate::{output, report, topology::Product};
 use rows::ROWS;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Bench, Run, agents::Agents, report::Idle};
 use crate::{output, topology::Replica, traffic};
@@ -27,7 +27,9 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let replica = bench.replica(Run { tls, redis: None }).await?;
     let empty = replica.sample()?.resident;
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
+    let began = Instant::now();
     let mut fleet = Agents::fleet(bench, &replica, agents).await?;
+    let ready_seconds = began.elapsed().as_secs_f64();
     sleep(SETTLE).await;
     let fresh = replica.sample()?;
     let window = Duration::try_from_secs_f64(bench.options.idle_seconds)?;
@@ -44,6 +46,7 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let idle = Idle {
         scheme,
         agents,
+        ready_seconds,
         fresh_kib: each(fresh.resident),
         after_traffic_kib: each(after_traffic),
         after_reconnects_kib: each(replica.sample()?.resident),

@@ -45,6 +45,8 @@ pub(super) struct Bulk {
 pub(super) struct Idle {
     pub(super) scheme: &'static str,
     pub(super) agents: usize,
+    /// From the first connection until all agents were ready.
+    pub(super) ready_seconds: f64,
     pub(super) fresh_kib: f64,
     pub(super) after_traffic_kib: f64,
     pub(super) after_reconnects_kib: f64,
@@ -172,7 +174,7 @@ impl Report {
 }
 
 impl Route {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Forwarded => "forwarded",
@@ -181,10 +183,20 @@ impl Route {
 }
 
 impl Kind {
+    /// Its name in figures.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Simulated => "simulated",
+            Self::Agentk => "agentk",
+            Self::GoAgentk => "go-agentk",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Simulated => "simulated agent",
             Self::Agentk => "agentk, HTTP backend",
+            Self::GoAgentk => "GitLab's agentk, HTTP backend",
         }
     }
 }

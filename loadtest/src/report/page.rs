@@ -17,15 +17,37 @@ pub(crate) fn page(records: &[&Record]) -> String {
     out
 }
 
-fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
-    let names: Vec<_> = records.iter().map(|it| escape(&it.scenario)).collect();
-    write!(
-        out,
+/// A page with one table.
+pub(crate) fn table(title: &str, remark: &str, heads: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| {
+        let cells = cells.map(|cell| format!("<{kind}>{}</{kind}>", escape(cell)));
+        format!("<tr>{}</tr>", cells.collect::<String>())
+    };
+    let heads = cells("th", &mut heads.iter().copied());
+    let rows = rows
+        .iter()
+        .map(|row| cells("td", &mut row.iter().map(String::as_str)));
+    format!(
+        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table></section></body></html>\n",
+        head(title),
+        escape(title),
+        escape(remark),
+        rows.collect::<String>()
+    )
+}
+
+fn head(title: &str) -> String {
+    format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">\
          <link rel=\"icon\" href=\"data:,\"><title>{}</title><style>{STYLE}</style></head><body>",
-        names.join(", ")
-    )?;
+        escape(title)
+    )
+}
+
+fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
+    let names: Vec<_> = records.iter().map(|it| it.scenario.as_str()).collect();
+    out.push_str(&head(&names.join(", ")));
     if records.len() > 1 {
         side_by_side(out, records)?;
     }

@@ -109,18 +109,15 @@ fn round_up(value: f64) -> f64 {
 }
 
 /// A number as short as it stays telling.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
-        _ if size >= 100.0 || size == 0.0 => format!("{value:.0}"),
+        _ if size >= 100.0 => return format!("{value:.0}"),
         _ if size >= 10.0 => format!("{value:.1}"),
         _ if size >= 1.0 => format!("{value:.2}"),
-        _ => return format!("{value:.3}"),
+        _ => format!("{value:.3}"),
     };
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
-    }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Text as it may stand in HTML and SVG.
@@ -236,7 +233,7 @@ fn grid(out: &mut String, scale: &Scale) -> std::fmt::Result {
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{} s</text>",
             scale.x(seconds),
             HEIGHT - 8.0,
-            number(seconds)
+            number(seconds.round())
         )?;
     }
     Ok(())

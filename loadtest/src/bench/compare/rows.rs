@@ -48,15 +48,51 @@ const fn more(name: &'static str, ours: &'static str, go: &'static str, times: f
 
 /// All lines.
 pub(super) const ROWS: &[Row] = &[
-    less("resident KiB per idle agent, ws", "ws.fresh", Goal::Times(5.0)),
-    less("resident KiB per idle agent, wss", "wss.fresh", Goal::Times(4.4)),
-    less("the same, ws, after traffic and three reconnects", "ws.worn", Goal::AtMost(55.0)),
-    less("CPU ms per idle agent and minute", "ws.cpu", Goal::AtMost(0.05)),
-    less("seconds to accept all agents, wss", "wss.ready", Goal::Times(5.0)),
-    less("CPU µs per request, owner, 64 clients, simulated agent", "simulated.direct.64.cpu", Goal::Times(9.0)),
-    less("CPU µs per request, two replicas, 64 clients", "simulated.forwarded.64.cpu", Goal::Times(8.0)),
-    less("p50 ms, one client, GitLab's agentk behind both", "go-agentk.direct.1.p50", Goal::Times(3.0)),
-    less("p99 ms, one client, GitLab's agentk behind both", "go-agentk.direct.1.p99", Goal::Times(3.0)),
+    less(
+        "resident KiB per idle agent, ws",
+        "ws.fresh",
+        Goal::Times(5.0),
+    ),
+    less(
+        "resident KiB per idle agent, wss",
+        "wss.fresh",
+        Goal::Times(4.4),
+    ),
+    less(
+        "the same, ws, after traffic and three reconnects",
+        "ws.worn",
+        Goal::AtMost(55.0),
+    ),
+    less(
+        "CPU ms per idle agent and minute",
+        "ws.cpu",
+        Goal::AtMost(0.05),
+    ),
+    less(
+        "seconds to accept all agents, wss",
+        "wss.ready",
+        Goal::Times(5.0),
+    ),
+    less(
+        "CPU µs per request, owner, 64 clients, simulated agent",
+        "simulated.direct.64.cpu",
+        Goal::Times(9.0),
+    ),
+    less(
+        "CPU µs per request, two replicas, 64 clients",
+        "simulated.forwarded.64.cpu",
+        Goal::Times(8.0),
+    ),
+    less(
+        "p50 ms, one client, GitLab's agentk behind both",
+        "go-agentk.direct.1.p50",
+        Goal::Times(3.0),
+    ),
+    less(
+        "p99 ms, one client, GitLab's agentk behind both",
+        "go-agentk.direct.1.p99",
+        Goal::Times(3.0),
+    ),
     Row {
         name: "p50 ms, one client, each with its own agentk",
         ours: "agentk.direct.1.p50",
@@ -71,12 +107,39 @@ pub(super) const ROWS: &[Row] = &[
         more: false,
         goal: Goal::Times(8.0),
     },
-    more("requests/s, 64 clients, each with its own agentk", "agentk.direct.64.rate", "go-agentk.direct.64.rate", 10.0),
-    more("MiB/s of a 200 MiB body, each with its own agentk", "agentk.direct.bulk", "go-agentk.direct.bulk", 5.0),
-    more("MiB/s of a 200 MiB body, GitLab's agentk behind both", "go-agentk.direct.bulk", "go-agentk.direct.bulk", 1.3),
-    less("Redis commands to connect an agent", "redis.connect", Goal::AtMost(2.0)),
-    less("Redis commands per request", "redis.request", Goal::AtMost(0.0)),
-    less("Redis commands a second and replica at rest", "redis.second", Goal::AtMost(1.0)),
+    more(
+        "requests/s, 64 clients, each with its own agentk",
+        "agentk.direct.64.rate",
+        "go-agentk.direct.64.rate",
+        10.0,
+    ),
+    more(
+        "MiB/s of a 200 MiB body, each with its own agentk",
+        "agentk.direct.bulk",
+        "go-agentk.direct.bulk",
+        5.0,
+    ),
+    more(
+        "MiB/s of a 200 MiB body, GitLab's agentk behind both",
+        "go-agentk.direct.bulk",
+        "go-agentk.direct.bulk",
+        1.3,
+    ),
+    less(
+        "Redis commands to connect an agent",
+        "redis.connect",
+        Goal::AtMost(2.0),
+    ),
+    less(
+        "Redis commands per request",
+        "redis.request",
+        Goal::AtMost(0.0),
+    ),
+    less(
+        "Redis commands a second and replica at rest",
+        "redis.second",
+        Goal::AtMost(1.0),
+    ),
 ];
 
 impl Row {
@@ -103,7 +166,14 @@ impl Row {
             Some(ratio) if ratio.is_finite() => format!("{} ×", number(ratio)),
             Some(_) | None => "–".to_owned(),
         };
-        [self.name.to_owned(), shown(go), shown(ours), ratio, goal, word.to_owned()]
+        [
+            self.name.to_owned(),
+            shown(go),
+            shown(ours),
+            ratio,
+            goal,
+            word.to_owned(),
+        ]
     }
 
     /// How many times better ours is.
