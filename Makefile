@@ -29,8 +29,16 @@ doc:
 
 ci: lint test doc
 
+# What requests and idle agents cost, then the small scenarios with their verdicts.
 bench:
 	benches/run
+	benches/scenarios
+
+# Ratios to GitLab's programs: make bench-compare GO_KAS=path GO_AGENTK=path
+bench-compare: export GO_KAS := $(GO_KAS)
+bench-compare: export GO_AGENTK := $(GO_AGENTK)
+bench-compare:
+	benches/compare
 
 # Ten minutes of faults on a release build; E2E_MINUTES, E2E_RATE and E2E_ONLY narrow it.
 e2e: export E2E_MINUTES ?= 10
@@ -57,7 +65,3 @@ image:
 deploy-test: image
 	tests/setup/install deploy
 	for version in "" v1.34.4; do export KAS_TEST_KUBERNETES=$$version; deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
-
-bench-compare:
-	@echo "make $@: not built yet" >&2
-	@exit 1

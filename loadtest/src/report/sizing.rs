@@ -28,7 +28,12 @@ pub(crate) fn sizing(options: &Options) -> anyhow::Result<()> {
     let records = records.collect::<anyhow::Result<Vec<_>>>()?;
     for record in &records {
         let early = record.ended_early.as_deref();
-        ensure!(early.is_none(), "{} ended early: {}", record.scenario, early.unwrap_or_default());
+        ensure!(
+            early.is_none(),
+            "{} ended early: {}",
+            record.scenario,
+            early.unwrap_or_default()
+        );
     }
     let table = table(&records);
     if let Some(file) = &options.write {
@@ -71,7 +76,10 @@ fn table(records: &[Record]) -> String {
         );
     }
     let single: Vec<_> = records.iter().filter(|it| it.replicas == 1).collect();
-    let points: Vec<_> = single.iter().map(|it| (it.agents as f64, memory(it))).collect();
+    let points: Vec<_> = single
+        .iter()
+        .map(|it| (it.agents as f64, memory(it)))
+        .collect();
     if let Some((each, empty)) = fit(&points) {
         let _ = writeln!(
             table,
@@ -102,9 +110,16 @@ fn fit(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 fn replaced(text: &str, table: &str) -> anyhow::Result<String> {
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no `{BEGIN}`"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("no `{END}`"))?;
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", table.trim_end()))
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("no `{BEGIN}`"))?;
+    let (_, after) = rest
+        .split_once(END)
+        .with_context(|| format!("no `{END}`"))?;
+    Ok(format!(
+        "{before}{BEGIN}\n{}\n{END}{after}",
+        table.trim_end()
+    ))
 }
 
 #[cfg(test)]

@@ -115,7 +115,10 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
     set("kib_per_agent", known.map(each));
     let asked = |sample: Option<&Sample>| sample.and_then(|it| it.redis).map(|it| it.bytes as f64);
     let bytes = asked(record.samples.first()).zip(asked(settled));
-    set("redis_bytes_per_agent", bytes.map(|(empty, full)| (full - empty) / count));
+    set(
+        "redis_bytes_per_agent",
+        bytes.map(|(empty, full)| (full - empty) / count),
+    );
     let fleet = settled.and_then(|it| it.processes.get("fleet"));
     set(
         "fleet_kib_per_agent",

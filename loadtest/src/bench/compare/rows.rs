@@ -153,8 +153,8 @@ impl Row {
         };
         let reached = match (self.goal, ours, ratio) {
             (Goal::Times(times), _, Some(ratio)) => Some(ratio >= times),
-            // What is asked a hundred times less often than once is noise.
-            (Goal::AtMost(limit), Some(ours), _) => Some(*ours <= limit + 0.01),
+            // A twentieth is noise.
+            (Goal::AtMost(limit), Some(ours), _) => Some(*ours <= limit * 1.05 + 0.005),
             (Goal::Times(_), _, None) | (Goal::AtMost(_), None, _) => None,
         };
         let word = match reached {
