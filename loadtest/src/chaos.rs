@@ -142,12 +142,12 @@ async fn carry(client: TcpStream, mut link: Link) {
     let ended = async {
         let up = copy(&client_read, server_write, link.mode.clone());
         let down = copy(&server_read, client_write, link.mode.clone());
-        tokio::join!(up, down)
+        tokio::try_join!(up, down)
     };
     tokio::select! {
-        (up, down) = ended => {
-            // One end was reset: so is the other.
-            if up.is_err() || down.is_err() {
+        ended = ended => {
+            // One end was reset: so is the other, at once.
+            if ended.is_err() {
                 reset(client_read.as_ref());
                 reset(server_read.as_ref());
             }
@@ -207,4 +207,63 @@ async fn copy(
 fn reset(socket: &TcpStream) {
     // Fails only when the connection is gone, which is what is wanted.
     let _ = socket.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    async fn connected() -> (Chaos, TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let chaos = Chaos::start(&[listener.local_addr().unwrap().port()])
+            .await
+            .unwrap();
+        let client = TcpStream::connect(("127.0.0.1", chaos.port()))
+            .await
+            .unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        (chaos, client, server)
+    }
+
+    #[tokio::test]
+    async fn a_reset_reaches_a_client_that_says_nothing() {
+        let (_chaos, mut client, server) = connected().await;
+        server.set_zero_linger().unwrap();
+
+        drop(server);
+
+        let read = timeout(Duration::from_secs(10), client.read_u8()).await;
+        assert!(matches!(read, Ok(Err(_))), "it is told");
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_and_an_end_does_too() {
+        let (_chaos, mut client, mut server) = connected().await;
+
+        client.write_all(b"ask").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut asked = Vec::new();
+        server.read_to_end(&mut asked).await.unwrap();
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        let mut answered = Vec::new();
+        client.read_to_end(&mut answered).await.unwrap();
+
+        assert_eq!((&*asked, &*answered), (&b"ask"[..], &b"answer"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_throttled_link_carries_little() {
+        let (chaos, mut client, mut server) = connected().await;
+        tokio::time::pause();
+        chaos.set(Mode::Throttle(1024));
+        let began = tokio::time::Instant::now();
+
+        client.write_all(&[7; 2048]).await.unwrap();
+        server.read_exact(&mut [0; 2048]).await.unwrap();
+
+        assert!(began.elapsed() >= Duration::from_millis(1900));
+    }
 }

@@ -106,7 +106,7 @@ fn fit(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let (x, y) = (mean(|it| it.0), mean(|it| it.1));
     let spread: f64 = points.iter().map(|it| (it.0 - x).powi(2)).sum();
     let slope = points.iter().map(|it| (it.0 - x) * (it.1 - y)).sum::<f64>() / spread;
-    (spread > 0.0).then(|| (slope, y - slope * x))
+    (spread > 0.0).then_some((slope, y - slope * x))
 }
 
 fn replaced(text: &str, table: &str) -> anyhow::Result<String> {

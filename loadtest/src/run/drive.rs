@@ -203,7 +203,6 @@ impl<'a> Drive<'a> {
             duration: Some(phase.seconds),
             rate: traffic.rate,
             post: traffic.post(),
-            exec: traffic.exec(),
             timeout: traffic.timeout,
             retries: traffic.retries,
             read_kib_per_second: traffic.read_kib_per_second,

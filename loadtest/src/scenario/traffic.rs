@@ -46,8 +46,6 @@ pub(crate) enum Kind {
     Watch,
     /// Many lines in quick succession: two hundred, each 5 ms.
     Logs,
-    /// An upgraded connection that echoes what is typed.
-    Exec,
     /// A long body: 64 MiB.
     Bulk,
     /// A body that is sent, and comes back: 1 MiB.
@@ -62,7 +60,6 @@ impl Kind {
             Self::List => "list",
             Self::Watch => "watch",
             Self::Logs => "logs",
-            Self::Exec => "exec",
             Self::Bulk => "bulk",
             Self::Upload => "upload",
         }
@@ -106,7 +103,7 @@ impl Traffic {
             Kind::List => format!("/json/{}", self.bytes.unwrap_or(256 << 10)),
             Kind::Watch | Kind::Logs => format!("/watch/{events}/{every}"),
             Kind::Bulk => format!("/bytes/{}", self.bytes.unwrap_or(64 << 20)),
-            Kind::Exec | Kind::Upload => "/echo".to_owned(),
+            Kind::Upload => "/echo".to_owned(),
         }
     }
 
@@ -115,17 +112,10 @@ impl Traffic {
         (self.kind == Kind::Upload).then(|| self.bytes.unwrap_or(1 << 20))
     }
 
-    /// The length of what is typed into an upgraded connection, if it is one.
-    pub(crate) fn exec(&self) -> Option<u64> {
-        (self.kind == Kind::Exec).then(|| self.bytes.unwrap_or(64 << 10))
-    }
-
     fn script(&self) -> (u64, u64) {
         let (events, every) = match self.kind {
             Kind::Logs => (200, 5),
-            Kind::Short | Kind::List | Kind::Watch | Kind::Bulk | Kind::Exec | Kind::Upload => {
-                (10, 200)
-            }
+            Kind::Short | Kind::List | Kind::Watch | Kind::Bulk | Kind::Upload => (10, 200),
         };
         (
             self.events.unwrap_or(events).max(1),

@@ -38,9 +38,6 @@ pub(crate) struct Options {
     /// Sends a body of this length by POST, instead of GET.
     #[arg(long)]
     pub(crate) post: Option<u64>,
-    /// Upgrades the connection, sends so many bytes and expects each back, as exec does.
-    #[arg(long, conflicts_with_all = ["post", "bulk"])]
-    pub(crate) exec: Option<u64>,
     /// One GET of 200 MiB: /bytes/209715200 under the URL.
     #[arg(long, conflicts_with_all = ["rate", "requests", "duration", "post"])]
     pub(crate) bulk: bool,
