@@ -7,6 +7,7 @@ pub mod counting_api;
 pub mod git;
 pub mod gitlab_double;
 pub mod gitlab_rig;
+pub mod gitlab_set;
 pub mod go;
 pub mod haproxy;
 pub mod http;
