@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use http::Response;
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
@@ -120,24 +121,31 @@ impl Client {
     }
 
     async fn request(&mut self, work: &Work, turn: Turn) -> Result<u64, Failed> {
-        if self
-            .connected
-            .as_ref()
-            .is_none_or(|(send, _)| send.is_closed())
-        {
-            self.connected = Some(connect(work).await?);
-        }
-        let (send, connection) = self.connected.as_mut().expect("it was connected above");
-        let exchange = exchange(work, send, turn);
-        let mut exchange = std::pin::pin!(exchange);
-        tokio::select! {
-            biased;
-            result = &mut exchange => result,
-            _ = connection.as_mut() => {
-                // The connection is over; what it delivered may still be whole.
-                exchange.await
+        let (mut send, mut connection) = match self.idle() {
+            Some(idle) => idle,
+            None => connect(work).await?,
+        };
+        let result = {
+            let mut exchange = std::pin::pin!(exchange(work, &mut send, turn));
+            tokio::select! {
+                biased;
+                result = &mut exchange => result,
+                _ = connection.as_mut() => {
+                    // What it delivered may still be whole; what it did not take is never answered.
+                    drop(connection);
+                    return exchange.await;
+                }
             }
-        }
+        };
+        self.connected = result.is_ok().then_some((send, connection));
+        result
+    }
+
+    /// The connection of the last request, if the server has not ended it meanwhile.
+    fn idle(&mut self) -> Option<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>)> {
+        let (send, mut connection) = self.connected.take()?;
+        let ended = connection.as_mut().now_or_never().is_some();
+        (!ended && !send.is_closed()).then_some((send, connection))
     }
 }
 
