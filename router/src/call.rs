@@ -251,8 +251,12 @@ impl Call {
                 return Poll::Ready(Err(Broken::from_owner(status)));
             }
         }
-        self.deframer.finish()?;
-        self.sequence.step(END)?;
+        // A load balancer that takes gRPC apart ends a stream in order when it cuts the agent off, or
+        // loses it: an end that comes too early is the path's.
+        if self.deframer.finish().is_err() || self.sequence.step(END).is_err() {
+            let early = "the stream ended before the answer did";
+            return Poll::Ready(Err(Broken::Connection(early.to_owned())));
+        }
         self.ended = true;
         Poll::Ready(Ok(()))
     }

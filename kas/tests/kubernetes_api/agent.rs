@@ -300,6 +300,11 @@ impl Asked {
         self.send.send_reset(h2::Reason::INTERNAL_ERROR);
     }
 
+    /// Ends its side of the stream in order, though the answer is not over: as load balancers do it.
+    pub(crate) fn end_early(mut self) {
+        let _ = self.send.send_data(Frame::default(), true);
+    }
+
     /// Gives the stream back, as if nothing had come on it.
     pub(crate) fn give_back(mut self) {
         self.send.send_reset(h2::Reason::REFUSED_STREAM);

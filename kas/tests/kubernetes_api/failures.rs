@@ -153,6 +153,40 @@ async fn a_broken_get_is_made_again_and_a_broken_post_is_not() {
 }
 
 #[tokio::test]
+async fn a_stream_that_ends_in_order_before_the_answer_is_a_broken_one() {
+    let proxy = Proxy::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let _agent = Agent::connect(&proxy.registry, AGENT, 4, move |mut asked| {
+        let turn = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            asked.body().await;
+            match (turn, &*asked.request().method) {
+                (0, _) | (_, "POST") => asked.end_early(),
+                (1, _) => {
+                    asked.say(Msg::Header(Header::default())).await;
+                    asked.end_early();
+                }
+                _ => asked.reply(200, &[], "at last").await,
+            }
+        }
+    })
+    .await;
+    let mut client = proxy.client().await;
+
+    let response = client.get("/x").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(collect(response).await.unwrap(), "at last");
+    let response = client
+        .send(request("POST", "/x", "good", full("data")))
+        .await;
+    let (code, message) = failure(response).await;
+    assert_eq!(code, StatusCode::BAD_GATEWAY);
+    assert!(message.contains("the outcome is unknown"), "{message}");
+    assert_eq!(calls.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test]
 async fn a_call_on_a_tunnel_that_the_agent_gives_back_is_made_again_whatever_it_does() {
     let proxy = Proxy::start().await;
     let calls = Arc::new(AtomicUsize::new(0));
