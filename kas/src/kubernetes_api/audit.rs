@@ -1,6 +1,6 @@
 //! One line for every request, when it is over.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Uri, header, request};
 use router::id::AgentId;
@@ -33,6 +33,8 @@ pub(super) struct Record {
     pub(super) received: u64,
     /// Bytes of the answer's body.
     pub(super) sent: u64,
+    /// How long it waited for tunnels.
+    pub(super) routing: Duration,
     /// How often the call was made again.
     pub(super) replays: u32,
     /// How often a watch was resumed.
@@ -60,6 +62,7 @@ impl Record {
             cut: false,
             received: 0,
             sent: 0,
+            routing: Duration::ZERO,
             replays: 0,
             resumes: 0,
             reason: String::new(),
@@ -106,7 +109,8 @@ impl Drop for Record {
             cut = self.cut || self.status == 0,
             received = self.received,
             sent = self.sent,
-            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms = millis(self.started.elapsed()),
+            routing_ms = millis(self.routing),
             replays = self.replays,
             resumes = self.resumes,
             remote = %self.peer,
@@ -115,4 +119,8 @@ impl Drop for Record {
             "request"
         );
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

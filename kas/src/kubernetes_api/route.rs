@@ -102,7 +102,7 @@ impl KubernetesApi {
     ) -> Result<Answered, Failure> {
         let bodyless = upload.is_none();
         loop {
-            let call = self.open(journey).await?;
+            let call = self.open(journey, record).await?;
             let mut exchange = Exchange::new(call, upload.take(), drain.clone());
             let answer = self.answer(&mut exchange, journey).await;
             record.received = exchange.uploaded();
@@ -131,7 +131,7 @@ impl KubernetesApi {
         }
     }
 
-    async fn open(&self, journey: &Journey) -> Result<Call, Failure> {
+    async fn open(&self, journey: &Journey, record: &mut Record) -> Result<Call, Failure> {
         let started = Instant::now();
         let opened = self
             .router
@@ -142,13 +142,15 @@ impl KubernetesApi {
                 journey.deadline,
             )
             .await;
+        let took = started.elapsed();
+        record.routing += took;
         match opened {
             Ok(call) => {
-                self.metrics.routed(started.elapsed());
+                self.metrics.routed(took);
                 Ok(call)
             }
             Err(error) => {
-                self.metrics.not_routed(started.elapsed());
+                self.metrics.not_routed(took);
                 Err(failure::of_open(&error))
             }
         }
