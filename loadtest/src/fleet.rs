@@ -2,6 +2,7 @@
 
 mod agent;
 mod answer;
+mod forward;
 mod options;
 mod pool;
 mod rpc;
@@ -28,6 +29,7 @@ use tokio::{
 
 use crate::{limits, output, script::Script};
 use agent::{Agent, Fleet};
+use forward::Backend;
 pub(crate) use options::Options;
 use rpc::Head;
 use source::Sources;
@@ -70,6 +72,7 @@ fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
     Ok(Arc::new(Fleet {
         targets: options.targets()?,
         script: Script::new(options.response_bytes),
+        backend: options.backend.clone().map(Backend::new).transpose()?,
         descriptor: tunnel::descriptor(),
         tunnels: options.tunnels.max(2),
         stats: Stats::default(),

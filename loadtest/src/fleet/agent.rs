@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    forward::Backend,
     rpc::Head,
     session::{End, Session},
     stats::Stats,
@@ -36,6 +37,8 @@ pub(super) struct Fleet {
     /// Where agents connect, in turns.
     pub(super) targets: Vec<Target>,
     pub(super) script: Script,
+    /// What answers instead of the script.
+    pub(super) backend: Option<Backend>,
     pub(super) descriptor: Frame,
     pub(super) tunnels: usize,
     pub(super) stats: Stats,

@@ -23,8 +23,8 @@ use crate::{
     script::{self, Answer, Script},
 };
 
-/// Longest request body that is kept for an echo.
-const MAX_ECHO: usize = 16 << 20;
+/// Longest request body that is kept.
+const MAX_KEPT: usize = 16 << 20;
 /// Longest body that leaves together with its head and trailer.
 const SMALL: u64 = 16 << 10;
 /// `ConnectRequest.message`, `Message.data`.
@@ -32,18 +32,21 @@ const MESSAGE: &[u32] = &[3, 1];
 /// The same, then `HttpResponse.data`, `Data.data`.
 const DATA: &[u32] = &[3, 1, 2, 1];
 
-/// A request as far as the script needs it.
-struct Asked {
-    answer: Answer,
-    body: VecDeque<Bytes>,
+/// A call's request.
+pub(super) struct Asked {
+    pub(super) head: prototool::HttpRequest,
+    /// Its body, if it was to be kept.
+    pub(super) body: VecDeque<Bytes>,
 }
 
 /// Reads the call, answers it and waits for its end; gives the length of the
 /// body that was sent.
 pub(super) async fn serve(script: &Script, mut call: Taken) -> Result<u64, Failure> {
-    let asked = read(script, &mut call).await?;
-    let head = head(&asked);
-    let sent = match asked.answer {
+    let answer = |head: &prototool::HttpRequest| script.answer(&head.url_path);
+    let asked = read(&mut call, |head| answer(head) == Answer::Echo).await?;
+    let answer = answer(&asked.head);
+    let head = scripted(&answer);
+    let sent = match answer {
         Answer::Json(body) => body_of(&mut call.send, head, body.into()).await?,
         Answer::Bytes(length) => body_of(&mut call.send, head, Body::pattern(length)).await?,
         Answer::Echo => body_of(&mut call.send, head, Body::Pieces(asked.body)).await?,
@@ -53,16 +56,18 @@ pub(super) async fn serve(script: &Script, mut call: Taken) -> Result<u64, Failu
     Ok(sent)
 }
 
-async fn read(script: &Script, call: &mut Taken) -> Result<Asked, Failure> {
-    let mut answer = None;
-    let mut body = VecDeque::new();
-    let mut length = 0;
+/// Reads the request to its end, with its body if `keep` says so.
+pub(super) async fn read(
+    call: &mut Taken,
+    keep: impl Fn(&prototool::HttpRequest) -> bool,
+) -> Result<Asked, Failure> {
+    let mut asked: Option<Asked> = None;
+    let (mut kept, mut length) = (false, 0);
     while let Some(message) = call.inbound.message().await? {
         let request = match ConnectResponse::decode(message)?.msg {
             Some(Msg::Message(message)) => HttpRequest::decode(message.data)?.message,
             Some(Msg::CloseSend(_)) => {
-                let answer = answer.ok_or(Failure::Protocol("a call without a request"))?;
-                return Ok(Asked { answer, body });
+                return asked.ok_or(Failure::Protocol("a call without a request"));
             }
             Some(Msg::RequestInfo(_)) | None => {
                 return Err(Failure::Protocol("not a message of a call"));
@@ -70,21 +75,22 @@ async fn read(script: &Script, call: &mut Taken) -> Result<Asked, Failure> {
         };
         match request {
             Some(http_request::Message::Header(header)) => {
-                let path = header.request.unwrap_or_default().url_path;
-                answer = Some(script.answer(&path));
+                let head = header.request.unwrap_or_default();
+                kept = keep(&head);
+                let body = VecDeque::new();
+                asked = Some(Asked { head, body });
             }
-            Some(http_request::Message::Data(data)) if answer == Some(Answer::Echo) => {
+            Some(http_request::Message::Data(data)) => {
+                let Some(asked) = asked.as_mut().filter(|_| kept) else {
+                    continue;
+                };
                 length += data.data.len();
-                if length > MAX_ECHO {
-                    return Err(Failure::Protocol("a body too long for an echo"));
+                if length > MAX_KEPT {
+                    return Err(Failure::Protocol("a body too long to be kept"));
                 }
-                body.push_back(data.data);
+                asked.body.push_back(data.data);
             }
-            Some(
-                http_request::Message::Data(_)
-                | http_request::Message::Trailer(_)
-                | http_request::Message::UpgradeData(_),
-            ) => {}
+            Some(http_request::Message::Trailer(_) | http_request::Message::UpgradeData(_)) => {}
             None => return Err(Failure::Protocol("an empty message")),
         }
     }
@@ -99,8 +105,8 @@ async fn body_of(send: &mut SendStream, head: FrameBuilder, body: Body) -> Resul
         return Ok(length);
     }
     send_frame(send, head.build()).await?;
-    for piece in body {
-        send_frame(send, Frame::nested(DATA, payload(piece))).await?;
+    for body in body {
+        send_frame(send, piece(body)).await?;
     }
     send.send_data(tail(FrameBuilder::default()), true)?;
     Ok(length)
@@ -123,36 +129,43 @@ async fn watch(
         let event = script::event(number);
         number += 1;
         sent += event.len() as u64;
-        send_frame(&mut call.send, Frame::nested(DATA, payload(event))).await?;
+        send_frame(&mut call.send, piece(event)).await?;
     }
     call.send.send_data(tail(FrameBuilder::default()), true)?;
     Ok(sent)
 }
 
-fn head(asked: &Asked) -> FrameBuilder {
+fn scripted(answer: &Answer) -> FrameBuilder {
     let one = |value: String| Values { value: vec![value] };
-    let mut header = prototool::HttpResponse {
+    let mut headers = prototool::HttpResponse::default().header;
+    headers.insert("Content-Type".into(), one(answer.content_type().to_owned()));
+    if let Some(length) = answer.length() {
+        headers.insert("Content-Length".into(), one(length.to_string()));
+    }
+    head(prototool::HttpResponse {
         status_code: 200,
         status: "200 OK".into(),
-        ..Default::default()
-    };
-    let content_type = asked.answer.content_type().to_owned();
-    header
-        .header
-        .insert("Content-Type".into(), one(content_type));
-    if let Some(length) = asked.answer.length() {
-        let length = one(length.to_string());
-        header.header.insert("Content-Length".into(), length);
-    }
+        header: headers,
+    })
+}
+
+/// The beginning of an answer.
+pub(super) fn head(head: prototool::HttpResponse) -> FrameBuilder {
     let response = http_response::Header {
-        response: Some(header),
+        response: Some(head),
     };
     FrameBuilder::default()
         .message(&to_kas(connect_request::Msg::Header(Header::default())))
         .nested(MESSAGE, message(http_response::Message::Header(response)))
 }
 
-fn tail(frame: FrameBuilder) -> Frame {
+/// A piece of an answer's body.
+pub(super) fn piece(body: Bytes) -> Frame {
+    Frame::nested(DATA, payload(body))
+}
+
+/// The end of an answer, behind what else is to be sent.
+pub(super) fn tail(frame: FrameBuilder) -> Frame {
     let trailer = http_response::Message::Trailer(http_response::Trailer {});
     frame
         .nested(MESSAGE, message(trailer))
@@ -188,11 +201,8 @@ mod tests {
 
     #[test]
     fn a_small_answer_is_one_frame_in_the_protocols_order() {
-        let asked = Asked {
-            answer: Script::new(4096).answer("/"),
-            body: VecDeque::new(),
-        };
-        let frame = head(&asked).nested(DATA, payload(crate::content::json(4096)));
+        let head = scripted(&Script::new(4096).answer("/"));
+        let frame = head.nested(DATA, payload(crate::content::json(4096)));
         let mut frame = tail(frame);
         let mut deframer = Deframer::new(Encoding::Identity);
         let (mut tunnel, mut http) = (Sequence::new(CONNECT_REQUEST), Sequence::new(HTTP));

@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Length of the default answer's body.
     #[arg(long, default_value_t = 4096)]
     pub(super) response_bytes: usize,
+    /// A Kubernetes API, http://host:port, that answers instead of the script.
+    #[arg(long)]
+    pub(super) backend: Option<http::Uri>,
     /// Local addresses to dial from; on loopback 127.0.1.0/24 if not given.
     #[arg(long)]
     pub(super) source_range: Option<IpNet>,

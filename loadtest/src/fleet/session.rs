@@ -198,7 +198,10 @@ impl Session {
     fn answer(&mut self, taken: Taken) {
         let fleet = self.agent.fleet.clone();
         self.work.push(Box::pin(async move {
-            Step::Answered(answer::serve(&fleet.script, taken).await)
+            Step::Answered(match &fleet.backend {
+                Some(backend) => backend.serve(taken).await,
+                None => answer::serve(&fleet.script, taken).await,
+            })
         }));
     }
 
