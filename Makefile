@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e test-engines image deploy-test
+.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e e2e-redis-outage test-engines image deploy-test
 
 up:
 	$(CARGO) run --release --bin kas -- up
@@ -40,7 +40,13 @@ bench-compare: export GO_AGENTK := $(GO_AGENTK)
 bench-compare:
 	benches/compare
 
-# Ten minutes of faults on a release build; E2E_MINUTES, E2E_RATE and E2E_ONLY narrow it.
+# Redis stopped for five minutes and 20 seconds, with new agents, then started empty.
+e2e-redis-outage: export E2E_ONLY = Redis is stopped
+e2e-redis-outage: export E2E_MINUTES = 5.7
+e2e-redis-outage: e2e
+
+# Ten minutes of faults on a release build; E2E_MINUTES, E2E_RATE and E2E_ONLY narrow it, and AGENTK_BIN
+# makes a third of the agents that one.
 e2e: export E2E_MINUTES ?= 10
 e2e: export E2E_RATE ?= 200
 e2e: setup

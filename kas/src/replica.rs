@@ -30,6 +30,8 @@ use crate::{
     tracker::Tracker,
 };
 
+/// How long before the end of the grace period watches are ended in order.
+const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long agents' connections may take to close when nothing runs on them.
 const AGENTS_CLOSE: Duration = Duration::from_secs(5);
 /// How long GitLab's calls may take to end; each is short.
@@ -252,10 +254,25 @@ impl Replica {
     async fn finish(&self, graces: Graces) {
         tokio::time::sleep(graces.listen).await;
         let deadline = Instant::now() + graces.requests;
-        let left = || deadline.saturating_duration_since(Instant::now());
         self.users.start();
         self.gitlab.start();
         self.agents.start();
+        tokio::select! {
+            () = self.finish_work(deadline) => {}
+            () = self.call_last(deadline, graces.requests) => {}
+        }
+    }
+
+    /// Ends what would go on until the deadline, such as watches, shortly before it.
+    async fn call_last(&self, deadline: Instant, grace: Duration) {
+        let ahead = LAST_CALL.min(grace / 4);
+        tokio::time::sleep_until(deadline - ahead).await;
+        self.users.last_call();
+        std::future::pending().await
+    }
+
+    async fn finish_work(&self, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now());
         // Peers find this replica as long as agents have not moved.
         if let Some(api) = &self.agent_api {
             api.moved(left()).await;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFuture},
+    sync::{CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned},
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
@@ -15,6 +15,7 @@ use tokio_util::{
 pub struct Drain {
     announced: CancellationToken,
     leaving: CancellationToken,
+    last_call: CancellationToken,
     working: TaskTracker,
 }
 
@@ -62,6 +63,17 @@ impl Drain {
     #[must_use]
     pub fn token(&self) -> &CancellationToken {
         &self.leaving
+    }
+
+    /// Says that time is nearly up: what may end in order whenever it likes should do so now.
+    pub fn last_call(&self) {
+        self.last_call.cancel();
+    }
+
+    /// Waits for [`Self::last_call`].
+    #[must_use]
+    pub fn last_called(&self) -> WaitForCancellationFutureOwned {
+        self.last_call.clone().cancelled_owned()
     }
 
     /// Marks work that must be finished; drop the guard when it is.

@@ -1,11 +1,11 @@
 //! HAProxy in front of kas.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-use crate::{certs::Certs, parts, ports, process::Process, wait::until_accepts};
+use crate::{certs::Certs, parts, ports, process::Process};
 
 /// What the load balancer understands of what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +37,8 @@ impl Haproxy {
         let program = parts::program("haproxy").context("no haproxy")?;
         let mut command = Command::new(program);
         command.args(["-db", "-f"]).arg(&file);
-        let process = Process::spawn(&format!("haproxy-{port}"), &mut command, folder)?;
-        let listens = until_accepts(port, Duration::from_secs(10)).await;
-        listens.with_context(|| process.tail())?;
+        let name = format!("haproxy-{port}");
+        let process = Process::listening(&name, &mut command, port, folder).await?;
         Ok(Self { process, port })
     }
 

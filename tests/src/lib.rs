@@ -1,6 +1,7 @@
 //! Real parts for tests: each file starts one kind of process, or asks one a question.
 
 pub mod agentk;
+pub mod balancer;
 pub mod certs;
 pub mod chaos;
 pub mod counting_api;

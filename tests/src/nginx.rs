@@ -1,11 +1,11 @@
 //! nginx in front of kas.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write, path::Path};
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-use crate::{certs::Certs, parts, ports, process::Process, wait::until_accepts};
+use crate::{certs::Certs, parts, ports, process::Process};
 
 /// A running nginx that ends TLS, for agents (WebSocket and gRPC) and users alike.
 #[derive(Debug)]
@@ -15,22 +15,21 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx in front of a port of loopback.
+    /// Starts nginx in front of these ports of loopback, in turns.
     ///
     /// # Errors
     /// When it refuses its configuration or does not listen.
-    pub async fn start(target: u16, certs: &Certs, folder: &Path) -> Result<Self> {
+    pub async fn start(targets: &[u16], certs: &Certs, folder: &Path) -> Result<Self> {
         let port = ports::free();
         let home = folder.join(format!("nginx-{port}"));
         std::fs::create_dir_all(&home)?;
         let file = home.join("nginx.conf");
-        std::fs::write(&file, configuration(port, target, certs, &home))?;
+        std::fs::write(&file, configuration(port, targets, certs, &home))?;
         let program = parts::program("nginx").context("no nginx")?;
         let mut command = Command::new(program);
         command.arg("-p").arg(&home).arg("-c").arg(&file);
-        let process = Process::spawn(&format!("nginx-{port}"), &mut command, folder)?;
-        let listens = until_accepts(port, Duration::from_secs(10)).await;
-        listens.with_context(|| process.tail())?;
+        let name = format!("nginx-{port}");
+        let process = Process::listening(&name, &mut command, port, folder).await?;
         Ok(Self { process, port })
     }
 
@@ -40,6 +39,14 @@ impl Nginx {
         self.port
     }
 
+    /// Starts new workers; what the old ones still carry after two seconds is cut.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn reload(&self) -> Result<()> {
+        self.process.signal("HUP").await
+    }
+
     /// Its last lines of log.
     #[must_use]
     pub fn tail(&self) -> String {
@@ -47,13 +54,38 @@ impl Nginx {
     }
 }
 
+impl Drop for Nginx {
+    /// Its workers would outlive a master that is killed.
+    fn drop(&mut self) {
+        let Some(master) = self.process.id() else {
+            return;
+        };
+        let script = format!("kill -STOP {master} && pkill -KILL -P {master}");
+        let killed = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .status();
+        if !killed.is_ok_and(|status| status.success()) {
+            crate::parts::say("nginx: its workers could not be ended");
+        }
+    }
+}
+
 /// Connections that are silent for 60 s are cut, by nginx's own default; calls may last an hour.
-fn configuration(port: u16, target: u16, certs: &Certs, home: &Path) -> String {
+fn configuration(port: u16, targets: &[u16], certs: &Certs, home: &Path) -> String {
+    let mut servers = String::new();
+    for target in targets {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            servers,
+            "server 127.0.0.1:{target} max_fails=1 fail_timeout=1s; "
+        );
+    }
     let (certificate, key) = (certs.certificate.display(), certs.key.display());
     let home = home.display();
     format!(
         r#"daemon off;
 worker_processes 1;
+worker_shutdown_timeout 2s;
 user root;
 pid {home}/nginx.pid;
 error_log stderr info;
@@ -69,18 +101,19 @@ http {{
   keepalive_requests 100000;
   client_max_body_size 0;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream kas {{ {servers}}}
   server {{
     listen 127.0.0.1:{port} ssl http2;
     ssl_certificate {certificate};
     ssl_certificate_key {key};
     location /gitlab.agent. {{
-      grpc_pass grpc://127.0.0.1:{target};
+      grpc_pass grpc://kas;
       grpc_read_timeout 1h;
       grpc_send_timeout 1h;
       client_body_timeout 1h;
     }}
     location /api {{
-      proxy_pass http://127.0.0.1:{target};
+      proxy_pass http://kas;
       proxy_http_version 1.1;
       proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade;
@@ -91,7 +124,7 @@ http {{
       proxy_send_timeout 1h;
     }}
     location / {{
-      proxy_pass http://127.0.0.1:{target};
+      proxy_pass http://kas;
       proxy_http_version 1.1;
       proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade;

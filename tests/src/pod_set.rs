@@ -13,11 +13,13 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
+    balancer::{Balancer, Front, Server},
     kas::run_cli,
-    parts, ports,
+    ports,
     process::Process,
     programs,
-    wait::{until, until_accepts},
+    redis::Redis,
+    wait::until,
 };
 
 /// How long a replica may take to start, or to leave.
@@ -26,13 +28,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Replicas on fixed ports, as the pods of a set have fixed names.
 #[derive(Debug)]
 pub struct PodSet {
-    /// Where agents connect.
+    /// Where agents connect by WebSocket.
     pub agents: u16,
     /// Where users connect.
     pub users: u16,
     replicas: Vec<Replica>,
-    balancer: Process,
-    _redis: Process,
+    balancer: Balancer,
+    _redis: Redis,
     folder: TempDir,
 }
 
@@ -55,19 +57,18 @@ impl PodSet {
     /// When one of them does not start.
     pub async fn start(count: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let store = ports::free();
-        let redis = redis(store, folder.path()).await?;
+        let redis = Redis::start(folder.path()).await?;
         run_cli(&file(folder.path()), &["agent", "create", "first"]).await?;
         std::fs::write(secret(folder.path()), BASE64_STANDARD.encode([7; 32]))?;
         let mut replicas = Vec::new();
         for number in 0..count {
-            replicas.push(Replica::start(number, store, folder.path()).await?);
+            replicas.push(Replica::start(number, redis.port(), folder.path()).await?);
         }
-        let (agents, users) = (ports::free(), ports::free());
-        let balancer = balancer([agents, users], &replicas, folder.path()).await?;
+        let servers = replicas.iter().map(Replica::server).collect();
+        let balancer = Balancer::start(servers, folder.path()).await?;
         Ok(Self {
-            agents,
-            users,
+            agents: balancer.port(Front::WebSocket),
+            users: balancer.port(Front::Users),
             replicas,
             balancer,
             _redis: redis,
@@ -155,6 +156,14 @@ impl Replica {
         Ok(replica)
     }
 
+    fn server(&self) -> Server {
+        Server {
+            agents: self.agents,
+            users: self.users,
+            observability: self.observability,
+        }
+    }
+
     fn spawn(&self, number: usize, folder: &Path) -> Result<Process> {
         spawn(number, self.peers, &self.configuration, folder)
     }
@@ -209,61 +218,3 @@ fn file(folder: &Path) -> PathBuf {
 fn secret(folder: &Path) -> PathBuf {
     folder.join("private-api-secret")
 }
-
-async fn redis(port: u16, folder: &Path) -> Result<Process> {
-    let program = parts::program("redis-server").context("no redis-server")?;
-    let mut command = Command::new(program);
-    command
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--dir"])
-        .arg(folder);
-    let process = Process::spawn(&format!("redis-{port}"), &mut command, folder)?;
-    let listens = until_accepts(port, LIMIT).await;
-    listens.with_context(|| process.tail())?;
-    Ok(process)
-}
-
-async fn balancer(fronts: [u16; 2], replicas: &[Replica], folder: &Path) -> Result<Process> {
-    let [agents, users] = fronts;
-    let mut text = GLOBAL.to_owned();
-    for (name, front) in [("agents", agents), ("users", users)] {
-        writeln!(text, "listen {name}\n  bind 127.0.0.1:{front}")?;
-        for (number, replica) in replicas.iter().enumerate() {
-            let port = if name == "agents" {
-                replica.agents
-            } else {
-                replica.users
-            };
-            let check = replica.observability;
-            writeln!(
-                text,
-                "  server kas{number} 127.0.0.1:{port} check port {check} inter 100ms fall 1 rise 1"
-            )?;
-        }
-    }
-    let file = folder.join("haproxy.cfg");
-    std::fs::write(&file, text)?;
-    let program = parts::program("haproxy").context("no haproxy")?;
-    let mut command = Command::new(program);
-    command.args(["-db", "-f"]).arg(&file);
-    let process = Process::spawn("haproxy", &mut command, folder)?;
-    let listens = until_accepts(users, LIMIT).await;
-    listens.with_context(|| process.tail())?;
-    Ok(process)
-}
-
-/// A connection goes where it is accepted, and stays when a server is ready no more.
-const GLOBAL: &str = "\
-global
-  maxconn 2000
-defaults
-  mode tcp
-  balance roundrobin
-  option httpchk GET /readiness
-  option redispatch 1
-  retries 5
-  timeout connect 2s
-  timeout check 2s
-  timeout client 1h
-  timeout server 1h
-";

@@ -13,7 +13,10 @@ use tokio::{
     process::{Child, ChildStdin, Command},
 };
 
-use crate::wait::until;
+use crate::wait::{until, until_accepts};
+
+/// How long a program may take to listen.
+const LISTENS: Duration = Duration::from_secs(30);
 
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
@@ -46,6 +49,22 @@ impl Process {
             stdin,
             log,
         })
+    }
+
+    /// The same, and waits until it accepts connections on `port` of loopback.
+    ///
+    /// # Errors
+    /// When the program cannot be started or does not listen soon.
+    pub async fn listening(
+        name: &str,
+        command: &mut Command,
+        port: u16,
+        folder: &Path,
+    ) -> Result<Self> {
+        let process = Self::spawn(name, command, folder)?;
+        let listens = until_accepts(port, LISTENS).await;
+        listens.with_context(|| process.tail())?;
+        Ok(process)
     }
 
     /// The process id, while it runs.

@@ -11,7 +11,13 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::{
-    chaos::Chaos, kas::run_cli, ports, process::Process, programs, redis::Redis,
+    balancer::Server,
+    chaos::Chaos,
+    kas::run_cli,
+    ports,
+    process::Process,
+    programs,
+    redis::{Redis, Store},
     wait::until_accepts,
 };
 
@@ -22,7 +28,7 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Replicas {
     /// What they share.
-    pub redis: Redis,
+    pub store: Store,
     /// The replicas.
     pub members: Vec<Replica>,
     file: PathBuf,
@@ -43,7 +49,7 @@ pub struct Replica {
     pub observability: u16,
     /// The way that other replicas take to it.
     pub from_peers: Chaos,
-    /// Its way to Redis.
+    /// Its way to Redis, if that is a single server.
     pub to_redis: Chaos,
     number: usize,
     peers: u16,
@@ -55,12 +61,21 @@ impl Replicas {
     /// # Errors
     /// When something does not start.
     pub async fn start(count: usize, folder: &Path) -> Result<Self> {
+        let redis = Redis::start(folder).await?;
+        Self::sharing(Store::Single(redis), count, folder).await
+    }
+
+    /// Starts `count` replicas that share this.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn sharing(store: Store, count: usize, folder: &Path) -> Result<Self> {
         let file = folder.join("agents.yaml");
         run_cli(&file, &["agent", "create", "first"]).await?;
         let secret = folder.join("secret");
         std::fs::write(&secret, STANDARD.encode([7; 32]))?;
         let mut replicas = Self {
-            redis: Redis::start(folder).await?,
+            store,
             members: Vec::new(),
             file,
             folder: folder.to_owned(),
@@ -86,8 +101,16 @@ impl Replicas {
     /// # Errors
     /// When it does not start.
     pub async fn restart(&mut self, number: usize) -> Result<()> {
+        self.restart_with(number, &[]).await
+    }
+
+    /// The same, with these variables in its environment.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart_with(&mut self, number: usize, env: &[(&str, &str)]) -> Result<()> {
         let member = &self.members[number];
-        let process = self.spawn(member.number, member.from_peers.port())?;
+        let process = self.spawn(member.number, member.from_peers.port(), env)?;
         self.members[number].process = process;
         self.members[number].listens().await
     }
@@ -96,7 +119,7 @@ impl Replicas {
         let first = ports::free_block(4);
         let [agents, users, observability, peers] = [first, first + 1, first + 2, first + 3];
         let from_peers = Chaos::start(&[peers]).await?;
-        let to_redis = Chaos::start(&[self.redis.port()]).await?;
+        let to_redis = Chaos::start(&[self.store.port()]).await?;
         let configuration = json!({
             "standalone": {"file": self.file},
             "agent": {
@@ -112,12 +135,12 @@ impl Replicas {
                 },
             },
             "observability": {"listen": {"address": at(observability)}, "logging": {"level": "info"}},
-            "redis": {"server": {"address": at(to_redis.port())}},
+            "redis": self.store.configuration(to_redis.port()),
             "private_api": {"listen": {"address": at(peers), "authentication_secret_file": self.secret}},
         });
         std::fs::write(self.configuration(number), configuration.to_string())?;
         let mut replica = Replica {
-            process: self.spawn(number, from_peers.port())?,
+            process: self.spawn(number, from_peers.port(), &[])?,
             agents,
             users,
             observability,
@@ -134,11 +157,12 @@ impl Replicas {
         self.folder.join(format!("kas-{number}.yaml"))
     }
 
-    fn spawn(&self, number: usize, from_peers: u16) -> Result<Process> {
+    fn spawn(&self, number: usize, from_peers: u16, env: &[(&str, &str)]) -> Result<Process> {
         let mut command = Command::new(programs::kas()?);
         command
             .arg("--configuration-file")
             .arg(self.configuration(number))
+            .envs(env.iter().copied())
             .env(
                 "OWN_PRIVATE_API_URL",
                 format!("grpc://127.0.0.1:{from_peers}"),
@@ -154,6 +178,16 @@ impl Replicas {
 }
 
 impl Replica {
+    /// Its ports, for a load balancer.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        Server {
+            agents: self.agents,
+            users: self.users,
+            observability: self.observability,
+        }
+    }
+
     async fn listens(&mut self) -> Result<()> {
         for port in [self.agents, self.users, self.peers, self.observability] {
             let listens = until_accepts(port, START).await;

@@ -9,6 +9,8 @@
 //!   as it comes, and a break in the middle of it resets the answer.
 //! * What the cluster refuses, such as a version that is too old, ends the watch
 //!   with an `ERROR` event, as the API server would end it.
+//! * When the replica leaves, a watch ends in order shortly before the end of the
+//!   grace period.
 //! * When no tunnel comes within the hold, the answer is reset: a clean end
 //!   would say that the cluster ended the watch.
 //! * Resumed are JSON (tables and partial metadata too) and protobuf; CBOR and
@@ -24,6 +26,7 @@ mod request;
 mod source;
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -32,7 +35,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
-use tokio_util::sync::ReusableBoxFuture;
+use tokio_util::sync::{ReusableBoxFuture, WaitForCancellationFutureOwned};
 
 pub(super) use position::Position;
 pub(super) use request::prepare;
@@ -97,6 +100,7 @@ pub(super) struct Watch {
     /// Exchanges in a row that came to nothing.
     short: u32,
     idle: Idle,
+    last_call: Pin<Box<WaitForCancellationFutureOwned>>,
     record: Box<Record>,
 }
 
@@ -138,6 +142,7 @@ impl Watch {
         let now = Instant::now();
         Self {
             state: State::Live(Box::new(exchange)),
+            last_call: Box::pin(source.drain.last_called()),
             frames: Frames::new(head.encoding, position),
             ahead,
             source: Arc::new(source),
@@ -179,6 +184,11 @@ impl Watch {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.is_called_last(cx) {
+            self.record.cut = false;
+            self.state = State::Over;
+            return Poll::Ready(Ok(()));
+        }
         if let Some(data) = self.ahead.chunks.pop_front() {
             self.frames.push(data);
             return Poll::Ready(Ok(()));
@@ -203,6 +213,12 @@ impl Watch {
             }
             State::Over => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Whether the replica is about to end, and the watch may: any server may end a watch between
+    /// two events, and its client begins another.
+    fn is_called_last(&mut self, cx: &mut Context<'_>) -> bool {
+        self.last_call.as_mut().poll(cx).is_ready() && self.frames.point().is_some()
     }
 
     fn take(&mut self, part: Result<Part, Interrupted>) -> Result<(), Gone> {

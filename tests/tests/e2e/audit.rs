@@ -1,82 +1,104 @@
-//! What the replicas themselves wrote down about the requests: how many were sent to an agent again.
+//! What the replicas themselves wrote down about the requests: how many waited for a tunnel, or were sent
+//! to an agent again.
 
-use std::path::{Path, PathBuf};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Result;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tests::parts::say;
 
-use crate::report::Report;
+use crate::fleet::{Agent, Kind};
 
-/// Says how often requests were made again, and writes everything down for programs.
-pub(crate) fn write(report: &Report, logs: &Path) -> Result<()> {
-    let replays = Replays::read(logs)?;
-    say(&replays.text());
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/reports");
-    std::fs::create_dir_all(&folder)?;
-    let json = serde_json::to_string_pretty(&report.json(&replays.json()))?;
-    Ok(std::fs::write(folder.join("e2e.json"), json)?)
-}
+/// A request that waited for a tunnel for longer was held.
+const HELD: Duration = Duration::from_millis(50);
 
-/// Requests that a replica made again, out of all that it noted.
-#[derive(Debug, Default)]
-struct Replays {
-    noted: u64,
-    replayed: u64,
-    replays: u64,
-    most: u64,
+/// How long each log was at some moment.
+pub(crate) type Mark = BTreeMap<String, usize>;
+
+/// What was noted about requests to agents of one kind.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Noted {
+    pub(crate) requests: u64,
+    /// Calls that were made again.
+    pub(crate) replays: u64,
+    /// Requests that waited for a tunnel.
+    pub(crate) holds: u64,
+    /// The longest wait.
+    pub(crate) longest: Duration,
+    /// Watches that went on in the middle. A watch is noted when it is over.
+    pub(crate) resumes: u64,
 }
 
 #[derive(Deserialize)]
 struct Line {
     target: String,
+    agent_id: Option<u64>,
     replays: u64,
+    resumes: u64,
+    routing_ms: u64,
 }
 
-impl Replays {
-    /// Reads the logs of all runs of all replicas.
-    fn read(folder: &Path) -> Result<Self> {
-        let mut all = Self::default();
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("kas-") && name.contains("-run-") {
-                let text = std::fs::read(entry.path())?;
-                String::from_utf8_lossy(&text)
-                    .lines()
-                    .for_each(|line| all.note(line));
+/// How long the logs are now.
+pub(crate) fn mark(folder: &Path) -> Result<Mark> {
+    let mut mark = Mark::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("kas-") && name.contains("-run-") {
+            mark.insert(name, usize::try_from(entry.metadata()?.len())?);
+        }
+    }
+    Ok(mark)
+}
+
+/// What was noted between one mark and the next, for each but the last.
+pub(crate) fn read(
+    folder: &Path,
+    marks: &[Mark],
+    agents: &[Agent],
+) -> Result<Vec<BTreeMap<Kind, Noted>>> {
+    let kinds: BTreeMap<_, _> = agents.iter().map(|it| (it.id.clone(), it.kind)).collect();
+    let mut all = Vec::new();
+    let mut logs = BTreeMap::new();
+    for name in marks.last().into_iter().flat_map(BTreeMap::keys) {
+        logs.insert(name, std::fs::read(folder.join(name))?);
+    }
+    for pair in marks.windows(2) {
+        let mut noted = BTreeMap::<Kind, Noted>::new();
+        for (name, log) in &logs {
+            let at = |mark: &Mark| mark.get(*name).copied().unwrap_or(0).min(log.len());
+            let part = log.get(at(&pair[0])..at(&pair[1])).unwrap_or_default();
+            for line in String::from_utf8_lossy(part).lines() {
+                // Other lines have no such fields; the last one of a killed replica may be cut.
+                let line = serde_json::from_str::<Line>(line).ok();
+                let Some(line) = line.filter(|line| line.target == "audit") else {
+                    continue;
+                };
+                let id = line.agent_id.map(|id| id.to_string());
+                if let Some(kind) = id.and_then(|id| kinds.get(&id)) {
+                    noted.entry(*kind).or_default().note(&line);
+                }
             }
         }
-        Ok(all)
+        all.push(noted);
+    }
+    Ok(all)
+}
+
+impl Noted {
+    fn note(&mut self, line: &Line) {
+        let waited = Duration::from_millis(line.routing_ms);
+        self.requests += 1;
+        self.replays += line.replays;
+        self.resumes += line.resumes;
+        self.holds += u64::from(waited >= HELD);
+        self.longest = self.longest.max(waited);
     }
 
-    fn note(&mut self, line: &str) {
-        // Other lines have no such fields; the last one of a killed replica may be cut.
-        let Ok(line) = serde_json::from_str::<Line>(line) else {
-            return;
-        };
-        if line.target == "audit" {
-            self.noted += 1;
-            self.replayed += u64::from(line.replays > 0);
-            self.replays += line.replays;
-            self.most = self.most.max(line.replays);
-        }
-    }
-
-    /// One line for people.
-    fn text(&self) -> String {
-        format!(
-            "replays by kas: {} for {} of {} requests, at most {} for one",
-            self.replays, self.replayed, self.noted, self.most
-        )
-    }
-
-    /// The same for programs.
-    fn json(&self) -> Value {
-        json!({
-            "requests_noted": self.noted, "requests_replayed": self.replayed,
-            "replays": self.replays, "most_for_one": self.most,
-        })
+    pub(crate) fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.replays += other.replays;
+        self.resumes += other.resumes;
+        self.holds += other.holds;
+        self.longest = self.longest.max(other.longest);
     }
 }

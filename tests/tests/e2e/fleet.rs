@@ -1,6 +1,7 @@
 //! The agents: our agentk, simulated ones with the timing of GitLab's, and GitLab's own if it is given.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,10 +19,14 @@ use tests::{
 };
 use tokio::{process::Command, time::Instant};
 
+use crate::fronts::{Fronts, Route};
+
 /// How long simulated agents may take to connect.
 const READY: Duration = Duration::from_secs(60);
 /// How long agents may take to be reachable from everywhere.
 const REACHABLE: Duration = Duration::from_secs(120);
+/// The number of the first agent.
+const FIRST: usize = 100;
 
 /// Which agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +40,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Those that there are.
+    pub(crate) fn all() -> Vec<Self> {
+        let other = programs::other_agentk().map(|_| Self::Other);
+        [Some(Self::Own), Some(Self::Simulated), other]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Own => "our agentk",
@@ -43,9 +57,13 @@ impl Kind {
         }
     }
 
-    /// Whether its API counts what is posted.
-    pub(crate) fn counts(self) -> bool {
-        self != Self::Simulated
+    /// What the bodies of its API consist of, so that answers show whose they are.
+    fn letter(self) -> u8 {
+        match self {
+            Self::Own => b'o',
+            Self::Other => b'g',
+            Self::Simulated => b's',
+        }
     }
 }
 
@@ -53,101 +71,86 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
     pub(crate) id: String,
+    pub(crate) name: String,
     pub(crate) kind: Kind,
 }
+
+/// What stands behind the agents of each kind.
+pub(crate) type Apis = Arc<BTreeMap<Kind, CountingApi>>;
 
 /// All agents, running.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     pub(crate) agents: Vec<Agent>,
-    /// What our agentk and `AGENTK_BIN` stand in front of.
-    pub(crate) api: Arc<CountingApi>,
+    pub(crate) apis: Apis,
     _processes: Vec<Agentk>,
-    _simulated: Process,
+    _simulated: Vec<Process>,
 }
 
 impl Fleet {
-    /// Starts `count` agents, half of them processes, and registers them in the standalone file.
-    pub(crate) async fn start(
-        count: usize,
-        kas_address: &str,
-        file: &Path,
-        folder: &Path,
-    ) -> Result<Self> {
-        let api = Arc::new(CountingApi::start().await?);
-        let links = Links {
-            kas: kas_address.to_owned(),
-            ca: None,
-            kubeconfig: api.kubeconfig(folder)?,
+    /// Starts `count` agents, as many of each kind, each kind by all routes, and registers them in the
+    /// standalone file.
+    pub(crate) async fn start(count: usize, fronts: &Fronts, folder: &Path) -> Result<Self> {
+        let kinds = Kind::all();
+        let mut apis = BTreeMap::new();
+        for kind in &kinds {
+            apis.insert(*kind, CountingApi::start(kind.letter()).await?);
+        }
+        let mut fleet = Self {
+            agents: Vec::new(),
+            apis: Arc::new(apis),
+            _processes: Vec::new(),
+            _simulated: Vec::new(),
         };
-        let (mut agents, mut processes, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+        let mut simulated = Route::ALL.map(|route| (route, Vec::new()));
         for number in 0..count {
-            let name = format!("agent-{number}");
-            let id = (100 + number).to_string();
-            let token = run_cli(file, &["agent", "create", &name, "--id", &id]).await?;
-            let kind = kind(number);
+            let (kind, turn) = (kinds[number % kinds.len()], number / kinds.len());
+            let (name, id) = (format!("agent-{number}"), (FIRST + number).to_string());
+            let token = create(&name, &id, folder).await?;
+            let (route, tokens) = &mut simulated[turn % Route::ALL.len()];
+            let links = links(*route, &fleet.apis[&kind], fronts, folder)?;
             match kind {
-                Kind::Own => {
-                    let program = programs::own_agentk()?;
-                    processes.push(Agentk::run(program, &name, &links, &token, folder)?);
+                Kind::Own | Kind::Other => {
+                    let process = Agentk::run(program(kind)?, &name, &links, &token, folder)?;
+                    fleet._processes.push(process);
                 }
-                Kind::Other => processes.push(Agentk::start(&name, &links, &token, folder)?),
                 Kind::Simulated => tokens.push(token),
             }
-            agents.push(Agent { id, kind });
+            fleet.agents.push(Agent { id, name, kind });
         }
-        Ok(Self {
-            agents,
-            api,
-            _processes: processes,
-            _simulated: simulated(&tokens, kas_address, folder).await?,
-        })
+        for (route, tokens) in simulated.into_iter().filter(|(_, it)| !it.is_empty()) {
+            let api = &fleet.apis[&Kind::Simulated];
+            let process = simulate(&tokens, route, api, fronts, folder).await?;
+            fleet._simulated.push(process);
+        }
+        Ok(fleet)
+    }
+
+    /// Requests whose answers their API is putting off.
+    pub(crate) fn slow(&self) -> usize {
+        self.apis.values().map(CountingApi::slow).sum()
     }
 }
 
-/// Agents that come later.
-#[derive(Debug)]
-pub(crate) struct Newcomers {
-    links: Links,
-    file: PathBuf,
-    folder: PathBuf,
-    user_token: String,
+/// Registers an agent and gives its token.
+pub(crate) async fn create(name: &str, id: &str, folder: &Path) -> Result<String> {
+    let file = folder.join("agents.yaml");
+    run_cli(&file, &["agent", "create", name, "--id", id]).await
 }
 
-impl Newcomers {
-    /// Agents of this kas, which a user with this token may ask.
-    pub(crate) fn new(
-        kas_address: &str,
-        api: &CountingApi,
-        folder: &Path,
-        user_token: &str,
-    ) -> Result<Self> {
-        Ok(Self {
-            links: Links {
-                kas: kas_address.to_owned(),
-                ca: None,
-                kubeconfig: api.kubeconfig(folder)?,
-            },
-            file: folder.join("agents.yaml"),
-            folder: folder.to_owned(),
-            user_token: user_token.to_owned(),
-        })
-    }
-
-    /// Starts a new agent, waits until it answers through every replica, and ends it.
-    pub(crate) async fn one(&self, replicas: &Replicas) -> Result<()> {
-        let id = "99".to_owned();
-        let create = ["agent", "create", "newcomer", "--id", &id];
-        let token = run_cli(&self.file, &create).await?;
-        let program = programs::own_agentk()?;
-        let process = Agentk::run(program, "newcomer", &self.links, &token, &self.folder)?;
-        let agent = Agent {
-            id,
-            kind: Kind::Own,
-        };
-        let reached = reachable(replicas, &[agent], &self.user_token).await;
-        reached.with_context(|| process.process.tail())
-    }
+/// How an agent reaches kas by this way, and its API.
+pub(crate) fn links(
+    route: Route,
+    api: &CountingApi,
+    fronts: &Fronts,
+    folder: &Path,
+) -> Result<Links> {
+    let tls = matches!(route, Route::NginxWebSocket | Route::NginxGrpc);
+    Ok(Links {
+        kas: fronts.address(route),
+        ca: tls.then(|| fronts.ca()),
+        kubeconfig: api.kubeconfig(folder)?,
+    })
 }
 
 /// Waits until every agent answers through every replica.
@@ -155,7 +158,7 @@ pub(crate) async fn reachable(replicas: &Replicas, agents: &[Agent], token: &str
     let deadline = Instant::now() + REACHABLE;
     for agent in agents {
         for replica in &replicas.members {
-            let url = format!("http://127.0.0.1:{}/k8s-proxy/json/1", replica.users);
+            let url = format!("http://127.0.0.1:{}/k8s-proxy/bytes/1", replica.users);
             let bearer = format!("pat:{}:{token}", agent.id);
             let answers = async || {
                 let answer = tests::http::get(&url, &bearer).await.ok()?;
@@ -169,26 +172,36 @@ pub(crate) async fn reachable(replicas: &Replicas, agents: &[Agent], token: &str
     Ok(())
 }
 
-/// Every second one is simulated; of the others every second is the given one, if there is one.
-fn kind(number: usize) -> Kind {
-    match (number % 4, programs::other_agentk()) {
-        (0, _) | (2, None) => Kind::Own,
-        (2, Some(_)) => Kind::Other,
-        (_, _) => Kind::Simulated,
+fn program(kind: Kind) -> Result<PathBuf> {
+    match kind {
+        Kind::Own | Kind::Simulated => programs::own_agentk(),
+        Kind::Other => programs::agentk(),
     }
 }
 
-async fn simulated(tokens: &[String], kas_address: &str, folder: &Path) -> Result<Process> {
-    let file = folder.join("tokens");
+async fn simulate(
+    tokens: &[String],
+    route: Route,
+    api: &CountingApi,
+    fronts: &Fronts,
+    folder: &Path,
+) -> Result<Process> {
+    let name = format!("fleet-{route:?}");
+    let file = folder.join(format!("{name}.tokens"));
     std::fs::write(&file, tokens.join("\n"))?;
+    let links = links(route, api, fronts, folder)?;
     let mut command = Command::new(programs::loadtest()?);
     command
-        .args(["fleet", "--kas-address", kas_address, "--agents"])
+        .args(["fleet", "--kas-address", &links.kas, "--agents"])
         .arg(tokens.len().to_string())
+        .args(["--backend", &format!("http://127.0.0.1:{}", api.port())])
         .arg("--token-file")
         .arg(&file);
-    let mut process = Process::spawn("fleet", &mut command, folder)?;
+    if let Some(ca) = &links.ca {
+        command.arg("--ca-cert-file").arg(ca);
+    }
+    let mut process = Process::spawn(&name, &mut command, folder)?;
     let ready = process.wait_for("ready:", READY).await;
-    ready.context("the simulated agents")?;
+    ready.with_context(|| name.clone())?;
     Ok(process)
 }

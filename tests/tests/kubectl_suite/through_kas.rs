@@ -123,7 +123,7 @@ impl Balancer {
                 Self::Haproxy(Haproxy::start(Front::Tcp, target, certs, folder).await?)
             }
             Via::HaproxyHttp => Self::Haproxy(Haproxy::start(front, target, certs, folder).await?),
-            Via::NginxHttp => Self::Nginx(Nginx::start(target, certs, folder).await?),
+            Via::NginxHttp => Self::Nginx(Nginx::start(&[target], certs, folder).await?),
         })
     }
 
