@@ -107,8 +107,18 @@ impl HotLoop {
         self.backoff.next(random)
     }
 
-    /// How long to wait after a stream that failed.
-    pub(crate) fn after_failure(&mut self, random: f64) -> Duration {
+    /// How long to wait after a stream that failed and lived so long. What cuts a
+    /// stream that was good is followed at once: calls may be waiting for it.
+    pub(crate) fn after_failure(&mut self, lived: Duration, random: f64) -> Duration {
+        if lived >= QUICK {
+            self.reset();
+            return AT_ONCE.mul_f64(random);
+        }
+        self.backoff.next(random)
+    }
+
+    /// How long to wait after a stream that was refused.
+    pub(crate) fn after_refusal(&mut self, random: f64) -> Duration {
         self.backoff.next(random)
     }
 
@@ -168,6 +178,17 @@ mod tests {
             reconnect.delay(Ended::Worked, false, asked, 0.5),
             7 * SECOND
         );
+    }
+
+    #[test]
+    fn a_stream_that_was_good_is_followed_at_once_and_others_wait_longer_and_longer() {
+        let mut hot = HotLoop::new(SECOND, 20 * SECOND);
+
+        assert_eq!(hot.after_failure(Duration::ZERO, 1.0), SECOND);
+        assert!(hot.after_failure(Duration::ZERO, 1.0) > SECOND);
+        assert_eq!(hot.after_failure(SECOND, 1.0), AT_ONCE);
+        assert_eq!(hot.after_failure(Duration::ZERO, 1.0), SECOND);
+        assert!(hot.after_refusal(1.0) > SECOND);
     }
 
     #[test]

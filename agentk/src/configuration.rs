@@ -66,7 +66,7 @@ impl Follower {
                     if status.code() == Code::Unimplemented {
                         UNKNOWN
                     } else {
-                        hot.after_failure(rand::random())
+                        hot.after_refusal(rand::random())
                     }
                 }
             };

@@ -120,7 +120,12 @@ async fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut Ho
                 tracing::warn!(%status, "kas ended a tunnel");
             }
             let asked = retry_after(&status).unwrap_or_default();
-            hot.after_failure(rand::random()).max(asked)
+            let delay = if is_refusal(&status) {
+                hot.after_refusal(rand::random())
+            } else {
+                hot.after_failure(lived, rand::random())
+            };
+            delay.max(asked)
         }
         Lost::Broken(status) if status.code() == Code::Cancelled => {
             hot.after_end(lived, rand::random())
@@ -129,11 +134,11 @@ async fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut Ho
         Lost::Broken(_) if connection.ends().await => Duration::ZERO,
         Lost::Broken(status) => {
             tracing::debug!(%status, "a tunnel broke");
-            hot.after_failure(rand::random())
+            hot.after_failure(lived, rand::random())
         }
         Lost::Protocol(status) => {
             tracing::warn!(%status, "kas broke the protocol of tunnels");
-            hot.after_failure(rand::random())
+            hot.after_failure(lived, rand::random())
         }
     }
 }
