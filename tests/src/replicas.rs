@@ -129,7 +129,7 @@ impl Replicas {
                 },
                 "kubernetes_api": {
                     "listen": {
-                        "address": at(users), "listen_grace_period": "1s", "shutdown_grace_period": "30s",
+                        "address": at(users), "listen_grace_period": "1s", "shutdown_grace_period": "12s",
                     },
                     "url_path_prefix": "/k8s-proxy/",
                 },

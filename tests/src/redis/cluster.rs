@@ -29,6 +29,8 @@ impl Cluster {
             // A node keeps a file of its own, whatever it is told about keys.
             let folder = folder.join(format!("redis-node-{number}"));
             std::fs::create_dir_all(&folder)?;
+            let bus = ports::free().to_string();
+            let options = [&options[..], &["--cluster-port", &bus]].concat();
             nodes.push(Redis::run(&[], &options, ports::free(), &folder).await?);
         }
         let cluster = Self { nodes };

@@ -17,7 +17,7 @@ pub(super) const HEAD: &str = "\
 pub(super) const LEGEND: &str = "\
 Held is a request that waited for a tunnel for 50 ms or longer; replays, holds and resumes are from the replicas' own
 logs, where a watch stands when it is over. A stall is the time from asking to the whole answer, replays and what the client asked again
-included; one request in twenty, whose API thinks for 1 s, is not counted there. An event is late by the time since it came to be.
+included; one request in twenty, whose API thinks for 0.4 s, is not counted there. An event is late by the time since it came to be.
 ";
 
 /// What happened to the agents of one kind in the time of one fault.

@@ -17,8 +17,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Before it is asked again.
 const PAUSE: Duration = Duration::from_millis(10);
 const BODY: usize = 4096;
-/// How long a slow API thinks.
-const SLOW: Duration = Duration::from_secs(1);
+/// How long a slow API thinks: less than connections live that are cut each second.
+const SLOW: Duration = Duration::from_millis(400);
 
 /// The client's own connection, not the agent's.
 pub(super) enum Broken {
