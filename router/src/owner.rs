@@ -131,7 +131,9 @@ async fn relay(
         close,
         safe: question.begins,
     };
-    let mut call = Call::through_tunnel(tunnel, opening).map_err(Ended::Call)?;
+    // Dead already: the agent has seen nothing.
+    let begun = Call::through_tunnel(tunnel, opening);
+    let mut call = begun.map_err(|_| Ended::Call(Broken::Unused))?;
     Relay {
         call: &mut call,
         peer: &mut peer,

@@ -71,7 +71,6 @@ impl Drain {
     }
 
     /// Waits for [`Self::last_call`].
-    #[must_use]
     pub fn last_called(&self) -> WaitForCancellationFutureOwned {
         self.last_call.clone().cancelled_owned()
     }

@@ -1,7 +1,7 @@
 //! From an allowed request to an answer: a tunnel is found, the call made, and
 //! made again where that is safe.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -22,7 +22,10 @@ use super::{
 };
 
 /// How often a call is made again.
-const REPLAYS: u32 = 3;
+const REPLAYS: u32 = 5;
+/// The pause before the second replay; later ones are longer. What cuts one connection of an
+/// agent cuts its others too, which may take a moment to show.
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// A failure, and the record of the request that failed.
 type Failed = (Failure, Box<Record>);
@@ -122,6 +125,7 @@ impl KubernetesApi {
                         && record.replays < REPLAYS
                         && Instant::now() < journey.deadline =>
                 {
+                    tokio::time::sleep(pause(record.replays)).await;
                     record.replays += 1;
                     self.metrics.replayed();
                     tracing::debug!(%error, agent = %journey.agent, "making a call again");
@@ -256,4 +260,9 @@ fn is_bodyless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
+}
+
+/// How long to wait before a call is made again that was made again so often: first not at all.
+fn pause(replays: u32) -> Duration {
+    PAUSE * ((1 << replays.min(REPLAYS)) - 1)
 }

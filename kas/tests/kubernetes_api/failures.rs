@@ -224,7 +224,7 @@ async fn a_get_that_always_breaks_is_given_up() {
     let (code, _) = failure(proxy.client().await.get("/x").await).await;
 
     assert_eq!(code, StatusCode::BAD_GATEWAY);
-    assert_eq!(calls.load(Ordering::Relaxed), 4);
+    assert_eq!(calls.load(Ordering::Relaxed), 6);
 }
 
 #[tokio::test]

@@ -94,23 +94,6 @@ impl Stage {
     }
 }
 
-#[tokio::test]
-async fn a_watch_ends_in_order_before_the_replica_does() {
-    let mut stage = Stage::set().await;
-    let path = format!("{PODS}&resourceVersion=1");
-    let (mut watch, mut asked) = stage.watch(&path, JSON).await;
-    let whole = event("MODIFIED", 2);
-    asked.data(whole.clone()).await;
-    asked.data(event("MODIFIED", 3).slice(..10)).await;
-    assert_eq!(watch.read(whole.len()).await, whole);
-
-    stage.proxy.drain.start();
-    stage.proxy.drain.last_call();
-
-    let rest = tokio::time::timeout(LONG, watch.0.into_body().collect());
-    assert_eq!(rest.await.unwrap().unwrap().to_bytes(), "");
-}
-
 /// What the client sees.
 struct Watch(Response<Incoming>);
 
@@ -138,6 +121,23 @@ impl Watch {
 fn parameter<'a>(asked: &'a Asked, name: &str) -> Option<&'a str> {
     let query: &Meta = &asked.request().query;
     query.get(name).map(|values| values.value[0].as_str())
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_order_before_the_replica_does() {
+    let mut stage = Stage::set().await;
+    let path = format!("{PODS}&resourceVersion=1");
+    let (mut watch, mut asked) = stage.watch(&path, JSON).await;
+    let whole = event("MODIFIED", 2);
+    asked.data(whole.clone()).await;
+    asked.data(event("MODIFIED", 3).slice(..10)).await;
+    assert_eq!(watch.read(whole.len()).await, whole);
+
+    stage.proxy.drain.start();
+    stage.proxy.drain.last_call();
+
+    let rest = tokio::time::timeout(LONG, watch.0.into_body().collect());
+    assert_eq!(rest.await.unwrap().unwrap().to_bytes(), "");
 }
 
 #[tokio::test]
