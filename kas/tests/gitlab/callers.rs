@@ -383,3 +383,25 @@ async fn nobody_is_let_in_when_gitlab_cannot_say() {
         );
     }
 }
+
+/// Says what a remembered answer costs, as this build has it.
+#[tokio::test]
+async fn a_remembered_answer_asks_nobody() {
+    const TIMES: u32 = 20_000;
+    let fixture = Fixture::start(usual()).await;
+    let (job, user) = (ci("job-100"), pat("pat-alice"));
+    for who in [&job, &user] {
+        fixture.authorize(who, 5).await.unwrap();
+    }
+
+    let began = tokio::time::Instant::now();
+    for _ in 0..TIMES {
+        fixture.authorize(&job, 5).await.unwrap();
+        fixture.authorize(&user, 5).await.unwrap();
+    }
+    let each = began.elapsed() / (2 * TIMES);
+
+    tests::parts::say(&format!("a remembered authorisation costs {each:?}"));
+    assert_eq!(fixture.asked(Endpoint::AllowedAgents), 1);
+    assert_eq!(fixture.asked(Endpoint::AuthorizeProxyUser), 1);
+}
