@@ -161,7 +161,11 @@ fn per_agent(record: &Record) -> Plot {
     let empty: u64 = record.empty_kib.values().sum();
     let points = record.samples.iter().filter_map(|it| {
         let registered = it.fleet?.registered;
-        if registered * 10 < record.agents || it.processes.len() < record.empty_kib.len() {
+        if registered * 10 < record.agents
+            || !record
+                .replica_names()
+                .all(|name| it.processes.contains_key(name))
+        {
             return None;
         }
         let resident = it.sum(record.replica_names(), |it| it.resident_kib as f64);
