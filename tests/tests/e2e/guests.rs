@@ -15,7 +15,7 @@ use tests::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 const FIRST: usize = 1000;
 /// How long requests may take to reach an agent that does not answer them.
 const ARRIVE: Duration = Duration::from_secs(30);
+/// Before one is made again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What guests need.
 #[derive(Debug)]
@@ -125,8 +127,11 @@ impl Guests {
         for _ in 0..requests {
             let (url, bearer) = (url.clone(), bearer.clone());
             sent.spawn(async move {
-                // Whatever comes of it: it is the others that matter.
-                tests::http::get(&url, &bearer).await.ok();
+                // Again while the agent is not there yet; it is the others whose answers matter.
+                loop {
+                    tests::http::get(&url, &bearer).await.ok();
+                    sleep(PAUSE).await;
+                }
             });
         }
         let mut silence = Vec::new();
