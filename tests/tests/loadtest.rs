@@ -31,7 +31,7 @@ phases:
       - {kind: watch, rate: 2, events: 3, every_ms: 50}
       - {kind: upload, rate: 2, bytes: 20000}
     faults:
-      - {at: 1, do: cut, of: peers}
+      - {at: 1, do: delay, of: peers, ms: 20, for: 1}
 objectives: {max_failed: 0, min_requests: 80}
 ";
 
@@ -109,7 +109,7 @@ async fn a_run_that_reaches_its_objectives_passes_and_shows_all() -> Result<()> 
         "Memory for each agent",
         "CPU for each request",
         "Agents owned",
-        "cut peers",
+        "delay peers",
     ] {
         assert!(report.contains(part), "{part} is not in the report");
     }
