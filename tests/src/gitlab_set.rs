@@ -7,10 +7,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use prost::Message as _;
+use prost_types::Any;
+use proto::agent::event::{GitPushEvent, Project};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
 
 use crate::{
     agentk::{Agentk, Links},
@@ -39,7 +46,7 @@ pub struct GitLabSet {
     pub users: u16,
     certs: Certs,
     balancer: Process,
-    _redis: Redis,
+    redis: Redis,
     folder: TempDir,
 }
 
@@ -88,7 +95,7 @@ impl GitLabSet {
             users,
             certs,
             balancer,
-            _redis: redis,
+            redis,
             folder,
         })
     }
@@ -135,6 +142,37 @@ impl GitLabSet {
             .join(format!("kubeconfig-{kind}-{token}-{agent}"));
         std::fs::write(&file, text)?;
         Ok(file)
+    }
+
+    /// Tells all replicas of a push, on their channel, as the one that GitLab
+    /// told would.
+    ///
+    /// # Errors
+    /// When Redis does not take it.
+    pub async fn push(&self, id: i64, full_path: &str) -> Result<()> {
+        let project = Project {
+            id,
+            full_path: full_path.to_owned(),
+        };
+        let event = GitPushEvent {
+            project: Some(project),
+        };
+        let message = Any {
+            type_url: "type.googleapis.com/gitlab.agent.event.GitPushEvent".to_owned(),
+            value: event.encode_to_vec(),
+        };
+        let message = message.encode_to_vec();
+        let mut redis = TcpStream::connect(("127.0.0.1", self.redis.port())).await?;
+        let head = format!(
+            "*3\r\n$7\r\nPUBLISH\r\n$10\r\nkas_events\r\n${}\r\n",
+            message.len()
+        );
+        redis
+            .write_all(&[head.as_bytes(), &message, b"\r\n"].concat())
+            .await?;
+        let taken = redis.read_u8().await?;
+        ensure!(taken == b':', "Redis refuses the message");
+        Ok(())
     }
 
     /// How often each replica called a method of Gitaly; nothing for those that are gone.

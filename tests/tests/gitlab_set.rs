@@ -134,6 +134,38 @@ async fn a_commit_reaches_all_agents_by_polling_and_one_replica_polls() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_reaches_all_agents_at_once() -> Result<()> {
+    if skipped(
+        "a_push_reaches_all_agents_at_once",
+        &[Part::Haproxy, Part::Redis],
+    ) {
+        return Ok(());
+    }
+    // Nothing is found by polling.
+    let site = Site::start(3600).await?;
+    let first = site.commit(DEBUG).await?;
+    site.set.push(3, "group/config").await?;
+    site.reached(&first).await?;
+    let mut slowest = Duration::ZERO;
+    for turn in 0..6 {
+        let polls = site.set.double.counters().of(Endpoint::InfoRefs);
+        let commit = site.commit(&format!("{DEBUG}# {turn}\n")).await?;
+
+        let pushed = Instant::now();
+        site.set.push(3, "group/config").await?;
+        site.reached(&commit).await?;
+        slowest = slowest.max(pushed.elapsed());
+
+        let polls = site.set.double.counters().of(Endpoint::InfoRefs) - polls;
+        ensure!(polls == 1, "{polls} polls for one push");
+    }
+    say(&format!(
+        "a push reaches three agents after {slowest:?} at most, of 6"
+    ));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_gitlab_and_gitaly_agents_keep_their_configuration() -> Result<()> {
     if skipped("without_gitlab_and_gitaly", &[Part::Haproxy, Part::Redis]) {
         return Ok(());
