@@ -5,12 +5,14 @@ mod counters;
 mod faults;
 mod gitaly;
 mod questions;
+mod rails;
 mod scenario;
 mod server;
 mod token;
 
 pub use counters::{Counters, Endpoint};
 pub use faults::{Fault, FaultKind};
+pub use rails::Rails;
 pub use scenario::{Paths, Scenario};
 
 use std::{
@@ -45,6 +47,7 @@ struct Shared {
     scenario: Mutex<Scenario>,
     counters: Mutex<Counters>,
     configurations: Mutex<Vec<(i64, Value)>>,
+    usage: Mutex<Vec<Value>>,
     /// Of repositories, and of Gitaly's socket.
     folder: TempDir,
     gitaly: String,
@@ -82,6 +85,7 @@ impl GitLabDouble {
             scenario: Mutex::new(scenario),
             counters: Mutex::default(),
             configurations: Mutex::default(),
+            usage: Mutex::default(),
             gitaly: match certs {
                 Some(_) => format!("tls://localhost:{}", gitaly.local_addr()?.port()),
                 None => format!("tcp://{}", gitaly.local_addr()?),
@@ -156,6 +160,12 @@ impl GitLabDouble {
     #[must_use]
     pub fn configurations(&self) -> Vec<(i64, Value)> {
         lock(&self.shared.configurations).clone()
+    }
+
+    /// The usage reports that it took, oldest first.
+    #[must_use]
+    pub fn usage(&self) -> Vec<Value> {
+        lock(&self.shared.usage).clone()
     }
 
     /// Writes the secret that kas must have.

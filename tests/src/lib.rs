@@ -9,6 +9,7 @@ pub mod git;
 pub mod gitlab_double;
 pub mod gitlab_rig;
 pub mod gitlab_set;
+pub mod gitlab_site;
 pub mod go;
 pub mod haproxy;
 pub mod http;

@@ -10,3 +10,4 @@ mod fixture;
 mod gitaly;
 mod link;
 mod outage;
+mod reports;

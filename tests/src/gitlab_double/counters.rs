@@ -18,6 +18,12 @@ pub enum Endpoint {
     AuthorizeProxyUser,
     /// What does an agent's file say.
     AgentConfiguration,
+    /// How is kas used.
+    UsageMetrics,
+    /// May an agent read a project.
+    VerifyProjectAccess,
+    /// Which agents wait to be dialled.
+    ReceptiveAgents,
     /// At which commit is a branch: Gitaly.
     InfoRefs,
     /// What does a file say: Gitaly.

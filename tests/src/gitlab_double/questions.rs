@@ -19,13 +19,17 @@ pub(super) fn relative_path(project: i64) -> String {
 }
 
 pub(super) fn agent_info(scenario: &Scenario, gitaly: &str, headers: &HeaderMap) -> Answer {
-    let token = text(headers, header::AUTHORIZATION.as_str());
-    let token = token.strip_prefix("Bearer ").unwrap_or_default();
-    let owns = |agent: &&Agent| agent.tokens.iter().any(|own| own == token);
-    match scenario.agents.iter().find(owns) {
+    match by_bearer(scenario, headers) {
         None => refused(401, "401 Unauthorized"),
         Some(agent) => (200, Some(info(scenario, gitaly, agent))),
     }
+}
+
+fn by_bearer<'a>(scenario: &'a Scenario, headers: &HeaderMap) -> Option<&'a Agent> {
+    let token = text(headers, header::AUTHORIZATION.as_str());
+    let token = token.strip_prefix("Bearer ").unwrap_or_default();
+    let owns = |agent: &&Agent| agent.tokens.iter().any(|own| own == token);
+    scenario.agents.iter().find(owns)
 }
 
 fn info(scenario: &Scenario, gitaly: &str, agent: &Agent) -> Value {
@@ -157,6 +161,40 @@ pub(super) fn agent_configuration(
         _ if !body["agent_config"].is_object() => (refused(400, "agent_config is missing"), None),
         None => (refused(404, "404 Not found"), None),
         Some(id) => ((204, None), Some((id, body["agent_config"].clone()))),
+    }
+}
+
+/// Also gives what is to be remembered. GitLab knows the names that it counts.
+pub(super) fn usage_metrics(report: Value) -> (Answer, Option<Value>) {
+    let known = |key: &str, is_good: fn(&Value) -> bool| {
+        let group = report[key].as_object();
+        group.is_none_or(|all| !all.is_empty() && all.values().all(is_good))
+    };
+    let counts = known("counters", |it| it.as_u64().is_some_and(|it| it > 0));
+    let ids = |it: &Value| {
+        it.as_array()
+            .is_some_and(|all| all.iter().all(Value::is_i64))
+    };
+    if counts && known("unique_counters", ids) && report.is_object() {
+        return ((204, None), Some(report));
+    }
+    (refused(400, "400 Bad request - Invalid counters"), None)
+}
+
+/// An agent may read its own project, and what the scenario says besides.
+pub(super) fn verify_project_access(
+    scenario: &Scenario,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Answer {
+    let Some(agent) = by_bearer(scenario, headers) else {
+        return refused(401, "401 Unauthorized");
+    };
+    let path = query.and_then(|it| it.strip_prefix("id="));
+    let path = path.unwrap_or_default().replace("%2F", "/");
+    match path == agent.project.path || agent.reads.contains(&path) {
+        true => (204, None),
+        false => refused(404, "404 Project Not Found"),
     }
 }
 

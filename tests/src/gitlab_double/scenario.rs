@@ -29,6 +29,8 @@ pub struct Scenario {
     pub sessions: Vec<Session>,
     /// CI jobs.
     pub jobs: Vec<Job>,
+    /// Agents that wait to be dialled, as GitLab answers them.
+    pub receptive_agents: Vec<Value>,
     /// What goes wrong; the first that fits a request counts.
     pub faults: Vec<Fault>,
 }
@@ -68,6 +70,9 @@ pub struct Agent {
     pub project: Project,
     /// Its good tokens.
     pub tokens: Vec<String>,
+    /// Full paths of projects that it may read besides its own.
+    #[serde(default)]
+    pub reads: Vec<String>,
     /// Whether its file has `user_access`.
     #[serde(default)]
     pub user_access: bool,

@@ -117,6 +117,13 @@ fn endpoint(head: &Parts, paths: Paths) -> Endpoint {
             Endpoint::AuthorizeProxyUser
         }
         ("POST", "/api/v4/internal/kubernetes/agent_configuration") => Endpoint::AgentConfiguration,
+        ("POST", "/api/v4/internal/kubernetes/usage_metrics") => Endpoint::UsageMetrics,
+        ("GET", "/api/v4/internal/kubernetes/verify_project_access") => {
+            Endpoint::VerifyProjectAccess
+        }
+        ("GET", "/api/v4/internal/kubernetes/receptive_agents") if paths == Paths::New => {
+            Endpoint::ReceptiveAgents
+        }
         _ => Endpoint::Unknown,
     }
 }
@@ -126,8 +133,14 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
     let (status, body) = match gate(&scenario, endpoint, &head.headers) {
         Err(refused) => refused,
         Ok(()) => {
-            let (answer, configuration) = ask(shared, &scenario, endpoint, &head.headers, body);
-            lock(&shared.configurations).extend(configuration);
+            let (answer, remembered) = ask(shared, &scenario, endpoint, head, body);
+            match remembered {
+                Some(Remembered::Configuration(agent, file)) => {
+                    lock(&shared.configurations).push((agent, file));
+                }
+                Some(Remembered::Usage(report)) => lock(&shared.usage).push(report),
+                None => {}
+            }
             answer
         }
     };
@@ -138,15 +151,22 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
     )
 }
 
-type Told = (Answer, Option<(i64, Value)>);
+/// What a call leaves behind.
+enum Remembered {
+    Configuration(i64, Value),
+    Usage(Value),
+}
+
+type Told = (Answer, Option<Remembered>);
 
 fn ask(
     shared: &Shared,
     scenario: &Scenario,
     endpoint: Endpoint,
-    headers: &HeaderMap,
+    head: &Parts,
     body: &Bytes,
 ) -> Told {
+    let headers = &head.headers;
     let json = || serde_json::from_slice(body).unwrap_or_default();
     let answer = match endpoint {
         Endpoint::AgentInfo | Endpoint::NewAgentInfo => {
@@ -154,7 +174,24 @@ fn ask(
         }
         Endpoint::AllowedAgents => questions::allowed_agents(scenario, headers),
         Endpoint::AuthorizeProxyUser => questions::authorize_proxy_user(scenario, &json()),
-        Endpoint::AgentConfiguration => return questions::agent_configuration(scenario, &json()),
+        Endpoint::AgentConfiguration => {
+            let (answer, told) = questions::agent_configuration(scenario, &json());
+            return (
+                answer,
+                told.map(|(id, file)| Remembered::Configuration(id, file)),
+            );
+        }
+        Endpoint::UsageMetrics => {
+            let (answer, report) = questions::usage_metrics(json());
+            return (answer, report.map(Remembered::Usage));
+        }
+        Endpoint::VerifyProjectAccess => {
+            questions::verify_project_access(scenario, headers, head.uri.query())
+        }
+        Endpoint::ReceptiveAgents => {
+            let agents = serde_json::json!({"agents": scenario.receptive_agents});
+            (200, Some(agents))
+        }
         Endpoint::InfoRefs | Endpoint::TreeEntry | Endpoint::TreeEntries | Endpoint::Unknown => {
             (404, Some(serde_json::json!({"error": "404 Not Found"})))
         }
@@ -216,7 +253,7 @@ fn dated(mut response: Response<Full<Bytes>>, ahead: i64) -> Response<Full<Bytes
     response
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

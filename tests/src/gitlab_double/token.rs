@@ -64,6 +64,15 @@ fn part<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Bad> {
     serde_json::from_slice(&bytes).map_err(|_| Bad::Form)
 }
 
+/// Signs a token of these claims.
+pub(super) fn sign(claims: &Value, secret: &[u8]) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = serde_json::json!({"alg": "HS256", "typ": "JWT"});
+    let signed = format!("{}.{}", part(&header), part(claims));
+    let signature = URL_SAFE_NO_PAD.encode(hmac(secret, signed.as_bytes()));
+    format!("{signed}.{signature}")
+}
+
 /// HMAC-SHA256 of RFC 2104, for keys of at most a block.
 pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let pad = |with: u8| {
@@ -80,14 +89,6 @@ pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    fn token(claims: &Value) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let header = serde_json::json!({"alg": "HS256", "typ": "JWT"});
-        let signed = format!("{}.{}", part(&header), part(claims));
-        let signature = URL_SAFE_NO_PAD.encode(hmac(b"key", signed.as_bytes()));
-        format!("{signed}.{signature}")
-    }
-
     #[test]
     fn the_hmac_is_that_of_rfc_4231() {
         let mac = hmac(b"Jefe", b"what do ya want for nothing?");
@@ -103,7 +104,7 @@ mod tests {
                 "iss": "gitlab-kas", "aud": ["gitlab"], "exp": 130, "nbf": 95, "iat": 100,
             });
             change(&mut claims);
-            token(&claims)
+            sign(&claims, b"key")
         };
         let check = |token: &str, now| check(token, b"key", now);
 

@@ -53,13 +53,16 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 /// What is told of those who are wanted, by all replicas that may live.
 pub(super) async fn told(inner: &Inner, wanted: &Wanted) -> Result<Vec<Told>, StoreError> {
-    let others: Vec<_> = {
+    let me = &inner.me.replica;
+    let replicas: Vec<_> = {
         let state = inner.lock();
-        let leases = state.membership.leases();
-        leases.map(|lease| lease.replica.clone()).collect()
+        let others = state.membership.leases().map(|lease| &lease.replica);
+        // Its own too, so that a store that is away is noticed by one alone.
+        others.chain([me]).cloned().collect()
     };
-    let read = timeout(PATIENCE, inner.store.told(&others, wanted)).await;
+    let read = timeout(PATIENCE, inner.store.told(&replicas, wanted)).await;
     let mut all = read.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())))?;
+    all.retain(|told| told.replica != *me);
     all.extend(own(inner, wanted));
     Ok(all)
 }

@@ -1,0 +1,109 @@
+//! What GitLab is told of usage, and what it says of projects and of agents
+//! that wait to be dialled.
+
+use std::time::Duration;
+
+use kas::{
+    control_plane::{AuthError, Token},
+    usage::{Usage, Way},
+};
+use router::AgentId;
+use tests::gitlab_double::{Endpoint, FaultKind, Paths};
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{FORGETFUL, Fixture, usual};
+
+fn used() -> Usage {
+    let usage = Usage::default();
+    usage.allowed(Way::Ci, 11, AgentId(5));
+    usage
+}
+
+#[tokio::test]
+async fn a_report_is_tried_once_and_kept_when_it_is_not_taken() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    let usage = used();
+
+    for kind in [
+        FaultKind::Status(502),
+        FaultKind::Status(401),
+        FaultKind::Down,
+    ] {
+        let before = fixture.asked(Endpoint::UsageMetrics);
+        fixture.fails(kind);
+        let posted = fixture.gitlab.client().post_usage(&usage.report()).await;
+        assert!(posted.is_err());
+        assert_eq!(fixture.asked(Endpoint::UsageMetrics), before + 1);
+    }
+    fixture.recovers();
+    fixture
+        .gitlab
+        .client()
+        .post_usage(&usage.report())
+        .await
+        .unwrap();
+
+    let reports = fixture.double.usage();
+    assert_eq!(reports[0]["counters"]["k8s_api_proxy_request"], 1);
+}
+
+#[tokio::test]
+async fn the_last_report_is_sent_when_the_server_stops_and_an_empty_one_never() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    let (usage, stop) = (used(), CancellationToken::new());
+    let hour = Duration::from_secs(3600);
+    stop.cancel();
+
+    let report = |usage: &Usage, period| {
+        let gitlab = fixture.gitlab.clone();
+        gitlab.report_usage(usage.clone(), period, stop.clone())
+    };
+    report(&usage, Duration::ZERO).await;
+    assert_eq!(
+        fixture.asked(Endpoint::UsageMetrics),
+        0,
+        "zero reports nothing"
+    );
+    report(&usage, hour).await;
+    report(&usage, hour).await;
+
+    assert_eq!(fixture.asked(Endpoint::UsageMetrics), 1);
+    assert!(usage.report().is_empty());
+}
+
+#[tokio::test]
+async fn whether_an_agent_may_read_a_project_is_asked_once() {
+    let fixture = Fixture::start(usual()).await;
+    let token = Token::new("agent-7");
+    let may = async |token: &Token, path: &str| fixture.gitlab.may_read_project(token, path).await;
+
+    for _ in 0..2 {
+        assert_eq!(may(&token, "other/config").await, Ok(true));
+        assert_eq!(may(&token, "group/app").await, Ok(true));
+        assert_eq!(may(&token, "group/secret").await, Ok(false));
+        assert_eq!(may(&Token::new("nobody"), "group/app").await, Ok(false));
+    }
+
+    assert_eq!(fixture.asked(Endpoint::VerifyProjectAccess), 4);
+    fixture.fails(FaultKind::Status(502));
+    assert_eq!(may(&token, "group/app").await, Ok(true), "it is remembered");
+    let unknown = may(&token, "group/new").await;
+    assert!(
+        matches!(unknown, Err(AuthError::Unavailable(_))),
+        "{unknown:?}"
+    );
+}
+
+#[tokio::test]
+async fn agents_that_wait_to_be_dialled_are_listed_where_gitlab_has_such() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    let listed = async || fixture.gitlab.client().receptive_agents().await;
+
+    assert!(listed().await.unwrap().is_empty(), "an old GitLab has none");
+    fixture.double.change(|it| it.paths = Paths::New);
+    let agents = listed().await.unwrap();
+    fixture.fails(FaultKind::Garbage);
+
+    assert_eq!(agents[0].id, AgentId(7));
+    assert!(listed().await.is_err());
+}
