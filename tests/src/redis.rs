@@ -74,7 +74,7 @@ impl Redis {
 #[derive(Debug)]
 pub enum Store {
     /// One server.
-    Single(Redis),
+    Single(Box<Redis>),
     /// A master with a replica, and sentinels.
     Sentinels(Sentinels),
     /// Masters with replicas, which share the keys.

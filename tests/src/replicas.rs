@@ -62,7 +62,7 @@ impl Replicas {
     /// When something does not start.
     pub async fn start(count: usize, folder: &Path) -> Result<Self> {
         let redis = Redis::start(folder).await?;
-        Self::sharing(Store::Single(redis), count, folder).await
+        Self::sharing(Store::Single(Box::new(redis)), count, folder).await
     }
 
     /// Starts `count` replicas that share this.

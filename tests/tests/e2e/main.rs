@@ -80,7 +80,7 @@ impl Kind {
 
     async fn store(self, folder: &std::path::Path) -> Result<Store> {
         Ok(match self {
-            Self::Single => Store::Single(Redis::start(folder).await?),
+            Self::Single => Store::Single(Box::new(Redis::start(folder).await?)),
             Self::Sentinels => Store::Sentinels(Sentinels::start(folder).await?),
             Self::Cluster => Store::Cluster(Cluster::start(folder).await?),
         })

@@ -12,6 +12,7 @@ use super::Stage;
 const IMPATIENT: Duration = Duration::from_secs(2);
 
 impl Stage<'_> {
+    #[expect(clippy::unused_async, reason = "what happens each second is awaited")]
     pub(super) async fn reset(&mut self) -> Result<()> {
         self.fronts.cut();
         Ok(())
