@@ -17,24 +17,25 @@ use crate::{
     table::{Before, Presence, Telling, Told, Wanted},
 };
 
-/// Writes changes, all at once and in order.
+/// Writes changes: few commands, however many agents they are about.
 pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Result<(), Error> {
-    let writes = tellings.iter().map(|telling| write(client, key, telling));
-    try_join_all(writes).await.map(drop)
-}
-
-async fn write(client: &Client, key: &str, telling: &Telling) -> Result<(), Error> {
-    let new = members(telling.agent, telling.new.as_ref());
-    let clean = async {
-        if telling.old == Before::Unknown {
-            let (from, to) = range(&format!("a/{}/", telling.agent));
-            client.zremrangebylex::<(), _, _, _>(key, from, to).await?;
+    let (mut new, mut old) = (Vec::new(), Vec::new());
+    for telling in tellings {
+        let now = members(telling.agent, telling.new.as_ref());
+        if let Before::Known(before) = &telling.old {
+            let mut gone = members(telling.agent, before.as_ref());
+            gone.retain(|member| !now.contains(member));
+            old.append(&mut gone);
         }
-        Ok(())
-    };
+        new.extend(now.into_iter().map(|member| (0.0, member)));
+    }
+    let clean = tellings.iter().filter(|it| it.old == Before::Unknown);
+    let clean = clean.map(|telling| async move {
+        let (from, to) = range(&format!("a/{}/", telling.agent));
+        client.zremrangebylex::<(), _, _, _>(key, from, to).await
+    });
     let add = async {
         if !new.is_empty() {
-            let new: Vec<_> = new.iter().map(|member| (0.0, member.as_str())).collect();
             client
                 .zadd::<(), _, _>(key, None, None, false, false, new)
                 .await?;
@@ -43,17 +44,12 @@ async fn write(client: &Client, key: &str, telling: &Telling) -> Result<(), Erro
     };
     // Readers see the new before the old goes.
     let remove = async {
-        let Before::Known(old) = &telling.old else {
-            return Ok(());
-        };
-        let mut old = members(telling.agent, old.as_ref());
-        old.retain(|member| !new.contains(member));
         if !old.is_empty() {
             client.zrem::<(), _, _>(key, old).await?;
         }
         Ok(())
     };
-    try_join3(clean, add, remove).await.map(drop)
+    try_join3(try_join_all(clean), add, remove).await.map(drop)
 }
 
 /// Reads what these replicas tell.
