@@ -156,6 +156,15 @@ async fn find(
     if let Some(tunnel) = registry.take(question.agent, &question.need) {
         return Ok(Some(tunnel));
     }
+    if question.begins {
+        // What was to begin now would be late; it is asked for again.
+        say(
+            send,
+            gateway_kas_response::Msg::NoTunnel(Default::default()),
+        )
+        .await?;
+        return Ok(None);
+    }
     let waiting = registry
         .wait(question.agent, &question.need)
         .map_err(|error| Ended::Refused(Status::resource_exhausted(error.to_string())))?;
@@ -168,8 +177,7 @@ async fn find(
         biased;
         tunnel = waiting.tunnel() => Ok(tunnel),
         // The peer found one elsewhere, or gave up.
-        _ = peer.message(), if !question.begins => Ok(None),
-        _ = poll_fn(|cx| send.poll_reset(cx)) => Ok(None),
+        _ = peer.message() => Ok(None),
         () = leaving.wait() => Err(Ended::Refused(Status::unavailable("this replica leaves"))),
     }
 }

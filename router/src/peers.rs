@@ -42,8 +42,9 @@ impl Peers {
     }
 
     /// Asks, and begins the call in the same breath, which saves it a journey:
-    /// the peer need not hear that its tunnel is wanted. It may then run at
-    /// several peers at a time, so it must be [safe](Opening::safe).
+    /// the peer need not hear that its tunnel is wanted. A peer that has none now
+    /// says so, and does not wait for one. The call may already run when another
+    /// peer is faster, so it must be [safe](Opening::safe).
     ///
     /// # Errors
     /// A status when the peer cannot be reached, or refuses.

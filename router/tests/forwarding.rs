@@ -18,6 +18,7 @@ use double::{Agent, Replica, Replicas, need, opening, url};
 use proto::{agent::prototool::Values, frame::Payload};
 use router::{AgentId, Call, Event, Opening, peers::Answer};
 use tokio::time::Instant;
+use tonic::Code;
 
 const AGENT: AgentId = AgentId(42);
 
@@ -130,44 +131,38 @@ fn safe(messages: &[&'static [u8]]) -> Opening {
 }
 
 #[tokio::test]
-async fn a_safe_call_begins_with_the_question_or_as_soon_as_there_is_a_tunnel() {
+async fn a_safe_call_begins_with_the_question_where_there_is_a_tunnel_and_never_later() {
     let replicas = Replicas::start(1);
     let stranger = replicas.stranger();
     let (url, need, opening) = (url(0), need(), safe(&[b"a", b"b"]));
     let ask = || stranger.ask_and_begin(&url, AGENT, &need, &opening);
-    let mut waits = ask().await.unwrap();
-    assert_eq!(waits.answer().await.unwrap(), Answer::None);
-    let _first = Agent::connect(&replicas.all[0], AGENT, 1).await;
-    let asked = ask().await.unwrap();
-    let _second = Agent::connect(&replicas.all[0], AGENT, 1).await;
-
-    for mut asked in [waits, asked] {
-        while asked.answer().await.unwrap() != Answer::Ready {}
-        let mut call = asked.start(&opening).unwrap();
-        assert_eq!(next_message(&mut call).await, "a");
-        assert_eq!(next_message(&mut call).await, "b");
-    }
-}
-
-#[tokio::test]
-async fn a_safe_call_that_is_dropped_while_it_waits_takes_no_tunnel() {
-    let replicas = Replicas::start(1);
-    let stranger = replicas.stranger();
-    let (url, need, opening) = (url(0), need(), safe(&[b"a"]));
-    let ask = || stranger.ask_and_begin(&url, AGENT, &need, &opening);
-    for _ in 0..3 {
-        let mut waits = ask().await.unwrap();
-        assert_eq!(waits.answer().await.unwrap(), Answer::None);
-    }
-    // Questions of one connection are seen in order: the next proves that the drops were.
-    let mut seen = ask().await.unwrap();
-    assert_eq!(seen.answer().await.unwrap(), Answer::None);
+    let mut early = ask().await.unwrap();
+    assert_eq!(early.answer().await.unwrap(), Answer::None);
+    assert_eq!(early.answer().await.unwrap_err().code(), Code::Unavailable);
 
     let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
 
-    assert_eq!(seen.answer().await.unwrap(), Answer::Ready);
-    let mut call = seen.start(&opening).unwrap();
+    let mut asked = ask().await.unwrap();
+    assert_eq!(asked.answer().await.unwrap(), Answer::Ready);
+    let mut call = asked.start(&opening).unwrap();
     assert_eq!(next_message(&mut call).await, "a");
+    assert_eq!(next_message(&mut call).await, "b");
+}
+
+#[tokio::test]
+async fn a_safe_call_waits_for_a_tunnel_of_a_peer_as_others_do() {
+    let replicas = Replicas::start(2);
+    let first = Agent::connect(&replicas.all[1], AGENT, 1).await;
+    let mut busy = open(&replicas.all[0], opening(&[], false)).await;
+    let mut waits = std::pin::pin!(open(&replicas.all[0], safe(&[b"a"])));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut waits).await;
+    assert!(early.is_err(), "the only tunnel is in use");
+
+    let _second = Agent::connect(&replicas.all[1], AGENT, 1).await;
+
+    assert_eq!(next_message(&mut waits.await).await, "a");
+    busy.close_send().unwrap();
+    drop(first);
 }
 
 #[tokio::test]

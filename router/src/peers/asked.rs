@@ -60,6 +60,11 @@ impl Asked {
         }
     }
 
+    /// Whether the call was begun with the question.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// The next answer: [`Answer::None`] may be followed by [`Answer::Ready`].
     /// Cancel-safe.
     ///

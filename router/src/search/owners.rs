@@ -53,6 +53,9 @@ pub(super) struct Owners<'a> {
     changes: watch::Receiver<u64>,
     asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
     plan: Plan,
+    /// Whether the next question may bring the call with it: the first only,
+    /// since the others are asked when it is slow or in vain.
+    begins: bool,
 }
 
 struct Outcome {
@@ -79,6 +82,7 @@ impl<'a> Owners<'a> {
             changes: table.changes(agent),
             asking: FuturesUnordered::new(),
             plan: Plan::new(),
+            begins: opening.safe && opening.close,
         }
     }
 
@@ -113,9 +117,7 @@ impl<'a> Owners<'a> {
         };
         let (peers, table) = (self.peers, self.table);
         let (agent, need, opening) = (self.agent, self.need, self.opening);
-        // Those who are asked besides are asked since the first is slow: what
-        // it has begun must not become several times as much.
-        let begin = opening.safe && opening.close && self.asking.is_empty();
+        let begin = std::mem::take(&mut self.begins);
         self.asking.push(Box::pin(async move {
             let answer = ask(peers, &owner, agent, need, opening, begin).await;
             if let Err(status) = &answer {
@@ -134,6 +136,10 @@ impl<'a> Owners<'a> {
             Ok((Answer::Ready, asked)) => {
                 self.plan.over(&owner.replica);
                 return Some(asked);
+            }
+            Ok((Answer::None, asked)) if asked.has_begun() => {
+                self.trouble.note(None);
+                self.plan.over(&owner.replica);
             }
             Ok((Answer::None, mut asked)) => {
                 self.trouble.note(None);
