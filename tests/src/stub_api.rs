@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -31,8 +31,8 @@ pub struct Seen {
     pub open: AtomicUsize,
     /// Requests whose body broke off.
     pub broken: AtomicUsize,
-    /// Requests that were answered with what they said.
-    pub echoes: AtomicUsize,
+    /// POSTs that were answered with what they said.
+    pub posted: AtomicUsize,
     /// Lets requests for `/hold` go, which wait for it.
     pub release: CancellationToken,
 }
@@ -122,7 +122,9 @@ async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>
             &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0-stub"}),
         ),
         path if path.starts_with("/echo") => {
-            seen.echoes.fetch_add(1, Ordering::Relaxed);
+            if head.method == Method::POST {
+                seen.posted.fetch_add(1, Ordering::Relaxed);
+            }
             status(StatusCode::OK, &echo(&head, &body.to_bytes()))
         }
         "/hold" => {

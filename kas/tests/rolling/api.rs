@@ -1,4 +1,4 @@
-//! What the agent takes for its cluster: counts requests, and streams lines.
+//! What the agent takes for its cluster: counts what must not be done twice, and streams lines.
 
 use std::{
     convert::Infallible,
@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -31,7 +31,7 @@ pub(crate) struct Api {
 
 #[derive(Debug, Default)]
 struct State {
-    requests: AtomicUsize,
+    posts: AtomicUsize,
     end: CancellationToken,
 }
 
@@ -60,9 +60,9 @@ impl Api {
         }
     }
 
-    /// How many came, but for streams.
-    pub(crate) fn requests(&self) -> usize {
-        self.state.requests.load(Ordering::Relaxed)
+    /// How many POSTs came.
+    pub(crate) fn posts(&self) -> usize {
+        self.state.posts.load(Ordering::Relaxed)
     }
 
     /// Lets all streams end.
@@ -78,7 +78,9 @@ async fn answer(
     Ok(match request.uri().path() {
         "/stream" => Response::new(BodyExt::boxed(lines(state.end.clone()))),
         "/thing" => {
-            state.requests.fetch_add(1, Ordering::Relaxed);
+            if request.method() == Method::POST {
+                state.posts.fetch_add(1, Ordering::Relaxed);
+            }
             let _ = request.into_body().collect().await;
             Response::new(Full::new(Bytes::from_static(b"{}")).boxed())
         }
