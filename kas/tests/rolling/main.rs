@@ -69,7 +69,7 @@ async fn a_rolling_restart_under_load_loses_and_repeats_no_request() {
     while let Some(client) = clients.join_next().await {
         sent += client.unwrap();
     }
-    assert_eq!(site.api.requests(), sent, "each POST came once");
+    assert_eq!(site.api.posts(), sent, "each POST came once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
