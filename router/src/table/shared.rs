@@ -11,6 +11,7 @@
 //!                     membership ← keeper (leases)
 //! ```
 
+mod exchange;
 mod keeper;
 mod reader;
 mod state;
@@ -24,7 +25,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -38,6 +39,9 @@ use crate::{
     store::{RouteStore, StoreError, StoreEvent},
 };
 use state::State;
+
+/// What is said of a store that is too slow.
+const TOO_LATE: &str = "it did not answer in time";
 
 /// How a table treats its store. The defaults are for production.
 #[derive(Debug, Clone)]
@@ -207,6 +211,15 @@ impl Inner {
         state.roll.retell(now);
         self.write.notify_one();
         self.tell.notify_one();
+    }
+
+    /// The outcome of an operation of the store, which has its time.
+    async fn in_time<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let done = timeout(self.settings.operation, operation).await;
+        done.unwrap_or_else(|_| Err(StoreError(TOO_LATE.into())))
     }
 
     fn unix(&self) -> u64 {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::{Inner, State};
 use crate::{
     id::ReplicaId,
-    store::{Lease, Renewal, ReplicaState, StoreError},
+    store::{Lease, Renewal, ReplicaState},
     table::Owner,
 };
 
@@ -33,9 +33,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 async fn renew(inner: &Inner) {
     let lease = next_lease(inner);
-    let renewed = timeout(inner.settings.operation, inner.store.renew(&lease)).await;
-    let renewed = renewed.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
-    match renewed {
+    match inner.in_time(inner.store.renew(&lease)).await {
         Ok(renewal) => {
             let suspects = take_in(inner, renewal);
             join_all(suspects.into_iter().map(|it| judge(inner, it))).await;

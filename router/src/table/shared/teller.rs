@@ -3,51 +3,53 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
-use super::Inner;
+use super::{
+    Inner, TOO_LATE,
+    exchange::{self, BATCH, Next, Outbox, within_budget},
+};
 use crate::{
     id::ReplicaId,
     store::StoreError,
     table::presence::{Telling, Told, Wanted},
 };
 
-/// Changes in one exchange.
-const BATCH: usize = 256;
-/// How long a failed exchange is waited after, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long somebody who asks waits for the store.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What to do next.
-enum Next {
-    Tell(Vec<Telling>),
-    /// Nothing before this time.
-    Wait(Instant),
-    /// Nothing until there is a change.
-    Rest,
-}
-
 /// Tells what is due, for ever.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let mut retry = RETRY.0;
-    loop {
-        match next(&inner) {
-            Next::Tell(tellings) => {
-                if tell(&inner, &tellings).await {
-                    retry = RETRY.0;
-                } else {
-                    sleep(retry).await;
-                    retry = (retry * 2).min(RETRY.1);
-                }
-            }
-            Next::Wait(until) => tokio::select! {
-                biased;
-                () = sleep_until(until) => {}
-                () = inner.tell.notified() => {}
-            },
-            Next::Rest => inner.tell.notified().await,
-        }
+    exchange::run(Teller(inner)).await;
+}
+
+struct Teller(Arc<Inner>);
+
+impl Outbox for Teller {
+    type Change = Telling;
+
+    fn woken(&self) -> &Notify {
+        &self.0.tell
+    }
+
+    fn next(&self) -> Next<Telling> {
+        let now = Instant::now();
+        let state = &mut *self.0.lock();
+        let due = state.roll.next_due();
+        within_budget(
+            state,
+            due,
+            now,
+            |state| state.roll.count_due(BATCH, now),
+            |state, granted| state.roll.take(granted, now),
+        )
+    }
+
+    async fn send(&self, tellings: &[Telling]) -> bool {
+        tell(&self.0, tellings).await
     }
 }
 
@@ -61,7 +63,7 @@ pub(super) async fn told(inner: &Inner, wanted: &Wanted) -> Result<Vec<Told>, St
         others.chain([me]).cloned().collect()
     };
     let read = timeout(PATIENCE, inner.store.told(&replicas, wanted)).await;
-    let mut all = read.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())))?;
+    let mut all = read.unwrap_or_else(|_| Err(StoreError(TOO_LATE.into())))?;
     all.retain(|told| told.replica != *me);
     all.extend(own(inner, wanted));
     Ok(all)
@@ -81,31 +83,10 @@ fn own(inner: &Inner, wanted: &Wanted) -> Vec<Told> {
         .collect()
 }
 
-fn next(inner: &Inner) -> Next {
-    let now = Instant::now();
-    let mut state = inner.lock();
-    match state.roll.next_due() {
-        None => Next::Rest,
-        Some(due) if due > now => Next::Wait(due),
-        Some(_) => {
-            let wanted = state.roll.count_due(BATCH, now);
-            let granted = state.budget.take(wanted, now);
-            if granted == 0 {
-                return Next::Wait(now + state.budget.wait(now).max(Duration::from_millis(1)));
-            }
-            Next::Tell(state.roll.take(granted, now))
-        }
-    }
-}
-
 /// Says whether it was taken.
 async fn tell(inner: &Inner, tellings: &[Telling]) -> bool {
-    let told = timeout(
-        inner.settings.operation,
-        inner.store.tell(&inner.me.replica, tellings),
-    )
-    .await;
-    let told = told.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
+    let told = inner.store.tell(&inner.me.replica, tellings);
+    let told = inner.in_time(told).await;
     let mut state = inner.lock();
     match told {
         Ok(()) => {

@@ -2,47 +2,49 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
-use super::Inner;
+use super::{
+    Inner,
+    exchange::{self, BATCH, Next, Outbox, within_budget},
+};
 use crate::store::{Change, StoreError};
 
-/// Changes in one exchange.
-const BATCH: usize = 256;
-/// How long a failed exchange is waited after, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long telling that everything is over may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// What to do next.
-enum Next {
-    Write(Vec<Change>),
-    /// Nothing before this time.
-    Wait(Instant),
-    /// Nothing until there is a change.
-    Rest,
-}
-
 /// Writes what is due, for ever.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let mut retry = RETRY.0;
-    loop {
-        match next(&inner) {
-            Next::Write(changes) => {
-                if write(&inner, &changes).await {
-                    retry = RETRY.0;
-                } else {
-                    sleep(retry).await;
-                    retry = (retry * 2).min(RETRY.1);
-                }
-            }
-            Next::Wait(until) => tokio::select! {
-                biased;
-                () = sleep_until(until) => {}
-                () = inner.write.notified() => {}
-            },
-            Next::Rest => inner.write.notified().await,
-        }
+    exchange::run(Writer(inner)).await;
+}
+
+struct Writer(Arc<Inner>);
+
+impl Outbox for Writer {
+    type Change = Change;
+
+    fn woken(&self) -> &Notify {
+        &self.0.write
+    }
+
+    fn next(&self) -> Next<Change> {
+        let (now, unix) = (Instant::now(), self.0.unix());
+        let state = &mut *self.0.lock();
+        let due = state.ledger.next_due(now);
+        within_budget(
+            state,
+            due,
+            now,
+            |state| state.ledger.pending().clamp(1, BATCH),
+            |state, granted| state.ledger.take(granted, now, unix),
+        )
+    }
+
+    async fn send(&self, changes: &[Change]) -> bool {
+        write(&self.0, changes).await
     }
 }
 
@@ -70,28 +72,9 @@ pub(super) async fn leave(inner: &Inner) {
     }
 }
 
-fn next(inner: &Inner) -> Next {
-    let now = Instant::now();
-    let unix = inner.unix();
-    let mut state = inner.lock();
-    match state.ledger.next_due(now) {
-        None => Next::Rest,
-        Some(due) if due > now => Next::Wait(due),
-        Some(_) => {
-            let wanted = state.ledger.pending().clamp(1, BATCH);
-            let granted = state.budget.take(wanted, now);
-            if granted == 0 {
-                return Next::Wait(now + state.budget.wait(now).max(Duration::from_millis(1)));
-            }
-            Next::Write(state.ledger.take(granted, now, unix))
-        }
-    }
-}
-
 /// Says whether it was written.
 async fn write(inner: &Inner, changes: &[Change]) -> bool {
-    let written = timeout(inner.settings.operation, tell(inner, changes)).await;
-    let written = written.unwrap_or_else(|_| Err(StoreError("it did not answer in time".into())));
+    let written = inner.in_time(tell(inner, changes)).await;
     let now = Instant::now();
     let mut state = inner.lock();
     match written {
