@@ -14,6 +14,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
 use runtime::{
+    backoff::jittered,
     drain::Drain,
     grpc::{Patience, SendResponse, refuse, silence},
     io::ByteStream,
@@ -158,8 +159,4 @@ impl GitLabApi {
         let known = self.served.names.contains(&service);
         (!known).then(|| Status::unimplemented(format!("unknown service {service}")))
     }
-}
-
-fn jittered(age: Duration) -> Duration {
-    age.mul_f64(0.9 + 0.1 * rand::random::<f64>())
 }

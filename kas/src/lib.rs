@@ -2,6 +2,7 @@
 
 pub mod agent_api;
 pub mod app;
+mod bearer;
 mod bucket;
 pub mod cli;
 pub mod config;

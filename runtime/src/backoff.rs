@@ -38,6 +38,13 @@ impl Backoff {
     }
 }
 
+/// Up to a tenth less than `period`, so that what began together does not end,
+/// or come again, together.
+#[must_use]
+pub fn jittered(period: Duration) -> Duration {
+    period.mul_f64(0.9 + 0.1 * rand::random::<f64>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

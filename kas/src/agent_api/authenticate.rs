@@ -6,12 +6,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Duration, Instant};
 use tonic::Status;
 
-use crate::control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
+use crate::{
+    bearer::bearer,
+    control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash},
+};
 
 /// Tokens that one connection may carry: behind a load balancer that shares
 /// connections, the streams of many agents arrive on one.
@@ -67,7 +70,7 @@ impl Authenticator {
         headers: &HeaderMap,
         shown: &Shown,
     ) -> Result<Arc<AgentInfo>, Status> {
-        let token = bearer(headers)?;
+        let token = Token::new(bearer(headers)?);
         self.admit(&token, shown)?;
         let asked = tokio::time::timeout(ASKING, self.control_plane.agent_by_token(&token)).await;
         let asked = asked.map_err(|_| Status::unavailable("unavailable"))?;
@@ -114,19 +117,6 @@ impl Authenticator {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<Token, Status> {
-    let unauthenticated = || Status::unauthenticated("Request unauthenticated with bearer");
-    let value = headers.get(AUTHORIZATION).ok_or_else(unauthenticated)?;
-    let value = value.to_str().map_err(|_| unauthenticated())?;
-    let (scheme, token) = value
-        .split_once(' ')
-        .ok_or_else(|| Status::unauthenticated("Bad authorization string"))?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(unauthenticated());
-    }
-    Ok(Token::new(token))
-}
-
 fn status(error: &AuthError) -> Status {
     match error {
         AuthError::UnknownToken | AuthError::Expired { .. } => {
@@ -135,34 +125,5 @@ fn status(error: &AuthError) -> Status {
         AuthError::Forbidden => Status::permission_denied("forbidden"),
         AuthError::NoAgent => Status::not_found("agent not found"),
         AuthError::Unavailable(_) => Status::unavailable("unavailable"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn the_scheme_is_read_ignoring_case() {
-        assert_eq!(bearer(&headers("bearer abc")).unwrap().expose(), "abc");
-        assert_eq!(bearer(&headers("Bearer abc")).unwrap().expose(), "abc");
-    }
-
-    #[test]
-    fn anything_else_is_refused_with_the_known_texts() {
-        let message = |headers: &HeaderMap| bearer(headers).unwrap_err().message().to_owned();
-        assert_eq!(
-            message(&HeaderMap::new()),
-            "Request unauthenticated with bearer"
-        );
-        assert_eq!(
-            message(&headers("Basic abc")),
-            "Request unauthenticated with bearer"
-        );
-        assert_eq!(message(&headers("abc")), "Bad authorization string");
     }
 }

@@ -14,6 +14,7 @@ use router::{
     tunnel::{IdleEnd, Offer, Stream},
 };
 use runtime::{
+    backoff::jittered,
     drain::{Drain, Working},
     grpc::{Pace, Pings, SendResponse, ServerConnection},
     io::{ByteStream, Heard},
@@ -335,10 +336,6 @@ async fn unanswered(pings: &mut Option<Pings>) {
         Some(pings) => pings.unanswered().await,
         None => std::future::pending().await,
     }
-}
-
-fn jittered(age: Duration) -> Duration {
-    age.mul_f64(0.9 + 0.1 * rand::random::<f64>())
 }
 
 /// grpc-go's texts for methods that a server does not have.

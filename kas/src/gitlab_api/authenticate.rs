@@ -1,8 +1,10 @@
 //! Who may call: whoever shows a token that GitLab signed for kas.
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use runtime::jwt::{self, Secret};
 use tonic::Status;
+
+use crate::bearer::bearer;
 
 /// For whom GitLab's tokens are. Who issued them is not looked at: GitLab
 /// writes its own host name there.
@@ -32,21 +34,10 @@ impl Doorman {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
-    let missing = || Status::unauthenticated("Request unauthenticated with bearer");
-    let value = headers.get(AUTHORIZATION).ok_or_else(missing)?;
-    let value = value.to_str().map_err(|_| missing())?;
-    let (scheme, token) = value
-        .split_once(' ')
-        .ok_or_else(|| Status::unauthenticated("Bad authorization string"))?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(missing());
-    }
-    Ok(token)
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+
     use super::*;
 
     const CALL: &str = "/gitlab.agent.agent_tracker.rpc.AgentTracker/GetConnectedAgents";

@@ -7,7 +7,7 @@ use std::{
 };
 
 use router::AgentId;
-use runtime::backoff::Backoff;
+use runtime::backoff::{Backoff, jittered};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -109,7 +109,7 @@ impl Follower {
                 Ok(true) => {
                     report(&mut failed, None, self.project);
                     backoff.reset();
-                    next = Instant::now() + period.mul_f64(0.9 + 0.1 * rand::random::<f64>());
+                    next = Instant::now() + jittered(period);
                 }
                 Err(error) => {
                     report(&mut failed, Some(error), self.project);
