@@ -4,34 +4,23 @@
 use std::{
     fmt::Write,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use prost::Message as _;
-use prost_types::Any;
-use proto::agent::event::{GitPushEvent, Project};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::Command,
-};
+use tokio::process::Command;
 
 use crate::{
     agentk::{Agentk, Links},
     certs::Certs,
     gitlab_double::{GitLabDouble, Scenario},
-    http, parts, ports,
+    gitlab_member::{LIMIT, Member},
+    parts, ports,
     process::Process,
-    programs,
     redis::Redis,
-    wait::{until, until_accepts},
+    wait::until_accepts,
 };
-
-/// A start takes a second; a busy machine takes longer.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// A working set.
 #[derive(Debug)]
@@ -46,20 +35,8 @@ pub struct GitLabSet {
     pub users: u16,
     certs: Certs,
     balancer: Process,
-    redis: Redis,
+    _redis: Redis,
     folder: TempDir,
-}
-
-/// One replica.
-#[derive(Debug)]
-pub struct Member {
-    /// The process.
-    pub process: Process,
-    /// Where GitLab calls.
-    pub api: u16,
-    agents: u16,
-    users: u16,
-    observability: u16,
 }
 
 impl GitLabSet {
@@ -72,10 +49,6 @@ impl GitLabSet {
         let certs = Certs::create(&folder.path().join("certs"))?;
         let double = GitLabDouble::start(Scenario::sample()).await?;
         double.write_secret(&folder.path().join("secret"))?;
-        std::fs::write(
-            folder.path().join("private"),
-            BASE64_STANDARD.encode([7; 32]),
-        )?;
         let redis = Redis::start(folder.path()).await?;
         let mut replicas = Vec::new();
         for number in 0..count {
@@ -95,7 +68,7 @@ impl GitLabSet {
             users,
             certs,
             balancer,
-            redis,
+            _redis: redis,
             folder,
         })
     }
@@ -144,35 +117,13 @@ impl GitLabSet {
         Ok(file)
     }
 
-    /// Tells all replicas of a push, on their channel, as the one that GitLab
-    /// told would.
+    /// GitLab tells a replica of a push.
     ///
     /// # Errors
-    /// When Redis does not take it.
+    /// When it does not take it.
     pub async fn push(&self, id: i64, full_path: &str) -> Result<()> {
-        let project = Project {
-            id,
-            full_path: full_path.to_owned(),
-        };
-        let event = GitPushEvent {
-            project: Some(project),
-        };
-        let message = Any {
-            type_url: "type.googleapis.com/gitlab.agent.event.GitPushEvent".to_owned(),
-            value: event.encode_to_vec(),
-        };
-        let message = message.encode_to_vec();
-        let mut redis = TcpStream::connect(("127.0.0.1", self.redis.port())).await?;
-        let head = format!(
-            "*3\r\n$7\r\nPUBLISH\r\n$10\r\nkas_events\r\n${}\r\n",
-            message.len()
-        );
-        redis
-            .write_all(&[head.as_bytes(), &message, b"\r\n"].concat())
-            .await?;
-        let taken = redis.read_u8().await?;
-        ensure!(taken == b':', "Redis refuses the message");
-        Ok(())
+        let rails = self.double.rails(self.replicas[0].api).await?;
+        Ok(rails.push(id, full_path).await?)
     }
 
     /// How often each replica called a method of Gitaly; nothing for those that are gone.
@@ -190,75 +141,6 @@ impl GitLabSet {
         let mut tails: Vec<_> = self.replicas.iter().map(|it| it.process.tail()).collect();
         tails.push(self.balancer.tail());
         tails.join("\n")
-    }
-}
-
-impl Member {
-    async fn start(
-        number: usize,
-        poll: u32,
-        double: &GitLabDouble,
-        redis: u16,
-        folder: &Path,
-    ) -> Result<Self> {
-        let [api, agents, users, peers, observability] = [(); 5].map(|()| ports::free());
-        let file = folder.join(format!("kas-{number}.yaml"));
-        let (secret, private) = (folder.join("secret"), folder.join("private"));
-        let text = format!(
-            "gitlab: {{address: '{gitlab}', authentication_secret_file: {secret}}}\n\
-             agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n  \
-             configuration: {{poll_period: {poll}s}}\n  kubernetes_api:\n    \
-             listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s}}\n    url_path_prefix: /k8s-proxy/\n\
-             api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}\n\
-             private_api: {{listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {private}}}}}\n\
-             redis: {{server: {{address: '127.0.0.1:{redis}'}}}}\n\
-             observability: {{listen: {{address: '127.0.0.1:{observability}'}}, logging: {{level: debug}}}}\n",
-            gitlab = double.url(),
-            secret = secret.display(),
-            private = private.display(),
-        );
-        std::fs::write(&file, text)?;
-        let mut command = Command::new(programs::kas()?);
-        command
-            .arg("--configuration-file")
-            .arg(&file)
-            .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{peers}"));
-        let process = Process::spawn(&format!("kas-{number}"), &mut command, folder)?;
-        for port in [api, agents, users, observability] {
-            let listens = until_accepts(port, LIMIT).await;
-            listens.with_context(|| process.tail())?;
-        }
-        Ok(Self {
-            process,
-            api,
-            agents,
-            users,
-            observability,
-        })
-    }
-
-    /// Waits until it knows so many replicas.
-    async fn knows(&self, count: usize) -> Result<()> {
-        let known = async || {
-            let replicas = self.sample("routing_replicas ").await?;
-            (replicas == count as u64).then_some(())
-        };
-        let known = until("the replicas to know each other", LIMIT, known).await;
-        known.with_context(|| self.process.tail())
-    }
-
-    /// How often it called a method of Gitaly; nothing while it does not answer.
-    pub async fn called(&self, method: &str) -> Option<u64> {
-        let name = format!("gitaly_requests_total{{call=\"{method}\",outcome=\"Ok\"}} ");
-        self.sample(&name).await
-    }
-
-    async fn sample(&self, name: &str) -> Option<u64> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.observability);
-        let answer = http::get(&url, "").await.ok()?;
-        let text = String::from_utf8_lossy(answer.body()).into_owned();
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().parse().ok()
     }
 }
 

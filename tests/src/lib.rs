@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod counting_api;
 pub mod git;
 pub mod gitlab_double;
+pub mod gitlab_member;
 pub mod gitlab_rig;
 pub mod gitlab_set;
 pub mod gitlab_site;

@@ -178,7 +178,7 @@ async fn without_gitlab_and_gitaly_agents_keep_their_configuration() -> Result<(
         .double
         .change(|it| it.faults = vec![Fault::everywhere(FaultKind::Down)]);
     let reported = async || {
-        let says = |it: &tests::gitlab_set::Member| {
+        let says = |it: &tests::gitlab_member::Member| {
             it.process
                 .output()
                 .contains("a configuration project cannot be read")
