@@ -1,5 +1,6 @@
 //! The seam to the routing table: which replica holds tunnels of which agent.
 
+mod agenda;
 mod budget;
 mod ledger;
 mod membership;

@@ -13,6 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::agenda::Agenda;
 use crate::{
     id::{AgentId, ReplicaId},
     store::Change,
@@ -32,7 +33,7 @@ pub(super) struct Pace {
 pub(super) struct Ledger {
     pace: Pace,
     agents: HashMap<AgentId, Entry>,
-    due: BTreeSet<(Instant, AgentId)>,
+    due: Agenda,
     graves: BTreeSet<(AgentId, ReplicaId)>,
 }
 
@@ -69,7 +70,7 @@ impl Ledger {
         Self {
             pace,
             agents: HashMap::new(),
-            due: BTreeSet::new(),
+            due: Agenda::default(),
             graves: BTreeSet::new(),
         }
     }
@@ -146,7 +147,7 @@ impl Ledger {
         if !self.graves.is_empty() {
             return Some(now);
         }
-        self.due.first().map(|(at, _)| *at)
+        self.due.next()
     }
 
     /// Takes up to `max` changes that are due. Each must be given back by
@@ -154,12 +155,9 @@ impl Ledger {
     pub(super) fn take(&mut self, max: usize, now: Instant, unix: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         while changes.len() < max {
-            let Some((at, agent)) = self.due.first().copied() else {
+            let Some(agent) = self.due.due(now).next() else {
                 break;
             };
-            if at > now {
-                break;
-            }
             self.schedule(agent, None);
             let Some(entry) = self.agents.get_mut(&agent) else {
                 continue;
@@ -245,14 +243,8 @@ impl Ledger {
     }
 
     fn schedule(&mut self, agent: AgentId, due: Option<Instant>) {
-        let Some(entry) = self.agents.get_mut(&agent) else {
-            return;
-        };
-        if let Some(before) = std::mem::replace(&mut entry.due, due) {
-            self.due.remove(&(before, agent));
-        }
-        if let Some(due) = due {
-            self.due.insert((due, agent));
+        if let Some(entry) = self.agents.get_mut(&agent) {
+            self.due.schedule(agent, &mut entry.due, due);
         }
     }
 }

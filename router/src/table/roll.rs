@@ -4,14 +4,14 @@
 //! A change waits a little: what agents say of themselves comes in several
 //! calls, and a stream that ends is often opened again at once.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::presence::{Before, Presence, Telling};
+use super::{
+    agenda::Agenda,
+    presence::{Before, Presence, Telling},
+};
 use crate::id::AgentId;
 
 /// The changes that are to be written, with what is known of the written ones.
@@ -19,7 +19,7 @@ use crate::id::AgentId;
 pub(super) struct Roll {
     delay: Duration,
     agents: HashMap<AgentId, Entry>,
-    due: BTreeSet<(Instant, AgentId)>,
+    due: Agenda,
 }
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Roll {
         Self {
             delay,
             agents: HashMap::new(),
-            due: BTreeSet::new(),
+            due: Agenda::default(),
         }
     }
 
@@ -75,13 +75,12 @@ impl Roll {
 
     /// When the next change is to be written.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.next()
     }
 
     /// How many are due, up to `max`.
     pub(super) fn count_due(&self, max: usize, now: Instant) -> usize {
-        let due = self.due.iter().take_while(|(at, _)| *at <= now);
-        due.take(max).count()
+        self.due.due(now).take(max).count()
     }
 
     /// Takes up to `max` changes that are due. Each must be given back by
@@ -89,7 +88,7 @@ impl Roll {
     pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Telling> {
         let mut tellings = Vec::new();
         while tellings.len() < max {
-            let Some((_, agent)) = self.due.first().copied().filter(|(at, _)| *at <= now) else {
+            let Some(agent) = self.due.due(now).next() else {
                 break;
             };
             self.schedule(agent, None);
@@ -139,14 +138,8 @@ impl Roll {
     }
 
     fn schedule(&mut self, agent: AgentId, due: Option<Instant>) {
-        let Some(entry) = self.agents.get_mut(&agent) else {
-            return;
-        };
-        if let Some(before) = std::mem::replace(&mut entry.due, due) {
-            self.due.remove(&(before, agent));
-        }
-        if let Some(due) = due {
-            self.due.insert((due, agent));
+        if let Some(entry) = self.agents.get_mut(&agent) {
+            self.due.schedule(agent, &mut entry.due, due);
         }
     }
 }
