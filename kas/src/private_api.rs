@@ -2,34 +2,25 @@
 
 mod doorman;
 mod self_test;
+mod tokens;
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
+use http::Request;
 use router::{Registry, ReplicaId, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
     grpc::{Patience, SendResponse, silence, status_from},
     io::ByteStream,
-    jwt::{self, Secret},
     listen::{Listener, PlainAcceptor},
 };
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use doorman::Doorman;
 pub use self_test::{SelfTestError, self_test};
+pub use tokens::Tokens;
 
-/// Issuer and audience of the tokens between replicas, as GitLab's kas has it.
-const NAME: &str = "gitlab-kas";
-/// How long a token is used, of the five seconds that it is valid for.
-const REUSE: Duration = Duration::from_secs(1);
 /// A peer that is gone without a word lets go of the tunnels that it used.
 const PATIENCE: Patience = Patience {
     busy: Duration::from_secs(5),
@@ -47,10 +38,10 @@ pub struct PrivateApi {
 }
 
 impl PrivateApi {
-    /// Serves tunnels of replica `id` to peers that sign with `secret`.
+    /// Serves tunnels of replica `id` to peers that show such `tokens`.
     #[must_use]
-    pub fn new(id: ReplicaId, registry: Arc<Registry>, secret: Secret) -> Arc<Self> {
-        let doorman = Doorman::new(id, secret);
+    pub fn new(id: ReplicaId, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
+        let doorman = Doorman::new(id, tokens);
         Arc::new(Self { registry, doorman })
     }
 
@@ -115,34 +106,6 @@ impl PrivateApi {
             owner::serve(&self.registry, request, respond, &leaving).await;
         }
     }
-}
-
-/// Credentials for calls to peers: a JWT, signed anew each second. The header
-/// that stays the same for a while costs one byte on the wire.
-#[must_use]
-pub fn credentials(secret: Secret) -> router::peers::Credentials {
-    let current: Mutex<Option<(Instant, HeaderMap)>> = Mutex::default();
-    Arc::new(move || {
-        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((signed_at, headers)) = &*current
-            && signed_at.elapsed() < REUSE
-        {
-            return headers.clone();
-        }
-        let headers = sign(&secret);
-        *current = Some((Instant::now(), headers.clone()));
-        headers
-    })
-}
-
-fn sign(secret: &Secret) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Ok(token) = jwt::sign(secret, NAME, NAME)
-        && let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
-    {
-        headers.insert(AUTHORIZATION, value);
-    }
-    headers
 }
 
 /// Dials peers by their private API URL (`grpc://` or `grpcs://`).

@@ -13,7 +13,6 @@ use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
     connect::ConnectOptions,
     drain::Drain,
-    jwt::Secret,
     listen::{AgentAcceptor, AnyListener, Listener, PlainAcceptor},
     metrics,
 };
@@ -26,7 +25,7 @@ use crate::{
     gitlab_api::GitLabApi,
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
-    private_api::{self, PrivateApi},
+    private_api::{self, PrivateApi, Tokens},
     tracker::Tracker,
 };
 
@@ -95,8 +94,8 @@ pub struct GitLabPort {
 /// How replicas talk to each other.
 #[derive(Debug, Clone)]
 pub struct PeerSettings {
-    /// The secret that all replicas share.
-    pub secret: Secret,
+    /// How they prove that they are replicas.
+    pub tokens: Arc<Tokens>,
     /// How to dial a peer.
     pub dial: ConnectOptions,
 }
@@ -263,11 +262,13 @@ impl Replica {
         }
     }
 
-    /// Ends what would go on until the deadline, such as watches, shortly before it.
+    /// Ends what would go on until the deadline, such as watches, shortly before it; those of other
+    /// replicas' users go on through another owner.
     async fn call_last(&self, deadline: Instant, grace: Duration) {
         let ahead = LAST_CALL.min(grace / 4);
         tokio::time::sleep_until(deadline - ahead).await;
         self.users.last_call();
+        self.peers.last_call();
         std::future::pending().await
     }
 
@@ -330,14 +331,13 @@ impl Replica {
     fn serve_peers(&self, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
         let Some(port) = port else {
             let nobody = private_api::dial(ConnectOptions::default());
-            return Peers::new(nobody, Arc::new(http::HeaderMap::new), self.stop.clone());
+            return Peers::new(nobody, Arc::new(()), self.stop.clone());
         };
-        let PeerSettings { secret, dial } = port.settings;
-        let api = PrivateApi::new(self.id.clone(), self.registry.clone(), secret.clone());
+        let PeerSettings { tokens, dial } = port.settings;
+        let api = PrivateApi::new(self.id.clone(), self.registry.clone(), tokens.clone());
         self.peers
             .spawn(api.serve(port.listener, port.acceptor, self.peers.clone()));
-        let credentials = private_api::credentials(secret);
-        Peers::new(private_api::dial(dial), credentials, self.stop.clone())
+        Peers::new(private_api::dial(dial), tokens, self.stop.clone())
     }
 
     fn serve_observability(&self, listener: TcpListener, paths: metrics::Paths, numbers: Metrics) {

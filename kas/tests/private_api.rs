@@ -3,17 +3,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use kas::{
-    private_api::{PrivateApi, SelfTestError, credentials, dial, self_test},
+    private_api::{PrivateApi, SelfTestError, Tokens, dial, self_test},
     replica::{PeerSettings, Port},
 };
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use router::{
-    AgentId, Need, Owner, Registry, ReplicaId,
-    peers::{Answer, Peers},
+    AgentId, Need, Opening, Owner, Registry, ReplicaId,
+    peers::{Answer, Credentials as _, Peers},
     store::memory::MemoryStore,
+    table::Vouch as _,
 };
 use runtime::{
     connect::ConnectOptions,
@@ -32,6 +42,10 @@ fn secret(byte: u8) -> Secret {
     Secret::new(vec![byte; 32])
 }
 
+fn tokens(byte: u8) -> Arc<Tokens> {
+    Tokens::new(secret(byte))
+}
+
 fn owner(name: &str, url: impl ToString) -> Owner {
     Owner {
         replica: ReplicaId::new(name),
@@ -45,7 +59,7 @@ async fn port(tls: Option<&Files>, dial: ConnectOptions) -> Port<PlainAcceptor, 
         listener: bind("127.0.0.1:0").await.unwrap(),
         acceptor: PlainAcceptor::new(tls.map(Files::server)),
         settings: PeerSettings {
-            secret: secret(1),
+            tokens: tokens(1),
             dial,
         },
     }
@@ -60,7 +74,7 @@ async fn plain() -> (Port<PlainAcceptor, PeerSettings>, SocketAddr) {
 /// A replica that serves already.
 fn serve(me: &Owner, port: Port<PlainAcceptor, PeerSettings>) -> Drain {
     let registry = Registry::new(Arc::new(MemoryStore::default().table(me.clone())));
-    let api = PrivateApi::new(me.replica.clone(), registry, port.settings.secret);
+    let api = PrivateApi::new(me.replica.clone(), registry, port.settings.tokens);
     let drain = Drain::new();
     drain.spawn(api.serve(port.listener, port.acceptor, drain.clone()));
     drain
@@ -72,12 +86,20 @@ async fn ask(pool: &Peers, url: &str) -> Result<Answer, tonic::Status> {
         impersonation: false,
         caller: "user:alice".into(),
     };
-    let asked = pool.ask(url, AgentId(1), &need, &HashMap::new()).await;
+    let opening = Opening {
+        method: need.method.clone(),
+        meta: HashMap::new(),
+        messages: Vec::new(),
+        close: false,
+        safe: false,
+        moves: false,
+    };
+    let asked = pool.ask(url, AgentId(1), &need, &opening).await;
     asked?.answer().await
 }
 
-fn pool(options: ConnectOptions, secret: Secret) -> Peers {
-    Peers::new(dial(options), credentials(secret), CancellationToken::new())
+fn pool(options: ConnectOptions, tokens: Arc<Tokens>) -> Peers {
+    Peers::new(dial(options), tokens, CancellationToken::new())
 }
 
 /// A CA, and a certificate that it has signed.
@@ -159,7 +181,7 @@ async fn a_url_that_another_replica_has_is_an_error_that_names_both() {
 #[tokio::test]
 async fn another_secret_is_an_error_that_names_its_file() {
     let (mut theirs, address) = plain().await;
-    theirs.settings.secret = secret(2);
+    theirs.settings.tokens = tokens(2);
     let url = format!("grpc://{address}");
     let _serving = serve(&owner("other", &url), theirs);
     let (mine, _) = plain().await;
@@ -240,12 +262,72 @@ async fn only_who_has_the_secret_is_answered() {
     let url = format!("grpc://{address}");
     let _serving = serve(&owner("me", &url), port);
 
-    let right = pool(ConnectOptions::default(), secret(1));
-    let wrong = pool(ConnectOptions::default(), secret(2));
+    let right = pool(ConnectOptions::default(), tokens(1));
+    let wrong = pool(ConnectOptions::default(), tokens(2));
 
     assert_eq!(ask(&right, &url).await.unwrap(), Answer::None);
     let refused = ask(&wrong, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+/// By how many seconds the clock of those who ask is wrong.
+static WRONG_BY: AtomicI64 = AtomicI64::new(0);
+
+fn wrong_clock() -> SystemTime {
+    let wrong_by = WRONG_BY.load(Ordering::SeqCst);
+    let by = Duration::from_secs(wrong_by.unsigned_abs());
+    let now = SystemTime::now();
+    if wrong_by < 0 { now - by } else { now + by }
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_is_wrong_or_steps_is_told_the_time_and_let_in() {
+    let (port, address) = plain().await;
+    let url = format!("grpc://{address}");
+    let me = owner("me", &url);
+    let _serving = serve(&me, port);
+    let tokens = Tokens::by(secret(1), wrong_clock);
+    let pool = pool(ConnectOptions::default(), tokens.clone());
+    let settings = PeerSettings {
+        tokens,
+        dial: ConnectOptions::default(),
+    };
+
+    for wrong_by in [0, 3600, -3600, 86_400 * 365, 0] {
+        WRONG_BY.store(wrong_by, Ordering::SeqCst);
+
+        let answer = ask(&pool, &url).await;
+
+        assert_eq!(answer.unwrap(), Answer::None, "{wrong_by} s");
+    }
+    WRONG_BY.store(-7200, Ordering::SeqCst);
+    assert!(settings.lives(&me).await, "it is not taken for dead either");
+}
+
+/// What a refusal says of the time is signed, and for nothing else.
+#[tokio::test]
+async fn nobody_without_the_secret_learns_or_sets_a_clock() {
+    fn late() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(3600)
+    }
+    let (port, address) = plain().await;
+    let url = format!("grpc://{address}");
+    let _serving = serve(&owner("me", &url), port);
+
+    let stranger = pool(ConnectOptions::default(), Tokens::by(secret(2), late));
+    let refused = ask(&stranger, &url).await.unwrap_err();
+
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    assert!(refused.metadata().get("kas-hop-clock").is_none());
+    let mut forged = http::HeaderMap::new();
+    let word = runtime::jwt::sign(&secret(2), "gitlab-kas", "gitlab-kas-clock").unwrap();
+    forged.insert("kas-hop-clock", word.parse().unwrap());
+    let mut taken = http::HeaderMap::new();
+    let token = runtime::jwt::sign(&secret(1), "gitlab-kas", "gitlab-kas").unwrap();
+    taken.insert("kas-hop-clock", token.parse().unwrap());
+    for answer in [forged, taken, http::HeaderMap::new()] {
+        assert!(!tokens(1).refused(&url, &answer), "{answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -258,11 +340,11 @@ async fn with_a_client_ca_only_who_shows_a_certificate_of_it_gets_in() {
     self_test(&me, &port, LONG).await.unwrap();
     let _serving = serve(&me, port);
 
-    let member = pool(with(Some(files.identity())), secret(1));
+    let member = pool(with(Some(files.identity())), tokens(1));
     assert_eq!(ask(&member, &url).await.unwrap(), Answer::None);
 
     for identity in [None, Some(stranger.identity())] {
-        let refused = ask(&pool(with(identity), secret(1)), &url).await;
+        let refused = ask(&pool(with(identity), tokens(1)), &url).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unavailable);
         assert!(refused.message().contains(&url), "{refused}");

@@ -48,6 +48,8 @@ pub struct Opening {
     pub close: bool,
     /// Whether doing it twice is like doing it once.
     pub safe: bool,
+    /// Whether it is made again elsewhere whenever it breaks, so that a replica that leaves may end it.
+    pub moves: bool,
 }
 
 /// What an agent answers, in this order: header, messages, trailer, perhaps an

@@ -41,7 +41,8 @@ const AT_ONCE: usize = 16 << 10;
 
 /// Serves one question of a peer, to its end. The caller has checked that the
 /// peer is one. A peer that still waits for a tunnel when `leaving` starts is
-/// told to look elsewhere.
+/// told to look elsewhere, and so is one whose call [moves](Opening::moves) at
+/// the last call.
 pub async fn serve(
     registry: &Arc<Registry>,
     request: Request<h2::RecvStream>,
@@ -80,6 +81,12 @@ enum Ended {
     Call(Broken),
     /// The question could not be served.
     Refused(Status),
+}
+
+impl Ended {
+    fn leaving() -> Self {
+        Self::Refused(Status::unavailable("this replica leaves"))
+    }
 }
 
 impl From<ReceiveError> for Ended {
@@ -130,20 +137,25 @@ async fn relay(
         messages,
         close,
         safe: question.begins,
+        moves: question.moves,
     };
     // Dead already: the agent has seen nothing.
     let begun = Call::through_tunnel(tunnel, opening);
     let mut call = begun.map_err(|_| Ended::Call(Broken::Unused))?;
-    Relay {
+    let relayed = Relay {
         call: &mut call,
         peer: &mut peer,
         send,
         up: None,
         down: None,
         asking: !close,
+    };
+    tokio::select! {
+        biased;
+        ended = relayed.run() => ended,
+        // What goes on elsewhere need not be cut at the end of the grace period.
+        () = leaving.last_called(), if question.moves => Err(Ended::leaving()),
     }
-    .run()
-    .await
 }
 
 async fn find(
@@ -178,7 +190,7 @@ async fn find(
         tunnel = waiting.tunnel() => Ok(tunnel),
         // The peer found one elsewhere, or gave up.
         _ = peer.message() => Ok(None),
-        () = leaving.wait() => Err(Ended::Refused(Status::unavailable("this replica leaves"))),
+        () = leaving.wait() => Err(Ended::leaving()),
     }
 }
 

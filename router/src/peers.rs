@@ -5,12 +5,9 @@ mod asked;
 mod hop;
 mod pool;
 
-use std::sync::Arc;
-
 use http::{HeaderMap, Request};
-use proto::metadata::Meta;
 use runtime::grpc::status_from;
-use tonic::Status;
+use tonic::{Code, Status};
 
 pub use asked::{Answer, Asked};
 pub(crate) use hop::Question;
@@ -20,13 +17,53 @@ pub use pool::{Dial, Peers, Random};
 
 use crate::{call::Opening, id::AgentId, search::Need};
 
-/// Metadata that prove this replica's identity, made anew for each call.
-pub type Credentials = Arc<dyn Fn() -> HeaderMap + Send + Sync>;
+/// How this replica proves to its peers who it is.
+pub trait Credentials: Send + Sync {
+    /// Metadata for a question to the peer at `url`, made anew for each.
+    fn prove(&self, url: &str) -> HeaderMap;
+
+    /// A peer has refused them, with these metadata. Whether other ones can be
+    /// made now, so that it makes sense to ask once more.
+    fn refused(&self, _url: &str, _refusal: &HeaderMap) -> bool {
+        false
+    }
+}
+
+/// For peers that need no proof.
+impl Credentials for () {
+    fn prove(&self, _: &str) -> HeaderMap {
+        HeaderMap::new()
+    }
+}
+
+/// Why a question was not answered.
+struct Failed {
+    status: Status,
+    /// Whether it makes sense to ask once more.
+    again: bool,
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        let again = false;
+        Self { status, again }
+    }
+}
+
+impl From<h2::Error> for Failed {
+    fn from(error: h2::Error) -> Self {
+        Self {
+            status: status_from(&error),
+            again: is_of_the_connection(&error),
+        }
+    }
+}
 
 impl Peers {
-    /// Asks the peer at `url` for a tunnel of the agent, for a call with
-    /// `meta`. A connection that turns out to be dead is not held against the
-    /// peer: it is asked once more through another.
+    /// Asks the peer at `url` for a tunnel of the agent, for the call that
+    /// `opening` begins. A connection that turns out to be dead is not held
+    /// against the peer: it is asked once more through another, and so is one
+    /// that refused credentials which can be mended.
     ///
     /// # Errors
     /// A status when the peer cannot be reached, or refuses.
@@ -35,9 +72,9 @@ impl Peers {
         url: &str,
         agent: AgentId,
         need: &Need,
-        meta: &Meta,
+        opening: &Opening,
     ) -> Result<Asked, Status> {
-        let question = || hop::request(agent, need, meta, self.credentials());
+        let question = || hop::request(agent, need, opening, self.credentials.prove(url));
         self.ask_twice(url, &question, None).await
     }
 
@@ -56,7 +93,7 @@ impl Peers {
         opening: &Opening,
     ) -> Result<Asked, Status> {
         let question = || {
-            let mut question = hop::request(agent, need, &opening.meta, self.credentials());
+            let mut question = hop::request(agent, need, opening, self.credentials.prove(url));
             hop::say_that_it_begins(&mut question);
             question
         };
@@ -69,14 +106,11 @@ impl Peers {
         question: &(dyn Fn() -> Request<()> + Sync),
         begin: Option<&Opening>,
     ) -> Result<Asked, Status> {
-        match self.ask_once(url, question(), begin).await? {
-            Ok(asked) => Ok(asked),
-            Err(error) if is_of_the_connection(&error) => self
-                .ask_once(url, question(), begin)
-                .await?
-                .map_err(|error| status_from(&error)),
-            Err(error) => Err(status_from(&error)),
-        }
+        let asked = match self.ask_once(url, question(), begin).await {
+            Err(failed) if failed.again => self.ask_once(url, question(), begin).await,
+            asked => asked,
+        };
+        asked.map_err(|failed| failed.status)
     }
 
     /// Asks until the peer has begun to answer.
@@ -85,26 +119,21 @@ impl Peers {
         url: &str,
         question: Request<()>,
         begin: Option<&Opening>,
-    ) -> Result<Result<Asked, h2::Error>, Status> {
+    ) -> Result<Asked, Failed> {
         let (mut connection, lease) = self.connection(url).await?;
-        let (response, mut send) = match connection.send_request(question, false) {
-            Ok(sent) => sent,
-            Err(error) => return Ok(Err(error)),
-        };
-        let begun = begin.map(|opening| asked::begin(&mut send, opening.clone()));
-        if let Some(Err(error)) = begun {
-            return Ok(Err(error));
+        let (response, mut send) = connection.send_request(question, false)?;
+        if let Some(opening) = begin {
+            asked::begin(&mut send, opening.clone())?;
         }
-        let response = match response.await {
-            Ok(response) => response,
-            Err(error) => return Ok(Err(error)),
-        };
+        let response = response.await?;
         lease.answered();
         if let Some(status) = Status::from_header_map(response.headers()) {
-            return Err(status);
+            let again = status.code() == Code::Unauthenticated
+                && self.credentials.refused(url, response.headers());
+            return Err(Failed { status, again });
         }
         let recv = response.into_body();
-        Ok(Ok(Asked::new(send, recv, lease, begin.is_some())))
+        Ok(Asked::new(send, recv, lease, begin.is_some()))
     }
 }
 

@@ -16,7 +16,7 @@ use std::{collections::HashMap, future::poll_fn, task::Poll, time::Duration};
 use bytes::Bytes;
 use double::{Agent, Replica, Replicas, need, opening, url};
 use proto::{agent::prototool::Values, frame::Payload};
-use router::{AgentId, Call, Event, Opening, peers::Answer};
+use router::{AgentId, Broken, Call, Event, Opening, peers::Answer};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -90,8 +90,8 @@ async fn a_question_that_came_over_a_hop_is_not_passed_on() {
     let _agent = Agent::connect(&replicas.all[2], AGENT, 1).await;
     let stranger = replicas.stranger();
 
-    let meta = HashMap::new();
-    let asked = stranger.ask(&url(1), AGENT, &need(), &meta).await;
+    let opening = opening(&[], false);
+    let asked = stranger.ask(&url(1), AGENT, &need(), &opening).await;
     let mut asked = asked.unwrap();
 
     assert_eq!(asked.answer().await.unwrap(), Answer::None);
@@ -105,9 +105,8 @@ async fn a_question_that_came_over_a_hop_is_not_passed_on() {
 async fn a_question_that_is_dropped_takes_no_tunnel() {
     let replicas = Replicas::start(1);
     let stranger = replicas.stranger();
-    let meta = HashMap::new();
-    let (url, need) = (url(0), need());
-    let ask = || stranger.ask(&url, AGENT, &need, &meta);
+    let (url, need, opening) = (url(0), need(), opening(&[], false));
+    let ask = || stranger.ask(&url, AGENT, &need, &opening);
     let mut waits = ask().await.unwrap();
     assert_eq!(waits.answer().await.unwrap(), Answer::None);
     drop(waits);
@@ -166,13 +165,42 @@ async fn a_safe_call_waits_for_a_tunnel_of_a_peer_as_others_do() {
 }
 
 #[tokio::test]
+async fn a_replica_that_leaves_ends_at_the_last_call_what_goes_on_elsewhere_and_nothing_else() {
+    let replicas = Replicas::start(2);
+    let _agent = Agent::connect(&replicas.all[1], AGENT, 2).await;
+    let watch = Opening {
+        moves: true,
+        ..opening(&[b"a"], false)
+    };
+    let mut watch = open(&replicas.all[0], watch).await;
+    let mut upload = open(&replicas.all[0], opening(&[b"a"], false)).await;
+    for call in [&mut watch, &mut upload] {
+        assert_eq!(next_message(call).await, "a");
+    }
+    let drain = replicas.all[1].drain();
+
+    drain.start();
+    watch.send(payload(Bytes::from_static(b"b"))).await.unwrap();
+    assert_eq!(next_message(&mut watch).await, "b");
+    drain.last_call();
+
+    let ended = watch.event().await.unwrap_err();
+    assert!(matches!(ended, Broken::Peer(_)), "{ended}");
+    upload
+        .send(payload(Bytes::from_static(b"b")))
+        .await
+        .unwrap();
+    assert_eq!(next_message(&mut upload).await, "b");
+}
+
+#[tokio::test]
 async fn a_tunnel_that_was_ready_and_is_not_used_is_idle_again() {
     let replicas = Replicas::start(1);
     let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
     let stranger = replicas.stranger();
-    let meta = HashMap::new();
+    let opening = opening(&[], false);
     for _ in 0..3 {
-        let asked = stranger.ask(&url(0), AGENT, &need(), &meta).await;
+        let asked = stranger.ask(&url(0), AGENT, &need(), &opening).await;
         let mut asked = asked.unwrap();
 
         assert_eq!(asked.answer().await.unwrap(), Answer::Ready);

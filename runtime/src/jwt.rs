@@ -100,6 +100,18 @@ struct Claims {
 #[error("JWT validation failed: {0}")]
 pub struct JwtError(#[from] jsonwebtoken::errors::Error);
 
+impl JwtError {
+    /// Whether the token is early or late, and was signed with the secret.
+    #[must_use]
+    pub fn is_about_time(&self) -> bool {
+        use jsonwebtoken::errors::ErrorKind;
+        matches!(
+            self.0.kind(),
+            ErrorKind::ExpiredSignature | ErrorKind::ImmatureSignature
+        )
+    }
+}
+
 /// Signs a token that is valid from five seconds ago for five seconds
 /// (HS256, as GitLab's kas does between replicas).
 ///
@@ -119,15 +131,42 @@ pub fn sign_for(
     audience: &str,
     validity: Duration,
 ) -> Result<String, JwtError> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    encode(
+        secret,
+        issuer,
+        audience,
+        now.unwrap_or_default().as_secs(),
+        validity,
+    )
+}
+
+/// The same as [`sign`], by another clock: `now` is in seconds since 1970.
+///
+/// # Errors
+/// When the signing library refuses.
+pub fn sign_at(
+    secret: &Secret,
+    issuer: &str,
+    audience: &str,
+    now: u64,
+) -> Result<String, JwtError> {
+    encode(secret, issuer, audience, now, VALIDITY)
+}
+
+fn encode(
+    secret: &Secret,
+    issuer: &str,
+    audience: &str,
+    now: u64,
+    validity: Duration,
+) -> Result<String, JwtError> {
     let claims = Claims {
         iss: issuer.to_owned(),
         aud: [audience.to_owned()],
-        exp: (now + validity).as_secs(),
-        nbf: now.saturating_sub(VALIDITY).as_secs(),
-        iat: now.as_secs(),
+        exp: now.saturating_add(validity.as_secs()),
+        nbf: now.saturating_sub(VALIDITY.as_secs()),
+        iat: now,
     };
     let key = EncodingKey::from_secret(&secret.0);
     Ok(jsonwebtoken::encode(
@@ -147,6 +186,31 @@ pub fn verify(
     audience: &str,
     issuer: Option<&str>,
 ) -> Result<(), JwtError> {
+    let rules = rules(audience, issuer);
+    let key = DecodingKey::from_secret(&secret.0);
+    jsonwebtoken::decode::<serde::de::IgnoredAny>(token, &key, &rules)?;
+    Ok(())
+}
+
+/// When a token was signed, in seconds since 1970, whatever time it is now.
+///
+/// # Errors
+/// [`JwtError`] if signature, audience or issuer are wrong.
+pub fn issued_at(
+    secret: &Secret,
+    token: &str,
+    audience: &str,
+    issuer: &str,
+) -> Result<u64, JwtError> {
+    let mut rules = rules(audience, Some(issuer));
+    rules.validate_exp = false;
+    rules.validate_nbf = false;
+    let key = DecodingKey::from_secret(&secret.0);
+    let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules)?.claims;
+    Ok(claims.iat)
+}
+
+fn rules(audience: &str, issuer: Option<&str>) -> Validation {
     let mut rules = Validation::new(Algorithm::HS256);
     rules.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
     rules.leeway = 5;
@@ -157,9 +221,7 @@ pub fn verify(
         rules.set_issuer(&[issuer]);
         rules.set_required_spec_claims(&["exp", "aud", "iss"]);
     }
-    let key = DecodingKey::from_secret(&secret.0);
-    jsonwebtoken::decode::<serde::de::IgnoredAny>(token, &key, &rules)?;
-    Ok(())
+    rules
 }
 
 #[cfg(test)]
@@ -175,6 +237,22 @@ mod tests {
         assert!(verify(&secret, &token, "other", None).is_err());
         assert!(verify(&secret, &token, "gitlab-kas", Some("other")).is_err());
         assert!(verify(&Secret::new(vec![2; 32]), &token, "gitlab-kas", None).is_err());
+    }
+
+    #[test]
+    fn a_token_of_another_time_is_refused_for_that_and_still_says_when_it_was_signed() {
+        let secret = Secret::new(vec![1; 32]);
+        for time in [1_000_000, 20_000_000_000] {
+            let token = sign_at(&secret, "gitlab-kas", "clock", time).unwrap();
+
+            let refused = verify(&secret, &token, "clock", Some("gitlab-kas")).unwrap_err();
+            assert!(refused.is_about_time(), "{refused}");
+            let at = |secret, audience| issued_at(secret, &token, audience, "gitlab-kas");
+            assert_eq!(at(&secret, "clock").unwrap(), time);
+            let wrong = at(&secret, "gitlab-kas").unwrap_err();
+            assert!(!wrong.is_about_time(), "{wrong}");
+            assert!(at(&Secret::new(vec![2; 32]), "clock").is_err());
+        }
     }
 
     #[test]

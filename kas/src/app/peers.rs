@@ -13,7 +13,7 @@ use runtime::{
 
 use crate::{
     config::{Config, OwnAddress, OwnAddressVariables, PrivateApiListen, interface_addresses},
-    private_api::self_test,
+    private_api::{Tokens, self_test},
     replica::{PeerSettings, Port},
 };
 
@@ -88,7 +88,10 @@ async fn port(
     Ok(Port {
         listener,
         acceptor: PlainAcceptor::new(server),
-        settings: PeerSettings { secret, dial },
+        settings: PeerSettings {
+            tokens: Tokens::new(secret),
+            dial,
+        },
     })
 }
 

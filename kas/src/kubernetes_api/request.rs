@@ -105,6 +105,7 @@ impl Outline {
             messages,
             close,
             safe,
+            moves: false,
         }
     }
 }

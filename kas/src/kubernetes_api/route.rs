@@ -80,6 +80,7 @@ impl KubernetesApi {
         let watch = watch::prepare(&mut outline);
         let hold = self.settings.hold;
         let hold = request::timeout(&outline.query).map_or(hold, |timeout| timeout.min(hold));
+        let moves = watch.is_some();
         Journey {
             agent,
             method: outline.method.clone(),
@@ -91,7 +92,10 @@ impl KubernetesApi {
             deadline: Instant::now() + hold,
             upgrade: outline.upgrade,
             watch,
-            opening: outline.opening(&self.method, &self.via),
+            opening: Opening {
+                moves,
+                ..outline.opening(&self.method, &self.via)
+            },
         }
     }
 

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Method, Request, Uri, Version};
 use router::{
     Owner,
+    peers::Credentials as _,
     table::{TableFuture, Vouch},
 };
 use runtime::{
@@ -74,7 +75,7 @@ pub async fn self_test(
     port: &Port<PlainAcceptor, PeerSettings>,
     limit: Duration,
 ) -> Result<(), SelfTestError> {
-    let doorman = Doorman::new(me.replica.clone(), port.settings.secret.clone());
+    let doorman = Doorman::new(me.replica.clone(), port.settings.tokens.clone());
     tokio::select! {
         tested = attempts(me, port, limit) => tested,
         () = answer(&port.listener, &port.acceptor, Arc::new(doorman)) => {
@@ -116,6 +117,8 @@ struct Failed {
     /// Whether another attempt makes no sense.
     lasts: bool,
     refused: bool,
+    /// Whether another attempt would show other credentials.
+    corrected: bool,
     wrong_name: bool,
 }
 
@@ -125,6 +128,7 @@ impl Failed {
             why,
             lasts: false,
             refused: false,
+            corrected: false,
             wrong_name: false,
         }
     }
@@ -177,7 +181,10 @@ impl From<ConnectError> for Failed {
 impl Vouch for PeerSettings {
     fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
         Box::pin(async move {
-            let answered = ask(&replica.url, self).await;
+            let answered = match ask(&replica.url, self).await {
+                Err(failed) if failed.corrected => ask(&replica.url, self).await,
+                answered => answered,
+            };
             answered.is_ok_and(|name| name == replica.replica.to_string())
         })
     }
@@ -188,7 +195,7 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
     let stream = dial(url, &settings.dial).await?;
     let http2 = runtime::grpc::client_settings();
     let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
-    let (response, _) = send.send_request(question(settings), true)?;
+    let (response, _) = send.send_request(question(url, settings), true)?;
     let response = tokio::select! {
         response = response => response?,
         ended = connection => {
@@ -204,6 +211,7 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
         (Some(status), _) if status.code() == Code::Unauthenticated => Err(Failed {
             lasts: true,
             refused: true,
+            corrected: settings.tokens.refused(url, response.headers()),
             ..Failed::new(status.message().to_owned())
         }),
         (status, _) => Err(Failed::new(format!(
@@ -222,12 +230,12 @@ async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteSt
     Ok(connect(&target, options).await?.io)
 }
 
-fn question(settings: &PeerSettings) -> Request<()> {
+fn question(url: &str, settings: &PeerSettings) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::from_static("http://kas/kas.PrivateApi/SelfTest");
-    *request.headers_mut() = super::credentials(settings.secret.clone())();
+    *request.headers_mut() = settings.tokens.prove(url);
     let headers = request.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("te", HeaderValue::from_static("trailers"));

@@ -21,6 +21,7 @@ use crate::{
     agent_api, app,
     control_plane::standalone::Standalone,
     kubernetes_api,
+    private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
     tracker::Tracker,
     version,
@@ -83,7 +84,7 @@ impl Cluster {
         self.users.push(users.local_addr());
         let url = format!("grpc://{}", peers.local_addr());
         let settings = PeerSettings {
-            secret: secret.clone(),
+            tokens: Tokens::new(secret.clone()),
             dial: ConnectOptions::default(),
         };
         let mut metrics = Metrics::default();

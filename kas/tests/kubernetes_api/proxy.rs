@@ -54,11 +54,7 @@ impl Proxy {
         let nobody: router::peers::Dial = Arc::new(|_| {
             Box::pin(async { Err::<ByteStream, _>(std::io::Error::other("no peers")) })
         });
-        let peers = Peers::new(
-            nobody,
-            Arc::new(http::HeaderMap::new),
-            CancellationToken::new(),
-        );
+        let peers = Peers::new(nobody, Arc::new(()), CancellationToken::new());
         let router = Arc::new(Router::new(registry.clone(), table, peers));
         let metrics = Metrics::default();
         let api = KubernetesApi::new(

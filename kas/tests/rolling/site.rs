@@ -27,6 +27,7 @@ use kas::{
     },
     kubernetes_api,
     notifications::Notifications,
+    private_api::Tokens,
     replica::{Cut, Graces, PeerSettings, Port, Replica, Setup},
     tracker::Tracker,
 };
@@ -165,7 +166,7 @@ impl Site {
                 listener: peers,
                 acceptor: PlainAcceptor::new(None),
                 settings: PeerSettings {
-                    secret: self.secret.clone(),
+                    tokens: Tokens::new(self.secret.clone()),
                     dial: ConnectOptions::default(),
                 },
             }),

@@ -17,7 +17,7 @@ use proto::{
 };
 use tonic::Status;
 
-use crate::{id::AgentId, search::Need};
+use crate::{call::Opening, id::AgentId, search::Need};
 
 /// The metadata that names the agent on the private API.
 pub const AGENT_ID: &str = "kas-hop-routing-agent-id";
@@ -28,6 +28,8 @@ pub const CALLER: &str = "kas-hop-caller";
 
 /// The metadata that says that the call's messages follow at once.
 const BEGINS: &str = "kas-hop-begins";
+/// The metadata that says that the call may be ended by a replica that leaves.
+const MOVES: &str = "kas-hop-moves";
 /// What all metadata between replicas begin with that stay between them.
 const HOP: &str = "kas-hop-";
 /// What cannot stand for itself in [`CALLER`].
@@ -42,13 +44,15 @@ pub(crate) struct Question {
     pub(crate) meta: Meta,
     /// Whether the call's messages follow without waiting for an answer.
     pub(crate) begins: bool,
+    /// Whether the call is made again elsewhere whenever it breaks.
+    pub(crate) moves: bool,
 }
 
 /// The question as a request that proves with `credentials` who asks.
 pub(super) fn request(
     agent: AgentId,
     need: &Need,
-    meta: &Meta,
+    opening: &Opening,
     credentials: HeaderMap,
 ) -> Request<()> {
     let uri = Uri::builder()
@@ -60,7 +64,7 @@ pub(super) fn request(
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri.build().expect("a method path is a path");
     let headers = request.headers_mut();
-    put_meta(headers, meta);
+    put_meta(headers, &opening.meta);
     headers.extend(credentials);
     headers.insert(
         CONTENT_TYPE,
@@ -70,6 +74,9 @@ pub(super) fn request(
     headers.insert(AGENT_ID, HeaderValue::from(agent.0));
     if need.impersonation {
         headers.insert(IMPERSONATION, HeaderValue::from_static("required"));
+    }
+    if opening.moves {
+        headers.insert(MOVES, HeaderValue::from_static("true"));
     }
     let caller = utf8_percent_encode(&need.caller, ESCAPED).to_string();
     if let Ok(caller) = HeaderValue::from_str(&caller)
@@ -104,6 +111,7 @@ impl Question {
             },
             meta: meta(headers),
             begins: headers.contains_key(BEGINS),
+            moves: headers.contains_key(MOVES),
         })
     }
 }
@@ -186,6 +194,17 @@ mod tests {
         Values { value }
     }
 
+    fn opening(meta: &Meta, moves: bool) -> Opening {
+        Opening {
+            method: "/a.B/C".into(),
+            meta: meta.clone(),
+            messages: Vec::new(),
+            close: true,
+            safe: true,
+            moves,
+        }
+    }
+
     fn need(caller: &str) -> Need {
         Need {
             method: "/a.B/C".into(),
@@ -196,14 +215,19 @@ mod tests {
 
     #[test]
     fn a_question_arrives_as_it_was_asked() {
-        for caller in ["", "user:alice", "user:Zoë 100%\n"] {
+        for (caller, moves) in [
+            ("", false),
+            ("user:alice", true),
+            ("user:Zoë 100%\n", false),
+        ] {
             let meta = Meta::from([
                 ("traceparent".to_owned(), values(&["00-ab-cd-01"])),
                 ("tracestate".to_owned(), values(&["a=1", "b=2"])),
                 ("blob-bin".to_owned(), values(&["line\nbreak é"])),
             ]);
 
-            let request = request(AgentId(42), &need(caller), &meta, HeaderMap::new());
+            let opening = opening(&meta, moves);
+            let request = request(AgentId(42), &need(caller), &opening, HeaderMap::new());
 
             let read = Question::read(&request).unwrap();
             assert_eq!(
@@ -213,6 +237,7 @@ mod tests {
                     need: need(caller),
                     meta,
                     begins: false,
+                    moves,
                 }
             );
         }
@@ -227,7 +252,12 @@ mod tests {
             ("grpc-timeout".to_owned(), values(&["1S"])),
         ]);
 
-        let mut request = request(AgentId(1), &need("user:a"), &own, credentials);
+        let mut request = request(
+            AgentId(1),
+            &need("user:a"),
+            &opening(&own, false),
+            credentials,
+        );
         request
             .headers_mut()
             .insert("kas-hop-later", HeaderValue::from_static("x"));

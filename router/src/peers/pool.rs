@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
 use runtime::{grpc::SendRequest, io::ByteStream};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,7 +33,7 @@ pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 pub struct Peers {
     dial: Dial,
     random: Random,
-    credentials: Credentials,
+    pub(super) credentials: Arc<dyn Credentials>,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -49,7 +48,7 @@ impl std::fmt::Debug for Peers {
 impl Peers {
     /// No connections yet. Their tasks end with `stop`.
     #[must_use]
-    pub fn new(dial: Dial, credentials: Credentials, stop: CancellationToken) -> Self {
+    pub fn new(dial: Dial, credentials: Arc<dyn Credentials>, stop: CancellationToken) -> Self {
         Self {
             dial,
             random: Arc::new(rand::random),
@@ -65,10 +64,6 @@ impl Peers {
     pub fn jittered_by(mut self, random: Random) -> Self {
         self.random = random;
         self
-    }
-
-    pub(super) fn credentials(&self) -> HeaderMap {
-        (self.credentials)()
     }
 
     /// A connection to the peer at `url`, dialled if there is none.

@@ -170,7 +170,7 @@ async fn ask(
     let mut asked = if begin {
         peers.ask_and_begin(&owner.url, agent, need, opening).await
     } else {
-        peers.ask(&owner.url, agent, need, &opening.meta).await
+        peers.ask(&owner.url, agent, need, opening).await
     }?;
     Ok((asked.answer().await?, asked))
 }

@@ -27,6 +27,8 @@ struct Cached {
     fresh: bool,
     read_at: Instant,
     used_at: Instant,
+    /// When the agent was last known to have an owner and may have lost it.
+    held_at: Option<Instant>,
     /// Grows with each reported change: a reading that one overtook is void.
     heard: u64,
     reading: bool,
@@ -40,6 +42,9 @@ pub(super) struct Known {
     pub(super) record: Option<Arc<Record>>,
     pub(super) fresh: bool,
     pub(super) read_at: Instant,
+    /// When the agent was last known to have an owner and may have lost it,
+    /// whatever the clocks of those who write records say.
+    pub(super) held_at: Option<Instant>,
 }
 
 /// A reading that is to be made, of the state of reports at its start.
@@ -56,6 +61,7 @@ impl Records {
             record: cached.record.clone(),
             fresh: cached.fresh,
             read_at: cached.read_at,
+            held_at: cached.held_at,
         }
     }
 
@@ -104,15 +110,15 @@ impl Records {
     }
 
     /// The store says that the record has changed.
-    pub(super) fn changed(&mut self, agent: AgentId) {
+    pub(super) fn changed(&mut self, agent: AgentId, now: Instant) {
         if let Some(cached) = self.agents.get_mut(&agent) {
-            cached.outdate();
+            cached.outdate(now);
         }
     }
 
     /// Changes may have been missed.
-    pub(super) fn outdate_all(&mut self) {
-        self.agents.values_mut().for_each(Cached::outdate);
+    pub(super) fn outdate_all(&mut self, now: Instant) {
+        self.agents.values_mut().for_each(|it| it.outdate(now));
     }
 
     /// The owners of agents are seen in another light: those who wait look again.
@@ -143,6 +149,7 @@ impl Records {
             fresh: false,
             read_at: now,
             used_at: now,
+            held_at: None,
             heard: 0,
             reading: false,
             changes: watch::Sender::new(0),
@@ -154,9 +161,12 @@ impl Records {
 }
 
 impl Cached {
-    fn outdate(&mut self) {
+    fn outdate(&mut self, now: Instant) {
         self.heard += 1;
-        self.fresh = false;
+        let is_held = |record: &Arc<Record>| !record.owners.is_empty();
+        if std::mem::take(&mut self.fresh) && self.record.as_ref().is_some_and(is_held) {
+            self.held_at = Some(now);
+        }
         self.changes.send_modify(|version| *version += 1);
     }
 }
@@ -184,7 +194,7 @@ mod tests {
         let reading = records.begin(agent, now).unwrap();
         assert!(records.begin(agent, now).is_none(), "one at a time");
 
-        records.changed(agent);
+        records.changed(agent, now);
         let again = records.end(agent, reading, Some(record("a")), now);
 
         assert!(again);
@@ -210,8 +220,30 @@ mod tests {
         }
 
         assert_eq!(*changes.borrow_and_update(), 1);
-        records.changed(agent);
+        records.changed(agent, now);
         assert!(changes.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn since_when_an_agent_has_no_owner_is_known_without_a_clock_of_others() {
+        let start = Instant::now();
+        let agent = AgentId(1);
+        let mut records = Records::default();
+        let read = |records: &mut Records, record, now| {
+            let reading = records.begin(agent, now).unwrap();
+            records.end(agent, reading, Some(record), now);
+        };
+        let second = Duration::from_secs(1);
+        read(&mut records, record("a"), start);
+        assert_eq!(records.known(agent, start).held_at, None);
+
+        records.changed(agent, start + second);
+        records.changed(agent, start + 2 * second);
+        read(&mut records, Record::default(), start + 3 * second);
+        records.outdate_all(start + 4 * second);
+
+        let known = records.known(agent, start + 5 * second);
+        assert_eq!(known.held_at, Some(start + second));
     }
 
     #[tokio::test(start_paused = true)]

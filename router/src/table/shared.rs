@@ -265,7 +265,9 @@ impl RoutingTable for SharedTable {
         Box::pin(async move {
             let known = reader::fresh(inner, agent).await;
             reader::look_again(inner, agent, &known);
-            inner.lock().last_seen(&known, &inner.me, inner.unix())
+            inner
+                .lock()
+                .last_seen(&known, &inner.me, Instant::now(), inner.unix())
         })
     }
 
@@ -311,13 +313,13 @@ async fn listen(inner: Arc<Inner>) {
         let now = Instant::now();
         let mut state = inner.lock();
         match event {
-            StoreEvent::Changed(agent) => state.records.changed(agent),
+            StoreEvent::Changed(agent) => state.records.changed(agent, now),
             StoreEvent::Missed => {
-                state.records.outdate_all();
+                state.records.outdate_all(now);
                 inner.renew.notify_one();
             }
             StoreEvent::Back => {
-                state.records.outdate_all();
+                state.records.outdate_all(now);
                 state.doubt(now);
                 inner.retell(&mut state, now);
                 inner.renew.notify_one();

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::{HeaderMap, Request};
+use http::Request;
 use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::{
@@ -44,7 +44,11 @@ pub struct Replicas {
 }
 
 #[derive(Clone)]
-pub struct Replica(Arc<Router>);
+pub struct Replica {
+    router: Arc<Router>,
+    /// How it leaves its peers.
+    drain: Drain,
+}
 
 pub fn need() -> Need {
     Need {
@@ -66,6 +70,7 @@ pub fn opening(messages: &[&'static [u8]], close: bool) -> Opening {
         messages,
         close,
         safe: false,
+        moves: false,
     }
 }
 
@@ -84,7 +89,7 @@ impl Replicas {
     pub fn stranger(&self) -> Peers {
         Peers::new(
             dial(self.doors.clone()),
-            Arc::new(HeaderMap::new),
+            Arc::new(()),
             CancellationToken::new(),
         )
     }
@@ -112,17 +117,19 @@ impl Replica {
         let (sender, visitors) = mpsc::channel(8);
         let door = Door { sender, dials: 0 };
         doors.lock().unwrap().insert(url, door);
-        tokio::spawn(answer_peers(registry.clone(), visitors));
-        let peers = Peers::new(
-            dial(doors.clone()),
-            Arc::new(HeaderMap::new),
-            CancellationToken::new(),
-        );
-        Self(Arc::new(Router::new(registry, table, peers)))
+        let drain = Drain::new();
+        tokio::spawn(answer_peers(registry.clone(), visitors, drain.clone()));
+        let peers = Peers::new(dial(doors.clone()), Arc::new(()), CancellationToken::new());
+        let router = Arc::new(Router::new(registry, table, peers));
+        Self { router, drain }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
-        self.0.registry()
+        self.router.registry()
+    }
+
+    pub fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     pub async fn open(
@@ -131,7 +138,7 @@ impl Replica {
         opening: Opening,
         deadline: Instant,
     ) -> Result<Call, OpenError> {
-        self.0.open(agent, &need(), &opening, deadline).await
+        self.router.open(agent, &need(), &opening, deadline).await
     }
 
     pub async fn open_as(
@@ -141,7 +148,7 @@ impl Replica {
         opening: Opening,
         deadline: Instant,
     ) -> Result<Call, OpenError> {
-        self.0.open(agent, need, &opening, deadline).await
+        self.router.open(agent, need, &opening, deadline).await
     }
 }
 
@@ -164,18 +171,19 @@ fn dial(doors: Doors) -> router::peers::Dial {
 async fn answer_peers(
     registry: Arc<Registry>,
     mut visitors: mpsc::Receiver<tokio::io::DuplexStream>,
+    drain: Drain,
 ) {
     while let Some(stream) = visitors.recv().await {
-        let registry = registry.clone();
+        let (registry, drain) = (registry.clone(), drain.clone());
         tokio::spawn(async move {
             let mut http2 = runtime::grpc::peer_settings()
                 .handshake(stream)
                 .await
                 .unwrap();
             while let Some(Ok((request, respond))) = http2.accept().await {
-                let registry = registry.clone();
+                let (registry, drain) = (registry.clone(), drain.clone());
                 tokio::spawn(async move {
-                    router::owner::serve(&registry, request, respond, &Drain::new()).await
+                    router::owner::serve(&registry, request, respond, &drain).await
                 });
             }
         });

@@ -5,9 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use http::HeaderMap;
 use router::{
-    AgentId, Need, Owner, Registry, ReplicaId,
+    AgentId, Need, Opening, Owner, Registry, ReplicaId,
     peers::{Answer, Asked, Peers},
     store::memory::MemoryStore,
 };
@@ -85,7 +84,7 @@ impl Peer {
             let peer = peer.clone();
             Box::pin(async move { peer.dialled() })
         });
-        Peers::new(dial, Arc::new(HeaderMap::new), CancellationToken::new())
+        Peers::new(dial, Arc::new(()), CancellationToken::new())
     }
 
     fn dialled(self: Arc<Self>) -> std::io::Result<ByteStream> {
@@ -149,8 +148,16 @@ fn need(caller: usize) -> Need {
 
 /// A question to the peer that stays open, since it has no tunnel.
 pub async fn ask(pool: &Peers, caller: usize) -> Result<Asked, Status> {
-    let meta = std::collections::HashMap::new();
-    let mut asked = pool.ask(URL, AGENT, &need(caller), &meta).await?;
+    let need = need(caller);
+    let opening = Opening {
+        method: need.method.clone(),
+        meta: Default::default(),
+        messages: Vec::new(),
+        close: false,
+        safe: false,
+        moves: false,
+    };
+    let mut asked = pool.ask(URL, AGENT, &need, &opening).await?;
     assert_eq!(asked.answer().await?, Answer::None);
     Ok(asked)
 }

@@ -153,6 +153,7 @@ impl Request {
             }],
             close: true,
             safe: self.safe,
+            moves: false,
         }
     }
 

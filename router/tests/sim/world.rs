@@ -168,8 +168,7 @@ impl World {
             };
             Box::pin(dialled) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
         };
-        let credentials = Arc::new(http::HeaderMap::new);
-        Peers::new(Arc::new(dial), credentials, stop)
+        Peers::new(Arc::new(dial), Arc::new(()), stop)
             .jittered_by(Arc::new(move || rng.lock().unwrap().random()))
     }
 

@@ -78,7 +78,7 @@ fn take_in(inner: &Inner, renewal: Renewal) -> Vec<Lease> {
     }
     if lost || (was_away && state.registered) {
         state.doubt(now);
-        state.records.outdate_all();
+        state.records.outdate_all(now);
         inner.retell(&mut state, now);
     }
     state.registered = true;

@@ -17,6 +17,8 @@ use super::{
 };
 use crate::id::{AgentId, ReplicaId};
 
+const A_SECOND: Duration = Duration::from_secs(1);
+
 /// What one replica knows of the table.
 #[derive(Debug)]
 pub(super) struct State {
@@ -112,7 +114,14 @@ impl State {
     }
 
     /// How long ago any other replica held the agent.
-    pub(super) fn last_seen(&self, known: &Known, me: &Owner, unix: u64) -> Option<Duration> {
+    /// By the clock of that one and of this, unless this one knew the agent then.
+    pub(super) fn last_seen(
+        &self,
+        known: &Known,
+        me: &Owner,
+        now: Instant,
+        unix: u64,
+    ) -> Option<Duration> {
         let record = known.record.as_ref()?;
         let held = record
             .owners
@@ -123,12 +132,13 @@ impl State {
         match held {
             Some(Standing::Live | Standing::Unknown | Standing::Draining) => Some(Duration::ZERO),
             // It went with its replica, so it comes back soon.
-            Some(Standing::Unreachable | Standing::Dead) => Some(Duration::from_secs(1)),
+            Some(Standing::Unreachable | Standing::Dead) => Some(A_SECOND),
             None => {
                 let at = record.last_seen?;
+                let ago = Duration::from_secs(unix.saturating_sub(at));
+                let known = known.held_at.map(|at| now.saturating_duration_since(at));
                 // Zero is for those that are connected.
-                let ago = unix.saturating_sub(at).max(1);
-                Some(Duration::from_secs(ago))
+                Some(known.map_or(ago, |known| known.min(ago)).max(A_SECOND))
             }
         }
     }
