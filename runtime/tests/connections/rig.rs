@@ -13,23 +13,23 @@ use tokio::time::timeout;
 
 use crate::certificates::Authority;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A listener for agents and what dials it.
-pub struct Agents {
-    pub listener: Listener,
-    pub acceptor: AgentAcceptor,
+pub(crate) struct Agents {
+    pub(crate) listener: Listener,
+    pub(crate) acceptor: AgentAcceptor,
 }
 
 impl Agents {
-    pub async fn new(options: AgentAcceptorOptions) -> Self {
+    pub(crate) async fn new(options: AgentAcceptorOptions) -> Self {
         Self {
             listener: bind("127.0.0.1:0").await.unwrap(),
             acceptor: AgentAcceptor::new(options),
         }
     }
 
-    pub async fn secure(authority: &Authority) -> Self {
+    pub(crate) async fn secure(authority: &Authority) -> Self {
         let tls = ServerTls::load(authority.identity("localhost"), &[H2, HTTP_1_1]).unwrap();
         Self::new(AgentAcceptorOptions {
             tls: Some(tls),
@@ -38,16 +38,16 @@ impl Agents {
         .await
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listener.local_addr()
     }
 
-    pub fn target(&self, scheme: &str) -> Target {
+    pub(crate) fn target(&self, scheme: &str) -> Target {
         let port = self.address().port();
         Target::parse(&format!("{scheme}://localhost:{port}/path?query")).unwrap()
     }
 
-    pub async fn accept(&self) -> Result<Accepted, AcceptError> {
+    pub(crate) async fn accept(&self) -> Result<Accepted, AcceptError> {
         let (socket, peer) = self.listener.accept().await;
         timeout(LIMIT, self.acceptor.accept(socket, peer))
             .await
@@ -55,7 +55,7 @@ impl Agents {
     }
 }
 
-pub fn trusting(authority: &Authority) -> ConnectOptions {
+pub(crate) fn trusting(authority: &Authority) -> ConnectOptions {
     ConnectOptions {
         tls: Some(
             ClientTls::load(&ClientTlsOptions {
@@ -71,7 +71,11 @@ pub fn trusting(authority: &Authority) -> ConnectOptions {
 
 /// Dials and makes one HTTP/2 request, with a body of some size back and
 /// forth; returns the schemes of both sides and the authority that came.
-pub async fn call(agents: &Agents, target: &Target, options: &ConnectOptions) -> [String; 3] {
+pub(crate) async fn call(
+    agents: &Agents,
+    target: &Target,
+    options: &ConnectOptions,
+) -> [String; 3] {
     let serve = async {
         let accepted = agents.accept().await.unwrap();
         (accepted.scheme, serve(accepted.io).await)
@@ -115,7 +119,7 @@ async fn request(io: ByteStream) {
     assert_eq!(length, 30_000);
 }
 
-pub async fn both(
+pub(crate) async fn both(
     agents: &Agents,
     target: &Target,
     options: &ConnectOptions,
