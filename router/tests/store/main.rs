@@ -4,6 +4,7 @@
 
 mod boards;
 mod server;
+mod single;
 mod tables;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use router::{
 };
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use server::{Certificates, Cluster, Sentinels, Server, text};
+use single::Single;
 use tables::{A, hears, knows, owner, presence, replica, replica_with, two, until};
 
 /// What every table must do, seen by two replicas of it.
@@ -92,8 +94,8 @@ async fn memory_conforms() {
 
 #[tokio::test]
 async fn a_single_redis_conforms() {
-    let server = Server::start(&[]);
-    let (a, b) = two(&server.options()).await;
+    let redis = Single::start("a_single_redis_conforms").await;
+    let (a, b) = two(&redis.options()).await;
     conforms(a, b).await;
 }
 
@@ -322,17 +324,17 @@ async fn a_redis_that_is_killed_and_comes_back_empty_loses_nothing_that_is_held(
 
 #[tokio::test]
 async fn a_frozen_redis_is_done_without_and_caught_up_with() {
-    let server = Server::start(&[]);
-    let (a, b) = two(&server.options()).await;
+    let redis = Single::start("a_frozen_redis_is_done_without_and_caught_up_with").await;
+    let (a, b) = two(&redis.options()).await;
     a.announce(A);
     knows(&*b, A, &[owner("a")]).await;
 
-    server.signal("-STOP");
+    redis.freeze().await;
     a.announce(AgentId(8));
     a.retract(A);
     until("doubt", async || !b.certain()).await;
     knows(&*b, AgentId(8), &[owner("a")]).await;
-    server.signal("-CONT");
+    redis.thaw().await;
 
     until("certainty", async || b.certain()).await;
     knows(&*b, AgentId(8), &[owner("a")]).await;

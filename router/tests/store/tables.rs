@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use router::{
     AgentId, Owner, ReplicaId, RoutingTable, SharedTable,
     store::redis::{RedisOptions, RedisStore},
-    table::{Presence, TableFuture, Vouch, Wanted, shared::Settings},
+    table::{Presence, TableFuture, Vouch, Wanted, Word, shared::Settings},
 };
 
 /// How long anything may take to come to hold.
@@ -25,8 +25,8 @@ pub(crate) fn owner(name: &str) -> Owner {
 struct Silence;
 
 impl Vouch for Silence {
-    fn lives<'a>(&'a self, _: &'a Owner) -> TableFuture<'a, bool> {
-        Box::pin(std::future::ready(false))
+    fn ask<'a>(&'a self, _: &'a Owner) -> TableFuture<'a, Word> {
+        Box::pin(std::future::ready(Word::Silence))
     }
 }
 
