@@ -82,8 +82,8 @@ fn draw(rng: &mut StdRng, kind: u32, replicas: usize, agents: i64) -> Fault {
         8 => Fault::StoreSlow(rng.random_range(100..2500), millis),
         9 => Fault::StoreFailsOver(rng.random_range(10..2500)),
         10 => Fault::StoreEmptied,
-        // Long enough that others look whether it lives.
-        11 => Fault::StoreCut(a, 2 * millis),
+        // Longer than a request is held, so that others must look whether it lives.
+        11 => Fault::StoreCut(a, 5 * millis),
         12 => Fault::StoreDeaf(a, millis),
         13 => Fault::Crash(a, millis),
         14 => Fault::Vanish(a, millis),
