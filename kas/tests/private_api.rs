@@ -23,7 +23,7 @@ use router::{
     AgentId, Need, Opening, Owner, Registry, ReplicaId,
     peers::{Answer, Credentials as _, Peers},
     store::memory::MemoryStore,
-    table::Vouch as _,
+    table::{Vouch as _, Word},
 };
 use runtime::{
     connect::ConnectOptions,
@@ -301,7 +301,7 @@ async fn a_replica_whose_clock_is_wrong_or_steps_is_told_the_time_and_let_in() {
         assert_eq!(answer.unwrap(), Answer::None, "{wrong_by} s");
     }
     WRONG_BY.store(-7200, Ordering::SeqCst);
-    assert!(settings.lives(&me).await, "it is not taken for dead either");
+    assert_eq!(settings.ask(&me).await, Word::Lives);
 }
 
 /// What a refusal says of the time is signed, and for nothing else.

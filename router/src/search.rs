@@ -53,6 +53,8 @@ impl Router {
     /// A router over these tunnels, this table and these peers.
     #[must_use]
     pub fn new(registry: Arc<Registry>, table: Arc<dyn RoutingTable>, peers: Peers) -> Self {
+        let looks_after = table.clone();
+        let peers = peers.looked_after_by(Arc::new(move |url| looks_after.lost(url)));
         Self {
             registry,
             table,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub use presence::{Before, Presence, Telling, Told, Wanted};
-pub use shared::{SharedTable, Vouch};
+pub use shared::{SharedTable, Vouch, Word};
 
 /// A replica that holds tunnels of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
 
     /// A replica could not be reached: it is nobody's owner until it is heard of again.
     fn unreachable(&self, replica: &ReplicaId);
+
+    /// The connection to the replica at this URL broke without a word: it may have ended.
+    fn lost(&self, _url: &str) {}
 
     /// This replica leaves: others prefer owners that stay.
     fn drain(&self);

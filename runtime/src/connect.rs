@@ -142,6 +142,14 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether the target's machine is there and nobody listens.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Dial { error, .. } if error.is_refusal())
+    }
+}
+
 /// Dials, within the deadline, every address that the target's name has.
 ///
 /// # Errors

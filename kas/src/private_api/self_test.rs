@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 use router::{
     Owner,
     peers::Credentials as _,
-    table::{TableFuture, Vouch},
+    table::{TableFuture, Vouch, Word},
 };
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
@@ -120,6 +120,8 @@ struct Failed {
     /// Whether another attempt would show other credentials.
     corrected: bool,
     wrong_name: bool,
+    /// Whether nobody listens.
+    nobody: bool,
 }
 
 impl Failed {
@@ -130,6 +132,7 @@ impl Failed {
             refused: false,
             corrected: false,
             wrong_name: false,
+            nobody: false,
         }
     }
 
@@ -173,19 +176,25 @@ impl From<ConnectError> for Failed {
         let wrong_name = why.contains("for another name");
         Self {
             wrong_name,
+            nobody: error.is_refusal(),
             ..Self::new(why)
         }
     }
 }
 
 impl Vouch for PeerSettings {
-    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
         Box::pin(async move {
             let answered = match ask(&replica.url, self).await {
                 Err(failed) if failed.corrected => ask(&replica.url, self).await,
                 answered => answered,
             };
-            answered.is_ok_and(|name| name == replica.replica.to_string())
+            match answered {
+                Ok(name) if name == replica.replica.to_string() => Word::Lives,
+                Ok(_) => Word::Ended,
+                Err(failed) if failed.nobody => Word::Ended,
+                Err(_) => Word::Silence,
+            }
         })
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::Credentials;
+use link::End;
 use state::{LinkId, State, Take};
 
 /// Dials the private API of a peer by its URL.
@@ -29,6 +30,9 @@ pub type Dial = Arc<
 /// Where pauses get their jitter from: uniform in `0.0..1.0`.
 pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 
+/// Is told the URL of a peer whose connection broke without a word.
+pub(crate) type Lost = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// Connections to peers.
 pub struct Peers {
     dial: Dial,
@@ -37,6 +41,7 @@ pub struct Peers {
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    lost: Lost,
 }
 
 impl std::fmt::Debug for Peers {
@@ -56,6 +61,7 @@ impl Peers {
             peers: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
+            lost: Arc::new(|_| {}),
         }
     }
 
@@ -63,6 +69,13 @@ impl Peers {
     #[must_use]
     pub fn jittered_by(mut self, random: Random) -> Self {
         self.random = random;
+        self
+    }
+
+    /// The same, with somebody who looks after peers that broke off.
+    #[must_use]
+    pub(crate) fn looked_after_by(mut self, lost: Lost) -> Self {
+        self.lost = lost;
         self
     }
 
@@ -103,7 +116,7 @@ impl Peers {
 
     /// Dials for all who wait, even if none of them goes on waiting.
     fn dial(&self, peer: Arc<Peer>) {
-        let (dial, stop) = (self.dial.clone(), self.stop.clone());
+        let (dial, stop, lost) = (self.dial.clone(), self.stop.clone(), self.lost.clone());
         self.tasks.spawn(async move {
             let opened = tokio::select! {
                 biased;
@@ -113,7 +126,9 @@ impl Peers {
             match opened {
                 Ok(link) => {
                     let id = peer.dialled(link.send.clone());
-                    link.drive(&peer, id, &stop).await;
+                    if link.drive(&peer, id, &stop).await == End::Broke {
+                        lost(&peer.url);
+                    }
                 }
                 Err(reason) => {
                     tracing::debug!(url = peer.url, reason, "a peer could not be dialled");

@@ -38,6 +38,8 @@ struct Peer {
     lease: Lease,
     silent: Duration,
     unreachable: bool,
+    /// Whether a connection to it broke, and it was not asked yet what became of it.
+    lost: bool,
 }
 
 /// When a replica was found dead, and its last beat.
@@ -77,8 +79,7 @@ impl Membership {
     }
 
     /// Takes in the leases as they were read; gives those whose beats stand
-    /// still for so long that [`judge`](Self::judge) has to be told whether
-    /// these replicas live.
+    /// still for so long that it must be found out whether these replicas live.
     pub(super) fn observe(&mut self, leases: Vec<Lease>, now: Instant) -> Vec<Lease> {
         // Time in which nothing could be read, or this process stood still,
         // says nothing about others.
@@ -100,7 +101,7 @@ impl Membership {
             // with all the store had: it has its time to write it again.
             let left = |peer: &mut Peer| peer.lease.state == ReplicaState::Draining;
             if self.peers.get_mut(&replica).is_some_and(left) {
-                self.bury(&replica, now);
+                self.remove(&replica, now);
             }
         }
         self.rebuild_ring();
@@ -108,14 +109,17 @@ impl Membership {
         suspects.map(|peer| peer.lease.clone()).collect()
     }
 
-    /// Takes in whether a suspect lives, as it said itself.
-    pub(super) fn judge(&mut self, replica: &ReplicaId, lives: bool, now: Instant) {
-        if !lives {
-            self.bury(replica, now);
-            self.rebuild_ring();
-        } else if let Some(peer) = self.peers.get_mut(replica) {
+    /// A suspect lives, as it said itself.
+    pub(super) fn reached(&mut self, replica: &ReplicaId) {
+        if let Some(peer) = self.peers.get_mut(replica) {
             peer.unreachable = false;
         }
+    }
+
+    /// A replica does not live.
+    pub(super) fn bury(&mut self, replica: &ReplicaId, now: Instant) {
+        self.remove(replica, now);
+        self.rebuild_ring();
     }
 
     /// Whether there is a replica that may live and does not reach the store:
@@ -130,6 +134,23 @@ impl Membership {
         if let Some(peer) = self.peers.get_mut(replica) {
             peer.unreachable = true;
         }
+    }
+
+    /// The connection to the replica at this URL broke.
+    pub(super) fn lost(&mut self, url: &str) {
+        for peer in self.peers.values_mut() {
+            peer.lost |= peer.lease.url == url;
+        }
+    }
+
+    /// Those to whom a connection broke since this was asked last.
+    pub(super) fn take_lost(&mut self) -> Vec<Lease> {
+        let lost = self.peers.values_mut().filter(|peer| peer.lost);
+        lost.map(|peer| {
+            peer.lost = false;
+            peer.lease.clone()
+        })
+        .collect()
     }
 
     /// How a replica stands whose entry was read at `read_at`.
@@ -176,11 +197,12 @@ impl Membership {
             lease,
             silent: Duration::ZERO,
             unreachable: false,
+            lost: false,
         };
         self.peers.insert(peer.lease.replica.clone(), peer);
     }
 
-    fn bury(&mut self, replica: &ReplicaId, now: Instant) {
+    fn remove(&mut self, replica: &ReplicaId, now: Instant) {
         let Some(peer) = self.peers.remove(replica) else {
             return;
         };

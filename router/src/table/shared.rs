@@ -108,8 +108,19 @@ pub struct Numbers {
 
 /// Asks replicas themselves, past the store.
 pub trait Vouch: std::fmt::Debug + Send + Sync + 'static {
-    /// Whether exactly this replica answers at its URL. It has a few seconds.
-    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool>;
+    /// Who answers at the replica's URL. It has a few seconds.
+    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word>;
+}
+
+/// What is heard at a replica's URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Exactly this replica answers.
+    Lives,
+    /// Nobody listens there, or another replica answers: this one has ended.
+    Ended,
+    /// Nothing that says either.
+    Silence,
 }
 
 /// The table of one replica.
@@ -287,6 +298,11 @@ impl RoutingTable for SharedTable {
 
     fn unreachable(&self, replica: &ReplicaId) {
         self.inner.lock().membership.unreachable(replica);
+    }
+
+    fn lost(&self, url: &str) {
+        self.inner.lock().membership.lost(url);
+        self.inner.renew.notify_one();
     }
 
     fn drain(&self) {

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use proto::frame::{Deframer, Encoding};
 use router::{
     AgentId, Owner, Registry, ReplicaId, Router, RoutingTable, SharedTable,
-    table::{TableFuture, Vouch, shared::Settings},
+    table::{TableFuture, Vouch, Word, shared::Settings},
     tunnel::{IdleEnd, IdleWatch, Offer, Stream},
 };
 use runtime::drain::Drain;
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Calls {
 }
 
 impl Vouch for Calls {
-    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
         Box::pin(self.0.answers(self.1, replica))
     }
 }

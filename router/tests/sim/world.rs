@@ -8,7 +8,7 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use router::{Owner, peers::Peers};
+use router::{Owner, peers::Peers, table::Word};
 use runtime::io::ByteStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,8 +133,8 @@ impl World {
         choice.get(index).map(|run| run.replica.clone())
     }
 
-    /// Whether another replica says to `me` that it is this run.
-    pub async fn answers(self: &Arc<Self>, me: usize, other: &Owner) -> bool {
+    /// What `me` hears where this run of another replica was.
+    pub async fn answers(self: &Arc<Self>, me: usize, other: &Owner) -> Word {
         let number = number(&other.url);
         let (_, _, link) = self
             .net
@@ -142,7 +142,10 @@ impl World {
             .await;
         link.cut();
         let there = self.replica(number);
-        there.is_some_and(|it| it.me.replica == other.replica && !it.stop.is_cancelled())
+        match there {
+            Some(it) if it.me.replica == other.replica && !it.stop.is_cancelled() => Word::Lives,
+            Some(_) | None => Word::Ended,
+        }
     }
 
     /// The connections of a replica to the others.

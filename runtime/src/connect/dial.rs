@@ -34,6 +34,18 @@ pub enum DialError {
 #[derive(Debug)]
 pub struct Attempts(Vec<(SocketAddr, io::Error)>);
 
+impl DialError {
+    /// Whether the machines are there and nobody listens.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Resolve { .. } => false,
+            Self::Refused(Attempts(attempts)) => attempts
+                .iter()
+                .all(|(_, error)| error.kind() == io::ErrorKind::ConnectionRefused),
+        }
+    }
+}
+
 impl std::fmt::Display for Attempts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (at, (address, error)) in self.0.iter().enumerate() {

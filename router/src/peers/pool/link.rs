@@ -30,6 +30,15 @@ const LOOK: Duration = Duration::from_secs(5);
 
 type Connection = h2::client::Connection<ByteStream, Frame>;
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// One of both wanted it so, or the peer was silent.
+    Orderly,
+    /// Nobody had said anything before: the peer's process may have ended.
+    Broke,
+}
+
 /// A connection that has carried a ping there and back.
 pub(super) struct Link {
     pub(super) send: SendRequest,
@@ -78,7 +87,7 @@ async fn handshake(dial: &Dial, url: &str) -> Result<Link, String> {
 impl Link {
     /// Drives the connection, and takes it out of the pool as soon as it is of
     /// no use to new calls.
-    pub(super) async fn drive(self, peer: &Peer, id: LinkId, stop: &CancellationToken) {
+    pub(super) async fn drive(self, peer: &Peer, id: LinkId, stop: &CancellationToken) -> End {
         let mut driver = Driver {
             connection: self.connection,
             probe: Some(self.send),
@@ -91,16 +100,21 @@ impl Link {
         loop {
             tokio::select! {
                 biased;
-                ended = &mut driver => {
-                    tracing::debug!(url = peer.url, ?ended, "a connection to a peer ended");
-                    return peer.leave(id, None);
+                (end, result) = &mut driver => {
+                    tracing::debug!(url = peer.url, ?result, "a connection to a peer ended");
+                    peer.leave(id, None);
+                    return end;
                 }
                 () = &mut silence => {
                     tracing::warn!(url = peer.url, "a peer stopped answering; its connection is closed");
-                    return peer.leave(id, Some("it stopped answering"));
+                    peer.leave(id, Some("it stopped answering"));
+                    return End::Orderly;
                 }
                 _ = look.tick() => driver.look(),
-                () = stop.cancelled() => return peer.leave(id, None),
+                () = stop.cancelled() => {
+                    peer.leave(id, None);
+                    return End::Orderly;
+                }
             }
         }
     }
@@ -125,10 +139,15 @@ impl Driver<'_> {
 }
 
 impl Future for Driver<'_> {
-    type Output = Result<(), h2::Error>;
+    type Output = (End, Result<(), h2::Error>);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let end = if this.probe.is_some() {
+            End::Broke
+        } else {
+            End::Orderly
+        };
         let ended = Pin::new(&mut this.connection).poll(cx);
         if let Some(probe) = &mut this.probe
             && let Poll::Ready(Err(_)) = probe.poll_ready(cx)
@@ -136,6 +155,6 @@ impl Future for Driver<'_> {
             this.probe = None;
             this.peer.leave(this.id, None);
         }
-        ended
+        ended.map(|ended| (end, ended))
     }
 }

@@ -37,7 +37,7 @@ async fn a_beat_that_stands_still_is_suspected_after_the_expiry_and_dead_if_it_d
 
     assert_eq!(members.observe(vec![lease("a", 1)], now), [lease("a", 1)]);
     assert_eq!(members.standing(&id("a"), now), Standing::Live);
-    members.judge(&id("a"), false, now);
+    members.bury(&id("a"), now);
     assert_eq!(members.standing(&id("a"), now), Standing::Dead);
     assert_eq!(members.observe(vec![lease("a", 1)], now + PERIOD), []);
     assert_eq!(
@@ -54,7 +54,7 @@ async fn a_frozen_replica_that_goes_on_lives() {
         members.observe(vec![lease("a", 1)], start + PERIOD * n);
     }
     let now = start + PERIOD * 4;
-    members.judge(&id("a"), false, now);
+    members.bury(&id("a"), now);
 
     members.observe(vec![lease("a", 2)], now);
 
@@ -69,7 +69,7 @@ async fn one_that_answers_lives_as_long_as_it_does_and_is_known_to_be_mute() {
     for n in 1..10 {
         let now = start + PERIOD * n;
         for suspect in members.observe(vec![lease("a", 1)], now) {
-            members.judge(&suspect.replica, true, now);
+            members.reached(&suspect.replica);
         }
         assert_eq!(members.has_mute(), n >= 2, "after {n} periods");
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{Inner, State};
+use super::{Inner, State, Word};
 use crate::{
     id::ReplicaId,
     store::{Lease, Renewal, ReplicaState},
@@ -27,8 +27,20 @@ pub(super) async fn run(inner: Arc<Inner>) {
             _ = ticks.tick() => {}
             () = inner.renew.notified() => tokio::time::sleep(PAUSE).await,
         }
-        renew(&inner).await;
+        tokio::join!(renew(&inner), look_after_lost(&inner));
     }
+}
+
+/// A process that ended is known by its port, long before its lease ends.
+async fn look_after_lost(inner: &Inner) {
+    let lost = inner.lock().membership.take_lost();
+    let buried = lost.into_iter().map(async |lease| {
+        let owner = owner(lease);
+        if word(inner, &owner).await == Word::Ended {
+            bury(inner, &owner.replica).await;
+        }
+    });
+    join_all(buried).await;
 }
 
 async fn renew(inner: &Inner) {
@@ -101,32 +113,38 @@ fn ids(state: &State) -> BTreeSet<ReplicaId> {
 
 /// Asks a suspect whether it lives. Its lease ends if it does not say so.
 async fn judge(inner: &Inner, suspect: Lease) {
-    let owner = Owner {
-        replica: suspect.replica,
-        url: suspect.url,
-    };
-    let lives = timeout(ASKED, inner.vouch.lives(&owner)).await;
-    let lives = lives.unwrap_or(false);
-    {
-        let mut state = inner.lock();
-        state
-            .membership
-            .judge(&owner.replica, lives, Instant::now());
-        if !lives {
-            state.records.wake_all();
+    let owner = owner(suspect);
+    match word(inner, &owner).await {
+        Word::Lives => {
+            let mut state = inner.lock();
+            state.membership.reached(&owner.replica);
+            tracing::debug!(replica = %owner.replica, "a replica lives, but does not renew its lease");
         }
+        Word::Ended | Word::Silence => bury(inner, &owner.replica).await,
     }
-    if lives {
-        tracing::debug!(replica = %owner.replica, "a replica lives, but does not renew its lease");
-    } else {
-        end_lease(inner, &owner.replica).await;
+}
+
+fn owner(lease: Lease) -> Owner {
+    Owner {
+        replica: lease.replica,
+        url: lease.url,
     }
+}
+
+async fn word(inner: &Inner, owner: &Owner) -> Word {
+    let asked = timeout(ASKED, inner.vouch.ask(owner)).await;
+    asked.unwrap_or(Word::Silence)
 }
 
 /// The lease goes before any entry does, so that a replica that was only frozen
 /// finds out that it has to announce its agents again.
-async fn end_lease(inner: &Inner, dead: &ReplicaId) {
-    tracing::info!(replica = %dead, "a replica has stopped renewing its lease and does not answer; it is taken for dead");
+async fn bury(inner: &Inner, dead: &ReplicaId) {
+    tracing::info!(replica = %dead, "a replica has stopped renewing its lease, or broke off, and does not answer; it is taken for dead");
+    {
+        let mut state = inner.lock();
+        state.membership.bury(dead, Instant::now());
+        state.records.wake_all();
+    }
     let ended = timeout(inner.settings.operation, inner.store.end_lease(dead)).await;
     if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "a dead replica's lease could not be removed");

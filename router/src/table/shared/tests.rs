@@ -20,6 +20,8 @@ struct World {
     away: bool,
     /// Who does not reach the store, and says so to whoever asks.
     cut_off: HashSet<String>,
+    /// Whose process has ended.
+    ended: HashSet<String>,
     reads: usize,
     writes: usize,
 }
@@ -162,10 +164,15 @@ impl RouteStore for Played {
 }
 
 impl Vouch for Played {
-    fn lives<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, bool> {
+    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
         let world = self.world.lock().unwrap();
-        let lives = world.cut_off.contains(&replica.replica.to_string());
-        Box::pin(std::future::ready(lives))
+        let name = replica.replica.to_string();
+        let word = match name {
+            _ if world.cut_off.contains(&name) => Word::Lives,
+            _ if world.ended.contains(&name) => Word::Ended,
+            _ => Word::Silence,
+        };
+        Box::pin(std::future::ready(word))
     }
 }
 
@@ -295,6 +302,29 @@ async fn the_agents_of_a_dead_replica_are_buried_and_its_lease_ends() {
     assert!(!world.lock().unwrap().leases.contains_key("a"));
     let seen = b.last_seen(A).await;
     assert!(seen.is_some_and(|ago| !ago.is_zero()), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_connection_broke_is_forgotten_within_a_second_if_its_process_has_ended_only() {
+    let (world, a, b) = two().await;
+    a.announce(A);
+    until(|| async { b.owners(A).await == [owner("a")] }).await;
+    let second = Duration::from_secs(1);
+
+    b.lost(&owner("a").url);
+    tokio::time::sleep(second).await;
+    assert_eq!(b.owners(A).await, [owner("a")], "nothing is known of it");
+
+    world.lock().unwrap().ended.insert("a".into());
+    drop(a);
+    b.lost(&owner("a").url);
+    tokio::time::sleep(second).await;
+
+    assert_eq!(b.owners(A).await, []);
+    assert_eq!(b.numbers().replicas, 1);
+    assert_eq!(b.last_seen(A).await, Some(second), "it may come back");
+    until(|| async { world.lock().unwrap().records[&A].owners.is_empty() }).await;
+    assert!(!world.lock().unwrap().leases.contains_key("a"));
 }
 
 #[tokio::test(start_paused = true)]
