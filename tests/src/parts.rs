@@ -20,6 +20,8 @@ pub enum Part {
     Redis,
     /// A Go compiler.
     Go,
+    /// Network namespaces with a firewall, which only root may make.
+    Namespaces,
     /// `script`, which gives a command a terminal.
     Pty,
 }
@@ -44,6 +46,7 @@ impl Part {
             Self::Nginx => &["nginx"],
             Self::Redis => &["redis-server"],
             Self::Go => &["go"],
+            Self::Namespaces => &["ip", "iptables"],
             Self::Pty => &["script"],
         }
     }
@@ -52,7 +55,12 @@ impl Part {
     #[must_use]
     pub fn lacking(self) -> Option<String> {
         let absent = self.programs().iter().find(|name| program(name).is_none());
-        absent.map(|name| format!("{self:?} ({name} is not installed; see tests/setup/install)"))
+        if let Some(name) = absent {
+            let why = "is not installed; see tests/setup/install";
+            return Some(format!("{self:?} ({name} {why})"));
+        }
+        let forbidden = self == Self::Namespaces && !is_root();
+        forbidden.then(|| format!("{self:?} (only root may make them)"))
     }
 }
 
@@ -91,6 +99,11 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .into_iter()
         .map(|folder| folder.join(name))
         .find(|file| is_program(file))
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 fn is_program(file: &Path) -> bool {
