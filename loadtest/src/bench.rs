@@ -2,6 +2,7 @@
 
 mod agents;
 mod compare;
+mod failover;
 mod idle;
 mod report;
 mod requests;
@@ -50,7 +51,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 500.0)]
     ramp: f64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "rest"])]
+    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest"])]
     only: Vec<Part>,
 }
 
@@ -65,6 +66,8 @@ enum Part {
     Idle,
     /// Requests and a long body through a replica that does not own the agent.
     Hop,
+    /// The owner of an agent is killed.
+    Failover,
     /// What a fleet at rest costs the Redis that replicas share.
     Rest,
 }
@@ -79,11 +82,25 @@ enum Route {
     Forwarded,
 }
 
+/// What lies between agent, kas and user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Link {
+    /// Loopback, in clear.
+    Clear,
+    /// Loopback, with TLS for agents and users.
+    Tls,
+    /// Loopback, in clear, where the user's connection carries little, as nets do.
+    Narrow,
+}
+
 /// How a kas is run.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     /// With TLS for agents.
     tls: bool,
+    /// With TLS for users.
+    https: bool,
     /// The port of a Redis that it shares with others.
     redis: Option<u16>,
 }
@@ -153,23 +170,41 @@ impl Bench {
         let mut report = Report::new(&self.kas);
         if self.wants(Part::Requests) || self.wants(Part::Bulk) {
             for kind in self.kinds() {
-                requests::measure(self, kind, Route::Direct, &mut report).await?;
+                requests::measure(self, kind, Route::Direct, Link::Clear, &mut report).await?;
             }
         }
         if self.wants(Part::Hop) {
-            for route in [Route::Direct, Route::Forwarded] {
-                requests::measure(self, Kind::Simulated, route, &mut report).await?;
-            }
+            self.hop(&mut report).await?;
         }
         if self.wants(Part::Idle) {
             for tls in [false, true] {
                 report.idle.push(idle::measure(self, tls).await?);
             }
         }
+        if self.wants(Part::Failover) && self.product == Product::Kas {
+            report.failover = failover::measure(self).await?;
+        }
         if self.wants(Part::Rest) {
             report.rest = Some(rest::measure(self).await?);
         }
         Ok(report)
+    }
+
+    /// With the least behind kas, as users run it, and where the net is the limit.
+    async fn hop(&self, report: &mut Report) -> anyhow::Result<()> {
+        let mut cases = vec![
+            (Kind::Simulated, Link::Clear),
+            (Kind::Simulated, Link::Narrow),
+        ];
+        if self.agentk.is_file() && self.product == Product::Kas {
+            cases.insert(1, (Kind::Agentk, Link::Tls));
+        }
+        for (kind, link) in cases {
+            for route in [Route::Direct, Route::Forwarded] {
+                requests::measure(self, kind, route, link, report).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whom requests are sent through: our own agentk only behind our own kas.
@@ -194,6 +229,7 @@ impl Bench {
         let setup = Setup {
             product: self.product,
             tls: run.tls,
+            https: run.https,
             redis: run.redis.or(self.redis.as_ref().map(Store::port)),
             gitlab: self.gitlab.as_ref().map(GitLab::port),
             ..Setup::new(self.kas.clone())

@@ -27,6 +27,8 @@ use crate::{
     scenario::Scenario,
     topology::{Product, beside},
 };
+pub(crate) use sampler::scrape;
+
 use drive::Drive;
 use stage::Stage;
 

@@ -61,10 +61,19 @@ impl Agents {
         replica: &Replica,
         agents: usize,
     ) -> anyhow::Result<Self> {
+        Self::fleet_at(bench, &replica.kas_address(), agents).await
+    }
+
+    /// The same, where they find kas at this address.
+    pub(super) async fn fleet_at(
+        bench: &Bench,
+        address: &str,
+        agents: usize,
+    ) -> anyhow::Result<Self> {
         let control = &bench.control;
         let arguments = [
             "fleet".to_owned(),
-            format!("--kas-address={}", replica.kas_address()),
+            format!("--kas-address={address}"),
             format!("--token-file={}", control.tokens.display()),
             format!("--ca-cert-file={}", control.certificate.display()),
             format!("--agents={agents}"),
@@ -88,6 +97,7 @@ impl Agents {
             format!("--kas-address={}", replica.kas_address()),
             format!("--token-file={}", bench.control.first.display()),
             format!("--kubeconfig={}", kubeconfig(bench, &server)?.display()),
+            format!("--ca-cert-file={}", bench.control.certificate.display()),
             format!("--observability-listen-address={}", loopback(observability)),
         ];
         let pod = [("POD_NAMESPACE", "bench"), ("POD_NAME", "bench")];

@@ -24,7 +24,12 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let scheme = if tls { "wss" } else { "ws" };
     let agents = bench.options.agents;
     output::progress(&format!("{scheme}: {agents} idle agents"));
-    let replica = bench.replica(Run { tls, redis: None }).await?;
+    let replica = bench
+        .replica(Run {
+            tls,
+            ..Run::default()
+        })
+        .await?;
     let empty = replica.sample()?.resident;
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
     let began = Instant::now();

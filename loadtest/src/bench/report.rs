@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Route, agents::Kind};
+use super::{Link, Route, agents::Kind};
 use crate::traffic;
 
 /// All figures of one run.
@@ -16,6 +16,7 @@ pub(super) struct Report {
     pub(super) requests: Vec<Requests>,
     pub(super) bulk: Vec<Bulk>,
     pub(super) idle: Vec<Idle>,
+    pub(super) failover: Vec<Failover>,
     pub(super) rest: Option<Rest>,
 }
 
@@ -24,6 +25,7 @@ pub(super) struct Report {
 pub(super) struct Requests {
     pub(super) kind: Kind,
     pub(super) route: Route,
+    pub(super) link: Link,
     pub(super) clients: usize,
     pub(super) kas_cpu_us: f64,
     pub(super) agent_cpu_us: f64,
@@ -36,6 +38,7 @@ pub(super) struct Requests {
 pub(super) struct Bulk {
     pub(super) kind: Kind,
     pub(super) route: Route,
+    pub(super) link: Link,
     pub(super) mebibytes_per_second: f64,
     pub(super) kas_cpu_ms: f64,
 }
@@ -52,6 +55,17 @@ pub(super) struct Idle {
     pub(super) after_reconnects_kib: f64,
     pub(super) cpu_ms_per_minute: f64,
     pub(super) fleet_kib: f64,
+}
+
+/// An owner was killed.
+#[derive(Debug, Serialize)]
+pub(super) struct Failover {
+    /// Until another replica, whose connection to it broke, counted it as dead.
+    pub(super) forgotten_ms: f64,
+    /// Until the agent had a tunnel elsewhere, by its own backoff.
+    pub(super) back_ms: f64,
+    /// From then until a request that was held at a third replica was answered.
+    pub(super) answered_ms: f64,
 }
 
 /// What replicas ask of the Redis that they share.
@@ -73,6 +87,7 @@ impl Report {
             requests: Vec::new(),
             bulk: Vec::new(),
             idle: Vec::new(),
+            failover: Vec::new(),
             rest: None,
         }
     }
@@ -99,15 +114,16 @@ impl Report {
         if !self.requests.is_empty() {
             writeln!(
                 table,
-                "\n| GET 4 KiB, ws | clients | requests/s | p50 ms | p99 ms | kas CPU µs | agent CPU µs | failed |\n|---|---|---|---|---|---|---|---|"
+                "\n| GET 4 KiB | clients | requests/s | p50 ms | p99 ms | kas CPU µs | agent CPU µs | failed |\n|---|---|---|---|---|---|---|---|"
             )?;
         }
         for row in &self.requests {
             let (sent, latency) = (&row.sent, &row.sent.latency_ms);
             writeln!(
                 table,
-                "| {}, {} | {} | {:.0} | {:.2} | {:.2} | {:.1} | {:.1} | {} |",
+                "| {}, {}, {} | {} | {:.0} | {:.2} | {:.2} | {:.1} | {:.1} | {} |",
                 row.kind.name(),
+                row.link.name(),
                 row.route.name(),
                 row.clients,
                 sent.requests_per_second,
@@ -119,17 +135,34 @@ impl Report {
             )?;
         }
         if !self.bulk.is_empty() {
-            writeln!(
-                table,
-                "\n| 200 MiB, ws | MiB/s | kas CPU ms |\n|---|---|---|"
-            )?;
+            writeln!(table, "\n| 200 MiB | MiB/s | kas CPU ms |\n|---|---|---|")?;
         }
         for row in &self.bulk {
-            let name = format!("{}, {}", row.kind.name(), row.route.name());
+            let (kind, link, route) = (row.kind.name(), row.link.name(), row.route.name());
+            let name = format!("{kind}, {link}, {route}");
             writeln!(
                 table,
                 "| {name} | {:.0} | {:.0} |",
                 row.mebibytes_per_second, row.kas_cpu_ms
+            )?;
+        }
+        for line in self.hops() {
+            writeln!(table, "\n{line}")?;
+        }
+        if !self.failover.is_empty() {
+            writeln!(
+                table,
+                "\n| an owner is killed, ms | forgotten by another replica | agent's own reconnect | first answer after that |\n|---|---|---|---|"
+            )?;
+        }
+        for (round, row) in self.failover.iter().enumerate() {
+            writeln!(
+                table,
+                "| {} | {:.0} | {:.0} | {:.0} |",
+                round + 1,
+                row.forgotten_ms,
+                row.back_ms,
+                row.answered_ms
             )?;
         }
         if !self.idle.is_empty() {
@@ -170,6 +203,61 @@ impl Report {
             }
         }
         Ok(())
+    }
+}
+
+impl Report {
+    /// What the way through another replica costs, in one line each.
+    fn hops(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (direct, hop) in pairs(
+            &self.requests,
+            |it| (it.kind, it.link, it.clients),
+            |it| it.route,
+        ) {
+            let (a, b) = (&direct.sent, &hop.sent);
+            lines.push(format!(
+                "Hop, {}, {}, {} clients: {:.0} % of direct, p50 {:+.2} ms.",
+                hop.kind.name(),
+                hop.link.name(),
+                hop.clients,
+                b.requests_per_second / a.requests_per_second * 100.0,
+                b.latency_ms.p50 - a.latency_ms.p50,
+            ));
+        }
+        for (direct, hop) in pairs(&self.bulk, |it| (it.kind, it.link, 0), |it| it.route) {
+            lines.push(format!(
+                "Hop, {}, {}, 200 MiB: {:.0} % of direct.",
+                hop.kind.name(),
+                hop.link.name(),
+                hop.mebibytes_per_second / direct.mebibytes_per_second * 100.0,
+            ));
+        }
+        lines
+    }
+}
+
+/// Direct measurements and the forwarded ones that are like them.
+fn pairs<T>(
+    rows: &[T],
+    like: impl Fn(&T) -> (Kind, Link, usize),
+    route: impl Fn(&T) -> Route,
+) -> Vec<(&T, &T)> {
+    let forwarded = rows.iter().filter(|row| route(row) == Route::Forwarded);
+    let pairs = forwarded.filter_map(|hop| {
+        let mut direct = rows.iter().filter(|row| route(row) == Route::Direct);
+        Some((direct.find(|row| like(row) == like(hop))?, hop))
+    });
+    pairs.collect()
+}
+
+impl Link {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Clear => "ws",
+            Self::Tls => "wss and https",
+            Self::Narrow => "ws, narrow link to the user",
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use anyhow::ensure;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Bench, Part, Route, Run,
+    Bench, Link, Part, Route, Run,
     agents::{Agents, Kind},
     report::{Bulk, Report, Requests},
 };
 use crate::{
+    chaos::{Chaos, Mode},
     output,
     topology::{Replica, Store},
     traffic,
@@ -21,6 +22,8 @@ const BODY: &str = "/json/4096";
 const WARM_UP: f64 = 1.0;
 /// How long the agent may take to be reachable.
 const REACHABLE: Duration = Duration::from_secs(30);
+/// Bytes a second of a narrow link: a gigabit. Its pieces wait for whole milliseconds, so it carries about half.
+const NARROW: u32 = 125_000_000;
 /// Bulk bodies, of which the median counts.
 const BULKS: usize = 3;
 
@@ -34,6 +37,9 @@ struct Path {
     store: Option<Store>,
     kind: Kind,
     route: Route,
+    link: Link,
+    /// In front of the entry, if the link is narrow.
+    front: Option<Chaos>,
 }
 
 /// Measures with an agent of this kind.
@@ -41,11 +47,13 @@ pub(super) async fn measure(
     bench: &Bench,
     kind: Kind,
     route: Route,
+    link: Link,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let path = Path::start(bench, kind, route).await?;
-    reachable(bench, path.entry()).await?;
-    if bench.wants(Part::Requests) || bench.wants(Part::Hop) {
+    let path = Path::start(bench, kind, route, link).await?;
+    reachable(bench, &path).await?;
+    let wants_requests = bench.wants(Part::Requests) || bench.wants(Part::Hop);
+    if wants_requests && link != Link::Narrow {
         for clients in CLIENTS {
             report.requests.push(requests(bench, &path, clients).await?);
         }
@@ -58,7 +66,7 @@ pub(super) async fn measure(
 }
 
 impl Path {
-    async fn start(bench: &Bench, kind: Kind, route: Route) -> anyhow::Result<Self> {
+    async fn start(bench: &Bench, kind: Kind, route: Route, link: Link) -> anyhow::Result<Self> {
         let store = match route {
             Route::Direct => None,
             Route::Forwarded => {
@@ -66,7 +74,8 @@ impl Path {
             }
         };
         let run = Run {
-            tls: false,
+            tls: link == Link::Tls,
+            https: link == Link::Tls,
             redis: store.as_ref().map(Store::port),
         };
         let owner = bench.replica(run).await?;
@@ -74,14 +83,28 @@ impl Path {
             Route::Direct => None,
             Route::Forwarded => Some(bench.replica(run).await?),
         };
-        Ok(Self {
+        let mut path = Self {
             agents: Agents::one(bench, &owner, kind).await?,
             owner,
             entry,
             store,
             kind,
             route,
-        })
+            link,
+            front: None,
+        };
+        if link == Link::Narrow {
+            let front = Chaos::start(&[path.entry().ports.users]).await?;
+            front.set(Mode::Throttle(NARROW));
+            path.front = Some(front);
+        }
+        Ok(path)
+    }
+
+    fn url(&self, path: &str) -> String {
+        let entry = self.entry();
+        let port = self.front.as_ref().map_or(entry.ports.users, Chaos::port);
+        entry.url_at(port, path)
     }
 
     fn entry(&self) -> &Replica {
@@ -108,17 +131,18 @@ impl Path {
     }
 }
 
-fn options(bench: &Bench, replica: &Replica, path: &str) -> traffic::Options {
+fn options(bench: &Bench, through: &Path, path: &str) -> traffic::Options {
     traffic::Options {
-        url: replica.url(path),
+        url: through.url(path),
         bearer: Some(bench.control.bearer("1")),
+        ca_cert_file: (through.link == Link::Tls).then(|| bench.control.certificate.clone()),
         ..Default::default()
     }
 }
 
-async fn reachable(bench: &Bench, replica: &Replica) -> anyhow::Result<()> {
+async fn reachable(bench: &Bench, path: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + REACHABLE;
-    let mut once = options(bench, replica, BODY);
+    let mut once = options(bench, path, BODY);
     once.requests = Some(1);
     once.timeout = Some(5.0);
     while traffic::send(&once).await?.errors() > 0 {
@@ -129,9 +153,9 @@ async fn reachable(bench: &Bench, replica: &Replica) -> anyhow::Result<()> {
 }
 
 async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<Requests> {
-    let (kind, route) = (path.kind, path.route);
-    output::progress(&format!("{kind:?}, {route:?}: {clients} clients"));
-    let mut options = options(bench, path.entry(), BODY);
+    let (kind, route, link) = (path.kind, path.route, path.link);
+    output::progress(&format!("{kind:?}, {route:?}, {link:?}: {clients} clients"));
+    let mut options = options(bench, path, BODY);
     options.clients = clients;
     options.duration = Some(WARM_UP);
     traffic::send(&options).await?;
@@ -143,6 +167,7 @@ async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<
     Ok(Requests {
         kind,
         route,
+        link,
         clients,
         kas_cpu_us: each(after.0.saturating_sub(before.0)),
         agent_cpu_us: each(after.1.saturating_sub(before.1)),
@@ -151,9 +176,9 @@ async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<
 }
 
 async fn bulk(bench: &Bench, path: &Path) -> anyhow::Result<Bulk> {
-    let (kind, route) = (path.kind, path.route);
-    output::progress(&format!("{kind:?}, {route:?}: 200 MiB"));
-    let mut options = options(bench, path.entry(), "");
+    let (kind, route, link) = (path.kind, path.route, path.link);
+    output::progress(&format!("{kind:?}, {route:?}, {link:?}: 200 MiB"));
+    let mut options = options(bench, path, "");
     options.bulk = true;
     let mut runs = Vec::new();
     for _ in 0..BULKS {
@@ -167,6 +192,7 @@ async fn bulk(bench: &Bench, path: &Path) -> anyhow::Result<Bulk> {
         runs.push(Bulk {
             kind,
             route,
+            link,
             mebibytes_per_second: sent.mebibytes_per_second,
             kas_cpu_ms: cpu.as_secs_f64() * 1e3,
         });

@@ -25,8 +25,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Rest> {
     output::progress(&format!("Redis: {agents} agents on {REPLICAS} replicas"));
     let store = Store::start(&bench.options.redis_server, bench.logs()).await?;
     let run = Run {
-        tls: false,
         redis: Some(store.port()),
+        ..Run::default()
     };
     let owner = bench.replica(run).await?;
     let entry = bench.replica(run).await?;

@@ -188,7 +188,7 @@ impl Sampler {
 }
 
 /// The metrics at a URL, each summed over its labels.
-async fn scrape(url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+pub(crate) async fn scrape(url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
     let url: http::Uri = url.parse()?;
     let authority = url.authority().context("a URL with a host")?;
     let socket = TcpStream::connect(authority.as_str()).await?;

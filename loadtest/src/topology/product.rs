@@ -67,6 +67,11 @@ impl Product {
                 "logging": { "level": if self == Self::GoKas { "error" } else { "warn" } },
             },
         });
+        if setup.https {
+            let users = &mut configuration["agent"]["kubernetes_api"]["listen"];
+            users["certificate_file"] = json!(control.certificate);
+            users["key_file"] = json!(control.key);
+        }
         match setup.gitlab {
             None => configuration["standalone"] = json!({ "file": control.agents }),
             Some(port) => {

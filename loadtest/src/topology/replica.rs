@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) product: Product,
     /// With TLS for agents.
     pub(crate) tls: bool,
+    /// With TLS for users.
+    pub(crate) https: bool,
     /// With WebSocket for agents, besides gRPC.
     pub(crate) websocket: bool,
     /// The port of a Redis that it shares with others.
@@ -45,6 +47,7 @@ impl Setup {
             program,
             product: Product::Kas,
             tls: false,
+            https: false,
             websocket: true,
             redis: None,
             gitlab: None,
@@ -177,7 +180,13 @@ impl Replica {
 
     /// The URL of a path of the Kubernetes API, through the proxy.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/k8s-proxy{path}", self.ports.users)
+        self.url_at(self.ports.users, path)
+    }
+
+    /// The same, where users come in by another port.
+    pub(crate) fn url_at(&self, port: u16, path: &str) -> String {
+        let scheme = if self.setup.https { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}/k8s-proxy{path}")
     }
 
     /// What it uses; nothing while it is away.

@@ -1,7 +1,7 @@
 //! Figures of a benchmark by name, and their medians.
 
 use super::Figures;
-use crate::bench::report::Report;
+use crate::bench::{Link, report::Report};
 
 /// All figures of one measurement.
 pub(super) fn of(report: &Report) -> Figures {
@@ -9,7 +9,8 @@ pub(super) fn of(report: &Report) -> Figures {
     let mut set = |name: String, value: f64| {
         figures.insert(name, value);
     };
-    for it in &report.requests {
+    let clear = |link: &Link| *link == Link::Clear;
+    for it in report.requests.iter().filter(|it| clear(&it.link)) {
         let name = format!("{}.{}.{}", it.kind.key(), it.route.name(), it.clients);
         set(format!("{name}.rate"), it.sent.requests_per_second);
         set(format!("{name}.p50"), it.sent.latency_ms.p50);
@@ -17,7 +18,7 @@ pub(super) fn of(report: &Report) -> Figures {
         set(format!("{name}.cpu"), it.kas_cpu_us);
         set(format!("{name}.failed"), it.sent.errors() as f64);
     }
-    for it in &report.bulk {
+    for it in report.bulk.iter().filter(|it| clear(&it.link)) {
         let name = format!("{}.{}.bulk", it.kind.key(), it.route.name());
         set(name, it.mebibytes_per_second);
     }
