@@ -12,6 +12,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
 use router::ReplicaId;
 use runtime::{
+    jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
     metrics,
     signal::Termination,
@@ -26,7 +27,7 @@ use control::Control;
 use crate::{
     agent_api::{self, Leaving},
     config::{self, Config, TlsFiles},
-    kubernetes_api,
+    kubernetes_api::{self, WebSocketTokens},
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
     usage::Usage,
@@ -146,6 +147,11 @@ async fn users(
         url_path_prefix: users.url_path_prefix.clone(),
         server: version::server_header(),
         allowed_origin: control::external_url(config),
+        websocket_tokens: users
+            .websocket_token_secret_file
+            .as_deref()
+            .map(websocket_tokens)
+            .transpose()?,
         usage,
         ..kubernetes_api::Settings::default()
     };
@@ -154,6 +160,12 @@ async fn users(
         acceptor,
         settings,
     }))
+}
+
+fn websocket_tokens(file: &Path) -> anyhow::Result<WebSocketTokens> {
+    let secret = Secret::read(file);
+    let secret = secret.context("agent.kubernetes_api.websocket_token_secret_file")?;
+    Ok(WebSocketTokens::new(secret))
 }
 
 async fn observability(config: &Config) -> anyhow::Result<(TcpListener, metrics::Paths)> {

@@ -24,6 +24,7 @@ mod status;
 mod upgrade;
 mod upload;
 mod watch;
+mod websocket_token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ use runtime::drain::Drain;
 pub use body::{CutShort, ProxyBody};
 pub use metrics::Metrics;
 pub use settings::Settings;
+pub use websocket_token::WebSocketTokens;
 
 use crate::{
     control_plane::{Access, ControlPlane},
@@ -107,6 +109,9 @@ impl KubernetesApi {
         }
         let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
         let answer = match self.admit(&head, &mut record).await {
+            Ok((path, access)) if self.is_asked_for_a_token(&head) => {
+                self.give_token(path, &access, record)
+            }
             Ok((path, access)) => {
                 let outline = outline(
                     head,
@@ -142,6 +147,15 @@ impl KubernetesApi {
             )
         })?);
         let path = self.path(head)?;
+        if let Some(tokens) = &self.settings.websocket_tokens
+            && let Some(token) = websocket_token::shown(&head.headers)
+        {
+            let access = tokens.take(token, &path);
+            let access = access.map_err(|detail| failure::of_credentials(&detail))?;
+            record.asks_for(access.agent.id);
+            record.allowed(&access);
+            return Ok((path, access));
+        }
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
         record.asks_for(presented.agent);
@@ -161,6 +175,32 @@ impl KubernetesApi {
             usage.allowed(way, access.user_id, access.agent.id);
         }
         Ok((path, access))
+    }
+
+    fn is_asked_for_a_token(&self, head: &Parts) -> bool {
+        self.settings.websocket_tokens.is_some() && websocket_token::is_asked_for(head)
+    }
+
+    /// Answers with a token for a WebSocket to the same path.
+    fn give_token(
+        &self,
+        path: String,
+        access: &Access,
+        mut record: Box<Record>,
+    ) -> Result<Response<ProxyBody>, (Failure, Box<Record>)> {
+        let tokens = self.settings.websocket_tokens.as_ref();
+        let Some(Ok(answer)) = tokens.map(|it| it.give(path, access)) else {
+            let message = "a WebSocket token cannot be signed";
+            let failure = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, message);
+            return Err((failure, record));
+        };
+        record.status = StatusCode::OK.as_u16();
+        let mut response = Response::new(ProxyBody::from(Bytes::from(answer)));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, status::JSON);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::SERVER, self.settings.server.clone());
+        Ok(response)
     }
 
     fn path(&self, head: &Parts) -> Result<String, Failure> {

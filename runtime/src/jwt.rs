@@ -7,7 +7,10 @@ use std::{
 
 use base64::Engine;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 const VALIDITY: Duration = Duration::from_secs(5);
 
@@ -95,6 +98,15 @@ struct Claims {
     iat: u64,
 }
 
+/// Claims, and what else a token says.
+#[derive(Debug, Serialize)]
+struct Extended<'a, T> {
+    #[serde(flatten)]
+    usual: Claims,
+    #[serde(flatten)]
+    more: &'a T,
+}
+
 /// A token was refused, or could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("JWT validation failed: {0}")]
@@ -131,14 +143,22 @@ pub fn sign_for(
     audience: &str,
     validity: Duration,
 ) -> Result<String, JwtError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    encode(
-        secret,
-        issuer,
-        audience,
-        now.unwrap_or_default().as_secs(),
-        validity,
-    )
+    encode(secret, &claims(issuer, audience, now(), validity))
+}
+
+/// The same, for a token that says more than who signed it.
+///
+/// # Errors
+/// When `more` is no object, or the signing library refuses.
+pub fn sign_with<T: Serialize>(
+    secret: &Secret,
+    issuer: &str,
+    audience: &str,
+    validity: Duration,
+    more: &T,
+) -> Result<String, JwtError> {
+    let usual = claims(issuer, audience, now(), validity);
+    encode(secret, &Extended { usual, more })
 }
 
 /// The same as [`sign`], by another clock: `now` is in seconds since 1970.
@@ -151,29 +171,28 @@ pub fn sign_at(
     audience: &str,
     now: u64,
 ) -> Result<String, JwtError> {
-    encode(secret, issuer, audience, now, VALIDITY)
+    encode(secret, &claims(issuer, audience, now, VALIDITY))
 }
 
-fn encode(
-    secret: &Secret,
-    issuer: &str,
-    audience: &str,
-    now: u64,
-    validity: Duration,
-) -> Result<String, JwtError> {
-    let claims = Claims {
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+fn claims(issuer: &str, audience: &str, now: u64, validity: Duration) -> Claims {
+    Claims {
         iss: issuer.to_owned(),
         aud: [audience.to_owned()],
         exp: now.saturating_add(validity.as_secs()),
         nbf: now.saturating_sub(VALIDITY.as_secs()),
         iat: now,
-    };
+    }
+}
+
+fn encode<T: Serialize>(secret: &Secret, claims: &T) -> Result<String, JwtError> {
     let key = EncodingKey::from_secret(&secret.0);
-    Ok(jsonwebtoken::encode(
-        &Header::new(Algorithm::HS256),
-        &claims,
-        &key,
-    )?)
+    let header = Header::new(Algorithm::HS256);
+    Ok(jsonwebtoken::encode(&header, claims, &key)?)
 }
 
 /// Checks signature, times, audience and, if given, issuer.
@@ -186,10 +205,22 @@ pub fn verify(
     audience: &str,
     issuer: Option<&str>,
 ) -> Result<(), JwtError> {
+    read::<IgnoredAny>(secret, token, audience, issuer).map(drop)
+}
+
+/// The same, and what the token says.
+///
+/// # Errors
+/// [`JwtError`] with the reason.
+pub fn read<T: DeserializeOwned>(
+    secret: &Secret,
+    token: &str,
+    audience: &str,
+    issuer: Option<&str>,
+) -> Result<T, JwtError> {
     let rules = rules(audience, issuer);
     let key = DecodingKey::from_secret(&secret.0);
-    jsonwebtoken::decode::<serde::de::IgnoredAny>(token, &key, &rules)?;
-    Ok(())
+    Ok(jsonwebtoken::decode(token, &key, &rules)?.claims)
 }
 
 /// When a token was signed, in seconds since 1970, whatever time it is now.

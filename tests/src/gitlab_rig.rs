@@ -68,7 +68,7 @@ impl GitLabRig {
              outage_grace: {{agents: {agents_grace}s, callers: {callers_grace}s}}\n\
              agent:\n  listen: {{address: '127.0.0.1:{agents}'}}\n  \
              info_cache_ttl: {good}s\n  info_cache_error_ttl: {refused}s\n  kubernetes_api:\n    \
-             listen: {{address: '127.0.0.1:{users}'}}\n    url_path_prefix: /k8s-proxy/\n    \
+             listen: {{address: '127.0.0.1:{users}'}}\n    url_path_prefix: /k8s-proxy/\n    websocket_token_secret_file: {secret}\n    \
              allowed_agent_cache_ttl: {good}s\n    allowed_agent_cache_error_ttl: {refused}s\n\
              observability: {{listen: {{address: '127.0.0.1:{observability}'}}, logging: {{level: debug}}}}\n",
             url = double.url(),
@@ -156,7 +156,14 @@ impl GitLabRig {
     /// # Errors
     /// When the request does not get through.
     pub async fn seen_as(&self, request: Builder) -> Result<Vec<(String, String)>> {
-        let answer = client::send(request.body(Bytes::new())?).await?;
+        self.as_whom(&client::send(request.body(Bytes::new())?).await?)
+    }
+
+    /// The same of an answer of `/echo`.
+    ///
+    /// # Errors
+    /// When it is another answer.
+    pub fn as_whom(&self, answer: &Response<Bytes>) -> Result<Vec<(String, String)>> {
         let told: Value = serde_json::from_slice(answer.body())
             .with_context(|| format!("{answer:?}\n{}", self.kas.tail()))?;
         let headers = told["headers"]

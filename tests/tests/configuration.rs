@@ -137,6 +137,8 @@ async fn gitlab(folder: &Path) -> Result<GitLabDouble> {
     for name in [
         "private_api_authentication_secret_file",
         ".gitlab_kas_private_api_secret",
+        "websocket_token_secret_file",
+        ".gitlab_kas_websocket_token_secret",
     ] {
         std::fs::write(
             folder.join(name),

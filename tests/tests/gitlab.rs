@@ -15,6 +15,7 @@ use tests::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 const USUAL: Times = Times {
     good: 300,
     refused: 1,
@@ -163,6 +164,121 @@ async fn who_is_refused_hears_why() -> Result<()> {
     Ok(())
 }
 
+/// Who, agent, and as whom the cluster sees it; or with what it is refused.
+const WHO: &[(&str, i64, Result<Option<&str>, u16>)] = &[
+    ("ci:job-100", 5, Ok(Some("gitlab:ci_job:100"))),
+    ("ci:job-100", 6, Ok(None)),
+    ("ci:job-101", 7, Ok(Some("deployer"))),
+    ("pat:pat-alice", 5, Ok(Some("gitlab:user:alice"))),
+    ("pat:pat-alice", 6, Ok(None)),
+    ("ci:job-100", 7, Err(403)),
+    ("ci:job-102", 5, Err(403)),
+    ("ci:nobody", 5, Err(401)),
+    ("pat:pat-bob", 5, Err(401)),
+    ("pat:pat-alice", 7, Err(401)),
+    ("pat:job-100", 5, Err(401)),
+    ("ci:pat-alice", 5, Err(401)),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_verb_is_let_in_or_refused_alike() -> Result<()> {
+    let rig = GitLabRig::start(USUAL).await?;
+    let mut agents = Vec::new();
+    for (name, token, bearer) in [
+        ("production", "agent-5-a", "pat:5:pat-alice"),
+        ("staging", "agent-6", "pat:6:pat-alice"),
+        ("private", "agent-7", "ci:7:job-101"),
+    ] {
+        agents.push(rig.connected(name, token, bearer).await?);
+    }
+
+    for (who, agent, expected) in WHO {
+        let (kind, token) = who.split_once(':').unwrap_or_default();
+        for verb in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+            let request = rig
+                .request("/echo")
+                .method(verb)
+                .header("authorization", format!("Bearer {kind}:{agent}:{token}"));
+            let answer = send(request.body(Bytes::new())?).await?;
+            let case = format!("{verb} of {who} on {agent}: {answer:?}");
+            match expected {
+                Err(code) => {
+                    ensure!(answer.status() == *code, "{case}");
+                    ensure!(verb == "HEAD" || !message(&answer).is_empty(), "{case}");
+                }
+                Ok(_) if verb == "HEAD" => ensure!(answer.status() == 200, "{case}"),
+                Ok(whom) => {
+                    let seen = rig.as_whom(&answer)?;
+                    let user = value(&seen, "impersonate-user");
+                    ensure!(user == whom.iter().copied().collect::<Vec<_>>(), "{case}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_shows_a_token_instead_of_headers() -> Result<()> {
+    let rig = GitLabRig::start(USUAL).await?;
+    let _agent = rig
+        .connected("production", "agent-5-a", "ci:5:job-100")
+        .await?;
+    let session = |csrf: &str| {
+        rig.request("/echo?kas-websocket-token-request=true")
+            .header("cookie", "_gitlab_kas=session%20alice%2B1")
+            .header("gitlab-agent-id", "5")
+            .header("x-csrf-token", csrf.to_owned())
+            .header("origin", ORIGIN)
+    };
+    let websocket = |path: &str, token: &str| {
+        let protocols = format!("v4.channel.k8s.io, websocket-token.kas.gitlab.com.{token}");
+        rig.request(path)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("cookie", "_gitlab_kas=session%20alice%2B1")
+            .header("origin", ORIGIN)
+            .header("sec-websocket-protocol", protocols)
+    };
+
+    let refused = send(session("").body(Bytes::new())?).await?;
+    let given = send(session("csrf-alice").body(Bytes::new())?).await?;
+    let answer: Value = serde_json::from_slice(given.body())?;
+    let token = answer["token"].as_str().unwrap_or_default();
+    let opened = send(websocket("/echo", token).body(Bytes::new())?).await?;
+    let elsewhere = send(websocket("/echo/secrets", token).body(Bytes::new())?).await?;
+    let forged = send(websocket("/echo", "a.b.c").body(Bytes::new())?).await?;
+
+    ensure!(refused.status() == 401, "{refused:?}");
+    ensure!(given.status() == 200 && !token.is_empty(), "{given:?}");
+    ensure!(given.headers()["cache-control"] == "no-store", "{given:?}");
+    ensure!(
+        given.headers()["access-control-allow-origin"] == ORIGIN,
+        "{given:?}"
+    );
+    let seen = rig.as_whom(&opened)?;
+    ensure!(
+        value(&seen, "impersonate-user") == ["gitlab:user:alice"],
+        "{opened:?}"
+    );
+    let body = String::from_utf8_lossy(opened.body());
+    ensure!(
+        body.contains("v4.channel.k8s.io") && !body.contains("websocket-token"),
+        "{body}"
+    );
+    for (answer, words) in [
+        (elsewhere, "another path"),
+        (forged, "JWT validation failed"),
+    ] {
+        ensure!(
+            answer.status() == 401 && message(&answer).contains(words),
+            "{answer:?}"
+        );
+    }
+    ensure!(!rig.kas.output().contains(token), "the token is in the log");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_gitlabs_own_pages_may_call_from_a_browser() -> Result<()> {
     let rig = GitLabRig::start(USUAL).await?;
@@ -269,5 +385,39 @@ async fn without_gitlab_those_who_are_known_keep_working_for_their_grace() -> Re
         rig.double.counters().of(Endpoint::AgentInfo) > 0,
         "it was asked"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_graces_agents_and_callers_hear_that_gitlab_is_away() -> Result<()> {
+    let rig = GitLabRig::start(Times {
+        agents_grace: 5,
+        callers_grace: 3,
+        ..SHORT
+    })
+    .await?;
+    let agent = rig
+        .connected("production", "agent-5-a", "pat:5:pat-alice")
+        .await?;
+    let ask = async || rig.get("pat:5:pat-alice", "/version").await;
+
+    rig.double
+        .change(|it| it.faults = vec![Fault::everywhere(FaultKind::Down)]);
+    let over = async || ask().await.ok().filter(|it| it.status() == 503);
+    let caller = until("the end of the callers' grace", SOON, over).await?;
+    // A known token, on a connection of its own.
+    let refused = async || {
+        let name = "late";
+        let mut late = rig.agentk(name, "agent-5-a").ok()?;
+        late.process.wait_for("navailable", 3 * SECOND).await.ok()
+    };
+    until("the end of the agents' grace", SOON, refused).await?;
+    rig.double.change(|it| it.faults.clear());
+    let back = async || ask().await.ok().filter(|it| it.status() == 200);
+    until("GitLab to be asked again", SOON, back).await?;
+
+    ensure!(message(&caller).contains("GitLab "), "{caller:?}");
+    let log = agent.process.output();
+    ensure!(!log.contains("nauthenticated"), "{log}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{LogLevel, Network};
 use crate::yaml::{NonEmpty, PositiveSeconds, Seconds, Spot};
@@ -18,6 +18,15 @@ pub(super) struct Document {
     pub(super) redis: Option<Spot<Redis>>,
     pub(super) api: Option<Api>,
     pub(super) private_api: Option<PrivateApi>,
+    pub(super) workspaces: Option<Workspaces>,
+    pub(super) config: Option<IgnoredAny>,
+}
+
+/// Only whether they are wanted: there are none here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Workspaces {
+    pub(super) enabled: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,6 +115,7 @@ pub(super) struct Gitops {
 pub(super) struct KubernetesApi {
     pub(super) listen: Option<Spot<KubernetesApiListen>>,
     pub(super) url_path_prefix: Option<Spot<String>>,
+    pub(super) websocket_token_secret_file: Option<PathBuf>,
     pub(super) allowed_agent_cache_ttl: Option<Seconds>,
     pub(super) allowed_agent_cache_error_ttl: Option<PositiveSeconds>,
 }

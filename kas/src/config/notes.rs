@@ -67,6 +67,10 @@ pub(super) fn of(document: &Document) -> Vec<Note> {
             ONE_GRACE,
         );
     }
+    let workspaces = document.workspaces.as_ref().is_some_and(|it| it.enabled);
+    found.add("workspaces", workspaces, NOT_BUILT);
+    let command = "no command is run to get more of the configuration";
+    found.add("config", document.config.is_some(), command);
     if document.standalone.is_some() {
         let usage = document.observability.as_ref();
         found.add(

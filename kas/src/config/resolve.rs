@@ -154,6 +154,7 @@ fn kubernetes_api(rules: &Rules<'_>, proxy: file::KubernetesApi) -> Result<Kuber
         listen_grace_period: parts::positive(listen.value.listen_grace_period, 5),
         shutdown_grace_period: parts::positive(listen.value.shutdown_grace_period, 3600),
         url_path_prefix,
+        websocket_token_secret_file: parts::file(proxy.websocket_token_secret_file),
         allowed_agent_cache_ttl: parts::seconds(proxy.allowed_agent_cache_ttl, 60),
         allowed_agent_cache_error_ttl: parts::positive(proxy.allowed_agent_cache_error_ttl, 10),
     })

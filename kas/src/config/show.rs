@@ -113,12 +113,15 @@ fn kubernetes_api(proxy: &KubernetesApi) -> Value {
         "listen_grace_period": seconds(proxy.listen_grace_period),
         "shutdown_grace_period": seconds(proxy.shutdown_grace_period),
     })));
-    json!({
+    let mut all = object(json!({
         "listen": listen,
         "url_path_prefix": proxy.url_path_prefix,
         "allowed_agent_cache_ttl": seconds(proxy.allowed_agent_cache_ttl),
         "allowed_agent_cache_error_ttl": seconds(proxy.allowed_agent_cache_error_ttl),
-    })
+    }));
+    let secret = proxy.websocket_token_secret_file.as_deref();
+    put(&mut all, "websocket_token_secret_file", secret.map(path));
+    Value::Object(all)
 }
 
 fn observability(it: &Observability) -> Value {

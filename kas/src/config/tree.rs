@@ -196,6 +196,8 @@ pub struct KubernetesApi {
     pub shutdown_grace_period: Duration,
     /// The path it is served under; ends in `/`.
     pub url_path_prefix: String,
+    /// The secret of tokens for browsers' WebSockets; without it none are given.
+    pub websocket_token_secret_file: Option<PathBuf>,
     /// How long a permission is remembered; zero does not remember.
     pub allowed_agent_cache_ttl: Duration,
     /// How long a refusal is remembered.

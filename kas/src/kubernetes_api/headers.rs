@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::metadata::{self, Meta};
 
+use super::websocket_token;
+
 /// Headers that speak of one connection only.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -39,6 +41,7 @@ pub(super) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> Meta {
     for name in &FOR_US {
         headers.remove(name);
     }
+    websocket_token::hide(&mut headers);
     headers.append(header::VIA, via.clone());
     metadata::from_headers(&headers, metadata::canonical)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::WebSocketTokens;
 use crate::usage::Usage;
 
 /// How the Kubernetes API is served.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// The origin whose browsers may call.
     pub allowed_origin: Option<String>,
+    /// Gives tokens to browsers' sessions, for their WebSockets.
+    pub websocket_tokens: Option<WebSocketTokens>,
     /// Counts requests that were allowed, for whom it is reported to.
     pub usage: Option<Usage>,
 }
@@ -49,6 +52,7 @@ impl Default for Settings {
             max_head: 192 << 10,
             max_in_flight: 10_000,
             allowed_origin: None,
+            websocket_tokens: None,
             usage: None,
         }
     }

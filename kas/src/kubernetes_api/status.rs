@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::body::ProxyBody;
 
 const UNAUTHORIZED: HeaderName = HeaderName::from_static("gitlab-unauthorized");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The type of an answer that kas gives itself.
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// An answer that kas gives itself because it has none from the cluster.

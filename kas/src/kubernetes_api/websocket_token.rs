@@ -1,0 +1,241 @@
+//! Tokens for browsers' WebSockets, which cannot carry headers: given to a session for one
+//! path, and shown as a subprotocol.
+//!
+//! A token holds the permission itself, so any replica with the secret takes it, and it is
+//! good for seconds only.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use prost::Message as _;
+use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
+use router::id::AgentId;
+use runtime::jwt::{self, Secret};
+use serde::{Deserialize, Serialize};
+
+use super::query;
+use crate::control_plane::{Access, AgentInfo, Identity, IdentityKind};
+
+/// Asks for a token, where the request itself would go.
+const PARAMETER: &str = "kas-websocket-token-request";
+const PREFIX: &str = "websocket-token.kas.gitlab.com.";
+const NAME: &str = "gitlab-kas-websocket";
+const VALIDITY: Duration = Duration::from_secs(5);
+
+/// Gives tokens, and takes them.
+#[derive(Debug, Clone)]
+pub struct WebSocketTokens(Secret);
+
+/// What a token says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Grant {
+    path: String,
+    agent_id: i64,
+    agent: String,
+    user_id: i64,
+    user: String,
+    /// As protobuf in base64.
+    impersonation: Option<String>,
+}
+
+impl WebSocketTokens {
+    /// Tokens signed with a secret that all replicas share.
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// The answer for whom `access` lets, as JSON.
+    pub(super) fn give(&self, path: String, access: &Access) -> Result<String, jwt::JwtError> {
+        let encode = |it: &ImpersonationConfig| BASE64_STANDARD.encode(it.encode_to_vec());
+        let grant = Grant {
+            path,
+            agent_id: access.agent.id.0,
+            agent: access.agent.name.clone(),
+            user_id: access.user_id,
+            user: access.identity.name.clone(),
+            impersonation: access.impersonation.as_ref().map(encode),
+        };
+        let token = jwt::sign_with(&self.0, NAME, NAME, VALIDITY, &grant)?;
+        Ok(serde_json::json!({"token": token}).to_string())
+    }
+
+    /// The permission that a token holds; the error is what is wrong with it.
+    pub(super) fn take(&self, token: &str, path: &str) -> Result<Access, String> {
+        let grant: Grant = jwt::read(&self.0, token, NAME, Some(NAME))
+            .map_err(|error| format!("WebSocket token: {error}"))?;
+        if grant.path != path {
+            return Err("WebSocket token: it is for another path".to_owned());
+        }
+        let impersonation = grant.impersonation.as_deref().map(decode).transpose()?;
+        Ok(Access {
+            agent: Arc::new(AgentInfo {
+                id: AgentId(grant.agent_id),
+                name: grant.agent,
+                project_id: 0,
+                project_path: String::new(),
+                default_branch: String::new(),
+            }),
+            identity: Identity {
+                kind: IdentityKind::User,
+                name: grant.user,
+            },
+            user_id: grant.user_id,
+            impersonation,
+        })
+    }
+}
+
+fn decode(text: &str) -> Result<ImpersonationConfig, String> {
+    let bytes = BASE64_STANDARD.decode(text).ok();
+    bytes
+        .and_then(|it| ImpersonationConfig::decode(it.as_slice()).ok())
+        .ok_or_else(|| "WebSocket token: it cannot be read".to_owned())
+}
+
+/// Whether a browser's session asks for a token. Who can send headers needs none.
+pub(super) fn is_asked_for(head: &Parts) -> bool {
+    let asked = query::values(head.uri.query().unwrap_or(""), PARAMETER);
+    head.method == Method::GET
+        && asked == ["true"]
+        && !head.headers.contains_key(header::AUTHORIZATION)
+}
+
+/// The token that a WebSocket's handshake shows.
+pub(super) fn shown(headers: &HeaderMap) -> Option<&str> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    if !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+        || headers.contains_key(header::AUTHORIZATION)
+    {
+        return None;
+    }
+    protocols(headers).find_map(|it| it.strip_prefix(PREFIX))
+}
+
+/// Takes tokens out of the subprotocols: the cluster must not see them.
+pub(super) fn hide(headers: &mut HeaderMap) {
+    if !protocols(headers).any(|it| it.starts_with(PREFIX)) {
+        return;
+    }
+    let others: Vec<_> = protocols(headers)
+        .filter(|it| !it.starts_with(PREFIX))
+        .collect();
+    let others = HeaderValue::from_str(&others.join(", "));
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(others) = others
+        && !others.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, others);
+    }
+}
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    lists
+        .filter_map(|it| it.to_str().ok())
+        .flat_map(|it| it.split(','))
+        .map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(key: u8) -> WebSocketTokens {
+        WebSocketTokens::new(Secret::new(vec![key; 72]))
+    }
+
+    fn access() -> Access {
+        let mut access = tokens(1).take(&given("{}"), "/a").unwrap();
+        access.impersonation = Some(ImpersonationConfig {
+            username: "gitlab:user:jo".into(),
+            groups: vec!["gitlab:user".into()],
+            ..ImpersonationConfig::default()
+        });
+        access
+    }
+
+    /// A token of the least that can be granted, with more.
+    fn given(more: &str) -> String {
+        let mut grant = serde_json::json!({
+            "path": "/a", "agent_id": 5, "agent": "x", "user_id": 1, "user": "jo",
+        });
+        let more: serde_json::Map<_, _> = serde_json::from_str(more).unwrap();
+        grant.as_object_mut().unwrap().extend(more);
+        jwt::sign_with(&tokens(1).0, NAME, NAME, VALIDITY, &grant).unwrap()
+    }
+
+    #[test]
+    fn a_token_holds_the_permission_for_its_path() {
+        let answer = tokens(1).give("/a".into(), &access()).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let token = answer["token"].as_str().unwrap();
+
+        assert_eq!(tokens(1).take(token, "/a"), Ok(access()));
+        let wrong = |tokens: WebSocketTokens, path| tokens.take(token, path).unwrap_err();
+        assert!(wrong(tokens(1), "/b").contains("another path"));
+        assert!(wrong(tokens(2), "/a").contains("InvalidSignature"));
+    }
+
+    #[test]
+    fn what_is_no_token_of_ours_is_refused() {
+        let refused = |token: &str| tokens(1).take(token, "/a").unwrap_err();
+        let other = jwt::sign(&tokens(1).0, "gitlab-kas", "gitlab-kas").unwrap();
+
+        for token in ["", "x", &other, &given(r#"{"impersonation": "?"}"#)] {
+            assert!(refused(token).starts_with("WebSocket token: "), "{token}");
+        }
+        // More than the leeway ago.
+        let old = given(r#"{"exp": 1000}"#);
+        assert!(refused(&old).contains("WebSocket token: "), "{old}");
+    }
+
+    #[test]
+    fn the_cluster_sees_the_other_subprotocols_only() {
+        let hidden = |lists: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for list in lists {
+                headers.append(
+                    header::SEC_WEBSOCKET_PROTOCOL,
+                    HeaderValue::from_static(list),
+                );
+            }
+            hide(&mut headers);
+            headers
+                .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+                .iter()
+                .map(|it| it.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+
+        assert_eq!(
+            hidden(&["a, websocket-token.kas.gitlab.com.x, b"]),
+            ["a, b"]
+        );
+        assert!(hidden(&["websocket-token.kas.gitlab.com.x"]).is_empty());
+        assert_eq!(hidden(&["a,b", "c"]), ["a,b", "c"]);
+    }
+
+    #[test]
+    fn only_a_websocket_without_other_credentials_shows_a_token() {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            let pair = |(name, value): &(&'static str, &'static str)| {
+                let name = http::HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            };
+            pairs.iter().map(pair).collect()
+        };
+        let upgrade = ("upgrade", "WebSocket");
+        let protocol = (
+            "sec-websocket-protocol",
+            "v4, websocket-token.kas.gitlab.com.x.y",
+        );
+
+        assert_eq!(shown(&headers(&[upgrade, protocol])), Some("x.y"));
+        assert_eq!(shown(&headers(&[protocol])), None);
+        assert_eq!(shown(&headers(&[("upgrade", "SPDY/3.1"), protocol])), None);
+        let bearer = ("authorization", "Bearer ci:1:x");
+        assert_eq!(shown(&headers(&[upgrade, protocol, bearer])), None);
+    }
+}
