@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use proto::agent::entity::{GitalyInfo, GitalyRepository};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
@@ -134,6 +135,23 @@ impl GitLabDouble {
     pub fn gitaly_socket(&self) -> String {
         let path = self.shared.folder.path().join(SOCKET);
         format!("unix:{}", path.display())
+    }
+
+    /// What GitLab says of where a project's repository is.
+    #[must_use]
+    pub fn place(&self, project: i64) -> (GitalyRepository, GitalyInfo) {
+        let repository = GitalyRepository {
+            storage_name: "default".to_owned(),
+            relative_path: questions::relative_path(project),
+            ..GitalyRepository::default()
+        };
+        let server = self.change(|it| it.gitaly.clone());
+        let gitaly = GitalyInfo {
+            address: self.shared.gitaly.clone(),
+            token: server.token,
+            features: server.features.into_iter().collect(),
+        };
+        (repository, gitaly)
     }
 
     /// The repository of a project; made, empty, when it is asked for first.

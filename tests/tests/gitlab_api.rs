@@ -10,6 +10,7 @@ use http::Request;
 use proto::agent::agent_tracker::{
     ConnectedAgentInfo, rpc::get_connected_agents_request::Request as By,
 };
+use proto::agent::entity::GitalyInfo;
 use serde_json::Value;
 use tests::{
     gitlab_double::{Endpoint, Fault, FaultKind, Rails},
@@ -321,6 +322,53 @@ async fn usage_is_reported_once_and_by_each_replica_for_itself() -> Result<()> {
     ensure!(
         by_ci.sum::<u64>() == 2,
         "the last one too, and each once: {all:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_that_a_project_has_files_for_are_listed() -> Result<()> {
+    if skipped(
+        "the_agents_that_a_project_has_files_for_are_listed",
+        &[Part::Redis],
+    ) {
+        return Ok(());
+    }
+    let site = GitLabSite::start(1).await?;
+    let rails = site.double.rails(site.members[0].api).await?;
+    let (repository, gitaly) = site.double.place(3);
+    let list = async || rails.config_files(repository.clone(), gitaly.clone()).await;
+    let files = site.double.repository(3).await?;
+    let empty = list().await?;
+    let file = |agent: &str| format!(".gitlab/agents/{agent}/config.yaml");
+    let (one, two) = (file("production"), file("staging"));
+    let others = [
+        ".gitlab/agents/config.yaml",
+        ".gitlab/agents/No_Name/config.yaml",
+        "README.md",
+    ];
+    let all = [&one, &two].map(|it| (it.as_str(), Some("")));
+    let all: Vec<_> = all
+        .into_iter()
+        .chain(others.map(|it| (it, Some(""))))
+        .collect();
+    files.commit("main", &all).await?;
+
+    let listed = list().await?;
+    let wrong = GitalyInfo {
+        token: "another".to_owned(),
+        ..gitaly.clone()
+    };
+    let refused = rails.config_files(repository.clone(), wrong).await;
+
+    ensure!(empty.is_empty(), "{empty:?}");
+    let expected = [("production", one), ("staging", two)];
+    let expected = expected.map(|(agent, file)| (agent.to_owned(), file));
+    ensure!(listed == expected, "{listed:?}");
+    let status = refused.err().context("a wrong token of Gitaly")?;
+    ensure!(
+        is(&status, Code::Unavailable, "PathFetcher: "),
+        "{status:?}"
     );
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod agents;
 mod callers;
 mod configuration;
+mod contract;
 mod fixture;
 mod gitaly;
 mod link;

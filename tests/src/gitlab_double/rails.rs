@@ -19,7 +19,10 @@ use proto::agent::{
             agent_tracker_client::AgentTrackerClient, get_connected_agents_request::Request as By,
         },
     },
-    entity::ServerInfo,
+    configuration_project::rpc::{
+        ListAgentConfigFilesRequest, configuration_project_client::ConfigurationProjectClient,
+    },
+    entity::{GitalyInfo, GitalyRepository, ServerInfo},
     event::{GitPushEvent, Project},
     notifications::rpc::{GitPushEventRequest, notifications_client::NotificationsClient},
     server_info::rpc::{GetServerInfoRequest, server_info_client::ServerInfoClient},
@@ -172,6 +175,27 @@ impl Rails {
         let mut versions: Vec<_> = answer.into_inner().agent_versions.into_iter().collect();
         versions.sort();
         Ok(versions)
+    }
+
+    /// Which agents a project has files for: their names and files. As GitLab asks of late,
+    /// without a branch.
+    ///
+    /// # Errors
+    /// As kas says.
+    pub async fn config_files(
+        &self,
+        repository: GitalyRepository,
+        gitaly: GitalyInfo,
+    ) -> Result<Vec<(String, String)>, Status> {
+        let mut client = ConfigurationProjectClient::new(self.caller());
+        let request = ListAgentConfigFilesRequest {
+            repository: Some(repository),
+            gitaly_info: Some(gitaly),
+            default_branch: String::new(),
+        };
+        let answer = client.list_agent_config_files(request).await?;
+        let files = answer.into_inner().config_files.into_iter();
+        Ok(files.map(|it| (it.agent_name, it.name)).collect())
     }
 
     /// Tells of a push to a project.
