@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod caller;
 mod check_config;
+mod connected;
 mod duration;
 mod kubeconfig;
 mod output;
@@ -136,6 +137,14 @@ pub enum CommandError {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(std::io::Error),
+    /// A running server cannot be asked.
+    #[error("cannot ask the server of {}: {error:#}", file.display())]
+    Server {
+        /// Its configuration file.
+        file: PathBuf,
+        /// Why.
+        error: anyhow::Error,
+    },
     /// No random numbers.
     #[error("the operating system gives no random numbers for a token: {0}")]
     Random(std::io::Error),
@@ -155,10 +164,10 @@ impl From<NameError> for CommandError {
 
 impl FileCommand {
     /// Runs the command.
-    pub fn run(self, output: &mut Output<'_>) -> Result<(), CommandError> {
+    pub async fn run(self, output: &mut Output<'_>) -> Result<(), CommandError> {
         match self {
             Self::CheckConfig { file } => check_config::run(&file, output),
-            Self::Agent { file, action } => agent::run(&file.file, action, output),
+            Self::Agent { file, action } => agent::run(&file.file, action, output).await,
             Self::User { file, action } => {
                 caller::run(&file.file, CallerKind::User, action, output)
             }

@@ -4,6 +4,7 @@ pub mod agent_api;
 pub mod app;
 mod bearer;
 mod bucket;
+mod calls;
 pub mod cli;
 pub mod config;
 pub mod control_plane;

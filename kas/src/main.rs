@@ -26,10 +26,12 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.configuration_file) {
         (Some(Command::Up(args)), _) => up::up(args).await,
-        (Some(Command::File(command)), _) => Ok(command.run(&mut Output::new(
-            &mut std::io::stdout(),
-            &mut std::io::stderr(),
-        ))?),
+        (Some(Command::File(command)), _) => {
+            let (mut results, mut hints) = (std::io::stdout(), std::io::stderr());
+            Ok(command
+                .run(&mut Output::new(&mut results, &mut hints))
+                .await?)
+        }
         (None, Some(file)) => app::run(&file).await,
         (None, None) => anyhow::bail!(
             "nothing to do: give --configuration-file FILE to run a server, or `up` to try it out; see --help"

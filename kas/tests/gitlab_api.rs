@@ -259,6 +259,10 @@ async fn what_later_gitlabs_call_besides_is_refused_as_unknown() {
             "gitlab.agent.managed_resources.rpc.Provisioner/GetEnvironmentTemplate",
             "unknown service gitlab.agent.managed_resources.rpc.Provisioner",
         ),
+        (
+            "gitlab.agent.events_platform.rpc.EventsPlatform/Publish",
+            "unknown service gitlab.agent.events_platform.rpc.EventsPlatform",
+        ),
         ("gitlab.agent.agent_tracker.rpc.AgentTracker/Hello", ""),
     ] {
         let request = http::Request::post(format!("/{path}"));

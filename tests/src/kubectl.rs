@@ -15,6 +15,21 @@ use crate::{parts, process::Process};
 /// How long one command may take unless [`Kubectl::patient`] says otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A Deployment named `web`, of one pod that serves.
+pub const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: web, image: "local/busybox:1", imagePullPolicy: Never, command: [httpd, -f, -p, "8080", -h, /www]}
+"#;
+
 /// What carries exec, attach, cp and port-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Streams {

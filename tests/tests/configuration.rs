@@ -11,6 +11,7 @@ use tests::{
     gitlab_double::{GitLabDouble, Scenario},
     gitlab_rig::start_kas,
     http::{get, send},
+    kas::run_cli,
     parts::{self, Part, skipped},
     ports,
     process::Process,
@@ -171,6 +172,71 @@ async fn redis(folder: &Path, port: u16) -> Result<Process> {
     let mut redis = Process::spawn("redis", &mut command, folder)?;
     redis.wait_for("eady to accept connections", SOON).await?;
     Ok(redis)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_agents_tells_who_is_connected() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (file, secret) = (
+        folder.path().join("agents.yaml"),
+        folder.path().join("secret"),
+    );
+    std::fs::write(
+        &secret,
+        "c2VjcmV0IG9mIHRoZSByZXBsaWNhcywgMzIgYnl0ZXM=
+",
+    )?;
+    let token = run_cli(&file, &["agent", "create", "demo"]).await?;
+    run_cli(&file, &["agent", "create", "away"]).await?;
+    let [agents, observability, api, ..] = free();
+    let text = format!(
+        "standalone: {{file: {file}}}
+agent: {{listen: {{address: ':{agents}'}}}}
+         observability: {{listen: {{address: 'localhost:{observability}'}}}}
+         api: {{listen: {{address: ':{api}', authentication_secret_file: {secret}}}}}
+",
+        file = file.display(),
+        secret = secret.display(),
+    );
+    let kas = start_kas(&text, folder.path(), &[]).await?;
+    let stub = StubApi::start().await?;
+    let links = Links {
+        kas: format!("ws://127.0.0.1:{agents}/"),
+        ca: None,
+        kubeconfig: stub.kubeconfig(folder.path())?,
+    };
+    let _agentk = Agentk::start("demo", &links, &token, folder.path())?;
+    let configuration = folder.path().join("kas.yaml").display().to_string();
+    let list = ["agent", "list", "--configuration-file", &configuration];
+    let line = |list: &str, agent: &str| {
+        let of = |line: &&str| line.contains(agent);
+        list.lines().find(of).unwrap_or_default().to_owned()
+    };
+
+    let connected = async || {
+        let list = run_cli(&file, &list).await.ok()?;
+        let demo = line(&list, "demo");
+        (!demo.is_empty() && !demo.contains("not connected")).then_some(list)
+    };
+    let list = until("the agent in the list", SOON, connected).await;
+    let list = list.with_context(|| kas.tail())?;
+    std::fs::write(
+        &secret,
+        "YW5vdGhlciBzZWNyZXQ=
+",
+    )?;
+    let refused = run_cli(
+        &file,
+        &["agent", "list", "--configuration-file", &configuration],
+    )
+    .await;
+
+    ensure!(line(&list, "away").contains("not connected"), "{list}");
+    let demo = line(&list, "demo");
+    ensure!(demo.contains(env!("CARGO_PKG_VERSION")), "{list}");
+    let words = format!("{:#}", refused.err().context("with another secret")?);
+    ensure!(words.contains("JWT validation failed"), "{words}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

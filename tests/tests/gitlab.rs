@@ -164,8 +164,11 @@ async fn who_is_refused_hears_why() -> Result<()> {
     Ok(())
 }
 
-/// Who, agent, and as whom the cluster sees it; or with what it is refused.
-const WHO: &[(&str, i64, Result<Option<&str>, u16>)] = &[
+/// As whom the cluster sees somebody, or the status of the refusal.
+type Verdict = Result<Option<&'static str>, u16>;
+
+/// Who uses which agent, and what comes of it.
+const WHO: &[(&str, i64, Verdict)] = &[
     ("ci:job-100", 5, Ok(Some("gitlab:ci_job:100"))),
     ("ci:job-100", 6, Ok(None)),
     ("ci:job-101", 7, Ok(Some("deployer"))),

@@ -82,6 +82,8 @@ async fn every_replica_knows_who_is_connected_to_any() -> Result<()> {
             let pods: Vec<_> = pods.iter().map(|(_, pod)| pod.as_str()).collect();
             ensure!(pods == expected, "{by:?}: {pods:?}");
         }
+        let agentks = who(&rails.connected_agentks(&[5, 6, 7]).await?);
+        ensure!(agentks.len() == 3, "{agentks:?}");
         let by_projects = rails.connected_by_projects(&[3, 4, 99]).await?;
         ensure!(by_projects.len() == 3, "{by_projects:?}");
     }

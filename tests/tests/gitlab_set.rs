@@ -10,7 +10,7 @@ use tests::{
     gitlab_double::{Endpoint, Fault, FaultKind},
     gitlab_set::GitLabSet,
     kube::Cluster,
-    kubectl::Kubectl,
+    kubectl::{Kubectl, WEB},
     parts::{Part, say, skipped},
     stub_api::StubApi,
     wait::until,
@@ -20,19 +20,6 @@ use tokio::time::Instant;
 const LIMIT: Duration = Duration::from_secs(60);
 const FILE: &str = ".gitlab/agents/production/config.yaml";
 const DEBUG: &str = "observability: {logging: {level: debug}}\n";
-const WEB: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers:
-      - {name: web, image: local/busybox:1, imagePullPolicy: Never, command: [sleep, '3600']}
-";
 
 /// Three agents of one repository, one of them twice.
 struct Site {

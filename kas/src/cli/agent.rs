@@ -1,13 +1,18 @@
 //! `kas agent …`
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    CommandError, Output, duration, new_token, now,
+    CommandError, Output,
+    connected::{Process, Server},
+    duration, new_token, now,
     output::{Format, TokenView, summary},
 };
 use crate::control_plane::standalone::{
@@ -27,6 +32,9 @@ pub enum Action {
     },
     /// List the agents
     List {
+        /// The configuration file of a running server, to list the connected processes of each agent too
+        #[arg(long, value_name = "FILE")]
+        configuration_file: Option<PathBuf>,
         /// How
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -54,14 +62,21 @@ pub enum Action {
     },
 }
 
-pub(super) fn run(
+pub(super) async fn run(
     file: &Path,
     action: Action,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     match action {
         Action::Create { name, id } => create(file, &name, id, output),
-        Action::List { output: format } => list(&view(file)?, format, output),
+        Action::List {
+            output: format,
+            configuration_file: None,
+        } => list(&view(file)?, format, output),
+        Action::List {
+            output: format,
+            configuration_file: Some(server),
+        } => list_connected(&server, format, output).await,
         Action::Show {
             name,
             output: format,
@@ -110,6 +125,47 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
             };
             let rows: Vec<_> = agents.map(row).collect();
             output.table(["ID", "NAME", "TOKENS"], &rows)
+        }
+    }
+}
+
+/// The agents of a running server, a line for each process.
+async fn list_connected(
+    file: &Path,
+    format: Format,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let refuse = |error| CommandError::Server {
+        file: file.to_owned(),
+        error,
+    };
+    let server = Server::of(file).map_err(refuse)?;
+    let document = view(&server.agents)?;
+    let ids: Vec<_> = document.agents.iter().map(|it| it.value.id).collect();
+    let processes = server.connected(&ids).await.map_err(refuse)?;
+    let now = now();
+    let agents = document.agents.iter().map(|it| {
+        let own = processes.iter().filter(|one| one.agent == it.value.id);
+        let connected = Some(own.cloned().collect());
+        AgentView {
+            connected,
+            ..AgentView::of(&it.value, now)
+        }
+    });
+    let agents: Vec<_> = agents.collect();
+    match format {
+        Format::Json => output.json(&agents),
+        Format::Table => {
+            let rows: Vec<_> = agents.iter().flat_map(AgentView::rows).collect();
+            let head = [
+                "ID",
+                "NAME",
+                "VERSION",
+                "POD",
+                "KUBERNETES",
+                "CONNECTED SINCE",
+            ];
+            output.table(head, &rows)
         }
     }
 }
@@ -185,6 +241,8 @@ struct AgentView<'a> {
     name: &'a str,
     project: Option<&'a String>,
     tokens: Vec<TokenView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connected: Option<Vec<Process>>,
 }
 
 impl<'a> AgentView<'a> {
@@ -194,6 +252,22 @@ impl<'a> AgentView<'a> {
             name: agent.name.as_str(),
             project: agent.project.as_ref().map(|it| &it.path),
             tokens: TokenView::of(&agent.tokens, now),
+            connected: None,
+        }
+    }
+
+    /// A line for each process, and one for an agent without any.
+    fn rows(&self) -> Vec<[String; 6]> {
+        let row = |version: &str, pod: &str, kubernetes: &str, since: &str| {
+            let name = self.name.to_owned();
+            let rest = [version, pod, kubernetes, since].map(str::to_owned);
+            let [version, pod, kubernetes, since] = rest;
+            [self.id.to_string(), name, version, pod, kubernetes, since]
+        };
+        let of = |it: &Process| row(&it.version, &it.pod, &it.kubernetes, &it.since.to_string());
+        match self.connected.as_deref().unwrap_or_default() {
+            [] => vec![row("", "", "", "not connected")],
+            processes => processes.iter().map(of).collect(),
         }
     }
 }

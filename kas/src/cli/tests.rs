@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::CommandFactory;
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -40,7 +41,9 @@ impl Shell {
             panic!("not a command on the file: {line}");
         };
         let (mut results, mut hints) = (Vec::new(), Vec::new());
-        command.run(&mut Output::new(&mut results, &mut hints))?;
+        let mut output = Output::new(&mut results, &mut hints);
+        let run = command.run(&mut output).now_or_never();
+        run.expect("what is about the file only does not wait")?;
         Ok(Printed {
             results: String::from_utf8(results).unwrap(),
             hints: String::from_utf8(hints).unwrap(),

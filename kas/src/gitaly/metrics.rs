@@ -1,37 +1,19 @@
 //! How many calls Gitaly got, and how they ended.
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
-};
+use prometheus_client::registry::Registry;
 
 use super::{ErrorKind, GitalyError};
+use crate::calls::{Calls, Outcome};
 
 /// Calls to Gitaly by method and outcome. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct GitalyMetrics(Family<Labels, Counter>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    call: &'static str,
-    outcome: Outcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    /// Success.
-    Ok,
-    /// Gitaly says that there is no such thing, or not such a one.
-    Refused,
-    /// There was no answer that can be used.
-    Failed,
-}
+pub struct GitalyMetrics(Calls);
 
 impl GitalyMetrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("gitaly_requests", "Calls to Gitaly", self.0.clone());
+        self.0
+            .register(registry, "gitaly_requests", "Calls to Gitaly");
     }
 
     pub(super) fn count<T>(&self, call: &'static str, result: &Result<T, GitalyError>) {
@@ -45,6 +27,6 @@ impl GitalyMetrics {
             ) => Outcome::Refused,
             Err(ErrorKind::ProtocolError | ErrorKind::RpcError) => Outcome::Failed,
         };
-        self.0.get_or_create(&Labels { call, outcome }).inc();
+        self.0.count(call, outcome);
     }
 }

@@ -66,6 +66,20 @@ impl agent_tracker_server::AgentTracker for Connected {
         }))
     }
 
+    async fn get_connected_agentks_by_project_i_ds(
+        &self,
+        request: Request<GetConnectedAgentsByProjectIDsRequest>,
+    ) -> Result<Response<GetConnectedAgentsByProjectIDsResponse>, Status> {
+        self.get_connected_agents_by_project_i_ds(request).await
+    }
+
+    async fn get_connected_agentks_by_agent_i_ds(
+        &self,
+        request: Request<GetConnectedAgentsByAgentIDsRequest>,
+    ) -> Result<Response<GetConnectedAgentsByAgentIDsResponse>, Status> {
+        self.get_connected_agents_by_agent_i_ds(request).await
+    }
+
     async fn count_agents_by_agent_versions(
         &self,
         _: Request<CountAgentsByAgentVersionsRequest>,

@@ -13,7 +13,7 @@ use kas::{
 use runtime::connect::{ProxySetting, ProxyUrl};
 use tests::{
     certs::Certs,
-    gitlab_double::{FaultKind, GitLabDouble, Scenario},
+    gitlab_double::{Fault, FaultKind, GitLabDouble, Scenario},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
@@ -126,6 +126,27 @@ async fn requests_wait_for_their_turn_and_not_for_ever() {
     let crowded = |it: &&Result<_, _>| matches!(it, Err(AuthError::Unavailable(why)) if why.contains("api_rate_limit"));
     assert_eq!(answers.iter().filter(|it| it.is_ok()).count(), 2);
     assert_eq!(answers.iter().filter(crowded).count(), 3);
+}
+
+#[tokio::test]
+async fn a_turn_that_comes_late_is_not_taken_for_a_slow_gitlab() {
+    let double = GitLabDouble::start(Scenario::sample()).await.unwrap();
+    let few = RateLimit {
+        refill_rate_per_second: 10.0,
+        bucket_size: 1,
+    };
+    let change = |it: &mut kas::config::GitLab| it.api_rate_limit = few;
+    let fixture = Fixture::with(double, FORGETFUL, change, ProxySetting::None);
+    let slow = Fault::everywhere(FaultKind::Slow(500));
+    fixture.double.change(|it| it.faults = vec![slow]);
+
+    let answers = join_all((0..120).map(|_| knows_an_agent(&fixture.gitlab))).await;
+
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(refused.len() > 40, "{}", refused.len());
+    for error in refused {
+        assert!(error.to_string().contains("api_rate_limit"), "{error}");
+    }
 }
 
 #[tokio::test]

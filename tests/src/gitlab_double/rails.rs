@@ -149,6 +149,18 @@ impl Rails {
         Ok(answer.into_inner().agents)
     }
 
+    /// The same as GitLab 18 asks.
+    ///
+    /// # Errors
+    /// As kas says.
+    pub async fn connected_agentks(&self, ids: &[i64]) -> Result<Vec<ConnectedAgentInfo>, Status> {
+        let mut client = AgentTrackerClient::new(self.caller());
+        let agent_ids = ids.to_vec();
+        let request = GetConnectedAgentsByAgentIDsRequest { agent_ids };
+        let answer = client.get_connected_agentks_by_agent_i_ds(request).await?;
+        Ok(answer.into_inner().agents)
+    }
+
     /// Who of the agents of these projects is connected.
     ///
     /// # Errors

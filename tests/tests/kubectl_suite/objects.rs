@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use anyhow::{Result, ensure};
-use tests::kubectl::Kubectl;
+use tests::kubectl::{Kubectl, WEB};
 
 use crate::site::Site;
 
@@ -62,7 +62,7 @@ pub(crate) async fn applies(site: &Site) -> Result<()> {
 pub(crate) async fn rolls_out(site: &Site) -> Result<()> {
     let kubectl = &site.kubectl;
 
-    kubectl.apply(DEPLOYMENT).await?;
+    kubectl.apply(WEB).await?;
     let rolled = kubectl
         .ok(&["rollout", "status", "deployment/web", "--timeout=60s"])
         .await?;
@@ -166,17 +166,3 @@ pub(crate) fn config_map(name: &str, value: &str) -> String {
         "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{value: {value}}}}}"
     )
 }
-
-const DEPLOYMENT: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers:
-      - {name: web, image: "local/busybox:1", imagePullPolicy: Never, command: [httpd, -f, -p, "8080", -h, /www]}
-"#;

@@ -34,6 +34,8 @@ use crate::{bucket::Bucket, config, version};
 /// From the first attempt to the last: less than those who wait have patience,
 /// so that they hear the reason.
 const DEADLINE: Duration = Duration::from_secs(9);
+/// Of that, what is left for GitLab: whoever would get its turn later is told so, instead of that GitLab is slow.
+const ANSWER: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Connections at a time, busy or idle.
 const CONNECTIONS: usize = 50;
@@ -152,6 +154,7 @@ impl Client {
     async fn turn(&self, deadline: Instant) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
+        let patience = patience.saturating_sub(ANSWER);
         let wait = lock(&self.turns).take(now, patience);
         tokio::time::sleep(wait.ok_or(CallError::Crowded)?).await;
         Ok(())

@@ -1,43 +1,19 @@
 //! How many requests GitLab got, and how they ended.
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
-};
+use prometheus_client::registry::Registry;
 
 use super::{call::Endpoint, error::CallError};
+use crate::calls::{Calls, Outcome};
 
 /// Requests to GitLab by call and outcome. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct GitLabMetrics(Family<Labels, Counter>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    call: &'static str,
-    outcome: Outcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    /// Success.
-    Ok,
-    /// GitLab said no.
-    Refused,
-    /// There was no answer that can be used.
-    Failed,
-    /// It was not sent: GitLab is away, or too many wait.
-    HeldBack,
-}
+pub struct GitLabMetrics(Calls);
 
 impl GitLabMetrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "gitlab_requests",
-            "Requests to GitLab's internal API, repeated ones included",
-            self.0.clone(),
-        );
+        let help = "Requests to GitLab's internal API, repeated ones included";
+        self.0.register(registry, "gitlab_requests", help);
     }
 
     pub(super) fn count<T>(&self, endpoint: Endpoint, result: &Result<T, CallError>) {
@@ -47,7 +23,6 @@ impl GitLabMetrics {
             Err(CallError::Away { .. } | CallError::Crowded) => Outcome::HeldBack,
             Err(_) => Outcome::Failed,
         };
-        let call = endpoint.name();
-        self.0.get_or_create(&Labels { call, outcome }).inc();
+        self.0.count(endpoint.name(), outcome);
     }
 }

@@ -1,0 +1,180 @@
+//! Which agent processes are connected, asked of a running server over the port that GitLab calls.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use http::{HeaderMap, Uri, header::AUTHORIZATION};
+use jiff::Timestamp;
+use proto::agent::agent_tracker::{
+    ConnectedAgentInfo,
+    rpc::{GetConnectedAgentsByAgentIDsRequest, agent_tracker_client::AgentTrackerClient},
+};
+use runtime::{
+    connect::{ConnectOptions, Target, connect},
+    grpc::Channel,
+    jwt::{self, Secret},
+    tls::{ClientTls, ClientTlsOptions},
+};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
+
+use crate::config::{self, ApiListen, ControlPlaneConfig, Network};
+
+/// How long the server may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Agents that one question may be about.
+const AT_ONCE: usize = 10_000;
+
+/// A running server, by its configuration file.
+#[derive(Debug)]
+pub(super) struct Server {
+    listen: ApiListen,
+    /// The file of its standalone control plane.
+    pub(super) agents: PathBuf,
+}
+
+/// A connected agent process.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Process {
+    #[serde(skip)]
+    pub(super) agent: i64,
+    pub(super) version: String,
+    pub(super) pod: String,
+    pub(super) kubernetes: String,
+    pub(super) since: Timestamp,
+}
+
+impl Server {
+    pub(super) fn of(file: &Path) -> anyhow::Result<Self> {
+        let config = config::load(file)?.config;
+        let ControlPlaneConfig::Standalone { file: agents } = config.control_plane else {
+            bail!(
+                "its agents are those of GitLab, which lists them on the pages of their projects"
+            );
+        };
+        let listen = config
+            .api
+            .context("it has no section api: add api.listen.address and api.listen.authentication_secret_file, and start it again")?;
+        Ok(Self { listen, agents })
+    }
+
+    /// The processes of these agents, connected to whichever replica.
+    pub(super) async fn connected(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
+        let asked = async {
+            let mut all = Vec::new();
+            for agents in agents.chunks(AT_ONCE) {
+                all.extend(self.ask(agents).await?);
+            }
+            anyhow::Ok(all)
+        };
+        let answer = tokio::time::timeout(LIMIT, asked).await;
+        answer.with_context(|| format!("no answer within {LIMIT:?}"))?
+    }
+
+    async fn ask(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
+        let ApiListen { address, tls, .. } = &self.listen;
+        if address.network == Network::Unix {
+            let socket = UnixStream::connect(&address.address).await;
+            let socket = socket.with_context(|| address.address.clone())?;
+            return ask(socket, self.token()?, agents).await;
+        }
+        let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
+        let target = format!("{scheme}://{}", reachable(&address.host_port()));
+        let trusted = tls.iter().map(|it| it.certificate_file.clone()).collect();
+        let options = ConnectOptions {
+            tls: Some(ClientTls::load(&ClientTlsOptions {
+                ca_files: trusted,
+                ..ClientTlsOptions::default()
+            })?),
+            ..ConnectOptions::default()
+        };
+        let connected = connect(&Target::parse(&target)?, &options).await?;
+        ask(connected.io, self.token()?, agents).await
+    }
+
+    /// What only those who have the server's secret can show.
+    fn token(&self) -> anyhow::Result<HeaderMap> {
+        let secret = Secret::read(&self.listen.authentication_secret_file)?;
+        let token = jwt::sign(&secret, "kas", "gitlab-kas")?;
+        let value = format!("Bearer {token}").parse()?;
+        Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+    }
+}
+
+async fn ask<S>(io: S, token: HeaderMap, agents: &[i64]) -> anyhow::Result<Vec<Process>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (send, connection) = runtime::grpc::client_settings().handshake(io).await?;
+    let channel = Channel::new(send, Uri::from_static("http://kas"), token);
+    let mut client = AgentTrackerClient::new(channel);
+    let agent_ids = agents.to_vec();
+    let request = GetConnectedAgentsByAgentIDsRequest { agent_ids };
+    tokio::select! {
+        biased;
+        answer = client.get_connected_agents_by_agent_i_ds(request) => {
+            let agents = answer?.into_inner().agents;
+            Ok(agents.into_iter().map(Process::of).collect())
+        }
+        _ = connection => bail!("the connection broke"),
+    }
+}
+
+/// Where to dial what is listened on: all interfaces are reached by this machine's name for itself.
+fn reachable(address: &str) -> String {
+    let port = ["0.0.0.0:", "[::]:"]
+        .iter()
+        .find_map(|all| address.strip_prefix(all));
+    port.map_or_else(|| address.to_owned(), |port| format!("localhost:{port}"))
+}
+
+impl Process {
+    fn of(info: ConnectedAgentInfo) -> Self {
+        let meta = info.agent_meta.unwrap_or_default();
+        let pod = [meta.pod_namespace, meta.pod_name];
+        let at = info.connected_at.unwrap_or_default();
+        Self {
+            agent: info.agent_id,
+            version: meta.version,
+            pod: pod
+                .into_iter()
+                .filter(|it| !it.is_empty())
+                .collect::<Vec<_>>()
+                .join("/"),
+            kubernetes: meta.kubernetes_version.unwrap_or_default().git_version,
+            since: Timestamp::from_second(at.seconds).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_on_all_interfaces_is_reached_on_loopback() {
+        assert_eq!(reachable("0.0.0.0:8153"), "localhost:8153");
+        assert_eq!(reachable("[::]:8153"), "localhost:8153");
+        assert_eq!(reachable("10.0.0.1:8153"), "10.0.0.1:8153");
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_asked_says_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kas.yaml");
+        let why = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Server::of(&file).unwrap_err().to_string()
+        };
+
+        assert!(why("standalone: {file: agents.yaml}").contains("no section api"));
+        let gitlab = "gitlab: {address: 'http://g', authentication_secret_file: s}";
+        assert!(why(gitlab).contains("GitLab"));
+    }
+}
