@@ -1,6 +1,13 @@
 //! `loadtest backend`: the scripted Kubernetes API over HTTP/1.1, for real agents.
 
-use std::{convert::Infallible, net::SocketAddr, pin::Pin, task};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -11,9 +18,11 @@ use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
     service::service_fn,
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use runtime::signal::Termination;
+use runtime::{signal::Termination, websocket::handshake::accept_key};
+use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -54,35 +63,67 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let script = Script::new(options.response_bytes);
     output::line(&format!("ready: http://{}", listener.local_addr()?));
+    tokio::select! {
+        result = serve(listener, script) => result,
+        _ = termination.next() => Ok(()),
+    }
+}
+
+/// Serves whoever comes.
+///
+/// # Errors
+/// When nobody can come any more.
+pub(crate) async fn serve(listener: TcpListener, script: Script) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 let (socket, _) = accepted.context("cannot accept a connection")?;
-                connections.spawn(serve(socket, script.clone()));
+                connections.spawn(serve_one(socket, script.clone()));
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = termination.next() => return Ok(()),
         }
     }
 }
 
-async fn serve(socket: TcpStream, script: Script) {
+/// The upgrade of a connection, if one was asked for.
+type Switch = Mutex<Option<OnUpgrade>>;
+
+async fn serve_one(socket: TcpStream, script: Script) {
     let _ = socket.set_nodelay(true);
-    let service = service_fn(|request| answer(&script, request));
+    let switch = Switch::default();
+    let service = service_fn(|request| answer(&script, request, &switch));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection to the backend broke");
+    }
+    let switch = switch.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(switch) = switch
+        && let Ok(upgraded) = switch.await
+    {
+        // A client that breaks off needs no answer.
+        let _ = script::echo(TokioIo::new(upgraded)).await;
     }
 }
 
 async fn answer(
     script: &Script,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    switch: &Switch,
 ) -> Result<Response<AnswerBody>, Infallible> {
+    let (delay, _) = script::delay(request.uri().path());
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
     let answer = script.answer(request.uri().path());
+    if answer == Answer::Exec {
+        let (response, upgrade) = exec(&mut request);
+        *switch.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
+        return Ok(response);
+    }
     let content_type = HeaderValue::from_static(answer.content_type());
     let mut status = StatusCode::OK;
     let body = match answer {
@@ -100,6 +141,7 @@ async fn answer(
                 Either::Left(Sending::new(Bytes::new().into()))
             }
         },
+        Answer::Exec => Either::Left(Sending::new(Bytes::new().into())),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -107,6 +149,41 @@ async fn answer(
         .headers_mut()
         .insert(header::CONTENT_TYPE, content_type);
     Ok(response)
+}
+
+/// Writes a kubeconfig for agents whose Kubernetes API is the backend at this URL.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn kubeconfig(folder: &Path, server: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join("kubeconfig");
+    let content = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "loadtest",
+        "clusters": [{ "name": "loadtest", "cluster": { "server": server } }],
+        "users": [{ "name": "loadtest", "user": {} }],
+        "contexts": [{ "name": "loadtest", "context": { "cluster": "loadtest", "user": "loadtest" } }],
+    });
+    std::fs::write(&path, content.to_string())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn exec(request: &mut Request<Incoming>) -> (Response<AnswerBody>, Option<OnUpgrade>) {
+    let mut response = Response::new(Either::Left(Sending::new(Bytes::new().into())));
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+    let key = key.and_then(|key| key.to_str().ok()).map(accept_key);
+    let Some(accept) = key.and_then(|key| HeaderValue::try_from(key).ok()) else {
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        return (response, None);
+    };
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    (response, Some(hyper::upgrade::on(request)))
 }
 
 /// The events of a watch as they come.

@@ -63,7 +63,17 @@ impl Chaos {
     /// # Errors
     /// When the port is taken.
     pub async fn on(port: u16, targets: &[u16]) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let loopback = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
+        let targets: Vec<_> = targets.iter().map(loopback).collect();
+        Self::between(loopback(&port), &targets).await
+    }
+
+    /// Starts one that listens here and carries each connection to one of the targets, in turns.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn between(listen: SocketAddr, targets: &[SocketAddr]) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
         let port = listener.local_addr()?.port();
         let (mode, cut) = (watch::Sender::default(), watch::Sender::default());
         let link = Link {
@@ -100,7 +110,7 @@ impl Chaos {
 
 #[derive(Clone)]
 struct Link {
-    targets: Arc<[u16]>,
+    targets: Arc<[SocketAddr]>,
     next: Arc<AtomicUsize>,
     mode: watch::Receiver<Mode>,
     cut: watch::Receiver<u64>,
@@ -162,7 +172,7 @@ async fn carry(client: TcpStream, mut link: Link) {
 async fn connect(link: &Link) -> Option<TcpStream> {
     for _ in 0..link.targets.len() {
         let turn = link.next.fetch_add(1, Ordering::Relaxed);
-        let target = SocketAddr::from(([127, 0, 0, 1], link.targets[turn % link.targets.len()]));
+        let target = link.targets[turn % link.targets.len()];
         if let Ok(Ok(server)) = timeout(CONNECT, TcpStream::connect(target)).await {
             return Some(server);
         }

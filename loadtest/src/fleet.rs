@@ -5,11 +5,13 @@ mod answer;
 mod forward;
 mod options;
 mod pool;
+mod real;
 mod rpc;
 mod session;
 mod source;
 mod stats;
 mod tunnel;
+mod upgrade;
 
 use std::{
     cell::OnceCell,
@@ -26,11 +28,13 @@ use tokio::{
     task::JoinSet,
     time::{Instant, interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{limits, output, script::Script};
 use agent::{Agent, Fleet};
 use forward::Backend;
 pub(crate) use options::Options;
+use real::Real;
 use rpc::Head;
 use source::Sources;
 use stats::Stats;
@@ -51,6 +55,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let termination = Termination::listen()?;
     let reconnect = signal(SignalKind::user_defined1())?;
     let fleet = fleet(&options)?;
+    let mut real = Real::start(&options).await?;
     let agents = launch(&options, &fleet)?;
     let run = Run {
         options,
@@ -58,7 +63,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         started: Instant::now(),
         seconds_to_ready: OnceCell::new(),
     };
-    let result = run.until_the_end(termination, reconnect).await;
+    let result = run.until_the_end(termination, reconnect, &mut real).await;
+    if let Some(real) = real {
+        real.end().await;
+    }
     output::json(
         &run.fleet
             .stats
@@ -79,8 +87,18 @@ fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
         dialling: Semaphore::new(DIALLING),
         ramp: options.ramp,
         eager: options.eager,
+        impatient: options.impatient,
+        lifetime: lifetime(options)?,
+        settled: CancellationToken::new(),
         round: watch::Sender::new(0),
     }))
+}
+
+/// How long connections live on average where so many of all agents drop theirs in a second.
+fn lifetime(options: &Options) -> anyhow::Result<Option<Duration>> {
+    let churns = options.churn_rate > 0.0;
+    let seconds = churns.then(|| options.simulated() as f64 / options.churn_rate);
+    Ok(seconds.map(Duration::try_from_secs_f64).transpose()?)
 }
 
 fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> {
@@ -88,9 +106,13 @@ fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> 
     let first = fleet.targets.first().context("give a --kas-address")?;
     let connect = options.connect(first)?;
     let sources = Sources::new(options.source_range, first.host())?;
+    let each = options
+        .simulated()
+        .div_ceil(sources.count() * fleet.targets.len());
+    limits::check_ports(each)?;
     let user_agent = HeaderValue::try_from(format!("{} grpc-rust", user_agent()))?;
     let mut agents = JoinSet::new();
-    for number in 0..options.agents {
+    for number in options.real..options.agents {
         let token = &tokens[number % tokens.len()];
         let mut connect = connect.clone();
         connect.local_address = sources.of(number);
@@ -119,6 +141,7 @@ impl Run {
         &self,
         mut termination: Termination,
         mut reconnect: Signal,
+        real: &mut Option<Real>,
     ) -> anyhow::Result<()> {
         let duration = self.options.duration.unwrap_or(Duration::MAX);
         let rounds = async {
@@ -126,6 +149,7 @@ impl Run {
             let _ = self
                 .seconds_to_ready
                 .set(self.started.elapsed().as_secs_f64());
+            self.fleet.settled.cancel();
             for _ in 0..self.options.churn {
                 self.churn().await?;
             }
@@ -141,7 +165,18 @@ impl Run {
                 self.say_status()?;
             }
         };
+        let looking = async {
+            let mut ticks = interval(Duration::from_secs(1));
+            loop {
+                ticks.tick().await;
+                match real {
+                    Some(real) => real.look(&self.fleet.stats).await?,
+                    None => std::future::pending().await,
+                }
+            }
+        };
         tokio::select! {
+            never = looking => never,
             result = rounds => result,
             never = status, if self.options.status => never,
             _ = termination.next() => Ok(()),
@@ -157,7 +192,7 @@ impl Run {
 
     /// Has every agent drop its connection and connect anew.
     async fn churn(&self) -> anyhow::Result<()> {
-        let agents = self.options.agents as u64;
+        let agents = self.options.simulated() as u64;
         let dropped = self.fleet.stats.churned.load(Relaxed) + agents;
         let mut round = 0;
         self.fleet.round.send_modify(|current| {
@@ -170,9 +205,12 @@ impl Run {
     }
 
     async fn ready(&self, remark: &str) -> anyhow::Result<()> {
-        let agents = self.options.agents;
-        self.wait(|fleet| fleet.stats.ready(agents, fleet.tunnels))
-            .await?;
+        let (agents, simulated) = (self.options.agents, self.options.simulated());
+        self.wait(|fleet| {
+            let real = fleet.stats.real.load(Relaxed);
+            fleet.stats.ready(simulated, fleet.tunnels) && simulated + real >= agents
+        })
+        .await?;
         output::line(&format!("ready: {agents} agents{remark}"));
         Ok(())
     }

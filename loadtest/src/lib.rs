@@ -5,8 +5,10 @@ mod bench;
 mod body;
 pub mod chaos;
 mod content;
+mod faults;
 mod fleet;
 mod http_body;
+mod http_get;
 mod limits;
 mod output;
 mod process;
@@ -34,6 +36,8 @@ enum Command {
     Fleet(fleet::Options),
     /// Sends requests to a Kubernetes proxy and verifies every body.
     Traffic(traffic::Options),
+    /// Disturbs links and processes by a timetable.
+    Faults(faults::Options),
     /// Serves the scripted Kubernetes API over HTTP, for real agents.
     Backend(backend::Options),
     /// Runs a scenario: topology, phases, faults; judges it and writes a report.
@@ -61,6 +65,7 @@ pub async fn run() -> anyhow::Result<()> {
     match command {
         Command::Fleet(options) => fleet::run(options).await,
         Command::Traffic(options) => traffic::run(options).await,
+        Command::Faults(options) => faults::run(options).await,
         Command::Backend(options) => backend::run(options).await,
         Command::Run(options) => run::run(options).await,
         Command::Compare(options) => report::compare(&options),

@@ -23,6 +23,9 @@ pub(crate) struct Record {
     pub(crate) seconds: f64,
     pub(crate) cpus: usize,
     pub(crate) agents: usize,
+    /// How many of them were agentk processes.
+    #[serde(default)]
+    pub(crate) real: usize,
     pub(crate) replicas: usize,
     /// Resident memory of each replica before an agent came.
     pub(crate) empty_kib: BTreeMap<String, u64>,
@@ -106,6 +109,9 @@ pub(crate) struct Fleet {
     pub(crate) connected: usize,
     pub(crate) registered: usize,
     pub(crate) idle_tunnels: usize,
+    /// agentk processes that say that they are ready.
+    #[serde(default)]
+    pub(crate) real_ready: usize,
     pub(crate) connections_made: u64,
 }
 

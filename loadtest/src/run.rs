@@ -2,9 +2,7 @@
 
 mod agents;
 mod attached;
-mod census;
 mod drive;
-mod faults;
 mod figures;
 mod preflight;
 mod progress;
@@ -139,6 +137,7 @@ fn record(scenario: &Scenario, program: &Path) -> Record {
         began: now.map_or(0, |now| now.as_secs()),
         cpus: std::thread::available_parallelism().map_or(0, usize::from),
         agents: scenario.fleet.agents,
+        real: scenario.fleet.real,
         replicas: topology.replicas,
         ..Record::default()
     }

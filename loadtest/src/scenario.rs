@@ -2,6 +2,7 @@
 
 mod fault;
 mod objectives;
+mod topology;
 mod traffic;
 
 use std::path::{Path, PathBuf};
@@ -12,9 +13,8 @@ use serde::Deserialize;
 
 pub(crate) use fault::{Action, Fault, Subject};
 pub(crate) use objectives::{Objectives, Verdict};
+pub(crate) use topology::{Attach, Topology};
 pub(crate) use traffic::{Kind, Traffic};
-
-use crate::topology::Product;
 
 /// A whole scenario file.
 #[derive(Debug, Clone, Deserialize)]
@@ -38,49 +38,6 @@ pub(crate) struct Scenario {
     pub(crate) sample_every: f64,
 }
 
-/// What is started, or attached to.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Topology {
-    /// Whose kas.
-    pub(crate) target: Product,
-    /// How many replicas.
-    pub(crate) replicas: usize,
-    /// Whether agents reach the replicas through the built-in load balancer; otherwise
-    /// they dial them in turns, which needs fewer open files.
-    pub(crate) balancer: bool,
-    /// TLS for agents.
-    pub(crate) tls: bool,
-    /// A running kas, instead of starting one.
-    pub(crate) attach: Option<Attach>,
-}
-
-/// A kas that runs already.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Attach {
-    /// Where agents connect: `wss://kas.example.com/`.
-    pub(crate) kas_address: String,
-    /// The Kubernetes API proxy: `https://kas.example.com/k8s-proxy`.
-    pub(crate) url: String,
-    /// One agent token a line.
-    pub(crate) token_file: PathBuf,
-    /// A file with the bearer token of requests; `{agent}` in it stands for the agent's number.
-    pub(crate) bearer_file: PathBuf,
-    /// A CA certificate for both.
-    #[serde(default)]
-    pub(crate) ca_cert_file: Option<PathBuf>,
-    /// Process ids of its replicas on this machine, for figures and signals.
-    #[serde(default)]
-    pub(crate) pids: Vec<u32>,
-    /// `host:port` of its Redis.
-    #[serde(default)]
-    pub(crate) redis: Option<String>,
-    /// URLs of its metrics, one for each replica.
-    #[serde(default)]
-    pub(crate) metrics: Vec<String>,
-}
-
 /// The agents.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -93,6 +50,14 @@ pub(crate) struct Fleet {
     pub(crate) tunnels: usize,
     /// Reconnect as our agentk does; otherwise as GitLab's.
     pub(crate) eager: bool,
+    /// Reconnect at once again and again, worse than either.
+    pub(crate) impatient: bool,
+    /// Agents that drop their connections in a second.
+    pub(crate) churn: f64,
+    /// How many of them are agentk processes.
+    pub(crate) real: usize,
+    /// Their program; by default the agentk beside this program.
+    pub(crate) agentk: Option<PathBuf>,
 }
 
 /// A part of the scenario with the same traffic.
@@ -111,18 +76,6 @@ pub(crate) struct Phase {
     pub(crate) faults: Vec<Spot<Fault>>,
 }
 
-impl Default for Topology {
-    fn default() -> Self {
-        Self {
-            target: Product::Kas,
-            replicas: 1,
-            balancer: false,
-            tls: false,
-            attach: None,
-        }
-    }
-}
-
 impl Default for Fleet {
     fn default() -> Self {
         Self {
@@ -130,6 +83,10 @@ impl Default for Fleet {
             ramp: 500.0,
             tunnels: 2,
             eager: false,
+            impatient: false,
+            churn: 0.0,
+            real: 0,
+            agentk: None,
         }
     }
 }
@@ -175,6 +132,12 @@ impl Scenario {
         let (samples, ramps) = (0.1..=3600.0, 0.01..=1e6);
         if !samples.contains(&self.sample_every) || !ramps.contains(&self.fleet.ramp) {
             return Err(whole("`sample_every` must be at least 0.1, `ramp` above 0"));
+        }
+        let fleet = &self.fleet;
+        if !(0.0..=1e6).contains(&fleet.churn) || fleet.real > fleet.agents {
+            return Err(whole(
+                "`churn` must not be below 0, nor `real` above `agents`",
+            ));
         }
         for phase in &self.phases {
             if !(phase.value.seconds > 0.0 && phase.value.seconds < 1e6) {
@@ -260,6 +223,10 @@ objectives: {max_failed: 0, p99_ms: 500}
             "s.yaml:8:16: unknown value `shrot`, did you mean `short`?"
         );
         assert_eq!(
+            error(&GOOD.replace("balancer: true", "scheme: wsss")),
+            "s.yaml:2:33: unknown value `wsss`, did you mean `wss`?"
+        );
+        assert_eq!(
             error(&GOOD.replace("p99_ms", "p99ms")),
             "s.yaml:11:29: unknown key `p99ms`, did you mean `p99_ms`?"
         );
@@ -276,6 +243,7 @@ objectives: {max_failed: 0, p99_ms: 500}
             "s.yaml:10:9: `at: 7` is after the end of the phase"
         );
         assert!(error(&GOOD.replace("rate: 50", "rate: -1")).contains(":8:9: `rate`"));
+        assert!(error(&GOOD.replace("agents: 20", "agents: 20, real: 21")).contains("`real`"));
         assert!(error("name: x\nphases: []\n").contains("at least one phase"));
     }
 
@@ -293,6 +261,11 @@ objectives: {max_failed: 0, p99_ms: 500}
             "lb-drops",
             "rolling-restart",
             "replica-kill",
+            "redis-outage",
+            "reconnect-storm",
+            "slow-reader",
+            "bulk",
+            "mixed-soak",
         ] {
             assert!(
                 names.iter().any(|known| known == name),

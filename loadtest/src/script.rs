@@ -1,8 +1,10 @@
 //! The scripted Kubernetes API: what a path is answered with.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
+use runtime::websocket::{Role, WebSocket};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::content;
 
@@ -22,6 +24,8 @@ pub(crate) enum Answer {
         /// Time between them.
         every: Duration,
     },
+    /// A WebSocket that says whatever it hears, as `kubectl exec -it POD -- cat` does.
+    Exec,
 }
 
 /// The script: the same for simulated agents and for the HTTP backend.
@@ -38,9 +42,10 @@ impl Script {
         }
     }
 
-    /// `/bytes/<n>`, `/json/<n>`, `/echo`, `/watch/<events>/<milliseconds>`;
-    /// any other path has the default.
+    /// `/bytes/<n>`, `/json/<n>`, `/echo`, `/exec`, `/watch/<events>/<milliseconds>`, each also
+    /// after `/delay/<milliseconds>`; any other path has the default.
     pub(crate) fn answer(&self, path: &str) -> Answer {
+        let (_, path) = delay(path);
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts[..] {
             ["bytes", length] => length.parse().map(Answer::Bytes).ok(),
@@ -49,6 +54,7 @@ impl Script {
                 .map(|length| Answer::Json(content::json(length)))
                 .ok(),
             ["echo"] => Some(Answer::Echo),
+            ["exec"] => Some(Answer::Exec),
             ["watch", events, every] => watch(events, every),
             _ => None,
         }
@@ -61,7 +67,7 @@ impl Answer {
     pub(crate) fn content_type(&self) -> &'static str {
         match self {
             Self::Json(_) | Self::Watch { .. } => "application/json",
-            Self::Bytes(_) | Self::Echo => "application/octet-stream",
+            Self::Bytes(_) | Self::Echo | Self::Exec => "application/octet-stream",
         }
     }
 
@@ -70,9 +76,31 @@ impl Answer {
         match self {
             Self::Json(body) => Some(body.len() as u64),
             Self::Bytes(length) => Some(*length),
-            Self::Echo | Self::Watch { .. } => None,
+            Self::Echo | Self::Watch { .. } | Self::Exec => None,
         }
     }
+}
+
+/// How long the answer to a path takes to begin, and the path without that.
+pub(crate) fn delay(path: &str) -> (Duration, &str) {
+    let delayed = || {
+        let (_, rest) = path.split_once("/delay/")?;
+        let (milliseconds, _) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = &rest[milliseconds.len()..];
+        Some((Duration::from_millis(milliseconds.parse().ok()?), path))
+    };
+    delayed().unwrap_or((Duration::ZERO, path))
+}
+
+/// Says whatever is heard on a connection that became a WebSocket, until the client leaves.
+///
+/// # Errors
+/// When the connection breaks, or carries no WebSocket.
+pub(crate) async fn echo(io: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    let socket = WebSocket::new(io, Role::Server, None);
+    let (mut hears, mut says) = tokio::io::split(socket);
+    tokio::io::copy(&mut hears, &mut says).await?;
+    says.shutdown().await
 }
 
 /// One event of a watch.
@@ -102,6 +130,7 @@ mod tests {
 
         assert_eq!(script.answer("/bytes/100"), Answer::Bytes(100));
         assert_eq!(script.answer("/echo"), Answer::Echo);
+        assert_eq!(script.answer("/exec"), Answer::Exec);
         assert_eq!(
             script.answer("/watch/3/250"),
             Answer::Watch {
@@ -110,6 +139,16 @@ mod tests {
             }
         );
         assert_eq!(script.answer("/json/99").length(), Some(99));
+    }
+
+    #[test]
+    fn an_answer_may_be_late() {
+        let path = "/k8s-proxy/delay/250/json/99";
+
+        assert_eq!(delay(path), (Duration::from_millis(250), "/json/99"));
+        assert_eq!(Script::new(4096).answer(path).length(), Some(99));
+        assert_eq!(delay("/delay/x/json/9").0, Duration::ZERO);
+        assert_eq!(delay("/delay/7"), (Duration::from_millis(7), ""));
     }
 
     #[test]

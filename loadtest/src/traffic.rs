@@ -1,6 +1,8 @@
 //! `loadtest traffic`: requests to a Kubernetes proxy, every body verified.
 
 mod client;
+mod exec;
+mod mix;
 mod options;
 mod pace;
 mod report;
@@ -15,8 +17,9 @@ use runtime::signal::Termination;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits, output};
+use crate::{limits, output, script};
 use client::Client;
+pub(crate) use exec::Exec;
 pub(crate) use options::Options;
 use pace::Pace;
 pub(crate) use report::{Report, Tally};
@@ -37,14 +40,25 @@ struct Work {
     retries: u32,
     /// Bytes a second at which answers are read.
     read_rate: Option<f64>,
+    /// What is said where the answer is a WebSocket.
+    exec: Option<Exec>,
+    /// The time that an answer takes by its script.
+    scripted: Duration,
     series: Option<Arc<Series>>,
 }
 
 /// Sends the traffic, prints the report, fails if any request failed.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let report = send(&options).await?;
-    output::json(&report)?;
-    ensure!(report.errors() == 0, "{} requests failed", report.errors());
+    let errors = if options.mix.is_empty() {
+        let report = send(&options).await?;
+        output::json(&report)?;
+        report.errors()
+    } else {
+        let reports = mix::send(&options).await?;
+        output::json(&reports)?;
+        reports.values().map(Report::errors).sum()
+    };
+    ensure!(errors == 0, "{errors} requests failed");
     Ok(())
 }
 
@@ -72,8 +86,13 @@ pub(crate) async fn send_until(
     stop: CancellationToken,
 ) -> anyhow::Result<Tally> {
     let target = Target::new(options)?;
+    let expected = Expected::new(target.path(), options.post);
+    let exec = options.exec;
+    let (delay, _) = script::delay(target.path());
     let work = Arc::new(Work {
-        expected: Expected::new(target.path(), options.post),
+        scripted: delay + expected.scripted() + exec.map_or(Duration::ZERO, |it| it.scripted()),
+        exec,
+        expected,
         target,
         pace: Pace::new(options.rate, options.requests(), options.duration()),
         timeout: options.timeout(),

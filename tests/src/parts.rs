@@ -24,6 +24,8 @@ pub enum Part {
     Namespaces,
     /// `script`, which gives a command a terminal.
     Pty,
+    /// A browser without a screen.
+    Chromium,
 }
 
 impl Part {
@@ -48,6 +50,7 @@ impl Part {
             Self::Go => &["go"],
             Self::Namespaces => &["ip", "iptables"],
             Self::Pty => &["script"],
+            Self::Chromium => &["chromium"],
         }
     }
 

@@ -1,16 +1,13 @@
 //! The agents' side of a benchmark: simulated ones, or agentk with a backend.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
-use serde_json::json;
 
 use super::Bench;
 use crate::{
+    backend::kubeconfig,
     process::{Process, Sample},
     topology::{
         Replica,
@@ -92,11 +89,12 @@ impl Agents {
         let own = std::env::current_exe()?;
         let mut backend = Process::start("backend", &own, ["backend"], &[], bench.logs())?;
         let server = backend.line("ready:", START).await?;
+        let kubeconfig = kubeconfig(bench.dir.path(), &server)?;
         let [observability] = free()?;
         let arguments = [
             format!("--kas-address={}", replica.kas_address()),
             format!("--token-file={}", bench.control.first.display()),
-            format!("--kubeconfig={}", kubeconfig(bench, &server)?.display()),
+            format!("--kubeconfig={}", kubeconfig.display()),
             format!("--ca-cert-file={}", bench.control.certificate.display()),
             format!("--observability-listen-address={}", loopback(observability)),
         ];
@@ -118,18 +116,4 @@ impl Agents {
             backend.end().await;
         }
     }
-}
-
-fn kubeconfig(bench: &Bench, server: &str) -> anyhow::Result<PathBuf> {
-    let path = bench.dir.path().join("kubeconfig");
-    let content = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "bench",
-        "clusters": [{ "name": "bench", "cluster": { "server": server } }],
-        "users": [{ "name": "bench", "user": {} }],
-        "contexts": [{ "name": "bench", "context": { "cluster": "bench", "user": "bench" } }],
-    });
-    std::fs::write(&path, content.to_string())?;
-    Ok(path)
 }

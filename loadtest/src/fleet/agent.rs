@@ -19,6 +19,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forward::Backend,
@@ -30,6 +31,9 @@ use crate::script::Script;
 
 /// Connections that may finish their calls beside the current one.
 const MAX_DRAINING: usize = 2;
+
+/// How long an impatient agent waits before it connects again.
+const IMPATIENT: Duration = Duration::from_millis(10);
 
 /// What all agents share.
 #[derive(Debug)]
@@ -48,6 +52,12 @@ pub(super) struct Fleet {
     pub(super) ramp: f64,
     /// Whether tunnels of a new connection open without their backoff.
     pub(super) eager: bool,
+    /// Whether failed connections are followed by others at once.
+    pub(super) impatient: bool,
+    /// How long a connection lives on average before the agent drops it, once all were ready.
+    pub(super) lifetime: Option<Duration>,
+    /// All were ready.
+    pub(super) settled: CancellationToken,
     /// Number of the round in which all agents connect anew.
     pub(super) round: watch::Sender<u64>,
 }
@@ -101,19 +111,39 @@ impl Agent {
     /// Runs until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut round = self.fleet.round.subscribe();
+        let place = Duration::try_from_secs_f64(self.number as f64 / self.fleet.ramp);
+        let place = place.unwrap_or_default();
+        let mut delay = place;
         loop {
             round.mark_unchanged();
             tokio::select! {
-                () = self.connect_again_and_again() => {}
-                changed = round.changed() => if changed.is_err() { return },
+                () = self.connect_again_and_again(delay) => {}
+                changed = round.changed() => {
+                    if changed.is_err() { return }
+                    delay = place;
+                    self.fleet.stats.churned.fetch_add(1, Relaxed);
+                }
+                () = self.tired() => {
+                    delay = Duration::ZERO;
+                    self.fleet.stats.dropped.fetch_add(1, Relaxed);
+                }
             }
-            self.fleet.stats.churned.fetch_add(1, Relaxed);
         }
     }
 
-    async fn connect_again_and_again(self: &Arc<Self>) {
-        let place = Duration::try_from_secs_f64(self.number as f64 / self.fleet.ramp);
-        sleep(place.unwrap_or_default()).await;
+    /// Ready when the agent is to drop its connection, which any moment may bring as well as another.
+    async fn tired(&self) {
+        let Some(lifetime) = self.fleet.lifetime else {
+            return std::future::pending().await;
+        };
+        self.fleet.settled.cancelled().await;
+        let even: f64 = rand::random();
+        let lives = Duration::try_from_secs_f64(-lifetime.as_secs_f64() * (1.0 - even).ln());
+        sleep(lives.unwrap_or(Duration::MAX)).await;
+    }
+
+    async fn connect_again_and_again(self: &Arc<Self>, delay: Duration) {
+        sleep(delay).await;
         // grpc-go's own backoff.
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120), 1.6);
         let mut draining = Draining::new();
@@ -141,7 +171,11 @@ impl Agent {
                 }
                 Err(error) => self.fleet.stats.failed(&format!("connect: {error}")),
             }
-            beside(&mut draining, sleep(backoff.next(rand::random()))).await;
+            let pause = match self.fleet.impatient {
+                true => IMPATIENT,
+                false => backoff.next(rand::random()),
+            };
+            beside(&mut draining, sleep(pause)).await;
         }
     }
 

@@ -17,7 +17,7 @@ use proto::{
 };
 use runtime::grpc::{SendStream, send_frame};
 
-use super::{rpc::Failure, tunnel::Taken};
+use super::{rpc::Failure, tunnel::Taken, upgrade};
 use crate::{
     body::Body,
     script::{self, Answer, Script},
@@ -28,7 +28,7 @@ const MAX_KEPT: usize = 16 << 20;
 /// Longest body that leaves together with its head and trailer.
 const SMALL: u64 = 16 << 10;
 /// `ConnectRequest.message`, `Message.data`.
-const MESSAGE: &[u32] = &[3, 1];
+pub(super) const MESSAGE: &[u32] = &[3, 1];
 /// The same, then `HttpResponse.data`, `Data.data`.
 const DATA: &[u32] = &[3, 1, 2, 1];
 
@@ -45,18 +45,27 @@ pub(super) async fn serve(script: &Script, mut call: Taken) -> Result<u64, Failu
     let answer = |head: &prototool::HttpRequest| script.answer(&head.url_path);
     let asked = read(&mut call, |head| answer(head) == Answer::Echo).await?;
     let answer = answer(&asked.head);
+    let (delay, _) = script::delay(&asked.head.url_path);
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    if answer == Answer::Exec {
+        return upgrade::echo(&asked.head, call).await;
+    }
     let head = scripted(&answer);
     let sent = match answer {
         Answer::Json(body) => body_of(&mut call.send, head, body.into()).await?,
         Answer::Bytes(length) => body_of(&mut call.send, head, Body::pattern(length)).await?,
         Answer::Echo => body_of(&mut call.send, head, Body::Pieces(asked.body)).await?,
         Answer::Watch { events, every } => watch(&mut call, head, events, every).await?,
+        Answer::Exec => 0,
     };
     while call.inbound.message().await?.is_some() {}
     Ok(sent)
 }
 
-/// Reads the request to its end, with its body if `keep` says so.
+/// Reads the request to its end, with its body if `keep` says so; an upgrade, whose stream
+/// goes on, to the end of its body.
 pub(super) async fn read(
     call: &mut Taken,
     keep: impl Fn(&prototool::HttpRequest) -> bool,
@@ -90,7 +99,12 @@ pub(super) async fn read(
                 }
                 asked.body.push_back(data.data);
             }
-            Some(http_request::Message::Trailer(_) | http_request::Message::UpgradeData(_)) => {}
+            Some(http_request::Message::Trailer(_)) => {
+                if asked.as_ref().is_some_and(|it| upgrade::wanted(&it.head)) {
+                    return asked.ok_or(Failure::Protocol("a call without a request"));
+                }
+            }
+            Some(http_request::Message::UpgradeData(_)) => {}
             None => return Err(Failure::Protocol("an empty message")),
         }
     }
@@ -173,20 +187,20 @@ pub(super) fn tail(frame: FrameBuilder) -> Frame {
         .build()
 }
 
-fn message(message: http_response::Message) -> Payload {
+pub(super) fn message(message: http_response::Message) -> Payload {
     Payload::message(&HttpResponse {
         message: Some(message),
     })
 }
 
-fn payload(body: Bytes) -> Payload {
+pub(super) fn payload(body: Bytes) -> Payload {
     Payload {
         head: Bytes::new(),
         body,
     }
 }
 
-fn to_kas(msg: connect_request::Msg) -> ConnectRequest {
+pub(super) fn to_kas(msg: connect_request::Msg) -> ConnectRequest {
     ConnectRequest { msg: Some(msg) }
 }
 

@@ -2,20 +2,21 @@
 
 use anyhow::ensure;
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderName, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioIo},
 };
 use proto::{
     agent::prototool::{HttpRequest, HttpResponse},
+    frame::FrameBuilder,
     metadata::{self, Meta},
 };
 use runtime::grpc::send_frame;
 
-use super::{answer, rpc::Failure, tunnel::Taken};
+use super::{answer, rpc::Failure, tunnel::Taken, upgrade};
 
 /// A Kubernetes API over HTTP/1.1.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl Backend {
     /// Passes the call on and answers it; gives the length of the body that was sent.
     pub(super) async fn serve(&self, mut call: Taken) -> Result<u64, Failure> {
         let asked = answer::read(&mut call, |_| true).await?;
+        let wanted = upgrade::wanted(&asked.head);
         let body = asked.body.into_iter().flatten().collect::<Bytes>();
         let request = self.request(asked.head, body)?;
         let answered = tokio::select! {
@@ -43,6 +45,9 @@ impl Backend {
             // kas says nothing more until it ends the call.
             ended = call.inbound.message() => return ended.map(|_| 0),
         };
+        if wanted && answered.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return switch(answered, call).await;
+        }
         pass_on(answered, call).await
     }
 
@@ -63,18 +68,28 @@ impl Backend {
 const MALFORMED: Failure = Failure::Protocol("a request that is no HTTP");
 const BROKEN: Failure = Failure::Protocol("the backend does not answer");
 
+async fn switch(mut answered: Response<Incoming>, call: Taken) -> Result<u64, Failure> {
+    let switching = hyper::upgrade::on(&mut answered);
+    let head = head_of(answered.into_parts().0);
+    let upgraded = switching.await.map_err(|_| BROKEN)?;
+    upgrade::carry(call, head, TokioIo::new(upgraded)).await
+}
+
+fn head_of(head: http::response::Parts) -> FrameBuilder {
+    answer::head(HttpResponse {
+        status_code: i32::from(head.status.as_u16()),
+        status: head.status.to_string(),
+        header: metadata::from_headers(&head.headers, HeaderName::to_string),
+    })
+}
+
 async fn pass_on(answered: Response<Incoming>, mut call: Taken) -> Result<u64, Failure> {
     let (mut head, mut body) = answered.into_parts();
     // Those of the connection, which ends here.
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         head.headers.remove(name);
     }
-    let head = HttpResponse {
-        status_code: i32::from(head.status.as_u16()),
-        status: head.status.to_string(),
-        header: metadata::from_headers(&head.headers, HeaderName::to_string),
-    };
-    send_frame(&mut call.send, answer::head(head).build()).await?;
+    send_frame(&mut call.send, head_of(head).build()).await?;
     let mut sent = 0;
     loop {
         let frame = tokio::select! {
@@ -87,7 +102,7 @@ async fn pass_on(answered: Response<Incoming>, mut call: Taken) -> Result<u64, F
             send_frame(&mut call.send, answer::piece(data)).await?;
         }
     }
-    let tail = answer::tail(proto::frame::FrameBuilder::default());
+    let tail = answer::tail(FrameBuilder::default());
     call.send.send_data(tail, true)?;
     while call.inbound.message().await?.is_some() {}
     Ok(sent)

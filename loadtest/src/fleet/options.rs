@@ -30,7 +30,7 @@ pub(crate) struct Options {
     scheme: Option<String>,
     /// A CA certificate for kas, beside the system's.
     #[arg(long)]
-    ca_cert_file: Option<PathBuf>,
+    pub(super) ca_cert_file: Option<PathBuf>,
     /// Idle tunnels that each agent holds at least.
     #[arg(long, default_value_t = 2)]
     pub(super) tunnels: usize,
@@ -43,12 +43,27 @@ pub(crate) struct Options {
     /// A Kubernetes API, http://host:port, that answers instead of the script.
     #[arg(long)]
     pub(super) backend: Option<http::Uri>,
-    /// Local addresses to dial from; on loopback 127.0.1.0/24 if not given.
+    /// Local addresses to dial from; on loopback all of 127.0.0.0/8 if not given.
     #[arg(long)]
     pub(super) source_range: Option<IpNet>,
     /// Rounds in which all agents drop their connections and connect anew.
     #[arg(long, default_value_t = 0)]
     pub(super) churn: u64,
+    /// Agents, chosen at random, that drop their connections in a second once all are ready.
+    #[arg(long, default_value_t = 0.0, value_parser = churn_rate)]
+    pub(super) churn_rate: f64,
+    /// Connect again at once, without grpc-go's backoff.
+    #[arg(long)]
+    pub(super) impatient: bool,
+    /// How many of the agents are agentk processes; the others are simulated.
+    #[arg(long, default_value_t = 0)]
+    pub(super) real: usize,
+    /// Their program, ours or GitLab's; by default the agentk beside this program.
+    #[arg(long)]
+    pub(super) agentk: Option<PathBuf>,
+    /// The folder for their logs, which are not kept otherwise.
+    #[arg(long)]
+    pub(super) logs: Option<PathBuf>,
     /// Open tunnels on a new connection at once, as our agentk does; otherwise each
     /// tunnel that was cut first waits for its own backoff, as GitLab's agentk does.
     #[arg(long)]
@@ -66,14 +81,23 @@ pub(crate) struct Options {
 
 impl Options {
     pub(super) fn targets(&self) -> anyhow::Result<Vec<Target>> {
-        let target = |address: &String| {
-            let address = match (&self.scheme, address.split_once("://")) {
-                (Some(scheme), Some((_, rest))) => format!("{scheme}://{rest}"),
-                (Some(_) | None, _) => address.clone(),
-            };
-            Ok(address.parse()?)
+        let addresses = self.addresses();
+        let targets = addresses.iter().map(|address| Ok(address.parse()?));
+        targets.collect()
+    }
+
+    /// Where agents connect, with the scheme that they use.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let address = |address: &String| match (&self.scheme, address.split_once("://")) {
+            (Some(scheme), Some((_, rest))) => format!("{scheme}://{rest}"),
+            (Some(_) | None, _) => address.clone(),
         };
-        self.kas_address.iter().map(target).collect()
+        self.kas_address.iter().map(address).collect()
+    }
+
+    /// Agents that are simulated.
+    pub(super) fn simulated(&self) -> usize {
+        self.agents.saturating_sub(self.real)
     }
 
     pub(super) fn tokens(&self) -> anyhow::Result<Vec<String>> {
@@ -124,6 +148,13 @@ fn ramp(text: &str) -> Result<f64, String> {
         return Ok(rate);
     }
     Err("the ramp must be above 0".to_owned())
+}
+
+fn churn_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let sane = (0.0..=1e6).contains(&rate);
+    sane.then_some(rate)
+        .ok_or_else(|| "the churn rate must not be below 0".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

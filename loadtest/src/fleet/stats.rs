@@ -25,8 +25,12 @@ pub(super) struct Stats {
     pub(super) requests: AtomicU64,
     pub(super) body_bytes: AtomicU64,
     pub(super) configurations: AtomicU64,
-    /// Connections dropped on purpose.
+    /// agentk processes that say that they are ready.
+    pub(super) real: AtomicUsize,
+    /// Connections dropped on purpose, by all at once.
     pub(super) churned: AtomicU64,
+    /// Connections dropped on purpose, one by one.
+    pub(super) dropped: AtomicU64,
     /// Calls whose token kas did not accept.
     pub(super) refused: AtomicU64,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -39,6 +43,8 @@ pub(super) struct Summary {
     connected: usize,
     registered: usize,
     idle_tunnels: usize,
+    real_ready: usize,
+    connections_dropped: u64,
     connections_made: u64,
     requests_answered: u64,
     body_bytes_sent: u64,
@@ -87,6 +93,8 @@ impl Stats {
             connected: self.connected.load(Relaxed),
             registered: self.registered.load(Relaxed),
             idle_tunnels: self.idle.load(Relaxed),
+            real_ready: self.real.load(Relaxed),
+            connections_dropped: self.dropped.load(Relaxed),
             connections_made: self.connections.load(Relaxed),
             requests_answered: self.requests.load(Relaxed),
             body_bytes_sent: self.body_bytes.load(Relaxed),

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{process::Process, record, scenario::Scenario};
+use crate::{process::Process, record, scenario::Scenario, topology::beside};
 
 /// How long the fleet may take beyond its ramp.
 const READY: Duration = Duration::from_secs(180);
@@ -34,6 +34,8 @@ pub(super) struct Agents {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Said {
     pub(super) status: Option<record::Fleet>,
+    /// Its agentk processes.
+    pub(super) agentks: Vec<Pid>,
     /// How many times it was ready.
     ready: usize,
     ended: bool,
@@ -58,8 +60,17 @@ impl Agents {
         if let Some(certificate) = &way.certificate {
             arguments.push(format!("--ca-cert-file={}", certificate.display()));
         }
-        if fleet.eager {
-            arguments.push("--eager".to_owned());
+        for (flag, wanted) in [("--eager", fleet.eager), ("--impatient", fleet.impatient)] {
+            arguments.extend(wanted.then(|| flag.to_owned()));
+        }
+        if fleet.churn > 0.0 {
+            arguments.push(format!("--churn-rate={}", fleet.churn));
+        }
+        if fleet.real > 0 {
+            let program = beside(fleet.agentk.as_deref(), "agentk")?;
+            arguments.push(format!("--real={}", fleet.real));
+            arguments.push(format!("--agentk={}", program.display()));
+            arguments.push(format!("--logs={}", logs.display()));
         }
         let own = std::env::current_exe()?;
         let mut process = Process::start("fleet", &own, arguments, &[], logs)?;
@@ -124,6 +135,9 @@ impl Said {
     fn hear(&mut self, line: &str) {
         if let Some(status) = line.strip_prefix("status: ") {
             self.status = serde_json::from_str(status).ok();
+        } else if let Some(pid) = line.strip_prefix("agentk: ") {
+            self.agentks
+                .extend(pid.parse().ok().and_then(Pid::from_raw));
         } else if line.starts_with("ready:") {
             self.ready += 1;
         } else if self.rest.len() < 1 << 16 {

@@ -2,21 +2,25 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
-use rustix::process::Pid;
+use anyhow::Context;
 
 use super::{
     agents::{Agents, Way},
-    census::Census,
     stage::{Place, Stage},
 };
-use crate::scenario::{Attach, Scenario};
+use crate::{
+    faults::{Census, Reach, pid_of},
+    scenario::{Attach, Scenario},
+};
 
 /// Starts the agents.
 pub(super) fn start(scenario: &Scenario, attach: &Attach, logs: &Path) -> anyhow::Result<Stage> {
     let census = Census::default();
     for (number, pid) in (1..).zip(&attach.pids) {
         census.came(&format!("replica {number}"), pid_of(*pid)?);
+    }
+    if let Some(pid) = attach.redis_pid {
+        census.came("redis", pid_of(pid)?);
     }
     let bearer = std::fs::read_to_string(&attach.bearer_file).with_context(|| {
         format!(
@@ -37,7 +41,9 @@ pub(super) fn start(scenario: &Scenario, attach: &Attach, logs: &Path) -> anyhow
         tokens: attach.token_file.clone(),
         certificate: attach.ca_cert_file.clone(),
     };
-    let empty = census.all().into_iter().map(|(name, pid)| {
+    let replicas = census.all().into_iter();
+    let replicas = replicas.filter(|(name, _)| name.starts_with("replica"));
+    let empty = replicas.map(|(name, pid)| {
         let resident = crate::process::sample(pid).map_or(0, |sample| sample.resident);
         (name, resident)
     });
@@ -45,15 +51,14 @@ pub(super) fn start(scenario: &Scenario, attach: &Attach, logs: &Path) -> anyhow
     census.came("loadtest", rustix::process::getpid());
     let agents = Agents::start(scenario, &way, logs)?;
     census.came("fleet", agents.pid());
-    let mut stage = Stage::of_others(place, census, agents, logs);
-    stage.empty_kib = empty;
-    Ok(stage)
-}
-
-fn pid_of(pid: u32) -> anyhow::Result<Pid> {
-    let known = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let Some(known) = known.filter(|_| Path::new(&format!("/proc/{pid}")).exists()) else {
-        bail!("there is no process {pid}");
-    };
-    Ok(known)
+    Ok(Stage {
+        place,
+        reach: Reach {
+            census: census.into(),
+            ..Reach::default()
+        },
+        agents,
+        empty_kib: empty,
+        _gitlab: None,
+    })
 }

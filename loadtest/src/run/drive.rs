@@ -12,14 +12,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    faults,
     progress::Progress,
     sampler::{Sampler, Seen},
     stage::Stage,
 };
 use crate::{
+    faults,
     record::{Mark, Record, Span, Stream},
-    scenario::{Fault, Kind, Phase, Scenario, Traffic},
+    scenario::{Action, Fault, Kind, Phase, Scenario, Traffic},
     traffic::{self, Report, Series, Tally},
 };
 
@@ -101,6 +101,12 @@ impl<'a> Drive<'a> {
 
     async fn course(&mut self) -> anyhow::Result<()> {
         self.stage.agents.ready().await?;
+        for (number, pid) in (1..).zip(&self.stage.agents.said().borrow().agentks) {
+            self.stage
+                .reach
+                .census
+                .came(&format!("agentk {number}"), *pid);
+        }
         let ready = self.began.elapsed().as_secs_f64();
         self.record
             .figures
@@ -140,7 +146,10 @@ impl<'a> Drive<'a> {
         let happen = async |fault: &Fault| {
             sleep_until(from + Duration::from_secs_f64(fault.at)).await;
             let mark = began.elapsed().as_secs_f64();
-            let result = faults::happen(fault, stage).await;
+            let result = match fault.action {
+                Action::Reconnect => stage.agents.reconnect(),
+                _ => faults::happen(fault, &stage.reach).await,
+            };
             let to = began.elapsed().as_secs_f64();
             result.map(|()| Mark {
                 what: fault.name(),
@@ -195,20 +204,14 @@ impl<'a> Drive<'a> {
 
     fn options(&self, phase: &Phase, traffic: &Traffic) -> traffic::Options {
         let place = &self.stage.place;
-        traffic::Options {
-            url: format!("{}{}", place.url, traffic.path()),
+        traffic.options(&traffic::Options {
+            url: place.url.clone(),
             bearer: Some(place.bearer.clone()),
             agents: Some((1, self.scenario.fleet.agents as u64)),
-            clients: traffic.clients(),
             duration: Some(phase.seconds),
-            rate: traffic.rate,
-            post: traffic.post(),
-            timeout: traffic.timeout,
-            retries: traffic.retries,
-            read_kib_per_second: traffic.read_kib_per_second,
             ca_cert_file: place.certificate.clone(),
             ..Default::default()
-        }
+        })
     }
 
     fn over(&mut self, over: Over) {

@@ -95,7 +95,7 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
     for sample in whole {
         let complete = sample
             .fleet
-            .is_some_and(|it| it.registered >= record.agents);
+            .is_some_and(|it| it.registered + it.real_ready >= record.agents);
         since = if complete {
             None
         } else {
@@ -122,7 +122,7 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
     let fleet = settled.and_then(|it| it.processes.get("fleet"));
     set(
         "fleet_kib_per_agent",
-        fleet.map(|it| it.resident_kib as f64 / count),
+        fleet.map(|it| it.resident_kib as f64 / (count - record.real as f64)),
     );
 }
 

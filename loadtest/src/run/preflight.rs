@@ -41,15 +41,13 @@ pub(super) fn check(scenario: &Scenario, program: &Path) -> anyhow::Result<Strin
              {hard}: raise it (`ulimit -Hn {most}` as root), ask for fewer agents (--agents){instead}"
         );
     }
+    if topology.balancer {
+        // It has one address, and a single replica may come to hold all agents.
+        limits::check_ports(scenario.fleet.agents)?;
+    }
     let needed = agents * KIB_PER_AGENT + topology.replicas as u64 * KIB_PER_REPLICA;
     if let Some(free) = available() {
-        ensure!(
-            needed < free,
-            "{agents} agents on {} replicas need about {} MiB of memory, but {} MiB are free: ask for fewer agents (--agents)",
-            topology.replicas,
-            needed >> 10,
-            free >> 10
-        );
+        enough_memory(scenario, needed, free)?;
     }
     Ok(format!(
         "{}: {agents} agents on {} replicas of {} for {:.0} s; up to {most} of {hard} open files a process, about {} MiB",
@@ -59,6 +57,18 @@ pub(super) fn check(scenario: &Scenario, program: &Path) -> anyhow::Result<Strin
         scenario.seconds(),
         needed >> 10
     ))
+}
+
+fn enough_memory(scenario: &Scenario, needed: u64, free: u64) -> anyhow::Result<()> {
+    ensure!(
+        needed < free,
+        "{} agents on {} replicas need about {} MiB of memory, but {} MiB are free: ask for fewer agents (--agents), or free some",
+        scenario.fleet.agents,
+        scenario.topology.replicas,
+        needed >> 10,
+        free >> 10
+    );
+    Ok(())
 }
 
 /// The open files of whichever process has most.
@@ -110,6 +120,20 @@ mod tests {
 
         assert!(error.contains("ulimit -Hn"), "{error}");
         assert!(error.contains("balancer: false"), "{error}");
+    }
+
+    #[test]
+    fn too_little_memory_is_said_with_what_to_do() {
+        let scenario = scenario(1000, false);
+
+        let error = enough_memory(&scenario, 200 << 10, 100 << 10).unwrap_err();
+
+        assert!(enough_memory(&scenario, 100 << 10, 200 << 10).is_ok());
+        let error = error.to_string();
+        assert!(
+            error.contains("200 MiB") && error.contains("--agents"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -57,15 +57,16 @@ impl Progress {
         let replicas = |(name, _): &(&String, _)| name.starts_with("replica");
         let replicas: Vec<_> = sample.processes.iter().filter(replicas).collect();
         let resident: u64 = replicas.iter().map(|(_, usage)| usage.resident_kib).sum();
-        let registered = sample.fleet.map_or(0, |fleet| fleet.registered);
+        let registered = sample.fleet.map_or(0, |it| it.registered + it.real_ready);
         format!(
-            "{} {:.0} s, {phase}: {registered}/{} agents, {} answered, {} failed, replicas {} MiB",
+            "{} {:.0} s, {phase}: {registered}/{} agents, {} answered, {} failed, replicas {} MiB{}",
             self.name,
             self.began.elapsed().as_secs_f64(),
             self.agents,
             sample.answered,
             sample.failed,
             resident >> 10,
+            owners(sample),
         )
     }
 
@@ -74,5 +75,36 @@ impl Progress {
         if self.terminal {
             let _ = writeln!(stderr());
         }
+    }
+}
+
+/// How many agents each replica owns, where there is more than one replica and they say so.
+fn owners(sample: &Sample) -> String {
+    let owned = sample.metrics.values();
+    let owned = owned.filter_map(|it| it.get("connected_agents_count").map(f64::to_string));
+    let owned: Vec<_> = owned.collect();
+    match owned.len() {
+        0 | 1 => String::new(),
+        _ => format!(", own {} agents", owned.join(" + ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_told_where_there_are_several() {
+        let replica = |number: usize, owns: f64| {
+            let metrics = [("connected_agents_count".to_owned(), owns)].into();
+            (format!("replica {number}"), metrics)
+        };
+        let mut sample = Sample::default();
+        sample.metrics.extend([replica(1, 3.0)]);
+        assert_eq!(owners(&sample), "");
+
+        sample.metrics.extend([replica(2, 4.0)]);
+
+        assert_eq!(owners(&sample), ", own 3 + 4 agents");
     }
 }

@@ -11,18 +11,12 @@ use std::{
 };
 
 use anyhow::Context;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{progress::Progress, stage::Stage};
 use crate::{
-    process,
+    http_get, process,
     record::{Redis, Sample, Usage},
     topology::store,
     traffic::Series,
@@ -30,8 +24,6 @@ use crate::{
 
 /// How long Redis or a replica may take to answer: less than the time between two samples.
 const ANSWER: Duration = Duration::from_millis(700);
-/// Longest answer with metrics.
-const MAX_METRICS: usize = 4 << 20;
 /// Samples that are kept for the report; all of them are in the file.
 const MAX_SAMPLES: usize = 20_000;
 
@@ -133,7 +125,7 @@ impl Sampler {
     async fn sample(&mut self, stage: &Stage) -> Sample {
         let at = self.began.elapsed().as_secs_f64();
         let (_, answered, failed) = self.seen.counts();
-        let processes = stage.census.all().into_iter();
+        let processes = stage.reach.census.all().into_iter();
         let processes = processes.filter_map(|(name, pid)| {
             let usage = self.usage(&name, pid)?;
             Some((name, usage))
@@ -189,26 +181,7 @@ impl Sampler {
 
 /// The metrics at a URL, each summed over its labels.
 pub(crate) async fn scrape(url: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-    let url: http::Uri = url.parse()?;
-    let authority = url.authority().context("a URL with a host")?;
-    let socket = TcpStream::connect(authority.as_str()).await?;
-    let (mut send, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    let request = http::Request::get(url.path())
-        .header(http::header::HOST, authority.as_str())
-        .body(Empty::<bytes::Bytes>::new())?;
-    let read = async {
-        let response = send.send_request(request).await?;
-        let body = Limited::new(response.into_body(), MAX_METRICS);
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!(error))?;
-        anyhow::Ok(body.to_bytes())
-    };
-    let body = tokio::select! {
-        body = read => body?,
-        _ = connection => anyhow::bail!("the connection ended"),
-    };
+    let (_, body) = http_get::get(url).await?;
     Ok(parse(&String::from_utf8_lossy(&body)))
 }
 

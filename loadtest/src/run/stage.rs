@@ -6,16 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use tokio::sync::Mutex;
 
 use super::{
     agents::{Agents, Way},
     attached,
-    census::Census,
 };
 use crate::{
     chaos::Chaos,
+    faults::{Census, Links, Reach},
     output,
     scenario::Scenario,
     topology::{ControlPlane, GitLab, Product, Replica, Setup, Store, ports::loopback},
@@ -25,16 +25,11 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) place: Place,
-    pub(super) census: Arc<Census>,
-    pub(super) replicas: Vec<Mutex<Replica>>,
-    pub(super) redis: Option<Mutex<Option<Store>>>,
-    pub(super) links: Links,
+    pub(super) reach: Reach,
     pub(super) agents: Agents,
-    pub(super) redis_server: PathBuf,
-    pub(super) logs: PathBuf,
     /// The names of replicas, and their memory before an agent came.
     pub(super) empty_kib: Vec<(String, u64)>,
-    _gitlab: Option<GitLab>,
+    pub(super) _gitlab: Option<GitLab>,
 }
 
 /// Where traffic goes and figures come from.
@@ -49,15 +44,6 @@ pub(super) struct Place {
     pub(super) redis: Option<String>,
     /// Name and URL of each replica's metrics.
     pub(super) metrics: Vec<(String, String)>,
-}
-
-/// Links that can be disturbed.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    pub(super) agents: Option<Chaos>,
-    pub(super) users: Option<Chaos>,
-    pub(super) redis: Vec<Chaos>,
-    pub(super) peers: Vec<Chaos>,
 }
 
 impl Stage {
@@ -94,7 +80,8 @@ impl Stage {
         };
         let mut setup = Setup {
             product,
-            tls: topology.tls,
+            tls: topology.scheme.is_tls(),
+            websocket: topology.scheme.is_websocket(),
             gitlab: gitlab.as_ref().map(GitLab::port),
             ..Setup::new(program.to_owned())
         };
@@ -122,106 +109,77 @@ impl Stage {
             census.came("redis", redis.pid());
         }
         census.came("loadtest", rustix::process::getpid());
-        let place = links
-            .connect(scenario, &replicas, &control, redis.as_ref())
-            .await?;
+        let place = connect(&mut links, scenario, &replicas, &control, redis.as_ref()).await?;
         let way = Way {
-            addresses: links.addresses(scenario, &replicas),
+            addresses: addresses(&links, &setup, &replicas),
             tokens: control.tokens.clone(),
-            certificate: topology.tls.then(|| control.certificate.clone()),
+            certificate: topology
+                .scheme
+                .is_tls()
+                .then(|| control.certificate.clone()),
         };
         let agents = Agents::start(scenario, &way, logs)?;
         census.came("fleet", agents.pid());
         Ok(Self {
             place,
-            census,
-            replicas: replicas.into_iter().map(Mutex::new).collect(),
-            redis: redis.map(|redis| Mutex::new(Some(redis))),
-            links,
+            reach: Reach {
+                links,
+                census,
+                replicas: replicas.into_iter().map(Mutex::new).collect(),
+                redis: redis.map(|redis| Mutex::new(Some(redis))),
+                redis_server: redis_server.to_owned(),
+                logs: logs.to_owned(),
+            },
             agents,
-            redis_server: redis_server.to_owned(),
-            logs: logs.to_owned(),
             empty_kib,
             _gitlab: gitlab,
         })
     }
 
-    /// What runs when a kas of somebody else is attached to.
-    pub(super) fn of_others(place: Place, census: Census, agents: Agents, logs: &Path) -> Self {
-        Self {
-            place,
-            census: Arc::new(census),
-            replicas: Vec::new(),
-            redis: None,
-            links: Links::default(),
-            agents,
-            redis_server: PathBuf::new(),
-            logs: logs.to_owned(),
-            empty_kib: Vec::new(),
-            _gitlab: None,
-        }
-    }
-
     /// Ends everything that was started; gives the failures that the agents counted.
     pub(super) async fn end(self) -> BTreeMap<String, u64> {
         let failures = self.agents.end().await;
-        let replicas = self.replicas.into_iter().map(|it| it.into_inner().end());
-        futures_util::future::join_all(replicas).await;
-        if let Some(redis) = self.redis.and_then(Mutex::into_inner) {
-            redis.end().await;
-        }
+        self.reach.end().await;
         failures
     }
 }
 
-impl Links {
-    /// Puts load balancers in front of users' and agents' ports, where they are needed.
-    async fn connect(
-        &mut self,
-        scenario: &Scenario,
-        replicas: &[Replica],
-        control: &ControlPlane,
-        redis: Option<&Store>,
-    ) -> anyhow::Result<Place> {
-        if scenario.topology.balancer {
-            let ports: Vec<_> = replicas.iter().map(|it| it.ports.agents).collect();
-            self.agents = Some(Chaos::start(&ports).await?);
-        }
-        let ports: Vec<_> = replicas.iter().map(|it| it.ports.users).collect();
-        ensure!(!ports.is_empty(), "there is no replica");
-        let users = if ports.len() == 1 && !scenario.disturbs_users() {
-            ports[0]
-        } else {
-            let users = Chaos::start(&ports).await?;
-            self.users.insert(users).port()
-        };
-        let metrics = |it: &Replica| {
-            let url = format!("http://{}/metrics", loopback(it.ports.observability));
-            (it.name.replace('-', " "), url)
-        };
-        Ok(Place {
-            url: format!("http://{}/k8s-proxy", loopback(users)),
-            bearer: control.bearer("{agent}"),
-            certificate: None,
-            redis: redis.map(|redis| loopback(redis.port())),
-            metrics: replicas.iter().map(metrics).collect(),
-        })
+/// Puts load balancers in front of users' and agents' ports, where they are needed.
+async fn connect(
+    links: &mut Links,
+    scenario: &Scenario,
+    replicas: &[Replica],
+    control: &ControlPlane,
+    redis: Option<&Store>,
+) -> anyhow::Result<Place> {
+    if scenario.topology.balancer {
+        let ports: Vec<_> = replicas.iter().map(|it| it.ports.agents).collect();
+        links.agents = Some(Chaos::start(&ports).await?);
     }
-
-    fn addresses(&self, scenario: &Scenario, replicas: &[Replica]) -> Vec<String> {
-        let Some(balancer) = &self.agents else {
-            return replicas.iter().map(Replica::kas_address).collect();
-        };
-        let scheme = if scenario.topology.tls { "wss" } else { "ws" };
-        vec![format!("{scheme}://{}/", loopback(balancer.port()))]
-    }
+    let ports: Vec<_> = replicas.iter().map(|it| it.ports.users).collect();
+    ensure!(!ports.is_empty(), "there is no replica");
+    let users = if ports.len() == 1 && !scenario.disturbs_users() {
+        ports[0]
+    } else {
+        let users = Chaos::start(&ports).await?;
+        links.users.insert(users).port()
+    };
+    let metrics = |it: &Replica| {
+        let url = format!("http://{}/metrics", loopback(it.ports.observability));
+        (it.name.replace('-', " "), url)
+    };
+    Ok(Place {
+        url: format!("http://{}/k8s-proxy", loopback(users)),
+        bearer: control.bearer("{agent}"),
+        certificate: None,
+        redis: redis.map(|redis| loopback(redis.port())),
+        metrics: replicas.iter().map(metrics).collect(),
+    })
 }
 
-impl Stage {
-    /// The replica of this number, from 1.
-    pub(super) fn replica(&self, number: usize) -> anyhow::Result<&Mutex<Replica>> {
-        let index = number.checked_sub(1);
-        let replica = index.and_then(|index| self.replicas.get(index));
-        replica.with_context(|| format!("there is no replica {number}"))
+fn addresses(links: &Links, setup: &Setup, replicas: &[Replica]) -> Vec<String> {
+    match &links.agents {
+        Some(balancer) => vec![setup.address_of_agents(balancer.port())],
+        None => replicas.iter().map(Replica::kas_address).collect(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::Topology;
+use super::{Attach, Topology};
 
 /// One fault.
 #[derive(Debug, Clone, Deserialize)]
@@ -74,16 +74,33 @@ impl<'de> Deserialize<'de> for Subject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const KNOWN: &[&str] = &["agents", "users", "redis", "peers", "replica-1"];
         let text = String::deserialize(deserializer)?;
-        match text.as_str() {
-            "agents" => Ok(Self::Agents),
-            "users" => Ok(Self::Users),
-            "redis" => Ok(Self::Redis),
-            "peers" => Ok(Self::Peers),
+        Self::named(&text).ok_or_else(|| D::Error::unknown_variant(&text, KNOWN))
+    }
+}
+
+impl Subject {
+    /// What files and flags call so.
+    pub(crate) fn named(text: &str) -> Option<Self> {
+        match text {
+            "agents" => Some(Self::Agents),
+            "users" => Some(Self::Users),
+            "redis" => Some(Self::Redis),
+            "peers" => Some(Self::Peers),
             other => other
                 .strip_prefix("replica-")
                 .and_then(|number| number.parse().ok())
-                .map(Self::Replica)
-                .ok_or_else(|| D::Error::unknown_variant(other, KNOWN)),
+                .map(Self::Replica),
+        }
+    }
+
+    /// What its process is called.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Agents => "agents".to_owned(),
+            Self::Users => "users".to_owned(),
+            Self::Redis => "redis".to_owned(),
+            Self::Peers => "peers".to_owned(),
+            Self::Replica(number) => format!("replica {number}"),
         }
     }
 }
@@ -93,13 +110,7 @@ impl Fault {
         if !(self.at >= 0.0 && self.at < phase) {
             return Err(format!("`at: {}` is after the end of the phase", self.at));
         }
-        if [self.lasts, self.every]
-            .iter()
-            .flatten()
-            .any(|it| !(*it > 0.0 && *it < 1e6))
-        {
-            return Err("`for` and `every` must be above 0".to_owned());
-        }
+        self.check_times()?;
         if let Some(Subject::Replica(number)) = self.of
             && !(1..=topology.replicas).contains(&number)
         {
@@ -112,16 +123,53 @@ impl Fault {
             return Err("agents need `balancer: true` in the topology for this".to_owned());
         }
         if topology.attach.is_some() && self.action != Action::Reconnect {
-            return self.check_attached();
+            return self.check_attached(topology.attach.as_ref());
         }
         self.check_subject()
     }
 
+    fn check_times(&self) -> Result<(), String> {
+        let times = [self.lasts, self.every];
+        let sane = times.iter().flatten().all(|it| *it > 0.0 && *it < 1e6);
+        if sane && (0.0..1e6).contains(&self.at) {
+            return Ok(());
+        }
+        Err("`for` and `every` must be above 0, `at` not below".to_owned())
+    }
+
+    /// Whether it can happen to links that were put between, and to processes of others, which get
+    /// signals and are not started again.
+    pub(crate) fn check_of_others(
+        &self,
+        has_link: impl Fn(Subject) -> bool,
+        has_process: impl Fn(Subject) -> bool,
+    ) -> Result<(), String> {
+        self.check_times()?;
+        self.check_subject()?;
+        let Some(of) = self.of else {
+            return Err("this is possible in a scenario only".to_owned());
+        };
+        let name = of.name().replace(' ', "-");
+        match self.action {
+            Action::Kill | Action::Terminate | Action::Freeze if !has_process(of) => {
+                Err(format!("name the process: --process {name}=PID"))
+            }
+            Action::Cut | Action::BlackHole | Action::Delay | Action::Throttle if !has_link(of) => {
+                Err(format!(
+                    "there is no such link: --link {name}=LISTEN=TARGET"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Processes of others get signals, and are not started again.
-    fn check_attached(&self) -> Result<(), String> {
+    fn check_attached(&self, attach: Option<&Attach>) -> Result<(), String> {
+        let redis = attach.is_some_and(|it| it.redis_pid.is_some());
         match (self.action, self.of) {
             (Action::Kill | Action::Terminate | Action::Freeze, Some(Subject::Replica(_))) => Ok(()),
-            _ => Err("only `kill`, `terminate` and `freeze` of a replica, and `reconnect`, are possible with `attach`".to_owned()),
+            (Action::Kill | Action::Freeze, Some(Subject::Redis)) if redis => Ok(()),
+            _ => Err("only `kill`, `terminate` and `freeze` of a replica (or of Redis by its `redis_pid`), and `reconnect`, are possible with `attach`".to_owned()),
         }
     }
 

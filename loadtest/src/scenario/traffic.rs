@@ -1,9 +1,19 @@
 //! One kind of requests at one rate.
 
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use serde::{
+    Deserialize, Serialize,
+    de::{IntoDeserializer, value::Error as ValueError},
+};
+
+use crate::{
+    content,
+    traffic::{Exec, Options},
+};
 
 /// Requests, each begun on time whatever the answers do.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Traffic {
     pub(crate) kind: Kind,
@@ -16,12 +26,15 @@ pub(crate) struct Traffic {
     /// Length of the body, where the kind has one.
     #[serde(default)]
     pub(crate) bytes: Option<u64>,
-    /// Events of a watch, or lines of a log.
+    /// Events of a watch, or lines of a log or an exec.
     #[serde(default)]
     pub(crate) events: Option<u64>,
     /// Milliseconds between them.
     #[serde(default)]
     pub(crate) every_ms: Option<u64>,
+    /// Milliseconds after which an agent begins to answer.
+    #[serde(default)]
+    pub(crate) delay_ms: u64,
     /// KiB a second at which the client reads.
     #[serde(default)]
     pub(crate) read_kib_per_second: Option<u32>,
@@ -35,10 +48,11 @@ pub(crate) struct Traffic {
 }
 
 /// What is requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// A small object: 4 KiB.
+    #[default]
     Short,
     /// A long list: 256 KiB.
     List,
@@ -50,6 +64,8 @@ pub(crate) enum Kind {
     Bulk,
     /// A body that is sent, and comes back: 1 MiB.
     Upload,
+    /// A WebSocket on which ten lines of 256 bytes are said, each 100 ms after the last came back.
+    Exec,
 }
 
 impl Kind {
@@ -62,6 +78,7 @@ impl Kind {
             Self::Logs => "logs",
             Self::Bulk => "bulk",
             Self::Upload => "upload",
+            Self::Exec => "exec",
         }
     }
 }
@@ -71,6 +88,22 @@ const CLIENTS_PER_RATE: f64 = 20.0;
 const MAX_CLIENTS: f64 = 512.0;
 
 impl Traffic {
+    /// So many requests a second of a kind given by its name.
+    ///
+    /// # Errors
+    /// When there is no such kind, or the rate is none.
+    pub(crate) fn at(kind: &str, rate: f64) -> Result<Self, String> {
+        const KNOWN: &[&str] = &["short", "list", "watch", "logs", "bulk", "upload", "exec"];
+        let known = Kind::deserialize(IntoDeserializer::<ValueError>::into_deserializer(kind));
+        let known = known.map_err(|_| runtime::yaml::unknown("value", kind, KNOWN))?;
+        let traffic = Self {
+            kind: known,
+            rate: Some(rate),
+            ..Self::default()
+        };
+        traffic.check().map(|()| traffic)
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
             return Err("`rate` must be above 0".to_owned());
@@ -84,6 +117,10 @@ impl Traffic {
         {
             return Err("`timeout` must be above 0".to_owned());
         }
+        let most = content::MAX_PIECE as u64;
+        if self.kind == Kind::Exec && self.bytes.is_some_and(|bytes| !(1..=most).contains(&bytes)) {
+            return Err(format!("`bytes` of an exec must be from 1 to {most}"));
+        }
         Ok(())
     }
 
@@ -95,8 +132,32 @@ impl Traffic {
         })
     }
 
+    /// How to send it where `base` says: the Kubernetes proxy, and who asks for how long.
+    pub(crate) fn options(&self, base: &Options) -> Options {
+        Options {
+            url: format!("{}{}", base.url.trim_end_matches('/'), self.path()),
+            clients: self.clients(),
+            rate: self.rate,
+            post: self.post(),
+            exec: self.exec(),
+            timeout: self.timeout.or(base.timeout),
+            retries: self.retries.max(base.retries),
+            read_kib_per_second: self.read_kib_per_second.or(base.read_kib_per_second),
+            mix: Vec::new(),
+            ..base.clone()
+        }
+    }
+
     /// The path that the agents' script answers in this kind's way.
-    pub(crate) fn path(&self) -> String {
+    fn path(&self) -> String {
+        let delay = match self.delay_ms {
+            0 => String::new(),
+            delay => format!("/delay/{delay}"),
+        };
+        format!("{delay}{}", self.answer())
+    }
+
+    fn answer(&self) -> String {
         let (events, every) = self.script();
         match self.kind {
             Kind::Short => format!("/json/{}", self.bytes.unwrap_or(4096)),
@@ -104,17 +165,29 @@ impl Traffic {
             Kind::Watch | Kind::Logs => format!("/watch/{events}/{every}"),
             Kind::Bulk => format!("/bytes/{}", self.bytes.unwrap_or(64 << 20)),
             Kind::Upload => "/echo".to_owned(),
+            Kind::Exec => "/exec".to_owned(),
         }
     }
 
+    fn exec(&self) -> Option<Exec> {
+        let (lines, every) = self.script();
+        let bytes = usize::try_from(self.bytes.unwrap_or(256)).unwrap_or(usize::MAX);
+        (self.kind == Kind::Exec).then_some(Exec {
+            lines,
+            bytes,
+            every: Duration::from_millis(every),
+        })
+    }
+
     /// The length of the body that is sent, if one is.
-    pub(crate) fn post(&self) -> Option<u64> {
+    fn post(&self) -> Option<u64> {
         (self.kind == Kind::Upload).then(|| self.bytes.unwrap_or(1 << 20))
     }
 
     fn script(&self) -> (u64, u64) {
         let (events, every) = match self.kind {
             Kind::Logs => (200, 5),
+            Kind::Exec => (10, 100),
             Kind::Short | Kind::List | Kind::Watch | Kind::Bulk | Kind::Upload => (10, 200),
         };
         (

@@ -55,6 +55,20 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Where agents connect, if that is this port of loopback.
+    pub(crate) fn address_of_agents(&self, port: u16) -> String {
+        let scheme = match (self.websocket, self.tls) {
+            (true, false) => "ws",
+            (true, true) => "wss",
+            (false, false) => "grpc",
+            (false, true) => "grpcs",
+        };
+        let path = if self.websocket { "/" } else { "" };
+        format!("{scheme}://{}{path}", loopback(port))
+    }
+}
+
 /// Where a replica listens on loopback.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
@@ -174,8 +188,7 @@ impl Replica {
 
     /// Where agents connect.
     pub(crate) fn kas_address(&self) -> String {
-        let scheme = if self.setup.tls { "wss" } else { "ws" };
-        format!("{scheme}://127.0.0.1:{}/", self.ports.agents)
+        self.setup.address_of_agents(self.ports.agents)
     }
 
     /// The URL of a path of the Kubernetes API, through the proxy.

@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -20,25 +20,28 @@ use super::{
 /// A pause after a failure, so that a target that is down is not stormed.
 const PAUSE: Duration = Duration::from_millis(10);
 
-type Connection = http1::Connection<TokioIo<Io>, RequestBody>;
+/// What must be polled while a request is made.
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+/// A connection and its requests.
+type Connected = (http1::SendRequest<RequestBody>, Connection);
 
 /// A client, with its own connection and its own count.
 pub(super) struct Client {
     work: Arc<Work>,
     stop: CancellationToken,
-    connected: Option<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>)>,
+    connected: Option<Connected>,
     tally: Tally,
 }
 
 /// A request that did not succeed.
-struct Failed {
-    kind: String,
+pub(super) struct Failed {
+    pub(super) kind: String,
     /// The client's own connection broke: nobody said anything about the request.
     connection: bool,
 }
 
 impl Failed {
-    fn new(kind: impl Into<String>) -> Self {
+    pub(super) fn new(kind: impl Into<String>) -> Self {
         Self {
             kind: kind.into(),
             connection: false,
@@ -87,7 +90,7 @@ impl Client {
             };
             let Some(turn) = turn else { return self.tally };
             let outcome = self.again_and_again(&work, turn).await;
-            let took = turn.due.elapsed().saturating_sub(work.expected.scripted());
+            let took = turn.due.elapsed().saturating_sub(work.scripted);
             if let Some(series) = &work.series {
                 series.over(turn.due, took, outcome.is_ok());
             }
@@ -142,20 +145,18 @@ impl Client {
     }
 
     /// The connection of the last request, if the server has not ended it meanwhile.
-    fn idle(&mut self) -> Option<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>)> {
+    fn idle(&mut self) -> Option<Connected> {
         let (send, mut connection) = self.connected.take()?;
         let ended = connection.as_mut().now_or_never().is_some();
         (!ended && !send.is_closed()).then_some((send, connection))
     }
 }
 
-async fn connect(
-    work: &Work,
-) -> Result<(http1::SendRequest<RequestBody>, Pin<Box<Connection>>), Failed> {
+async fn connect(work: &Work) -> Result<Connected, Failed> {
     let io = work.target.connect().await;
     let io = io.map_err(|error| Failed::connection(format!("connect: {}", error.kind())))?;
     let (send, connection) = http1::handshake(TokioIo::new(io)).await?;
-    Ok((send, Box::pin(connection)))
+    Ok((send, Box::pin(connection.with_upgrades())))
 }
 
 async fn exchange(
@@ -165,6 +166,11 @@ async fn exchange(
 ) -> Result<u64, Failed> {
     send.ready().await?;
     let response = send.send_request(work.target.request(turn.number)).await?;
+    if let Some(exec) = work.exec
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        return exec.talk(response).await;
+    }
     if !response.status().is_success() {
         return Err(Failed::new(format!(
             "status {}",

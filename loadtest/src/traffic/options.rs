@@ -4,6 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
+use super::Exec;
+use crate::scenario::Traffic;
+
 /// The length of a `--bulk` body.
 const BULK: u64 = 200 << 20;
 /// Seconds that one request may take, unless told otherwise.
@@ -13,7 +16,7 @@ const BULK_TIMEOUT: f64 = 300.0;
 /// Requests to a Kubernetes proxy.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Options {
-    /// What to get: http:// or https://host:port/path.
+    /// What to get: http:// or https://host:port/path; with --mix the Kubernetes proxy itself.
     #[arg(long)]
     pub(crate) url: String,
     /// The bearer token; `{agent}` in it stands for each number of --agents in turn.
@@ -41,6 +44,12 @@ pub(crate) struct Options {
     /// One GET of 200 MiB: /bytes/209715200 under the URL.
     #[arg(long, conflicts_with_all = ["rate", "requests", "duration", "post"])]
     pub(crate) bulk: bool,
+    /// Several kinds at once, each at its rate, as `short=50,list=5,watch=2,logs=1,exec=1,bulk=0.1`;
+    /// agents must answer by the script of `loadtest fleet`.
+    #[arg(long, value_delimiter = ',', value_parser = super::mix::part, conflicts_with_all = ["rate", "requests", "post", "bulk", "clients"])]
+    pub(crate) mix: Vec<Traffic>,
+    #[arg(skip)]
+    pub(crate) exec: Option<Exec>,
     /// Seconds that one request may take.
     #[arg(long)]
     pub(crate) timeout: Option<f64>,

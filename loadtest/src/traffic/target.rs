@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{Either, Full};
 use runtime::tls::{self, ClientTls, ClientTlsOptions};
 use rustls_pki_types::ServerName;
@@ -28,6 +29,7 @@ pub(super) struct Target {
     tls: Option<Tls>,
     bearer: Bearer,
     post: Option<u64>,
+    upgrade: bool,
 }
 
 struct Tls {
@@ -79,6 +81,7 @@ impl Target {
             address: (host, port),
             bearer: Bearer::new(options)?,
             post: options.post,
+            upgrade: options.exec.is_some(),
         })
     }
 
@@ -98,6 +101,9 @@ impl Target {
         headers.insert(header::HOST, self.host.clone());
         if let Some(bearer) = self.bearer.of(number) {
             headers.insert(header::AUTHORIZATION, bearer);
+        }
+        if self.upgrade {
+            headers.extend(upgrade());
         }
         request
     }
@@ -122,6 +128,21 @@ impl Target {
             }
         }
     }
+}
+
+/// The headers that ask for a WebSocket.
+fn upgrade() -> HeaderMap {
+    let key = STANDARD.encode(rand::random::<[u8; 16]>());
+    let key = HeaderValue::try_from(key).expect("base64 is text");
+    HeaderMap::from_iter([
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        ),
+        (header::SEC_WEBSOCKET_KEY, key),
+    ])
 }
 
 impl Tls {

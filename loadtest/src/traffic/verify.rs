@@ -66,7 +66,7 @@ impl Expected {
             match Script::new(0).answer(&format!("/{kind}/{number}")) {
                 Answer::Bytes(length) => return Self::Pattern(length),
                 Answer::Json(body) if kind == "json" => return Self::Exactly(body),
-                Answer::Json(_) | Answer::Echo | Answer::Watch { .. } => {}
+                Answer::Json(_) | Answer::Echo | Answer::Watch { .. } | Answer::Exec => {}
             }
         }
         if let [every, events, "watch", ..] = last[..]

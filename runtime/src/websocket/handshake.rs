@@ -62,7 +62,8 @@ fn lists(headers: &[httparse::Header<'_>], name: &str, item: &str) -> bool {
 }
 
 /// What a server answers to this `Sec-WebSocket-Key`.
-fn accept_key(key: &str) -> String {
+#[must_use]
+pub fn accept_key(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key);
     hash.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");

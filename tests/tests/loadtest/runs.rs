@@ -1,93 +1,17 @@
-//! `loadtest run` as a program: its verdict, its report, bad input, and what Ctrl-C leaves behind.
+//! Runs from their start to their verdict.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Output,
-    time::Duration,
-};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::{
-    kas::{Kas, Options},
     parts::{self, Part},
     process::Process,
     programs,
     wait::until,
 };
-use tokio::process::Command;
 
-const LIMIT: Duration = Duration::from_secs(90);
-
-const SMALL: &str = "\
-name: small
-topology: {replicas: 2, balancer: true}
-fleet: {agents: 6}
-phases:
-  - name: all kinds
-    seconds: 4
-    traffic:
-      - {kind: short, rate: 20}
-      - {kind: watch, rate: 2, events: 3, every_ms: 50}
-      - {kind: upload, rate: 2, bytes: 20000}
-    faults:
-      - {at: 1, do: delay, of: peers, ms: 20, for: 1}
-objectives: {max_failed: 0, min_requests: 80}
-";
-
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Result<Self> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join("loadtest")
-            .join(name);
-        std::fs::remove_dir_all(&folder).ok();
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self(folder))
-    }
-
-    fn command(&self, scenario: &str) -> Result<Command> {
-        let file = self.0.join("scenario.yaml");
-        std::fs::write(&file, scenario)?;
-        let mut command = Command::new(programs::loadtest()?);
-        command
-            .arg("run")
-            .arg(file)
-            .arg("--kas")
-            .arg(programs::kas()?);
-        command
-            .arg("--output")
-            .arg(self.0.join("out"))
-            .kill_on_drop(true);
-        Ok(command)
-    }
-
-    async fn run(&self, scenario: &str) -> Result<Output> {
-        let output = self.command(scenario)?.output();
-        Ok(tokio::time::timeout(LIMIT, output)
-            .await
-            .context("the run hangs")??)
-    }
-
-    fn result(&self) -> Result<Value> {
-        let text = std::fs::read_to_string(self.0.join("out/result.json"))?;
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    fn report(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(self.0.join("out/report.html"))?)
-    }
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(out),
-        String::from_utf8_lossy(err)
-    )
-}
+use crate::place::{LIMIT, Place, SMALL, text};
 
 #[tokio::test]
 async fn a_run_that_reaches_its_objectives_passes_and_shows_all() -> Result<()> {
@@ -151,65 +75,54 @@ objectives: {max_failed: 0, p50_ms: 200}
 }
 
 #[tokio::test]
-async fn a_typo_is_named_before_anything_is_started() -> Result<()> {
-    let place = Place::new("typo")?;
+async fn a_slowed_target_fails_steady() -> Result<()> {
+    if parts::skipped("a_slowed_target_fails_steady", &[Part::Redis]) {
+        return Ok(());
+    }
+    let place = Place::new("slow-steady")?;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/steady.yaml");
+    let last = "      - {kind: watch, rate: 5}\n";
+    let slowed = "    faults:\n      - {at: 1, do: freeze, of: replica-1, for: 4}\n";
+    let steady = std::fs::read_to_string(file)?;
+    let slow = steady.replace(last, &format!("{last}{slowed}"));
+    assert_ne!(slow, steady, "the fault has its place");
 
-    let output = place.run(&SMALL.replace("agents: 6", "agnets: 6")).await?;
+    let output = place.run(&slow).await?;
 
     let said = text(&output);
-    assert!(
-        !output.status.success() && !place.0.join("out").exists(),
-        "{said}"
-    );
-    assert!(
-        said.contains("scenario.yaml:3:9: unknown key `agnets`, did you mean `agents`?"),
-        "{said}"
-    );
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("MISSED   longest_stall_ms ≤ 1500"), "{said}");
     Ok(())
 }
 
 #[tokio::test]
-async fn too_many_agents_for_the_open_files_are_refused_beforehand() -> Result<()> {
-    let place = Place::new("files")?;
-    let mut command = place.command(SMALL)?;
-    command.args(["--agents", "100000000"]);
-
-    let output = tokio::time::timeout(LIMIT, command.output()).await??;
-
-    let said = text(&output);
-    assert!(
-        !output.status.success() && !place.0.join("out").exists(),
-        "{said}"
-    );
-    assert!(
-        said.contains("hard limit is") && said.contains("ulimit -Hn"),
-        "{said}"
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn refused_tokens_are_said_at_once() -> Result<()> {
-    let place = Place::new("refused")?;
-    let kas = Kas::start(Options::default(), &place.0).await?;
-    let (tokens, bearer) = (place.0.join("tokens"), place.0.join("bearer"));
-    std::fs::write(&tokens, "glagent-nobody")?;
-    std::fs::write(&bearer, "pat:1:nobody")?;
-    let attach = format!(
-        "name: refused\ntopology:\n  attach:\n    kas_address: ws://127.0.0.1:{}/\n    url: http://127.0.0.1:{}/k8s-proxy\n    token_file: {}\n    bearer_file: {}\nphases: [{{name: none, seconds: 1}}]\n",
-        kas.agents,
-        kas.users,
-        tokens.display(),
-        bearer.display()
+async fn agentk_processes_answer_among_simulated_agents() -> Result<()> {
+    if parts::skipped(
+        "agentk_processes_answer_among_simulated_agents",
+        &[Part::Redis],
+    ) {
+        return Ok(());
+    }
+    let place = Place::new("real")?;
+    let fleet = format!(
+        "fleet: {{agents: 4, real: 2, agentk: '{}'}}",
+        programs::agentk()?.display()
     );
 
-    let output = place.run(&attach).await?;
+    let output = place
+        .run(&SMALL.replace("fleet: {agents: 6}", &fleet))
+        .await?;
 
-    let said = text(&output);
-    assert!(
-        !output.status.success() && said.contains("refuses the agents' tokens"),
-        "{said}"
-    );
+    assert!(output.status.success(), "{}", text(&output));
+    let result = place.result()?;
+    let last = result["samples"].as_array().and_then(|all| all.last());
+    let last = last.context("no samples")?;
+    assert_eq!(last["fleet"]["real_ready"], 2, "{last}");
+    assert_eq!(last["fleet"]["registered"], 2, "{last}");
+    for agentk in ["agentk 1", "agentk 2"] {
+        let resident = &last["processes"][agentk]["resident_kib"];
+        assert!(resident.as_u64() > Some(0), "{agentk}: {last}");
+    }
     Ok(())
 }
 

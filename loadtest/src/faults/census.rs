@@ -9,21 +9,21 @@ use rustix::process::Pid;
 
 /// Process ids by name.
 #[derive(Debug, Default)]
-pub(super) struct Census(Mutex<BTreeMap<String, Pid>>);
+pub(crate) struct Census(Mutex<BTreeMap<String, Pid>>);
 
 impl Census {
     /// A process is there.
-    pub(super) fn came(&self, name: &str, pid: Pid) {
+    pub(crate) fn came(&self, name: &str, pid: Pid) {
         self.lock().insert(name.to_owned(), pid);
     }
 
     /// A process is away.
-    pub(super) fn went(&self, name: &str) {
+    pub(crate) fn went(&self, name: &str) {
         self.lock().remove(name);
     }
 
     /// All that are there.
-    pub(super) fn all(&self) -> Vec<(String, Pid)> {
+    pub(crate) fn all(&self) -> Vec<(String, Pid)> {
         let census = self.lock();
         census
             .iter()

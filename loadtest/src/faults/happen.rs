@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::stage::Stage;
+use super::Reach;
 use crate::{
     chaos::{Chaos, Mode},
     scenario::{Action, Fault, Subject},
@@ -22,51 +22,53 @@ const GONE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot be made or ended.
-pub(super) async fn happen(fault: &Fault, stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn happen(fault: &Fault, reach: &Reach) -> anyhow::Result<()> {
     let done = match (fault.action, fault.of) {
         (Action::Cut, Some(of)) => {
-            cut(fault, &links(stage, of)).await;
+            cut(fault, &reach.links.of(of)).await;
             Ok(())
         }
         (Action::BlackHole, Some(of)) => {
-            let links = links(stage, of);
+            let links = reach.links.of(of);
             disturb(&links, Mode::BlackHole, fault.lasts()).await;
             links.iter().for_each(|link| link.cut());
             Ok(())
         }
         (Action::Delay, Some(of)) => {
             let delay = Duration::from_millis(fault.ms.unwrap_or_default());
-            disturb(&links(stage, of), Mode::Delay(delay), fault.lasts()).await;
+            disturb(&reach.links.of(of), Mode::Delay(delay), fault.lasts()).await;
             Ok(())
         }
         (Action::Throttle, Some(of)) => {
             let rate = fault.kib_per_second.unwrap_or(1).saturating_mul(1024);
-            disturb(&links(stage, of), Mode::Throttle(rate), fault.lasts()).await;
+            disturb(&reach.links.of(of), Mode::Throttle(rate), fault.lasts()).await;
             Ok(())
         }
-        (Action::Kill, Some(Subject::Redis)) => kill_redis(stage, fault.lasts()).await,
-        (Action::Freeze, Some(Subject::Redis)) => freeze(stage, "redis", fault.lasts()).await,
+        (Action::Kill, Some(Subject::Redis)) if reach.redis.is_none() => {
+            signal(reach, "redis", Signal::KILL)
+        }
+        (Action::Kill, Some(Subject::Redis)) => kill_redis(reach, fault.lasts()).await,
+        (Action::Freeze, Some(Subject::Redis)) => freeze(reach, "redis", fault.lasts()).await,
         (Action::Freeze, Some(Subject::Replica(number))) => {
-            freeze(stage, &name(number), fault.lasts()).await
+            freeze(reach, &name(number), fault.lasts()).await
         }
         (Action::Kill, Some(Subject::Replica(number))) => {
-            leave(stage, number, Signal::KILL).await?;
+            leave(reach, number, Signal::KILL).await?;
             sleep(fault.lasts()).await;
-            come_back(stage, number).await
+            come_back(reach, number).await
         }
         (Action::Terminate, Some(Subject::Replica(number))) => {
-            leave(stage, number, Signal::TERM).await?;
-            come_back(stage, number).await
+            leave(reach, number, Signal::TERM).await?;
+            come_back(reach, number).await
         }
         (Action::RollingRestart, _) => {
-            for number in 1..=stage.replicas.len() {
-                leave(stage, number, Signal::TERM).await?;
-                come_back(stage, number).await?;
+            for number in 1..=reach.replicas.len() {
+                leave(reach, number, Signal::TERM).await?;
+                come_back(reach, number).await?;
                 sleep(Duration::from_secs(1)).await;
             }
             Ok(())
         }
-        (Action::Reconnect, _) => stage.agents.reconnect(),
         (
             Action::Cut
             | Action::BlackHole
@@ -74,7 +76,8 @@ pub(super) async fn happen(fault: &Fault, stage: &Stage) -> anyhow::Result<()> {
             | Action::Throttle
             | Action::Kill
             | Action::Freeze
-            | Action::Terminate,
+            | Action::Terminate
+            | Action::Reconnect,
             _,
         ) => {
             bail!("this cannot happen to that")
@@ -85,17 +88,6 @@ pub(super) async fn happen(fault: &Fault, stage: &Stage) -> anyhow::Result<()> {
 
 fn name(replica: usize) -> String {
     format!("replica {replica}")
-}
-
-fn links(stage: &Stage, of: Subject) -> Vec<&Chaos> {
-    let links = &stage.links;
-    match of {
-        Subject::Agents => links.agents.iter().collect(),
-        Subject::Users => links.users.iter().collect(),
-        Subject::Redis => links.redis.iter().collect(),
-        Subject::Peers => links.peers.iter().collect(),
-        Subject::Replica(_) => Vec::new(),
-    }
 }
 
 /// Once, or again and again for as long as it lasts.
@@ -118,48 +110,61 @@ async fn disturb(links: &[&Chaos], mode: Mode, lasts: Duration) {
     links.iter().for_each(|link| link.set(Mode::Pass));
 }
 
-async fn freeze(stage: &Stage, name: &str, lasts: Duration) -> anyhow::Result<()> {
-    signal(stage, name, Signal::STOP)?;
+/// A process that does not run until this is dropped, however the fault ends.
+struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Fails only when it is gone.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+async fn freeze(reach: &Reach, name: &str, lasts: Duration) -> anyhow::Result<()> {
+    signal(reach, name, Signal::STOP)?;
+    let _stopped = Stopped(pid(reach, name)?);
     sleep(lasts).await;
-    signal(stage, name, Signal::CONT)
-}
-
-fn signal(stage: &Stage, name: &str, signal: Signal) -> anyhow::Result<()> {
-    let all = stage.census.all();
-    let (_, pid) = all
-        .iter()
-        .find(|(known, _)| known == name)
-        .with_context(|| format!("{name} does not run"))?;
-    kill_process(*pid, signal).with_context(|| format!("{name} is gone"))
-}
-
-async fn leave(stage: &Stage, number: usize, how: Signal) -> anyhow::Result<()> {
-    let name = name(number);
-    signal(stage, &name, how)?;
-    if stage.replicas.is_empty() {
-        // Whoever runs it starts it again, or not.
-        stage.census.went(&name);
-        return Ok(());
-    }
-    let mut replica = stage.replica(number)?.lock().await;
-    let within = if how == Signal::KILL { GONE } else { LEAVE };
-    let ended = replica.ended(within).await;
-    stage.census.went(&name);
-    ended.map(|_| ())
-}
-
-async fn come_back(stage: &Stage, number: usize) -> anyhow::Result<()> {
-    if stage.replicas.is_empty() {
-        return Ok(());
-    }
-    let mut replica = stage.replica(number)?.lock().await;
-    replica.launch().await?;
-    stage.census.came(&name(number), replica.pid()?);
     Ok(())
 }
 
-async fn kill_redis(stage: &Stage, away: Duration) -> anyhow::Result<()> {
-    let mut redis = stage
+fn signal(reach: &Reach, name: &str, signal: Signal) -> anyhow::Result<()> {
+    kill_process(pid(reach, name)?, signal).with_context(|| format!("{name} is gone"))
+}
+
+fn pid(reach: &Reach, name: &str) -> anyhow::Result<Pid> {
+    let all = reach.census.all();
+    let known = all.iter().find(|(known, _)| known == name);
+    let (_, pid) = known.with_context(|| format!("{name} does not run"))?;
+    Ok(*pid)
+}
+
+async fn leave(reach: &Reach, number: usize, how: Signal) -> anyhow::Result<()> {
+    let name = name(number);
+    signal(reach, &name, how)?;
+    if reach.replicas.is_empty() {
+        // Whoever runs it starts it again, or not.
+        reach.census.went(&name);
+        return Ok(());
+    }
+    let mut replica = reach.replica(number)?.lock().await;
+    let within = if how == Signal::KILL { GONE } else { LEAVE };
+    let ended = replica.ended(within).await;
+    reach.census.went(&name);
+    ended.map(|_| ())
+}
+
+async fn come_back(reach: &Reach, number: usize) -> anyhow::Result<()> {
+    if reach.replicas.is_empty() {
+        return Ok(());
+    }
+    let mut replica = reach.replica(number)?.lock().await;
+    replica.launch().await?;
+    reach.census.came(&name(number), replica.pid()?);
+    Ok(())
+}
+
+async fn kill_redis(reach: &Reach, away: Duration) -> anyhow::Result<()> {
+    let mut redis = reach
         .redis
         .as_ref()
         .context("there is no Redis")?
@@ -169,10 +174,10 @@ async fn kill_redis(stage: &Stage, away: Duration) -> anyhow::Result<()> {
     let port = killed.port();
     killed.signal(Signal::KILL)?;
     killed.end().await;
-    stage.census.went("redis");
+    reach.census.went("redis");
     sleep(away).await;
-    let again = Store::on(port, &stage.redis_server, &stage.logs).await?;
-    stage.census.came("redis", again.pid());
+    let again = Store::on(port, &reach.redis_server, &reach.logs).await?;
+    reach.census.came("redis", again.pid());
     *redis = Some(again);
     Ok(())
 }

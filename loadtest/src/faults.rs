@@ -1,0 +1,225 @@
+//! `loadtest faults`: links that misbehave and signals to processes, by a timetable.
+
+mod census;
+mod happen;
+mod reach;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use runtime::{
+    signal::Termination,
+    yaml::{self, Mistake, Spot},
+};
+use rustix::process::Pid;
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    chaos::Chaos,
+    output,
+    scenario::{Fault, Subject},
+};
+
+pub(crate) use census::Census;
+pub(crate) use happen::happen;
+pub(crate) use reach::{Links, Reach};
+
+/// A timetable of faults.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// A YAML list of faults, as in a scenario: `- {at: 5, do: freeze, of: redis, for: 20}`.
+    timetable: PathBuf,
+    /// A link to be put between, as `NAME=LISTEN=TARGET[,TARGET]`: NAME is agents, users, redis
+    /// or peers; it listens on LISTEN and passes each connection to one of the targets.
+    #[arg(long, value_parser = link)]
+    link: Vec<Between>,
+    /// A process of this machine, as `redis=PID`, `replica-1=PID`, …
+    #[arg(long, value_parser = process)]
+    process: Vec<(String, u32)>,
+}
+
+/// A link: whose, where it listens and where it leads.
+#[derive(Debug, Clone)]
+struct Between {
+    name: String,
+    listen: SocketAddr,
+    targets: Vec<SocketAddr>,
+}
+
+/// Makes all faults happen; links go on until a signal.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(&options.timetable)
+        .with_context(|| format!("cannot read {}", options.timetable.display()))?;
+    let mut termination = Termination::listen()?;
+    let reach = options.reach().await?;
+    let faults = read(&options.timetable, &text, &reach)?;
+    output::line("ready");
+    tokio::select! {
+        result = all(&faults, &reach) => result?,
+        _ = termination.next() => return Ok(()),
+    }
+    if !options.link.is_empty() {
+        output::progress("all faults are over; the links go on until Ctrl-C");
+        termination.next().await;
+    }
+    Ok(())
+}
+
+impl Options {
+    async fn reach(&self) -> anyhow::Result<Reach> {
+        let mut reach = Reach::default();
+        for Between {
+            name,
+            listen,
+            targets,
+        } in &self.link
+        {
+            let link = Chaos::between(*listen, targets).await;
+            let link = link.with_context(|| format!("cannot listen on {listen}"))?;
+            match name.as_str() {
+                "agents" => reach.links.agents = Some(link),
+                "users" => reach.links.users = Some(link),
+                "redis" => reach.links.redis.push(link),
+                _ => reach.links.peers.push(link),
+            }
+        }
+        for (name, pid) in &self.process {
+            reach.census.came(name, pid_of(*pid)?);
+        }
+        Ok(reach)
+    }
+}
+
+/// Reads the timetable; each fault must have what it happens to.
+fn read(file: &Path, text: &str, reach: &Reach) -> Result<Vec<Spot<Fault>>, Mistake> {
+    let faults: Vec<Spot<Fault>> = yaml::read(file, text)?;
+    let known: Vec<_> = reach
+        .census
+        .all()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    for fault in &faults {
+        let has_link = |of: Subject| !reach.links.of(of).is_empty();
+        let has_process = |of: Subject| known.contains(&of.name());
+        let checked = fault.value.check_of_others(has_link, has_process);
+        checked.map_err(|message| Mistake::at(file, fault, message))?;
+    }
+    Ok(faults)
+}
+
+async fn all(faults: &[Spot<Fault>], reach: &Reach) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let one = async |fault: &Fault| {
+        let due = Duration::try_from_secs_f64(fault.at).unwrap_or(Duration::MAX);
+        sleep_until(began + due).await;
+        let from = began.elapsed().as_secs_f64();
+        happen(fault, reach).await?;
+        let to = began.elapsed().as_secs_f64();
+        output::line(&json!({ "fault": fault.name(), "from": from, "to": to }).to_string());
+        anyhow::Ok(())
+    };
+    let mut happening: FuturesUnordered<_> = faults.iter().map(|it| one(&it.value)).collect();
+    while let Some(happened) = happening.next().await {
+        happened?;
+    }
+    Ok(())
+}
+
+/// The process of this number, if there is one.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn pid_of(pid: u32) -> anyhow::Result<Pid> {
+    let known = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(known) = known.filter(|_| Path::new(&format!("/proc/{pid}")).exists()) else {
+        bail!("there is no process {pid}");
+    };
+    Ok(known)
+}
+
+fn link(text: &str) -> Result<Between, String> {
+    let mut parts = text.split('=');
+    let (Some(name), Some(listen), Some(targets), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("a link is NAME=LISTEN=TARGET[,TARGET]".to_owned());
+    };
+    let known = ["agents", "users", "redis", "peers"];
+    if !known.contains(&name) {
+        return Err(yaml::unknown("link", name, &known));
+    }
+    let address = |text: &str| {
+        let address = text.parse::<SocketAddr>();
+        address.map_err(|_| format!("{text:?} is not IP:PORT"))
+    };
+    Ok(Between {
+        name: name.to_owned(),
+        listen: address(listen)?,
+        targets: targets.split(',').map(address).collect::<Result<_, _>>()?,
+    })
+}
+
+fn process(text: &str) -> Result<(String, u32), String> {
+    let (name, pid) = text
+        .split_once('=')
+        .ok_or("a process is redis=PID or replica-1=PID")?;
+    let pid = pid
+        .parse()
+        .map_err(|_| format!("{pid:?} is no process id"))?;
+    match Subject::named(name) {
+        Some(subject @ (Subject::Redis | Subject::Replica(_))) => Ok((subject.name(), pid)),
+        _ => Err(yaml::unknown("process", name, &["redis", "replica-1"])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_and_processes_are_read() {
+        let between = link("agents=127.0.0.1:9000=10.0.0.1:8150,10.0.0.2:8150").unwrap();
+
+        assert_eq!((between.listen.port(), between.targets.len()), (9000, 2));
+        assert!(
+            link("agnets=127.0.0.1:1=127.0.0.1:2")
+                .unwrap_err()
+                .contains("`agents`")
+        );
+        assert!(
+            link("agents=9000=127.0.0.1:2")
+                .unwrap_err()
+                .contains("IP:PORT")
+        );
+        assert_eq!(process("replica-2=17"), Ok(("replica 2".to_owned(), 17)));
+        assert!(process("kas=17").is_err() && process("redis=x").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_fault_needs_what_it_happens_to() {
+        let reach = Reach::default();
+        reach.census.came("redis", rustix::process::getpid());
+        let read =
+            |text: &str| read(Path::new("t.yaml"), text, &reach).map_err(|it| it.to_string());
+
+        assert_eq!(read("- {at: 1, do: freeze, of: redis}").unwrap().len(), 1);
+        let link = read("- {at: 1, do: cut, of: agents}").unwrap_err();
+        assert!(
+            link.contains("t.yaml:1:3") && link.contains("--link agents="),
+            "{link}"
+        );
+        let process = read("- {at: 1, do: kill, of: replica-1}").unwrap_err();
+        assert!(process.contains("--process replica-1="), "{process}");
+        let typo = read("- {at: 1, do: frezee, of: redis}").unwrap_err();
+        assert!(typo.contains("did you mean `freeze`?"), "{typo}");
+        assert!(read("- {at: 1, do: rolling-restart}").is_err());
+    }
+}
