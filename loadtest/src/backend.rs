@@ -119,11 +119,6 @@ async fn answer(
         tokio::time::sleep(delay).await;
     }
     let answer = script.answer(request.uri().path());
-    if answer == Answer::Exec {
-        let (response, upgrade) = exec(&mut request);
-        *switch.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
-        return Ok(response);
-    }
     let content_type = HeaderValue::from_static(answer.content_type());
     let mut status = StatusCode::OK;
     let body = match answer {
@@ -141,7 +136,11 @@ async fn answer(
                 Either::Left(Sending::new(Bytes::new().into()))
             }
         },
-        Answer::Exec => Either::Left(Sending::new(Bytes::new().into())),
+        Answer::Exec => {
+            let (response, upgrade) = exec(&mut request);
+            *switch.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
+            return Ok(response);
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -106,10 +106,8 @@ fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> 
     let first = fleet.targets.first().context("give a --kas-address")?;
     let connect = options.connect(first)?;
     let sources = Sources::new(options.source_range, first.host())?;
-    let each = options
-        .simulated()
-        .div_ceil(sources.count() * fleet.targets.len());
-    limits::check_ports(each)?;
+    let ways = sources.count().saturating_mul(fleet.targets.len());
+    limits::check_ports(options.simulated().div_ceil(ways))?;
     let user_agent = HeaderValue::try_from(format!("{} grpc-rust", user_agent()))?;
     let mut agents = JoinSet::new();
     for number in options.real..options.agents {

@@ -49,16 +49,13 @@ pub(super) async fn serve(script: &Script, mut call: Taken) -> Result<u64, Failu
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    if answer == Answer::Exec {
-        return upgrade::echo(&asked.head, call).await;
-    }
     let head = scripted(&answer);
     let sent = match answer {
         Answer::Json(body) => body_of(&mut call.send, head, body.into()).await?,
         Answer::Bytes(length) => body_of(&mut call.send, head, Body::pattern(length)).await?,
         Answer::Echo => body_of(&mut call.send, head, Body::Pieces(asked.body)).await?,
         Answer::Watch { events, every } => watch(&mut call, head, events, every).await?,
-        Answer::Exec => 0,
+        Answer::Exec => return upgrade::echo(&asked.head, call).await,
     };
     while call.inbound.message().await?.is_some() {}
     Ok(sent)

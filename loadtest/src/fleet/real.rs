@@ -47,6 +47,10 @@ impl Real {
         if options.real == 0 {
             return Ok(None);
         }
+        ensure!(
+            options.real <= options.agents,
+            "--real cannot be more than --agents"
+        );
         let program = beside(options.agentk.as_deref(), "agentk")?;
         ensure!(
             program.is_file(),
