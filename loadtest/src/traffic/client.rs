@@ -10,12 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Work,
-    pace::Turn,
-    report::Tally,
-    target::{Io, RequestBody},
-};
+use super::{Work, pace::Turn, report::Tally, target::RequestBody};
 
 /// A pause after a failure, so that a target that is down is not stormed.
 const PAUSE: Duration = Duration::from_millis(10);
