@@ -6,14 +6,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::{Cluster, ClusterError, source},
-    config::Config,
+    config::{Config, Link},
     configuration::Follower,
     kubernetes_api::KubernetesApi,
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
+    receptive::{Entrance, EntranceError},
     registration::Registration,
-    session::{Dialer, Session},
+    session::{Dialer, Session, Source},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
 };
@@ -33,6 +34,9 @@ pub enum RunError {
     /// No metrics.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// No way in for kas.
+    #[error(transparent)]
+    Entrance(#[from] EntranceError),
 }
 
 /// Runs an agent until `stop`: then it takes no more calls, finishes those it
@@ -47,14 +51,18 @@ pub async fn run(
     force: CancellationToken,
 ) -> Result<(), RunError> {
     let token = TokenReader::open(config.token.clone()).await?;
-    let dialer = Dialer::new(&config)?;
+    let (source, entrance) = source(&config).await?;
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let cluster = Cluster::open(access, proxy).await?;
     let metrics = Metrics::default();
-    let (session, uplink) = Session::new(dialer, &token, &metrics, config.kas_connections);
+    let (session, uplink) = Session::new(source, &token, &metrics, config.kas_connections);
     let endpoints = match &config.observability {
-        Some(listen) => Some(Endpoints::bind(listen, metrics.registry(), uplink.clone()).await?),
+        Some(listen) => {
+            // Nobody dials an agent that is not ready.
+            let needed = entrance.is_none().then(|| uplink.clone());
+            Some(Endpoints::bind(listen, metrics.registry(), needed).await?)
+        }
         None => None,
     };
 
@@ -62,6 +70,9 @@ pub async fn run(
     let last = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(session.run(last.clone()));
+    if let Some(entrance) = entrance {
+        tasks.spawn(entrance.serve(stop.clone(), last.clone()));
+    }
     if let Some(endpoints) = endpoints {
         tasks.spawn(endpoints.serve(last.clone()));
     }
@@ -110,4 +121,18 @@ pub async fn run(
     while tasks.join_next().await.is_some() {}
     tracing::info!("the agent has stopped");
     Ok(())
+}
+
+/// Where connections to kas come from, and the way in if kas dials.
+async fn source(config: &Config) -> Result<(Source, Option<Entrance>), RunError> {
+    match &config.link {
+        Link::Dial(target) => {
+            let dialer = Dialer::new(target.clone(), config)?;
+            Ok((Source::Dial(dialer), None))
+        }
+        Link::Receive(receptive) => {
+            let (entrance, arrivals) = Entrance::bind(receptive).await?;
+            Ok((Source::Receive(arrivals), Some(entrance)))
+        }
+    }
 }

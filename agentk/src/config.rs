@@ -22,8 +22,8 @@ pub(crate) const KAS_CONNECTIONS: usize = 2;
 /// Where the agent connects, as whom, and for which cluster.
 #[derive(Debug)]
 pub struct Config {
-    /// Where kas is.
-    pub kas_address: Target,
+    /// Who dials whom.
+    pub link: Link,
     /// How kas's certificate is checked.
     pub kas_tls: ClientTlsOptions,
     /// Headers for kas or what stands before it: on the WebSocket upgrade, or
@@ -50,6 +50,29 @@ pub struct Config {
     pub leader_only: Vec<LeaderOnly>,
     /// Who is told the log level that the agent's configuration asks for.
     pub log_level: Option<SetLogLevel>,
+}
+
+/// How the agent and kas come together.
+#[derive(Debug)]
+pub enum Link {
+    /// The agent dials kas.
+    Dial(Target),
+    /// kas dials the agent.
+    Receive(Receptive),
+}
+
+/// Where kas dials the agent, and how it proves there who it is: by a token that
+/// it signs, by a certificate, or both.
+#[derive(Debug, Clone, Default)]
+pub struct Receptive {
+    /// `host:port`, or `:port`.
+    pub address: String,
+    /// The agent's certificate; without it nothing is encrypted here.
+    pub tls: Option<Identity>,
+    /// File with the CA (PEM) that must have signed kas's certificate.
+    pub client_ca: Option<PathBuf>,
+    /// File with the public key of the one with which kas signs.
+    pub key: Option<PathBuf>,
 }
 
 /// Changes the level of the process's logs.
@@ -94,11 +117,24 @@ pub enum ConfigError {
     )]
     Pod(&'static str, &'static str),
     /// One of a pair of files.
-    #[error("--observability-cert-file and --observability-key-file go together")]
-    CertificatePair,
+    #[error("--{0}-cert-file and --{0}-key-file go together")]
+    CertificatePair(&'static str),
     /// A network that is not supported.
-    #[error("--observability-listen-network {0:?} is not supported; use tcp")]
-    Network(String),
+    #[error("--{0}-listen-network {1:?} is not supported; use tcp")]
+    Network(&'static str, String),
+    /// Who dials whom is not clear.
+    #[error(
+        "either --kas-address says where kas is, or --api-jwt-file or --api-ca-cert-file how kas, which dials this agent, proves who it is; {0}"
+    )]
+    Link(&'static str),
+    /// Anybody could dial.
+    #[error(
+        "--api-cert-file needs --api-jwt-file or --api-ca-cert-file: else anybody could pass for kas"
+    )]
+    NoProof,
+    /// Certificates are shown with TLS only.
+    #[error("--api-ca-cert-file needs --api-cert-file and --api-key-file")]
+    ClientCa,
 }
 
 impl Config {
@@ -112,8 +148,15 @@ impl Config {
         token: Token,
         cluster: ClusterSource,
     ) -> Result<Self, ConfigError> {
-        Ok(Self {
-            kas_address: Target::parse(kas_address)?,
+        let link = Link::Dial(Target::parse(kas_address)?);
+        Ok(Self::linked(link, token, cluster))
+    }
+
+    /// The same for any link.
+    #[must_use]
+    pub fn linked(link: Link, token: Token, cluster: ClusterSource) -> Self {
+        Self {
+            link,
             kas_tls: ClientTlsOptions::default(),
             kas_headers: HeaderMap::new(),
             kas_proxy: ProxySetting::None,
@@ -126,7 +169,7 @@ impl Config {
             grace: GRACE,
             leader_only: Vec::new(),
             log_level: None,
-        })
+        }
     }
 
     /// Trusts the certificates of a file as well as the system's.

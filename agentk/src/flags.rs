@@ -1,32 +1,34 @@
 //! The command line: the flags of GitLab's agentk, and of kubectl.
 
 mod kubernetes;
+mod receptive;
 
 use std::path::PathBuf;
 
 use clap::Parser;
 use http::HeaderMap;
 use runtime::{
-    connect::{ProxySetting, ProxyUrl},
+    connect::{ProxySetting, ProxyUrl, Target},
     tls::{ClientTlsOptions, Identity},
 };
 
 use crate::{
     cluster::source::ClusterSource,
-    config::{Config, ConfigError, KAS_CONNECTIONS, Observability, header},
+    config::{Config, ConfigError, KAS_CONNECTIONS, Link, Observability, header},
     pod::Pod,
     token::Token,
     version,
 };
 use kubernetes::KubernetesFlags;
+use receptive::ReceptiveFlags;
 
 /// Connects a Kubernetes cluster to kas.
 #[derive(Debug, Parser)]
 #[command(name = "agentk", version = version::LONG, args_override_self = true)]
 pub struct Flags {
-    /// Address of kas: ws://, wss://, grpc:// or grpcs://
+    /// Address of kas: ws://, wss://, grpc:// or grpcs://; none if kas dials the agent
     #[arg(long, value_name = "URL")]
-    kas_address: String,
+    kas_address: Option<String>,
     /// File with the agent's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -64,6 +66,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     observability_key_file: Option<PathBuf>,
     #[command(flatten)]
+    receptive: ReceptiveFlags,
+    #[command(flatten)]
     kubernetes: KubernetesFlags,
 }
 
@@ -78,7 +82,8 @@ impl Flags {
     ) -> Result<Config, ConfigError> {
         let token = self.token(&variable)?;
         let cluster = ClusterSource::Options(Box::new(self.kubernetes.into()));
-        let mut config = Config::new(&self.kas_address, token, cluster)?;
+        let link = link(self.kas_address, self.receptive)?;
+        let mut config = Config::linked(link, token, cluster);
         config.kas_tls = ClientTlsOptions {
             ca_files: self.ca_cert_file.into_iter().collect(),
             insecure_skip_verify: self.kas_insecure_skip_tls_verify,
@@ -94,8 +99,13 @@ impl Flags {
             address: address(
                 &self.observability_listen_network,
                 self.observability_listen_address,
+                "observability",
             )?,
-            tls: identity(self.observability_cert_file, self.observability_key_file)?,
+            tls: identity(
+                self.observability_cert_file,
+                self.observability_key_file,
+                "observability",
+            )?,
         });
         Ok(config)
     }
@@ -111,6 +121,16 @@ impl Flags {
             (Some(_), Some(_)) => Err(ConfigError::Token("both are set")),
             (None, None) => Err(ConfigError::Token("neither is set")),
         }
+    }
+}
+
+fn link(kas_address: Option<String>, receptive: ReceptiveFlags) -> Result<Link, ConfigError> {
+    let kas_address = kas_address.filter(|address| !address.is_empty());
+    match (kas_address, receptive.into_config()?) {
+        (Some(address), None) => Ok(Link::Dial(Target::parse(&address)?)),
+        (None, Some(receptive)) => Ok(Link::Receive(receptive)),
+        (Some(_), Some(_)) => Err(ConfigError::Link("both are there")),
+        (None, None) => Err(ConfigError::Link("neither is there")),
     }
 }
 
@@ -152,27 +172,31 @@ fn pod(variable: impl Fn(&str) -> Option<String>) -> Result<Pod, ConfigError> {
     })
 }
 
-fn address(network: &str, address: String) -> Result<String, ConfigError> {
+fn address(network: &str, address: String, flag: &'static str) -> Result<String, ConfigError> {
     match network {
         "tcp" | "tcp6" => Ok(address),
         "tcp4" => Ok(match address.strip_prefix(':') {
             Some(port) => format!("0.0.0.0:{port}"),
             None => address,
         }),
-        other => Err(ConfigError::Network(other.to_owned())),
+        other => Err(ConfigError::Network(flag, other.to_owned())),
     }
 }
 
 fn identity(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    flag: &'static str,
 ) -> Result<Option<Identity>, ConfigError> {
-    let given = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
     match (given(certificate), given(key)) {
         (None, None) => Ok(None),
         (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
-        (Some(_), None) | (None, Some(_)) => Err(ConfigError::CertificatePair),
+        (Some(_), None) | (None, Some(_)) => Err(ConfigError::CertificatePair(flag)),
     }
+}
+
+fn given(file: Option<PathBuf>) -> Option<PathBuf> {
+    file.filter(|file| !file.as_os_str().is_empty())
 }
 
 #[cfg(test)]
@@ -180,8 +204,11 @@ mod tests {
     use super::*;
 
     fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
-        let mut line = vec!["agentk", "--kas-address", "wss://kas.example.com"];
-        line.extend(arguments);
+        let line = ["agentk", "--kas-address", "wss://kas.example.com"];
+        read_all(&[&line[..], arguments].concat(), variables)
+    }
+
+    fn read_all(line: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         let flags = Flags::try_parse_from(line).map_err(|error| error.to_string())?;
         let variables: Vec<_> = [("POD_NAMESPACE", "ns"), ("POD_NAME", "pod")]
             .iter()
@@ -243,6 +270,34 @@ mod tests {
 
             let error = read(&all, &[]).unwrap_err();
 
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_kas_dials_needs_to_know_how_kas_proves_who_it_is() {
+        let read = |arguments: &[&str]| {
+            let line = [&["agentk", "--token-file", "/x"][..], arguments].concat();
+            read_all(&line, &[])
+        };
+        let jwt = ["--api-jwt-file", "/j"];
+        let tls = ["--api-cert-file", "/c", "--api-key-file", "/k"];
+        let ca = ["--api-ca-cert-file", "/a"];
+        let kas = ["--kas-address", "ws://kas"];
+
+        let Link::Receive(receptive) = read(&jwt).unwrap().link else {
+            panic!("it is to be dialled");
+        };
+        assert_eq!(receptive.address, ":8082");
+        assert!(read(&[&tls[..], &ca].concat()).is_ok());
+        for (arguments, named) in [
+            (vec![], "neither"),
+            ([&kas[..], &jwt].concat(), "both"),
+            (tls.to_vec(), "--api-jwt-file"),
+            (ca.to_vec(), "--api-cert-file"),
+            ([&jwt[..], &tls[..2]].concat(), "--api-key-file"),
+        ] {
+            let error = read(&arguments).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
     }

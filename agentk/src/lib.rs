@@ -1,4 +1,5 @@
-//! The agent: runs in a cluster, dials kas, carries calls to the Kubernetes API.
+//! The agent: runs in a cluster, dials kas or is dialled, carries calls to the
+//! Kubernetes API.
 //!
 //! [`run`] is the whole of it; the binary adds flags, signals and logs, and
 //! `kas up` calls it in its own process.
@@ -15,6 +16,7 @@ pub mod logging;
 mod metrics;
 mod observability;
 mod pod;
+mod receptive;
 mod registration;
 mod session;
 mod token;
@@ -23,9 +25,10 @@ pub mod version;
 
 pub use app::{RunError, run};
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
-pub use config::{Config, ConfigError, Observability, SetLogLevel};
+pub use config::{Config, ConfigError, Link, Observability, Receptive, SetLogLevel};
 pub use leader::LeaderOnly;
 pub use logging::LogLevel;
 pub use observability::ListenError;
 pub use pod::Pod;
+pub use receptive::EntranceError;
 pub use token::{Secret, Token, TokenError};

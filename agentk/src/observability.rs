@@ -25,7 +25,8 @@ pub(crate) struct Endpoints {
     listener: Listener,
     acceptor: PlainAcceptor,
     registry: Arc<Registry>,
-    uplink: Uplink,
+    /// What the agent needs to be ready.
+    needed: Option<Uplink>,
 }
 
 /// A listener that cannot be had.
@@ -40,10 +41,12 @@ pub enum ListenError {
 }
 
 impl Endpoints {
+    /// The agent is ready when kas has accepted it on what is `needed`; at once
+    /// if that is nothing.
     pub(crate) async fn bind(
         config: &Observability,
         registry: Registry,
-        uplink: Uplink,
+        needed: Option<Uplink>,
     ) -> Result<Self, ListenError> {
         let tls = config
             .tls
@@ -54,7 +57,7 @@ impl Endpoints {
             listener: bind(&config.address).await?,
             acceptor: PlainAcceptor::new(tls),
             registry: Arc::new(registry),
-            uplink,
+            needed,
         })
     }
 
@@ -66,10 +69,10 @@ impl Endpoints {
             tokio::select! {
                 (socket, peer) = self.listener.accept(), if connections.len() < CONNECTIONS => {
                     let acceptor = self.acceptor.clone();
-                    let (registry, uplink) = (self.registry.clone(), self.uplink.clone());
+                    let (registry, needed) = (self.registry.clone(), self.needed.clone());
                     connections.spawn(async move {
                         match acceptor.accept(socket, peer).await {
-                            Ok(accepted) => talk(accepted.io, registry, uplink).await,
+                            Ok(accepted) => talk(accepted.io, registry, needed).await,
                             Err(error) => tracing::debug!(%error, "a probe did not come through"),
                         }
                     });
@@ -81,9 +84,9 @@ impl Endpoints {
     }
 }
 
-async fn talk(io: runtime::io::ByteStream, registry: Arc<Registry>, uplink: Uplink) {
+async fn talk(io: runtime::io::ByteStream, registry: Arc<Registry>, needed: Option<Uplink>) {
     let service = service_fn(move |request| {
-        let answer = answer(&request, &registry, &uplink);
+        let answer = answer(&request, &registry, needed.as_ref());
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -99,12 +102,12 @@ async fn talk(io: runtime::io::ByteStream, registry: Arc<Registry>, uplink: Upli
 fn answer(
     request: &Request<Incoming>,
     registry: &Registry,
-    uplink: &Uplink,
+    needed: Option<&Uplink>,
 ) -> Response<Full<Bytes>> {
     let mut response = match request.uri().path() {
         "/metrics" => metrics(registry),
         "/liveness" => Response::default(),
-        "/readiness" if uplink.accepted() => Response::default(),
+        "/readiness" if needed.is_none_or(Uplink::accepted) => Response::default(),
         "/readiness" => text(
             StatusCode::INTERNAL_SERVER_ERROR,
             "kas: there is no connection that kas has accepted",

@@ -1,5 +1,6 @@
 //! Keeps connections to kas that new calls can use.
 //!
+//! The agent dials kas, or waits until kas dials it ([`source`]).
 //! There are several lines, so that the loss of one connection leaves another
 //! that is ready. A connection that the server wants to end is left at once: the
 //! next one is made while the calls on the old one go on to their ends.
@@ -8,6 +9,7 @@ mod connection;
 mod dial;
 mod driver;
 mod line;
+mod source;
 mod uplink;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use connection::{Connection, Verdict, is_refusal, retry_after};
 pub(crate) use dial::Dialer;
+pub(crate) use source::{Arrivals, Source};
 pub(crate) use uplink::Uplink;
 
 use crate::{backoff::Reconnect, metrics::Metrics, token::TokenReader};
@@ -33,18 +36,19 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// So many lines, at least one.
+    /// So many lines, at least one, where the agent dials.
     pub(crate) fn new(
-        dialer: Dialer,
+        source: Source,
         token: &TokenReader,
         metrics: &Metrics,
         lines: usize,
     ) -> (Self, Uplink) {
-        let dialer = Arc::new(dialer);
+        let lines = source.lines(lines);
+        let source = Arc::new(source);
         let drivers = TaskTracker::new();
-        let (places, uplink) = uplink::places(lines.max(1));
+        let (places, uplink) = uplink::places(lines);
         let lines = places.into_iter().enumerate().map(|(number, place)| Line {
-            dialer: dialer.clone(),
+            source: source.clone(),
             token: token.clone(),
             place,
             uplink: uplink.clone(),

@@ -7,6 +7,7 @@ mod authenticate;
 mod configuration;
 mod connect;
 mod connection;
+mod dialled;
 mod idle;
 mod leaving;
 mod metrics;
@@ -27,6 +28,7 @@ use runtime::{
     listen::{AcceptError, AgentAcceptor, Listener},
 };
 
+pub use dialled::{Answer, Dialled};
 pub use leaving::Leaving;
 pub use metrics::AgentMetrics;
 
@@ -132,7 +134,7 @@ impl AgentApi {
             let (api, acceptor, leaving) = (self.clone(), acceptor.clone(), drain.clone());
             drain.spawn(async move {
                 match Box::pin(acceptor.accept(socket, peer)).await {
-                    Ok(accepted) => connection::serve(api, accepted, leaving).await,
+                    Ok(accepted) => connection::serve(api, accepted, None, leaving).await,
                     Err(error) => report(&error, peer),
                 }
             });

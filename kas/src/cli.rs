@@ -8,6 +8,7 @@ mod connected;
 mod duration;
 mod kubeconfig;
 mod output;
+mod receptive;
 mod up;
 
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};

@@ -9,6 +9,7 @@ pub mod agent_file;
 mod credentials;
 mod error;
 pub mod gitlab;
+mod receptive;
 pub mod standalone;
 mod token_cache;
 
@@ -16,6 +17,7 @@ pub use access::{Access, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};
+pub use receptive::{Material, Proof, ReceptiveAgent};
 pub use token_cache::{Memory, Refusal, TokenCache};
 
 use std::sync::Arc;
@@ -62,4 +64,9 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
 
     /// The agents known without asking anybody, for messages and lists.
     fn known_agents(&self) -> Vec<Arc<AgentInfo>>;
+
+    /// The agents that wait to be dialled, now and on every change; none by default.
+    fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
+        watch::channel(Arc::from([])).1
+    }
 }

@@ -2,7 +2,6 @@
 
 pub mod agent_api;
 pub mod app;
-mod bearer;
 mod bucket;
 mod calls;
 pub mod cli;
@@ -15,6 +14,7 @@ pub mod kubernetes_api;
 pub mod notifications;
 pub mod numbers;
 pub mod private_api;
+pub mod receptive;
 pub mod replica;
 pub mod tracker;
 pub mod up;

@@ -26,6 +26,7 @@ use crate::{
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
     private_api::{self, PrivateApi, Tokens},
+    receptive::{Keeper, ReceptiveStates},
     tracker::Tracker,
 };
 
@@ -310,6 +311,11 @@ impl Replica {
             counts,
         );
         self.agent_api = Some(api.clone());
+        let states = ReceptiveStates::default();
+        states.register(numbers);
+        let keeper = Keeper::new(self.id.clone(), api.clone(), self.table.clone(), states);
+        let listed = control_plane.receptive_agents();
+        self.agents.spawn(keeper.run(listed, self.agents.clone()));
         self.agents
             .spawn(api.serve(port.listener, port.acceptor, self.agents.clone()));
     }

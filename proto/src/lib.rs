@@ -1,7 +1,8 @@
 //! The wire between agents, kas and GitLab. No behaviour lives here.
 //!
 //! Package and service names are GitLab's own, so that an agent or a kas that
-//! nobody changed understands this one.
+//! nobody changed understands this one; what GitLab's do not have is in a package
+//! of ours.
 
 pub mod frame;
 pub mod metadata;
@@ -17,7 +18,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }
 
-pub use generated::{gitaly, gitlab::agent, google};
+pub use generated::{gitaly, gitlab::agent, google, kas::receptive};
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for
 /// servers that tell what they serve.

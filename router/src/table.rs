@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     id::{AgentId, ReplicaId},
+    ring::Ring,
     store::StoreError,
 };
 
@@ -63,6 +64,10 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// What live replicas tell of those who are wanted; one agent may be told
     /// of by several.
     fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>>;
+
+    /// The live replicas, this one included: they agree on who does what only one
+    /// should.
+    fn ring(&self) -> Ring;
 
     /// Whether the table's word on absent agents counts now: it does not while
     /// its store is away, and for a while after.

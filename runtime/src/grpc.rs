@@ -4,7 +4,9 @@
 //! tonic brings services and clients, h2 the connection. [`serve`] runs a
 //! service on an accepted stream, [`Channel`] is what a client calls through.
 
+mod bearer;
 mod body;
+mod carried;
 mod channel;
 mod message;
 mod pings;
@@ -12,7 +14,9 @@ mod serve;
 mod silence;
 mod status;
 
+pub use bearer::bearer;
 pub use body::StreamBody;
+pub use carried::{Outgoing, carried, outgoing};
 pub use channel::{CallFailed, Channel};
 pub use message::{ReceiveError, message, poll_message};
 pub use pings::{Pace, Pinger, Pings};

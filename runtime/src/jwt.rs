@@ -1,4 +1,7 @@
-//! The short-lived JWTs by which replicas and GitLab prove who they are.
+//! The short-lived JWTs by which replicas, GitLab and those who dial agents prove
+//! who they are.
+
+mod eddsa;
 
 use std::{
     path::Path,
@@ -11,6 +14,8 @@ use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
+
+pub use eddsa::{CheckingKey, KeyError, SigningKey};
 
 const VALIDITY: Duration = Duration::from_secs(5);
 
@@ -98,6 +103,24 @@ struct Claims {
     iat: u64,
 }
 
+impl Claims {
+    fn new(issuer: &str, audience: &str, now: u64, validity: Duration) -> Self {
+        Self {
+            iss: issuer.to_owned(),
+            aud: [audience.to_owned()],
+            exp: now.saturating_add(validity.as_secs()),
+            nbf: now.saturating_sub(VALIDITY.as_secs()),
+            iat: now,
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn unix() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
 /// Claims, and what else a token says.
 #[derive(Debug, Serialize)]
 struct Extended<'a, T> {
@@ -143,7 +166,7 @@ pub fn sign_for(
     audience: &str,
     validity: Duration,
 ) -> Result<String, JwtError> {
-    encode(secret, &claims(issuer, audience, now(), validity))
+    encode(secret, &Claims::new(issuer, audience, unix(), validity))
 }
 
 /// The same, for a token that says more than who signed it.
@@ -157,7 +180,7 @@ pub fn sign_with<T: Serialize>(
     validity: Duration,
     more: &T,
 ) -> Result<String, JwtError> {
-    let usual = claims(issuer, audience, now(), validity);
+    let usual = Claims::new(issuer, audience, unix(), validity);
     encode(secret, &Extended { usual, more })
 }
 
@@ -171,22 +194,7 @@ pub fn sign_at(
     audience: &str,
     now: u64,
 ) -> Result<String, JwtError> {
-    encode(secret, &claims(issuer, audience, now, VALIDITY))
-}
-
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
-}
-
-fn claims(issuer: &str, audience: &str, now: u64, validity: Duration) -> Claims {
-    Claims {
-        iss: issuer.to_owned(),
-        aud: [audience.to_owned()],
-        exp: now.saturating_add(validity.as_secs()),
-        nbf: now.saturating_sub(VALIDITY.as_secs()),
-        iat: now,
-    }
+    encode(secret, &Claims::new(issuer, audience, now, VALIDITY))
 }
 
 fn encode<T: Serialize>(secret: &Secret, claims: &T) -> Result<String, JwtError> {

@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub(crate) use client::name;
 pub use client::{ClientTls, ClientTlsOptions};
-pub use pem::Identity;
+pub use pem::{Identity, PemPair};
 pub use server::ServerTls;
 
 /// ALPN name of HTTP/2.

@@ -1,19 +1,16 @@
 //! Makes one connection: byte stream, HTTP/2, and the headers of its calls.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
-    grpc::{self, Pings},
     tls::{ClientTls, TlsError},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection,
-    connection::Parts,
-    driver::{self, PACE},
+    source::{self, Driver},
 };
 use crate::{config::Config, version};
 
@@ -32,8 +29,7 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// Reads the certificates.
-    pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
-        let target = config.kas_address.clone();
+    pub(crate) fn new(target: Target, config: &Config) -> Result<Self, TlsError> {
         let tls = match ClientTls::load(&config.kas_tls) {
             Ok(tls) => Some(tls),
             Err(error) if target.scheme().is_tls() => return Err(error),
@@ -45,12 +41,9 @@ impl Dialer {
         } else {
             (HeaderMap::new(), joined(&config.kas_headers))
         };
-        metadata.insert(
-            header::USER_AGENT,
-            HeaderValue::from_str(&version::user_agent()).expect("the version is plain text"),
-        );
+        metadata.extend(source::metadata());
         Ok(Self {
-            origin: origin(&target),
+            origin: target.origin(),
             options: ConnectOptions {
                 tls,
                 headers: upgrade_headers,
@@ -76,33 +69,22 @@ impl Dialer {
         &self,
         authorization: HeaderValue,
         avoid: Vec<SocketAddr>,
-    ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), ConnectError> {
+    ) -> Result<(Connection, Driver), ConnectError> {
         let options = ConnectOptions {
             avoid,
             ..self.options.clone()
         };
-        let mut connected = connect(&self.target, &options).await?;
-        let heard = connected.io.heard();
-        let handshake = grpc::client_settings().handshake(connected.io);
-        let (send, mut http2) = handshake.await.map_err(|error| self.failed(&error))?;
-        let mut metadata = self.metadata.clone();
-        metadata.insert(header::AUTHORIZATION, authorization);
-        let parts = Parts {
-            send: send.clone(),
-            origin: self.origin.clone(),
+        let connected = connect(&self.target, &options).await?;
+        let (origin, metadata) = (self.origin.clone(), self.metadata.clone());
+        source::speak(
+            connected.io,
+            origin,
             metadata,
-            left: CancellationToken::new(),
-            told: Arc::default(),
-            peer: connected.peer,
-        };
-        let end = driver::End {
-            left: parts.left.clone(),
-            told: parts.told.clone(),
-        };
-        let pings = http2.ping_pong();
-        let pings = pings.map(|pings| Pings::new(pings, heard, PACE, 1.0));
-        let driver = driver::drive(http2, send, pings, end);
-        Ok((Connection::new(parts), driver))
+            authorization,
+            connected.peer,
+        )
+        .await
+        .map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &h2::Error) -> ConnectError {
@@ -114,20 +96,6 @@ impl Dialer {
             },
         }
     }
-}
-
-fn origin(target: &Target) -> Uri {
-    let scheme = if target.scheme().is_tls() {
-        "https"
-    } else {
-        "http"
-    };
-    Uri::builder()
-        .scheme(scheme)
-        .authority(target.host_and_port())
-        .path_and_query("/")
-        .build()
-        .expect("the target was read from a URL")
 }
 
 /// Several values of one name become one, as grpc-go sends them.
@@ -157,12 +125,5 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("2"));
 
         assert_eq!(joined(&headers)["x-a"], "1,2");
-    }
-
-    #[test]
-    fn calls_go_to_host_and_port() {
-        let target = Target::parse("wss://[::1]/path").unwrap();
-
-        assert_eq!(origin(&target).to_string(), "https://[::1]:443/");
     }
 }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use runtime::connect::ConnectError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Connection, Dialer, Uplink, Verdict, uplink::Place};
+use super::{Connection, Source, Uplink, Verdict, uplink::Place};
 use crate::{
     backoff::{Ended, Reconnect, hurried},
     metrics::Metrics,
@@ -21,7 +21,7 @@ pub(super) const STAND_BY: u32 = 2;
 /// Keeps one connection.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) dialer: Arc<Dialer>,
+    pub(super) source: Arc<Source>,
     pub(super) token: TokenReader,
     pub(super) place: Place,
     pub(super) uplink: Uplink,
@@ -64,18 +64,22 @@ impl Line {
                     (Ended::Failed, None)
                 }
             };
-            self.pause(ended, hint, &stop).await;
+            // The next one comes when kas dials again.
+            if self.source.dials() {
+                self.pause(ended, hint, &stop).await;
+            }
         }
     }
 
     async fn connect(&mut self) -> Result<Connection, ConnectError> {
-        if !self.leads && self.failures >= STAND_BY {
+        if !self.leads && self.failures >= STAND_BY && self.source.dials() {
             self.uplink.until_accepted().await;
         }
         self.token.refresh().await;
         let mut avoid = self.place.addresses_of_others();
         avoid.extend(self.last);
-        let (connection, driver) = self.dialer.dial(self.token.bearer(), avoid).await?;
+        let next = self.source.connection(self.token.bearer(), avoid);
+        let (connection, driver) = next.await?;
         self.last = connection.peer();
         self.metrics.connections.inc();
         self.drivers.spawn(driver);
@@ -88,8 +92,8 @@ impl Line {
         connection: Connection,
         stop: &CancellationToken,
     ) -> (Ended, Option<Duration>) {
-        let address = self.dialer.address().clone();
-        tracing::debug!(kas_url = %address, "connected");
+        let kas_url = self.source.clone();
+        tracing::debug!(%kas_url, "connected");
         self.place.show(Some(connection.clone()));
         let left = self.watch(&connection, stop).await;
         connection.leave();
@@ -105,7 +109,7 @@ impl Line {
                 if worked == Ended::Failed {
                     self.complain("kas or what stands before it ended the connection before it answered a call");
                 } else {
-                    tracing::info!(kas_url = %address, "a connection to kas ended; making another");
+                    tracing::info!(%kas_url, "a connection to kas ended; making another");
                 }
                 worked
             }
@@ -148,7 +152,7 @@ impl Line {
     fn accepted(&mut self) {
         self.metrics.connected.inc();
         self.complaint = None;
-        tracing::info!(kas_url = %self.dialer.address(), "connected to kas");
+        tracing::info!(kas_url = %self.source, "connected to kas");
     }
 
     async fn pause(&mut self, ended: Ended, hint: Option<Duration>, stop: &CancellationToken) {
@@ -177,7 +181,7 @@ impl Line {
     fn complain(&mut self, complaint: &str) {
         if self.complaint.as_deref() != Some(complaint) {
             tracing::error!(
-                kas_url = %self.dialer.address(),
+                kas_url = %self.source,
                 error = complaint,
                 "no connection to kas; trying again"
             );

@@ -8,13 +8,12 @@ use std::{
 
 use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
+use runtime::grpc::bearer;
 use tokio::time::{Duration, Instant};
 use tonic::Status;
 
-use crate::{
-    bearer::bearer,
-    control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash},
-};
+use super::dialled::Dialled;
+use crate::control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
 
 /// Tokens that one connection may carry: behind a load balancer that shares
 /// connections, the streams of many agents arrive on one.
@@ -39,13 +38,24 @@ struct Window {
     connections: HashMap<TokenHash, u32>,
 }
 
-/// The tokens that a connection has shown so far.
+/// The tokens that a connection has shown so far, and whose they must be if this
+/// replica dialled it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shown(Arc<Mutex<Vec<(TokenHash, Token)>>>);
+pub(super) struct Shown {
+    tokens: Arc<Mutex<Vec<(TokenHash, Token)>>>,
+    pub(super) dialled: Option<Arc<Dialled>>,
+}
 
 impl Shown {
+    pub(super) fn new(dialled: Option<Arc<Dialled>>) -> Self {
+        Self {
+            tokens: Arc::default(),
+            dialled,
+        }
+    }
+
     fn tokens(&self) -> Vec<Token> {
-        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         shown.iter().map(|(_, token)| token.clone()).collect()
     }
 }
@@ -74,13 +84,17 @@ impl Authenticator {
         self.admit(&token, shown)?;
         let asked = tokio::time::timeout(ASKING, self.control_plane.agent_by_token(&token)).await;
         let asked = asked.map_err(|_| Status::unavailable("unavailable"))?;
-        asked.map_err(|error| status(&error))
+        let agent = asked.map_err(|error| status(&error));
+        if let Some(dialled) = &shown.dialled {
+            dialled.check(&agent)?;
+        }
+        agent
     }
 
     /// Counts a connection once for each token it shows.
     fn admit(&self, token: &Token, shown: &Shown) -> Result<(), Status> {
         let hash = token.hash();
-        let mut shown = shown.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = shown.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.iter().any(|(known, _)| *known == hash) {
             return Ok(());
         }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
-    AgentApi, authenticate::Shown, configuration, connect, idle::Idle, leaving,
+    AgentApi, authenticate::Shown, configuration, connect, dialled::Dialled, idle::Idle, leaving,
     registrar::Registrar,
 };
 use crate::tracker::Registrations;
@@ -45,6 +45,8 @@ const MAX_TUNNELS: usize = 500;
 const MAX_CALLS: usize = 400;
 /// How long an agent is given to hear that its token is good no more.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// Age of connections that are never too old.
+const AGELESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Opened = Result<(Offer, Stream), connect::Refused>;
@@ -95,8 +97,14 @@ enum Phase {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve(api: Arc<AgentApi>, accepted: Accepted, drain: Drain) {
-    let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs);
+pub(super) async fn serve(
+    api: Arc<AgentApi>,
+    accepted: Accepted,
+    dialled: Option<Arc<Dialled>>,
+    drain: Drain,
+) {
+    // Nobody on the way sees the streams of one that was dialled.
+    let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
     let peer = accepted.peer;
     let mut io = accepted.io;
     let heard = io.heard();
@@ -111,7 +119,9 @@ pub(super) async fn serve(api: Arc<AgentApi>, accepted: Accepted, drain: Drain) 
     api.metrics.connections.inc();
     tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
-    Connection::new(api, http2, heard, native).run(drain).await;
+    let shown = Shown::new(dialled);
+    let connection = Connection::new(api, http2, heard, native, shown);
+    connection.run(drain).await;
     metrics.connections.dec();
     tracing::debug!(%peer, "an agent's connection closed");
 }
@@ -122,8 +132,13 @@ impl Connection {
         mut http2: ServerConnection<ByteStream>,
         heard: Heard,
         native: bool,
+        shown: Shown,
     ) -> Self {
-        let age = jittered(api.settings.max_connection_age);
+        let age = match shown.dialled {
+            None => jittered(api.settings.max_connection_age),
+            // The agent could not make another.
+            Some(_) => AGELESS,
+        };
         let pings = http2
             .ping_pong()
             .map(|pings| Pings::new(pings, heard, PACE, rand::random()));
@@ -132,7 +147,7 @@ impl Connection {
             api,
             http2,
             native,
-            shown: Shown::default(),
+            shown,
             registrations: Registrations::default(),
             opening: FuturesUnordered::new(),
             idle: FuturesUnordered::new(),
@@ -179,6 +194,7 @@ impl Connection {
                     Phase::Finishing => return,
                 },
                 () = drain.wait(), if self.phase == Phase::Used => self.queue(),
+                () = asked_to_leave(&self.shown), if self.phase == Phase::Used => self.leave(false),
                 Ok(()) = revision.changed() => self.recheck(),
             }
         }
@@ -328,6 +344,13 @@ impl Connection {
         self.leave(false);
         self.finish();
         self.postpone(LAST_WORD);
+    }
+}
+
+async fn asked_to_leave(shown: &Shown) {
+    match &shown.dialled {
+        Some(dialled) => dialled.left().await,
+        None => std::future::pending().await,
     }
 }
 

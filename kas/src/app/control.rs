@@ -51,6 +51,9 @@ pub(super) fn open(
             gitlab.client().metrics().register(metrics);
             gitlab.gitaly().metrics().register(metrics);
             tasks.spawn(gitlab.clone().follow(stop.clone()));
+            let period = config.agent.receptive_poll_period;
+            let following = gitlab.clone();
+            tasks.spawn(following.follow_receptive_agents(period, stop.clone()));
             let usage = Usage::default();
             let period = config.observability.usage_reporting_period;
             let reporting = gitlab.clone();

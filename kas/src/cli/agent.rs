@@ -14,9 +14,11 @@ use super::{
     connected::{Process, Server},
     duration, new_token, now,
     output::{Format, TokenView, summary},
+    receptive::Pair,
 };
 use crate::control_plane::standalone::{
-    Editable, change::ChangeError, edit, file::AgentEntry, tokens::TokenKind, view,
+    Editable, change::ChangeError, edit, file::AgentEntry, names::AgentName, tokens::TokenKind,
+    view,
 };
 
 /// What to do with agents.
@@ -29,6 +31,10 @@ pub enum Action {
         /// Its number; by default one above all others
         #[arg(long)]
         id: Option<i64>,
+        /// Where it waits for kas to dial it: grpc://, grpcs://, ws:// or wss://. Makes keys
+        /// beside the file; agentk needs the public one
+        #[arg(long, value_name = "URL")]
+        receptive: Option<String>,
     },
     /// List the agents
     List {
@@ -68,7 +74,14 @@ pub(super) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     match action {
-        Action::Create { name, id } => create(file, &name, id, output),
+        Action::Create {
+            name,
+            id,
+            receptive,
+        } => match receptive {
+            None => create(file, &name, id, output),
+            Some(url) => create_receptive(file, &name, id, &url, output),
+        },
         Action::List {
             output: format,
             configuration_file: None,
@@ -104,6 +117,33 @@ fn create(
     ))
 }
 
+fn create_receptive(
+    file: &Path,
+    name: &str,
+    id: Option<i64>,
+    url: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let pair = Pair::of(file, &AgentName::try_from(name.to_owned())?);
+    let public = pair.create()?;
+    let (token, entry) = new_token(TokenKind::Agent, now())?;
+    let id = edit(file, |document: &mut Editable| {
+        let id = document.create_agent(name, id, entry)?;
+        document.receive_agent(name, pair.entry(url))?;
+        Ok::<_, ChangeError>(id)
+    });
+    let id = id.inspect_err(|_| pair.remove())?;
+    output.result(token.expose())?;
+    output.hint(&format!(
+        "Agent {name} has id {id} in {}, and kas dials it at {url}. Its token above is shown only \
+         this once: put it into a file, {public} into another (it is {} too), and start `agentk \
+         --token-file FILE --api-jwt-file OTHER`. {} is for kas alone.",
+        file.display(),
+        pair.public.display(),
+        pair.private.display(),
+    ))
+}
+
 fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<(), CommandError> {
     let now = now();
     let agents = document.agents.iter().map(|it| &it.value);
@@ -117,14 +157,16 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
         }
         Format::Table => {
             let row = |it: &AgentEntry<_>| {
+                let dialled = it.receptive.as_ref().map(|it| it.url.clone());
                 [
                     it.id.to_string(),
                     it.name.as_str().to_owned(),
                     summary(&it.tokens, now),
+                    dialled.unwrap_or_default(),
                 ]
             };
             let rows: Vec<_> = agents.map(row).collect();
-            output.table(["ID", "NAME", "TOKENS"], &rows)
+            output.table(["ID", "NAME", "TOKENS", "DIALLED AT"], &rows)
         }
     }
 }
@@ -191,7 +233,8 @@ fn show(
             } else {
                 "none"
             };
-            output.result(&format!("config:   {config}\n"))?;
+            let dialled = view.dialled_at.map_or("no, it dials", String::as_str);
+            output.result(&format!("dialled:  {dialled}\nconfig:   {config}\n"))?;
             let rows: Vec<_> = view.tokens.iter().map(TokenView::row).collect();
             output.table(["TOKEN CREATED", "EXPIRES", "STATE"], &rows)
         }
@@ -240,6 +283,8 @@ struct AgentView<'a> {
     id: i64,
     name: &'a str,
     project: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialled_at: Option<&'a String>,
     tokens: Vec<TokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connected: Option<Vec<Process>>,
@@ -251,6 +296,7 @@ impl<'a> AgentView<'a> {
             id: agent.id,
             name: agent.name.as_str(),
             project: agent.project.as_ref().map(|it| &it.path),
+            dialled_at: agent.receptive.as_ref().map(|it| &it.url),
             tokens: TokenView::of(&agent.tokens, now),
             connected: None,
         }

@@ -73,6 +73,7 @@ pub(super) struct Agent {
     pub(super) redis_conn_info_refresh: Option<Spot<Seconds>>,
     pub(super) redis_conn_info_gc: Option<Seconds>,
     pub(super) kubernetes_api: Option<KubernetesApi>,
+    pub(super) receptive_agent: Option<ReceptiveAgent>,
     pub(super) remote_development: Option<RemoteDevelopment>,
 }
 
@@ -129,6 +130,12 @@ pub(super) struct KubernetesApiListen {
     pub(super) key_file: Option<PathBuf>,
     pub(super) listen_grace_period: Option<PositiveSeconds>,
     pub(super) shutdown_grace_period: Option<PositiveSeconds>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ReceptiveAgent {
+    pub(super) poll_period: Option<PositiveSeconds>,
 }
 
 /// Accepted, as upstream does; nothing reads it there either.

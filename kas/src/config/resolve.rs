@@ -68,6 +68,10 @@ fn agent(rules: &Rules<'_>, agent: file::Agent) -> Result<Agent, Mistake> {
         listen: agent_listen(rules, agent.listen)?,
         configuration: agent_configuration(agent.configuration.unwrap_or_default()),
         gitops: gitops(agent.gitops.unwrap_or_default()),
+        receptive_poll_period: parts::positive(
+            agent.receptive_agent.and_then(|it| it.poll_period),
+            300,
+        ),
         info_cache_ttl: parts::seconds(agent.info_cache_ttl, 300),
         info_cache_error_ttl: parts::positive(agent.info_cache_error_ttl, 60),
         redis_conn_info_ttl: ttl,

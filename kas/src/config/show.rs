@@ -83,6 +83,7 @@ fn agent(agent: &Agent) -> Value {
             "max_number_of_paths": agent.gitops.max_number_of_paths,
             "max_number_of_files": agent.gitops.max_number_of_files,
         },
+        "receptive_agent": {"poll_period": seconds(agent.receptive_poll_period)},
         "info_cache_ttl": seconds(agent.info_cache_ttl),
         "info_cache_error_ttl": seconds(agent.info_cache_error_ttl),
         "redis_conn_info_ttl": seconds(agent.redis_conn_info_ttl),

@@ -119,6 +119,8 @@ pub struct Agent {
     pub configuration: AgentConfiguration,
     /// Limits of manifest delivery.
     pub gitops: Gitops,
+    /// How often GitLab is asked which agents are to be dialled.
+    pub receptive_poll_period: Duration,
     /// How long an agent's identity is remembered; zero does not remember.
     pub info_cache_ttl: Duration,
     /// How long a refused token is remembered.

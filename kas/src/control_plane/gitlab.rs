@@ -30,7 +30,6 @@ pub use agent_info::Registered;
 pub use client::Client;
 pub use error::CallError;
 pub use metrics::GitLabMetrics;
-pub use receptive_agents::ReceptiveAgent;
 pub use repositories::{Reading, Sharing};
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -46,7 +45,7 @@ use tokio::sync::watch;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason, Identity,
-    IdentityKind, Memory, RefusedKind, Token, TokenCache,
+    IdentityKind, Memory, ReceptiveAgent, RefusedKind, Token, TokenCache,
 };
 use crate::{config, gitaly::Gitaly};
 use agent_info::Paths;
@@ -105,6 +104,7 @@ struct Inner {
     projects: TokenCache<bool, AuthError>,
     agents: Agents,
     repositories: Repositories,
+    receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
     revision: watch::Sender<u64>,
 }
 
@@ -129,6 +129,7 @@ impl GitLab {
             projects: TokenCache::new(Memory::default()),
             agents: Agents::default(),
             repositories: Repositories::new(reading),
+            receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),
         })))
     }
@@ -289,5 +290,9 @@ impl ControlPlane for GitLab {
 
     fn known_agents(&self) -> Vec<Arc<AgentInfo>> {
         self.0.agents.all()
+    }
+
+    fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
+        self.0.receptive.subscribe()
     }
 }

@@ -11,6 +11,7 @@ mod directory;
 mod edit;
 pub mod file;
 pub mod names;
+pub mod receptive;
 mod reload;
 pub mod tokens;
 
@@ -32,7 +33,7 @@ use tokio::sync::watch;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
-    IdentityKind, Token, agent_file::AgentFile,
+    IdentityKind, ReceptiveAgent, Token, agent_file::AgentFile,
 };
 use crate::yaml::{self, Mistake};
 use file::Document;
@@ -67,6 +68,7 @@ pub struct Standalone {
     file: PathBuf,
     directory: ArcSwap<Directory>,
     configurations: Mutex<Configurations>,
+    receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
     revision: watch::Sender<u64>,
     progress: Mutex<reload::Progress>,
 }
@@ -82,6 +84,7 @@ impl Standalone {
             file,
             directory: ArcSwap::default(),
             configurations: Mutex::default(),
+            receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),
             progress: Mutex::new(progress),
         };
@@ -100,6 +103,13 @@ impl Standalone {
         let directory = Arc::new(directory);
         self.directory.store(directory.clone());
         publish(&mut lock(&self.configurations), &directory);
+        self.receptive.send_if_modified(|known| {
+            let changed = **known != *directory.receptive();
+            if changed {
+                *known = directory.receptive().into();
+            }
+            changed
+        });
         self.revision.send_modify(|revision| *revision += 1);
     }
 
@@ -172,6 +182,10 @@ impl ControlPlane for Standalone {
 
     fn known_agents(&self) -> Vec<Arc<AgentInfo>> {
         self.directory.load().agents().cloned().collect()
+    }
+
+    fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
+        self.receptive.subscribe()
     }
 }
 

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use runtime::jwt::{self, Secret};
 use tonic::Status;
 
-use crate::bearer::bearer;
+use runtime::grpc::bearer;
 
 /// For whom GitLab's tokens are. Who issued them is not looked at: GitLab
 /// writes its own host name there.

@@ -1,7 +1,7 @@
 //! A routing table within one process, shared by the replicas in it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     id::{AgentId, ReplicaId},
+    ring::Ring,
     store::StoreError,
     table::{Owner, Presence, RoutingTable, TableFuture, Told, Wanted},
 };
@@ -19,6 +20,7 @@ use crate::{
 pub struct MemoryStore {
     agents: Arc<Mutex<HashMap<AgentId, Entry>>>,
     told: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
+    replicas: Arc<Mutex<BTreeSet<ReplicaId>>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl MemoryStore {
     /// The table for the replica `me`.
     #[must_use]
     pub fn table(&self, me: Owner) -> MemoryTable {
+        self.replicas().insert(me.replica.clone());
         MemoryTable {
             store: self.clone(),
             me,
@@ -79,6 +82,10 @@ impl MemoryStore {
 
     fn told(&self) -> MutexGuard<'_, HashMap<(AgentId, ReplicaId), Presence>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replicas(&self) -> MutexGuard<'_, BTreeSet<ReplicaId>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Entry>> {
@@ -148,6 +155,10 @@ impl RoutingTable for MemoryTable {
         Box::pin(std::future::ready(Ok(found.collect())))
     }
 
+    fn ring(&self) -> Ring {
+        Ring::new(&*self.store.replicas())
+    }
+
     fn certain(&self) -> bool {
         true
     }
@@ -169,6 +180,7 @@ impl RoutingTable for MemoryTable {
             self.retract(agent);
         }
         let me = &self.me.replica;
+        self.store.replicas().remove(me);
         self.store.told().retain(|(_, replica), _| replica != me);
         Box::pin(std::future::ready(()))
     }

@@ -203,12 +203,6 @@ impl SharedTable {
     pub fn numbers(&self) -> Numbers {
         self.inner.lock().numbers(Instant::now())
     }
-
-    /// The live replicas, this one included.
-    #[must_use]
-    pub fn ring(&self) -> Ring {
-        self.inner.lock().membership.ring().clone()
-    }
 }
 
 impl Inner {
@@ -290,6 +284,10 @@ impl RoutingTable for SharedTable {
 
     fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>> {
         Box::pin(teller::told(&self.inner, wanted))
+    }
+
+    fn ring(&self) -> Ring {
+        self.inner.lock().membership.ring().clone()
     }
 
     fn certain(&self) -> bool {

@@ -127,6 +127,22 @@ impl Target {
         }
     }
 
+    /// Scheme and authority of requests that are made there.
+    #[must_use]
+    pub fn origin(&self) -> Uri {
+        let scheme = if self.scheme.is_tls() {
+            "https"
+        } else {
+            "http"
+        };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(self.host_and_port())
+            .path_and_query("/")
+            .build()
+            .expect("the target was read from a URL")
+    }
+
     /// `host:port`, with brackets around IPv6 addresses.
     #[must_use]
     pub fn host_and_port(&self) -> String {
@@ -180,6 +196,8 @@ mod tests {
 
             assert_eq!(target.to_string(), shown);
             assert_eq!(target.authority(), authority);
+            let origin = target.origin().to_string();
+            assert!(origin.ends_with(&format!("//{}/", target.host_and_port())));
             assert_eq!(target.path_and_query(), path);
         }
     }

@@ -9,16 +9,19 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    sign::SingleCertAndKey,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Identity, TlsError, pem, provider, shown::Shown};
+use super::{Identity, PemPair, TlsError, pem, provider, shown::Shown};
 
 /// How servers are checked, and what is shown to them.
 #[derive(Debug, Clone, Default)]
 pub struct ClientTlsOptions {
     /// PEM files with further trusted roots, beside the system's.
     pub ca_files: Vec<PathBuf>,
+    /// The same as a text.
+    pub ca_pem: Option<Arc<str>>,
     /// Trust nothing but `ca_files`.
     pub only_ca_files: bool,
     /// Accept any certificate. For tests and debugging.
@@ -27,6 +30,8 @@ pub struct ClientTlsOptions {
     pub server_name: Option<String>,
     /// A certificate to show to servers that ask for one.
     pub identity: Option<Identity>,
+    /// The same as texts.
+    pub identity_pem: Option<PemPair>,
 }
 
 /// TLS for dialling. Cheap to clone.
@@ -55,6 +60,10 @@ impl ClientTls {
         let mut config = builder.with_no_client_auth();
         if let Some(identity) = &options.identity {
             config.client_auth_cert_resolver = Arc::new(Shown::load(identity.clone())?);
+        }
+        if let Some(pair) = &options.identity_pem {
+            let key = SingleCertAndKey::from(pair.load()?);
+            config.client_auth_cert_resolver = Arc::new(key);
         }
         // Connections live for hours: keeping sessions would only cost memory.
         config.resumption = Resumption::disabled();
@@ -99,6 +108,9 @@ fn roots(options: &ClientTlsOptions) -> Result<RootCertStore, TlsError> {
     }
     for path in &options.ca_files {
         pem::add_roots(&mut roots, path)?;
+    }
+    if let Some(pem) = &options.ca_pem {
+        pem::add_roots_of(&mut roots, pem)?;
     }
     if roots.is_empty() {
         let why: Vec<_> = native_errors.iter().map(ToString::to_string).collect();

@@ -1,6 +1,9 @@
 //! Certificates and keys in PEM files, with errors that name the file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -29,20 +32,75 @@ impl Identity {
     }
 }
 
+/// A certificate chain and its private key, as texts; never printed.
+#[derive(Clone)]
+pub struct PemPair {
+    /// PEM: the certificate, then its intermediates.
+    pub certificate: Arc<str>,
+    /// PEM: the private key.
+    pub key: Arc<str>,
+}
+
+impl std::fmt::Debug for PemPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PemPair(..)")
+    }
+}
+
+/// What errors call a text that is in no file.
+const GIVEN: &str = "(a text)";
+
+impl PemPair {
+    /// Checks that both go together.
+    pub(super) fn load(&self) -> Result<CertifiedKey, TlsError> {
+        let given = Path::new(GIVEN);
+        let chain = certificates_of("certificate", given, self.certificate.as_bytes())?;
+        let key = private_key_of(given, self.key.as_bytes())?;
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| TlsError::Pair {
+            certificate: GIVEN.to_owned(),
+            key: GIVEN.to_owned(),
+            error,
+        })
+    }
+}
+
+const CA: &str = "CA certificate";
+const KEY: &str = "private key";
+
 /// Adds all certificates of a file to the trusted roots.
 pub(super) fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
-    const WHAT: &str = "CA certificate";
-    for certificate in certificates(WHAT, path)? {
+    add(roots, path, certificates(CA, path)?)
+}
+
+/// Adds all certificates of a text to the trusted roots.
+pub(super) fn add_roots_of(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsError> {
+    let given = Path::new(GIVEN);
+    add(roots, given, certificates_of(CA, given, pem.as_bytes())?)
+}
+
+fn add(
+    roots: &mut RootCertStore,
+    path: &Path,
+    certificates: Vec<CertificateDer<'static>>,
+) -> Result<(), TlsError> {
+    for certificate in certificates {
         roots
             .add(certificate)
-            .map_err(|error| content(WHAT, path, error))?;
+            .map_err(|error| content(CA, path, error))?;
     }
     Ok(())
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(what, path)?;
-    let found = CertificateDer::pem_slice_iter(&pem)
+    certificates_of(what, path, &read(what, path)?)
+}
+
+fn certificates_of(
+    what: &'static str,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| content(what, path, error))?;
     if found.is_empty() {
@@ -52,13 +110,15 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    const WHAT: &str = "private key";
-    let pem = read(WHAT, path)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+    private_key_of(path, &read(KEY, path)?)
+}
+
+fn private_key_of(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls_pki_types::pem::Error::NoItemsFound => {
-            content(WHAT, path, "it has no unencrypted PEM private key")
+            content(KEY, path, "it has no unencrypted PEM private key")
         }
-        other => content(WHAT, path, other),
+        other => content(KEY, path, other),
     })
 }
 

@@ -8,6 +8,7 @@ use super::{
     edit::EditError,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     names::{AgentName, Name, NameError},
+    receptive::ReceptiveEntry,
     tokens::{self, TokenEntry},
 };
 use crate::yaml::{Spot, nearest};
@@ -101,9 +102,21 @@ impl<C> Document<C> {
             name,
             project: None,
             tokens: vec![token],
+            receptive: None,
             config: None,
         }));
         Ok(id)
+    }
+
+    /// Has an agent dialled from now on.
+    pub fn receive_agent(
+        &mut self,
+        name: &str,
+        receptive: ReceptiveEntry,
+    ) -> Result<(), ChangeError> {
+        let at = self.agent_index(name)?;
+        self.agents[at].value.receptive = Some(receptive);
+        Ok(())
     }
 
     fn free_id(&self, wanted: Option<i64>) -> Result<i64, ChangeError> {

@@ -61,6 +61,10 @@ impl Check<'_> {
                 ));
             }
             self.tokens(spot, "agent", agent.name.as_str(), &agent.tokens)?;
+            if let Some(mistake) = agent.receptive.as_ref().and_then(|it| it.mistake()) {
+                let name = agent.name.as_str();
+                return Err(self.at(spot, format!("receptive of agent {name}: {mistake}")));
+            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::control_plane::{
     Access, AgentConfigurationVersion, AgentInfo, AuthError, DenyReason, Identity, IdentityKind,
-    TokenHash, agent_file::AgentFile,
+    ReceptiveAgent, TokenHash, agent_file::AgentFile,
 };
 
 /// All that one state of the file says.
@@ -28,6 +28,7 @@ pub struct Directory {
     agent_tokens: HashMap<TokenHash, (AgentId, Option<Timestamp>)>,
     caller_tokens: HashMap<TokenHash, (Arc<Caller>, Option<Timestamp>)>,
     rules: Vec<CompiledRule>,
+    receptive: Vec<ReceptiveAgent>,
     ends: Vec<Timestamp>,
 }
 
@@ -112,6 +113,12 @@ impl Directory {
             .map(|(id, agent)| (*id, &agent.configuration))
     }
 
+    /// The agents that wait to be dialled.
+    #[must_use]
+    pub fn receptive(&self) -> &[ReceptiveAgent] {
+        &self.receptive
+    }
+
     /// Whether the owner of a token may use an agent, by the first rule that matches.
     pub fn authorize(
         &self,
@@ -179,6 +186,8 @@ impl Directory {
         let info = info(entry);
         let id = info.id;
         let configuration = configuration(&info, entry.config.as_ref());
+        let receptive = entry.receptive.as_ref();
+        self.receptive.extend(receptive.and_then(|it| it.agent(id)));
         self.note_ends(&entry.tokens);
         let tokens = entry.tokens.iter();
         self.agent_tokens

@@ -9,6 +9,9 @@
 //!       - hash: sha256:…                            # at most two live ones
 //!         created_at: 2026-01-01T00:00:00Z
 //!         expires_at: 2027-01-01T00:00:00Z          # optional
+//!     receptive:                                    # optional: kas dials the agent
+//!       url: grpcs://agent.example.com:8182
+//!       jwt: {private_key_file: /keys/demo.key}     # or mtls: {certificate_file: …, key_file: …}
 //!     config:                                       # as GitLab's .gitlab/agents/NAME/config.yaml
 //!       observability: {logging: {level: debug}}
 //! users:
@@ -29,6 +32,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{
     access_as::AccessAs,
     names::{AgentName, Name},
+    receptive::ReceptiveEntry,
     tokens::TokenEntry,
 };
 use crate::yaml::{Spot, list};
@@ -66,6 +70,9 @@ pub struct AgentEntry<C> {
     /// Its tokens.
     #[serde(default, deserialize_with = "list")]
     pub tokens: Vec<TokenEntry>,
+    /// Where it waits to be dialled, if it does not dial.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub receptive: Option<ReceptiveEntry>,
     /// Its configuration.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub config: Option<C>,

@@ -4,7 +4,10 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use tonic::Status;
 
 /// The token that the headers carry.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
+///
+/// # Errors
+/// UNAUTHENTICATED, when they carry none.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
     let missing = || Status::unauthenticated("Request unauthenticated with bearer");
     let value = headers.get(AUTHORIZATION).ok_or_else(missing)?;
     let value = value.to_str().map_err(|_| missing())?;

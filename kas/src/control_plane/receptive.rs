@@ -1,0 +1,68 @@
+//! Agents that kas dials.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use router::id::AgentId;
+
+/// An agent that waits to be dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceptiveAgent {
+    /// Its number.
+    pub id: AgentId,
+    /// Where it listens: `grpc://`, `grpcs://`, `ws://` or `wss://`.
+    pub url: String,
+    /// How kas proves who it is.
+    pub proof: Proof,
+    /// A CA (PEM) that is trusted besides the system's.
+    pub ca: Option<Material>,
+    /// The name in the agent's certificate, if it is not the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// How kas proves to an agent who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// A token, signed with this private key (Ed25519).
+    Jwt(Material),
+    /// A certificate (PEM), with its key.
+    Certificate {
+        /// The certificate.
+        certificate: Material,
+        /// Its key.
+        key: Material,
+    },
+}
+
+/// A key or a certificate; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Material {
+    /// In a file, which is read when it is needed.
+    File(PathBuf),
+    /// Here.
+    Text(Arc<str>),
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => f.write_str("Text(..)"),
+        }
+    }
+}
+
+impl Material {
+    /// The text, read now.
+    ///
+    /// # Errors
+    /// When the file cannot be read; the error names it.
+    pub async fn read(&self) -> Result<Arc<str>, String> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => match tokio::fs::read_to_string(path).await {
+                Ok(text) => Ok(text.into()),
+                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+            },
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Why a receptive agent is not connected.
+
+use router::AgentId;
+use runtime::{
+    connect::{ConnectError, TargetError},
+    jwt::{JwtError, KeyError},
+    tls::TlsError,
+};
+use tonic::Status;
+
+/// What an operator should look at.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The URL is none.
+    #[error(transparent)]
+    Url(#[from] TargetError),
+    /// The key or the certificate cannot be had.
+    #[error("{0}")]
+    Material(String),
+    /// The key is none.
+    #[error("the private key for it cannot be used: {0}")]
+    Key(#[from] KeyError),
+    /// The library does not sign.
+    #[error("its token cannot be signed: {0}")]
+    Sign(#[from] JwtError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What was reached does not speak HTTP/2.
+    #[error("what answers there does not speak HTTP/2: {0}")]
+    Protocol(#[from] h2::Error),
+    /// It does not let kas in.
+    #[error("{}", refusal(.0))]
+    Refused(Box<Status>),
+    /// It let kas in, and then said nothing.
+    #[error("what answers there let kas in, but no agent showed a token in time")]
+    Silent,
+    /// It is not the agent.
+    #[error("another agent answers there: {0}; each agent needs a URL of its own")]
+    Other(AgentId),
+    /// Its token is not good.
+    #[error("the agent that answers there has a token that is not good: {0}")]
+    Token(String),
+    /// It was connected.
+    #[error("the connection ended")]
+    Ended,
+}
+
+impl Trouble {
+    /// A word for metrics.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Url(_) => "url",
+            Self::Material(_) | Self::Key(_) | Self::Sign(_) | Self::Tls(_) => "credentials",
+            Self::Connect(ConnectError::Tls { .. }) => "tls",
+            Self::Connect(_) => "unreachable",
+            Self::Protocol(_) => "protocol",
+            Self::Refused(_) => "refused",
+            Self::Silent => "silent",
+            Self::Other(_) => "another_agent",
+            Self::Token(_) => "token",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+fn refusal(status: &Status) -> String {
+    let (code, message) = (status.code(), status.message());
+    match code {
+        tonic::Code::Unimplemented => {
+            format!("what answers there cannot be dialled by this kas ({code:?}): {message}")
+        }
+        code => format!("it does not let kas in ({code:?}): {message}"),
+    }
+}
