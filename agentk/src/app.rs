@@ -8,6 +8,8 @@ use crate::{
     cluster::{Cluster, ClusterError, source},
     config::{Config, Link},
     configuration::Follower,
+    events::Events,
+    features::Feature,
     kubernetes_api::KubernetesApi,
     leader::Candidate,
     metrics::Metrics,
@@ -87,11 +89,19 @@ pub async fn run(
     );
     tunnels.start();
     let (mut follower, agent) = Follower::new(config.pod.clone(), config.log_level.clone());
+    let mut work = config.leader_only.clone();
+    for feature in &config.features {
+        work.push(match feature {
+            Feature::Events => {
+                Events::new(cluster.clone(), uplink.clone(), metrics.clone()).leader_only()
+            }
+        });
+    }
     let leader = config.pod.clone().map(|pod| Candidate {
         pod,
         cluster: cluster.clone(),
         metrics,
-        work: config.leader_only.clone(),
+        work,
         agent,
     });
     if let Some(candidate) = leader {

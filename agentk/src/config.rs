@@ -9,7 +9,8 @@ use runtime::{
 };
 
 use crate::{
-    cluster::source::ClusterSource, leader::LeaderOnly, logging::LogLevel, pod::Pod, token::Token,
+    cluster::source::ClusterSource, features::Feature, leader::LeaderOnly, logging::LogLevel,
+    pod::Pod, token::Token,
 };
 
 /// How long calls in progress may go on when the agent ends, by default: the
@@ -46,6 +47,8 @@ pub struct Config {
     pub observability: Option<Observability>,
     /// How long calls in progress may go on after the stop.
     pub grace: Duration,
+    /// What the agent does besides carrying calls.
+    pub features: Vec<Feature>,
     /// Work for one of an agent's pods.
     pub leader_only: Vec<LeaderOnly>,
     /// Who is told the log level that the agent's configuration asks for.
@@ -167,6 +170,7 @@ impl Config {
             pod: None,
             observability: None,
             grace: GRACE,
+            features: Vec::new(),
             leader_only: Vec::new(),
             log_level: None,
         }

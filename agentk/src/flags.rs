@@ -1,11 +1,12 @@
 //! The command line: the flags of GitLab's agentk, and of kubectl.
 
 mod kubernetes;
+mod rbac;
 mod receptive;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::Parser;
+use clap::{Args as _, Command, CommandFactory as _, FromArgMatches as _, Parser};
 use http::HeaderMap;
 use runtime::{
     connect::{ProxySetting, ProxyUrl, Target},
@@ -15,11 +16,13 @@ use runtime::{
 use crate::{
     cluster::source::ClusterSource,
     config::{Config, ConfigError, KAS_CONNECTIONS, Link, Observability, header},
+    features::Feature,
     pod::Pod,
     token::Token,
     version,
 };
 use kubernetes::KubernetesFlags;
+pub use rbac::Rbac;
 use receptive::ReceptiveFlags;
 
 /// Connects a Kubernetes cluster to kas.
@@ -65,10 +68,42 @@ pub struct Flags {
     /// Private key (PEM) of the listener for metrics and probes
     #[arg(long, value_name = "FILE")]
     observability_key_file: Option<PathBuf>,
+    /// What the agent does besides carrying calls, with commas between: off unless named
+    #[arg(long, value_enum, value_delimiter = ',')]
+    features: Vec<Feature>,
     #[command(flatten)]
     receptive: ReceptiveFlags,
     #[command(flatten)]
     kubernetes: KubernetesFlags,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// An agent.
+    Run(Box<Flags>),
+    /// The rights that it needs.
+    Rbac(Rbac),
+}
+
+impl Asked {
+    /// Reads a command line. Without a command it is an agent's.
+    ///
+    /// # Errors
+    /// What clap says of it, help and version included.
+    pub fn read(
+        line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let command = Flags::command()
+            .subcommand(Rbac::augment_args(Command::new("rbac")))
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true);
+        let matches = command.try_get_matches_from(line)?;
+        match matches.subcommand() {
+            Some((_, rbac)) => Rbac::from_arg_matches(rbac).map(Self::Rbac),
+            None => Flags::from_arg_matches(&matches).map(|flags| Self::Run(Box::new(flags))),
+        }
+    }
 }
 
 impl Flags {
@@ -95,6 +130,7 @@ impl Flags {
         config.kas_connections = self.kas_connections;
         config.kubernetes_proxy = proxy("--kubernetes-proxy", self.kubernetes_proxy)?;
         config.pod = Some(pod(&variable)?);
+        config.features = self.features;
         config.observability = Some(Observability {
             address: address(
                 &self.observability_listen_network,
@@ -300,6 +336,39 @@ mod tests {
             let error = read(&arguments).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn features_are_off_unless_named() {
+        assert!(
+            read(&["--token-file", "/x"], &[])
+                .unwrap()
+                .features
+                .is_empty()
+        );
+        let config = read(&["--token-file", "/x", "--features=events"], &[]).unwrap();
+        assert_eq!(config.features, [Feature::Events]);
+        assert!(
+            read(&["--features", "evnets"], &[])
+                .unwrap_err()
+                .contains("events")
+        );
+    }
+
+    #[test]
+    fn the_rights_of_features_are_printed() {
+        let Ok(Asked::Rbac(rbac)) = Asked::read(["agentk", "rbac", "--features", "events"]) else {
+            panic!("this asks for rights");
+        };
+        let yaml = rbac.yaml();
+        assert!(yaml.contains("resources: [leases]"), "{yaml}");
+        assert!(
+            yaml.contains("resources: [events], verbs: [list, watch]"),
+            "{yaml}"
+        );
+        assert!(Asked::read(["agentk", "rbac", "--features", "x"]).is_err());
+        let run = Asked::read(["agentk", "--kas-address", "ws://k"]);
+        assert!(matches!(run, Ok(Asked::Run(_))));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use agentk::{Config, SetLogLevel, flags::Flags, logging};
-use clap::Parser;
+use agentk::{
+    Config, SetLogLevel,
+    flags::{Asked, Flags},
+    logging,
+};
 use runtime::signal::Termination;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +15,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = match Asked::read(std::env::args_os()) {
+        Ok(Asked::Run(flags)) => *flags,
+        Ok(Asked::Rbac(rbac)) => {
+            print(&rbac.yaml());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => error.exit(),
+    };
     let set_level = logging::start();
     match start(flags, Arc::new(set_level)).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,6 +51,11 @@ async fn start(
         token.cancel();
     }
     Ok(running.await?)
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn print(text: &str) {
+    print!("{text}");
 }
 
 #[expect(clippy::print_stderr, reason = "an operator's first look goes here")]

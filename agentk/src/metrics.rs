@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
     pub(crate) leader: Gauge,
+    pub(crate) events_told: Counter,
+    pub(crate) events_dropped: Counter,
 }
 
 impl Metrics {
@@ -69,6 +71,16 @@ impl Metrics {
             "leader",
             "Whether this pod leads its agent's pods",
             self.leader.clone(),
+        );
+        registry.register(
+            "events_told",
+            "Events of the cluster that kas has taken",
+            self.events_told.clone(),
+        );
+        registry.register(
+            "events_dropped",
+            "Occurrences of events for which there was no room while kas did not take them",
+            self.events_dropped.clone(),
         );
         registry
     }

@@ -4,6 +4,7 @@
 //! parked in it without tasks or buffers of their own.
 
 mod authenticate;
+mod collector;
 mod configuration;
 mod connect;
 mod connection;
@@ -32,7 +33,7 @@ pub use dialled::{Answer, Dialled};
 pub use leaving::Leaving;
 pub use metrics::AgentMetrics;
 
-use crate::{control_plane::ControlPlane, tracker::Tracker};
+use crate::{control_plane::ControlPlane, events::Events, tracker::Tracker};
 use authenticate::Authenticator;
 use pacing::Pacing;
 use router::{Registry, RoutingTable};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub leaving: Leaving,
     /// Sent to agents so that they know which GitLab they serve; may be empty.
     pub external_url: String,
+    /// What becomes of events of agents' clusters; none does not take them.
+    pub events: Option<Events>,
 }
 
 /// What serves agents.

@@ -27,6 +27,7 @@ use control::Control;
 use crate::{
     agent_api::{self, Leaving},
     config::{self, Config, TlsFiles},
+    events::Events,
     kubernetes_api::{self, WebSocketTokens},
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
@@ -91,11 +92,12 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         server: version::server(),
         ..AgentAcceptorOptions::default()
     });
-    let settings = agent_api::Settings {
+    let mut settings = agent_api::Settings {
         max_connection_age: agents.max_connection_age,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         leaving: leaving(config),
         external_url: control::external_url(config).unwrap_or_default(),
+        events: None,
     };
     let listener = bind(&agents.address.host_port())
         .await
@@ -110,8 +112,19 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     )?;
     let tracker = Tracker::new(shared.table.clone());
     control.read_repositories(shared.sharing, &shared.notifications);
-    let gitaly = control.gitaly();
-    let gitlab = gitlab_api::port(config, &shared.notifications, &tracker, gitaly).await?;
+    let mut passing_on = None;
+    if let Some(wanted) = &config.agent.events {
+        let (events, work) = Events::new(wanted, shared.events, &mut metrics)?;
+        settings.events = Some(events);
+        passing_on = Some(work);
+    }
+    let services = gitlab_api::services(
+        &shared.notifications,
+        &tracker,
+        control.gitaly(),
+        settings.events.as_ref(),
+    );
+    let gitlab = gitlab_api::port(config, services).await?;
     Ok(Setup {
         me,
         table: shared.table,
@@ -127,6 +140,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         users: users(config, control.usage.clone()).await?,
         peers,
         gitlab,
+        events: passing_on,
         observability: Some(observability(config).await?),
     })
 }

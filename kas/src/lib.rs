@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control_plane;
 mod demo_cluster;
+pub mod events;
 pub mod gitaly;
 pub mod gitlab_api;
 pub mod kubernetes_api;

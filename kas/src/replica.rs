@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agent_api::{self, AgentApi, AgentMetrics},
     control_plane::ControlPlane,
+    events::{self, Events},
     gitlab_api::GitLabApi,
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
@@ -66,6 +67,8 @@ pub struct Setup {
     pub peers: Option<Port<PlainAcceptor, PeerSettings>>,
     /// GitLab's port.
     pub gitlab: Option<GitLabPort>,
+    /// What passing on events of agents' clusters needs done, if they are taken.
+    pub events: Option<events::Work>,
     /// Metrics and probes.
     pub observability: Option<(TcpListener, metrics::Paths)>,
 }
@@ -151,6 +154,7 @@ pub struct Replica {
     background: TaskTracker,
     stop: CancellationToken,
     registry: Arc<Registry>,
+    events: Option<Events>,
 }
 
 impl Replica {
@@ -172,7 +176,11 @@ impl Replica {
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             registry: registry.clone(),
+            events: setup.agents.settings.events.clone(),
         };
+        if let Some(work) = setup.events {
+            replica.background.spawn(work.run(replica.stop.clone()));
+        }
         let peers = replica.serve_peers(setup.peers);
         let router = Arc::new(Router::new(registry, table, peers));
         replica.serve_agents(
@@ -256,6 +264,9 @@ impl Replica {
         let deadline = Instant::now() + graces.requests;
         self.users.start();
         self.gitlab.start();
+        if let Some(events) = &self.events {
+            events.leave();
+        }
         self.agents.start();
         tokio::select! {
             () = self.finish_work(deadline) => {}

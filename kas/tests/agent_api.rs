@@ -104,6 +104,7 @@ impl Kas {
                 ..Leaving::default()
             },
             external_url: String::new(),
+            events: None,
         };
         let api = AgentApi::new(
             settings,
@@ -458,6 +459,11 @@ async fn methods_of_older_and_newer_agents_are_answered_as_upstream_does() {
         (
             "gitlab.agent.gitops.rpc.Gitops/GetObjectsToSynchronize",
             unknown_service("gitlab.agent.gitops.rpc.Gitops"),
+        ),
+        // Ours, and not configured.
+        (
+            "kas.events.rpc.Collector/Report",
+            unknown_service("kas.events.rpc.Collector"),
         ),
         // Later, or renamed.
         (

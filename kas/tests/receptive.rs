@@ -174,6 +174,7 @@ impl Site {
             connections_per_token_per_minute: 1000,
             leaving: Leaving::default(),
             external_url: String::new(),
+            events: None,
         };
         let api = AgentApi::new(
             settings,

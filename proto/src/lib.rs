@@ -18,7 +18,12 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }
 
-pub use generated::{gitaly, gitlab::agent, google, kas::receptive};
+pub use generated::{
+    gitaly,
+    gitlab::agent,
+    google,
+    kas::{events, receptive},
+};
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for
 /// servers that tell what they serve.

@@ -68,12 +68,24 @@ impl Secret {
     /// # Errors
     /// When the signing library refuses.
     pub fn hmac_hex(&self, message: &str) -> Result<String, JwtError> {
+        let bytes = self.hmac(message)?;
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The same in standard base64.
+    ///
+    /// # Errors
+    /// When the signing library refuses.
+    pub fn hmac_base64(&self, message: &str) -> Result<String, JwtError> {
+        Ok(base64::engine::general_purpose::STANDARD.encode(self.hmac(message)?))
+    }
+
+    fn hmac(&self, message: &str) -> Result<Vec<u8>, JwtError> {
         let key = EncodingKey::from_secret(&self.0);
         let coded = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256)?;
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD
             .decode(coded)
-            .expect("the library encodes so");
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+            .expect("the library encodes so"))
     }
 
     /// Reads a secret file: standard base64, line ends ignored.

@@ -36,6 +36,22 @@ impl Agentk {
         Self::run(programs::agentk()?, name, links, token, folder)
     }
 
+    /// Our agent, with more flags.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn with_flags(
+        flags: &[&str],
+        name: &str,
+        links: &Links,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(programs::own_agentk()?);
+        command.args(flags);
+        Self::spawn(command, name, links, token, folder)
+    }
+
     /// The same with this program.
     ///
     /// # Errors
@@ -47,9 +63,18 @@ impl Agentk {
         token: &str,
         folder: &Path,
     ) -> Result<Self> {
+        Self::spawn(Command::new(program), name, links, token, folder)
+    }
+
+    fn spawn(
+        mut command: Command,
+        name: &str,
+        links: &Links,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let token_file = folder.join(format!("{name}.token"));
         std::fs::write(&token_file, token)?;
-        let mut command = Command::new(program);
         command
             .args(["--kas-address", &links.kas])
             .arg("--token-file")

@@ -23,6 +23,10 @@ pub struct Options<'a> {
     pub user_tls: Option<&'a Certs>,
     /// More lines under `agent.listen`, in YAML's flow style: `key: value`.
     pub agent_listen: &'a str,
+    /// The same for `agent`.
+    pub agent: &'a str,
+    /// The same for the whole file.
+    pub more: &'a str,
 }
 
 /// A running kas.
@@ -199,6 +203,7 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
     if !options.agent_listen.is_empty() {
         writeln!(text, "    {}", options.agent_listen)?;
     }
+    writeln!(text, "  {}", options.agent)?;
     writeln!(text, "  kubernetes_api:\n    url_path_prefix: /k8s-proxy/")?;
     writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;
     write_tls(&mut text, "      ", options.user_tls)?;
@@ -207,6 +212,7 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
         "observability:\n  listen: {{address: 127.0.0.1:{observability}}}"
     )?;
     writeln!(text, "  logging: {{level: debug}}")?;
+    writeln!(text, "{}", options.more)?;
     Ok(text)
 }
 

@@ -8,7 +8,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
-use proto::agent::agent_registrar::rpc::agent_registrar_server::AgentRegistrarServer;
+use proto::{
+    agent::agent_registrar::rpc::agent_registrar_server::AgentRegistrarServer,
+    events::rpc::collector_server::CollectorServer,
+};
 use router::{
     AgentId,
     tunnel::{IdleEnd, Offer, Stream},
@@ -25,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
-    AgentApi, authenticate::Shown, configuration, connect, dialled::Dialled, idle::Idle, leaving,
-    registrar::Registrar,
+    AgentApi, authenticate::Shown, collector::Collector, configuration, connect, dialled::Dialled,
+    idle::Idle, leaving, registrar::Registrar,
 };
 use crate::tracker::Registrations;
 
@@ -239,11 +242,33 @@ impl Connection {
                     Done::Ended
                 }));
             }
-            path => {
-                let status = unknown(path);
-                self.api.refuse(respond, &status, "call");
-            }
+            path => match self.api.settings.events.clone() {
+                Some(events) if path == "/kas.events.rpc.Collector/Report" => {
+                    let service = Collector { api, shown, events };
+                    self.collect(service, request, respond);
+                }
+                Some(_) | None => {
+                    let status = unknown(path);
+                    self.api.refuse(respond, &status, "call");
+                }
+            },
         }
+    }
+
+    fn collect(
+        &mut self,
+        service: Collector,
+        request: Request<h2::RecvStream>,
+        respond: SendResponse,
+    ) {
+        let mut service =
+            CollectorServer::new(service).accept_compressed(CompressionEncoding::Gzip);
+        self.calls.push(Box::pin(async move {
+            if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
+                tracing::debug!(%error, "an agent left while it told of events");
+            }
+            Done::Ended
+        }));
     }
 
     fn park(&mut self, opened: Opened) {

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use proto::events::rpc::reader_server::ReaderServer;
 use runtime::{
     jwt::Secret,
     listen::{AnyListener, PlainAcceptor, bind, bind_unix},
@@ -12,6 +13,7 @@ use runtime::{
 use super::server_tls;
 use crate::{
     config::{ApiListen, Config, Network},
+    events::{Events, Reader},
     gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
     notifications::Notifications,
@@ -22,9 +24,7 @@ use crate::{
 /// The port for GitLab, where there is one.
 pub(super) async fn port(
     config: &Config,
-    notifications: &Notifications,
-    tracker: &Arc<Tracker>,
-    gitaly: Option<&Gitaly>,
+    services: Services,
 ) -> anyhow::Result<Option<GitLabPort>> {
     let Some(listen) = &config.api else {
         return Ok(None);
@@ -39,21 +39,25 @@ pub(super) async fn port(
     Ok(Some(GitLabPort {
         listener,
         acceptor,
-        api: GitLabApi::new(settings, services(notifications, tracker, gitaly)).await,
+        api: GitLabApi::new(settings, services).await,
     }))
 }
 
 /// All that GitLab may ask.
-fn services(
+pub(super) fn services(
     notifications: &Notifications,
     tracker: &Arc<Tracker>,
     gitaly: Option<&Gitaly>,
+    events: Option<&Events>,
 ) -> Services {
-    let services = Services::new(notifications.clone(), tracker.clone());
-    match gitaly {
-        Some(gitaly) => services.with_repositories(gitaly.clone()),
-        None => services,
+    let mut services = Services::new(notifications.clone(), tracker.clone());
+    if let Some(gitaly) = gitaly {
+        services = services.with_repositories(gitaly.clone());
     }
+    if let Some(events) = events {
+        services = services.with(ReaderServer::new(Reader(events.clone())));
+    }
+    services
 }
 
 async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {

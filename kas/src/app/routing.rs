@@ -8,7 +8,7 @@ use router::{
     Owner, RoutingTable, SharedTable,
     store::{
         memory::MemoryStore,
-        redis::{Address, RedisOptions, RedisStore, Servers},
+        redis::{Address, Channel, RedisOptions, RedisStore, Servers},
     },
     table::shared::Settings,
 };
@@ -18,6 +18,7 @@ use url::Url;
 use crate::{
     config::{Config, Redis, RedisServers},
     control_plane::gitlab::Sharing,
+    events,
     notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) notifications: Notifications,
     /// How replicas share the reading of repositories.
     pub(crate) sharing: Option<Sharing>,
+    /// How replicas tell each other's readers of events.
+    pub(crate) events: Option<Channel>,
 }
 
 impl Shared {
@@ -40,6 +43,7 @@ impl Shared {
             table,
             notifications: Notifications::new(None),
             sharing: None,
+            events: None,
         }
     }
 }
@@ -76,6 +80,7 @@ pub(crate) fn shared(
     let store = RedisStore::connect(options).context("redis")?;
     store.metrics().register(metrics);
     let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
+    let events = store.channel(events::CHANNEL);
     let board = store.board(me.replica.clone());
     let table = SharedTable::start(
         Arc::new(store),
@@ -91,6 +96,7 @@ pub(crate) fn shared(
         table,
         notifications,
         sharing: Some(Sharing { board, live }),
+        events: Some(events),
     })
 }
 

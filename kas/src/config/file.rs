@@ -75,6 +75,7 @@ pub(super) struct Agent {
     pub(super) kubernetes_api: Option<KubernetesApi>,
     pub(super) receptive_agent: Option<ReceptiveAgent>,
     pub(super) remote_development: Option<RemoteDevelopment>,
+    pub(super) events: Option<Events>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +137,22 @@ pub(super) struct KubernetesApiListen {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ReceptiveAgent {
     pub(super) poll_period: Option<PositiveSeconds>,
+}
+
+/// Ours; upstream has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Events {
+    pub(super) log: Option<bool>,
+    pub(super) webhooks: Vec<Webhook>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Webhook {
+    pub(super) url: Spot<NonEmpty>,
+    pub(super) secret_file: NonEmpty,
+    pub(super) ca_certificate_file: Option<PathBuf>,
 }
 
 /// Accepted, as upstream does; nothing reads it there either.

@@ -1,5 +1,6 @@
 //! From the file as written to the tree: rules across keys, and defaults.
 
+mod events;
 mod gitlab;
 mod parts;
 mod redis;
@@ -80,6 +81,10 @@ fn agent(rules: &Rules<'_>, agent: file::Agent) -> Result<Agent, Mistake> {
         kubernetes_api: agent
             .kubernetes_api
             .map(|it| kubernetes_api(rules, it))
+            .transpose()?,
+        events: agent
+            .events
+            .map(|it| events::events(rules, it))
             .transpose()?,
     })
 }

@@ -6,9 +6,9 @@ use std::{path::Path, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Agent, AgentListen, ApiListen, Config, ControlPlaneConfig, GitLab, KubernetesApi,
+    Agent, AgentListen, ApiListen, Config, ControlPlaneConfig, Events, GitLab, KubernetesApi,
     ListenAddress, Network, Observability, PrivateApiListen, RateLimit, Redis, RedisServers,
-    TlsFiles,
+    TlsFiles, Webhook,
 };
 
 /// What stands in the place of a secret.
@@ -92,6 +92,22 @@ fn agent(agent: &Agent) -> Value {
     }));
     let proxy = agent.kubernetes_api.as_ref().map(kubernetes_api);
     put(&mut all, "kubernetes_api", proxy);
+    put(&mut all, "events", agent.events.as_ref().map(events));
+    Value::Object(all)
+}
+
+fn events(events: &Events) -> Value {
+    let webhooks: Vec<_> = events.webhooks.iter().map(webhook).collect();
+    json!({"log": events.log, "webhooks": webhooks})
+}
+
+fn webhook(webhook: &Webhook) -> Value {
+    let mut all = object(json!({
+        "url": webhook.url,
+        "secret_file": path(&webhook.secret_file),
+    }));
+    let ca = webhook.ca_certificate_file.as_deref();
+    put(&mut all, "ca_certificate_file", ca.map(path));
     Value::Object(all)
 }
 

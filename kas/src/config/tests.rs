@@ -188,6 +188,16 @@ fn mistakes_name_file_line_column_and_what_to_do() {
             "must start with /",
         ),
         (
+            "standalone: {file: a}\nagent: {events: {webhooks: [{url: ftp://a, secret_file: s}]}}",
+            "kas.yaml:2:35: ",
+            "agent.events.webhooks: url: ",
+        ),
+        (
+            "standalone: {file: a}\nagent: {events: {webhooks: [{url: http://a}]}}",
+            "kas.yaml:2:",
+            "`secret_file` is missing",
+        ),
+        (
             "standalone: {file: a}\nredis: {}",
             "kas.yaml:2:8: ",
             "exactly one of",
@@ -293,6 +303,7 @@ fn known_keys_without_effect_are_noted_with_the_reason() {
 fn what_is_shown_means_the_same_when_it_is_read() {
     for text in [
         "standalone: {file: agents.yaml}",
+        "standalone: {file: a}\nagent: {events: {log: true, webhooks: [{url: 'https://h/a', secret_file: s, ca_certificate_file: c}]}}",
         "standalone: {file: a}\nredis: {cluster: {addresses: ['a:1', 'b:2']}}\nprivate_api: {listen: \
          {authentication_secret_file: s, certificate_file: c, key_file: k, client_ca_certificate_file: ca}}",
         include_str!("../../tests/configuration/omnibus.yml"),

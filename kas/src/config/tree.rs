@@ -133,6 +133,8 @@ pub struct Agent {
     pub redis_conn_info_gc: Duration,
     /// The Kubernetes API proxy; `None` leaves it off.
     pub kubernetes_api: Option<KubernetesApi>,
+    /// Events of agents' clusters; `None` leaves them off.
+    pub events: Option<Events>,
 }
 
 /// Where agents connect.
@@ -204,6 +206,26 @@ pub struct KubernetesApi {
     pub allowed_agent_cache_ttl: Duration,
     /// How long a refusal is remembered.
     pub allowed_agent_cache_error_ttl: Duration,
+}
+
+/// Whom events of agents' clusters are passed on to, besides readers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Whether each is a line of the log.
+    pub log: bool,
+    /// Who is called.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// Who is called with events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// An http or https URL.
+    pub url: String,
+    /// The secret that requests are signed with.
+    pub secret_file: PathBuf,
+    /// A CA besides those of the system.
+    pub ca_certificate_file: Option<PathBuf>,
 }
 
 /// Logs, metrics, probes, traces.

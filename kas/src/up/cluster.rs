@@ -129,6 +129,7 @@ impl Cluster {
                 settings,
             }),
             gitlab: None,
+            events: None,
             observability: None,
         }));
         Ok(())
@@ -195,5 +196,6 @@ fn settings() -> agent_api::Settings {
         connections_per_token_per_minute: 40_000,
         leaving: agent_api::Leaving::default(),
         external_url: String::new(),
+        events: None,
     }
 }

@@ -155,6 +155,7 @@ impl Site {
                     connections_per_token_per_minute: 40_000,
                     leaving: Leaving::default(),
                     external_url: String::new(),
+                    events: None,
                 },
             },
             users: Some(Port {
@@ -171,6 +172,7 @@ impl Site {
                 },
             }),
             gitlab: None,
+            events: None,
             observability: None,
         });
         self.agents.add(agents_at);

@@ -97,6 +97,7 @@ async fn start_kas(way: Way, certs: &Certs, folder: &Path) -> Result<Kas> {
         agent_tls: agent_tls.then_some(certs),
         user_tls: (!way.users.ends_tls()).then_some(certs),
         agent_listen: listen,
+        ..Options::default()
     };
     Kas::start(options, folder).await
 }

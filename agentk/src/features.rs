@@ -1,0 +1,10 @@
+//! What an agent does besides carrying calls, if it is told to.
+
+use clap::ValueEnum;
+
+/// Off unless it is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Feature {
+    /// Tells kas what happens in the cluster.
+    Events,
+}

@@ -1,0 +1,75 @@
+//! `agentk rbac`: the rights that features need, for `kubectl apply -f -`.
+
+use clap::Args;
+
+use crate::features::Feature;
+
+/// Print the rights in the cluster that the agent needs for features
+#[derive(Debug, Args)]
+pub struct Rbac {
+    /// Features that are switched on, with commas between
+    #[arg(long, value_enum, value_delimiter = ',')]
+    features: Vec<Feature>,
+    /// Namespace of the agent
+    #[arg(long, value_name = "NAME", default_value = "agentk")]
+    namespace: String,
+    /// Service account of the agent, and name of the objects that are printed
+    #[arg(long, value_name = "NAME", default_value = "agentk")]
+    service_account: String,
+}
+
+/// One of an agent's pods leads; a Lease says which.
+const LEASES: &str =
+    "{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}";
+
+impl Rbac {
+    /// The objects, as YAML.
+    #[must_use]
+    pub fn yaml(&self) -> String {
+        let mut rules: Vec<_> = self.features.iter().map(|feature| rule(*feature)).collect();
+        rules.dedup();
+        let name = format!("{}-leases", self.service_account);
+        let mut all = self.grant("", &name, &self.in_namespace(), &[LEASES]);
+        if !rules.is_empty() {
+            let name = format!("{}-{}-features", self.namespace, self.service_account);
+            all += &self.grant("Cluster", &name, "", &rules);
+        }
+        all
+    }
+
+    fn in_namespace(&self) -> String {
+        format!(", namespace: {}", self.namespace)
+    }
+
+    /// A role and its binding, in a namespace or cluster-wide.
+    fn grant(&self, scope: &str, name: &str, namespace: &str, rules: &[&str]) -> String {
+        let Self {
+            namespace: home,
+            service_account: account,
+            ..
+        } = self;
+        let rules = rules.join("\n  - ");
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1
+kind: {scope}Role
+metadata: {{name: {name}{namespace}}}
+rules:
+  - {rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {scope}RoleBinding
+metadata: {{name: {name}{namespace}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: {scope}Role, name: {name}}}
+subjects: [{{kind: ServiceAccount, name: {account}, namespace: {home}}}]
+---
+"
+        )
+    }
+}
+
+/// What a feature reads in all namespaces.
+fn rule(feature: Feature) -> &'static str {
+    match feature {
+        Feature::Events => "{apiGroups: [\"\"], resources: [events], verbs: [list, watch]}",
+    }
+}

@@ -1,0 +1,283 @@
+//! Events of a real cluster on their way to a log, to webhooks and to a reader,
+//! with an agent that has no more rights than `agentk rbac` prints.
+
+use std::{collections::BTreeSet, fmt::Write, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use proto::events::rpc::{FollowRequest, FollowResponse, reader_client::ReaderClient};
+use runtime::jwt;
+use serde_json::Value;
+use tests::{
+    agentk::{Agentk, Links},
+    chaos::{Chaos, Mode},
+    gitlab_double::Rails,
+    kas::{Kas, Options},
+    kube::Cluster,
+    kubectl::Kubectl,
+    parts::{Part, skipped},
+    ports,
+    process::Process,
+    programs,
+    wait::until,
+};
+use tokio::{net::TcpListener, process::Command, sync::watch};
+use tokio_util::task::AbortOnDropHandle;
+
+const SOON: Duration = Duration::from_secs(90);
+/// Warnings while the agent is cut off.
+const WARNINGS: usize = 1000;
+/// The names of what events are about.
+type Names = BTreeSet<String>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clusters_events_arrive_and_none_is_lost_while_kas_is_away() -> Result<()> {
+    let name = "a_clusters_events_arrive_and_none_is_lost_while_kas_is_away";
+    if skipped(name, &[Part::Cluster]) {
+        return Ok(());
+    }
+    let cluster = Cluster::up().await?;
+
+    let checked = check(&cluster).await;
+
+    cluster.down().await?;
+    checked
+}
+
+async fn check(cluster: &Cluster) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let site = Site::start(cluster, folder).await?;
+    let admin = cluster.admin().patient(SOON);
+
+    admin.apply(BOTH_APIS).await?;
+    site.hears(&["core".to_owned(), "newer".to_owned()].into())
+        .await?;
+
+    site.way.set(Mode::BlackHole);
+    site.way.cut();
+    let during: Names = (0..WARNINGS).map(|number| format!("w{number}")).collect();
+    admin
+        .ok_with(&["create", "-f", "-"], warnings(&during).as_bytes())
+        .await?;
+    ensure!(
+        site.read.borrow().is_disjoint(&during),
+        "the agent is not cut off"
+    );
+    site.way.set(Mode::Pass);
+    site.way.cut();
+    site.hears(&during).await?;
+
+    let lines = site.kas.process.output();
+    let logged = |name: &str| lines.contains(&format!("\"name\":\"{name}\""));
+    ensure!(
+        during.iter().all(|name| logged(name)),
+        "the log lacks events"
+    );
+    for refused in ["signature", "timestamp"] {
+        let refused = format!("\"refused\": \"{refused}\"");
+        ensure!(!site.receiver.output().contains(&refused), "{refused}");
+    }
+    ensure!(
+        site.receiver.output().contains("\"attempt\": 2"),
+        "nothing was sent again"
+    );
+    Ok(())
+}
+
+/// kas with two webhooks, one of which hangs, two pods of one agent, and a reader.
+struct Site {
+    kas: Kas,
+    way: Chaos,
+    receiver: Process,
+    read: watch::Receiver<Names>,
+    pods: [Agentk; 2],
+    _hanging: TcpListener,
+    _reading: AbortOnDropHandle<()>,
+}
+
+impl Site {
+    async fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
+        let secret = folder.join("secret");
+        std::fs::write(&secret, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")?;
+        let (hook, api) = (ports::free(), ports::free());
+        let receiver = receiver(hook, &secret, folder).await?;
+        let hanging = TcpListener::bind("127.0.0.1:0").await?;
+        let hang = hanging.local_addr()?;
+        let secret = secret.display();
+        let webhook = |url: String| format!("{{url: 'http://{url}/hook', secret_file: {secret}}}");
+        let webhooks = [
+            webhook(hang.to_string()),
+            webhook(format!("127.0.0.1:{hook}")),
+        ];
+        let webhooks = webhooks.join(", ");
+        let options = Options {
+            agent: &format!("events: {{log: true, webhooks: [{webhooks}]}}"),
+            more: &format!(
+                "api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}"
+            ),
+            ..Options::default()
+        };
+        let kas = Kas::start(options, folder).await?;
+        let way = Chaos::start(&[kas.agents]).await?;
+        let token = kas.create_agent("site").await?;
+        let links = Links {
+            kas: format!("ws://127.0.0.1:{}/", way.port()),
+            ca: None,
+            kubeconfig: with_least_rights(cluster, folder).await?,
+        };
+        let (read, reading) = reader(api).await?;
+        let pod = |name| {
+            let flags = ["--features=events", "--kas-connections=1"];
+            Agentk::with_flags(&flags, name, &links, &token, folder)
+        };
+        Ok(Self {
+            kas,
+            way,
+            receiver,
+            read,
+            pods: [pod("pod-a")?, pod("pod-b")?],
+            _hanging: hanging,
+            _reading: reading,
+        })
+    }
+
+    /// Waits until the reader and the webhook have heard of all these.
+    async fn hears(&self, wanted: &Names) -> Result<()> {
+        let lacks = || {
+            let hooked = hooked(&self.receiver.output());
+            let read = self.read.borrow();
+            let lacks = |heard: &Names| wanted.difference(heard).count();
+            (lacks(&read), lacks(&hooked))
+        };
+        let heard = until("all events", SOON, async || {
+            (lacks() == (0, 0)).then_some(())
+        })
+        .await;
+        heard.with_context(|| {
+            let (reader, webhook) = lacks();
+            let [a, b] = &self.pods;
+            let tails = [&self.kas.process, &a.process, &b.process, &self.receiver];
+            let tails = tails.map(Process::tail).join("\n");
+            format!(
+                "the reader lacks {reader}, the webhook {webhook} of {}\n{tails}",
+                wanted.len()
+            )
+        })
+    }
+}
+
+async fn receiver(port: u16, secret: &Path, folder: &Path) -> Result<Process> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events/receiver.py");
+    let mut command = Command::new("python3");
+    command.arg(program).arg(port.to_string()).arg(secret);
+    Process::listening("receiver", &mut command, port, folder).await
+}
+
+/// What a webhook's receiver has taken.
+fn hooked(output: &str) -> Names {
+    let lines = output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let events = lines.flat_map(|line| {
+        let events = line["body"]["data"]["events"].as_array().cloned();
+        events.unwrap_or_default()
+    });
+    let names = events.filter_map(|event| event["regarding"]["name"].as_str().map(str::to_owned));
+    names.collect()
+}
+
+/// Follows the events, by the port for GitLab, with a token as GitLab's.
+async fn reader(port: u16) -> Result<(watch::Receiver<Names>, AbortOnDropHandle<()>)> {
+    let unknown = Rails::connect(port, None).await?;
+    let mut unknown = ReaderClient::new(unknown.caller());
+    let refused = unknown.follow(FollowRequest::default());
+    let code = refused
+        .await
+        .err()
+        .context("nobody is asked for a token")?
+        .code();
+    ensure!(code == tonic::Code::Unauthenticated, "{code:?}");
+
+    let secret = jwt::Secret::new(vec![7; 32]);
+    let token = jwt::sign(&secret, "gitlab.example.com", "gitlab-kas")?;
+    let rails = Rails::connect(port, Some(&token)).await?;
+    let mut client = ReaderClient::new(rails.caller());
+    let mut told = client.follow(FollowRequest::default()).await?.into_inner();
+    let (names, read) = watch::channel(Names::new());
+    let reading = tokio::spawn(async move {
+        let _open = rails;
+        while let Ok(Some(FollowResponse { batch, .. })) = told.message().await {
+            let events = batch.unwrap_or_default().events;
+            let objects = events.into_iter().filter_map(|event| event.regarding);
+            names.send_modify(|names| names.extend(objects.map(|object| object.name)));
+        }
+    });
+    Ok((read, AbortOnDropHandle::new(reading)))
+}
+
+/// A kubeconfig of a service account that may do what `agentk rbac` prints.
+async fn with_least_rights(cluster: &Cluster, folder: &Path) -> Result<std::path::PathBuf> {
+    let place = ["--namespace=default", "--service-account=collector"];
+    let mut rbac = Command::new(programs::own_agentk()?);
+    rbac.args(["rbac", "--features=events"]).args(place);
+    let printed = rbac.output().await?;
+    let admin = cluster.admin();
+    admin.ok(&["create", "serviceaccount", "collector"]).await?;
+    admin
+        .ok_with(&["apply", "-f", "-"], &printed.stdout)
+        .await?;
+    let token = admin.ok(&["create", "token", "collector"]).await?;
+    let other = std::fs::read_to_string(cluster.agent_kubeconfig())?;
+    let file = folder.join("kubeconfig-collector");
+    std::fs::write(&file, other.replace("agent-token", token.trim()))?;
+    let collector = Kubectl::new(&file);
+    collector.refused(&["get", "pods"]).await?;
+    Ok(file)
+}
+
+/// One event as each API writes it.
+const BOTH_APIS: &str = r#"
+apiVersion: v1
+kind: Event
+metadata: {name: core.1, namespace: default}
+involvedObject: {apiVersion: v1, kind: Pod, name: core, namespace: default}
+type: Normal
+reason: Started
+message: it has started
+count: 1
+source: {component: test}
+firstTimestamp: "2026-01-02T03:04:05Z"
+lastTimestamp: "2026-01-02T03:04:05Z"
+---
+apiVersion: events.k8s.io/v1
+kind: Event
+metadata: {name: newer.1, namespace: default}
+eventTime: "2026-01-02T03:04:05.000000Z"
+reportingController: example.com/test
+reportingInstance: one
+action: Starting
+type: Normal
+reason: Started
+note: it has started
+regarding: {apiVersion: v1, kind: Pod, name: newer, namespace: default}
+"#;
+
+fn warnings(names: &Names) -> String {
+    let mut text = String::new();
+    for name in names {
+        let event = format!(
+            "---
+apiVersion: v1
+kind: Event
+metadata: {{name: {name}.1, namespace: default}}
+involvedObject: {{apiVersion: v1, kind: Pod, name: {name}, namespace: default}}
+type: Warning
+reason: Failed
+message: it has failed
+count: 1
+"
+        );
+        let _ = writeln!(text, "{event}");
+    }
+    text
+}
