@@ -2,8 +2,8 @@
 //! webhooks, and readers of any replica.
 //!
 //! The replica that an agent tells serves the log and the webhooks; readers of
-//! the others hear through Redis. Nothing is kept here: an agent is answered when
-//! the events are with all of these, and none of them is waited for.
+//! the others hear through Redis. Nothing is kept here, and neither webhooks nor
+//! readers are waited for.
 
 mod json;
 mod line;

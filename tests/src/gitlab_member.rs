@@ -51,7 +51,7 @@ impl Member {
         std::fs::write(&private, BASE64_STANDARD.encode([7; 32]))?;
         let text = format!(
             "gitlab: {{address: '{gitlab}', authentication_secret_file: {secret}}}\n\
-             agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n  \
+             agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n  events: {{}}\n  \
              configuration: {{poll_period: {poll}s}}\n  kubernetes_api:\n    \
              listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 10s}}\n    url_path_prefix: /k8s-proxy/\n\
              api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}\n\

@@ -182,6 +182,9 @@ mod tests {
         assert_eq!(ids, ["2-1", "1-2"]);
     }
 
+    /// So few that they do not fit, and so many that it is known of each how far it was counted.
+    const LIMIT: usize = 8;
+
     #[derive(Debug, Clone)]
     enum Step {
         Offer { uid: usize, more: i64, warns: bool },
@@ -191,7 +194,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            6 => (0..60_usize, 0..3_i64, any::<bool>())
+            6 => (0..LIMIT, 0..3_i64, any::<bool>())
                 .prop_map(|(uid, more, warns)| Step::Offer { uid, more, warns }),
             1 => (1..9_usize).prop_map(|most| Step::Tell { most }),
             1 => Just(Step::Acknowledge),
@@ -203,7 +206,6 @@ mod tests {
         /// wait than fit; and no warning goes as long as something else could.
         #[test]
         fn nothing_is_lost_unnoticed(steps in prop::collection::vec(step(), 0..300)) {
-            const LIMIT: usize = 8;
             let mut queue = Queue::new(LIMIT);
             let (mut counts, mut happened) = (HashMap::new(), 0);
             let (mut told, mut dropped) = (0, 0);

@@ -1,16 +1,26 @@
 //! Events of a real cluster on their way to a log, to webhooks and to a reader,
 //! with an agent that has no more rights than `agentk rbac` prints.
 
-use std::{collections::BTreeSet, fmt::Write, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
-use proto::events::rpc::{FollowRequest, FollowResponse, reader_client::ReaderClient};
+use anyhow::{Context, Result, bail, ensure};
+use proto::events::rpc::{
+    Event, FollowRequest, FollowResponse, Object, ReportRequest, collector_client::CollectorClient,
+    reader_client::ReaderClient,
+};
 use runtime::jwt;
 use serde_json::Value;
 use tests::{
     agentk::{Agentk, Links},
     chaos::{Chaos, Mode},
     gitlab_double::Rails,
+    gitlab_site::GitLabSite,
     kas::{Kas, Options},
     kube::Cluster,
     kubectl::Kubectl,
@@ -28,6 +38,8 @@ const SOON: Duration = Duration::from_secs(90);
 const WARNINGS: usize = 1000;
 /// The names of what events are about.
 type Names = BTreeSet<String>;
+/// What a reader has read, as long as it reads.
+type Reading = (watch::Receiver<Names>, AbortOnDropHandle<()>);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clusters_events_arrive_and_none_is_lost_while_kas_is_away() -> Result<()> {
@@ -81,6 +93,64 @@ async fn check(cluster: &Cluster) -> Result<()> {
         site.receiver.output().contains("\"attempt\": 2"),
         "nothing was sent again"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_hear_of_the_agents_they_name_whichever_replica_was_told() -> Result<()> {
+    let name = "readers_hear_of_the_agents_they_name_whichever_replica_was_told";
+    if skipped(name, &[Part::Redis]) {
+        return Ok(());
+    }
+    let site = GitLabSite::start(2).await?;
+    let [told, other] = &site.members[..] else {
+        bail!("two replicas were wanted");
+    };
+    let mut readers = Vec::new();
+    for (member, agents) in [(told, vec![5]), (other, vec![5]), (other, vec![])] {
+        let rails = site.double.rails(member.api).await?;
+        readers.push(follow(rails, agents).await?);
+    }
+    let report = async |token: &str, name: String| {
+        let agent = Rails::connect(told.agents, Some(token)).await?;
+        let regarding = Some(Object {
+            name,
+            ..Object::default()
+        });
+        let event = Event {
+            regarding,
+            ..Event::default()
+        };
+        let events = vec![event];
+        let mut collector = CollectorClient::new(agent.caller());
+        let report = ReportRequest { events, dropped: 0 };
+        Ok::<_, anyhow::Error>(collector.report(report).await.map(drop))
+    };
+
+    let refused = report("nobody", "never".to_owned()).await?;
+    let code = refused.map_err(|status| status.code());
+    ensure!(code == Err(tonic::Code::Unauthenticated), "{code:?}");
+    // Who subscribes to Redis hears only what comes later, so it is told again.
+    let numbers = AtomicUsize::new(0);
+    let all = until("every reader to hear", SOON, async || {
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        report("agent-7", format!("seven-{number}"))
+            .await
+            .ok()?
+            .ok()?;
+        report("agent-5-a", format!("five-{number}"))
+            .await
+            .ok()?
+            .ok()?;
+        let heard = |name: &str| {
+            let starts = |names: &Names| names.iter().any(|it| it.starts_with(name));
+            [0, 1, 2].map(|reader| starts(&readers[reader].0.borrow()))
+        };
+        let all = heard("five") == [true; 3] && heard("seven")[2];
+        all.then(|| heard("seven"))
+    });
+
+    ensure!(all.await? == [false, false, true], "who asked for agent 5");
     Ok(())
 }
 
@@ -187,22 +257,23 @@ fn hooked(output: &str) -> Names {
 }
 
 /// Follows the events, by the port for GitLab, with a token as GitLab's.
-async fn reader(port: u16) -> Result<(watch::Receiver<Names>, AbortOnDropHandle<()>)> {
+async fn reader(port: u16) -> Result<Reading> {
     let unknown = Rails::connect(port, None).await?;
     let mut unknown = ReaderClient::new(unknown.caller());
-    let refused = unknown.follow(FollowRequest::default());
-    let code = refused
-        .await
-        .err()
-        .context("nobody is asked for a token")?
-        .code();
+    let refused = unknown.follow(FollowRequest::default()).await;
+    let code = refused.err().context("nobody is asked for a token")?.code();
     ensure!(code == tonic::Code::Unauthenticated, "{code:?}");
 
     let secret = jwt::Secret::new(vec![7; 32]);
     let token = jwt::sign(&secret, "gitlab.example.com", "gitlab-kas")?;
-    let rails = Rails::connect(port, Some(&token)).await?;
+    follow(Rails::connect(port, Some(&token)).await?, Vec::new()).await
+}
+
+/// The names of what these agents tell of.
+async fn follow(rails: Rails, agent_ids: Vec<i64>) -> Result<Reading> {
     let mut client = ReaderClient::new(rails.caller());
-    let mut told = client.follow(FollowRequest::default()).await?.into_inner();
+    let told = client.follow(FollowRequest { agent_ids }).await?;
+    let mut told = told.into_inner();
     let (names, read) = watch::channel(Names::new());
     let reading = tokio::spawn(async move {
         let _open = rails;
