@@ -26,7 +26,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "agentk.check" -}}
 {{- $c := .Values.config -}}
-{{- if not (regexMatch "^(wss|ws|grpcs|grpc)://" $c.kasAddress) }}{{ fail "config.kasAddress must be wss://, ws://, grpcs:// or grpc://" }}{{ end -}}
+{{- $r := .Values.receptive -}}
+{{- if $r.enabled }}
+{{- if $c.kasAddress }}{{ fail "receptive.enabled and config.kasAddress are both set: either kas dials the agent, or the agent kas" }}{{ end -}}
+{{- if not (or $r.jwtPublicKey $r.tls.clientAuth) }}{{ fail "receptive.enabled needs receptive.jwtPublicKey or receptive.tls.clientAuth: else anybody could pass for kas" }}{{ end -}}
+{{- if and $r.tls.clientAuth (not $r.tls.enabled) }}{{ fail "receptive.tls.clientAuth needs receptive.tls.enabled" }}{{ end -}}
+{{- if and $r.tls.enabled (not $r.tls.secretName) }}{{ fail "receptive.tls.enabled needs receptive.tls.secretName" }}{{ end -}}
+{{- else if not (regexMatch "^(wss|ws|grpcs|grpc)://" $c.kasAddress) }}{{ fail "config.kasAddress must be wss://, ws://, grpcs:// or grpc://" }}{{ end -}}
 {{- if not (or $c.token $c.secretName) }}{{ fail "set config.secretName (a Secret with `token`) or config.token" }}{{ end -}}
 {{- if and $c.token $c.secretName }}{{ fail "config.token and config.secretName are both set: set only one" }}{{ end -}}
 {{- if and (eq .Values.rbac.accessLevel "namespaced") (not .Values.rbac.namespaces) (not .Values.rbac.useExistingRole) }}{{ fail "rbac.accessLevel namespaced needs rbac.namespaces" }}{{ end -}}
