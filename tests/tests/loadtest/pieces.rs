@@ -95,11 +95,10 @@ async fn all_kinds_of_requests_are_answered_by_both_kinds_of_agents() -> Result<
 
 #[tokio::test]
 async fn an_exec_that_nobody_answers_is_counted_as_failed() -> Result<()> {
-    let world = World::new("refused-exec").await?;
+    let mut world = World::new("refused-exec").await?;
+    world.bearer = "pat:1:nobody".to_owned();
 
-    let output = world
-        .traffic(&["--mix=exec=5", "--duration=1", "--bearer=pat:1:nobody"])
-        .await?;
+    let output = world.traffic(&["--mix=exec=5", "--duration=1"]).await?;
 
     assert!(!output.status.success());
     assert!(
