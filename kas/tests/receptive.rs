@@ -16,7 +16,7 @@ use kas::{
     control_plane::{
         ControlPlane,
         standalone::{
-            Standalone, edit,
+            EditError, Standalone, edit,
             receptive::{JwtEntry, MtlsEntry, ReceptiveEntry},
             tokens::{TokenEntry, TokenKind},
         },
@@ -67,16 +67,17 @@ enum Proof {
 
 impl Site {
     fn new() -> Self {
+        Self::with(Certs::create)
+    }
+
+    fn with(certs: impl FnOnce(&Path) -> anyhow::Result<Certs>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("agents.yaml");
-        edit(&file, |_| {
-            Ok::<_, kas::control_plane::standalone::EditError>(())
-        })
-        .unwrap();
+        edit(&file, |_| Ok::<_, EditError>(())).unwrap();
         let control_plane = Arc::new(Standalone::open(&file).unwrap());
         tokio::spawn(control_plane.clone().follow(CancellationToken::new()));
         Self {
-            certs: Certs::create(&folder.path().join("certs")).unwrap(),
+            certs: certs(&folder.path().join("certs")).unwrap(),
             folder,
             control_plane,
             store: MemoryStore::default(),
@@ -278,7 +279,7 @@ async fn an_agent_that_comes_back_is_dialled_again_and_one_that_is_not_listed_an
 
     edit(&site.path("agents.yaml"), |document| {
         document.agents[0].value.receptive = None;
-        Ok::<_, kas::control_plane::standalone::EditError>(())
+        Ok::<_, EditError>(())
     })
     .unwrap();
     until("its end", || {
@@ -390,4 +391,19 @@ async fn what_is_wrong_is_said_of_each_agent_and_disturbs_no_other() {
         replica.holds(AGENT) && replica.shows(AGENT, "connected")
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_the_agent_is_named() {
+    let site = Site::with(Certs::expired);
+    let token = site.agent(AGENT);
+    let (private, public) = site.keys("keys");
+    let replica = site.replica("a");
+    let agent = site.waiting(&token, &public, true, Proof::Jwt);
+
+    let url = format!("wss://localhost:{}", agent.port);
+    site.dial(AGENT, url, &private, Proof::Jwt);
+
+    until("the reason", || replica.shows(AGENT, "tls")).await;
+    assert!(!replica.holds(AGENT));
 }

@@ -49,7 +49,7 @@ impl Agentk {
     ) -> Result<Self> {
         let mut command = Command::new(programs::own_agentk()?);
         command.args(flags);
-        Self::spawn(command, name, links, token, folder)
+        Self::dialling(command, name, links, token, folder)
     }
 
     /// The same with this program.
@@ -63,24 +63,53 @@ impl Agentk {
         token: &str,
         folder: &Path,
     ) -> Result<Self> {
-        Self::spawn(Command::new(program), name, links, token, folder)
+        Self::dialling(Command::new(program), name, links, token, folder)
     }
 
-    fn spawn(
+    fn dialling(
         mut command: Command,
         name: &str,
         links: &Links,
         token: &str,
         folder: &Path,
     ) -> Result<Self> {
+        command.args(["--kas-address", &links.kas]);
+        if let Some(ca) = &links.ca {
+            command.arg("--ca-cert-file").arg(ca);
+        }
+        Self::launch(command, name, &links.kubeconfig, token, folder)
+    }
+
+    /// Starts an agent of ours that waits to be dialled, as these flags say.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn receptive(
+        name: &str,
+        flags: &[String],
+        kubeconfig: &Path,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(programs::own_agentk()?);
+        command.args(flags);
+        Self::launch(command, name, kubeconfig, token, folder)
+    }
+
+    fn launch(
+        mut command: Command,
+        name: &str,
+        kubeconfig: &Path,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let token_file = folder.join(format!("{name}.token"));
         std::fs::write(&token_file, token)?;
         command
-            .args(["--kas-address", &links.kas])
             .arg("--token-file")
             .arg(&token_file)
             .arg("--kubeconfig")
-            .arg(&links.kubeconfig)
+            .arg(kubeconfig)
             .args([
                 "--observability-listen-address",
                 &format!("127.0.0.1:{}", ports::free()),
@@ -88,9 +117,6 @@ impl Agentk {
             .env("POD_NAMESPACE", "default")
             .env("POD_NAME", name)
             .env_remove("KUBECONFIG");
-        if let Some(ca) = &links.ca {
-            command.arg("--ca-cert-file").arg(ca);
-        }
         let process = Process::spawn(name, &mut command, folder)?;
         Ok(Self {
             process,

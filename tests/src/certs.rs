@@ -24,13 +24,24 @@ impl Certs {
     /// # Errors
     /// When a file cannot be written.
     pub fn create(folder: &Path) -> Result<Self> {
+        Self::signed(loopback()?, folder)
+    }
+
+    /// The same, with a server certificate whose time is over.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn expired(folder: &Path) -> Result<Self> {
+        let mut params = loopback()?;
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        Self::signed(params, folder)
+    }
+
+    fn signed(params: CertificateParams, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (authority, ca) = authority()?;
         let key = KeyPair::generate()?;
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names)?
-            .signed_by(&key, &authority)?
-            .pem();
+        let certificate = params.signed_by(&key, &authority)?.pem();
         let write = |name: &str, text: &str| {
             let file = folder.join(name);
             std::fs::write(&file, text).with_context(|| format!("cannot write {name}"))?;
@@ -43,6 +54,11 @@ impl Certs {
             both: write("both.pem", &format!("{certificate}{}", key.serialize_pem()))?,
         })
     }
+}
+
+fn loopback() -> Result<CertificateParams> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    Ok(CertificateParams::new(names)?)
 }
 
 fn authority() -> Result<(Issuer<'static, KeyPair>, String)> {
