@@ -71,12 +71,11 @@ impl Pair {
 
 /// Never writes over a key that may be in use.
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), CommandError> {
-    let opened = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path);
-    opened
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true).mode(mode);
+    folder
+        .and_then(|()| options.open(path))
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| CommandError::Usage(format!("cannot write {}: {error}", path.display())))
 }

@@ -323,3 +323,28 @@ fn tokens_are_not_in_the_debug_form_of_a_command() {
 
     assert!(!format!("{cli:?}").contains("secret"));
 }
+
+#[test]
+fn an_agent_that_is_dialled_gets_keys_which_stay_when_the_file_is_left_as_it_was() {
+    let shell = Shell::new();
+    let beside = |name: &str| shell.file().with_file_name(name);
+
+    let created = shell.ok("agent create edge --receptive grpcs://edge:8182");
+
+    let public = std::fs::read_to_string(beside("edge-receptive.pub")).unwrap();
+    assert!(created.hints.contains(public.trim()));
+    let private = beside("edge-receptive.key");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&private).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(
+        shell.json("agent list -o json")[0]["dialled_at"],
+        "grpcs://edge:8182"
+    );
+    let kept = std::fs::read(&private).unwrap();
+    shell.error("agent create edge --receptive grpcs://elsewhere");
+    assert_eq!(std::fs::read(&private).unwrap(), kept);
+
+    let error = shell.error("agent create other --receptive https://other");
+    assert!(error.contains("grpcs://"), "{error}");
+    assert!(!beside("other-receptive.key").exists());
+}

@@ -69,10 +69,8 @@ impl Trouble {
 
 fn refusal(status: &Status) -> String {
     let (code, message) = (status.code(), status.message());
-    match code {
-        tonic::Code::Unimplemented => {
-            format!("what answers there cannot be dialled by this kas ({code:?}): {message}")
-        }
-        code => format!("it does not let kas in ({code:?}): {message}"),
+    if code == tonic::Code::Unimplemented {
+        return format!("what answers there cannot be dialled by this kas: {message}");
     }
+    format!("it does not let kas in ({code:?}): {message}")
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kas::{
-    control_plane::{AuthError, Token},
+    control_plane::{AuthError, ControlPlane, Token},
     usage::{Usage, Way},
 };
 use router::AgentId;
@@ -106,4 +106,35 @@ async fn agents_that_wait_to_be_dialled_are_listed_where_gitlab_has_such() {
 
     assert_eq!(agents[0].id, AgentId(7));
     assert!(listed().await.is_err());
+}
+
+#[tokio::test]
+async fn agents_that_are_to_be_dialled_are_followed_and_stay_while_gitlab_is_away() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    fixture.double.change(|it| it.paths = Paths::New);
+    let mut listed = fixture.gitlab.receptive_agents();
+    let stop = CancellationToken::new();
+    let following = fixture
+        .gitlab
+        .clone()
+        .follow_receptive_agents(Duration::from_millis(20), stop.clone());
+    let following = tokio::spawn(following);
+
+    let one = listed.wait_for(|agents| agents.len() == 1);
+    let one = tokio::time::timeout(Duration::from_secs(20), one).await;
+    assert_eq!(one.unwrap().unwrap()[0].id, AgentId(7));
+    fixture.fails(FaultKind::Garbage);
+    let asked = fixture.asked(Endpoint::ReceptiveAgents);
+    let more = async {
+        while fixture.asked(Endpoint::ReceptiveAgents) < asked + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), more)
+        .await
+        .unwrap();
+
+    assert_eq!(listed.borrow().len(), 1);
+    stop.cancel();
+    following.await.unwrap();
 }

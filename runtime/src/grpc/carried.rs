@@ -23,7 +23,6 @@ pub struct Outgoing(mpsc::Sender<Bytes>);
 
 /// The sending side of a stream that is to be carried, and what the call sends
 /// for it.
-#[must_use]
 pub fn outgoing() -> (Outgoing, impl Stream<Item = Chunk> + Send + use<>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let chunks = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<Bytes>| {

@@ -323,3 +323,36 @@ async fn an_empty_file_is_refused_and_the_last_state_stays() {
 
     assert!(refused.to_string().contains("is empty"), "{refused}");
 }
+
+#[test]
+fn an_agent_that_is_dialled_needs_a_url_and_one_way_to_prove_who_kas_is() {
+    let (jwt, mtls) = (
+        "jwt: {private_key_file: /k}",
+        "mtls: {certificate_file: /c, key_file: /k}",
+    );
+    let read = |section: &str| {
+        let text = format!("agents: [{{id: 1, name: edge, receptive: {{{section}}}}}]");
+        parse(Path::new("agents.yaml"), &text, Timestamp::now())
+    };
+
+    for good in [
+        format!("url: 'ws://a', {jwt}"),
+        format!("url: 'wss://a', ca_certificate_file: /ca, {mtls}"),
+    ] {
+        assert_eq!(read(&good).unwrap().receptive()[0].id, AgentId(1), "{good}");
+    }
+    for (wrong, why) in [
+        (format!("url: 'https://a', {jwt}"), "must begin with"),
+        ("url: 'ws://a'".to_owned(), "needs jwt or mtls"),
+        (format!("url: 'wss://a', {jwt}, {mtls}"), "both"),
+        (format!("url: 'ws://a', {mtls}"), "grpcs://"),
+        (
+            format!("url: 'ws://a', ca_certificate_file: /ca, {jwt}"),
+            "ca_certificate_file",
+        ),
+        (format!("uri: 'ws://a', {jwt}"), "uri"),
+    ] {
+        let error = read(&wrong).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}

@@ -94,12 +94,11 @@ impl Warden {
     /// Waits before the next attempt, as long as there is to be one.
     async fn pause(&mut self, trouble: &Trouble, backoff: &mut Backoff) {
         self.states.failed(self.agent.id, &self.agent.url, trouble);
-        let delay = match trouble {
-            Trouble::Ended => {
-                backoff.reset();
-                AT_ONCE.mul_f64(rand::random())
-            }
-            _ => backoff.next(rand::random()),
+        let delay = if matches!(trouble, Trouble::Ended) {
+            backoff.reset();
+            AT_ONCE.mul_f64(rand::random())
+        } else {
+            backoff.next(rand::random())
         };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
