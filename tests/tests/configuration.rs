@@ -181,20 +181,14 @@ async fn the_list_of_agents_tells_who_is_connected() -> Result<()> {
         folder.path().join("agents.yaml"),
         folder.path().join("secret"),
     );
-    std::fs::write(
-        &secret,
-        "c2VjcmV0IG9mIHRoZSByZXBsaWNhcywgMzIgYnl0ZXM=
-",
-    )?;
+    std::fs::write(&secret, "c2VjcmV0IG9mIHRoZSByZXBsaWNhcywgMzIgYnl0ZXM=\n")?;
     let token = run_cli(&file, &["agent", "create", "demo"]).await?;
     run_cli(&file, &["agent", "create", "away"]).await?;
     let [agents, observability, api, ..] = free();
     let text = format!(
-        "standalone: {{file: {file}}}
-agent: {{listen: {{address: ':{agents}'}}}}
-         observability: {{listen: {{address: 'localhost:{observability}'}}}}
-         api: {{listen: {{address: ':{api}', authentication_secret_file: {secret}}}}}
-",
+        "standalone: {{file: {file}}}\nagent: {{listen: {{address: ':{agents}'}}}}\n\
+         observability: {{listen: {{address: 'localhost:{observability}'}}}}\n\
+         api: {{listen: {{address: ':{api}', authentication_secret_file: {secret}}}}}\n",
         file = file.display(),
         secret = secret.display(),
     );
@@ -220,11 +214,7 @@ agent: {{listen: {{address: ':{agents}'}}}}
     };
     let list = until("the agent in the list", SOON, connected).await;
     let list = list.with_context(|| kas.tail())?;
-    std::fs::write(
-        &secret,
-        "YW5vdGhlciBzZWNyZXQ=
-",
-    )?;
+    std::fs::write(&secret, "YW5vdGhlciBzZWNyZXQ=\n")?;
     let refused = run_cli(
         &file,
         &["agent", "list", "--configuration-file", &configuration],
