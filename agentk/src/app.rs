@@ -138,7 +138,7 @@ async fn source(config: &Config) -> Result<(Source, Option<Entrance>), RunError>
     match &config.link {
         Link::Dial(target) => {
             let dialer = Dialer::new(target.clone(), config)?;
-            Ok((Source::Dial(dialer), None))
+            Ok((Source::Dial(Box::new(dialer)), None))
         }
         Link::Receive(receptive) => {
             let (entrance, arrivals) = Entrance::bind(receptive).await?;

@@ -4,7 +4,7 @@
 //! bytes of a connection with the roles reversed: all that follows is as if the
 //! agent had dialled kas.
 
-use std::{path::PathBuf, pin::Pin, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use proto::receptive::rpc::{
@@ -18,7 +18,7 @@ use runtime::{
     listen::{AgentAcceptor, AgentAcceptorOptions, BindError, Listener, bind},
     tls::{H2, HTTP_1_1, ServerTls, TlsError},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -104,22 +104,12 @@ impl Entrance {
     pub(crate) async fn serve(self, stop: CancellationToken, last: CancellationToken) {
         tracing::info!(net_address = %self.listener.local_addr(), "kas may dial this agent");
         let mut connections = JoinSet::new();
-        let accept = async || {
-            let (socket, peer) = self.listener.accept().await;
-            let (acceptor, door) = (self.acceptor.clone(), self.door.clone());
-            async move {
-                match Box::pin(acceptor.accept(socket, peer)).await {
-                    Ok(accepted) => door.attend(accepted.io).await,
-                    Err(error) if error.is_harmless() => {}
-                    Err(error) => tracing::info!(%error, %peer, "a connection was refused"),
-                }
-            }
-        };
         loop {
             let room = connections.len() < CONNECTIONS && !stop.is_cancelled();
             tokio::select! {
-                connection = accept(), if room => {
-                    connections.spawn(connection);
+                (socket, peer) = self.listener.accept(), if room => {
+                    let door = self.door.clone();
+                    connections.spawn(door.welcome(self.acceptor.clone(), socket, peer));
                 }
                 Some(_) = connections.join_next() => {}
                 () = stop.cancelled(), if room => {}
@@ -137,6 +127,14 @@ struct Door {
 }
 
 impl Door {
+    async fn welcome(self, acceptor: AgentAcceptor, socket: TcpStream, peer: SocketAddr) {
+        match Box::pin(acceptor.accept(socket, peer)).await {
+            Ok(accepted) => self.attend(accepted.io).await,
+            Err(error) if error.is_harmless() => {}
+            Err(error) => tracing::info!(%error, %peer, "a connection was refused"),
+        }
+    }
+
     /// Serves one connection to its end.
     async fn attend(self, io: ByteStream) {
         let handshake = grpc::server_settings().handshake(io);

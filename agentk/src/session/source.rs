@@ -31,7 +31,7 @@ pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The agent dials kas.
-    Dial(Dialer),
+    Dial(Box<Dialer>),
     /// kas dials the agent.
     Receive(Arrivals),
 }
