@@ -2,6 +2,7 @@
 
 mod agents;
 mod compare;
+mod curves;
 mod failover;
 mod idle;
 mod report;
@@ -21,6 +22,7 @@ use crate::{
 };
 use agents::Kind;
 pub(crate) use compare::{Options as CompareOptions, run as compare};
+use curves::Curves;
 use report::Report;
 
 /// Benchmarks.
@@ -39,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "target/reports/bench.json")]
     output: PathBuf,
     /// Idle agents to measure memory with.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 5000)]
     agents: usize,
     /// Seconds of each measurement of requests.
     #[arg(long, default_value_t = 4.0)]
@@ -47,12 +49,18 @@ pub(crate) struct Options {
     /// Seconds for which idle agents are watched.
     #[arg(long, default_value_t = 20.0)]
     idle_seconds: f64,
-    /// Idle agents that begin to connect in a second.
-    #[arg(long, default_value_t = 500.0)]
+    /// Idle agents that begin to connect in a second: so many that the ramp does not limit how fast they are accepted.
+    #[arg(long, default_value_t = 5000.0)]
     ramp: f64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest"])]
+    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest", "curves"])]
     only: Vec<Part>,
+    /// Sizes of fleets that memory and CPU are drawn over.
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 2000, 5000, 10_000])]
+    sizes: Vec<usize>,
+    /// Bodies of 200 MiB, of which the median counts.
+    #[arg(long, default_value_t = 3)]
+    bodies: usize,
 }
 
 /// A part of the benchmarks.
@@ -70,6 +78,8 @@ enum Part {
     Failover,
     /// What a fleet at rest costs the Redis that replicas share.
     Rest,
+    /// How all that grows with agents, clients and replicas.
+    Curves,
 }
 
 /// How requests reach the agent.
@@ -122,7 +132,7 @@ struct Bench {
 /// Runs the benchmarks, writes the figures and prints them as a table.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let bench = Bench::new(options, Product::Kas).await?;
-    let measured = bench.measure().await;
+    let measured = bench.all().await;
     let options = bench.options.clone();
     let report = bench.end(measured).await?;
     report.write(&options.output)?;
@@ -135,7 +145,8 @@ impl Bench {
         let dir = TempDir::with_prefix("kas-bench-")?;
         let kas = beside(options.kas.as_deref(), "kas")?;
         ensure!(kas.is_file(), "there is no kas at {}", kas.display());
-        let control = ControlPlane::write(dir.path(), options.agents)?;
+        let most = options.sizes.iter().copied().max();
+        let control = ControlPlane::write(dir.path(), options.agents.max(most.unwrap_or(0)))?;
         let (mut gitlab, mut redis) = (None, None);
         if product.needs_redis() {
             gitlab = Some(GitLab::start(&control).await?);
@@ -205,6 +216,19 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    async fn all(&self) -> anyhow::Result<Report> {
+        let mut report = self.measure().await?;
+        report.curves = self.curves().await?;
+        Ok(report)
+    }
+
+    async fn curves(&self) -> anyhow::Result<Option<Curves>> {
+        if !self.wants(Part::Curves) {
+            return Ok(None);
+        }
+        curves::measure(self).await.map(Some)
     }
 
     /// Whom requests are sent through: our own agentk only behind our own kas.

@@ -1,6 +1,8 @@
 //! Reports of runs: one page for one run, or for several side by side.
 
 mod charts;
+mod curve;
+mod fit;
 mod page;
 mod plot;
 mod sizing;
@@ -10,6 +12,8 @@ use std::{fmt::Write as _, path::PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 
+pub(crate) use curve::Curve;
+pub(crate) use fit::Law;
 pub(crate) use page::{page, table};
 pub(crate) use plot::number;
 pub(crate) use sizing::{Options as SizingOptions, sizing};

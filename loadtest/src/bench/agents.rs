@@ -43,7 +43,7 @@ impl Agents {
     /// One agent, of the given kind.
     pub(super) async fn one(bench: &Bench, replica: &Replica, kind: Kind) -> anyhow::Result<Self> {
         match kind {
-            Kind::Simulated => Self::fleet(bench, replica, 1).await,
+            Kind::Simulated => Self::fleet(bench, &replica.kas_address(), 1).await,
             Kind::Agentk => Self::agentk(bench, &bench.agentk, replica).await,
             Kind::GoAgentk => {
                 let program = bench.go_agentk.as_deref().context("name GitLab's agentk")?;
@@ -52,10 +52,11 @@ impl Agents {
         }
     }
 
-    /// Simulated agents, each with its own token; ready when this returns.
+    /// Simulated agents, each with its own token; ready when this returns. Several addresses, with commas between
+    /// them, are dialled in turns.
     pub(super) async fn fleet(
         bench: &Bench,
-        replica: &Replica,
+        address: &str,
         agents: usize,
     ) -> anyhow::Result<Self> {
         Self::fleet_at(bench, &replica.kas_address(), agents).await

@@ -12,8 +12,15 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::Bench;
-use crate::{output, report, topology::Product};
+use super::{
+    Bench,
+    curves::{Curves, drawn},
+};
+use crate::{
+    output,
+    report::{self, Curve},
+    topology::Product,
+};
 use rows::ROWS;
 
 /// Our kas and agentk against GitLab's.
@@ -46,6 +53,8 @@ struct Comparison {
     agents: usize,
     ours: Figures,
     go: Figures,
+    our_curves: Option<Curves>,
+    go_curves: Option<Curves>,
 }
 
 /// Measures both in turns, prints the table of ratios and writes the report.
@@ -53,8 +62,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let (mut ours, mut go) = (Vec::new(), Vec::new());
     for repeat in 1..=options.repeats.max(1) {
         output::progress(&format!("repeat {repeat} of {}", options.repeats));
-        ours.push(measure(&options, Product::Kas).await?);
-        go.push(measure(&options, Product::GoKas).await?);
+        ours.push(measured(&options, Product::Kas).await?);
+        go.push(measured(&options, Product::GoKas).await?);
     }
     let comparison = Comparison {
         cpus: std::thread::available_parallelism().map_or(0, usize::from),
@@ -62,6 +71,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         agents: options.bench.agents,
         ours: figures::medians(&ours),
         go: figures::medians(&go),
+        our_curves: curves(&options, Product::Kas).await?,
+        go_curves: curves(&options, Product::GoKas).await?,
     };
     comparison.write(&options.report)?;
     output::line(&comparison.table());
@@ -69,17 +80,31 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(options: &Options, product: Product) -> anyhow::Result<Figures> {
+async fn measured(options: &Options, product: Product) -> anyhow::Result<Figures> {
+    let bench = bench(options, product).await?;
+    let measured = bench.measure().await;
+    let report = bench.end(measured).await.with_context(|| product.name())?;
+    Ok(figures::of(&report))
+}
+
+/// Curves are drawn once: what their points scatter, the laws through them even out.
+async fn curves(options: &Options, product: Product) -> anyhow::Result<Option<Curves>> {
+    let bench = bench(options, product).await?;
+    let measured = bench.curves().await;
+    bench.end(measured).await.with_context(|| product.name())
+}
+
+async fn bench(options: &Options, product: Product) -> anyhow::Result<Bench> {
     let mut chosen = options.bench.clone();
     if product == Product::GoKas {
         chosen.kas = Some(options.go_kas.clone());
     }
+    // Everything is repeated here.
+    chosen.bodies = 1;
     output::progress(product.name());
     let mut bench = Bench::new(chosen, product).await?;
     bench.go_agentk = Some(options.go_agentk.clone());
-    let measured = bench.measure().await;
-    let report = bench.end(measured).await.with_context(|| product.name())?;
-    Ok(figures::of(&report))
+    Ok(bench)
 }
 
 impl Comparison {
@@ -96,6 +121,7 @@ impl Comparison {
             &self.remark(),
             &rows::TITLES,
             &cells,
+            &self.curves(),
         );
         std::fs::write(page, page_text).with_context(|| format!("cannot write {}", page.display()))
     }
@@ -112,13 +138,25 @@ impl Comparison {
         ROWS.iter().map(|row| row.cells(&self.ours, &self.go))
     }
 
-    /// The table as Markdown.
+    fn curves(&self) -> Vec<Curve> {
+        let both = [("ours", &self.our_curves), ("GitLab's", &self.go_curves)];
+        let measured = both.iter().filter_map(|(who, it)| Some((*who, it.as_ref()?)));
+        let measured: Vec<_> = measured.collect();
+        if measured.is_empty() {
+            return Vec::new();
+        }
+        drawn(&measured)
+    }
+
+    /// The table as Markdown, and the laws under it.
     fn table(&self) -> String {
         let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
         let titles = rows::TITLES.map(str::to_owned);
         let rule = titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>();
         let mut lines = vec![self.remark(), String::new(), line(&titles), line(&rule)];
         lines.extend(self.cells().map(|cells| line(&cells)));
+        lines.push(String::new());
+        lines.extend(self.curves().iter().map(Curve::words));
         lines.join("\n")
     }
 }

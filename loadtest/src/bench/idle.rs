@@ -33,7 +33,7 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
     let empty = replica.sample()?.resident;
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
     let began = Instant::now();
-    let mut fleet = Agents::fleet(bench, &replica, agents).await?;
+    let mut fleet = Agents::fleet(bench, &replica.kas_address(), agents).await?;
     let ready_seconds = began.elapsed().as_secs_f64();
     sleep(SETTLE).await;
     let fresh = replica.sample()?;

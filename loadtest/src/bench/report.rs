@@ -5,8 +5,12 @@ use std::{fmt::Write as _, path::Path};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Link, Route, agents::Kind};
-use crate::traffic;
+use super::{
+    Link, Route,
+    agents::Kind,
+    curves::{Curves, drawn},
+};
+use crate::{report::Curve, traffic};
 
 /// All figures of one run.
 #[derive(Debug, Serialize)]
@@ -18,6 +22,7 @@ pub(super) struct Report {
     pub(super) idle: Vec<Idle>,
     pub(super) failover: Vec<Failover>,
     pub(super) rest: Option<Rest>,
+    pub(super) curves: Option<Curves>,
 }
 
 /// Closed-loop requests of 4 KiB.
@@ -89,6 +94,7 @@ impl Report {
             idle: Vec::new(),
             failover: Vec::new(),
             rest: None,
+            curves: None,
         }
     }
 
@@ -201,6 +207,11 @@ impl Report {
             ] {
                 writeln!(table, "| {name} | {figure:.3} |")?;
             }
+        }
+        if let Some(curves) = &self.curves {
+            let curves = drawn(&[("kas", curves)]);
+            let words: Vec<_> = curves.iter().map(Curve::words).collect();
+            writeln!(table, "\n{}", words.join("\n"))?;
         }
         Ok(())
     }

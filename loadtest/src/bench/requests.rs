@@ -18,14 +18,12 @@ use crate::{
 };
 
 const CLIENTS: [usize; 3] = [1, 16, 64];
-const BODY: &str = "/json/4096";
+pub(super) const BODY: &str = "/json/4096";
 const WARM_UP: f64 = 1.0;
 /// How long the agent may take to be reachable.
 const REACHABLE: Duration = Duration::from_secs(30);
 /// Bytes a second of a narrow link: a gigabit. Its pieces wait for whole milliseconds, so it carries about half.
 const NARROW: u32 = 125_000_000;
-/// Bulk bodies, of which the median counts.
-const BULKS: usize = 3;
 
 /// What a request passes through.
 struct Path {
@@ -51,7 +49,7 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let path = Path::start(bench, kind, route, link).await?;
-    reachable(bench, &path).await?;
+    reachable(path.options(bench, BODY)).await?;
     let wants_requests = bench.wants(Part::Requests) || bench.wants(Part::Hop);
     if wants_requests && link != Link::Narrow {
         for clients in CLIENTS {
@@ -107,6 +105,13 @@ impl Path {
         entry.url_at(port, path)
     }
 
+    fn options(&self, bench: &Bench, path: &str) -> traffic::Options {
+        traffic::Options {
+            ca_cert_file: (self.link == Link::Tls).then(|| bench.control.certificate.clone()),
+            ..options(bench, self.url(path))
+        }
+    }
+
     fn entry(&self) -> &Replica {
         self.entry.as_ref().unwrap_or(&self.owner)
     }
@@ -131,18 +136,18 @@ impl Path {
     }
 }
 
-fn options(bench: &Bench, through: &Path, path: &str) -> traffic::Options {
+/// A request to `url` as the only user there is, for the first agent.
+pub(super) fn options(bench: &Bench, url: String) -> traffic::Options {
     traffic::Options {
-        url: through.url(path),
+        url,
         bearer: Some(bench.control.bearer("1")),
-        ca_cert_file: (through.link == Link::Tls).then(|| bench.control.certificate.clone()),
         ..Default::default()
     }
 }
 
-async fn reachable(bench: &Bench, path: &Path) -> anyhow::Result<()> {
+/// Waits until requests like this one are answered.
+pub(super) async fn reachable(mut once: traffic::Options) -> anyhow::Result<()> {
     let deadline = Instant::now() + REACHABLE;
-    let mut once = options(bench, path, BODY);
     once.requests = Some(1);
     once.timeout = Some(5.0);
     while traffic::send(&once).await?.errors() > 0 {
@@ -155,7 +160,7 @@ async fn reachable(bench: &Bench, path: &Path) -> anyhow::Result<()> {
 async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<Requests> {
     let (kind, route, link) = (path.kind, path.route, path.link);
     output::progress(&format!("{kind:?}, {route:?}, {link:?}: {clients} clients"));
-    let mut options = options(bench, path, BODY);
+    let mut options = path.options(bench, BODY);
     options.clients = clients;
     options.duration = Some(WARM_UP);
     traffic::send(&options).await?;
@@ -178,10 +183,10 @@ async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<
 async fn bulk(bench: &Bench, path: &Path) -> anyhow::Result<Bulk> {
     let (kind, route, link) = (path.kind, path.route, path.link);
     output::progress(&format!("{kind:?}, {route:?}, {link:?}: 200 MiB"));
-    let mut options = options(bench, path, "");
+    let mut options = path.options(bench, "");
     options.bulk = true;
     let mut runs = Vec::new();
-    for _ in 0..BULKS {
+    for _ in 0..bench.options.bodies.max(1) {
         let before = path.cpu()?.0;
         let sent = traffic::send(&options).await?;
         ensure!(
@@ -198,5 +203,5 @@ async fn bulk(bench: &Bench, path: &Path) -> anyhow::Result<Bulk> {
         });
     }
     runs.sort_by(|a, b| a.mebibytes_per_second.total_cmp(&b.mebibytes_per_second));
-    Ok(runs.swap_remove(BULKS / 2))
+    Ok(runs.swap_remove(runs.len() / 2))
 }

@@ -32,7 +32,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Rest> {
     let entry = bench.replica(run).await?;
     sleep(SETTLE).await;
     let before = store.asked().await?;
-    let fleet = Agents::fleet(bench, &owner, agents).await?;
+    let fleet = Agents::fleet(bench, &owner.kas_address(), agents).await?;
     sleep(SETTLE).await;
     let connected = store.asked().await?;
 

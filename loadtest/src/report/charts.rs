@@ -42,7 +42,8 @@ fn plot(record: &Record, title: &str, unit: &str, lines: Vec<Line>) -> Plot {
         lines,
         bands: bands.collect(),
         ticks: ticks.collect(),
-        seconds: record.seconds,
+        span: record.seconds,
+        over: " s",
         logarithmic: false,
     }
 }
@@ -51,6 +52,7 @@ fn line(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -
     Line {
         name: name.into(),
         points: points.into_iter().collect(),
+        apart: false,
     }
 }
 

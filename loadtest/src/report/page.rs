@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{
-    charts, errors,
+    charts,
+    curve::Curve,
+    errors,
     plot::{escape, number},
 };
 use crate::record::Record;
@@ -17,8 +19,14 @@ pub(crate) fn page(records: &[&Record]) -> String {
     out
 }
 
-/// A page with one table.
-pub(crate) fn table(title: &str, remark: &str, heads: &[&str], rows: &[Vec<String>]) -> String {
+/// A page with one table, and curves under it.
+pub(crate) fn table(
+    title: &str,
+    remark: &str,
+    heads: &[&str],
+    rows: &[Vec<String>],
+    curves: &[Curve],
+) -> String {
     let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| {
         let cells = cells.map(|cell| format!("<{kind}>{}</{kind}>", escape(cell)));
         format!("<tr>{}</tr>", cells.collect::<String>())
@@ -27,12 +35,14 @@ pub(crate) fn table(title: &str, remark: &str, heads: &[&str], rows: &[Vec<Strin
     let rows = rows
         .iter()
         .map(|row| cells("td", &mut row.iter().map(String::as_str)));
+    let plots = curves.iter().map(|curve| curve.plot().figure());
     format!(
-        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table></section></body></html>\n",
+        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table><div class=\"plots\">{}</div></section></body></html>\n",
         head(title),
         escape(title),
         escape(remark),
-        rows.collect::<String>()
+        rows.collect::<String>(),
+        plots.collect::<String>()
     )
 }
 

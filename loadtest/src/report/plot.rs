@@ -1,4 +1,4 @@
-//! One plot as SVG: lines over seconds, with marks for what happened meanwhile.
+//! One plot as SVG: lines over seconds, with marks for what happened meanwhile; or over something else.
 
 use std::fmt::Write as _;
 
@@ -17,6 +17,8 @@ pub(super) struct Line {
     pub(super) name: String,
     /// Seconds and values. A gap in time is a gap in the line.
     pub(super) points: Vec<(f64, f64)>,
+    /// The points are not joined.
+    pub(super) apart: bool,
 }
 
 /// Something that happened from one second to another.
@@ -37,7 +39,10 @@ pub(super) struct Plot {
     pub(super) bands: Vec<Band>,
     /// Beginnings of phases.
     pub(super) ticks: Vec<(f64, String)>,
-    pub(super) seconds: f64,
+    /// How far it goes to the right.
+    pub(super) span: f64,
+    /// The unit of what it goes over, as it stands behind a number.
+    pub(super) over: &'static str,
     /// Powers of ten, for what spans many.
     pub(super) logarithmic: bool,
 }
@@ -47,7 +52,8 @@ struct Scale {
     low: f64,
     high: f64,
     logarithmic: bool,
-    seconds: f64,
+    span: f64,
+    over: &'static str,
 }
 
 impl Scale {
@@ -67,12 +73,13 @@ impl Scale {
             low,
             high,
             logarithmic: plot.logarithmic,
-            seconds: plot.seconds.max(1.0),
+            span: plot.span.max(1.0),
+            over: plot.over,
         }
     }
 
-    fn x(&self, seconds: f64) -> f64 {
-        LEFT + (seconds / self.seconds).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
+    fn x(&self, at: f64) -> f64 {
+        LEFT + (at / self.span).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -209,7 +216,7 @@ impl Plot {
 
     /// Seconds between two points after which the line is broken.
     fn gap(&self) -> f64 {
-        (self.seconds / 40.0).max(4.0)
+        (self.span / 40.0).max(4.0)
     }
 }
 
@@ -226,25 +233,27 @@ fn grid(out: &mut String, scale: &Scale) -> std::fmt::Result {
         )?;
     }
     for step in 0..=5 {
-        let seconds = scale.seconds * f64::from(step) / 5.0;
+        let at = scale.span * f64::from(step) / 5.0;
         let anchor = if step == 5 { "end" } else { "middle" };
         write!(
             out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{} s</text>",
-            scale.x(seconds),
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}{}</text>",
+            scale.x(at),
             HEIGHT - 8.0,
-            number(seconds.round())
+            number(if scale.over.is_empty() { at } else { at.round() }),
+            scale.over
         )?;
     }
     Ok(())
 }
 
 fn path(out: &mut String, scale: &Scale, place: usize, line: &Line, gap: f64) -> std::fmt::Result {
-    write!(out, "<path class=\"line c{}\" d=\"", place % COLOURS)?;
+    let class = if line.apart { "line dots" } else { "line" };
+    write!(out, "<path class=\"{class} c{}\" d=\"", place % COLOURS)?;
     let mut last = f64::NEG_INFINITY;
     for (at, value) in line.points.iter().filter(|(_, value)| value.is_finite()) {
         let (x, y) = (scale.x(*at), scale.y(*value));
-        if at - last > gap {
+        if line.apart || at - last > gap {
             // A point of its own is seen by its round cap.
             write!(out, "M{x:.1} {y:.1}h0")?;
         } else {
@@ -266,13 +275,15 @@ mod tests {
             lines: vec![Line {
                 name: "p99".into(),
                 points: vec![(0.0, 1.0), (1.0, 30.0), (30.0, 2.0)],
+                apart: false,
             }],
             bands: vec![Band {
                 name: "cut".into(),
                 from: 1.0,
                 to: 1.0,
             }],
-            seconds: 30.0,
+            span: 30.0,
+            over: " s",
             logarithmic: true,
             ..Plot::default()
         };

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::plot::number;
+use super::{fit::Law, plot::number};
 use crate::{output, record::Record};
 
 const BEGIN: &str = "<!-- sizing: written by benches/sizing -->";
@@ -80,12 +80,12 @@ fn table(records: &[Record]) -> String {
         .iter()
         .map(|it| (it.agents as f64, memory(it)))
         .collect();
-    if let Some((each, empty)) = fit(&points) {
+    if let Some(fit) = Law::Linear.fit(&points) {
         let _ = writeln!(
             table,
             "\nOne replica: {} MiB, and {} KiB for each agent (least squares over {} runs).",
-            number(empty / 1024.0),
-            number(each),
+            number(fit.start / 1024.0),
+            number(fit.slope),
             points.len()
         );
     }
@@ -97,16 +97,6 @@ fn memory(record: &Record) -> f64 {
     let empty: u64 = record.empty_kib.values().sum();
     let each = record.figures.get("kib_per_agent").copied();
     empty as f64 + each.unwrap_or(0.0) * record.agents as f64
-}
-
-/// Slope and start of the line through the points, if there are two different ones.
-fn fit(points: &[(f64, f64)]) -> Option<(f64, f64)> {
-    let count = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|it| it.0), mean(|it| it.1));
-    let spread: f64 = points.iter().map(|it| (it.0 - x).powi(2)).sum();
-    let slope = points.iter().map(|it| (it.0 - x) * (it.1 - y)).sum::<f64>() / spread;
-    (spread > 0.0).then_some((slope, y - slope * x))
 }
 
 fn replaced(text: &str, table: &str) -> anyhow::Result<String> {
@@ -125,14 +115,6 @@ fn replaced(text: &str, table: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_line_through_points_is_found() {
-        let (slope, start) = fit(&[(1.0, 12.0), (2.0, 14.0), (4.0, 18.0)]).unwrap();
-
-        assert!((slope - 2.0).abs() < 1e-9 && (start - 10.0).abs() < 1e-9);
-        assert!(fit(&[(1.0, 1.0)]).is_none());
-    }
 
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
