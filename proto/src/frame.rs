@@ -8,6 +8,7 @@
 //! Format: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 mod deframe;
+mod gzip;
 
 use std::io::IoSlice;
 

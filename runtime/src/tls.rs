@@ -7,7 +7,10 @@ mod shown;
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{
+    CipherSuite,
+    crypto::{CryptoProvider, aws_lc_rs},
+};
 
 pub(crate) use client::name;
 pub use client::{ClientTls, ClientTlsOptions};
@@ -66,6 +69,12 @@ pub enum TlsError {
     ServerName(String),
 }
 
+/// AES-128 first, as Go has it: its SHA-256 is done by the processor, which the SHA-384 of AES-256 is not, and a
+/// handshake hashes more than it encrypts.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let suites = &mut provider.cipher_suites;
+    suites.sort_by_key(|suite| suite.suite() != first);
+    Arc::new(provider)
 }

@@ -25,6 +25,7 @@ use kas::{
     },
     kubernetes_api,
     notifications::Notifications,
+    private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
     tracker::Tracker,
 };
@@ -187,6 +188,7 @@ impl Server {
                     connections_per_token_per_minute: 40_000,
                     leaving: Leaving::default(),
                     external_url: String::new(),
+                    events: None,
                 },
             },
             users: Some(Port {
@@ -198,11 +200,12 @@ impl Server {
                 listener: peers,
                 acceptor: PlainAcceptor::new(None),
                 settings: PeerSettings {
-                    secret: Secret::new(vec![7; 32]),
+                    tokens: Tokens::new(Secret::new(vec![7; 32])),
                     dial: ConnectOptions::default(),
                 },
             }),
             gitlab: None,
+            events: None,
             observability: None,
         }));
     }
@@ -261,7 +264,9 @@ impl Fleet {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready:"));
+        let ready = lines
+            .map_while(Result::ok)
+            .any(|line| line.starts_with("ready:"));
         assert!(ready, "the agents did not connect");
         Self(child)
     }

@@ -54,20 +54,7 @@ impl Agents {
 
     /// Simulated agents, each with its own token; ready when this returns. Several addresses, with commas between
     /// them, are dialled in turns.
-    pub(super) async fn fleet(
-        bench: &Bench,
-        address: &str,
-        agents: usize,
-    ) -> anyhow::Result<Self> {
-        Self::fleet_at(bench, &replica.kas_address(), agents).await
-    }
-
-    /// The same, where they find kas at this address.
-    pub(super) async fn fleet_at(
-        bench: &Bench,
-        address: &str,
-        agents: usize,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn fleet(bench: &Bench, address: &str, agents: usize) -> anyhow::Result<Self> {
         let control = &bench.control;
         let arguments = [
             "fleet".to_owned(),

@@ -140,7 +140,9 @@ impl Comparison {
 
     fn curves(&self) -> Vec<Curve> {
         let both = [("ours", &self.our_curves), ("GitLab's", &self.go_curves)];
-        let measured = both.iter().filter_map(|(who, it)| Some((*who, it.as_ref()?)));
+        let measured = both
+            .iter()
+            .filter_map(|(who, it)| Some((*who, it.as_ref()?)));
         let measured: Vec<_> = measured.collect();
         if measured.is_empty() {
             return Vec::new();

@@ -43,7 +43,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Failover>> {
         bench,
     };
     let address = format!("ws://127.0.0.1:{}/", front.port());
-    let agent = Agents::fleet_at(bench, &address, 1).await?;
+    let agent = Agents::fleet(bench, &address, 1).await?;
     let mut rounds = Vec::new();
     for round in 1..=ROUNDS {
         output::progress(&format!("failover: {round} of {ROUNDS}"));

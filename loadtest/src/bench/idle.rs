@@ -30,11 +30,16 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
             ..Run::default()
         })
         .await?;
-    let empty = replica.sample()?.resident;
+    let (empty, started) = (replica.sample()?.resident, replica.sample()?.cpu);
     let each = |resident: u64| resident.saturating_sub(empty) as f64 / agents as f64;
     let began = Instant::now();
     let mut fleet = Agents::fleet(bench, &replica.kas_address(), agents).await?;
     let ready_seconds = began.elapsed().as_secs_f64();
+    let micros = |cpu: Duration| cpu.as_secs_f64() * 1e6 / agents as f64;
+    let (accept_cpu_us, dial_cpu_us) = (
+        micros(replica.sample()?.cpu.saturating_sub(started)),
+        micros(fleet.sample()?.cpu),
+    );
     sleep(SETTLE).await;
     let fresh = replica.sample()?;
     let window = Duration::try_from_secs_f64(bench.options.idle_seconds)?;
@@ -52,6 +57,8 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
         scheme,
         agents,
         ready_seconds,
+        accept_cpu_us,
+        dial_cpu_us,
         fresh_kib: each(fresh.resident),
         after_traffic_kib: each(after_traffic),
         after_reconnects_kib: each(replica.sample()?.resident),

@@ -55,6 +55,10 @@ pub(super) struct Idle {
     pub(super) agents: usize,
     /// From the first connection until all agents were ready.
     pub(super) ready_seconds: f64,
+    /// What kas spent on one agent until then.
+    pub(super) accept_cpu_us: f64,
+    /// What the simulator spent on it.
+    pub(super) dial_cpu_us: f64,
     pub(super) fresh_kib: f64,
     pub(super) after_traffic_kib: f64,
     pub(super) after_reconnects_kib: f64,
@@ -174,19 +178,21 @@ impl Report {
         if !self.idle.is_empty() {
             writeln!(
                 table,
-                "\n| idle agents | KiB each, fresh | after 4 requests each | after 3 reconnects | CPU ms per minute | KiB each in the simulator |\n|---|---|---|---|---|---|"
+                "\n| idle agents | KiB each, fresh | after 4 requests each | after 3 reconnects | CPU ms per minute | CPU µs to accept | in the simulator | KiB each there |\n|---|---|---|---|---|---|---|---|"
             )?;
         }
         for row in &self.idle {
             writeln!(
                 table,
-                "| {}, {} | {:.1} | {:.1} | {:.1} | {:.3} | {:.1} |",
+                "| {}, {} | {:.1} | {:.1} | {:.1} | {:.3} | {:.0} | {:.0} | {:.1} |",
                 row.agents,
                 row.scheme,
                 row.fresh_kib,
                 row.after_traffic_kib,
                 row.after_reconnects_kib,
                 row.cpu_ms_per_minute,
+                row.accept_cpu_us,
+                row.dial_cpu_us,
                 row.fleet_kib,
             )?;
         }

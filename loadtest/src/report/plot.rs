@@ -240,7 +240,11 @@ fn grid(out: &mut String, scale: &Scale) -> std::fmt::Result {
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}{}</text>",
             scale.x(at),
             HEIGHT - 8.0,
-            number(if scale.over.is_empty() { at } else { at.round() }),
+            number(if scale.over.is_empty() {
+                at
+            } else {
+                at.round()
+            }),
             scale.over
         )?;
     }

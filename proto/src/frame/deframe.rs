@@ -1,10 +1,8 @@
 //! Cuts received DATA into gRPC messages.
 
-use std::io::Read;
-
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{MAX_MESSAGE, PREFIX};
+use super::{MAX_MESSAGE, PREFIX, gzip::gunzip};
 
 /// How the messages of a stream may be compressed (`grpc-encoding`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,21 +180,6 @@ fn message_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         });
     }
     Ok(Some(length))
-}
-
-fn gunzip(message: &[u8]) -> Result<Bytes, FrameError> {
-    let mut plain = Vec::with_capacity((message.len() * 3).clamp(64, 64 << 10));
-    flate2::read::GzDecoder::new(message)
-        .take(MAX_MESSAGE as u64 + 1)
-        .read_to_end(&mut plain)
-        .map_err(|_| FrameError::BadGzip)?;
-    if plain.len() > MAX_MESSAGE {
-        return Err(FrameError::TooLong {
-            length: plain.len(),
-            limit: MAX_MESSAGE,
-        });
-    }
-    Ok(plain.into())
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(super) fn of(report: &Report) -> Figures {
         set(format!("{}.worn", it.scheme), it.after_reconnects_kib);
         set(format!("{}.cpu", it.scheme), it.cpu_ms_per_minute);
         set(format!("{}.ready", it.scheme), it.ready_seconds);
+        set(format!("{}.accept", it.scheme), it.accept_cpu_us);
+        set(format!("{}.dial", it.scheme), it.dial_cpu_us);
     }
     if let Some(it) = &report.rest {
         set("redis.connect".into(), it.commands_to_connect);

@@ -74,6 +74,11 @@ pub(super) const ROWS: &[Row] = &[
         Goal::Times(5.0),
     ),
     less(
+        "CPU µs of kas to accept an agent, wss",
+        "wss.accept",
+        Goal::Times(5.0),
+    ),
+    less(
         "CPU µs per request, owner, 64 clients, simulated agent",
         "simulated.direct.64.cpu",
         Goal::Times(9.0),

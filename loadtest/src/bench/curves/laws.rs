@@ -10,7 +10,9 @@ const CLIENTS: usize = 64;
 pub(in crate::bench) fn drawn(measured: &[(&str, &Curves)]) -> Vec<Curve> {
     let lines = |of: &dyn Fn(&Curves) -> Vec<(f64, f64)>| {
         let lines = measured.iter();
-        lines.map(|(who, curves)| ((*who).to_owned(), of(curves))).collect()
+        lines
+            .map(|(who, curves)| ((*who).to_owned(), of(curves)))
+            .collect()
     };
     vec![
         Curve {
@@ -64,7 +66,10 @@ fn idle(curves: &Curves, of: fn(&Idle) -> f64) -> Vec<(f64, f64)> {
 }
 
 fn over_clients(curves: &Curves, replicas: usize) -> Vec<(f64, f64)> {
-    let points = curves.throughput.iter().filter(|it| it.replicas == replicas);
+    let points = curves
+        .throughput
+        .iter()
+        .filter(|it| it.replicas == replicas);
     let point = |it: &Throughput| (it.clients as f64, it.requests_per_second);
     points.map(point).collect()
 }

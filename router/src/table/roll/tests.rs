@@ -37,6 +37,19 @@ async fn what_comes_at_once_is_told_once_and_what_returns_soon_not_at_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_that_come_one_after_the_other_are_told_together() {
+    let start = Instant::now();
+    let mut roll = Roll::new(DELAY);
+    for (number, id) in (0..10).zip(1..) {
+        roll.tell(AgentId(id), presence("here"), start + DELAY * number / 20);
+    }
+
+    let writes = [1, 2].map(|number| roll.take(10, start + DELAY * number).len());
+
+    assert_eq!(writes, [6, 4], "of ten within half the delay");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_gone_is_untold_and_forgotten() {
     let start = Instant::now();
     let mut roll = Roll::new(DELAY);
