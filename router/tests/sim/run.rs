@@ -184,6 +184,7 @@ async fn tick(world: Arc<World>) {
     let mut ended: BTreeMap<ReplicaId, Instant> = BTreeMap::new();
     let mut known = BTreeSet::new();
     let mut seen = BTreeMap::new();
+    let mut cut = BTreeMap::new();
     for second in 0.. {
         UNIX.set(1_000_000 + second);
         let living = world.living();
@@ -192,38 +193,51 @@ async fn tick(world: Arc<World>) {
             ended.entry(ReplicaId::clone(id)).or_insert(Instant::now());
         }
         known.extend(ids);
+        let mut named = BTreeSet::new();
         for replica in &living {
             check_budget(&world, replica);
+            if !world.store.is_reached_by(&replica.me.replica) {
+                cut.insert(replica.me.replica.clone(), Instant::now());
+            }
             let forgotten = ended.iter().filter(|(_, at)| at.elapsed() > FORGOTTEN);
             let forgotten: BTreeSet<_> = forgotten.map(|(id, _)| id.clone()).collect();
-            if !forgotten.is_empty() && world.calm(0) > FORGOTTEN {
-                check_epochs(&world, replica, &forgotten, &mut seen).await;
+            // One that could not read the leases does not know who is gone.
+            let last = cut.get(&replica.me.replica);
+            let reads = last.is_none_or(|at: &Instant| at.elapsed() > FORGOTTEN);
+            if !forgotten.is_empty() && world.calm(0) > FORGOTTEN && reads {
+                for dead in named_dead(replica, &forgotten).await {
+                    let since = *seen.entry(dead.clone()).or_insert_with(Instant::now);
+                    check_epoch(&world, &dead, since);
+                    named.insert(dead);
+                }
             }
         }
+        seen.retain(|dead, _| named.contains(dead));
         sleep_until(world.start + Duration::from_secs(second + 1)).await;
     }
 }
 
-/// What a replica reads first it cannot judge until it has read the leases again.
-async fn check_epochs(
-    world: &World,
-    replica: &Replica,
-    forgotten: &BTreeSet<ReplicaId>,
-    seen: &mut BTreeMap<(ReplicaId, ReplicaId, i64), Instant>,
-) {
+/// Who names whom for an owner of which agent.
+type Named = (ReplicaId, ReplicaId, i64);
+
+async fn named_dead(replica: &Replica, forgotten: &BTreeSet<ReplicaId>) -> BTreeSet<Named> {
+    let mut named = BTreeSet::new();
     for agent in 1..=6 {
-        for owner in replica.table.owners(AgentId(agent)).await {
-            let (me, dead) = (replica.me.replica.clone(), owner.replica);
-            if !forgotten.contains(&dead) {
-                continue;
-            }
-            let key = (me.clone(), dead.clone(), agent);
-            if seen.entry(key).or_insert_with(Instant::now).elapsed() > UNJUDGED {
-                world.violation(format!(
-                    "{me} takes {dead}, which is dead, for an owner of agent {agent}"
-                ));
-            }
-        }
+        let owners = replica.table.owners(AgentId(agent)).await;
+        let owners = owners.into_iter().map(|owner| owner.replica);
+        let dead = owners.filter(|owner| forgotten.contains(owner));
+        named.extend(dead.map(|dead| (replica.me.replica.clone(), dead, agent)));
+    }
+    named
+}
+
+/// What a replica reads first it cannot judge until it has read the leases again: it may name the dead for so long,
+/// without a break.
+fn check_epoch(world: &World, (me, dead, agent): &Named, since: Instant) {
+    if since.elapsed() > UNJUDGED {
+        world.violation(format!(
+            "{me} takes {dead}, which is dead, for an owner of agent {agent}"
+        ));
     }
 }
 

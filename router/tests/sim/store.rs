@@ -141,6 +141,12 @@ impl SimServer {
         });
     }
 
+    /// Whether a replica could read anything now.
+    pub fn is_reached_by(&self, replica: &ReplicaId) -> bool {
+        let (mood, cut) = &*self.mood.borrow();
+        !matches!(mood, Mood::Stalls | Mood::Refuses) && !cut.contains(replica)
+    }
+
     /// A failover to a server that lacks the last writes.
     pub fn fail_over(&self, lost: Duration) {
         let before = Instant::now() - lost;
