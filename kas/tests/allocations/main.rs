@@ -7,8 +7,9 @@ mod counted;
 
 use counted::{Count, Fleet, Server, get};
 
-/// Requests of which each count is the difference to fewer, so that what is spent once does not matter.
-const REQUESTS: u64 = 400;
+/// Requests of which each count is the difference to fewer: so many that what is spent once, such as some 100 KiB for the
+/// connections between two replicas, does not matter.
+const REQUESTS: u64 = 4_000;
 const FEW: u64 = 50;
 const AGENTS: usize = 60;
 
