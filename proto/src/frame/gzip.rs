@@ -30,10 +30,10 @@ pub(super) fn gunzip(member: &[u8]) -> Result<Bytes, FrameError> {
         .ok_or(FrameError::BadGzip)?;
     let [c0, c1, c2, c3, l0, l1, l2, l3] = *trailer;
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    within_limit(length)?;
     if length / MOST > deflated.len() {
         return Err(FrameError::BadGzip);
     }
+    within_limit(length)?;
     let plain = inflate(deflated, length)?;
     let mut checksum = Crc::new();
     checksum.update(&plain);
