@@ -32,8 +32,12 @@ pub(crate) async fn executes(site: &Site, over: Streams) -> Result<()> {
         .await?;
 
     ensure!(failed.code == 7, "{failed:?}");
+    // On a busy machine kubectl itself complains there when a stream's first message, which is empty, comes before it
+    // reads the stream: "websocket.go:297] Unknown stream id 1, discarding message".
+    let mut said = failed.stderr.lines();
     ensure!(
-        failed.text() == "out\n" && failed.stderr.starts_with("err\n"),
+        failed.text() == "out\n"
+            && said.find(|line| !line.contains("websocket.go:")) == Some("err"),
         "{failed:?}"
     );
     ensure!(echoed.code == 0, "{}", echoed.stderr);
