@@ -211,9 +211,12 @@ impl Bench {
             cases.insert(1, (Kind::Agentk, Link::Tls));
         }
         for (kind, link) in cases {
-            for route in [Route::Direct, Route::Forwarded] {
-                requests::measure(self, kind, route, link, report).await?;
+            let measured =
+                link == Link::Clear && (self.wants(Part::Requests) || self.wants(Part::Bulk));
+            if !measured {
+                requests::measure(self, kind, Route::Direct, link, report).await?;
             }
+            requests::measure(self, kind, Route::Forwarded, link, report).await?;
         }
         Ok(())
     }
