@@ -33,7 +33,7 @@ use tests::{
 use tokio::{net::TcpListener, process::Command, sync::watch};
 use tokio_util::task::AbortOnDropHandle;
 
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(240);
 /// Warnings while the agent is cut off.
 const WARNINGS: usize = 1000;
 /// The names of what events are about.

@@ -9,6 +9,7 @@ import hmac
 import http.server
 import json
 import pathlib
+import socketserver
 import sys
 import time
 
@@ -41,4 +42,10 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Receiver).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    def server_bind(self):
+        """Unlike HTTPServer's, asks no name server."""
+        socketserver.TCPServer.server_bind(self)
+
+
+Server(("127.0.0.1", int(sys.argv[1])), Receiver).serve_forever()
