@@ -90,19 +90,27 @@ impl Roll {
         self.due.next()
     }
 
-    /// How many are due, up to `max`.
-    pub(super) fn count_due(&self, max: usize, now: Instant) -> usize {
-        self.due.due(now).take(max).count()
+    /// How many commands up to `max` changes that are due take: all together one,
+    /// but one for each of which it is not known what the store knows.
+    pub(super) fn commands_due(&self, max: usize, now: Instant) -> usize {
+        let due = self.due.due(now).take(max);
+        due.filter(|agent| self.is_unknown(*agent)).count().max(1)
     }
 
-    /// Takes up to `max` changes that are due. Each must be given back by
-    /// [`Self::written`] or [`Self::failed`].
-    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Telling> {
-        let mut tellings = Vec::new();
+    /// Takes up to `max` changes that are due, for at most so many commands. Each
+    /// must be given back by [`Self::written`] or [`Self::failed`].
+    pub(super) fn take(&mut self, max: usize, commands: usize, now: Instant) -> Vec<Telling> {
+        let (mut tellings, mut left) = (Vec::new(), commands);
         while tellings.len() < max {
             let Some(agent) = self.due.due(now).next() else {
                 break;
             };
+            if self.is_unknown(agent) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+            }
             self.schedule(agent, None);
             if let Some(entry) = self.agents.get_mut(&agent) {
                 tellings.push(Telling {
@@ -113,6 +121,11 @@ impl Roll {
             }
         }
         tellings
+    }
+
+    fn is_unknown(&self, agent: AgentId) -> bool {
+        let entry = self.agents.get(&agent);
+        entry.is_some_and(|entry| entry.told == Before::Unknown)
     }
 
     /// The store has taken these.

@@ -20,9 +20,9 @@ async fn what_comes_at_once_is_told_once_and_what_returns_soon_not_at_all() {
     let mut roll = Roll::new(DELAY);
     roll.tell(A, presence("one"), start);
     roll.tell(A, presence("two"), start + DELAY / 2);
-    assert_eq!(roll.take(10, start), [], "not yet");
+    assert_eq!(roll.take(10, 10, start), [], "not yet");
 
-    let told = roll.take(10, start + DELAY);
+    let told = roll.take(10, 10, start + DELAY);
     roll.written(&told);
 
     let first = Telling {
@@ -44,9 +44,28 @@ async fn those_that_come_one_after_the_other_are_told_together() {
         roll.tell(AgentId(id), presence("here"), start + DELAY * number / 20);
     }
 
-    let writes = [1, 2].map(|number| roll.take(10, start + DELAY * number).len());
+    let writes = [1, 2].map(|number| roll.take(10, 10, start + DELAY * number).len());
 
     assert_eq!(writes, [6, 4], "of ten within half the delay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_command_tells_of_all_unless_the_store_may_know_anything() {
+    let start = Instant::now();
+    let mut roll = Roll::new(DELAY);
+    for id in 1..=5 {
+        roll.tell(AgentId(id), presence("here"), start);
+    }
+    let now = start + DELAY;
+
+    assert_eq!(roll.commands_due(10, now), 1);
+    let told = roll.take(10, 1, now);
+    assert_eq!(told.len(), 5);
+    roll.written(&told);
+    roll.retell(now);
+
+    assert_eq!(roll.commands_due(10, now), 5);
+    assert_eq!(roll.take(10, 2, now).len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,11 +76,11 @@ async fn one_that_is_gone_is_untold_and_forgotten() {
     roll.tell(A, None, start);
     assert_eq!(roll.next_due(), None, "it was never told");
     roll.tell(A, presence("one"), start);
-    let told = roll.take(10, start + DELAY);
+    let told = roll.take(10, 10, start + DELAY);
     roll.written(&told);
 
     roll.tell(A, None, start + DELAY);
-    let untold = roll.take(10, start + DELAY * 2);
+    let untold = roll.take(10, 10, start + DELAY * 2);
     roll.written(&untold);
 
     assert_eq!(untold[0].old, Before::Known(presence("one")));
@@ -109,7 +128,7 @@ proptest! {
                     roll.tell(AgentId(agent), told, now);
                 }
                 Step::Write(taken) => {
-                    let told = roll.take(2, now);
+                    let told = roll.take(2, 2, now);
                     told.iter().for_each(|it| apply(&mut store, it));
                     if taken {
                         roll.written(&told);
@@ -125,7 +144,7 @@ proptest! {
         }
         loop {
             now += DELAY;
-            let told = roll.take(10, now);
+            let told = roll.take(10, 10, now);
             if told.is_empty() {
                 break;
             }

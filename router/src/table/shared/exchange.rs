@@ -62,8 +62,8 @@ pub(super) async fn run(outbox: impl Outbox) {
     }
 }
 
-/// What to do when something is due at `due`: `wanted` says how many changes
-/// there are, and `take` takes as many as the budget allows.
+/// What to do when something is due at `due`: `wanted` says how many operations
+/// it takes, and `take` takes what the budget allows.
 pub(super) fn within_budget<C>(
     state: &mut State,
     due: Option<Instant>,

@@ -43,8 +43,8 @@ impl Outbox for Teller {
             state,
             due,
             now,
-            |state| state.roll.count_due(BATCH, now),
-            |state, granted| state.roll.take(granted, now),
+            |state| state.roll.commands_due(BATCH, now),
+            |state, granted| state.roll.take(BATCH, granted, now),
         )
     }
 
