@@ -7,37 +7,15 @@ use std::{
     ops::Range,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
 use allocation_counter::{AllocationInfo, measure};
-use kas::{
-    agent_api::{self, Leaving},
-    control_plane::standalone::{
-        Standalone,
-        access_as::AccessAs,
-        change::{CallerKind, ChangeError},
-        edit,
-        file::{Agents, Rule},
-        names::Name,
-        tokens::{TokenEntry, TokenKind},
-    },
-    kubernetes_api,
-    notifications::Notifications,
-    private_api::Tokens,
-    replica::{PeerSettings, Port, Replica, Setup},
-    tracker::Tracker,
-};
-use prometheus_client::registry::Registry as Metrics;
-use router::{AgentId, Owner, ReplicaId, store::memory::MemoryStore};
-use runtime::{
-    connect::ConnectOptions,
-    jwt::Secret,
-    listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
-};
+use router::{AgentId, store::memory::MemoryStore};
 use tests::programs;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::replica::{self, Serving};
 
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -110,7 +88,7 @@ pub(crate) struct Site {
 /// Replicas that share a routing table.
 pub(crate) struct Server {
     runtime: Runtime,
-    replicas: Vec<Replica>,
+    replicas: Vec<Serving>,
     site: Site,
     _folder: tempfile::TempDir,
 }
@@ -119,95 +97,26 @@ impl Server {
     pub(crate) fn start(replicas: usize, agents: usize) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agents.yaml");
-        let all: Vec<_> = (0..agents)
-            .map(|_| TokenKind::Agent.generate().unwrap())
-            .collect();
-        let user = TokenKind::User.generate().unwrap();
-        let now = jiff::Timestamp::now();
-        edit(&file, |document| {
-            for (token, id) in all.iter().zip(1..) {
-                let entry = TokenEntry::new(token, now);
-                document.create_agent(&format!("agent-{id}"), Some(id), entry)?;
-            }
-            let entry = TokenEntry::new(&user, now);
-            document.create_caller(CallerKind::User, "ana", &[], entry)?;
-            document.grant(Rule {
-                agents: Agents::All,
-                users: vec![Name::try_from("ana".to_owned())?],
-                services: Vec::new(),
-                groups: Vec::new(),
-                access_as: AccessAs::Agent,
-            })?;
-            Ok::<_, ChangeError>(())
-        })
-        .unwrap();
-        let mut server = Self {
-            runtime,
-            replicas: Vec::new(),
+        let site = replica::Site::with_agents(agents, folder.path());
+        let store = MemoryStore::default();
+        let started = (0..replicas).map(|number| replica::start(number, &site, &store));
+        let replicas: Vec<_> = started.map(|it| runtime.block_on(it)).collect();
+        Self {
             site: Site {
-                agents: Vec::new(),
-                users: Vec::new(),
-                tokens: all.iter().map(|it| it.expose().to_owned()).collect(),
-                user_token: user.expose().to_owned(),
+                agents: replicas.iter().map(|it| it.agents).collect(),
+                users: replicas.iter().map(|it| it.users).collect(),
+                tokens: site
+                    .agents
+                    .iter()
+                    .map(|it| it.expose().to_owned())
+                    .collect(),
+                user_token: site.user.expose().to_owned(),
                 folder: folder.path().to_owned(),
             },
+            runtime,
+            replicas,
             _folder: folder,
-        };
-        let control_plane = Arc::new(Standalone::open(&file).unwrap());
-        let store = MemoryStore::default();
-        for number in 0..replicas {
-            server.add(number, &control_plane, &store);
         }
-        server
-    }
-
-    fn add(&mut self, number: usize, control_plane: &Arc<Standalone>, store: &MemoryStore) {
-        let _inside = self.runtime.enter();
-        let listener = || self.runtime.block_on(bind("127.0.0.1:0")).unwrap();
-        let (agents, users, peers) = (listener(), listener(), listener());
-        self.site.agents.push(agents.local_addr());
-        self.site.users.push(users.local_addr());
-        let me = Owner {
-            replica: ReplicaId::new(&format!("replica-{number}")),
-            url: format!("grpc://{}", peers.local_addr()),
-        };
-        let table = Arc::new(store.table(me.clone()));
-        self.replicas.push(Replica::start(Setup {
-            tracker: Tracker::new(table.clone()),
-            table,
-            notifications: Notifications::new(None),
-            metrics: Metrics::default(),
-            me,
-            control_plane: control_plane.clone(),
-            agents: Port {
-                listener: agents,
-                acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
-                settings: agent_api::Settings {
-                    max_connection_age: Duration::from_secs(7200),
-                    connections_per_token_per_minute: 40_000,
-                    leaving: Leaving::default(),
-                    external_url: String::new(),
-                    events: None,
-                },
-            },
-            users: Some(Port {
-                listener: users,
-                acceptor: PlainAcceptor::new(None),
-                settings: kubernetes_api::Settings::default(),
-            }),
-            peers: Some(Port {
-                listener: peers,
-                acceptor: PlainAcceptor::new(None),
-                settings: PeerSettings {
-                    tokens: Tokens::new(Secret::new(vec![7; 32])),
-                    dial: ConnectOptions::default(),
-                },
-            }),
-            gitlab: None,
-            events: None,
-            observability: None,
-        }));
     }
 
     /// Serves while `work` goes on in another thread; tells what serving allocated.
@@ -230,7 +139,7 @@ impl Server {
 
     /// Serves until the first agents have both their tunnels idle and nothing else is new.
     pub(crate) fn idle(&self, agents: usize) -> Count {
-        let registry = self.replicas[0].registry();
+        let registry = self.replicas[0].replica.registry();
         let all_idle = || (1..=agents).all(|id| registry.presence(AgentId(id as i64)).idle >= 2);
         let settled = async {
             while !all_idle() {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod counted;
+#[path = "../parts/replica.rs"]
+mod replica;
 
 use counted::{Count, Fleet, Server, get};
 

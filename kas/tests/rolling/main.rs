@@ -11,6 +11,8 @@
 mod agent;
 mod api;
 mod front;
+#[path = "../parts/replica.rs"]
+mod replica;
 mod site;
 
 use std::{

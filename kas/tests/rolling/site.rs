@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,36 +14,19 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use kas::{
-    agent_api::{self, Leaving},
-    control_plane::standalone::{
-        Standalone,
-        access_as::AccessAs,
-        change::{CallerKind, ChangeError},
-        edit,
-        file::{Agents, Rule},
-        names::{AgentName, Name},
-        tokens::{TokenEntry, TokenKind},
-    },
-    kubernetes_api,
-    notifications::Notifications,
-    private_api::Tokens,
-    replica::{Cut, Graces, PeerSettings, Port, Replica, Setup},
-    tracker::Tracker,
-};
-use prometheus_client::registry::Registry as Metrics;
-use router::{AgentId, Owner, Registry, ReplicaId, store::memory::MemoryStore};
-use runtime::{
-    connect::ConnectOptions,
-    jwt::Secret,
-    listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
-    telemetry,
-};
+use kas::replica::{Cut, Graces};
+use router::{AgentId, store::memory::MemoryStore};
+use runtime::telemetry;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{agent::Agent, api::Api, front::Front};
+use crate::{
+    agent::Agent,
+    api::Api,
+    front::Front,
+    replica::{self, Serving},
+};
 
 const AGENT: AgentId = AgentId(1);
 /// Longer than anything takes.
@@ -58,20 +41,12 @@ pub(crate) struct Site {
     agents: Front,
     users: Front,
     store: MemoryStore,
-    control_plane: Arc<Standalone>,
-    secret: Secret,
+    shared: replica::Site,
     bearer: String,
-    replicas: Mutex<Vec<Member>>,
+    replicas: Mutex<Vec<Serving>>,
     number: AtomicUsize,
     _agent: Agent,
     _folder: tempfile::TempDir,
-}
-
-pub(crate) struct Member {
-    replica: Replica,
-    registry: Arc<Registry>,
-    agents: SocketAddr,
-    users: SocketAddr,
 }
 
 impl Site {
@@ -81,39 +56,19 @@ impl Site {
             telemetry::start(LevelFilter::INFO, telemetry::Format::Json);
         }
         let folder = tempfile::tempdir().unwrap();
-        let (agent_token, user_token) = (
-            TokenKind::Agent.generate().unwrap(),
-            TokenKind::User.generate().unwrap(),
-        );
-        let file = folder.path().join("agents.yaml");
-        let now = jiff::Timestamp::now();
-        edit(&file, |document| {
-            document.create_agent("test", Some(AGENT.0), TokenEntry::new(&agent_token, now))?;
-            let entry = TokenEntry::new(&user_token, now);
-            document.create_caller(CallerKind::User, "ana", &[], entry)?;
-            document.grant(Rule {
-                agents: Agents::Named(vec![AgentName::try_from("test".to_owned())?]),
-                users: vec![Name::try_from("ana".to_owned())?],
-                services: Vec::new(),
-                groups: Vec::new(),
-                access_as: AccessAs::Agent,
-            })?;
-            Ok::<_, ChangeError>(())
-        })
-        .unwrap();
+        let shared = replica::Site::with_agents(1, folder.path());
         let api = Api::start().await;
         let agents = Front::start().await;
         let token = folder.path().join("token");
-        std::fs::write(&token, agent_token.expose()).unwrap();
+        std::fs::write(&token, shared.agents[0].expose()).unwrap();
         let agent = Agent::start(agents.address, &token, &api.url, folder.path());
         let site = Self {
             api,
             agents,
             users: Front::start().await,
             store: MemoryStore::default(),
-            control_plane: Arc::new(Standalone::open(&file).unwrap()),
-            secret: Secret::new(vec![7; 32]),
-            bearer: format!("Bearer pat:{}:{}", AGENT.0, user_token.expose()),
+            bearer: format!("Bearer pat:{}:{}", AGENT.0, shared.user.expose()),
+            shared,
             replicas: Mutex::default(),
             number: AtomicUsize::new(0),
             _agent: agent,
@@ -127,72 +82,20 @@ impl Site {
 
     /// One replica more, behind the load balancers.
     pub(crate) async fn add(&self) {
-        let local = "127.0.0.1:0";
-        let (agents, users, peers) = (
-            bind(local).await.unwrap(),
-            bind(local).await.unwrap(),
-            bind(local).await.unwrap(),
-        );
-        let (agents_at, users_at) = (agents.local_addr(), users.local_addr());
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let me = Owner {
-            replica: ReplicaId::new(&format!("replica-{number}")),
-            url: format!("grpc://{}", peers.local_addr()),
-        };
-        let table = Arc::new(self.store.table(me.clone()));
-        let replica = Replica::start(Setup {
-            tracker: Tracker::new(table.clone()),
-            table,
-            notifications: Notifications::new(None),
-            metrics: Metrics::default(),
-            me,
-            control_plane: self.control_plane.clone(),
-            agents: Port {
-                listener: agents,
-                acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
-                settings: agent_api::Settings {
-                    max_connection_age: Duration::from_secs(7200),
-                    connections_per_token_per_minute: 40_000,
-                    leaving: Leaving::default(),
-                    external_url: String::new(),
-                    events: None,
-                },
-            },
-            users: Some(Port {
-                listener: users,
-                acceptor: PlainAcceptor::new(None),
-                settings: kubernetes_api::Settings::default(),
-            }),
-            peers: Some(Port {
-                listener: peers,
-                acceptor: PlainAcceptor::new(None),
-                settings: PeerSettings {
-                    tokens: Tokens::new(self.secret.clone()),
-                    dial: ConnectOptions::default(),
-                },
-            }),
-            gitlab: None,
-            events: None,
-            observability: None,
-        });
-        self.agents.add(agents_at);
-        self.users.add(users_at);
-        let member = Member {
-            registry: replica.registry().clone(),
-            replica,
-            agents: agents_at,
-            users: users_at,
-        };
-        self.replicas.lock().unwrap().push(member);
+        let serving = replica::start(number, &self.shared, &self.store).await;
+        self.agents.add(serving.agents);
+        self.users.add(serving.users);
+        self.replicas.lock().unwrap().push(serving);
     }
 
-    pub(crate) fn remove_oldest(&self) -> Member {
+    pub(crate) fn remove_oldest(&self) -> Serving {
         self.replicas.lock().unwrap().remove(0)
     }
 
     /// Lets a replica leave, out of whose way the load balancers go as soon as
     /// it is ready no more.
-    pub(crate) async fn leave(&self, member: Member, force: CancellationToken) -> Cut {
+    pub(crate) async fn leave(&self, member: Serving, force: CancellationToken) -> Cut {
         self.agents.remove(member.agents);
         self.users.remove(member.users);
         member.replica.leave(GRACES, force).await
@@ -218,7 +121,7 @@ impl Site {
         let there = owners
             .iter()
             .any(|owner| &owner.replica == newest.replica.id());
-        there && newest.registry.presence(AGENT).idle >= 2
+        there && newest.replica.registry().presence(AGENT).idle >= 2
     }
 
     /// A request through the load balancer, on a connection of its own.
