@@ -1,0 +1,94 @@
+//! Agents that kas dials, of a real cluster, behind a load balancer, with several
+//! replicas: one dials, and when it dies another does, and kubectl waits meanwhile.
+
+mod site;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use site::{REPLICAS, Site, Way};
+use tests::{
+    haproxy::Front,
+    kube::Cluster,
+    parts::{self, Part, skipped},
+};
+
+const NEEDS: &[Part] = &[Part::Cluster, Part::Haproxy, Part::Redis];
+/// How long a replica's lease lasts that is not renewed.
+const LEASE: Duration = Duration::from_secs(15);
+/// How old the last renewal that others saw may be when it begins to count.
+const RENEWAL: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
+/// kubectl commands that come while nobody has dialled the agent.
+const HELD: usize = 8;
+
+const WAYS: &[Way] = &[
+    Way {
+        name: "by token over gRPC, TLS ended by the load balancer",
+        front: Front::Agents,
+        scheme: "grpcs",
+        mutual: false,
+    },
+    Way {
+        name: "by token over WebSocket, TLS ended by the load balancer",
+        front: Front::Agents,
+        scheme: "wss",
+        mutual: false,
+    },
+    Way {
+        name: "by certificate",
+        front: Front::Tcp,
+        scheme: "grpcs",
+        mutual: true,
+    },
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_dials_within_the_lease_when_the_owner_is_killed() -> Result<()> {
+    if skipped(
+        "another_dials_within_the_lease_when_the_owner_is_killed",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let cluster = Cluster::up().await?;
+
+    let checked = async {
+        for way in WAYS {
+            another_dials(*way, &cluster).await.context(way.name)?;
+        }
+        Ok(())
+    };
+    let checked = checked.await;
+
+    cluster.down().await?;
+    checked
+}
+
+async fn another_dials(way: Way, cluster: &Cluster) -> Result<()> {
+    let mut site = Site::start(way, cluster).await?;
+    let owner = site.owner(SOON).await?;
+
+    site.replicas.members[owner].process.signal("KILL").await?;
+    let killed = Instant::now();
+    let others = (0..REPLICAS).filter(|it| *it != owner).cycle().take(HELD);
+    let held = try_join_all(others.map(|number| site.works_through(number)));
+    let dialled = async {
+        let next = site.owner(LEASE + RENEWAL).await?;
+        anyhow::Ok((next, killed.elapsed()))
+    };
+    let (held, dialled) = tokio::join!(held, dialled);
+
+    held.with_context(|| site.tails())?;
+    let (next, after) = dialled?;
+    ensure!(next != owner, "who was killed has dialled");
+    parts::say(&format!(
+        "{}: another replica had dialled after {after:?}",
+        way.name
+    ));
+    site.replicas.restart(owner).await?;
+    site.owner(SOON).await?;
+    let all = try_join_all((0..REPLICAS).map(|number| site.works_through(number)));
+    all.await.map(drop).with_context(|| site.tails())
+}
