@@ -2,8 +2,16 @@
 //! from a queue of its own, so that one that hangs keeps nobody else waiting.
 
 mod request;
+#[cfg(test)]
+mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use proto::events::rpc::Batch;
@@ -51,15 +59,28 @@ pub enum WebhookError {
 /// What waits for a webhook.
 #[derive(Debug)]
 pub(super) struct Queue {
+    host: String,
     batches: mpsc::Sender<Arc<Batch>>,
+    /// Whether the last batch found no room.
+    full: AtomicBool,
     metrics: EventMetrics,
 }
 
 impl Queue {
-    /// Without room the batch is dropped, and counted.
+    /// Without room the batch is dropped, and counted; the first of several in a
+    /// row is said.
     pub(super) fn push(&self, batch: &Arc<Batch>) {
-        if self.batches.try_send(batch.clone()).is_err() {
+        let full = self.batches.try_send(batch.clone()).is_err();
+        if full {
             self.metrics.webhook(Outcome::Dropped);
+        }
+        if full && !self.full.swap(full, Ordering::Relaxed) {
+            tracing::warn!(
+                webhook = self.host,
+                "a webhook is too slow; events for it are dropped"
+            );
+        } else if !full {
+            self.full.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -93,7 +114,9 @@ impl Webhook {
         };
         let (sender, batches) = mpsc::channel(QUEUE);
         let queue = Queue {
+            host: endpoint.host().to_owned(),
             batches: sender,
+            full: AtomicBool::new(false),
             metrics: metrics.clone(),
         };
         let webhook = Self {
