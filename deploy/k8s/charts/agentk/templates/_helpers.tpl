@@ -24,6 +24,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.config.secretName | default (printf "%s-token" (include "agentk.fullname" .)) -}}
 {{- end -}}
 
+{{/* Whether pods are to reach kas through each other. */}}
+{{- define "agentk.hasPrivateApi" -}}
+{{- $v := .Values -}}
+{{- if and $v.receptive.enabled $v.receptive.privateApi.enabled (gt (int $v.replicas) 1) }}true{{ end -}}
+{{- end -}}
+
+{{- define "agentk.privateSecret" -}}
+{{- .Values.receptive.privateApi.secret | default (printf "%s-private-api" (include "agentk.fullname" .)) -}}
+{{- end -}}
+
 {{- define "agentk.check" -}}
 {{- $c := .Values.config -}}
 {{- $r := .Values.receptive -}}

@@ -39,6 +39,15 @@ agent:
       listen_grace_period: {{ $v.drain.listenGracePeriodSeconds }}s
       shutdown_grace_period: {{ $v.drain.shutdownGracePeriodSeconds }}s
       {{- include "kas.pair" (dict "tls" $v.tls "folder" "tls") | nindent 6 }}
+  {{- if $v.events.enabled }}
+  events:
+    log: {{ $v.events.log }}
+    webhooks:
+    {{- range $number, $webhook := $v.events.webhooks }}
+    - {url: {{ $webhook.url | quote }}, secret_file: /etc/kas/webhook-{{ $number }}/{{ $webhook.key | default "webhook" }}}
+    {{- else }} []
+    {{- end }}
+  {{- end }}
 observability:
   listen: {address: ":{{ $v.observability.port }}"}
   liveness_probe: {url_path: {{ $v.observability.livenessProbe.path | quote }}}
@@ -126,6 +135,11 @@ api-tls: {{ $v.api.tls.secretName }}
 {{- end }}
 {{- if $v.tls.enabled }}
 tls: {{ $v.tls.secretName }}
+{{- end }}
+{{- if $v.events.enabled }}
+{{- range $number, $webhook := $v.events.webhooks }}
+webhook-{{ $number }}: {{ $webhook.secret }}
+{{- end }}
 {{- end }}
 {{- if include "kas.hasRedis" . }}
 private-api: {{ include "kas.privateSecret" . }}

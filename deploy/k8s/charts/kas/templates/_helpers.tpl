@@ -62,5 +62,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $v.tls.enabled (not $v.tls.secretName) }}{{ fail "tls.enabled needs tls.secretName" }}{{ end -}}
 {{- if and $v.api.tls.enabled (not $v.api.tls.secretName) }}{{ fail "api.tls.enabled needs api.tls.secretName" }}{{ end -}}
 {{- if and $v.privateApi.tls.enabled (not $v.privateApi.tls.secretName) }}{{ fail "privateApi.tls.enabled needs privateApi.tls.secretName" }}{{ end -}}
+{{- if and (not $v.events.enabled) (or $v.events.log $v.events.webhooks) }}{{ fail "events.log and events.webhooks need events.enabled" }}{{ end -}}
 {{- if and $v.hpa.enabled (not (or $v.hpa.targetAverageUtilization $v.hpa.connectedAgents $v.hpa.requestsInFlight)) }}{{ fail "hpa.enabled needs something to scale on: targetAverageUtilization, connectedAgents or requestsInFlight" }}{{ end -}}
 {{- end -}}
