@@ -45,17 +45,13 @@ pub(super) async fn dial(agent: &ReceptiveAgent) -> Result<Reached, Trouble> {
     let metadata = metadata(&agent.proof).await?;
     let connected = connect(&target, &options).await?;
     let handshake = grpc::client_settings().handshake(connected.io);
-    let (send, http2) = handshake.await?;
-    let mut driver = Box::pin(async move {
-        if let Err(error) = http2.await {
-            tracing::debug!(%error, "the connection to a receptive agent broke");
-        }
-    });
+    let (send, mut http2) = handshake.await.map_err(Trouble::of_http2)?;
     let (outgoing, chunks) = grpc::outgoing();
     let mut client = ReceptiveClient::new(Channel::new(send, target.origin(), metadata));
     let attached = tokio::select! {
+        biased;
+        ended = &mut http2 => return Err(ended.map_or_else(Trouble::of_http2, |()| hung_up())),
         attached = tokio::time::timeout(ATTACH, client.attach(chunks)) => attached,
-        () = &mut driver => Ok(Err(Status::unavailable("it ended the connection"))),
     };
     let attached = match attached {
         Ok(Ok(attached)) => attached,
@@ -71,7 +67,11 @@ pub(super) async fn dial(agent: &ReceptiveAgent) -> Result<Reached, Trouble> {
             peer: connected.peer.unwrap_or_else(unknown),
             scheme: connected.scheme,
         },
-        driver,
+        driver: Box::pin(async move {
+            if let Err(error) = http2.await {
+                tracing::debug!(%error, "the connection to a receptive agent broke");
+            }
+        }),
     })
 }
 
@@ -117,6 +117,10 @@ async fn metadata(proof: &Proof) -> Result<HeaderMap, Trouble> {
         metadata.insert(header::AUTHORIZATION, bearer);
     }
     Ok(metadata)
+}
+
+fn hung_up() -> Trouble {
+    Trouble::Refused(Box::new(Status::unavailable("it ended the connection")))
 }
 
 fn unknown() -> SocketAddr {

@@ -8,6 +8,9 @@ use runtime::{
 };
 use tonic::Status;
 
+/// What begins the words of the TLS library for what the other end says.
+const ALERT: &str = "received fatal alert: ";
+
 /// What an operator should look at.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -31,7 +34,10 @@ pub(super) enum Trouble {
     Connect(#[from] ConnectError),
     /// What was reached does not speak HTTP/2.
     #[error("what answers there does not speak HTTP/2: {0}")]
-    Protocol(#[from] h2::Error),
+    Protocol(h2::Error),
+    /// It does not take the certificate that kas shows, or misses one.
+    #[error("it refuses the certificate of kas ({0}): {hint}", hint = hint(.0))]
+    Certificate(String),
     /// It does not let kas in.
     #[error("{}", refusal(.0))]
     Refused(Box<Status>),
@@ -50,6 +56,17 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// TLS 1.3 tells a client only after the handshake that its certificate is
+    /// not taken.
+    pub(super) fn of_http2(error: h2::Error) -> Self {
+        let said = error.get_io().map(ToString::to_string);
+        let alert = said.as_deref().and_then(|it| it.strip_prefix(ALERT));
+        match alert {
+            Some(alert) => Self::Certificate(alert.to_owned()),
+            None => Self::Protocol(error),
+        }
+    }
+
     /// A word for metrics.
     pub(super) fn word(&self) -> &'static str {
         match self {
@@ -58,12 +75,22 @@ impl Trouble {
             Self::Connect(ConnectError::Tls { .. }) => "tls",
             Self::Connect(_) => "unreachable",
             Self::Protocol(_) => "protocol",
+            Self::Certificate(_) => "certificate",
             Self::Refused(_) => "refused",
             Self::Silent => "silent",
             Self::Other(_) => "another_agent",
             Self::Token(_) => "token",
             Self::Ended => "ended",
         }
+    }
+}
+
+fn hint(alert: &str) -> &'static str {
+    match alert {
+        "CertificateExpired" => "it has expired, or the clocks differ",
+        "CertificateRequired" => "it wants one, and kas has none to show there: see `mtls`",
+        "UnknownCA" | "DecryptError" => "it is not signed by the CA that the agent was given",
+        _ => "see the agent's log",
     }
 }
 
