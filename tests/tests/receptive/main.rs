@@ -3,7 +3,7 @@
 
 mod site;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
@@ -13,6 +13,7 @@ use tests::{
     kube::Cluster,
     parts::{self, Part, skipped},
 };
+use tokio::time::Instant;
 
 const NEEDS: &[Part] = &[Part::Cluster, Part::Haproxy, Part::Redis];
 /// How long a replica's lease lasts that is not renewed.

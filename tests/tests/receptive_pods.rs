@@ -1,0 +1,120 @@
+//! Two pods of an agent of which kas dials one: the other leads, and tells kas of
+//! events through the first.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use tests::{
+    agentk::Agentk,
+    kas::{Kas, Options},
+    kube::Cluster,
+    parts::{Part, skipped},
+    ports,
+    process::Process,
+    wait::until,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+const SECRET: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+const AGENT: &str = "behind";
+/// The pod that kas dials, and the one that leads.
+const PODS: [&str; 2] = ["pod-a", "pod-b"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_kas_has_not_dialled_tells_it_of_events() -> Result<()> {
+    if skipped(
+        "a_leader_that_kas_has_not_dialled_tells_it_of_events",
+        &[Part::Cluster],
+    ) {
+        return Ok(());
+    }
+    let cluster = Cluster::up().await?;
+
+    let checked = check(&cluster).await;
+
+    cluster.down().await?;
+    checked
+}
+
+async fn check(cluster: &Cluster) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let options = Options {
+        agent: "events: {log: true}",
+        ..Options::default()
+    };
+    let kas = Kas::start(options, folder).await?;
+    let [dialled, other, own, others] = [(); 4].map(|()| ports::free());
+    let url = format!("grpc://127.0.0.1:{dialled}");
+    let token = kas
+        .cli(&["agent", "create", AGENT, "--receptive", &url])
+        .await?;
+    let admin = cluster.admin();
+    admin.apply(&lease(&kas.agent_id(AGENT).await?)).await?;
+    std::fs::write(folder.join("pods"), SECRET)?;
+    let pod = |number: usize, ports: [u16; 3]| {
+        let flags = flags(ports, folder);
+        Agentk::receptive(
+            PODS[number],
+            &flags,
+            &cluster.agent_kubeconfig(),
+            &token,
+            folder,
+        )
+    };
+    let pods = [
+        pod(0, [dialled, own, others])?,
+        pod(1, [other, others, own])?,
+    ];
+
+    admin.apply(EVENT).await?;
+
+    let told = async || {
+        kas.process
+            .output()
+            .contains("\"name\":\"told\"")
+            .then_some(())
+    };
+    let told = until("the event", SOON, told).await;
+    told.with_context(|| {
+        let [a, b] = &pods;
+        [&kas.process, &a.process, &b.process]
+            .map(Process::tail)
+            .join("\n")
+    })
+}
+
+/// As if the pod that kas does not dial had led before.
+fn lease(agent: &str) -> String {
+    format!(
+        "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: agent-{agent}-lock}}\n\
+         spec: {{holderIdentity: {}, leaseDurationSeconds: 600}}\n",
+        PODS[1]
+    )
+}
+
+fn flags([api, own, other]: [u16; 3], folder: &Path) -> Vec<String> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    vec![
+        format!("--api-listen-address=127.0.0.1:{api}"),
+        format!("--api-jwt-file={}", file("behind-receptive.pub")),
+        format!("--private-api-listen-address=127.0.0.1:{own}"),
+        format!("--private-api-peers=127.0.0.1:{other}"),
+        format!("--private-api-jwt-file={}", file("pods")),
+        "--features=events".to_owned(),
+    ]
+}
+
+const EVENT: &str = r#"
+apiVersion: v1
+kind: Event
+metadata: {name: told}
+involvedObject: {kind: Pod, namespace: default, name: told, apiVersion: v1}
+type: Warning
+reason: Told
+message: said by the test
+firstTimestamp: "2026-01-01T00:00:00Z"
+lastTimestamp: "2026-01-01T00:00:00Z"
+count: 1
+source: {component: test}
+"#;
