@@ -1,22 +1,24 @@
 //! Puts the agent together, runs it, and ends it in order.
 
-use runtime::tls::TlsError;
-use tokio::task::JoinSet;
+use runtime::{io::ByteStream, tls::TlsError};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::{Cluster, ClusterError, source},
-    config::{Config, Link},
+    config::{Config, Link, PrivateApi},
     configuration::Follower,
+    entrance::{Entrance, EntranceError},
     events::Events,
     features::Feature,
     kubernetes_api::KubernetesApi,
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
-    receptive::{Entrance, EntranceError},
+    private_api::{Relay, Seeker},
+    receptive::Door,
     registration::Registration,
-    session::{Dialer, Session, Source},
+    session::{Arrivals, Dialer, Session, Source, Uplink},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
 };
@@ -53,7 +55,7 @@ pub async fn run(
     force: CancellationToken,
 ) -> Result<(), RunError> {
     let token = TokenReader::open(config.token.clone()).await?;
-    let (source, entrance) = source(&config).await?;
+    let (source, way_in) = source(&config).await?;
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let cluster = Cluster::open(access, proxy).await?;
@@ -62,7 +64,7 @@ pub async fn run(
     let endpoints = match &config.observability {
         Some(listen) => {
             // Nobody dials an agent that is not ready.
-            let needed = entrance.is_none().then(|| uplink.clone());
+            let needed = way_in.is_none().then(|| uplink.clone());
             Some(Endpoints::bind(listen, metrics.registry(), needed).await?)
         }
         None => None,
@@ -72,8 +74,8 @@ pub async fn run(
     let last = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(session.run(last.clone()));
-    if let Some(entrance) = entrance {
-        tasks.spawn(entrance.serve(stop.clone(), last.clone()));
+    if let Some(way_in) = way_in {
+        way_in.open(&uplink, &mut tasks, &stop, &last).await?;
     }
     if let Some(endpoints) = endpoints {
         tasks.spawn(endpoints.serve(last.clone()));
@@ -134,15 +136,47 @@ pub async fn run(
 }
 
 /// Where connections to kas come from, and the way in if kas dials.
-async fn source(config: &Config) -> Result<(Source, Option<Entrance>), RunError> {
+async fn source(config: &Config) -> Result<(Source, Option<WayIn>), RunError> {
     match &config.link {
         Link::Dial(target) => {
             let dialer = Dialer::new(target.clone(), config)?;
             Ok((Source::Dial(Box::new(dialer)), None))
         }
         Link::Receive(receptive) => {
-            let (entrance, arrivals) = Entrance::bind(receptive).await?;
-            Ok((Source::Receive(arrivals), Some(entrance)))
+            let (sender, arrivals) = Arrivals::new();
+            let way_in = WayIn {
+                entrance: Door::open(receptive, sender.clone()).await?,
+                private_api: receptive.private_api.clone(),
+                arrivals: sender,
+            };
+            Ok((Source::Receive(arrivals), Some(way_in)))
         }
+    }
+}
+
+/// How kas comes to an agent that it dials.
+struct WayIn {
+    entrance: Entrance<Door>,
+    private_api: Option<PrivateApi>,
+    arrivals: mpsc::Sender<ByteStream>,
+}
+
+impl WayIn {
+    /// Lets kas in, and other pods if they are to.
+    async fn open(
+        self,
+        uplink: &Uplink,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+        last: &CancellationToken,
+    ) -> Result<(), EntranceError> {
+        if let Some(config) = &self.private_api {
+            let relay = Relay::open(config, uplink.clone()).await?;
+            let seeker = Seeker::new(config, uplink.clone(), self.arrivals)?;
+            tasks.spawn(relay.serve(stop.clone(), last.clone()));
+            tasks.spawn(seeker.run(stop.clone(), last.clone()));
+        }
+        tasks.spawn(self.entrance.serve(stop.clone(), last.clone()));
+        Ok(())
     }
 }

@@ -61,7 +61,7 @@ pub enum Link {
     /// The agent dials kas.
     Dial(Target),
     /// kas dials the agent.
-    Receive(Receptive),
+    Receive(Box<Receptive>),
 }
 
 /// Where kas dials the agent, and how it proves there who it is: by a token that
@@ -76,6 +76,23 @@ pub struct Receptive {
     pub client_ca: Option<PathBuf>,
     /// File with the public key of the one with which kas signs.
     pub key: Option<PathBuf>,
+    /// How the agent's pods reach each other, if they do.
+    pub private_api: Option<PrivateApi>,
+}
+
+/// Where the other pods of an agent dial this one, and it dials them.
+#[derive(Debug, Clone)]
+pub struct PrivateApi {
+    /// `host:port`, or `:port`.
+    pub address: String,
+    /// File with the secret (base64) that all pods of the agent have.
+    pub secret: PathBuf,
+    /// A name that has the addresses of all pods.
+    pub peers: Target,
+    /// The pods' certificate; without it nothing is encrypted between them.
+    pub tls: Option<Identity>,
+    /// File with the CA (PEM) of that certificate, besides the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// Changes the level of the process's logs.
@@ -135,6 +152,14 @@ pub enum ConfigError {
         "--api-cert-file needs --api-jwt-file or --api-ca-cert-file: else anybody could pass for kas"
     )]
     NoProof,
+    /// Half a private API.
+    #[error(
+        "--private-api-jwt-file and --private-api-peers go together, where kas dials the agent"
+    )]
+    PrivateApi,
+    /// No name of pods.
+    #[error("--private-api-peers: {0}")]
+    Peers(TargetError),
     /// Certificates are shown with TLS only.
     #[error("--api-ca-cert-file needs --api-cert-file and --api-key-file")]
     ClientCa,

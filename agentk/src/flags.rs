@@ -164,7 +164,7 @@ fn link(kas_address: Option<String>, receptive: ReceptiveFlags) -> Result<Link, 
     let kas_address = kas_address.filter(|address| !address.is_empty());
     match (kas_address, receptive.into_config()?) {
         (Some(address), None) => Ok(Link::Dial(Target::parse(&address)?)),
-        (None, Some(receptive)) => Ok(Link::Receive(receptive)),
+        (None, Some(receptive)) => Ok(Link::Receive(Box::new(receptive))),
         (Some(_), Some(_)) => Err(ConfigError::Link("both are there")),
         (None, None) => Err(ConfigError::Link("neither is there")),
     }
@@ -326,12 +326,25 @@ mod tests {
         };
         assert_eq!(receptive.address, ":8082");
         assert!(read(&[&tls[..], &ca].concat()).is_ok());
+        let pods = [
+            "--private-api-jwt-file",
+            "/s",
+            "--private-api-peers",
+            "pods:8081",
+        ];
+        let Link::Receive(receptive) = read(&[&jwt[..], &pods].concat()).unwrap().link else {
+            panic!("it is to be dialled");
+        };
+        assert_eq!(receptive.private_api.unwrap().address, ":8081");
         for (arguments, named) in [
             (vec![], "neither"),
             ([&kas[..], &jwt].concat(), "both"),
             (tls.to_vec(), "--api-jwt-file"),
             (ca.to_vec(), "--api-cert-file"),
             ([&jwt[..], &tls[..2]].concat(), "--api-key-file"),
+            ([&jwt[..], &pods[..2]].concat(), "--private-api-peers"),
+            ([&jwt[..], &pods[2..]].concat(), "--private-api-jwt-file"),
+            ([&kas[..], &pods].concat(), "where kas dials the agent"),
         ] {
             let error = read(&arguments).unwrap_err();
             assert!(error.contains(named), "{error}");

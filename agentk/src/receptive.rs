@@ -1,168 +1,49 @@
-//! Where kas dials an agent that waits for it: the listener, and who may come in.
+//! Where kas dials an agent that waits for it, and who may come in.
 //!
-//! kas makes one call on each connection, `Receptive.Attach`, which carries the
-//! bytes of a connection with the roles reversed: all that follows is as if the
-//! agent had dialled kas.
+//! What kas's call carries is a connection with the roles reversed: all that
+//! follows is as if the agent had dialled kas.
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
+use std::{path::PathBuf, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
-use proto::receptive::rpc::{
-    Chunk,
-    receptive_server::{Receptive as Service, ReceptiveServer},
-};
-use runtime::{
-    grpc::{self, ServerConnection},
-    io::ByteStream,
-    jwt::{CheckingKey, KeyError},
-    listen::{AgentAcceptor, AgentAcceptorOptions, BindError, Listener, bind},
-    tls::{H2, HTTP_1_1, ServerTls, TlsError},
-};
-use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use proto::receptive::rpc::{Chunk, receptive_server::Receptive as Service};
+use runtime::{grpc, io::ByteStream, jwt::CheckingKey};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{config::Receptive, session::Arrivals, version};
+use crate::{
+    config::Receptive,
+    entrance::{Entrance, EntranceError, tls},
+};
 
-/// Connections at once.
-const CONNECTIONS: usize = 100;
-/// Calls on one connection: kas makes one.
-const CALLS: usize = 4;
-/// Those who came in and are not attended to yet.
-const WAITING: usize = 4;
-/// How long a connection may be without a call.
-const IDLE: Duration = Duration::from_secs(10);
-/// How often a WebSocket ping is sent: load balancers cut connections that are
-/// silent for a minute, and do not see the pings inside.
-const WEBSOCKET_PING: Duration = Duration::from_secs(30);
+/// What the names of the listener's flags begin with.
+const FLAGS: &str = "api";
 /// Who signs the tokens that kas shows, and for whom.
 const ISSUER: &str = "gitlab-kas";
 const AUDIENCE: &str = "gitlab-agent";
 
-/// A bound listener.
-#[derive(Debug)]
-pub(crate) struct Entrance {
-    listener: Listener,
-    acceptor: AgentAcceptor,
-    door: Door,
-}
-
-/// A listener that cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum EntranceError {
-    /// The address.
-    #[error("--api-listen-address: {0}")]
-    Bind(#[from] BindError),
-    /// The certificates.
-    #[error("--api-cert-file: {0}")]
-    Tls(#[from] TlsError),
-    /// The key's file.
-    #[error("--api-jwt-file: cannot read {path}: {error}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The key.
-    #[error("--api-jwt-file: {path}: {error}")]
-    Key {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        error: KeyError,
-    },
-}
-
-impl Entrance {
-    /// Listens; who comes in arrives at the lines.
-    pub(crate) async fn bind(config: &Receptive) -> Result<(Self, Arrivals), EntranceError> {
-        let alpn = [H2, HTTP_1_1];
-        let tls = match (config.tls.clone(), config.client_ca.clone()) {
-            (Some(identity), Some(ca)) => Some(ServerTls::load_mutual(identity, ca, &alpn)?),
-            (Some(identity), None) => Some(ServerTls::load(identity, &alpn)?),
-            (None, _) => None,
-        };
-        let (arrivals, arrived) = mpsc::channel(WAITING);
-        let entrance = Self {
-            listener: bind(&config.address).await?,
-            acceptor: AgentAcceptor::new(AgentAcceptorOptions {
-                tls,
-                ping_interval: Some(WEBSOCKET_PING),
-                server: version::user_agent(),
-                ..AgentAcceptorOptions::default()
-            }),
-            door: Door {
-                key: config.key.as_ref().map(read).transpose()?,
-                arrivals,
-            },
-        };
-        Ok((entrance, Arrivals::new(arrived)))
-    }
-
-    /// Lets kas in until `stop`, and carries its bytes until `last`.
-    pub(crate) async fn serve(self, stop: CancellationToken, last: CancellationToken) {
-        tracing::info!(net_address = %self.listener.local_addr(), "kas may dial this agent");
-        let mut connections = JoinSet::new();
-        loop {
-            let room = connections.len() < CONNECTIONS && !stop.is_cancelled();
-            tokio::select! {
-                (socket, peer) = self.listener.accept(), if room => {
-                    let door = self.door.clone();
-                    connections.spawn(door.welcome(self.acceptor.clone(), socket, peer));
-                }
-                Some(_) = connections.join_next() => {}
-                () = stop.cancelled(), if room => {}
-                () = last.cancelled() => return,
-            }
-        }
-    }
-}
-
-/// Looks who comes.
+/// Lets kas in.
 #[derive(Debug, Clone)]
-struct Door {
+pub(crate) struct Door {
     key: Option<CheckingKey>,
     arrivals: mpsc::Sender<ByteStream>,
 }
 
 impl Door {
-    async fn welcome(self, acceptor: AgentAcceptor, socket: TcpStream, peer: SocketAddr) {
-        match Box::pin(acceptor.accept(socket, peer)).await {
-            Ok(accepted) => self.attend(accepted.io).await,
-            Err(error) if error.is_harmless() => {}
-            Err(error) => tracing::info!(%error, %peer, "a connection was refused"),
-        }
-    }
-
-    /// Serves one connection to its end.
-    async fn attend(self, io: ByteStream) {
-        let handshake = grpc::server_settings().handshake(io);
-        let http2 = tokio::time::timeout(IDLE, handshake).await;
-        let Ok(Ok(mut http2)): Result<Result<ServerConnection<_>, _>, _> = http2 else {
-            return tracing::debug!("what was dialled here is not gRPC");
+    /// Listens; who comes in arrives at the lines.
+    pub(crate) async fn open(
+        config: &Receptive,
+        arrivals: mpsc::Sender<ByteStream>,
+    ) -> Result<Entrance<Self>, EntranceError> {
+        let tls = tls(FLAGS, config.tls.clone(), config.client_ca.clone())?;
+        let key = config.key.as_ref().map(read).transpose();
+        let door = Self {
+            key: key.map_err(|error| EntranceError::Key(FLAGS, error))?,
+            arrivals,
         };
-        let mut calls = JoinSet::new();
-        loop {
-            tokio::select! {
-                request = http2.accept() => {
-                    let Some(Ok((request, respond))) = request else { return };
-                    if calls.len() >= CALLS {
-                        // Who left needs no answer.
-                        let full = Status::resource_exhausted("too many calls on one connection");
-                        let _ = grpc::refuse(respond, &full);
-                        continue;
-                    }
-                    let mut service = ReceptiveServer::new(self.clone());
-                    calls.spawn(async move {
-                        // Whose end it was shows in the connection that was carried.
-                        let _ = grpc::serve(&mut service, request, respond).await;
-                    });
-                }
-                Some(_) = calls.join_next() => {}
-                () = tokio::time::sleep(IDLE), if calls.is_empty() => return,
-            }
-        }
+        let entrance = Entrance::bind(FLAGS, &config.address, tls, door).await?;
+        tracing::info!(net_address = %entrance.address(), "kas may dial this agent");
+        Ok(entrance)
     }
 
     fn check(&self, request: &Request<Streaming<Chunk>>) -> Result<(), Status> {
@@ -197,14 +78,9 @@ impl Service for Door {
     }
 }
 
-fn read(path: &PathBuf) -> Result<CheckingKey, EntranceError> {
-    let named = || path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| EntranceError::Read {
-        path: named(),
-        error,
-    })?;
-    CheckingKey::parse(&text).map_err(|error| EntranceError::Key {
-        path: named(),
-        error,
-    })
+fn read(path: &PathBuf) -> Result<CheckingKey, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    CheckingKey::parse(&text).map_err(|error| format!("{shown}: {error}"))
 }

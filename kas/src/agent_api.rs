@@ -14,6 +14,7 @@ mod leaving;
 mod metrics;
 mod pacing;
 mod registrar;
+mod relay;
 mod version;
 
 use std::{

@@ -1,11 +1,12 @@
-//! Flags of an agent that kas dials.
+//! Flags of an agent that kas dials, and of its pods' private API.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use runtime::connect::Target;
 
 use super::{address, given, identity};
-use crate::config::{ConfigError, Receptive};
+use crate::config::{ConfigError, PrivateApi, Receptive};
 
 /// How kas dials the agent.
 #[derive(Debug, Args)]
@@ -28,6 +29,34 @@ pub(super) struct ReceptiveFlags {
     /// File with the public key (Ed25519) of the one with which kas signs its tokens
     #[arg(long, value_name = "FILE")]
     api_jwt_file: Option<PathBuf>,
+    #[command(flatten)]
+    private_api: PrivateApiFlags,
+}
+
+/// How the agent's pods reach each other.
+#[derive(Debug, Args)]
+struct PrivateApiFlags {
+    /// Network of the listener for other pods of the agent
+    #[arg(long, value_name = "NETWORK", default_value = "tcp")]
+    private_api_listen_network: String,
+    /// Address of the listener for other pods of the agent
+    #[arg(long, value_name = "ADDRESS", default_value = ":8081")]
+    private_api_listen_address: String,
+    /// Certificate (PEM) of the listener for other pods of the agent
+    #[arg(long, value_name = "FILE")]
+    private_api_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of the listener for other pods of the agent
+    #[arg(long, value_name = "FILE")]
+    private_api_key_file: Option<PathBuf>,
+    /// File with the CA (PEM) of the other pods' certificate
+    #[arg(long, value_name = "FILE")]
+    private_api_ca_cert_file: Option<PathBuf>,
+    /// File with the secret (base64) that the pods of the agent share
+    #[arg(long, value_name = "FILE")]
+    private_api_jwt_file: Option<PathBuf>,
+    /// Where the pods of the agent listen for each other: a name that has the addresses of all
+    #[arg(long, value_name = "HOST:PORT")]
+    private_api_peers: Option<String>,
 }
 
 impl ReceptiveFlags {
@@ -39,10 +68,12 @@ impl ReceptiveFlags {
         if client_ca.is_some() && tls.is_none() {
             return Err(ConfigError::ClientCa);
         }
+        let private_api = self.private_api.into_config()?;
         if client_ca.is_none() && key.is_none() {
-            return match tls {
-                None => Ok(None),
-                Some(_) => Err(ConfigError::NoProof),
+            return match (tls, private_api) {
+                (None, None) => Ok(None),
+                (Some(_), _) => Err(ConfigError::NoProof),
+                (None, Some(_)) => Err(ConfigError::PrivateApi),
             };
         }
         Ok(Some(Receptive {
@@ -50,6 +81,33 @@ impl ReceptiveFlags {
             tls,
             client_ca,
             key,
+            private_api,
+        }))
+    }
+}
+
+impl PrivateApiFlags {
+    fn into_config(self) -> Result<Option<PrivateApi>, ConfigError> {
+        let flags = "private-api";
+        let tls = identity(self.private_api_cert_file, self.private_api_key_file, flags)?;
+        let peers = self.private_api_peers.filter(|peers| !peers.is_empty());
+        let (secret, peers) = match (given(self.private_api_jwt_file), peers) {
+            (None, None) if tls.is_none() => return Ok(None),
+            (Some(secret), Some(peers)) => (secret, peers),
+            (Some(_) | None, Some(_) | None) => return Err(ConfigError::PrivateApi),
+        };
+        let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
+        let peers = Target::parse(&format!("{scheme}://{peers}")).map_err(ConfigError::Peers)?;
+        Ok(Some(PrivateApi {
+            address: address(
+                &self.private_api_listen_network,
+                self.private_api_listen_address,
+                flags,
+            )?,
+            secret,
+            peers,
+            tls,
+            ca: given(self.private_api_ca_cert_file),
         }))
     }
 }

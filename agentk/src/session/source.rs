@@ -21,6 +21,8 @@ use crate::version;
 /// Lines where kas dials: one for each replica that may hold a connection
 /// while the agent moves from one to another, and for one that died unnoticed.
 const RECEIVING: usize = 4;
+/// Those who came in and are not attended to yet.
+const WAITING: usize = 4;
 /// How long kas may take to read what begins an HTTP/2 connection.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -77,8 +79,10 @@ impl Source {
 }
 
 impl Arrivals {
-    pub(crate) fn new(arrivals: mpsc::Receiver<ByteStream>) -> Self {
-        Self(Mutex::new(arrivals))
+    /// With the way by which they come.
+    pub(crate) fn new() -> (mpsc::Sender<ByteStream>, Self) {
+        let (sender, arrivals) = mpsc::channel(WAITING);
+        (sender, Self(Mutex::new(arrivals)))
     }
 
     async fn next(&self, authorization: &HeaderValue) -> (Connection, Driver) {

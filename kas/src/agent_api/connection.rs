@@ -4,13 +4,14 @@
 //! progress belong to the requests that make them; they only need this task to
 //! move their bytes.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use proto::{
     agent::agent_registrar::rpc::agent_registrar_server::AgentRegistrarServer,
     events::rpc::collector_server::CollectorServer,
+    receptive::rpc::receptive_server::ReceptiveServer,
 };
 use router::{
     AgentId,
@@ -29,7 +30,7 @@ use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
     AgentApi, authenticate::Shown, collector::Collector, configuration, connect, dialled::Dialled,
-    idle::Idle, leaving, registrar::Registrar,
+    idle::Idle, leaving, registrar::Registrar, relay::Relay,
 };
 use crate::tracker::Registrations;
 
@@ -58,6 +59,7 @@ struct Connection {
     api: Arc<AgentApi>,
     http2: ServerConnection<ByteStream>,
     native: bool,
+    peer: SocketAddr,
     shown: Shown,
     registrations: Registrations,
     /// Tunnels whose descriptor has not come yet.
@@ -123,7 +125,7 @@ pub(super) async fn serve(
     tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
     let shown = Shown::new(dialled);
-    let connection = Connection::new(api, http2, heard, native, shown);
+    let connection = Connection::new(api, http2, heard, native, peer, shown);
     connection.run(drain).await;
     metrics.connections.dec();
     tracing::debug!(%peer, "an agent's connection closed");
@@ -135,6 +137,7 @@ impl Connection {
         mut http2: ServerConnection<ByteStream>,
         heard: Heard,
         native: bool,
+        peer: SocketAddr,
         shown: Shown,
     ) -> Self {
         let age = match shown.dialled {
@@ -150,6 +153,7 @@ impl Connection {
             api,
             http2,
             native,
+            peer,
             shown,
             registrations: Registrations::default(),
             opening: FuturesUnordered::new(),
@@ -168,7 +172,7 @@ impl Connection {
         loop {
             tokio::select! {
                 accepted = self.http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => self.dispatch(request, respond),
+                    Some(Ok((request, respond))) => self.dispatch(request, respond, &drain),
                     Some(Err(error)) => {
                         tracing::debug!(%error, "an agent's connection broke");
                         return;
@@ -203,7 +207,7 @@ impl Connection {
         }
     }
 
-    fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse) {
+    fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse, drain: &Drain) {
         let (api, shown) = (self.api.clone(), self.shown.clone());
         match request.uri().path() {
             "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect" => {
@@ -238,6 +242,20 @@ impl Connection {
                 self.calls.push(Box::pin(async move {
                     if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
                         tracing::debug!(%error, "an agent left during a call");
+                    }
+                    Done::Ended
+                }));
+            }
+            "/kas.receptive.rpc.Receptive/Attach" => {
+                let mut service = ReceptiveServer::new(Relay {
+                    api,
+                    shown,
+                    drain: drain.clone(),
+                    peer: self.peer,
+                });
+                self.calls.push(Box::pin(async move {
+                    if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
+                        tracing::debug!(%error, "a pod that carried another's connection left");
                     }
                     Done::Ended
                 }));

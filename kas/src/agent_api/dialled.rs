@@ -30,6 +30,8 @@ pub struct Dialled {
     agent: AgentId,
     answer: watch::Sender<Answer>,
     leave: CancellationToken,
+    /// Whether the pod that was dialled is at its other end.
+    direct: bool,
 }
 
 impl Dialled {
@@ -40,6 +42,7 @@ impl Dialled {
             agent,
             answer: watch::Sender::new(Answer::None),
             leave: CancellationToken::new(),
+            direct: true,
         })
     }
 
@@ -47,6 +50,18 @@ impl Dialled {
     #[must_use]
     pub fn answer(&self) -> watch::Receiver<Answer> {
         self.answer.subscribe()
+    }
+
+    /// What is known of a connection of another pod that this one carries; none
+    /// if it is carried itself.
+    pub(super) fn of_another_pod(&self) -> Option<Arc<Self>> {
+        let carried = || Self {
+            agent: self.agent,
+            answer: watch::Sender::new(Answer::None),
+            leave: self.leave.clone(),
+            direct: false,
+        };
+        self.direct.then(carried).map(Arc::new)
     }
 
     /// Asks the agent to leave the connection, as one that is too old.

@@ -1,0 +1,83 @@
+//! Passes the bytes of other pods' connections on to kas.
+
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use proto::receptive::rpc::{
+    Chunk, receptive_client::ReceptiveClient, receptive_server::Receptive as Service,
+};
+use runtime::{
+    grpc,
+    jwt::{self, Secret},
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{FLAGS, PODS, secret};
+use crate::{
+    config::PrivateApi,
+    entrance::{Entrance, EntranceError, tls},
+    session::Uplink,
+};
+
+/// How long kas may take to let another pod in.
+const ATTACH: Duration = Duration::from_secs(10);
+
+/// Lets other pods in while this one is connected.
+#[derive(Debug, Clone)]
+pub(crate) struct Relay {
+    secret: Arc<Secret>,
+    uplink: Uplink,
+}
+
+impl Relay {
+    /// Listens for other pods, whose bytes go to kas by the uplink.
+    pub(crate) async fn open(
+        config: &PrivateApi,
+        uplink: Uplink,
+    ) -> Result<Entrance<Self>, EntranceError> {
+        let relay = Self {
+            secret: Arc::new(secret(config)?),
+            uplink,
+        };
+        let tls = tls(FLAGS, config.tls.clone(), None)?;
+        let entrance = Entrance::bind(FLAGS, &config.address, tls, relay).await?;
+        tracing::info!(net_address = %entrance.address(), "other pods of this agent may use its connection to kas");
+        Ok(entrance)
+    }
+
+    fn check(&self, request: &Request<Streaming<Chunk>>) -> Result<(), Status> {
+        let headers = request.metadata().clone().into_headers();
+        let token = grpc::bearer(&headers)?;
+        jwt::verify(&self.secret, token, PODS, Some(PODS)).map_err(|error| {
+            tracing::warn!(%error, "somebody dialled the private API and is not another pod of this agent");
+            Status::unauthenticated(format!("not another pod of this agent: {error}"))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Relay {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<Chunk>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        self.check(&request)?;
+        if !self.uplink.accepted() {
+            return Err(Status::unavailable("kas has not dialled this pod"));
+        }
+        let chunks = request.into_inner();
+        // Its end, in whatever way, is the end of the connection that is carried.
+        let chunks = chunks.take_while(|chunk| ready(chunk.is_ok()));
+        let chunks = chunks.filter_map(|chunk| ready(chunk.ok()));
+        let attached = tokio::time::timeout(ATTACH, async {
+            let connection = self.uplink.connection().await;
+            let mut kas = ReceptiveClient::new(connection.channel());
+            kas.attach(chunks).await
+        });
+        let attached = attached.await;
+        let attached = attached.map_err(|_| Status::unavailable("kas does not answer"))??;
+        Ok(Response::new(Box::pin(attached.into_inner())))
+    }
+}
