@@ -50,7 +50,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20.0)]
     idle_seconds: f64,
     /// Idle agents that begin to connect in a second: so many that the ramp does not limit how fast they are accepted.
-    #[arg(long, default_value_t = 5000.0)]
+    #[arg(long, default_value_t = 50_000.0)]
     ramp: f64,
     /// Only these parts.
     #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest", "curves"])]
