@@ -188,6 +188,17 @@ impl Replica {
         }
     }
 
+    /// Kills the process, and has its port refuse others, as if no proxy were
+    /// before it. It has another port when it starts again.
+    ///
+    /// # Errors
+    /// When it cannot be signalled, or there is no port.
+    pub async fn kill(&mut self) -> Result<()> {
+        // First, so that nobody finds a proxy that still accepts.
+        self.from_peers = Chaos::start(&[self.peers]).await?;
+        self.process.signal("KILL").await
+    }
+
     async fn listens(&mut self) -> Result<()> {
         for port in [self.agents, self.users, self.peers, self.observability] {
             let listens = until_accepts(port, START).await;
