@@ -122,6 +122,12 @@ impl Membership {
         self.rebuild_ring();
     }
 
+    /// Whether a replica was found dead since then: what was read of it before
+    /// says nothing.
+    pub(super) fn buried_since(&self, replica: &ReplicaId, at: Instant) -> bool {
+        self.dead.get(replica).is_some_and(|grave| grave.at >= at)
+    }
+
     /// Whether there is a replica that may live and does not reach the store:
     /// what it holds may not be written there.
     pub(super) fn has_mute(&self) -> bool {

@@ -45,9 +45,10 @@ async fn look_after_lost(inner: &Inner) {
 
 async fn renew(inner: &Inner) {
     let lease = next_lease(inner);
+    let began = Instant::now();
     match inner.in_time(inner.store.renew(&lease)).await {
         Ok(renewal) => {
-            let suspects = take_in(inner, renewal);
+            let suspects = take_in(inner, renewal, began);
             join_all(suspects.into_iter().map(|it| judge(inner, it))).await;
         }
         Err(error) => {
@@ -77,8 +78,9 @@ fn next_lease(inner: &Inner) -> Lease {
     }
 }
 
-/// Gives the replicas that are suspected to be dead.
-fn take_in(inner: &Inner, renewal: Renewal) -> Vec<Lease> {
+/// Gives the replicas that are suspected to be dead. The leases were read after
+/// it `began`; those of replicas that were buried meanwhile are old.
+fn take_in(inner: &Inner, mut renewal: Renewal, began: Instant) -> Vec<Lease> {
     let now = Instant::now();
     let mut state = inner.lock();
     let lost = !renewal.existed && state.registered;
@@ -95,7 +97,10 @@ fn take_in(inner: &Inner, renewal: Renewal) -> Vec<Lease> {
     }
     state.registered = true;
     let (before, certain) = (ids(&state), state.certain(now));
-    let suspects = state.membership.observe(renewal.leases, now);
+    let membership = &mut state.membership;
+    let old = |lease: &Lease| membership.buried_since(&lease.replica, began);
+    renewal.leases.retain(|lease| !old(lease));
+    let suspects = membership.observe(renewal.leases, now);
     // One that has come, or come back, may hold what somebody waits for, and so
     // may those that are asked when there is doubt.
     let come = !ids(&state).is_subset(&before);

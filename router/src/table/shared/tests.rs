@@ -22,6 +22,8 @@ struct World {
     cut_off: HashSet<String>,
     /// Whose process has ended.
     ended: HashSet<String>,
+    /// How long the leases that were read are on their way.
+    slow: Duration,
     reads: usize,
     writes: usize,
 }
@@ -83,11 +85,19 @@ impl Played {
 
 impl RouteStore for Played {
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
-        self.with(|world, _| {
+        let renewal = self.with(|world, _| {
             let id = lease.replica.to_string();
             let existed = world.leases.insert(id, lease.clone()).is_some();
             let leases = world.leases.values().cloned().collect();
             Renewal { existed, leases }
+        });
+        let slow = self.world.lock().unwrap().slow;
+        if slow.is_zero() {
+            return renewal;
+        }
+        Box::pin(async move {
+            tokio::time::sleep(slow).await;
+            renewal.await
         })
     }
 
@@ -325,6 +335,24 @@ async fn one_whose_connection_broke_is_forgotten_within_a_second_if_its_process_
     assert_eq!(b.last_seen(A).await, Some(second), "it may come back");
     until(|| async { world.lock().unwrap().records[&A].owners.is_empty() }).await;
     assert!(!world.lock().unwrap().leases.contains_key("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_read_before_its_replica_was_found_dead_does_not_bring_it_back() {
+    let (world, a, b) = two().await;
+    drop(a);
+    {
+        let mut world = world.lock().unwrap();
+        world.ended.insert("a".into());
+        world.slow = Duration::from_millis(50);
+        // It renewed once more before it ended.
+        world.leases.get_mut("a").unwrap().beat += 1;
+    }
+
+    b.lost(&owner("a").url);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    assert_eq!(b.numbers().replicas, 1);
 }
 
 #[tokio::test(start_paused = true)]
