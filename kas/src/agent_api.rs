@@ -9,6 +9,7 @@ mod configuration;
 mod connect;
 mod connection;
 mod dialled;
+mod flux;
 mod idle;
 mod leaving;
 mod metrics;
@@ -34,7 +35,7 @@ pub use dialled::{Answer, Dialled};
 pub use leaving::Leaving;
 pub use metrics::AgentMetrics;
 
-use crate::{control_plane::ControlPlane, events::Events, tracker::Tracker};
+use crate::{control_plane::ControlPlane, events::Events, flux::Flux, tracker::Tracker};
 use authenticate::Authenticator;
 use pacing::Pacing;
 use router::{Registry, RoutingTable};
@@ -52,6 +53,8 @@ pub struct Settings {
     pub external_url: String,
     /// What becomes of events of agents' clusters; none does not take them.
     pub events: Option<Events>,
+    /// What tells agents of pushes; none does not.
+    pub flux: Option<Flux>,
 }
 
 /// What serves agents.

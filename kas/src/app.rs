@@ -28,6 +28,7 @@ use crate::{
     agent_api::{self, Leaving},
     config::{self, Config, TlsFiles},
     events::Events,
+    flux::Flux,
     kubernetes_api::{self, WebSocketTokens},
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
@@ -98,6 +99,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         leaving: leaving(config),
         external_url: control::external_url(config).unwrap_or_default(),
         events: None,
+        flux: None,
     };
     let listener = bind(&agents.address.host_port())
         .await
@@ -112,6 +114,8 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     )?;
     let tracker = Tracker::new(shared.table.clone());
     control.read_repositories(shared.sharing, &shared.notifications);
+    let pushes = shared.notifications.clone();
+    settings.flux = Some(Flux::new(pushes, control.usage.clone(), &mut metrics));
     let mut passing_on = None;
     if let Some(wanted) = &config.agent.events {
         let (events, work) = Events::new(wanted, shared.events, &mut metrics)?;

@@ -65,6 +65,16 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
     /// The agents known without asking anybody, for messages and lists.
     fn known_agents(&self) -> Vec<Arc<AgentInfo>>;
 
+    /// Whether the agent of a token may read the project of this path; none by
+    /// default, as whoever knows no projects cannot say of any.
+    fn may_read_project<'a>(
+        &'a self,
+        _token: &'a Token,
+        _path: &'a str,
+    ) -> BoxFuture<'a, Result<bool, AuthError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// The agents that wait to be dialled, now and on every change; none by default.
     fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
         watch::channel(Arc::from([])).1

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control_plane;
 mod demo_cluster;
 pub mod events;
+pub mod flux;
 pub mod gitaly;
 pub mod gitlab_api;
 pub mod kubernetes_api;

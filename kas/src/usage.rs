@@ -68,6 +68,9 @@ const REQUESTS: &str = "k8s_api_proxy_request";
 /// GitLab's name, though it counts all users.
 const USERS: &str = "agent_users_using_ci_tunnel";
 
+const FLUX: &str = "flux_git_push_notifications_total";
+const FLUX_PROJECTS: &str = "flux_git_push_notified_unique_projects";
+
 /// What was counted since the last report. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Usage(Arc<Mutex<Counted>>);
@@ -76,6 +79,8 @@ pub struct Usage(Arc<Mutex<Counted>>);
 struct Counted {
     users: HashSet<i64>,
     ways: [ByWay; 3],
+    flux: u64,
+    flux_projects: HashSet<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -127,12 +132,21 @@ impl Usage {
         add(&mut by_way.agents, agent.0);
     }
 
+    /// An agent was told of a push to a project, for Flux.
+    pub fn flux_told(&self, project: i64) {
+        let mut counted = self.lock();
+        counted.flux += 1;
+        add(&mut counted.flux_projects, project);
+    }
+
     /// What is to be reported now.
     #[must_use]
     pub fn report(&self) -> Report {
         let counted = self.lock();
         let mut report = Report::default();
         report.unique(USERS, &counted.users);
+        report.count(FLUX, counted.flux);
+        report.unique(FLUX_PROJECTS, &counted.flux_projects);
         for (names, by_way) in WAYS.iter().zip(&counted.ways) {
             report.count(REQUESTS, by_way.requests);
             report.count(names.requests, by_way.requests);
@@ -149,6 +163,11 @@ impl Usage {
         for id in unique(USERS) {
             counted.users.remove(id);
         }
+        for id in unique(FLUX_PROJECTS) {
+            counted.flux_projects.remove(id);
+        }
+        let flux = report.counters.get(FLUX).copied();
+        counted.flux = counted.flux.saturating_sub(flux.unwrap_or(0));
         for (names, by_way) in WAYS.iter().zip(&mut counted.ways) {
             let count = report.counters.get(names.requests).copied();
             by_way.requests = by_way.requests.saturating_sub(count.unwrap_or(0));
@@ -215,6 +234,20 @@ mod tests {
         assert_eq!(next.counters[REQUESTS], 1);
         assert_eq!(next.unique_counters[USERS], [2]);
         usage.reported(&next);
+        assert!(usage.report().is_empty());
+    }
+
+    #[test]
+    fn pushes_for_flux_are_reported_once_with_their_projects() {
+        let usage = Usage::default();
+        usage.flux_told(3);
+        usage.flux_told(3);
+
+        let report = usage.report();
+        usage.reported(&report);
+
+        assert_eq!(report.counters[FLUX], 2);
+        assert_eq!(report.unique_counters[FLUX_PROJECTS], [3]);
         assert!(usage.report().is_empty());
     }
 

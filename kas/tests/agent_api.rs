@@ -105,6 +105,7 @@ impl Kas {
             },
             external_url: String::new(),
             events: None,
+            flux: None,
         };
         let api = AgentApi::new(
             settings,

@@ -101,7 +101,9 @@ impl Member {
         self.sample(&name).await
     }
 
-    async fn sample(&self, name: &str) -> Option<u64> {
+    /// One of its metrics, by its line up to the number; nothing while it does not
+    /// answer.
+    pub async fn sample(&self, name: &str) -> Option<u64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.observability);
         let answer = http::get(&url, "").await.ok()?;
         let text = String::from_utf8_lossy(answer.body()).into_owned();

@@ -21,7 +21,7 @@ const MAX_TOKENS: usize = 10_000;
 /// The window of the limit of new connections.
 const WINDOW: Duration = Duration::from_secs(60);
 /// How long an agent waits for the control plane at most.
-const ASKING: Duration = Duration::from_secs(10);
+pub(super) const ASKING: Duration = Duration::from_secs(10);
 
 /// Checks tokens.
 #[derive(Debug)]

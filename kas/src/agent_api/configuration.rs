@@ -5,7 +5,6 @@
 use std::{future::poll_fn, sync::Arc};
 
 use http::Request;
-use prost::Message as _;
 use proto::{
     agent::agent_configuration::rpc::{ConfigurationRequest, ConfigurationResponse},
     frame::Frame,
@@ -27,7 +26,7 @@ pub(super) async fn serve(
     leaving: CancellationToken,
     native: bool,
 ) {
-    let (asked, agent) = match begin(&api, request, &shown).await {
+    let (asked, agent) = match connect::asked::<ConfigurationRequest>(&api, request, &shown).await {
         Ok(begun) => begun,
         Err(status) => return refuse(&api, respond, &status),
     };
@@ -52,20 +51,6 @@ pub(super) async fn serve(
         // A stream that is gone needs no end.
         let _ = send.send_trailers(runtime::grpc::trailers(&status));
     }
-}
-
-async fn begin(
-    api: &AgentApi,
-    request: Request<h2::RecvStream>,
-    shown: &Shown,
-) -> Result<(ConfigurationRequest, Arc<AgentInfo>), Status> {
-    let (head, mut recv) = request.into_parts();
-    let agent = api.authenticator.agent(&head.headers, shown).await?;
-    let mut deframer = connect::deframer(&head.headers)?;
-    let message = connect::first_message(&mut recv, &mut deframer).await?;
-    let asked = ConfigurationRequest::decode(message)
-        .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    Ok((asked, agent))
 }
 
 /// Sends each version that the agent does not have. Ends with a status for the

@@ -68,6 +68,20 @@ pub(super) fn deframer(headers: &HeaderMap) -> Result<Deframer, Status> {
         .map_err(|error| Status::unimplemented(error.to_string()))
 }
 
+/// The agent that makes a call, and the one message that it sends.
+pub(super) async fn asked<M: prost::Message + Default>(
+    api: &AgentApi,
+    request: Request<h2::RecvStream>,
+    shown: &Shown,
+) -> Result<(M, Arc<AgentInfo>), Status> {
+    let (head, mut recv) = request.into_parts();
+    let agent = api.authenticator.agent(&head.headers, shown).await?;
+    let mut deframer = deframer(&head.headers)?;
+    let message = first_message(&mut recv, &mut deframer).await?;
+    let asked = M::decode(message).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok((asked, agent))
+}
+
 /// The first message of a stream.
 pub(super) async fn first_message(
     recv: &mut h2::RecvStream,

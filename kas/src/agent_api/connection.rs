@@ -30,7 +30,7 @@ use tonic::{Status, codec::CompressionEncoding};
 
 use super::{
     AgentApi, authenticate::Shown, collector::Collector, configuration, connect, dialled::Dialled,
-    idle::Idle, leaving, registrar::Registrar, relay::Relay,
+    flux, idle::Idle, leaving, registrar::Registrar, relay::Relay,
 };
 use crate::tracker::Registrations;
 
@@ -51,6 +51,8 @@ const MAX_CALLS: usize = 400;
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// Age of connections that are never too old.
 const AGELESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+const RECONCILE_PROJECTS: &str = "/gitlab.agent.flux.rpc.GitLabFlux/ReconcileProjects";
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Opened = Result<(Offer, Stream), connect::Refused>;
@@ -257,6 +259,14 @@ impl Connection {
                     if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
                         tracing::debug!(%error, "a pod that carried another's connection left");
                     }
+                    Done::Ended
+                }));
+            }
+            RECONCILE_PROJECTS if let Some(flux) = self.api.settings.flux.clone() => {
+                let leaving = self.leaving.clone();
+                let served = flux::serve(api, flux, request, respond, shown, leaving, self.native);
+                self.calls.push(Box::pin(async move {
+                    served.await;
                     Done::Ended
                 }));
             }

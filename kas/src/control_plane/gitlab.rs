@@ -292,6 +292,14 @@ impl ControlPlane for GitLab {
         self.0.agents.all()
     }
 
+    fn may_read_project<'a>(
+        &'a self,
+        token: &'a Token,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<bool, AuthError>> {
+        self.may_read_project(token, path).boxed()
+    }
+
     fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
         self.0.receptive.subscribe()
     }

@@ -197,5 +197,6 @@ fn settings() -> agent_api::Settings {
         leaving: agent_api::Leaving::default(),
         external_url: String::new(),
         events: None,
+        flux: None,
     }
 }

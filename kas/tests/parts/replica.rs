@@ -106,6 +106,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
                 leaving: Leaving::default(),
                 external_url: String::new(),
                 events: None,
+                flux: None,
             },
         },
         users: Some(Port {

@@ -193,6 +193,7 @@ impl Site {
             leaving: Leaving::default(),
             external_url: String::new(),
             events: None,
+            flux: None,
         };
         let api = AgentApi::new(
             settings,
