@@ -11,6 +11,7 @@ use crate::{
     entrance::{Entrance, EntranceError},
     events::Events,
     features::Feature,
+    graph::Graph,
     kubernetes_api::KubernetesApi,
     leader::Candidate,
     metrics::Metrics,
@@ -82,9 +83,13 @@ pub async fn run(
     }
     let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
+    let graph = config.features.contains(&Feature::Graph);
+    let graph = graph.then(|| Graph::new(&cluster, last.clone()));
+    let graph = graph.transpose().map_err(ClusterError::access)?;
     let tunnels = Tunnels::new(
         uplink.clone(),
         api,
+        graph,
         metrics.clone(),
         stop.clone(),
         force_tunnels.clone(),
@@ -93,11 +98,11 @@ pub async fn run(
     let (mut follower, agent) = Follower::new(config.pod.clone(), config.log_level.clone());
     let mut work = config.leader_only.clone();
     for feature in &config.features {
-        work.push(match feature {
-            Feature::Events => {
-                Events::new(cluster.clone(), uplink.clone(), metrics.clone()).leader_only()
-            }
-        });
+        match feature {
+            Feature::Events => work
+                .push(Events::new(cluster.clone(), uplink.clone(), metrics.clone()).leader_only()),
+            Feature::Graph => {}
+        }
     }
     let leader = config.pod.clone().map(|pod| Candidate {
         pod,

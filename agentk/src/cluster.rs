@@ -73,6 +73,12 @@ pub enum ClusterError {
     Identity(&'static str),
 }
 
+impl ClusterError {
+    pub(crate) fn access(error: kube::Error) -> Self {
+        Self::Access(Box::new(error))
+    }
+}
+
 type Pooled = Client<HttpsConnector<ApiConnector>, RequestBody>;
 
 /// The Kubernetes API. Clones share connections.
@@ -103,13 +109,12 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         // kube builds TLS from the process's default.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let access = |error| ClusterError::Access(Box::new(error));
         let reading = config.clone();
         let read = move || Ok((reading.rustls_client_config()?, Credentials::new(&reading)?));
         let (tls, credentials) = tokio::task::spawn_blocking(read)
             .await
             .expect("reading credentials does not panic")
-            .map_err(access)?;
+            .map_err(ClusterError::access)?;
         let base = Base::new(&config.cluster_url)?;
         let connect = ApiConnector::new(proxy);
         let tasks = TaskTracker::new();

@@ -7,4 +7,6 @@ use clap::ValueEnum;
 pub enum Feature {
     /// Tells kas what happens in the cluster.
     Events,
+    /// Tells kas of objects that somebody watches.
+    Graph,
 }

@@ -20,7 +20,10 @@ pub(crate) use outbound::{Outbound, add_trailer};
 use pool::Pool;
 use slot::Home;
 
-use crate::{kubernetes_api::KubernetesApi, metrics::Metrics, session::Uplink};
+use crate::{
+    graph, graph::Graph, kubernetes_api, kubernetes_api::KubernetesApi, metrics::Metrics,
+    session::Uplink,
+};
 
 /// All tunnels of this process. Clones share them.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub(crate) struct Tunnels(Arc<Shared>);
 struct Shared {
     uplink: Uplink,
     api: KubernetesApi,
+    /// If it is switched on.
+    graph: Option<Graph>,
     pool: Mutex<Pool>,
     tasks: TaskTracker,
     /// No new calls.
@@ -45,6 +50,7 @@ impl Tunnels {
     pub(crate) fn new(
         uplink: Uplink,
         api: KubernetesApi,
+        graph: Option<Graph>,
         metrics: Metrics,
         stop: CancellationToken,
         force: CancellationToken,
@@ -53,12 +59,13 @@ impl Tunnels {
         Self(Arc::new(Shared {
             uplink,
             api,
+            descriptor: framed_descriptor(graph.is_some()),
+            graph,
             pool,
             tasks: TaskTracker::new(),
             stop,
             force,
             metrics,
-            descriptor: framed_descriptor(),
         }))
     }
 
@@ -124,19 +131,21 @@ impl Tunnels {
     }
 }
 
-fn framed_descriptor() -> Bytes {
+fn framed_descriptor(graph: bool) -> Bytes {
     use bytes::Buf;
-    let service = Service {
-        name: crate::kubernetes_api::SERVICE.to_owned(),
+    let service = |name: &str, method: &str| Service {
+        name: name.to_owned(),
         methods: vec![Method {
-            name: crate::kubernetes_api::METHOD.to_owned(),
+            name: method.to_owned(),
         }],
     };
+    let mut services = vec![service(kubernetes_api::SERVICE, kubernetes_api::METHOD)];
+    if graph {
+        services.push(service(graph::SERVICE, graph::METHOD));
+    }
     let mut frame = proto::frame::Frame::message(&ConnectRequest {
         msg: Some(Msg::Descriptor(Descriptor {
-            agent_descriptor: Some(AgentDescriptor {
-                services: vec![service],
-            }),
+            agent_descriptor: Some(AgentDescriptor { services }),
         })),
     });
     frame.copy_to_bytes(frame.remaining())

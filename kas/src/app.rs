@@ -29,6 +29,7 @@ use crate::{
     config::{self, Config, TlsFiles},
     events::Events,
     flux::Flux,
+    graph::Graph,
     kubernetes_api::{self, WebSocketTokens},
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
@@ -122,11 +123,13 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         settings.events = Some(events);
         passing_on = Some(work);
     }
+    let graph = Graph::default();
     let services = gitlab_api::services(
         &shared.notifications,
         &tracker,
         control.gitaly(),
         settings.events.as_ref(),
+        &graph,
     );
     let gitlab = gitlab_api::port(config, services).await?;
     Ok(Setup {
@@ -145,6 +148,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         peers,
         gitlab,
         events: passing_on,
+        graph,
         observability: Some(observability(config).await?),
     })
 }

@@ -29,9 +29,9 @@ mod websocket_token;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use router::Router;
+use router::{AgentId, Router};
 use runtime::drain::Drain;
 
 pub use body::{CutShort, ProxyBody};
@@ -83,6 +83,11 @@ impl KubernetesApi {
             control_plane,
             metrics,
         })
+    }
+
+    /// The agent that a request's credentials are for, which are not checked.
+    pub(crate) fn agent_of(headers: &HeaderMap) -> Result<AgentId, String> {
+        credentials::read(headers, "").map(|presented| presented.agent)
     }
 
     /// Answers one request. Dropping the future, or the answer's body before

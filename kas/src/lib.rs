@@ -12,6 +12,7 @@ pub mod events;
 pub mod flux;
 pub mod gitaly;
 pub mod gitlab_api;
+pub mod graph;
 pub mod kubernetes_api;
 pub mod notifications;
 pub mod numbers;

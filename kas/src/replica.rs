@@ -24,6 +24,7 @@ use crate::{
     control_plane::ControlPlane,
     events::{self, Events},
     gitlab_api::GitLabApi,
+    graph::Graph,
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
     private_api::{self, PrivateApi, Tokens},
@@ -69,6 +70,8 @@ pub struct Setup {
     pub gitlab: Option<GitLabPort>,
     /// What passing on events of agents' clusters needs done, if they are taken.
     pub events: Option<events::Work>,
+    /// What serves watches of clusters' objects, through the users' port.
+    pub graph: Graph,
     /// Metrics and probes.
     pub observability: Option<(TcpListener, metrics::Paths)>,
 }
@@ -190,7 +193,13 @@ impl Replica {
             &mut numbers,
         );
         if let Some(port) = setup.users {
-            replica.serve_users(port, router, setup.control_plane, &mut numbers);
+            replica.serve_users(
+                port,
+                router,
+                setup.control_plane,
+                &setup.graph,
+                &mut numbers,
+            );
         }
         crate::numbers::register(&mut numbers, &replica.registry);
         let hearing = setup.notifications.run(replica.stop.clone());
@@ -336,11 +345,13 @@ impl Replica {
         port: Port<PlainAcceptor, kubernetes_api::Settings>,
         router: Arc<Router>,
         control_plane: Arc<dyn ControlPlane>,
+        graph: &Graph,
         numbers: &mut Metrics,
     ) {
         let counts = kubernetes_api::Metrics::default();
         counts.register(numbers);
-        let api = KubernetesApi::new(port.settings, router, control_plane, counts);
+        let api = KubernetesApi::new(port.settings, router.clone(), control_plane, counts);
+        graph.open(api.clone(), router, self.users.clone());
         self.users
             .spawn(api.serve(port.listener, port.acceptor, self.users.clone()));
     }

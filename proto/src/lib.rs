@@ -22,7 +22,7 @@ pub use generated::{
     gitaly,
     gitlab::agent,
     google,
-    kas::{events, receptive},
+    kas::{events, graph, receptive},
 };
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for

@@ -10,6 +10,7 @@ pub mod authority;
 pub mod backoff;
 pub mod connect;
 pub mod drain;
+pub mod graph;
 pub mod grpc;
 pub mod io;
 pub mod jwt;

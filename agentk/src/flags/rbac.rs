@@ -71,5 +71,6 @@ subjects: [{{kind: ServiceAccount, name: {account}, namespace: {home}}}]
 fn rule(feature: Feature) -> &'static str {
     match feature {
         Feature::Events => "{apiGroups: [\"\"], resources: [events], verbs: [list, watch]}",
+        Feature::Graph => "{apiGroups: [\"*\"], resources: [\"*\"], verbs: [list, watch]}",
     }
 }

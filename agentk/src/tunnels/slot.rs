@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::{Inbound, Lost, Outbound, Tunnels, linger, pool::Next};
 use crate::{
     backoff::HotLoop,
-    kubernetes_api,
+    graph, kubernetes_api,
     session::{Connection, Uplink, is_refusal, retry_after},
 };
 
@@ -248,10 +248,10 @@ async fn serve(
     outbound: &mut Outbound,
 ) {
     let method = info.method_name.as_str();
-    let result = if method == kubernetes_api::PATH {
-        tunnels.0.api.make_request(inbound, outbound).await
-    } else {
-        Err(unknown(method).into())
+    let result = match &tunnels.0.graph {
+        _ if method == kubernetes_api::PATH => tunnels.0.api.make_request(inbound, outbound).await,
+        Some(graph) if method == graph::PATH => graph.watch(inbound, outbound).await,
+        Some(_) | None => Err(unknown(method).into()),
     };
     match result {
         Ok(()) => {}

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use proto::events::rpc::reader_server::ReaderServer;
+use proto::{events::rpc::reader_server::ReaderServer, graph::rpc::graph_server::GraphServer};
 use runtime::{
     jwt::Secret,
     listen::{AnyListener, PlainAcceptor, bind, bind_unix},
@@ -16,6 +16,7 @@ use crate::{
     events::{Events, Reader},
     gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
+    graph::Graph,
     notifications::Notifications,
     replica::GitLabPort,
     tracker::Tracker,
@@ -49,8 +50,10 @@ pub(super) fn services(
     tracker: &Arc<Tracker>,
     gitaly: Option<&Gitaly>,
     events: Option<&Events>,
+    graph: &Graph,
 ) -> Services {
-    let mut services = Services::new(notifications.clone(), tracker.clone());
+    let services = Services::new(notifications.clone(), tracker.clone());
+    let mut services = services.with(GraphServer::new(graph.clone()));
     if let Some(gitaly) = gitaly {
         services = services.with_repositories(gitaly.clone());
     }

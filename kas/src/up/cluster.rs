@@ -20,6 +20,7 @@ use super::balancer::Balancer;
 use crate::{
     agent_api, app,
     control_plane::standalone::Standalone,
+    graph::Graph,
     kubernetes_api,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
@@ -103,6 +104,7 @@ impl Cluster {
             }
         };
         self.replicas.push(Replica::start(Setup {
+            graph: Graph::default(),
             me,
             control_plane: control_plane.clone(),
             tracker: Tracker::new(shared.table.clone()),

@@ -16,6 +16,7 @@ use kas::{
             tokens::{TokenEntry, TokenKind},
         },
     },
+    graph::Graph,
     kubernetes_api,
     notifications::Notifications,
     private_api::Tokens,
@@ -91,6 +92,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
     };
     let table = Arc::new(store.table(me.clone()));
     let replica = Replica::start(Setup {
+        graph: Graph::default(),
         tracker: Tracker::new(table.clone()),
         table,
         notifications: Notifications::new(None),

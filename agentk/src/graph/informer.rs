@@ -1,0 +1,190 @@
+//! Follows one resource at the API server: finds it, lists it, watches it.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, pin_mut};
+use kube::{
+    Client, Resource as _,
+    api::{ListParams, WatchEvent, WatchParams},
+    core::{ApiResource, DynamicObject, GroupVersion, ObjectList, Request},
+    discovery,
+};
+use proto::graph::rpc::Update;
+use runtime::{backoff::Backoff, graph::Hub};
+use tonic::Status;
+
+use super::{Key, object};
+
+/// Objects of one answer to a list.
+const PAGE: u32 = 500;
+/// How long one answer may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a watch lasts; the API server ends it then.
+const WATCH: u32 = 290;
+/// How much later a watch that did not end is given up.
+const OVERDUE: Duration = Duration::from_secs(15);
+
+/// Feeds `hub` until that has no sense any more, which the status explains.
+pub(super) async fn run(client: &Client, key: &Key, hub: &Hub) -> Status {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30), 2.0);
+    loop {
+        let error = match find(client, key).await {
+            Ok(api) => {
+                let informer = Informer::new(client, key, api);
+                match informer.follow(hub, || backoff.reset()).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        if let Some(status) = error.last_word() {
+            return status;
+        }
+        tracing::debug!(%error, resource = key.resource, "objects cannot be followed; trying again");
+        tokio::time::sleep(backoff.next(rand::random())).await;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    #[error("{0}")]
+    Watch(#[from] Box<kube::core::Status>),
+    #[error("the Kubernetes API does not answer")]
+    Silent,
+    #[error("the cluster has no such resource")]
+    Unknown,
+}
+
+impl Failure {
+    fn is_expired(&self) -> bool {
+        match self {
+            Self::Api(kube::Error::Api(status)) | Self::Watch(status) => status.code == 410,
+            Self::Api(_) | Self::Silent | Self::Unknown => false,
+        }
+    }
+
+    /// What is told if another try has no sense.
+    fn last_word(&self) -> Option<Status> {
+        match self {
+            Self::Unknown => Some(Status::not_found(self.to_string())),
+            Self::Api(kube::Error::Api(status)) => match status.code {
+                403 => Some(Status::permission_denied(format!(
+                    "the agent lacks rights in its cluster: {}; `agentk rbac --features graph` prints those that are needed",
+                    status.message
+                ))),
+                404 | 405 => Some(Status::not_found(status.message.clone())),
+                _ => None,
+            },
+            Self::Api(_) | Self::Watch(_) | Self::Silent => None,
+        }
+    }
+}
+
+/// Asks the API server what it calls the resource.
+async fn find(client: &Client, key: &Key) -> Result<ApiResource, Failure> {
+    let version = GroupVersion::gv(&key.group, &key.version);
+    let asked = discovery::pinned_group(client, &version);
+    let group = tokio::time::timeout(DEADLINE, asked).await;
+    let group = group.map_err(|_| Failure::Silent)??;
+    let all = group.versioned_resources(&key.version).into_iter();
+    let mut named = all.filter(|(api, _)| api.plural == key.resource);
+    named.next().map(|(api, _)| api).ok_or(Failure::Unknown)
+}
+
+struct Informer<'a> {
+    client: &'a Client,
+    key: &'a Key,
+    api: ApiResource,
+    requests: Request,
+}
+
+impl<'a> Informer<'a> {
+    fn new(client: &'a Client, key: &'a Key, api: ApiResource) -> Self {
+        let namespace = Some(key.namespace.as_str()).filter(|it| !it.is_empty());
+        let requests = Request::new(DynamicObject::url_path(&api, namespace));
+        Self {
+            client,
+            key,
+            api,
+            requests,
+        }
+    }
+
+    /// Ends when the place in the changes is too old.
+    async fn follow(&self, hub: &Hub, mut well: impl FnMut()) -> Result<(), Failure> {
+        let mut version = self.list(hub).await?;
+        well();
+        loop {
+            let limit = Duration::from_secs(WATCH.into()) + OVERDUE;
+            let watched = tokio::time::timeout(limit, self.watch(hub, &mut version)).await;
+            match watched {
+                Ok(Err(error)) if error.is_expired() => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn list(&self, hub: &Hub) -> Result<String, Failure> {
+        let mut params = ListParams::default().limit(PAGE);
+        let mut all = Vec::new();
+        loop {
+            let request = if self.key.whole {
+                self.requests.list(&params)
+            } else {
+                self.requests.list_metadata(&params)
+            };
+            let request = request.map_err(kube::Error::BuildRequest)?;
+            let asked = self.client.request::<ObjectList<DynamicObject>>(request);
+            let page = tokio::time::timeout(DEADLINE, asked).await;
+            let page = page.map_err(|_| Failure::Silent)??;
+            let told = |item| object::told(&self.api, item, self.key.whole);
+            all.extend(page.items.into_iter().map(told));
+            match page.metadata.continue_.filter(|it| !it.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => {
+                    let version = page.metadata.resource_version.unwrap_or_default();
+                    hub.replace(all, version.clone());
+                    return Ok(version);
+                }
+            }
+        }
+    }
+
+    /// One watch, from `version` on, which moves.
+    async fn watch(&self, hub: &Hub, version: &mut String) -> Result<(), Failure> {
+        let params = WatchParams::default().timeout(WATCH);
+        let request = if self.key.whole {
+            self.requests.watch(&params, version)
+        } else {
+            self.requests.watch_metadata(&params, version)
+        };
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        let begun = self.client.request_events::<DynamicObject>(request);
+        let begun = tokio::time::timeout(DEADLINE, begun).await;
+        let stream = begun.map_err(|_| Failure::Silent)??;
+        pin_mut!(stream);
+        while let Some(event) = stream.next().await {
+            let mut update = Update::default();
+            match event? {
+                WatchEvent::Added(item) | WatchEvent::Modified(item) => {
+                    let object = object::told(&self.api, item, self.key.whole);
+                    update.version.clone_from(&object.resource_version);
+                    update.changed.push(object);
+                }
+                WatchEvent::Deleted(item) => {
+                    update.version = item.metadata.resource_version.unwrap_or_default();
+                    update.removed.extend(item.metadata.uid);
+                }
+                WatchEvent::Bookmark(mark) => update.version = mark.metadata.resource_version,
+                WatchEvent::Error(status) => return Err(Failure::Watch(status)),
+            }
+            version.clone_from(&update.version);
+            hub.apply(update);
+        }
+        Ok(())
+    }
+}

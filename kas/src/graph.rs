@@ -1,0 +1,171 @@
+//! Objects of agents' clusters and what becomes of them, for programs that show
+//! clusters: one stream from the agent for all who watch the same, each with
+//! the caller's own rights.
+
+mod caller;
+mod feed;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use proto::graph::rpc::{Resource, Update, WatchRequest, graph_server};
+use router::{AgentId, Router};
+use runtime::{
+    drain::Drain,
+    graph::{Hubs, Limits, Watch},
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use crate::kubernetes_api::KubernetesApi;
+use caller::Caller;
+
+const LIMITS: Limits = Limits {
+    bytes: 512 << 20,
+    hubs: 1000,
+    linger: Duration::from_secs(20),
+};
+/// How long the agent may take to tell its objects.
+const FIRST: Duration = Duration::from_secs(60);
+/// Updates that are on their way to one who watches.
+const QUEUE: usize = 16;
+/// How long they may wait to be read.
+const UNREAD: Duration = Duration::from_secs(30);
+/// The longest name of a group, a resource or a namespace.
+const LONGEST: usize = 253;
+
+/// The service. Clones share everything.
+#[derive(Debug, Clone, Default)]
+pub struct Graph(Arc<OnceLock<Reach>>);
+
+/// The ways to agents, once there are any.
+#[derive(Debug)]
+struct Reach {
+    api: Arc<KubernetesApi>,
+    router: Arc<Router>,
+    drain: Drain,
+    hubs: Hubs<Key>,
+}
+
+/// What one stream of an agent is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    agent: AgentId,
+    group: String,
+    version: String,
+    resource: String,
+    namespace: String,
+    whole: bool,
+}
+
+impl Graph {
+    /// Watches begin to be served: rights are asked of `api`. They end with `drain`.
+    pub(crate) fn open(&self, api: Arc<KubernetesApi>, router: Arc<Router>, drain: Drain) {
+        let hubs = Hubs::new(LIMITS, drain.token().clone());
+        let reach = Reach {
+            api,
+            router,
+            drain,
+            hubs,
+        };
+        // It is opened once, by the replica it belongs to.
+        drop(self.0.set(reach));
+    }
+}
+
+#[tonic::async_trait]
+impl graph_server::Graph for Graph {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let reach = self.0.get();
+        let reach = reach.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
+        let WatchRequest {
+            credentials,
+            resource,
+            known,
+        } = request.into_inner();
+        let caller = Caller::new(&credentials, reach.api.clone(), reach.drain.clone())?;
+        let key = Key::of(caller.agent(), resource.unwrap_or_default())?;
+        caller.check(&key).await?;
+        let router = reach.router.clone();
+        let hub = reach.hubs.get(key.clone(), |hub| {
+            let key = key.clone();
+            async move { feed::run(&router, &key, &hub).await }
+        })?;
+        let watch = hub.watch(&known.unwrap_or_default(), FIRST).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let drain = reach.drain.clone();
+        reach.drain.spawn(async move {
+            let end = tokio::select! {
+                end = pass_on(watch, &sender) => end,
+                end = caller.lost(&key) => end,
+                () = drain.wait() => Status::unavailable("this replica leaves: watch again"),
+                () = sender.closed() => return,
+            };
+            // Whoever does not read is not told.
+            let _ = sender.send_timeout(Err(end), UNREAD).await;
+        });
+        let updates = stream::unfold(receiver, |mut receiver| async {
+            Some((receiver.recv().await?, receiver))
+        });
+        Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+async fn pass_on(mut watch: Watch, sender: &mpsc::Sender<Result<Update, Status>>) -> Status {
+    loop {
+        let update = match watch.next().await {
+            Ok(update) => update,
+            Err(end) => return end,
+        };
+        if sender.send_timeout(Ok(update), UNREAD).await.is_err() {
+            return Status::aborted("updates were not read: watch again");
+        }
+    }
+}
+
+impl Key {
+    fn of(agent: AgentId, resource: Resource) -> Result<Self, Status> {
+        let Resource {
+            group,
+            version,
+            resource,
+            namespace,
+            whole,
+        } = resource;
+        if version.is_empty() || resource.is_empty() {
+            let message = "a version and a resource are needed, such as v1 and configmaps";
+            return Err(Status::invalid_argument(message));
+        }
+        let names = [&group, &version, &resource, &namespace];
+        if names.iter().any(|name| name.len() > LONGEST) {
+            return Err(Status::invalid_argument("a name is too long"));
+        }
+        Ok(Self {
+            agent,
+            group,
+            version,
+            resource,
+            namespace,
+            whole,
+        })
+    }
+
+    fn resource(&self) -> Resource {
+        Resource {
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+            namespace: self.namespace.clone(),
+            whole: self.whole,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Whether a caller may watch, as the cluster says: asked as the caller,
+//! through the Kubernetes API proxy, again and again.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use router::AgentId;
+use runtime::{backoff::jittered, drain::Drain};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::Key;
+use crate::kubernetes_api::KubernetesApi;
+
+/// How often rights are asked again.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How often that may fail, one time after the other.
+const FAILURES: u32 = 10;
+/// How long one question may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The longest answer.
+const ANSWER: usize = 64 << 10;
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// Who watches.
+#[derive(Debug)]
+pub(super) struct Caller {
+    authorization: HeaderValue,
+    agent: AgentId,
+    api: Arc<KubernetesApi>,
+    drain: Drain,
+}
+
+impl Caller {
+    /// One with these credentials, which are not checked yet.
+    pub(super) fn new(
+        credentials: &str,
+        api: Arc<KubernetesApi>,
+        drain: Drain,
+    ) -> Result<Self, Status> {
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {credentials}"))
+            .map_err(|_| Status::unauthenticated("credentials: invalid value"))?;
+        authorization.set_sensitive(true);
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, authorization.clone())]);
+        let agent = KubernetesApi::agent_of(&headers).map_err(Status::unauthenticated)?;
+        Ok(Self {
+            authorization,
+            agent,
+            api,
+            drain,
+        })
+    }
+
+    /// The agent that the credentials are for.
+    pub(super) fn agent(&self) -> AgentId {
+        self.agent
+    }
+
+    /// Whether the caller may list and watch this.
+    pub(super) async fn check(&self, key: &Key) -> Result<(), Status> {
+        for verb in ["list", "watch"] {
+            let asked = tokio::time::timeout(DEADLINE, self.ask(key, verb)).await;
+            asked.map_err(|_| Status::unavailable("the cluster does not say who may watch"))??;
+        }
+        Ok(())
+    }
+
+    /// Ends when the caller may not any more, and says why.
+    pub(super) async fn lost(&self, key: &Key) -> Status {
+        let mut failures = 0;
+        loop {
+            tokio::time::sleep(jittered(AGAIN)).await;
+            match self.check(key).await {
+                Ok(()) => failures = 0,
+                Err(status) if status.code() == tonic::Code::Unavailable && failures < FAILURES => {
+                    failures += 1;
+                }
+                Err(status) => return status,
+            }
+        }
+    }
+
+    async fn ask(&self, key: &Key, verb: &str) -> Result<(), Status> {
+        let attributes = json!({
+            "verb": verb, "group": key.group, "version": key.version,
+            "resource": key.resource, "namespace": key.namespace,
+        });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        });
+        let request = Request::post(REVIEWS)
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .body(Full::new(Bytes::from(review.to_string())))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+        let response = self.api.handle(request, nobody, &self.drain).await;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER).collect().await;
+        let body = body.map_err(|error| Status::unavailable(error.to_string()))?;
+        let answer: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+        judge(status, &answer, key, verb)
+    }
+}
+
+fn judge(status: StatusCode, answer: &Value, key: &Key, verb: &str) -> Result<(), Status> {
+    let message = || {
+        answer["message"]
+            .as_str()
+            .unwrap_or(status.as_str())
+            .to_owned()
+    };
+    match status.as_u16() {
+        200 | 201 if answer["status"]["allowed"] == true => Ok(()),
+        200 | 201 => {
+            let reason = answer["status"]["reason"].as_str().unwrap_or_default();
+            let what = &key.resource;
+            let message = format!("the caller may not {verb} {what} in the cluster: {reason}");
+            Err(Status::permission_denied(message))
+        }
+        401 => Err(Status::unauthenticated(message())),
+        400 | 403 | 404 => Err(Status::permission_denied(message())),
+        _ => Err(Status::unavailable(message())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn only_a_clear_yes_lets_in() {
+        let key = Key {
+            agent: AgentId(1),
+            group: String::new(),
+            version: "v1".into(),
+            resource: "secrets".into(),
+            namespace: String::new(),
+            whole: false,
+        };
+        let yes = json!({"status": {"allowed": true}});
+        let no = json!({"status": {"allowed": false, "reason": "no RBAC"}});
+        let code = |status: u16, answer: &Value| {
+            let status = StatusCode::from_u16(status).unwrap();
+            judge(status, answer, &key, "list").map_err(|status| status.code())
+        };
+
+        assert_eq!(code(201, &yes), Ok(()));
+        assert_eq!(code(201, &no), Err(Code::PermissionDenied));
+        assert_eq!(code(201, &Value::Null), Err(Code::PermissionDenied));
+        assert_eq!(code(401, &yes), Err(Code::Unauthenticated));
+        assert_eq!(code(403, &yes), Err(Code::PermissionDenied));
+        assert_eq!(code(503, &yes), Err(Code::Unavailable));
+    }
+}

@@ -1,0 +1,109 @@
+//! Brings an agent's objects here, and goes on when the way to it breaks.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use proto::{
+    frame::Payload,
+    graph::rpc::{Object, SourceRequest, Update},
+};
+use router::{Call, Event, Need, OpenError, Opening, Router};
+use runtime::{backoff::Backoff, graph::Hub};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::Key;
+
+/// The agent's method.
+const METHOD: &str = "/kas.graph.rpc.Source/Watch";
+/// How long a tunnel is waited for.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// Feeds `hub` until that has no sense any more, which the status explains.
+pub(super) async fn run(router: &Router, key: &Key, hub: &Hub) -> Status {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5), 2.0);
+    loop {
+        let end = match open(router, key, hub).await {
+            Ok(call) => follow(call, hub, || backoff.reset()).await,
+            Err(error) if hub.is_ready() => Status::unavailable(error.to_string()),
+            Err(error) => return unserved(&error),
+        };
+        if is_final(end.code()) {
+            return end;
+        }
+        tracing::debug!(%end, agent = %key.agent, "an agent's objects do not come; trying again");
+        tokio::time::sleep(backoff.next(rand::random())).await;
+    }
+}
+
+async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> {
+    let request = SourceRequest {
+        resource: Some(key.resource()),
+        version: hub.version(),
+    };
+    let method: Arc<str> = METHOD.into();
+    let need = Need {
+        method: method.clone(),
+        impersonation: false,
+        caller: "graph".into(),
+    };
+    let opening = Opening {
+        method,
+        meta: Default::default(),
+        messages: vec![Payload::message(&request)],
+        close: true,
+        safe: true,
+        moves: true,
+    };
+    let deadline = Instant::now() + HOLD;
+    router.open(key.agent, &need, &opening, deadline).await
+}
+
+/// The first updates, up to one that is synced, are all that there is.
+async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
+    let mut first: Option<Vec<Object>> = Some(Vec::new());
+    let mut well = Some(well);
+    loop {
+        let bytes = match call.event().await {
+            Ok(Event::Message(bytes)) => bytes,
+            Ok(Event::Header(_) | Event::Trailer(_)) => continue,
+            Ok(Event::Error(status)) => {
+                return Status::new(Code::from_i32(status.code), status.message);
+            }
+            Ok(Event::End) => return Status::unavailable("the agent has ended it"),
+            Err(broken) => return Status::unavailable(broken.to_string()),
+        };
+        let update = match Update::decode(bytes) {
+            Ok(update) => update,
+            Err(error) => return Status::unavailable(format!("an update is broken: {error}")),
+        };
+        let Some(all) = &mut first else {
+            hub.apply(update);
+            continue;
+        };
+        all.extend(update.changed);
+        if update.synced {
+            hub.replace(first.take().unwrap_or_default(), update.version);
+            if let Some(well) = well.take() {
+                well();
+            }
+        }
+    }
+}
+
+fn unserved(error: &OpenError) -> Status {
+    Status::failed_precondition(format!(
+        "no tunnel of the agent serves graphs ({error}); agentk does with --features=graph"
+    ))
+}
+
+fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::PermissionDenied
+            | Code::Unimplemented
+            | Code::ResourceExhausted
+    )
+}

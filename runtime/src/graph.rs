@@ -1,0 +1,12 @@
+//! Objects of a cluster that many watch: what they are now, and whom to tell of changes.
+//!
+//! The agent keeps them as the Kubernetes API tells them, kas as the agent does;
+//! to those who watch both behave alike.
+
+mod hub;
+mod hubs;
+mod mirror;
+
+pub use hub::{Hub, Watch};
+pub use hubs::{Hubs, Limits};
+pub use mirror::Mirror;
