@@ -99,7 +99,7 @@ impl Hub {
     pub async fn watch(self: Arc<Self>, known: &Known, limit: Duration) -> Result<Watch, Status> {
         let mut standing = self.standing.subscribe();
         let reached = standing.wait_for(|it| {
-            it.failed.is_some() || it.ready && !mirror::is_newer(&known.version, &it.version)
+            it.failed.is_some() || it.ready && !mirror::is_older(&it.version, &known.version)
         });
         // Versions go back when a cluster was restored.
         drop(tokio::time::timeout(limit, reached).await);

@@ -103,9 +103,17 @@ pub(super) fn size(object: &Object) -> usize {
     OVERHEAD + labels + object.json.len() + object.owners.len() * OVERHEAD
 }
 
+/// Whether a version is surely older.
+pub(super) fn is_older(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version < than,
+        _ => false,
+    }
+}
+
 /// Kubernetes' resource versions of one resource are numbers that grow; of what
 /// is none, all that is different counts as newer.
-pub(super) fn is_newer(version: &str, than: &str) -> bool {
+fn is_newer(version: &str, than: &str) -> bool {
     match (version.parse::<u64>(), than.parse::<u64>()) {
         (Ok(version), Ok(than)) => version > than,
         _ => version != than,
