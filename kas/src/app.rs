@@ -144,7 +144,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             acceptor,
             settings,
         },
-        users: users(config, control.usage.clone()).await?,
+        users: users(config, control.usage.clone(), &graph).await?,
         peers,
         gitlab,
         events: passing_on,
@@ -156,6 +156,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
 async fn users(
     config: &Config,
     usage: Option<Usage>,
+    graph: &Graph,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
@@ -175,6 +176,7 @@ async fn users(
             .map(websocket_tokens)
             .transpose()?,
         usage,
+        graph: Some(graph.clone()),
         ..kubernetes_api::Settings::default()
     };
     Ok(Some(Port {

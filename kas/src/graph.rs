@@ -4,10 +4,11 @@
 
 mod caller;
 mod feed;
+mod websocket;
 
 use std::{
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -45,7 +46,8 @@ pub struct Graph(Arc<OnceLock<Reach>>);
 /// The ways to agents, once there are any.
 #[derive(Debug)]
 struct Reach {
-    api: Arc<KubernetesApi>,
+    /// Weak, since its settings hold the service.
+    api: Weak<KubernetesApi>,
     router: Arc<Router>,
     drain: Drain,
     hubs: Hubs<Key>,
@@ -64,10 +66,10 @@ struct Key {
 
 impl Graph {
     /// Watches begin to be served: rights are asked of `api`. They end with `drain`.
-    pub(crate) fn open(&self, api: Arc<KubernetesApi>, router: Arc<Router>, drain: Drain) {
+    pub(crate) fn open(&self, api: &Arc<KubernetesApi>, router: Arc<Router>, drain: Drain) {
         let hubs = Hubs::new(LIMITS, drain.token().clone());
         let reach = Reach {
-            api,
+            api: Arc::downgrade(api),
             router,
             drain,
             hubs,
@@ -77,22 +79,20 @@ impl Graph {
     }
 }
 
-#[tonic::async_trait]
-impl graph_server::Graph for Graph {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
+type Updates = mpsc::Receiver<Result<Update, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+impl Graph {
+    /// Begins a watch, if the caller may; its end is told as an error.
+    async fn start(&self, request: WatchRequest) -> Result<Updates, Status> {
         let reach = self.0.get();
-        let reach = reach.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
+        let api = reach.and_then(|reach| Some((reach, reach.api.upgrade()?)));
+        let (reach, api) = api.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
         let WatchRequest {
             credentials,
             resource,
             known,
-        } = request.into_inner();
-        let caller = Caller::new(&credentials, reach.api.clone(), reach.drain.clone())?;
+        } = request;
+        let caller = Caller::new(&credentials, api, reach.drain.clone())?;
         let key = Key::of(caller.agent(), resource.unwrap_or_default())?;
         caller.check(&key).await?;
         let router = reach.router.clone();
@@ -113,6 +113,19 @@ impl graph_server::Graph for Graph {
             // Whoever does not read is not told.
             let _ = sender.send_timeout(Err(end), UNREAD).await;
         });
+        Ok(receiver)
+    }
+}
+
+#[tonic::async_trait]
+impl graph_server::Graph for Graph {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let receiver = self.start(request.into_inner()).await?;
         let updates = stream::unfold(receiver, |mut receiver| async {
             Some((receiver.recv().await?, receiver))
         });

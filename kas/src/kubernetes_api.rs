@@ -41,6 +41,7 @@ pub use websocket_token::WebSocketTokens;
 
 use crate::{
     control_plane::{Access, ControlPlane},
+    graph::Graph,
     usage::Way,
 };
 use audit::Record;
@@ -104,6 +105,14 @@ impl KubernetesApi {
     {
         let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
+        if let Some(graph) = &self.settings.graph
+            && Graph::is_asked_for(&request::strip_prefix(
+                head.uri.path().to_owned(),
+                &self.settings.url_path_prefix,
+            ))
+        {
+            return graph.accept(&head, on_upgrade);
+        }
         let mut record = Record::begin(&head, peer, &self.metrics);
         let caller = Caller::of(&head.headers, self.settings.allowed_origin.as_deref());
         if caller == Caller::Foreign {

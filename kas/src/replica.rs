@@ -351,7 +351,7 @@ impl Replica {
         let counts = kubernetes_api::Metrics::default();
         counts.register(numbers);
         let api = KubernetesApi::new(port.settings, router.clone(), control_plane, counts);
-        graph.open(api.clone(), router, self.users.clone());
+        graph.open(&api, router, self.users.clone());
         self.users
             .spawn(api.serve(port.listener, port.acceptor, self.users.clone()));
     }

@@ -9,6 +9,7 @@
 mod frame;
 pub mod handshake;
 mod inbound;
+pub mod messages;
 mod outbound;
 mod ping;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::WebSocketTokens;
-use crate::usage::Usage;
+use crate::{graph::Graph, usage::Usage};
 
 /// How the Kubernetes API is served.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct Settings {
     pub websocket_tokens: Option<WebSocketTokens>,
     /// Counts requests that were allowed, for whom it is reported to.
     pub usage: Option<Usage>,
+    /// Lets WebSockets watch objects.
+    pub graph: Option<Graph>,
 }
 
 impl Default for Settings {
@@ -54,6 +56,7 @@ impl Default for Settings {
             allowed_origin: None,
             websocket_tokens: None,
             usage: None,
+            graph: None,
         }
     }
 }

@@ -1,16 +1,21 @@
 //! Objects of a real cluster on their way to those who watch, with an agent that
 //! has no more rights than `agentk rbac` prints.
 
+mod figures;
 mod watcher;
 
-use std::{collections::HashMap, fmt::Write, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
+use ::http::Request;
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use proto::graph::rpc::{Known, Resource};
 use serde_json::Value;
 use tests::{
     agentk::{Agentk, Links},
     chaos::Chaos,
+    http::{self as client, Socket},
     kas::{Kas, Options},
     kube::Cluster,
     kubectl::Kubectl,
@@ -31,8 +36,9 @@ const CUTS: Duration = Duration::from_secs(1);
 const OBJECTS: usize = 1000;
 /// Bytes of the largest object.
 const LARGE: usize = 1_400 << 10;
-/// Objects that one command writes.
-const TOGETHER: usize = 250;
+/// Objects that are written at the same time.
+const TOGETHER: usize = 16;
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_know_the_cluster_whatever_is_cut() -> Result<()> {
@@ -57,6 +63,7 @@ async fn check(cluster: &Cluster) -> Result<()> {
     refusals(&site).await.context("refusals")?;
     churn(&site, &admin).await.with_context(|| site.tails())?;
     large(&site, &admin).await.context("a large object")?;
+    websocket(&site).await.context("a WebSocket")?;
     loss(&site, &admin).await.context("the loss of rights")
 }
 
@@ -78,7 +85,6 @@ async fn refusals(site: &Site) -> Result<()> {
         resource: "secrets".into(),
         ..config_maps(false)
     };
-    let off = format!("pat:{}:{}", site.off_id, site.user);
     let wrong = format!("pat:{}:nobody", site.id);
 
     let all = [
@@ -86,7 +92,7 @@ async fn refusals(site: &Site) -> Result<()> {
         code("nonsense", config_maps(false)).await?,
         code(&site.narrow, secrets).await?,
         code(&site.wide, unknown).await?,
-        code(&off, config_maps(false)).await?,
+        code(&site.writer, config_maps(false)).await?,
     ];
     let expected = [
         Code::Unauthenticated,
@@ -119,7 +125,7 @@ async fn churn(site: &Site, admin: &Kubectl) -> Result<()> {
         }
     };
     tokio::select! {
-        written = write_all(admin, count) => written?,
+        written = write_all(site, count) => written?,
         () = cutting => {}
     }
     let expected = listed(admin).await?;
@@ -144,32 +150,19 @@ async fn churn(site: &Site, admin: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-async fn write_all(admin: &Kubectl, count: usize) -> Result<()> {
-    for from in (0..count).step_by(TOGETHER) {
-        let numbers = from..count.min(from + TOGETHER);
-        let manifest = |round| manifest(numbers.clone(), round);
-        let create = ["create", "-f", "-"];
-        admin.ok_with(&create, manifest(0).as_bytes()).await?;
-        let replace = ["replace", "-f", "-"];
-        admin.ok_with(&replace, manifest(1).as_bytes()).await?;
-        let third: Vec<_> = numbers.step_by(3).map(|it| format!("c{it}")).collect();
-        let delete: Vec<_> = ["delete", "configmap", "--wait=false"]
-            .map(str::to_owned)
-            .into();
-        admin.ok(&[delete, third].concat()).await?;
-    }
-    Ok(())
-}
-
-fn manifest(numbers: std::ops::Range<usize>, round: usize) -> String {
-    let mut text = String::new();
-    for number in numbers {
-        let _ = writeln!(
-            text,
-            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{number}, namespace: default}}\ndata: {{round: \"{round}\"}}"
-        );
-    }
-    text
+/// Each comes, changes, and a third of them goes.
+async fn write_all(site: &Site, count: usize) -> Result<()> {
+    let written = stream::iter(0..count).map(|number| async move {
+        site.create(number).await?;
+        let one = format!("{CONFIG_MAPS}/c{number}");
+        site.write("PATCH", &one, "{\"data\": {\"a\": \"b\"}}")
+            .await?;
+        if number % 3 == 0 {
+            site.write("DELETE", &one, "").await?;
+        }
+        anyhow::Ok(())
+    });
+    written.buffer_unordered(TOGETHER).try_collect().await
 }
 
 async fn listed(admin: &Kubectl) -> Result<Objects> {
@@ -200,6 +193,32 @@ async fn large(site: &Site, admin: &Kubectl) -> Result<()> {
     .await
 }
 
+/// A page in a browser, with the right token and with a wrong one.
+async fn websocket(site: &Site) -> Result<()> {
+    for (token, expected) in [
+        (site.wide.as_str(), "\"synced\":true"),
+        ("pat:1:nobody", "\"code\":\"Unauthenticated\""),
+    ] {
+        let mut socket = Socket::open(site.kas.users).await?;
+        socket
+            .write(
+                b"GET /-/graph HTTP/1.1\r\nHost: kas\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            )
+            .await?;
+        let head = socket.read_until("\r\n\r\n", SOON).await?;
+        ensure!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        let resource = r#"{"version": "v1", "resource": "configmaps", "namespace": "kube-system"}"#;
+        let wanted = format!("{{\"credentials\": \"{token}\", \"resource\": {resource}}}");
+        let length = u16::try_from(wanted.len())?.to_be_bytes();
+        // Masked with zeros, which changes nothing.
+        let frame = [&[0x81, 0xFE], &length[..], &[0; 4], wanted.as_bytes()].concat();
+        socket.write(&frame).await?;
+        socket.read_until(expected, SOON).await?;
+    }
+    Ok(())
+}
+
 /// A right that goes ends the watch, with the reason.
 async fn loss(site: &Site, admin: &Kubectl) -> Result<()> {
     let watcher = Watcher::start(site.api, &site.narrow, config_maps(false), None);
@@ -224,6 +243,8 @@ struct Site {
     id: String,
     off_id: String,
     user: String,
+    /// Credentials for the other agent, of one who may do everything.
+    writer: String,
     /// Credentials of one who may do everything.
     wide: String,
     /// Credentials of one who may list and watch config maps.
@@ -262,6 +283,7 @@ impl Site {
         let impersonate = ["impersonate", "--as-user", "narrow"];
         let narrow = kas.create_user("narrow", "site", &impersonate).await?;
         let site = Self {
+            writer: format!("pat:{off_id}:{user}"),
             wide: format!("pat:{id}:{user}"),
             narrow: format!("pat:{id}:{narrow}"),
             kas,
@@ -286,6 +308,28 @@ impl Site {
             .with_context(|| site.tails())?;
         }
         Ok(site)
+    }
+
+    async fn create(&self, number: usize) -> Result<()> {
+        let new = format!("{{\"metadata\": {{\"name\": \"c{number}\"}}}}");
+        self.write("POST", CONFIG_MAPS, &new).await.map(drop)
+    }
+
+    /// Writes through the agent that is not cut off; gives the answer.
+    async fn write(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+        let kind = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://127.0.0.1:{}{path}", self.kas.users))
+            .header("authorization", format!("Bearer {}", self.writer))
+            .header("content-type", kind);
+        let answer = client::send(request.body(Bytes::from(body.to_owned()))?).await?;
+        let (status, answer) = (answer.status(), serde_json::from_slice(answer.body())?);
+        ensure!(status.is_success(), "{method} {path}: {answer}");
+        Ok(answer)
     }
 
     fn tails(&self) -> String {

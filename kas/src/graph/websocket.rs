@@ -1,0 +1,216 @@
+//! The same over WebSocket, in JSON, for pages in browsers.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use proto::graph::rpc::{Known, Object, Resource, Update, WatchRequest};
+use runtime::websocket::{
+    handshake::accept_key,
+    messages::{self, Message},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::AsyncWrite;
+use tonic::Status;
+
+use super::{Graph, UNREAD};
+use crate::kubernetes_api::ProxyBody;
+
+/// Below the prefix of the Kubernetes API; no API has such a path.
+const PATH: &str = "/-/graph";
+/// How long a client may take to say what it wants.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
+/// The longest message of a client: what it knows.
+const LONGEST: usize = 4 << 20;
+/// How often clients are pinged: more often than load balancers give up silent connections.
+const PING: Duration = Duration::from_secs(45);
+
+/// What a client says first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    credentials: String,
+    resource: WantedResource,
+    #[serde(default)]
+    known: WantedKnown,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedResource {
+    #[serde(default)]
+    group: String,
+    version: String,
+    resource: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    whole: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct WantedKnown {
+    version: String,
+    objects: HashMap<String, String>,
+}
+
+impl Graph {
+    /// Whether this path, below the prefix, is for graphs.
+    pub(crate) fn is_asked_for(path: &str) -> bool {
+        path == PATH
+    }
+
+    /// Answers a handshake. The credentials come in the first message, so that
+    /// no other page can use what a browser remembers.
+    pub(crate) fn accept(&self, head: &Parts, upgrade: Option<OnUpgrade>) -> Response<ProxyBody> {
+        let headers = &head.headers;
+        let is = |name, value: &str| {
+            let given = headers
+                .get(name)
+                .and_then(|it: &HeaderValue| it.to_str().ok());
+            given.is_some_and(|it| it.eq_ignore_ascii_case(value))
+        };
+        let key = headers.get(header::SEC_WEBSOCKET_KEY);
+        let key = key.and_then(|key| key.to_str().ok()).map(accept_key);
+        let key = key.and_then(|key| HeaderValue::from_str(&key).ok());
+        let valid = head.method == Method::GET
+            && is(header::UPGRADE, "websocket")
+            && is(header::SEC_WEBSOCKET_VERSION, "13");
+        let mut response = Response::new(ProxyBody::from(bytes::Bytes::new()));
+        let (Some(upgrade), Some(key), Some(reach), true) = (upgrade, key, self.0.get(), valid)
+        else {
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+            return response;
+        };
+        let graph = self.clone();
+        reach.drain.spawn(async move {
+            match upgrade.await {
+                Ok(io) => graph.speak(TokioIo::new(io)).await,
+                Err(error) => tracing::debug!(%error, "a WebSocket did not begin"),
+            }
+        });
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+        response
+    }
+
+    async fn speak(&self, io: TokioIo<hyper::upgrade::Upgraded>) {
+        let (mut reader, mut writer) = tokio::io::split(io);
+        let first = messages::read(&mut reader, LONGEST);
+        let Ok(Ok(Message::Text(first))) = tokio::time::timeout(FIRST_WORDS, first).await else {
+            return;
+        };
+        let heard = stream::unfold(reader, |mut reader| async {
+            Some((messages::read(&mut reader, LONGEST).await, reader))
+        });
+        let mut heard = std::pin::pin!(heard);
+        let watched = match wanted(&first) {
+            Ok(request) => self.start(request).await,
+            Err(status) => Err(status),
+        };
+        let mut updates = match watched {
+            Ok(updates) => updates,
+            Err(status) => return end(&mut writer, &status).await,
+        };
+        let mut ping = tokio::time::interval(PING);
+        loop {
+            let writing = tokio::select! {
+                update = updates.recv() => match update {
+                    Some(Ok(update)) => Writing::Text(told(update).to_string()),
+                    Some(Err(status)) => return end(&mut writer, &status).await,
+                    None => return,
+                },
+                message = heard.next() => match message {
+                    Some(Ok(Message::Ping(bytes))) => Writing::Pong(bytes),
+                    Some(Ok(Message::Pong)) => continue,
+                    Some(Ok(Message::Text(_) | Message::Close) | Err(_)) | None => return,
+                },
+                _ = ping.tick() => Writing::Ping,
+            };
+            let written = tokio::time::timeout(UNREAD, writing.run(&mut writer)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+}
+
+enum Writing {
+    Text(String),
+    Pong(Vec<u8>),
+    Ping,
+}
+
+impl Writing {
+    async fn run(&self, io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        match self {
+            Self::Text(text) => messages::text(io, text.as_bytes()).await,
+            Self::Pong(bytes) => messages::pong(io, bytes).await,
+            Self::Ping => messages::ping(io).await,
+        }
+    }
+}
+
+async fn end(io: &mut (impl AsyncWrite + Unpin), status: &Status) {
+    let code = format!("{:?}", status.code());
+    let text = json!({"error": {"code": code, "message": status.message()}}).to_string();
+    let ending = async {
+        messages::text(io, text.as_bytes()).await?;
+        messages::close(io).await
+    };
+    // Whoever is gone needs no reason.
+    drop(tokio::time::timeout(UNREAD, ending).await);
+}
+
+fn wanted(text: &[u8]) -> Result<WatchRequest, Status> {
+    let wanted: Wanted = serde_json::from_slice(text)
+        .map_err(|error| Status::invalid_argument(format!("the first message: {error}")))?;
+    let resource = wanted.resource;
+    Ok(WatchRequest {
+        credentials: wanted.credentials,
+        resource: Some(Resource {
+            group: resource.group,
+            version: resource.version,
+            resource: resource.resource,
+            namespace: resource.namespace,
+            whole: resource.whole,
+        }),
+        known: Some(Known {
+            version: wanted.known.version,
+            objects: wanted.known.objects,
+        }),
+    })
+}
+
+fn told(update: Update) -> Value {
+    json!({
+        "changed": update.changed.into_iter().map(object).collect::<Vec<_>>(),
+        "removed": update.removed, "synced": update.synced, "version": update.version,
+    })
+}
+
+fn object(object: Object) -> Value {
+    let owners = object.owners.into_iter().map(|owner| {
+        json!({
+            "apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name,
+            "uid": owner.uid, "controller": owner.controller,
+        })
+    });
+    let mut value = json!({
+        "apiVersion": object.api_version, "kind": object.kind,
+        "namespace": object.namespace, "name": object.name, "uid": object.uid,
+        "resourceVersion": object.resource_version, "labels": object.labels,
+        "owners": owners.collect::<Vec<_>>(), "deleting": object.deleting,
+    });
+    if let Ok(whole) = serde_json::from_slice::<Value>(&object.json) {
+        value["object"] = whole;
+    }
+    value
+}
