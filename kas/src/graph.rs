@@ -19,7 +19,7 @@ use runtime::{
     drain::Drain,
     graph::{Hubs, Limits, Watch},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status};
 
 use crate::kubernetes_api::KubernetesApi;
@@ -32,6 +32,8 @@ const LIMITS: Limits = Limits {
 };
 /// How long the agent may take to tell its objects.
 const FIRST: Duration = Duration::from_secs(60);
+/// Those who watch, at most.
+const WATCHERS: usize = 10_000;
 /// Updates that are on their way to one who watches.
 const QUEUE: usize = 16;
 /// How long they may wait to be read.
@@ -51,6 +53,7 @@ struct Reach {
     router: Arc<Router>,
     drain: Drain,
     hubs: Hubs<Key>,
+    places: Arc<Semaphore>,
 }
 
 /// What one stream of an agent is of.
@@ -73,6 +76,7 @@ impl Graph {
             router,
             drain,
             hubs,
+            places: Arc::new(Semaphore::new(WATCHERS)),
         };
         // It is opened once, by the replica it belongs to.
         drop(self.0.set(reach));
@@ -87,6 +91,8 @@ impl Graph {
         let reach = self.0.get();
         let api = reach.and_then(|reach| Some((reach, reach.api.upgrade()?)));
         let (reach, api) = api.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
+        let place = reach.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("too many watch"))?;
         let WatchRequest {
             credentials,
             resource,
@@ -104,6 +110,7 @@ impl Graph {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let drain = reach.drain.clone();
         reach.drain.spawn(async move {
+            let _place = place;
             let end = tokio::select! {
                 end = pass_on(watch, &sender) => end,
                 end = caller.lost(&key) => end,
