@@ -11,6 +11,7 @@ use crate::{
     entrance::{Entrance, EntranceError},
     events::Events,
     features::Feature,
+    flux::Flux,
     graph::Graph,
     kubernetes_api::KubernetesApi,
     leader::Candidate,
@@ -83,24 +84,32 @@ pub async fn run(
     }
     let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
-    let graph = config.features.contains(&Feature::Graph);
-    let graph = graph.then(|| Graph::new(&cluster, last.clone()));
-    let graph = graph.transpose().map_err(ClusterError::access)?;
+    let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
+    let served = config.features.contains(&Feature::Graph);
     let tunnels = Tunnels::new(
         uplink.clone(),
         api,
-        graph,
+        served.then(|| graph.clone()),
         metrics.clone(),
         stop.clone(),
         force_tunnels.clone(),
     );
     tunnels.start();
-    let (mut follower, agent) = Follower::new(config.pod.clone(), config.log_level.clone());
+    let (mut follower, configuration) = Follower::new(config.pod.clone(), config.log_level.clone());
     let mut work = config.leader_only.clone();
     for feature in &config.features {
         match feature {
             Feature::Events => work
                 .push(Events::new(cluster.clone(), uplink.clone(), metrics.clone()).leader_only()),
+            Feature::Flux => work.push(
+                Flux {
+                    cluster: cluster.clone(),
+                    graph: graph.clone(),
+                    uplink: uplink.clone(),
+                    configuration: configuration.clone(),
+                }
+                .leader_only(),
+            ),
             Feature::Graph => {}
         }
     }
@@ -109,7 +118,7 @@ pub async fn run(
         cluster: cluster.clone(),
         metrics,
         work,
-        agent,
+        configuration,
     });
     if let Some(candidate) = leader {
         tasks.spawn(candidate.run(stop.clone()));

@@ -1,6 +1,6 @@
 //! Follows the agent's configuration, which kas streams whenever it changes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proto::agent::{
     agent_configuration::rpc::{
@@ -29,26 +29,26 @@ const UNKNOWN: Duration = Duration::from_secs(300);
 pub(crate) struct Follower {
     pod: Option<Pod>,
     commit: String,
-    agent: watch::Sender<Option<i64>>,
+    known: watch::Sender<Option<Arc<AgentConfiguration>>>,
     log_level: Option<SetLogLevel>,
     complaint: Option<String>,
 }
 
 impl Follower {
-    /// The agent's number is told to whoever has the receiver.
+    /// The configuration is told to whoever has the receiver.
     pub(crate) fn new(
         pod: Option<Pod>,
         log_level: Option<SetLogLevel>,
-    ) -> (Self, watch::Receiver<Option<i64>>) {
-        let (agent, known) = watch::channel(None);
+    ) -> (Self, watch::Receiver<Option<Arc<AgentConfiguration>>>) {
+        let (known, receiver) = watch::channel(None);
         let follower = Self {
             pod,
             commit: String::new(),
-            agent,
+            known,
             log_level,
             complaint: None,
         };
-        (follower, known)
+        (follower, receiver)
     }
 
     /// Follows on one connection after the other. Never ends.
@@ -100,15 +100,14 @@ impl Follower {
             return;
         };
         let id = configuration.agent_id;
-        if self.agent.borrow().is_some_and(|known| known != id) {
+        let known = self.known.borrow().as_ref().map(|it| it.agent_id);
+        if known.is_some_and(|known| known != id) {
             tracing::error!(
                 agent_id = id,
                 "kas says that this agent is another one; its configuration is not used"
             );
             return;
         }
-        self.agent
-            .send_if_modified(|known| known.replace(id).is_none());
         self.apply(&configuration);
         tracing::info!(
             agent_id = id,
@@ -117,6 +116,7 @@ impl Follower {
             "the agent's configuration is applied"
         );
         self.commit = response.commit_id;
+        self.known.send_replace(Some(Arc::new(configuration)));
     }
 
     fn apply(&self, configuration: &AgentConfiguration) {
@@ -180,12 +180,13 @@ mod tests {
         let levels = Arc::new(Mutex::new(Vec::new()));
         let seen = levels.clone();
         let set = SetLogLevel(Arc::new(move |level| seen.lock().unwrap().push(level)));
-        let (mut follower, agent) = Follower::new(None, Some(set));
+        let (mut follower, known) = Follower::new(None, Some(set));
 
         follower.take(response("c1", configuration(7, LogLevelEnum::Debug)));
         follower.take(response("c2", configuration(8, LogLevelEnum::Error)));
 
-        assert_eq!(*agent.borrow(), Some(7));
+        let told = known.borrow().as_ref().map(|it| it.agent_id);
+        assert_eq!(told, Some(7));
         assert_eq!(
             follower.commit, "c1",
             "another agent's configuration is not taken"

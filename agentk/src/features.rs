@@ -7,6 +7,8 @@ use clap::ValueEnum;
 pub enum Feature {
     /// Tells kas what happens in the cluster.
     Events,
+    /// Has Flux look at repositories as soon as they were pushed to.
+    Flux,
     /// Tells kas of objects that somebody watches.
     Graph,
 }

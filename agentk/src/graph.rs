@@ -4,7 +4,7 @@
 mod informer;
 mod object;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
 use proto::{
@@ -12,7 +12,7 @@ use proto::{
     frame::Payload,
     graph::rpc::{Known, Resource, SourceRequest},
 };
-use runtime::graph::{Hubs, Limits};
+use runtime::graph::{Hub, Hubs, Limits, Watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -72,6 +72,19 @@ impl Graph {
         })
     }
 
+    /// Objects and what becomes of them, for the agent itself.
+    pub(crate) async fn objects(&self, resource: Resource) -> Result<Watch, Status> {
+        self.hub(resource)?.watch(&Known::default(), FIRST).await
+    }
+
+    fn hub(&self, resource: Resource) -> Result<Arc<Hub>, Status> {
+        let key = Key::of(resource)?;
+        let client = self.client.clone();
+        self.hubs.get(key.clone(), |hub| async move {
+            informer::run(&client, &key, &hub).await
+        })
+    }
+
     /// Serves a call until kas ends it, or there is nothing more to tell.
     pub(crate) async fn watch(
         &self,
@@ -79,11 +92,7 @@ impl Graph {
         outbound: &mut Outbound,
     ) -> Result<(), Failure> {
         let request = request(inbound).await?;
-        let key = Key::of(request.resource.unwrap_or_default())?;
-        let client = self.client.clone();
-        let hub = self.hubs.get(key.clone(), |hub| async move {
-            informer::run(&client, &key, &hub).await
-        })?;
+        let hub = self.hub(request.resource.unwrap_or_default())?;
         let known = Known {
             version: request.version,
             ..Known::default()

@@ -10,6 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::api::{Api, PostParams};
+use proto::agent::agentcfg::AgentConfiguration;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -47,15 +48,17 @@ pub(crate) struct Candidate {
     pub(crate) cluster: Cluster,
     pub(crate) metrics: Metrics,
     pub(crate) work: Vec<LeaderOnly>,
-    /// The agent's number, once kas has told it.
-    pub(crate) agent: watch::Receiver<Option<i64>>,
+    /// Has the agent's number, once kas has told it.
+    pub(crate) configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
 }
 
 impl Candidate {
     /// Takes part until `stop`, then hands the lease back.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let known = tokio::select! {
-            known = self.agent.wait_for(Option::is_some) => known.ok().and_then(|agent| *agent),
+            known = self.configuration.wait_for(Option::is_some) => {
+                known.ok().and_then(|known| Some(known.as_ref()?.agent_id))
+            }
             () = stop.cancelled() => None,
         };
         let Some(agent) = known else {

@@ -13,6 +13,7 @@ mod entrance;
 mod events;
 mod features;
 pub mod flags;
+mod flux;
 mod graph;
 mod kubernetes_api;
 mod leader;

@@ -50,7 +50,7 @@ impl Member {
         let (secret, private) = (folder.join("secret"), folder.join("private"));
         std::fs::write(&private, BASE64_STANDARD.encode([7; 32]))?;
         let text = format!(
-            "gitlab: {{address: '{gitlab}', authentication_secret_file: {secret}}}\n\
+            "gitlab: {{address: '{gitlab}', external_url: 'https://gitlab.example.com', authentication_secret_file: {secret}}}\n\
              agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n  events: {{}}\n  \
              configuration: {{poll_period: {poll}s}}\n  kubernetes_api:\n    \
              listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 10s}}\n    url_path_prefix: /k8s-proxy/\n\

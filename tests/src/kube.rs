@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use crate::{kubectl::Kubectl, parts, ports};
+use crate::{kubectl::Kubectl, parts, ports, programs};
 
 /// Starting takes some five seconds on an idle machine.
 const START: Duration = Duration::from_secs(180);
@@ -52,6 +52,29 @@ impl Cluster {
     #[must_use]
     pub fn agent_kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig-agent")
+    }
+
+    /// The kubeconfig of a new service account that may do what `agentk rbac` prints for this feature, and no more.
+    ///
+    /// # Errors
+    /// When the cluster does not take it.
+    pub async fn least_rights(&self, feature: &str, folder: &Path) -> Result<PathBuf> {
+        let account = format!("agentk-{feature}");
+        let mut rbac = Command::new(programs::own_agentk()?);
+        rbac.args(["rbac", "--namespace=default"]);
+        rbac.arg(format!("--features={feature}"));
+        rbac.arg(format!("--service-account={account}"));
+        let printed = rbac.output().await?;
+        let admin = self.admin();
+        admin.ok(&["create", "serviceaccount", &account]).await?;
+        admin
+            .ok_with(&["apply", "-f", "-"], &printed.stdout)
+            .await?;
+        let token = admin.ok(&["create", "token", &account]).await?;
+        let other = std::fs::read_to_string(self.agent_kubeconfig())?;
+        let file = folder.join(format!("kubeconfig-{feature}"));
+        std::fs::write(&file, other.replace("agent-token", token.trim()))?;
+        Ok(file)
     }
 
     /// Stops everything and removes the cluster's folder.

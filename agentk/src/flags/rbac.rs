@@ -67,10 +67,15 @@ subjects: [{{kind: ServiceAccount, name: {account}, namespace: {home}}}]
     }
 }
 
-/// What a feature reads in all namespaces.
+/// What a feature reads and writes in all namespaces.
 fn rule(feature: Feature) -> &'static str {
     match feature {
         Feature::Events => "{apiGroups: [\"\"], resources: [events], verbs: [list, watch]}",
+        Feature::Flux => {
+            "{apiGroups: [source.toolkit.fluxcd.io], resources: [gitrepositories, ocirepositories], verbs: [list, watch]}
+  - {apiGroups: [notification.toolkit.fluxcd.io], resources: [receivers], verbs: [list, watch, create, patch]}
+  - {apiGroups: [\"\"], resources: [secrets], verbs: [create, patch]}"
+        }
         Feature::Graph => "{apiGroups: [\"*\"], resources: [\"*\"], verbs: [list, watch]}",
     }
 }

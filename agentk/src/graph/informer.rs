@@ -72,7 +72,7 @@ impl Failure {
             Self::Unknown => Some(Status::not_found(self.to_string())),
             Self::Api(kube::Error::Api(status)) => match status.code {
                 403 => Some(Status::permission_denied(format!(
-                    "the agent lacks rights in its cluster: {}; `agentk rbac --features graph` prints those that are needed",
+                    "the agent lacks rights in its cluster: {}; `agentk rbac --features …` prints those that are needed",
                     status.message
                 ))),
                 404 | 405 => Some(Status::not_found(status.message.clone())),

@@ -27,7 +27,6 @@ use tests::{
     parts::{Part, skipped},
     ports,
     process::Process,
-    programs,
     wait::until,
 };
 use tokio::{net::TcpListener, process::Command, sync::watch};
@@ -190,10 +189,12 @@ impl Site {
         let kas = Kas::start(options, folder).await?;
         let way = Chaos::start(&[kas.agents]).await?;
         let token = kas.create_agent("site").await?;
+        let kubeconfig = cluster.least_rights("events", folder).await?;
+        Kubectl::new(&kubeconfig).refused(&["get", "pods"]).await?;
         let links = Links {
             kas: format!("ws://127.0.0.1:{}/", way.port()),
             ca: None,
-            kubeconfig: with_least_rights(cluster, folder).await?,
+            kubeconfig,
         };
         let (read, reading) = reader(api).await?;
         let pod = |name| {
@@ -284,26 +285,6 @@ async fn follow(rails: Rails, agent_ids: Vec<i64>) -> Result<Reading> {
         }
     });
     Ok((read, AbortOnDropHandle::new(reading)))
-}
-
-/// A kubeconfig of a service account that may do what `agentk rbac` prints.
-async fn with_least_rights(cluster: &Cluster, folder: &Path) -> Result<std::path::PathBuf> {
-    let place = ["--namespace=default", "--service-account=collector"];
-    let mut rbac = Command::new(programs::own_agentk()?);
-    rbac.args(["rbac", "--features=events"]).args(place);
-    let printed = rbac.output().await?;
-    let admin = cluster.admin();
-    admin.ok(&["create", "serviceaccount", "collector"]).await?;
-    admin
-        .ok_with(&["apply", "-f", "-"], &printed.stdout)
-        .await?;
-    let token = admin.ok(&["create", "token", "collector"]).await?;
-    let other = std::fs::read_to_string(cluster.agent_kubeconfig())?;
-    let file = folder.join("kubeconfig-collector");
-    std::fs::write(&file, other.replace("agent-token", token.trim()))?;
-    let collector = Kubectl::new(&file);
-    collector.refused(&["get", "pods"]).await?;
-    Ok(file)
 }
 
 /// One event as each API writes it.

@@ -22,10 +22,8 @@ use tests::{
     parts::{Part, skipped},
     ports,
     process::Process,
-    programs,
     wait::until,
 };
-use tokio::process::Command;
 use tonic::Code;
 use watcher::{Objects, Watcher, begin, config_maps};
 
@@ -274,7 +272,12 @@ impl Site {
             ca: None,
             kubeconfig,
         };
-        let own = links(way.port(), with_least_rights(cluster, folder).await?);
+        let kubeconfig = cluster.least_rights("graph", folder).await?;
+        cluster.admin().apply(OTHERS).await?;
+        Kubectl::new(&kubeconfig)
+            .refused(&["create", "configmap", "a"])
+            .await?;
+        let own = links(way.port(), kubeconfig);
         let other = links(kas.agents, cluster.agent_kubeconfig());
         let on = Agentk::with_flags(&["--features=graph"], "pod", &own, &token, folder)?;
         let off = Agentk::with_flags(&[], "off", &other, &off_token, folder)?;
@@ -339,29 +342,6 @@ impl Site {
     }
 }
 
-/// A kubeconfig of a service account that may do what `agentk rbac` prints, and
-/// act as others, as the proxy needs it.
-async fn with_least_rights(cluster: &Cluster, folder: &Path) -> Result<std::path::PathBuf> {
-    let place = ["--namespace=default", "--service-account=grapher"];
-    let mut rbac = Command::new(programs::own_agentk()?);
-    rbac.args(["rbac", "--features=graph"]).args(place);
-    let printed = rbac.output().await?;
-    let admin = cluster.admin();
-    admin.ok(&["create", "serviceaccount", "grapher"]).await?;
-    admin
-        .ok_with(&["apply", "-f", "-"], &printed.stdout)
-        .await?;
-    admin.apply(OTHERS).await?;
-    let token = admin.ok(&["create", "token", "grapher"]).await?;
-    let other = std::fs::read_to_string(cluster.agent_kubeconfig())?;
-    let file = folder.join("kubeconfig-grapher");
-    std::fs::write(&file, other.replace("agent-token", token.trim()))?;
-    Kubectl::new(&file)
-        .refused(&["create", "configmap", "a"])
-        .await?;
-    Ok(file)
-}
-
 const OTHERS: &str = r#"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -372,7 +352,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: impersonator}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: impersonator}
-subjects: [{kind: ServiceAccount, name: grapher, namespace: default}]
+subjects: [{kind: ServiceAccount, name: agentk-graph, namespace: default}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role

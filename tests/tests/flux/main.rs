@@ -1,6 +1,8 @@
 //! Agents are told of pushes, as processes: told to one replica, a push reaches
 //! the stream on another through Redis, once, if its agent may read the project.
 
+mod cluster;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

@@ -1,0 +1,151 @@
+//! Keeps a Receiver and a Secret for each repository of the agent's GitLab.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kube::{
+    Client,
+    api::{Api, Patch, PatchParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use proto::graph::rpc::Update;
+use runtime::backoff::Backoff;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{NOTIFICATION, Settings, repository::Repository};
+
+/// The owner of the fields, as GitLab's agentk names it.
+const MANAGER: &str = "agentk";
+/// How long one write may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What somebody else has changed is changed back so often.
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// The repositories of one kind.
+pub(super) struct Keeper<'a> {
+    client: &'a Client,
+    settings: &'a Settings,
+    /// By uid.
+    all: BTreeMap<String, Repository>,
+    /// Those whose objects may not be as they should be.
+    due: BTreeMap<String, Repository>,
+    again: Instant,
+    backoff: Backoff,
+    complaint: Option<String>,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) fn new(client: &'a Client, settings: &'a Settings) -> Self {
+        Self {
+            client,
+            settings,
+            all: BTreeMap::new(),
+            due: BTreeMap::new(),
+            again: Instant::now(),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(300), 2.0),
+            complaint: None,
+        }
+    }
+
+    /// Takes a change of repositories.
+    pub(super) fn take(&mut self, update: Update) {
+        for object in update.changed {
+            match Repository::read(&object.json, &self.settings.host) {
+                Some(repository) if self.all.get(&object.uid) == Some(&repository) => {}
+                Some(repository) => {
+                    self.due.insert(object.uid.clone(), repository.clone());
+                    self.all.insert(object.uid, repository);
+                    self.again = Instant::now();
+                }
+                None => self.forget(&object.uid),
+            }
+        }
+        update.removed.iter().for_each(|uid| self.forget(uid));
+    }
+
+    /// Its objects go with it.
+    fn forget(&mut self, uid: &str) {
+        self.all.remove(uid);
+        self.due.remove(uid);
+    }
+
+    /// Waits until something is to be written. Cancel-safe.
+    pub(super) async fn is_due(&self) {
+        if self.due.is_empty() {
+            tokio::time::sleep_until(self.again + RESYNC).await;
+        } else {
+            tokio::time::sleep_until(self.again).await;
+        }
+    }
+
+    /// Writes what is due; what fails is due again later.
+    pub(super) async fn write(&mut self) {
+        if self.due.is_empty() {
+            self.due.clone_from(&self.all);
+        }
+        let mut failed = None;
+        for (uid, repository) in std::mem::take(&mut self.due) {
+            if let Err(error) = self.apply(&repository).await {
+                failed = Some(error.to_string());
+                self.due.insert(uid, repository);
+            }
+        }
+        match failed {
+            None => {
+                self.again = Instant::now();
+                self.backoff.reset();
+                self.complaint = None;
+            }
+            Some(error) => {
+                self.again = Instant::now() + self.backoff.next(rand::random());
+                if self.complaint.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        error,
+                        "cannot keep Receivers for Flux; `agentk rbac --features flux` prints the rights that are needed"
+                    );
+                    self.complaint = Some(error);
+                }
+            }
+        }
+    }
+
+    async fn apply(&self, repository: &Repository) -> Result<(), ApplyError> {
+        let agent = self.settings.agent;
+        let secret = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Secret"));
+        let receiver = GroupVersionKind::gvk(NOTIFICATION, "v1", "Receiver");
+        let receiver = ApiResource::from_gvk(&receiver);
+        for (kind, object) in [
+            (secret, repository.secret(agent)),
+            (receiver, repository.receiver(agent)),
+        ] {
+            self.patch(&kind, &repository.namespace, &object).await?;
+        }
+        Ok(())
+    }
+
+    async fn patch(
+        &self,
+        kind: &ApiResource,
+        namespace: &str,
+        object: &Value,
+    ) -> Result<(), ApplyError> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, kind);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let params = PatchParams::apply(MANAGER).force();
+        let patch = Patch::Apply(object);
+        let patched = tokio::time::timeout(DEADLINE, api.patch(name, &params, &patch)).await;
+        match patched.map_err(|_| ApplyError::Late)? {
+            // Whoever wrote at the same time will be seen.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            patched => Ok(patched.map(drop)?),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    #[error("the Kubernetes API does not answer")]
+    Late,
+}
