@@ -29,11 +29,18 @@ use tests::{
     process::Process,
     wait::until,
 };
-use tokio::{net::TcpListener, process::Command, sync::watch};
+use tokio::{
+    net::TcpListener,
+    process::Command,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 const SOON: Duration = Duration::from_secs(240);
-/// Warnings while the agent is cut off.
+/// How long the agent is cut off.
+const OUTAGE: Duration = Duration::from_secs(60);
+/// Warnings meanwhile.
 const WARNINGS: usize = 1000;
 /// The names of what events are about.
 type Names = BTreeSet<String>;
@@ -66,10 +73,12 @@ async fn check(cluster: &Cluster) -> Result<()> {
 
     site.way.set(Mode::BlackHole);
     site.way.cut();
+    let end = Instant::now() + OUTAGE;
     let during: Names = (0..WARNINGS).map(|number| format!("w{number}")).collect();
     admin
         .ok_with(&["create", "-f", "-"], warnings(&during).as_bytes())
         .await?;
+    sleep_until(end).await;
     ensure!(
         site.read.borrow().is_disjoint(&during),
         "the agent is not cut off"
