@@ -2,7 +2,7 @@
 //!
 //! It is idle (parked in a [`Slot`] that the registry and the agent's
 //! connection share), then reserved (a [`Tunnel`] in the hands of one request),
-//! then in use (a [`TunnelCall`](crate::call::TunnelCall)). A reserved tunnel
+//! then in use (a [`Call`](crate::Call)). A reserved tunnel
 //! that is dropped unused becomes idle again.
 
 use std::{
