@@ -4,7 +4,7 @@
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
 //! tonic's services and clients on HTTP/2 over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`], [`yaml`].
+//! [`metrics`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
 
 pub mod authority;
 pub mod backoff;
@@ -17,6 +17,7 @@ pub mod jwt;
 pub mod listen;
 pub mod metrics;
 pub mod proxy_protocol;
+pub mod shares;
 pub mod signal;
 pub mod telemetry;
 pub mod tls;

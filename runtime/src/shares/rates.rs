@@ -1,0 +1,169 @@
+//! How much of something each holder may do per second.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How often those that have recovered are looked for, which looks at all: not at each stranger's call.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A token bucket's measures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Turns that come back per second.
+    pub per_second: f64,
+    /// Turns that may be taken at once.
+    pub burst: u32,
+}
+
+/// One token bucket for each holder. Clones share them.
+///
+/// At most so many holders are remembered as was said; when there are more than that which have
+/// lately taken turns, the others share one bucket, so that many holders cannot cost more than few.
+#[derive(Debug)]
+pub struct Rates<K>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K> {
+    rate: Rate,
+    holders: usize,
+    state: Mutex<State<K>>,
+}
+
+#[derive(Debug)]
+struct State<K> {
+    buckets: HashMap<K, Bucket>,
+    others: Bucket,
+    swept: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    turns: f64,
+    at: Instant,
+}
+
+impl<K> Clone for Rates<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Rates<K> {
+    /// Full buckets, for `holders` at most.
+    #[must_use]
+    pub fn new(rate: Rate, holders: usize) -> Self {
+        let full = Bucket {
+            turns: f64::from(rate.burst),
+            at: Instant::now(),
+        };
+        Self(Arc::new(Inner {
+            rate,
+            holders,
+            state: Mutex::new(State {
+                buckets: HashMap::new(),
+                others: full,
+                swept: full.at,
+            }),
+        }))
+    }
+
+    /// Takes a turn of `holder`; says whether there was one.
+    #[must_use]
+    pub fn take(&self, holder: &K, now: Instant) -> bool {
+        let (rate, full) = (self.0.rate, f64::from(self.0.rate.burst));
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.buckets.len() >= self.0.holders && now >= state.swept + SWEEP_INTERVAL {
+            state.swept = now;
+            state
+                .buckets
+                .retain(|_, bucket| !bucket.recovered(rate, now));
+        }
+        if let Some(bucket) = state.buckets.get_mut(holder) {
+            return bucket.take(rate, now);
+        }
+        if state.buckets.len() >= self.0.holders {
+            return state.others.take(rate, now);
+        }
+        let mut bucket = Bucket {
+            turns: full,
+            at: now,
+        };
+        let taken = bucket.take(rate, now);
+        state.buckets.insert(holder.clone(), bucket);
+        taken
+    }
+
+    /// Holders that are remembered.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.buckets.len()
+    }
+}
+
+impl Bucket {
+    fn refilled(&self, rate: Rate, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.turns + passed * rate.per_second).min(f64::from(rate.burst))
+    }
+
+    fn recovered(&self, rate: Rate, now: Instant) -> bool {
+        self.refilled(rate, now) >= f64::from(rate.burst)
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        self.turns = self.refilled(rate, now);
+        self.at = now;
+        let there = self.turns >= 1.0;
+        if there {
+            self.turns -= 1.0;
+        }
+        there
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate {
+        per_second: 1.0,
+        burst: 2,
+    };
+
+    #[test]
+    fn each_has_a_rate_of_its_own() {
+        let (rates, now) = (Rates::new(RATE, 10), Instant::now());
+
+        let greedy: Vec<_> = (0..4).map(|_| rates.take(&"greedy", now)).collect();
+
+        assert_eq!(greedy, [true, true, false, false]);
+        assert!(rates.take(&"bystander", now));
+        assert!(rates.take(&"greedy", now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn many_strangers_share_one_bucket_and_leave_those_alone_who_are_known() {
+        let (rates, now) = (Rates::new(RATE, 3), Instant::now());
+        for holder in 0..3 {
+            assert!(rates.take(&holder, now));
+        }
+
+        let strangers = (3..1000).filter(|holder| rates.take(holder, now)).count();
+
+        assert_eq!((strangers, rates.remembered()), (2, 3));
+        assert!(rates.take(&1, now), "one that is known has its own");
+        let later = now + Duration::from_secs(5);
+        assert!(
+            rates.take(&2000, later),
+            "those that recovered are forgotten"
+        );
+        assert_eq!(rates.remembered(), 1);
+    }
+}
