@@ -1,0 +1,9 @@
+//! What an attacker sends, against real processes: the attack comes to nothing, a bystander on the same
+//! replica notices nothing, and what the attack took is given back.
+//!
+//! A file is a kind of attack. [`wire`] makes calls that no client library would make, [`memory`] looks
+//! at what the process holds.
+
+mod memory;
+mod strangers;
+mod wire;

@@ -1,0 +1,102 @@
+//! An HTTP/2 connection in clear on which any call can be made, well formed or not.
+
+use anyhow::{Context, Result};
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::{RecvStream, SendStream, client::SendRequest};
+use http::{HeaderMap, Request, Response};
+use tokio::{net::TcpStream, task::JoinHandle};
+
+/// A connection; dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    send: SendRequest<Bytes>,
+    driver: JoinHandle<Result<(), h2::Error>>,
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) response: h2::client::ResponseFuture,
+    pub(crate) send: SendStream<Bytes>,
+}
+
+impl Wire {
+    /// Connects to a port of loopback with HTTP/2 by prior knowledge.
+    ///
+    /// # Errors
+    /// When nobody listens, or HTTP/2 is not spoken there.
+    pub(crate) async fn open(port: u16) -> Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        let (send, connection) = h2::client::Builder::new()
+            .initial_window_size(8 << 20)
+            .initial_connection_window_size(64 << 20)
+            .max_header_list_size(16 << 20)
+            .handshake(socket)
+            .await?;
+        Ok(Self {
+            send,
+            driver: tokio::spawn(connection),
+        })
+    }
+
+    /// Begins a gRPC call; messages are sent by [`Call::send`].
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(crate) async fn call(&self, method: &str, token: &str) -> Result<Call> {
+        let request = Request::post(format!("http://kas{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {token}"));
+        self.request(request.body(())?).await
+    }
+
+    /// Begins any request whose body follows.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(crate) async fn request(&self, request: Request<()>) -> Result<Call> {
+        let mut send = self.send.clone().ready().await?;
+        let (response, send) = send.send_request(request, false)?;
+        Ok(Call { response, send })
+    }
+
+    /// Whether the server has ended the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.driver.is_finished()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Call {
+    /// The gRPC status that the call ended with.
+    ///
+    /// # Errors
+    /// When the stream or the connection broke.
+    pub(crate) async fn status(self) -> Result<tonic::Status> {
+        let (head, mut body): (_, RecvStream) = Response::into_parts(self.response.await?);
+        if let Some(status) = tonic::Status::from_header_map(&head.headers) {
+            return Ok(status);
+        }
+        while let Some(data) = body.data().await {
+            let length = data?.len();
+            body.flow_control().release_capacity(length)?;
+        }
+        let trailers: HeaderMap = body.trailers().await?.context("no trailers")?;
+        tonic::Status::from_header_map(&trailers).context("no gRPC status")
+    }
+}
+
+/// A gRPC message, as it is framed.
+pub(crate) fn framed(compressed: bool, message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(5 + message.len());
+    frame.put_u8(u8::from(compressed));
+    frame.put_u32(u32::try_from(message.len()).expect("tests send less than 4 GiB"));
+    frame.extend_from_slice(message);
+    frame.freeze()
+}
