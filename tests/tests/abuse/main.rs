@@ -4,6 +4,16 @@
 //! A file is a kind of attack. [`wire`] makes calls that no client library would make, [`memory`] looks
 //! at what the process holds.
 
+mod bytes;
+mod connections;
+mod doors;
+mod graph;
+mod heads;
 mod memory;
+mod origins;
+mod peers;
+mod resumed;
+mod secrets;
+mod shares;
 mod strangers;
 mod wire;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tests::rig::Rig;
 
 use crate::{
-    memory::{given_back, resident_kib},
+    memory::{given_back, peak_kib, resident_kib},
     wire::{Wire, framed},
 };
 
@@ -41,6 +41,15 @@ async fn a_made_up_token_holds_no_memory() -> Result<()> {
         wires.push(wire);
     }
 
+    let peak = peak_kib(&rig.kas.process)?;
+    ensure!(
+        peak < before + (64 << 10),
+        "{before} KiB before, {peak} KiB then"
+    );
+    ensure!(
+        !wires.iter().all(Wire::is_closed),
+        "refusing a call does not need the connection"
+    );
     given_back(&rig.kas.process, before).await?;
     rig.check_serves(&agent).await
 }

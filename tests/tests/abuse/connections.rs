@@ -1,0 +1,1 @@
+//! Connections and file descriptors that somebody takes and does not use.

@@ -1,0 +1,1 @@
+//! Names that would become paths, and watchers who take more than their share.

@@ -1,0 +1,1 @@
+//! Heads of requests and answers that are long, many, or contradict themselves.

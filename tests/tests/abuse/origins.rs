@@ -1,0 +1,1 @@
+//! Browsers' origins, and what a cluster may say to a browser.

@@ -1,0 +1,1 @@
+//! Whoever can write to the store is no replica yet.

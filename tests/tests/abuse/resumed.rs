@@ -1,0 +1,1 @@
+//! Who was revoked gets nothing more by a resumption.

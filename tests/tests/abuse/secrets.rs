@@ -1,0 +1,1 @@
+//! Secrets that are too short, and tokens that are used twice.

@@ -1,0 +1,1 @@
+//! One caller takes all that there is; the others go on.
