@@ -76,6 +76,10 @@ fn rule(feature: Feature) -> &'static str {
   - {apiGroups: [notification.toolkit.fluxcd.io], resources: [receivers], verbs: [list, watch, create, patch]}
   - {apiGroups: [\"\"], resources: [secrets], verbs: [create, patch]}"
         }
-        Feature::Graph => "{apiGroups: [\"*\"], resources: [\"*\"], verbs: [list, watch]}",
+        // No Secrets: whoever wants programs to show them adds the right.
+        Feature::Graph => {
+            "{apiGroups: [\"\"], resources: [namespaces, nodes, pods, services, endpoints, configmaps, events, persistentvolumes, persistentvolumeclaims, replicationcontrollers, resourcequotas, limitranges, serviceaccounts], verbs: [list, watch]}
+  - {apiGroups: [apps, batch, autoscaling, policy, networking.k8s.io, discovery.k8s.io, storage.k8s.io, gateway.networking.k8s.io], resources: [\"*\"], verbs: [list, watch]}"
+        }
     }
 }

@@ -102,7 +102,7 @@ database_index: {{ $r.database }}
 {{- with $r.user }}
 username: {{ . | quote }}
 {{- end }}
-{{- if $r.auth.enabled }}
+{{- if include "kas.redisHasPassword" . }}
 password_file: /etc/kas/redis/{{ $r.auth.key }}
 {{- end }}
 {{- if $r.tls.enabled }}
@@ -144,10 +144,10 @@ webhook-{{ $number }}: {{ $webhook.secret }}
 {{- if include "kas.hasRedis" . }}
 private-api: {{ include "kas.privateSecret" . }}
 {{- if $v.privateApi.tls.enabled }}
-private-api-tls: {{ $v.privateApi.tls.secretName }}
+private-api-tls: {{ include "kas.privateTlsSecret" . }}
 {{- end }}
-{{- if $v.redis.auth.enabled }}
-redis: {{ $v.redis.auth.secret }}
+{{- if include "kas.redisHasPassword" . }}
+redis: {{ include "kas.redisSecret" . }}
 {{- end }}
 {{- if $v.redis.sentinelAuth.enabled }}
 sentinel: {{ $v.redis.sentinelAuth.secret }}

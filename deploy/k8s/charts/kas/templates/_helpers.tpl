@@ -24,6 +24,34 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.privateApi.secret | default (printf "%s-private-api" (include "kas.fullname" .)) -}}
 {{- end -}}
 
+{{- define "kas.privateTlsSecret" -}}
+{{- .Values.privateApi.tls.secretName | default (printf "%s-private-api-tls" (include "kas.fullname" .)) -}}
+{{- end -}}
+
+{{/* Whether Redis wants a password, and the Secret that has it. */}}
+{{- define "kas.redisHasPassword" -}}
+{{- if or .Values.redis.auth.enabled .Values.redis.install }}true{{ end -}}
+{{- end -}}
+
+{{- define "kas.redisSecret" -}}
+{{- .Values.redis.auth.secret | default (printf "%s-redis" (include "kas.fullname" .)) -}}
+{{- end -}}
+
+{{/* Ports where Redis may be, as a list. */}}
+{{- define "kas.redisPorts" -}}
+{{- $r := .Values.redis -}}
+{{- $ports := list -}}
+{{- if $r.cluster.addresses -}}
+{{- range $r.cluster.addresses }}{{ $ports = append $ports (regexFind "[0-9]+$" .) }}{{ end -}}
+{{- else if $r.sentinels -}}
+{{- $ports = append $ports ($r.port | toString) -}}
+{{- range $r.sentinels }}{{ $ports = append $ports (.port | default 26379 | toString) }}{{ end -}}
+{{- else if include "kas.hasRedis" . -}}
+{{- $ports = append $ports (ternary 6379 $r.port $r.install | toString) -}}
+{{- end -}}
+{{- toJson (compact $ports | uniq) -}}
+{{- end -}}
+
 {{/* Whether a store is there for several replicas. */}}
 {{- define "kas.hasRedis" -}}
 {{- with .Values.redis }}{{ if or .install .host .cluster.addresses }}true{{ end }}{{ end -}}
@@ -58,10 +86,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if lt ($v.maxReplicas | int) ($v.minReplicas | int) }}{{ fail "maxReplicas is below minReplicas" }}{{ end -}}
 {{- if gt (len (compact (list (ternary "x" "" $v.redis.install) $v.redis.host (ternary "x" "" (not (empty $v.redis.cluster.addresses)))))) 1 }}{{ fail "redis: only one of install, host and cluster.addresses can be used" }}{{ end -}}
 {{- if and $v.redis.sentinels (not $v.redis.host) }}{{ fail "redis.sentinels needs the master's name in redis.host" }}{{ end -}}
-{{- if and $v.redis.auth.enabled (not $v.redis.auth.secret) }}{{ fail "redis.auth.enabled needs redis.auth.secret" }}{{ end -}}
+{{- if and $v.redis.auth.enabled (not $v.redis.auth.secret) (not $v.redis.install) }}{{ fail "redis.auth.enabled needs redis.auth.secret" }}{{ end -}}
 {{- if and $v.tls.enabled (not $v.tls.secretName) }}{{ fail "tls.enabled needs tls.secretName" }}{{ end -}}
 {{- if and $v.api.tls.enabled (not $v.api.tls.secretName) }}{{ fail "api.tls.enabled needs api.tls.secretName" }}{{ end -}}
-{{- if and $v.privateApi.tls.enabled (not $v.privateApi.tls.secretName) }}{{ fail "privateApi.tls.enabled needs privateApi.tls.secretName" }}{{ end -}}
 {{- if and (not $v.events.enabled) (or $v.events.log $v.events.webhooks) }}{{ fail "events.log and events.webhooks need events.enabled" }}{{ end -}}
 {{- if and $v.hpa.enabled (not (or $v.hpa.targetAverageUtilization $v.hpa.connectedAgents $v.hpa.requestsInFlight)) }}{{ fail "hpa.enabled needs something to scale on: targetAverageUtilization, connectedAgents or requestsInFlight" }}{{ end -}}
 {{- end -}}
