@@ -20,7 +20,7 @@ pub use error::{AuthError, DenyReason, RefusedKind};
 pub use receptive::{Material, Proof, ReceptiveAgent};
 pub use token_cache::{Memory, Refusal, TokenCache};
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use router::id::AgentId;
@@ -37,6 +37,16 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
         token: &'a Token,
     ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>>;
 
+    /// The same for somebody who connects from an address: those whose tokens were never good share
+    /// what there is for their address. By default all are asked about alike.
+    fn agent_by_token_from<'a>(
+        &'a self,
+        token: &'a Token,
+        _from: IpAddr,
+    ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>> {
+        self.agent_by_token(token)
+    }
+
     /// The agent of that number, if there is one.
     ///
     /// A remote control plane may answer from what it learned lately.
@@ -48,6 +58,17 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
         credentials: &'a Credentials,
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>>;
+
+    /// The same for somebody who asks from an address: those whose credentials were never good share
+    /// what there is for their address. By default all are asked about alike.
+    fn authorize_from<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+        agent: AgentId,
+        _from: IpAddr,
+    ) -> BoxFuture<'a, Result<Access, DenyReason>> {
+        self.authorize(credentials, agent)
+    }
 
     /// The configuration of an agent, now and on every change, for an agent that
     /// has the version named `has`, or none yet (empty).

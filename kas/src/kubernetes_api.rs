@@ -26,7 +26,11 @@ mod upload;
 mod watch;
 mod websocket_token;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -122,7 +126,7 @@ impl KubernetesApi {
             return self.preflight(&head, &caller, record);
         }
         let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
-        let answer = match self.admit(&head, &mut record).await {
+        let answer = match self.admit(&head, peer.ip(), &mut record).await {
             Ok((path, access)) if self.is_asked_for_a_token(&head) => {
                 self.give_token(path, &access, record)
             }
@@ -150,7 +154,12 @@ impl KubernetesApi {
     }
 
     /// Checks whether the request may go on, to where, and as whom.
-    async fn admit(&self, head: &Parts, record: &mut Record) -> Result<(String, Access), Failure> {
+    async fn admit(
+        &self,
+        head: &Parts,
+        from: IpAddr,
+        record: &mut Record,
+    ) -> Result<(String, Access), Failure> {
         let in_flight = self
             .metrics
             .admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
@@ -173,9 +182,9 @@ impl KubernetesApi {
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
         record.asks_for(presented.agent);
-        let decision = self
-            .control_plane
-            .authorize(&presented.credentials, presented.agent);
+        let decision =
+            self.control_plane
+                .authorize_from(&presented.credentials, presented.agent, from);
         let access = tokio::time::timeout(AUTHORIZATION, decision)
             .await
             .map_err(|_| {

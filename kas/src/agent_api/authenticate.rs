@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -40,16 +41,18 @@ struct Window {
 
 /// The tokens that a connection has shown so far, and whose they must be if this
 /// replica dialled it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Shown {
     tokens: Arc<Mutex<Vec<(TokenHash, Token)>>>,
+    from: IpAddr,
     pub(super) dialled: Option<Arc<Dialled>>,
 }
 
 impl Shown {
-    pub(super) fn new(dialled: Option<Arc<Dialled>>) -> Self {
+    pub(super) fn new(from: IpAddr, dialled: Option<Arc<Dialled>>) -> Self {
         Self {
             tokens: Arc::default(),
+            from,
             dialled,
         }
     }
@@ -82,7 +85,8 @@ impl Authenticator {
     ) -> Result<Arc<AgentInfo>, Status> {
         let token = Token::new(bearer(headers)?);
         self.admit(&token, shown)?;
-        let asked = tokio::time::timeout(ASKING, self.control_plane.agent_by_token(&token)).await;
+        let asked = self.control_plane.agent_by_token_from(&token, shown.from);
+        let asked = tokio::time::timeout(ASKING, asked).await;
         let asked = asked.map_err(|_| Status::unavailable("unavailable"))?;
         let agent = asked.map_err(|error| status(&error));
         if let Some(dialled) = &shown.dialled {
@@ -138,6 +142,7 @@ fn status(error: &AuthError) -> Status {
         }
         AuthError::Forbidden => Status::permission_denied("forbidden"),
         AuthError::NoAgent => Status::not_found("agent not found"),
+        AuthError::TooManyStrangers => Status::resource_exhausted(error.to_string()),
         AuthError::Unavailable(_) => Status::unavailable("unavailable"),
     }
 }

@@ -126,7 +126,7 @@ pub(super) async fn serve(
     api.metrics.connections.inc();
     tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
-    let shown = Shown::new(dialled);
+    let shown = Shown::new(peer.ip(), dialled);
     let connection = Connection::new(api, http2, heard, native, peer, shown);
     connection.run(drain).await;
     metrics.connections.dec();

@@ -78,7 +78,7 @@ impl Dialled {
         let answer = match asked {
             Ok(agent) if agent.id == self.agent => Answer::Expected,
             Ok(agent) => Answer::Other(agent.id),
-            Err(status) if status.code() == tonic::Code::Unavailable => return Ok(()),
+            Err(status) if is_no_answer(status) => return Ok(()),
             Err(status) => Answer::Refused(status.message().to_owned()),
         };
         let other = matches!(answer, Answer::Other(_));
@@ -95,6 +95,12 @@ impl Dialled {
         }
         Ok(())
     }
+}
+
+/// Whether nobody could say whose the token is.
+fn is_no_answer(status: &Status) -> bool {
+    use tonic::Code::{ResourceExhausted, Unavailable};
+    matches!(status.code(), Unavailable | ResourceExhausted)
 }
 
 impl AgentApi {

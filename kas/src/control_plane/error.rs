@@ -22,6 +22,9 @@ pub enum AuthError {
     /// The token's agent is gone.
     #[error("there is no such agent any more")]
     NoAgent,
+    /// Too many of those who were never known ask from this address; try again.
+    #[error("too many unknown credentials from this address: try again later")]
+    TooManyStrangers,
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
@@ -31,7 +34,7 @@ impl AuthError {
     /// Whether the same question may get another answer soon.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::TooManyStrangers)
     }
 }
 
@@ -75,6 +78,9 @@ pub enum DenyReason {
         /// What it is told.
         words: String,
     },
+    /// Too many of those who were never known ask from this address; try again.
+    #[error("too many unknown credentials from this address: try again later")]
+    TooManyStrangers,
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
@@ -107,7 +113,7 @@ impl DenyReason {
     /// Whether the same question may get another answer soon.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::TooManyStrangers)
     }
 
     /// Whether the caller failed to prove who it is, rather than being refused.

@@ -28,6 +28,9 @@ pub(super) fn of_denial(reason: &DenyReason) -> Failure {
             Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {reason}"))
         }
         DenyReason::Refused { kind, words } => of_refusal(*kind, words),
+        DenyReason::TooManyStrangers => {
+            Failure::passing(StatusCode::TOO_MANY_REQUESTS, reason.to_string())
+        }
         DenyReason::Unavailable(_) => unavailable(reason),
     }
 }
@@ -127,6 +130,7 @@ mod tests {
                 403,
                 false,
             ),
+            (of_denial(&DenyReason::TooManyStrangers), 429, true),
             (of_denial(&DenyReason::Unavailable("x".into())), 503, true),
             (gitlab(RefusedKind::Unauthenticated), 401, false),
             (gitlab(RefusedKind::Forbidden), 403, false),
