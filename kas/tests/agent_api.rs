@@ -266,6 +266,7 @@ async fn a_tunnel_that_is_given_back_while_its_connection_leaves_ends_then() {
     let need = Need {
         method: "/test.Echo/Echo".into(),
         impersonation: false,
+        upgrade: false,
         caller: "user:ana".into(),
     };
     let reserved = kas.registry.take(AGENT, &need).unwrap();

@@ -84,6 +84,7 @@ async fn ask(pool: &Peers, url: &str) -> Result<Answer, tonic::Status> {
     let need = Need {
         method: "/test.Echo/Echo".into(),
         impersonation: false,
+        upgrade: false,
         caller: "user:alice".into(),
     };
     let opening = Opening {

@@ -98,6 +98,16 @@ pub enum OpenError {
         /// How long the request waited.
         waited: Duration,
     },
+    /// The agent is connected and serves no such calls.
+    #[error(
+        "the agent does not offer the method that the request needs: its agentk is too old, or another"
+    )]
+    NotOffered,
+    /// The request wants another protocol on its connection, which the agent cannot carry.
+    #[error(
+        "the agent is too old for requests that upgrade their connection, such as exec, attach and port-forward: agentk 14.3 or later is needed"
+    )]
+    NoUpgrades,
     /// The request must run as somebody, which the agent would ignore.
     #[error(
         "the agent is too old to act on behalf of a user: agentk 14.3 or later is needed, and it must say its version"

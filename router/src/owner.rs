@@ -28,6 +28,7 @@ use crate::{
     call::{Call, Opening},
     error::Broken,
     peers::Question,
+    refusal::Refusal,
     registry::Registry,
     tunnel::Tunnel,
 };
@@ -179,7 +180,7 @@ async fn find(
     }
     let waiting = registry
         .wait(question.agent, &question.need)
-        .map_err(|error| Ended::Refused(Status::resource_exhausted(error.to_string())))?;
+        .map_err(|_| Ended::Refused(Refusal::TooManyWaiting.for_peer()))?;
     say(
         send,
         gateway_kas_response::Msg::NoTunnel(Default::default()),
@@ -191,6 +192,9 @@ async fn find(
         // The peer found one elsewhere, or gave up.
         _ = peer.message() => Ok(None),
         () = leaving.wait() => Err(Ended::leaving()),
+        refusal = registry.stays_unfit(question.agent, &question.need) => {
+            Err(Ended::Refused(refusal.for_peer()))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
@@ -19,6 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     error::OpenError,
     id::AgentId,
+    refusal::Refusal,
     search::Need,
     table::RoutingTable,
     tunnel::{IdleWatch, Offer, Slot, Stream, Tunnel},
@@ -26,6 +28,10 @@ use crate::{
 use state::{Agent, Limits};
 
 const SHARDS: usize = 64;
+/// How long an agent whose idle tunnels do not serve a call may take to offer one that does.
+pub(crate) const FIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether it did.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Requests that may wait for one agent at once. Others keep room when one
 /// caller has all it may have.
 const MAX_WAITING: Limits = Limits {
@@ -140,11 +146,26 @@ impl Registry {
             .unwrap_or_default()
     }
 
-    /// Whether tunnels of the agent offer the method but not the identity.
-    pub(crate) fn only_lacks_identity(&self, agent: AgentId, need: &Need) -> bool {
-        self.shard(agent)
-            .get(&agent)
-            .is_some_and(|entry| entry.only_lacks_identity(need))
+    /// Why none of the agent's idle tunnels here serves the call, if there are any.
+    pub(crate) fn unfit(&self, agent: AgentId, need: &Need) -> Option<Refusal> {
+        self.shard(agent).get(&agent)?.unfit(need)
+    }
+
+    /// Completes when the agent has idle tunnels here, and for as long as a fit one could have come none was.
+    pub(crate) async fn stays_unfit(&self, agent: AgentId, need: &Need) -> Refusal {
+        let mut since = None;
+        loop {
+            match self.unfit(agent, need) {
+                Some(refusal) => {
+                    let since: &mut Instant = since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= FIT {
+                        return refusal;
+                    }
+                }
+                None => since = None,
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Numbers of idle and of all tunnels.

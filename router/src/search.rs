@@ -12,7 +12,8 @@ use crate::{
     error::OpenError,
     id::AgentId,
     peers::Peers,
-    registry::{Registry, Waiting},
+    refusal::Refusal,
+    registry::{FIT, Registry, Waiting},
     table::RoutingTable,
 };
 use owners::{Owners, Trouble};
@@ -26,8 +27,6 @@ const YOUNG: Duration = Duration::from_secs(15);
 const STALE: usize = 8;
 /// How long an agent is waited for while nobody can say who is absent.
 const UNCERTAIN: Duration = Duration::from_secs(30);
-/// How long an agent may take to offer a tunnel that carries identities.
-const IDENTITY: Duration = Duration::from_secs(2);
 
 /// What a call needs of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +35,8 @@ pub struct Need {
     pub method: Arc<str>,
     /// The agent must act on behalf of somebody, and be known to do so.
     pub impersonation: bool,
+    /// The connection changes its protocol, and the agent must carry what follows.
+    pub upgrade: bool,
     /// On whose behalf, as in `user:alice`: those who wait for one agent take turns by caller.
     pub caller: Arc<str>,
 }
@@ -96,8 +97,12 @@ impl Router {
         tokio::select! {
             biased;
             call = self.search(agent, need, opening, waiting, &trouble) => call,
+            refusal = self.refused(agent, need, &trouble) => Err(refusal.into()),
             reason = self.give_up(agent, need, started, deadline) => Err(match reason {
-                OpenError::CannotImpersonate | OpenError::NeverConnected => reason,
+                OpenError::CannotImpersonate
+                | OpenError::NotOffered
+                | OpenError::NoUpgrades
+                | OpenError::NeverConnected => reason,
                 reason => trouble.reason().map_or(reason, OpenError::OwnerUnreachable),
             }),
         }
@@ -132,6 +137,17 @@ impl Router {
         }
     }
 
+    /// Waits until those who hold the agent's tunnels refuse, this replica included if it is one of them.
+    async fn refused(&self, agent: AgentId, need: &Need, trouble: &Trouble) -> Refusal {
+        loop {
+            let refusal = trouble.refused().await;
+            let holds = self.registry.presence(agent).alive > 0;
+            if !holds || self.registry.unfit(agent, need).is_some() {
+                return refusal;
+            }
+        }
+    }
+
     /// Waits until a hold makes no more sense, and says why it was in vain.
     async fn give_up(
         &self,
@@ -153,8 +169,8 @@ impl Router {
 
     /// How much longer the agent's tunnel may plausibly appear.
     async fn patience(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
-        if self.registry.only_lacks_identity(agent, need) {
-            return IDENTITY.saturating_sub(started.elapsed());
+        if self.registry.unfit(agent, need).is_some() {
+            return FIT.saturating_sub(started.elapsed());
         }
         let plausible = match self.last_seen(agent).await {
             Some(ago) => PLAUSIBLE.saturating_sub(ago),
@@ -170,8 +186,8 @@ impl Router {
     }
 
     async fn reason(&self, agent: AgentId, need: &Need, started: Instant) -> OpenError {
-        if self.registry.only_lacks_identity(agent, need) {
-            return OpenError::CannotImpersonate;
+        if let Some(refusal) = self.registry.unfit(agent, need) {
+            return refusal.into();
         }
         match self.last_seen(agent).await {
             None if !self.table.certain() => OpenError::Uncertain,

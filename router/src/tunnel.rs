@@ -18,6 +18,7 @@ use tonic::Status;
 
 use crate::{
     id::AgentId,
+    refusal::Refusal,
     registry::{Alive, Registry},
     search::Need,
 };
@@ -42,15 +43,24 @@ pub struct Offer {
     pub methods: Arc<[String]>,
     /// Whether the agent acts on behalf of others when told to.
     pub impersonates: bool,
+    /// Whether the agent carries what follows an HTTP upgrade.
+    pub upgrades: bool,
 }
 
 impl Offer {
     pub(crate) fn satisfies(&self, need: &Need) -> bool {
-        self.offers(&need.method) && (self.impersonates || !need.impersonation)
+        self.unfit(need).is_none()
     }
 
-    pub(crate) fn offers(&self, method: &str) -> bool {
-        self.methods.iter().any(|offered| offered == method)
+    /// Why the tunnel cannot serve the call, if so.
+    pub(crate) fn unfit(&self, need: &Need) -> Option<Refusal> {
+        if !self.methods.iter().any(|offered| **offered == *need.method) {
+            return Some(Refusal::NotOffered);
+        }
+        if need.impersonation && !self.impersonates {
+            return Some(Refusal::CannotImpersonate);
+        }
+        (need.upgrade && !self.upgrades).then_some(Refusal::NoUpgrades)
     }
 }
 

@@ -14,9 +14,9 @@ mod double;
 use std::time::Duration;
 
 use bytes::Bytes;
-use double::{Agent, Replicas, need, opening};
+use double::{Agent, Replicas, need, offer, opening};
 use proto::frame::Payload;
-use router::{AgentId, Event, OpenError};
+use router::{AgentId, Event, Need, OpenError, tunnel::Offer};
 use tokio::time::Instant;
 
 /// Messages of a long exchange.
@@ -189,6 +189,65 @@ async fn an_agent_that_does_not_impersonate_is_refused_identities() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_lacks_is_said_alike_by_every_replica_and_within_seconds() {
+    type Lack = fn(&mut Offer);
+    let lacks: [(&str, Lack); 3] = [
+        ("act on behalf", |offer| offer.impersonates = false),
+        ("upgrade", |offer| offer.upgrades = false),
+        ("method", |offer| {
+            offer.methods = ["/a.B/C".to_owned()].into()
+        }),
+    ];
+    for (words, lack) in lacks {
+        let replicas = Replicas::start(2);
+        let mut offer = offer(AGENT);
+        lack(&mut offer);
+        let _agent = Agent::offering(&replicas.all[1], offer, 2).await;
+        let need = Need {
+            impersonation: true,
+            upgrade: true,
+            ..need()
+        };
+
+        let mut said = Vec::new();
+        for (replica, close) in [(1, true), (0, true), (0, false)] {
+            let started = Instant::now();
+            let deadline = started + Duration::from_secs(60);
+            let refused = replicas.all[replica]
+                .open_as(AGENT, &need, opening(&[b"x"], close), deadline)
+                .await;
+
+            said.push(refused.unwrap_err().to_string());
+            assert!(started.elapsed() < Duration::from_secs(4), "{words}");
+        }
+        assert!(said[0].contains(words), "{}", said[0]);
+        assert!(said.iter().all(|it| *it == said[0]), "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_owner_that_cannot_does_not_speak_for_another_that_is_busy() {
+    let replicas = Replicas::start(3);
+    let _old = Agent::connect_old(&replicas.all[1], AGENT, 1).await;
+    let _new = Agent::connect(&replicas.all[2], AGENT, 1).await;
+    let need = Need {
+        impersonation: true,
+        ..need()
+    };
+    let busy = replicas.all[2].registry().take(AGENT, &need).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+
+    let opened = replicas.all[0].open_as(AGENT, &need, opening(&[b"x"], true), deadline);
+    let free = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        drop(busy);
+    };
+    let (opened, ()) = tokio::join!(opened, free);
+
+    assert!(opened.is_ok(), "{opened:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,11 @@ use router::tunnel::{Offer, Stream};
 use runtime::grpc::{ReceiveError, SendResponse, status_from};
 use tonic::Status;
 
-use super::{AgentApi, authenticate::Shown, version};
+use super::{
+    AgentApi,
+    authenticate::Shown,
+    version::{self, Abilities},
+};
 use crate::control_plane::AgentInfo;
 
 /// How long an agent may take to say what its tunnel offers.
@@ -40,7 +44,7 @@ pub(super) async fn open(
         let mut deframer = deframer(&head.headers)?;
         let descriptor = descriptor(&mut recv, &mut deframer).await?;
         Ok((
-            offer(&agent, &descriptor, version::impersonates(&head.headers))?,
+            offer(&agent, &descriptor, version::abilities(&head.headers))?,
             deframer,
         ))
     };
@@ -121,7 +125,7 @@ async fn descriptor(
 fn offer(
     agent: &AgentInfo,
     descriptor: &AgentDescriptor,
-    impersonates: bool,
+    abilities: Abilities,
 ) -> Result<Offer, Status> {
     let mut methods = Vec::new();
     for service in &descriptor.services {
@@ -141,6 +145,7 @@ fn offer(
     Ok(Offer {
         agent: agent.id,
         methods: methods.into(),
-        impersonates,
+        impersonates: abilities.impersonates,
+        upgrades: abilities.upgrades,
     })
 }

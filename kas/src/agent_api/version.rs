@@ -5,15 +5,34 @@ use http::{HeaderMap, header::USER_AGENT};
 /// The first agentk that impersonates when told to. Older ones ignore the
 /// identity silently and would act as themselves.
 const IMPERSONATES_SINCE: (u64, u64) = (14, 3);
+/// The first agentk that carries what follows an HTTP upgrade. Older ones
+/// answer 101 and nothing after it.
+const UPGRADES_SINCE: (u64, u64) = (14, 3);
+/// The version of what was built without one.
+const UNVERSIONED: (u64, u64) = (0, 0);
 
-/// Whether the agent that sent these headers is known to impersonate: its user
-/// agent begins with `gitlab-agent/<version>/`. Unknown versions count as old.
-pub(super) fn impersonates(headers: &HeaderMap) -> bool {
-    headers
-        .get(USER_AGENT)
+/// What an agent is known to do, by its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Abilities {
+    /// Whether it impersonates. An unknown version counts as old: it might act
+    /// with more rights than the user has.
+    pub(super) impersonates: bool,
+    /// Whether it carries upgraded connections. An unknown version counts as
+    /// new: nothing worse than silence can happen.
+    pub(super) upgrades: bool,
+}
+
+/// What the agent does that sent these headers: its user agent begins with
+/// `gitlab-agent/<version>/`.
+pub(super) fn abilities(headers: &HeaderMap) -> Abilities {
+    let user_agent = headers.get(USER_AGENT);
+    let version = user_agent
         .and_then(|value| value.to_str().ok())
-        .and_then(version)
-        .is_some_and(|version| version >= IMPERSONATES_SINCE)
+        .and_then(version);
+    Abilities {
+        impersonates: version.is_some_and(|it| it >= IMPERSONATES_SINCE),
+        upgrades: version.is_none_or(|it| it >= UPGRADES_SINCE || it == UNVERSIONED),
+    }
 }
 
 fn version(user_agent: &str) -> Option<(u64, u64)> {
@@ -32,19 +51,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_from_14_3_impersonate_and_unknown_ones_do_not() {
-        for (user_agent, expected) in [
-            ("gitlab-agent/v14.3.0/abc grpc-go/1.40", true),
-            ("gitlab-agent/v16.5.0+kas.0.1.0/00000000", true),
-            ("gitlab-agent/18.0.1/abc grpc-go/1.70", true),
-            ("gitlab-agent/v14.1.1/abc grpc-go/1.38", false),
-            ("gitlab-agent/v0.0.0/00000000 grpc-go/1.58.3", false),
-            ("grpc-go/1.58.3", false),
-            ("gitlab-agent/", false),
+    fn agents_from_14_3_impersonate_and_unknown_ones_do_not_but_may_upgrade() {
+        for (user_agent, impersonates, upgrades) in [
+            ("gitlab-agent/v14.3.0/abc grpc-go/1.40", true, true),
+            ("gitlab-agent/v16.5.0+kas.0.1.0/00000000", true, true),
+            ("gitlab-agent/18.0.1/abc grpc-go/1.70", true, true),
+            ("gitlab-agent/v14.1.1/abc grpc-go/1.38", false, false),
+            ("gitlab-agent/v0.0.0/00000000 grpc-go/1.58.3", false, true),
+            ("grpc-go/1.58.3", false, true),
+            ("gitlab-agent/", false, true),
         ] {
             let headers = HeaderMap::from_iter([(USER_AGENT, user_agent.parse().unwrap())]);
-            assert_eq!(impersonates(&headers), expected, "{user_agent}");
+            let expected = Abilities {
+                impersonates,
+                upgrades,
+            };
+            assert_eq!(abilities(&headers), expected, "{user_agent}");
         }
-        assert!(!impersonates(&HeaderMap::new()));
+        assert!(!abilities(&HeaderMap::new()).impersonates);
     }
 }

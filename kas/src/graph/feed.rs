@@ -45,6 +45,7 @@ async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> 
     let need = Need {
         method: method.clone(),
         impersonation: false,
+        upgrade: false,
         caller: "graph".into(),
     };
     let opening = Opening {

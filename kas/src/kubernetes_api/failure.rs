@@ -57,6 +57,9 @@ pub(super) fn of_open(error: &OpenError) -> Failure {
         OpenError::TooManyWaiting => {
             Failure::passing(StatusCode::TOO_MANY_REQUESTS, error.to_string())
         }
+        OpenError::NotOffered | OpenError::NoUpgrades => {
+            Failure::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
+        }
         OpenError::CannotImpersonate => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
         OpenError::Broken(_) => Failure::new(StatusCode::BAD_GATEWAY, error.to_string()),
     }
@@ -154,6 +157,8 @@ mod tests {
             (of_open(&OpenError::Uncertain), 503, true),
             (of_open(&OpenError::OwnerUnreachable("x".into())), 503, true),
             (of_open(&OpenError::CannotImpersonate), 403, false),
+            (of_open(&OpenError::NotOffered), 501, false),
+            (of_open(&OpenError::NoUpgrades), 501, false),
         ];
         for (failure, code, passes) in table {
             assert_eq!(failure.code, code, "{failure:?}");

@@ -87,6 +87,7 @@ impl KubernetesApi {
             need: Need {
                 method: self.method.clone(),
                 impersonation: outline.impersonation.is_some(),
+                upgrade: outline.upgrade,
                 caller,
             },
             deadline: Instant::now() + hold,

@@ -70,6 +70,7 @@ impl Agent {
             agent: AgentId(id),
             methods: [METHOD.to_owned()].into(),
             impersonates,
+            upgrades: true,
         };
         tokio::spawn(serve_agent(registry.clone(), offer, theirs));
         let (send, connection) = runtime::grpc::client_settings()

@@ -23,6 +23,8 @@ use crate::{call::Opening, id::AgentId, search::Need};
 pub const AGENT_ID: &str = "kas-hop-routing-agent-id";
 /// The metadata that says that the agent must act on behalf of somebody.
 pub const IMPERSONATION: &str = "kas-hop-impersonation";
+/// The metadata that says that the agent must carry what follows an HTTP upgrade.
+const UPGRADE: &str = "kas-hop-upgrade";
 /// The metadata that says on whose behalf the call is made, percent-encoded.
 pub const CALLER: &str = "kas-hop-caller";
 
@@ -75,6 +77,9 @@ pub(super) fn request(
     if need.impersonation {
         headers.insert(IMPERSONATION, HeaderValue::from_static("required"));
     }
+    if need.upgrade {
+        headers.insert(UPGRADE, HeaderValue::from_static("required"));
+    }
     if opening.moves {
         headers.insert(MOVES, HeaderValue::from_static("true"));
     }
@@ -107,6 +112,7 @@ impl Question {
             need: Need {
                 method: request.uri().path().into(),
                 impersonation,
+                upgrade: headers.contains_key(UPGRADE),
                 caller: caller(headers),
             },
             meta: meta(headers),
@@ -209,6 +215,7 @@ mod tests {
         Need {
             method: "/a.B/C".into(),
             impersonation: true,
+            upgrade: true,
             caller: caller.into(),
         }
     }

@@ -6,6 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{Presence, queue::FairQueue};
 use crate::{
+    refusal::Refusal,
     search::Need,
     tunnel::{Offer, Slot, Tunnel},
 };
@@ -83,10 +84,11 @@ impl Agent {
         }
     }
 
-    pub(super) fn only_lacks_identity(&self, need: &Need) -> bool {
-        need.impersonation
-            && self.idle.iter().any(|slot| slot.offer.offers(&need.method))
-            && !self.idle.iter().any(|slot| slot.offer.satisfies(need))
+    /// Why none of the idle tunnels serves the call: what the best of them lacks. `None` without any.
+    pub(super) fn unfit(&self, need: &Need) -> Option<Refusal> {
+        let mut lacks = self.idle.iter().map(|slot| slot.offer.unfit(need));
+        let first = lacks.next()??;
+        lacks.try_fold(first, |best, lack| Some(best.max(lack?)))
     }
 
     /// Counts a tunnel; says whether it is the agent's first.

@@ -1,6 +1,7 @@
 //! Asking the owners of an agent. The first that is ready wins.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Mutex, PoisonError},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 
 use super::{
@@ -17,8 +18,9 @@ use super::{
 };
 use crate::{
     call::Opening,
-    id::AgentId,
+    id::{AgentId, ReplicaId},
     peers::{Answer, Asked, Peers},
+    refusal::Refusal,
     table::{Owner, RoutingTable},
 };
 
@@ -27,19 +29,41 @@ const HEDGE: Duration = Duration::from_millis(10);
 /// How long an owner that failed is left alone.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Why an owner could not be asked, last.
+/// Why owners give no tunnel.
 #[derive(Debug, Default)]
-pub(super) struct Trouble(Mutex<Option<Status>>);
+pub(super) struct Trouble {
+    /// Why one could not be asked, last.
+    unasked: Mutex<Option<Status>>,
+    /// Why all refuse.
+    refusal: Mutex<Option<Refusal>>,
+    refused: Notify,
+}
 
 impl Trouble {
     /// The reason, if there was trouble at all.
     pub(super) fn reason(&self) -> Option<String> {
-        let trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = self.unasked.lock().unwrap_or_else(PoisonError::into_inner);
         trouble.as_ref().map(|status| status.message().to_owned())
     }
 
+    /// Waits until all owners that are asked refuse. Cancel-safe.
+    pub(super) async fn refused(&self) -> Refusal {
+        loop {
+            self.refused.notified().await;
+            let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(refusal) = refusal.take() {
+                return refusal;
+            }
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        self.refused.notify_one();
+    }
+
     fn note(&self, status: Option<Status>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        *self.unasked.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }
 
@@ -53,6 +77,8 @@ pub(super) struct Owners<'a> {
     changes: watch::Receiver<u64>,
     asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
     plan: Plan,
+    /// Those that hold tunnels of the agent, and refuse.
+    refusals: BTreeMap<ReplicaId, Refusal>,
     /// Whether the next question may bring the call with it: the first only,
     /// since the others are asked when it is slow or in vain.
     begins: bool,
@@ -82,6 +108,7 @@ impl<'a> Owners<'a> {
             changes: table.changes(agent),
             asking: FuturesUnordered::new(),
             plan: Plan::new(),
+            refusals: BTreeMap::new(),
             begins: opening.safe && opening.close,
         }
     }
@@ -151,11 +178,27 @@ impl<'a> Owners<'a> {
             }
             Err(status) => {
                 tracing::debug!(%status, url = owner.url, "an owner could not be asked");
-                self.trouble.note(Some(status));
                 self.plan.over(&owner.replica);
+                match Refusal::from_owner(&status) {
+                    Some(refusal) => {
+                        self.refusals.insert(owner.replica, refusal);
+                    }
+                    None => self.trouble.note(Some(status)),
+                }
+                self.conclude();
             }
         }
         None
+    }
+
+    /// Those who are still asked may have what others lack, unless they are asked for want of better knowledge.
+    fn conclude(&self) {
+        let all = self.plan.asks_only(|it| self.refusals.contains_key(it));
+        if let Some(best) = self.refusals.values().max()
+            && (all || !self.table.certain())
+        {
+            self.trouble.refuse(*best);
+        }
     }
 }
 

@@ -52,6 +52,11 @@ impl Plan {
         owner
     }
 
+    /// Whether all that are being asked are such.
+    pub(super) fn asks_only(&self, such: impl Fn(&ReplicaId) -> bool) -> bool {
+        self.asked.iter().all(such)
+    }
+
     /// The hedge delay is over, an owner has none, or the owners have changed.
     pub(super) fn go_on(&mut self) {
         self.turn = Turn::Pick;

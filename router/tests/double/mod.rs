@@ -54,6 +54,7 @@ pub fn need() -> Need {
     Need {
         method: METHOD.into(),
         impersonation: false,
+        upgrade: false,
         caller: "".into(),
     }
 }
@@ -190,6 +191,16 @@ async fn answer_peers(
     }
 }
 
+/// What an agent offers that can do everything.
+pub fn offer(agent: AgentId) -> Offer {
+    Offer {
+        agent,
+        methods: [METHOD.to_owned()].into(),
+        impersonates: true,
+        upgrades: true,
+    }
+}
+
 /// An agent that echoes the messages of a call.
 pub struct Agent {
     ends: tokio::sync::Mutex<mpsc::Receiver<String>>,
@@ -198,21 +209,21 @@ pub struct Agent {
 
 impl Agent {
     pub async fn connect(replica: &Replica, agent: AgentId, tunnels: usize) -> Self {
-        Self::dial(replica, agent, tunnels, true).await
+        let offer = offer(agent);
+        Self::offering(replica, offer, tunnels).await
     }
 
     pub async fn connect_old(replica: &Replica, agent: AgentId, tunnels: usize) -> Self {
-        Self::dial(replica, agent, tunnels, false).await
+        let offer = Offer {
+            impersonates: false,
+            ..offer(agent)
+        };
+        Self::offering(replica, offer, tunnels).await
     }
 
-    async fn dial(replica: &Replica, agent: AgentId, tunnels: usize, impersonates: bool) -> Self {
+    pub async fn offering(replica: &Replica, offer: Offer, tunnels: usize) -> Self {
         let (ours, theirs) = tokio::io::duplex(256 << 10);
-        let methods: Arc<[String]> = [METHOD.to_owned()].into();
-        let offer = Offer {
-            agent,
-            methods,
-            impersonates,
-        };
+        let agent = offer.agent;
         let registry = replica.registry().clone();
         tokio::spawn(serve_agent(registry.clone(), offer, theirs));
         let (send, connection) = runtime::grpc::client_settings()

@@ -142,6 +142,7 @@ fn need(caller: usize) -> Need {
     Need {
         method: "/test.Echo/Echo".into(),
         impersonation: false,
+        upgrade: false,
         caller: format!("user:{caller}").into(),
     }
 }

@@ -126,6 +126,7 @@ impl Replica {
             agent: AgentId(agent),
             methods: [METHOD.to_owned()].into(),
             impersonates: true,
+            upgrades: true,
         };
         let handshake = runtime::grpc::server_settings().handshake(stream);
         let Ok(Ok(mut http2)) = timeout(PINGS.1, handshake).await else {

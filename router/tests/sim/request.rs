@@ -120,6 +120,7 @@ impl Request {
         let need = Need {
             method: METHOD.into(),
             impersonation: false,
+            upgrade: false,
             caller: format!("user:{}", self.random % 3).into(),
         };
         let mut replays = 0;

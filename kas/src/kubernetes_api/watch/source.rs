@@ -127,7 +127,10 @@ fn is_final(outcome: &Result<Resumed, Gone>) -> bool {
         Ok(Resumed::Goes(..)) => true,
         // What passes soon is not worth the end of a watch.
         Ok(Resumed::Refused(status, _)) => !matches!(status.as_u16(), 429 | 503 | 504),
-        Err(Gone::NoTunnel(error)) => matches!(error, OpenError::CannotImpersonate),
+        Err(Gone::NoTunnel(error)) => matches!(
+            error,
+            OpenError::CannotImpersonate | OpenError::NotOffered | OpenError::NoUpgrades
+        ),
         Err(Gone::Interrupted(error)) => !error.is_mendable(),
         Err(Gone::OtherType) => true,
     }
