@@ -35,6 +35,12 @@ pub(crate) const METHOD: &str = "MakeRequest";
 /// Both, as calls name them.
 pub(crate) const PATH: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 
+/// The same for requests whose path and query must be sent as they are, which GitLab's agentk
+/// does not do: kas chooses a tunnel by what it offers.
+pub(crate) const EXACT_SERVICE: &str = "kas.kubernetes_api.rpc.KubernetesApi";
+/// [`EXACT_SERVICE`] and its only method, as calls name them.
+pub(crate) const EXACT_PATH: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeRequest";
+
 /// Makes requests of the cluster's API. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct KubernetesApi {

@@ -139,7 +139,10 @@ fn framed_descriptor(graph: bool) -> Bytes {
             name: method.to_owned(),
         }],
     };
-    let mut services = vec![service(kubernetes_api::SERVICE, kubernetes_api::METHOD)];
+    let mut services = vec![
+        service(kubernetes_api::SERVICE, kubernetes_api::METHOD),
+        service(kubernetes_api::EXACT_SERVICE, kubernetes_api::METHOD),
+    ];
     if graph {
         services.push(service(graph::SERVICE, graph::METHOD));
     }

@@ -21,6 +21,7 @@ mod route;
 mod serve;
 mod settings;
 mod status;
+mod target;
 mod upgrade;
 mod upload;
 mod watch;
@@ -52,6 +53,7 @@ use audit::Record;
 use cors::Caller;
 use request::{Length, Outline};
 use status::Failure;
+use target::Target;
 use upload::{BoxError, Upload};
 
 /// How long the control plane may take to decide.
@@ -63,6 +65,7 @@ pub struct KubernetesApi {
     settings: Settings,
     via: HeaderValue,
     method: Arc<str>,
+    exact_method: Arc<str>,
     router: Arc<Router>,
     control_plane: Arc<dyn ControlPlane>,
     metrics: Metrics,
@@ -83,6 +86,7 @@ impl KubernetesApi {
             via: HeaderValue::from_maybe_shared(Bytes::from(via))
                 .expect("a prefix of plain letters keeps a header value valid"),
             method: request::METHOD.into(),
+            exact_method: request::EXACT_METHOD.into(),
             settings,
             router,
             control_plane,
@@ -110,8 +114,8 @@ impl KubernetesApi {
         let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
         if let Some(graph) = &self.settings.graph
-            && Graph::is_asked_for(&request::strip_prefix(
-                head.uri.path().to_owned(),
+            && Graph::is_asked_for(target::strip_prefix(
+                head.uri.path(),
                 &self.settings.url_path_prefix,
             ))
         {
@@ -127,18 +131,18 @@ impl KubernetesApi {
         }
         let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
         let answer = match self.admit(&head, peer.ip(), &mut record).await {
-            Ok((path, access)) if self.is_asked_for_a_token(&head) => {
-                self.give_token(path, &access, record)
+            Ok((target, access)) if self.is_asked_for_a_token(&head) => {
+                self.give_token(target.sent_path().to_owned(), &access, record)
             }
-            Ok((path, access)) => {
+            Ok((target, access)) => {
                 let outline = outline(
                     head,
-                    path,
+                    target,
                     access.impersonation.clone(),
                     &body,
                     on_upgrade.is_some(),
                 );
-                record.watch = query::is_true(&outline.query, "watch");
+                record.watch = query::is_true(outline.target.query(), "watch");
                 let pause = self.settings.body_pause;
                 let upload = (outline.length != Length::None)
                     .then(|| Upload::new(body, on_upgrade.is_none(), pause));
@@ -159,7 +163,7 @@ impl KubernetesApi {
         head: &Parts,
         from: IpAddr,
         record: &mut Record,
-    ) -> Result<(String, Access), Failure> {
+    ) -> Result<(Target, Access), Failure> {
         let in_flight = self
             .metrics
             .admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
@@ -169,15 +173,15 @@ impl KubernetesApi {
                 "too many requests are in progress",
             )
         })?);
-        let path = self.path(head)?;
+        let target = self.target(head)?;
         if let Some(tokens) = &self.settings.websocket_tokens
             && let Some(token) = websocket_token::shown(&head.headers)
         {
-            let access = tokens.take(token, &path);
+            let access = tokens.take(token, target.sent_path());
             let access = access.map_err(|detail| failure::of_credentials(&detail))?;
             record.asks_for(access.agent.id);
             record.allowed(&access);
-            return Ok((path, access));
+            return Ok((target, access));
         }
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
@@ -197,7 +201,7 @@ impl KubernetesApi {
             let way = Way::of(&presented.credentials);
             usage.allowed(way, access.user_id, access.agent.id);
         }
-        Ok((path, access))
+        Ok((target, access))
     }
 
     fn is_asked_for_a_token(&self, head: &Parts) -> bool {
@@ -226,7 +230,7 @@ impl KubernetesApi {
         Ok(response)
     }
 
-    fn path(&self, head: &Parts) -> Result<String, Failure> {
+    fn target(&self, head: &Parts) -> Result<Target, Failure> {
         let size = headers::size(&head.headers) + head.uri.path().len();
         if size > self.settings.max_head {
             return Err(Failure::new(
@@ -241,10 +245,8 @@ impl KubernetesApi {
             let message = "CONNECT is not for a Kubernetes API";
             return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-        let path = query::decode_path(head.uri.path())
-            .filter(|path| path.starts_with('/'))
-            .ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "Bad request: malformed path"))?;
-        Ok(request::strip_prefix(path, &self.settings.url_path_prefix))
+        Target::of(&head.uri, &self.settings.url_path_prefix)
+            .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("Bad request: {error}")))
     }
 
     fn preflight(
@@ -296,15 +298,14 @@ fn foreign(mut record: Box<Record>) -> Response<ProxyBody> {
 
 fn outline(
     head: Parts,
-    path: String,
+    target: Target,
     impersonation: Option<proto::agent::kubernetes_api::rpc::ImpersonationConfig>,
     body: &impl Body,
     upgrade: bool,
 ) -> Outline {
     Outline {
-        query: query::forwarded(head.uri.query().unwrap_or("")),
         method: head.method,
-        path,
+        target,
         headers: head.headers,
         length: Length::of(body),
         upgrade,

@@ -72,13 +72,13 @@ impl Head {
             .ok_or_else(|| Status::invalid_argument("a header without a request"))?;
         let method = Method::from_bytes(request.method.as_bytes())
             .map_err(|_| Status::invalid_argument("a request without a valid method"))?;
-        if !request.url_path.starts_with('/') {
-            return Err(Status::invalid_argument(
-                "a request's path must begin with a slash",
-            ));
-        }
         let lasting = lasts(&request);
-        let path_and_query = url::path_and_query(&request.url_path, request.query);
+        let path_and_query = if request.target.is_empty() {
+            url::encoded(&request.url_path, request.query)
+        } else {
+            url::verbatim(request.target, &request.url_path)
+        }
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut headers = proto::metadata::to_headers(request.header);
         let upgrade = headers.contains_key(header::UPGRADE);
         clean(&mut headers, upgrade);
@@ -134,14 +134,21 @@ fn clean(headers: &mut HeaderMap, upgrade: bool) {
 
 /// Watches, logs that are followed, and whatever a proxied pod does.
 fn lasts(request: &prototool::HttpRequest) -> bool {
-    let is_set = |name: &str| {
-        let values = request
-            .query
-            .get(name)
-            .map(|values| values.value.as_slice());
-        matches!(values, Some([first, ..]) if first != "false" && first != "0")
+    let (path, raw_query) = match request.target.split_once('?') {
+        Some((path, query)) => (path, query),
+        None if request.target.is_empty() => (request.url_path.as_str(), ""),
+        None => (request.target.as_str(), ""),
     };
-    let path = request.url_path.as_str();
+    let is_set = |name: &str| {
+        let of_map = || Some(request.query.get(name)?.value.first()?.as_str());
+        let is = |pair: &&str| pair.split_once('=').is_some_and(|(key, _)| key == name);
+        let raw = raw_query
+            .split('&')
+            .find(is)
+            .map(|it| &it[name.len() + 1..]);
+        raw.or_else(of_map)
+            .is_some_and(|first| first != "false" && first != "0")
+    };
     is_set("watch")
         || is_set("follow")
         || path.contains("/watch/")
@@ -260,6 +267,39 @@ mod tests {
         ));
         assert!(lasting("/api/v1/namespaces/a/services/b/proxy/x", &[]));
         assert!(!lasting("/api/v1/pods", &[]));
+    }
+
+    #[test]
+    fn a_target_is_sent_as_it_is_and_must_be_that_of_the_path() {
+        let of = |target: &str, url_path: &str| {
+            let head = header(|_, request| {
+                request.target = target.to_owned();
+                request.url_path = url_path.to_owned();
+                request.query.insert("x".to_owned(), values(&["y"]));
+            });
+            head.map(|head| (head.path_and_query, head.lasting))
+        };
+        let sent = "/a%2Fb/%2e%2e/%zz?watch=1&b;c&%zz&a=|";
+
+        assert_eq!(of(sent, "").unwrap(), (sent.to_owned(), true));
+        assert_eq!(of("/a%20b", "/a b").unwrap().0, "/a%20b");
+        assert_eq!(
+            of("/b?watch=0", "/b").unwrap(),
+            ("/b?watch=0".to_owned(), false)
+        );
+        for (target, url_path) in [
+            ("/a", "/b"),
+            ("/a/..", "/a"),
+            ("a", ""),
+            ("http://evil/a", ""),
+            ("*", "*"),
+            ("/a#b", ""),
+            ("/a b", ""),
+            ("/a\r\nx: y", ""),
+            ("/a?b<", ""),
+        ] {
+            assert!(of(target, url_path).is_err(), "{target}");
+        }
     }
 
     #[test]

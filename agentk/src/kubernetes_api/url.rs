@@ -1,6 +1,7 @@
-//! Paths and queries encoded as Go's net/url does it. Pure.
+//! Path and query as they are sent: as kas got them, or encoded as Go's net/url does it. Pure.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::uri::PathAndQuery;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use proto::metadata::Meta;
 
 /// What a path may hold as it is.
@@ -25,8 +26,41 @@ const fn unreserved() -> AsciiSet {
         .remove(b'~')
 }
 
+/// Why nothing can be sent to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadTarget {
+    /// It would be something else.
+    #[error("a request's path must begin with a slash")]
+    NoSlash,
+    /// Both are there and differ.
+    #[error("the path and the target of a request differ")]
+    OtherPath,
+    /// It would not arrive as it is.
+    #[error("a request's target has a character that cannot be sent")]
+    Unsendable,
+}
+
+/// What kas got, which it wants to be sent as it is; `path` is what it decodes to, or empty.
+pub(super) fn verbatim(target: String, path: &str) -> Result<String, BadTarget> {
+    if !target.starts_with('/') {
+        return Err(BadTarget::NoSlash);
+    }
+    // The parser drops what follows a `#`.
+    let parsed = PathAndQuery::try_from(target.as_str()).map_err(|_| BadTarget::Unsendable)?;
+    if parsed.as_str() != target {
+        return Err(BadTarget::Unsendable);
+    }
+    let is_same = path.is_empty()
+        || path == parsed.path()
+        || percent_decode_str(parsed.path()).eq(path.bytes());
+    is_same.then_some(target).ok_or(BadTarget::OtherPath)
+}
+
 /// Encodes both; the query is sorted by name.
-pub(super) fn path_and_query(path: &str, query: Meta) -> String {
+pub(super) fn encoded(path: &str, query: Meta) -> Result<String, BadTarget> {
+    if !path.starts_with('/') {
+        return Err(BadTarget::NoSlash);
+    }
     let mut out = utf8_percent_encode(path, PATH).to_string();
     let mut pairs: Vec<_> = query.into_iter().collect();
     pairs.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -40,7 +74,7 @@ pub(super) fn path_and_query(path: &str, query: Meta) -> String {
             separator = '&';
         }
     }
-    out
+    Ok(out)
 }
 
 fn push(out: &mut String, text: &str) {
@@ -62,7 +96,7 @@ mod tests {
                 ((*name).to_owned(), Values { value })
             })
             .collect();
-        path_and_query(path, query)
+        encoded(path, query).unwrap()
     }
 
     #[test]

@@ -249,7 +249,9 @@ async fn serve(
 ) {
     let method = info.method_name.as_str();
     let result = match &tunnels.0.graph {
-        _ if method == kubernetes_api::PATH => tunnels.0.api.make_request(inbound, outbound).await,
+        _ if method == kubernetes_api::PATH || method == kubernetes_api::EXACT_PATH => {
+            tunnels.0.api.make_request(inbound, outbound).await
+        }
         Some(graph) if method == graph::PATH => graph.watch(inbound, outbound).await,
         Some(_) | None => Err(unknown(method).into()),
     };

@@ -4,7 +4,7 @@ use http::StatusCode;
 use router::OpenError;
 use tonic::Code;
 
-use super::{exchange::Interrupted, status::Failure};
+use super::{exchange::Interrupted, status::Failure, target::Oddity};
 use crate::control_plane::{DenyReason, RefusedKind};
 
 /// How agentk begins its refusal to impersonate twice.
@@ -63,6 +63,15 @@ pub(super) fn of_open(error: &OpenError) -> Failure {
         OpenError::CannotImpersonate => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
         OpenError::Broken(_) => Failure::new(StatusCode::BAD_GATEWAY, error.to_string()),
     }
+}
+
+/// The agent would change the request.
+pub(super) fn of_oddity(oddity: Oddity) -> Failure {
+    let message = format!(
+        "the agent's agentk would change the request, for it encodes paths and queries anew: {oddity}; \
+         the agentk that belongs to this kas sends them as they are"
+    );
+    Failure::new(StatusCode::BAD_REQUEST, message)
 }
 
 /// The exchange ended before there was an answer; `safe` says whether the

@@ -2,6 +2,8 @@
 
 use proto::metadata::Meta;
 
+use super::target::Oddity;
+
 /// Parameters that carry credentials; they stay here.
 const OURS: [&str; 2] = [
     super::credentials::AGENT_ID_PARAMETER,
@@ -16,15 +18,105 @@ pub(super) fn values(raw: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The parameters for the agent: all but those that carry credentials.
-pub(super) fn forwarded(raw: &str) -> Meta {
-    let mut map = Meta::new();
-    for (key, value) in pairs(raw) {
-        if !OURS.contains(&key.as_str()) {
-            map.entry(key).or_default().value.push(value);
+/// Reads the parameters for the cluster, and appends them to `target` as they were sent: all but
+/// those that carry credentials, whatever their values look like. Says what encoding them anew
+/// would change.
+pub(super) fn read(raw: &str, target: &mut String) -> (Meta, Option<Oddity>) {
+    let (mut map, mut oddity) = (Meta::new(), None);
+    let mut separator = '?';
+    for pair in raw.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if is_ours(name) {
+            continue;
+        }
+        target.push(separator);
+        target.push_str(pair);
+        separator = '&';
+        if pair.is_empty() {
+            continue;
+        }
+        match decode(pair, name, value) {
+            Ok((name, value)) => map.entry(name).or_default().value.push(value),
+            Err(odd) => oddity = oddity.or(Some(odd)),
         }
     }
-    map
+    (map, oddity)
+}
+
+fn is_ours(name: &str) -> bool {
+    if !name.contains('%') {
+        return OURS.contains(&name);
+    }
+    let name = decode_component(name);
+    OURS.iter()
+        .any(|ours| name.as_deref() == Some(ours.as_bytes()))
+}
+
+fn decode(pair: &str, name: &str, value: &str) -> Result<(String, String), Oddity> {
+    if pair.contains(';') {
+        return Err(Oddity::Semicolon);
+    }
+    let text = |component: &str| {
+        let bytes = decode_component(component).ok_or(Oddity::QueryEscape)?;
+        String::from_utf8(bytes).map_err(|_| Oddity::QueryNotUtf8)
+    };
+    Ok((text(name)?, text(value)?))
+}
+
+/// The parameters for the cluster.
+#[cfg(test)]
+pub(super) fn forwarded(raw: &str) -> Meta {
+    read(raw, &mut String::new()).0
+}
+
+/// Changes parameters in both forms of a query.
+#[derive(Debug)]
+pub(super) struct Edit<'a> {
+    /// As a map.
+    pub(super) query: &'a mut Meta,
+    /// Path and query as they are sent.
+    pub(super) target: &'a mut String,
+}
+
+impl Edit<'_> {
+    /// Gives the parameter this value and no other.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.remove(name);
+        self.query.entry(name.to_owned()).or_default().value = vec![value.to_owned()];
+        let separator = if self.target.contains('?') { '&' } else { '?' };
+        self.target.push(separator);
+        self.target.push_str(name);
+        self.target.push('=');
+        escape(value, self.target);
+    }
+
+    /// Takes the parameter out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.query.remove(name);
+        let Some((path, raw)) = self.target.split_once('?') else {
+            return;
+        };
+        let is_other = |pair: &&str| {
+            let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
+            decode_component(key).as_deref() != Some(name.as_bytes())
+        };
+        let others: Vec<_> = raw.split('&').filter(is_other).collect();
+        *self.target = match others[..] {
+            [] => path.to_owned(),
+            _ => format!("{path}?{}", others.join("&")),
+        };
+    }
+}
+
+fn escape(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.extend(format!("%{byte:02X}").chars()),
+        }
+    }
 }
 
 /// The first value of a parameter.
@@ -40,12 +132,9 @@ pub(super) fn is_true(query: &Meta, name: &str) -> bool {
     )
 }
 
-/// Decodes a path; `None` when it has a bad escape or is not UTF-8.
-pub(super) fn decode_path(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return Some(path.to_owned());
-    }
-    String::from_utf8(unescape(path, false)?).ok()
+/// Decodes a path; `None` when it has a bad escape.
+pub(super) fn decode_path(path: &str) -> Option<Vec<u8>> {
+    unescape(path, false)
 }
 
 /// Decodes a component of a query: `+` is a space. `None` for a bad escape.
@@ -123,15 +212,16 @@ mod tests {
             read("gitlab-agent-id=1&gitlab-csrf-token=2&k=v"),
             [pair("k", &["v"])]
         );
-        assert_eq!(read("a=%ff"), [pair("a", &["\u{fffd}"])]);
+        assert_eq!(read("a=%ff"), []);
+        assert_eq!(values("a=%ff", "a"), ["\u{fffd}"]);
     }
 
     #[test]
     fn paths_are_decoded_and_keep_their_plus() {
-        assert_eq!(decode_path("/api/v1").as_deref(), Some("/api/v1"));
-        assert_eq!(decode_path("/a+b%20c%2Fd").as_deref(), Some("/a+b c/d"));
-        assert_eq!(decode_path("/%e4%bd%a0").as_deref(), Some("/你"));
-        assert_eq!(decode_path("/%"), None);
-        assert_eq!(decode_path("/%ff"), None);
+        let decode = |path| decode_path(path).map(|it| String::from_utf8(it).unwrap());
+        assert_eq!(decode("/api/v1").as_deref(), Some("/api/v1"));
+        assert_eq!(decode("/a+b%20c%2Fd").as_deref(), Some("/a+b c/d"));
+        assert_eq!(decode("/%e4%bd%a0").as_deref(), Some("/你"));
+        assert_eq!(decode("/%"), None);
     }
 }

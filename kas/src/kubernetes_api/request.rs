@@ -15,10 +15,12 @@ use proto::{
 };
 use router::Opening;
 
-use super::{headers, query, upload};
+use super::{headers, query, target::Target, upload};
 
 /// The method of the agent that does requests.
 pub(super) const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
+/// The same of an agent that sends path and query as they are. GitLab's agentk has none.
+pub(super) const EXACT_METHOD: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 const EXTRA: &str = "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra";
 
 /// How long a request's body is.
@@ -57,10 +59,8 @@ impl Length {
 pub(super) struct Outline {
     /// The HTTP method.
     pub(super) method: Method,
-    /// The decoded path, without our prefix.
-    pub(super) path: String,
-    /// The parameters that are for the cluster.
-    pub(super) query: Meta,
+    /// Path and query.
+    pub(super) target: Target,
     /// The headers as they came.
     pub(super) headers: HeaderMap,
     /// The length of the body.
@@ -84,14 +84,16 @@ impl Outline {
         let bodyless = self.length == Length::None;
         let close = bodyless && !self.upgrade;
         let safe = self.is_safe();
+        let (url_path, query, target) = self.target.for_agent();
         let header = http_request::Header {
             content_length: Some(self.length.on_the_wire()),
             extra: self.impersonation.as_ref().map(extra),
             request: Some(prototool::HttpRequest {
                 method: self.method.as_str().to_owned(),
                 header: headers::of_request(self.headers, via),
-                url_path: self.path,
-                query: self.query,
+                url_path,
+                query,
+                target,
             }),
         };
         let message = Some(http_request::Message::Header(header));
@@ -123,16 +125,6 @@ fn trace(headers: &HeaderMap) -> Meta {
         .iter()
         .filter_map(values)
         .collect()
-}
-
-/// The path for the cluster: what follows `prefix`, or all of it.
-pub(super) fn strip_prefix(path: String, prefix: &str) -> String {
-    let base = prefix.strip_suffix('/').unwrap_or(prefix);
-    match path.strip_prefix(base) {
-        Some("") => "/".into(),
-        Some(rest) if rest.starts_with('/') => rest.to_owned(),
-        Some(_) | None => path,
-    }
 }
 
 /// How long the caller itself would wait for an answer, where it says so.
@@ -187,22 +179,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prefix_is_cut_and_may_be_missing() {
-        let table = [
-            ("/k8s-proxy/api/v1", "/k8s-proxy/", "/api/v1"),
-            ("/k8s-proxy/", "/k8s-proxy/", "/"),
-            ("/k8s-proxy", "/k8s-proxy/", "/"),
-            ("/k8s-proxyx/api", "/k8s-proxy/", "/k8s-proxyx/api"),
-            ("/api/v1", "/k8s-proxy/", "/api/v1"),
-            ("/api/v1", "/", "/api/v1"),
-            ("/", "/", "/"),
-        ];
-        for (path, prefix, expected) in table {
-            assert_eq!(strip_prefix(path.into(), prefix), expected);
-        }
-    }
-
-    #[test]
     fn durations_are_read_as_go_writes_them() {
         let seconds = |text| duration(text).map(|d| d.as_secs_f64());
 
@@ -228,8 +204,7 @@ mod tests {
     fn a_request_without_a_body_is_whole_in_its_opening() {
         let outline = |length, upgrade| Outline {
             method: Method::GET,
-            path: "/api".into(),
-            query: Meta::new(),
+            target: Target::of(&"/api".parse().unwrap(), "/").unwrap(),
             headers: HeaderMap::new(),
             length,
             upgrade,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
-use router::{AgentId, Call, Need, Opening};
+use router::{AgentId, Call, Need, OpenError, Opening};
 use runtime::drain::Drain;
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use super::{
     failure, headers,
     request::{self, Outline},
     status::Failure,
+    target::Oddity,
     upgrade,
     upload::Upload,
     watch::{self, Position, Source, Watch},
@@ -40,6 +41,8 @@ struct Journey {
     upgrade: bool,
     /// Where a watch begins that can be resumed.
     watch: Option<Position>,
+    /// What an agent would change that encodes path and query anew.
+    oddity: Option<Oddity>,
 }
 
 /// The beginning of an answer.
@@ -79,13 +82,19 @@ impl KubernetesApi {
     fn plan(&self, agent: AgentId, mut outline: Outline, caller: Arc<str>) -> Journey {
         let watch = watch::prepare(&mut outline);
         let hold = self.settings.hold;
-        let hold = request::timeout(&outline.query).map_or(hold, |timeout| timeout.min(hold));
+        let hold =
+            request::timeout(outline.target.query()).map_or(hold, |timeout| timeout.min(hold));
         let moves = watch.is_some();
+        let oddity = outline.target.oddity();
+        let method = match oddity {
+            None => &self.method,
+            Some(_) => &self.exact_method,
+        };
         Journey {
             agent,
             method: outline.method.clone(),
             need: Need {
-                method: self.method.clone(),
+                method: method.clone(),
                 impersonation: outline.impersonation.is_some(),
                 upgrade: outline.upgrade,
                 caller,
@@ -95,8 +104,9 @@ impl KubernetesApi {
             watch,
             opening: Opening {
                 moves,
-                ..outline.opening(&self.method, &self.via)
+                ..outline.opening(method, &self.via)
             },
+            oddity,
         }
     }
 
@@ -160,7 +170,10 @@ impl KubernetesApi {
             }
             Err(error) => {
                 self.metrics.not_routed(took);
-                Err(failure::of_open(&error))
+                Err(match (&error, journey.oddity) {
+                    (OpenError::NotOffered, Some(oddity)) => failure::of_oddity(oddity),
+                    _ => failure::of_open(&error),
+                })
             }
         }
     }

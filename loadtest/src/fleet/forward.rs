@@ -148,6 +148,7 @@ mod tests {
                 ("Content-Length".to_owned(), one("7")),
             ]
             .into(),
+            ..HttpRequest::default()
         };
 
         let request = backend.request(head, Bytes::new()).unwrap();

@@ -5,13 +5,12 @@ use prost::Message as _;
 use proto::{
     agent::grpctool::{HttpRequest, http_request},
     frame::Payload,
-    metadata::Meta,
 };
 use router::Opening;
 
 use super::position::{Point, Position};
 use crate::kubernetes_api::{
-    query,
+    query::{self, Edit},
     request::{Length, Outline},
 };
 
@@ -32,18 +31,20 @@ pub(in crate::kubernetes_api) fn prepare(outline: &mut Outline) -> Option<Positi
     let is_watch = outline.method == Method::GET
         && outline.length == Length::None
         && !outline.upgrade
-        && query::is_true(&outline.query, "watch")
-        && is_collection(&outline.path);
+        // What only few agents take is passed on without looking into it.
+        && outline.target.oddity().is_none()
+        && query::is_true(outline.target.query(), "watch")
+        && is_collection(outline.target.path());
     if !is_watch {
         return None;
     }
-    let asks = query::is_true(&outline.query, BOOKMARKS);
+    let asked = outline.target.query();
+    let asks = query::is_true(asked, BOOKMARKS);
     let hides = !asks && is_understood(&outline.headers);
-    let initial = (query::first(&outline.query, INITIAL).is_some())
-        .then(|| query::is_true(&outline.query, INITIAL));
-    let position = Position::new(query::first(&outline.query, VERSION), initial, hides);
+    let initial = (query::first(asked, INITIAL).is_some()).then(|| query::is_true(asked, INITIAL));
+    let position = Position::new(query::first(asked, VERSION), initial, hides);
     if hides {
-        set(&mut outline.query, BOOKMARKS, "true");
+        outline.target.set(BOOKMARKS, "true");
     }
     outline.headers.insert(header::ACCEPT_ENCODING, IDENTITY);
     Some(position)
@@ -56,17 +57,22 @@ pub(super) fn again(opening: &Opening, point: &Point, spent: u64) -> Option<Open
     let Some(http_request::Message::Header(header)) = &mut request.message else {
         return None;
     };
-    change(&mut header.request.as_mut()?.query, point, spent)?;
+    let head = header.request.as_mut()?;
+    let query = Edit {
+        query: &mut head.query,
+        target: &mut head.target,
+    };
+    change(query, point, spent)?;
     let mut opening = opening.clone();
     *opening.messages.first_mut()? = Payload::message(&request);
     Some(opening)
 }
 
-fn change(query: &mut Meta, point: &Point, spent: u64) -> Option<()> {
-    let limit = query::first(query, TIMEOUT).and_then(|limit| limit.parse::<u64>().ok());
+fn change(mut query: Edit<'_>, point: &Point, spent: u64) -> Option<()> {
+    let limit = query::first(query.query, TIMEOUT).and_then(|limit| limit.parse::<u64>().ok());
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
         let left = limit.checked_sub(spent).filter(|left| *left > 0)?;
-        set(query, TIMEOUT, &left.to_string());
+        query.set(TIMEOUT, &left.to_string());
     }
     match point {
         Point::End => return None,
@@ -75,14 +81,10 @@ fn change(query: &mut Meta, point: &Point, spent: u64) -> Option<()> {
             for name in OF_THE_BEGINNING {
                 query.remove(name);
             }
-            set(query, VERSION, version);
+            query.set(VERSION, version);
         }
     }
     Some(())
-}
-
-fn set(query: &mut Meta, name: &str, value: &str) {
-    query.entry(name.to_owned()).or_default().value = vec![value.to_owned()];
 }
 
 /// Whether the path is that of a collection: what lies below a single object,
@@ -119,7 +121,15 @@ fn is_plain(range: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proto::metadata::Meta;
+
     use super::*;
+    use crate::kubernetes_api::target::Target;
+
+    fn target(path: &str, raw_query: &str) -> Target {
+        let uri = format!("{path}?{raw_query}").parse().unwrap();
+        Target::of(&uri, "/").unwrap()
+    }
 
     fn outline(path: &str, raw_query: &str, accept: &str) -> Outline {
         let mut headers = HeaderMap::new();
@@ -127,8 +137,7 @@ mod tests {
         headers.insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
         Outline {
             method: Method::GET,
-            path: path.into(),
-            query: query::forwarded(raw_query),
+            target: target(path, raw_query),
             headers,
             length: Length::None,
             upgrade: false,
@@ -146,8 +155,14 @@ mod tests {
     }
 
     fn changed(raw_query: &str, point: &Point, spent: u64) -> Option<Vec<(String, String)>> {
-        let mut query = query::forwarded(raw_query);
-        change(&mut query, point, spent)?;
+        let (_, mut query, mut sent) = target("/", raw_query).for_agent();
+        let edit = Edit {
+            query: &mut query,
+            target: &mut sent,
+        };
+        change(edit, point, spent)?;
+        let again = Target::of(&sent.parse().unwrap(), "/").unwrap();
+        assert_eq!(again.query(), &query, "both forms say the same");
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Some(sorted(&query).into_iter().map(own).collect())
     }
@@ -172,7 +187,7 @@ mod tests {
 
             assert_eq!(position, Position::new(Some("7"), None, true));
             let expected = [(BOOKMARKS, "true"), (VERSION, "7"), ("watch", "1")];
-            assert_eq!(sorted(&outline.query), expected);
+            assert_eq!(sorted(outline.target.query()), expected);
             assert_eq!(outline.headers[header::ACCEPT_ENCODING], "identity");
         }
     }
@@ -193,7 +208,7 @@ mod tests {
             let mut outline = outline(path, query, "application/json");
 
             assert_eq!(prepare(&mut outline), None, "{path}?{query}");
-            assert!(!outline.query.contains_key(BOOKMARKS));
+            assert!(!outline.target.query().contains_key(BOOKMARKS));
             assert_eq!(outline.headers[header::ACCEPT_ENCODING], "gzip");
         }
     }
@@ -204,7 +219,7 @@ mod tests {
             let mut outline = outline("/api/v1/pods", query, accept);
             let position = prepare(&mut outline).unwrap();
             let hides = position == Position::new(None, None, true);
-            (outline.query.contains_key(BOOKMARKS), hides)
+            (outline.target.query().contains_key(BOOKMARKS), hides)
         };
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
         let partial = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
