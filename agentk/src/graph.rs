@@ -12,7 +12,10 @@ use proto::{
     frame::Payload,
     graph::rpc::{Known, Resource, SourceRequest},
 };
-use runtime::graph::{Hub, Hubs, Limits, Watch};
+use runtime::{
+    graph::{Hub, Hubs, Limits, Watch},
+    names::Collection,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -51,10 +54,7 @@ pub(crate) struct Graph {
 /// What a watch at the API server is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
-    group: String,
-    version: String,
-    resource: String,
-    namespace: String,
+    collection: Collection,
     whole: bool,
 }
 
@@ -78,7 +78,7 @@ impl Graph {
     }
 
     fn hub(&self, resource: Resource) -> Result<Arc<Hub>, Status> {
-        let key = Key::of(resource)?;
+        let key = Key::of(&resource)?;
         let client = self.client.clone();
         self.hubs.get(key.clone(), |hub| async move {
             informer::run(&client, &key, &hub).await
@@ -127,23 +127,34 @@ async fn request(inbound: &mut Inbound) -> Result<SourceRequest, Failure> {
 }
 
 impl Key {
-    fn of(resource: Resource) -> Result<Self, Status> {
-        let Resource {
-            group,
-            version,
-            resource,
-            namespace,
-            whole,
-        } = resource;
-        if version.is_empty() || resource.is_empty() {
-            return Err(Status::invalid_argument("no version or no resource"));
-        }
+    /// Parsed here again: what kas sends becomes a path that is read with the agent's own rights.
+    fn of(resource: &Resource) -> Result<Self, Status> {
+        let collection = Collection::parse(resource)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Self {
-            group,
-            version,
-            resource,
-            namespace,
-            whole,
+            collection,
+            whole: resource.whole,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kas_sends_is_no_path_of_its_own() {
+        let resource = Resource {
+            version: "v1".into(),
+            resource: "configmaps".into(),
+            namespace: "kube-system/secrets?x=".into(),
+            whole: true,
+            ..Resource::default()
+        };
+
+        let refused = Key::of(&resource).unwrap_err();
+
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("the namespace"), "{refused}");
     }
 }

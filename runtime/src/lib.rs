@@ -5,6 +5,7 @@
 //! tonic's services and clients on HTTP/2 over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
 //! [`metrics`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
+//! [`names`]: what a caller names, before it becomes a path.
 
 pub mod authority;
 pub mod backoff;
@@ -16,6 +17,7 @@ pub mod io;
 pub mod jwt;
 pub mod listen;
 pub mod metrics;
+pub mod names;
 pub mod proxy_protocol;
 pub mod shares;
 pub mod signal;

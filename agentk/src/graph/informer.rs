@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::{
-    Client, Resource as _,
+    Client,
     api::{ListParams, WatchEvent, WatchParams},
-    core::{ApiResource, DynamicObject, GroupVersion, ObjectList, Request},
-    discovery,
+    core::{ApiResource, DynamicObject, ObjectList, Request},
 };
 use proto::graph::rpc::Update;
 use runtime::{backoff::Backoff, graph::Hub};
@@ -41,7 +41,7 @@ pub(super) async fn run(client: &Client, key: &Key, hub: &Hub) -> Status {
         if let Some(status) = error.last_word() {
             return status;
         }
-        tracing::debug!(%error, resource = key.resource, "objects cannot be followed; trying again");
+        tracing::debug!(%error, resource = %key.collection, "objects cannot be followed; trying again");
         tokio::time::sleep(backoff.next(rand::random())).await;
     }
 }
@@ -85,13 +85,24 @@ impl Failure {
 
 /// Asks the API server what it calls the resource.
 async fn find(client: &Client, key: &Key) -> Result<ApiResource, Failure> {
-    let version = GroupVersion::gv(&key.group, &key.version);
-    let asked = discovery::pinned_group(client, &version);
-    let group = tokio::time::timeout(DEADLINE, asked).await;
-    let group = group.map_err(|_| Failure::Silent)??;
-    let all = group.versioned_resources(&key.version).into_iter();
-    let mut named = all.filter(|(api, _)| api.plural == key.resource);
-    named.next().map(|(api, _)| api).ok_or(Failure::Unknown)
+    let collection = &key.collection;
+    let request = http::Request::get(collection.api_path()).body(Vec::new());
+    let request = request.map_err(|error| Failure::Request(Box::new(error)))?;
+    let asked = client.request::<APIResourceList>(request);
+    let list = tokio::time::timeout(DEADLINE, asked).await;
+    let list = list.map_err(|_| Failure::Silent)??;
+    let found = list
+        .resources
+        .into_iter()
+        .find(|it| it.name == collection.plural());
+    let found = found.ok_or(Failure::Unknown)?;
+    Ok(ApiResource {
+        group: collection.group().to_owned(),
+        version: collection.version().to_owned(),
+        api_version: collection.api_version(),
+        kind: found.kind,
+        plural: found.name,
+    })
 }
 
 struct Informer<'a> {
@@ -103,13 +114,11 @@ struct Informer<'a> {
 
 impl<'a> Informer<'a> {
     fn new(client: &'a Client, key: &'a Key, api: ApiResource) -> Self {
-        let namespace = Some(key.namespace.as_str()).filter(|it| !it.is_empty());
-        let requests = Request::new(DynamicObject::url_path(&api, namespace));
         Self {
             client,
             key,
             api,
-            requests,
+            requests: Request::new(key.collection.path()),
         }
     }
 
