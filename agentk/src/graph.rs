@@ -36,6 +36,7 @@ pub(crate) const PATH: &str = "/kas.graph.rpc.Source/Watch";
 const MESSAGE: &[u32] = &[3, 1];
 const LIMITS: Limits = Limits {
     bytes: 256 << 20,
+    bytes_each: 128 << 20,
     hubs: 200,
     linger: Duration::from_secs(60),
 };

@@ -129,7 +129,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         &tracker,
         control.gitaly(),
         settings.events.as_ref(),
-        &graph,
+        config.agent.graph.then_some(&graph),
     );
     let gitlab = gitlab_api::port(config, services).await?;
     Ok(Setup {
@@ -176,7 +176,7 @@ async fn users(
             .map(websocket_tokens)
             .transpose()?,
         usage,
-        graph: Some(graph.clone()),
+        graph: config.agent.graph.then(|| graph.clone()),
         ..kubernetes_api::Settings::default()
     };
     Ok(Some(Port {

@@ -19,7 +19,7 @@ pub use interfaces::interface_addresses;
 pub use level::LogLevel;
 pub use notes::Note;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
-pub use secret::{Secret, SecretFileError, read_secret_file};
+pub use secret::Secret;
 pub use tree::*;
 
 use std::path::{Path, PathBuf};

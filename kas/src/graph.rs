@@ -7,39 +7,57 @@ mod feed;
 mod websocket;
 
 use std::{
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use futures_util::{Stream, stream};
-use proto::graph::rpc::{Resource, Update, WatchRequest, graph_server};
+use proto::graph::rpc::{Known, Resource, Update, WatchRequest, graph_server};
 use router::{AgentId, Router};
 use runtime::{
     drain::Drain,
     graph::{Hubs, Limits, Watch},
+    names::Collection,
+    shares::{self, Share, Shares},
 };
-use tokio::sync::{Semaphore, mpsc};
-use tonic::{Request, Response, Status};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::{Code, Request, Response, Status};
 
-use crate::kubernetes_api::KubernetesApi;
+use crate::{control_plane::Identity, kubernetes_api::KubernetesApi};
 use caller::Caller;
 
 const LIMITS: Limits = Limits {
     bytes: 512 << 20,
+    bytes_each: 128 << 20,
     hubs: 1000,
     linger: Duration::from_secs(20),
 };
 /// How long the agent may take to tell its objects.
 const FIRST: Duration = Duration::from_secs(60);
-/// Those who watch, at most.
-const WATCHERS: usize = 10_000;
+/// Watches of callers, who are told apart by name.
+const WATCHES: shares::Limits = shares::Limits {
+    total: 10_000,
+    each: 500,
+    reserved: 1_000,
+};
+/// Watches of one agent's objects.
+const WATCHES_OF_AGENT: shares::Limits = shares::Limits {
+    total: 10_000,
+    each: 5_000,
+    reserved: 1_000,
+};
+/// WebSockets on which nobody has yet proved who they are, by address.
+const STRANGERS: shares::Limits = shares::Limits {
+    total: 1_024,
+    each: 128,
+    reserved: 128,
+};
 /// Updates that are on their way to one who watches.
-const QUEUE: usize = 16;
+const QUEUE: usize = 2;
 /// How long they may wait to be read.
 const UNREAD: Duration = Duration::from_secs(30);
-/// The longest name of a group, a resource or a namespace.
-const LONGEST: usize = 253;
 
 /// The service. Clones share everything.
 #[derive(Debug, Clone, Default)]
@@ -53,17 +71,16 @@ struct Reach {
     router: Arc<Router>,
     drain: Drain,
     hubs: Hubs<Key>,
-    places: Arc<Semaphore>,
+    watches: Shares<Identity>,
+    by_agent: Shares<AgentId>,
+    strangers: Shares<IpAddr>,
 }
 
 /// What one stream of an agent is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     agent: AgentId,
-    group: String,
-    version: String,
-    resource: String,
-    namespace: String,
+    collection: Collection,
     whole: bool,
 }
 
@@ -76,7 +93,9 @@ impl Graph {
             router,
             drain,
             hubs,
-            places: Arc::new(Semaphore::new(WATCHERS)),
+            watches: Shares::new(WATCHES),
+            by_agent: Shares::new(WATCHES_OF_AGENT),
+            strangers: Shares::new(STRANGERS),
         };
         // It is opened once, by the replica it belongs to.
         drop(self.0.set(reach));
@@ -85,40 +104,115 @@ impl Graph {
 
 type Updates = mpsc::Receiver<Result<Update, Status>>;
 
+/// A watch that may begin: who, and of what. Dropping it ends it, with a line of the audit log.
+#[derive(Debug)]
+struct Admitted {
+    caller: Caller,
+    key: Key,
+    record: Record,
+    _places: (Share<Identity>, Share<AgentId>),
+}
+
+/// What is said of a watch when it is over.
+#[derive(Debug)]
+struct Record {
+    who: Identity,
+    agent: AgentId,
+    collection: Collection,
+    remote: IpAddr,
+    started: Instant,
+    status: Code,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed().as_millis();
+        tracing::info!(
+            target: "audit",
+            who = %self.who,
+            agent_id = self.agent.0,
+            verb = "GRAPH",
+            path = self.collection.path(),
+            status = ?self.status,
+            duration_ms = u64::try_from(duration).unwrap_or(u64::MAX),
+            remote = %self.remote,
+            "graph watch"
+        );
+    }
+}
+
 impl Graph {
-    /// Begins a watch, if the caller may; its end is told as an error.
-    async fn start(&self, request: WatchRequest) -> Result<Updates, Status> {
+    /// Lets a caller in who may watch this, which the cluster says.
+    async fn admit(
+        &self,
+        credentials: &str,
+        resource: &Resource,
+        remote: IpAddr,
+    ) -> Result<Admitted, Status> {
         let reach = self.0.get();
         let api = reach.and_then(|reach| Some((reach, reach.api.upgrade()?)));
         let (reach, api) = api.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
-        let place = reach.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| Status::resource_exhausted("too many watch"))?;
-        let WatchRequest {
-            credentials,
-            resource,
-            known,
-        } = request;
-        let caller = Caller::new(&credentials, api, reach.drain.clone())?;
-        let key = Key::of(caller.agent(), resource.unwrap_or_default())?;
-        caller.check(&key).await?;
+        let caller = Caller::new(credentials, api, reach.drain.clone())?;
+        let key = Key::of(caller.agent(), resource)?;
+        let who = caller.identify(remote).await?;
+        let full = |full: shares::Full| {
+            Status::resource_exhausted(format!("too many graph watches: {full}"))
+        };
+        let places = (
+            reach.watches.take(who.clone(), 1).map_err(full)?,
+            reach.by_agent.take(key.agent, 1).map_err(full)?,
+        );
+        let mut record = Record {
+            who,
+            agent: key.agent,
+            collection: key.collection.clone(),
+            remote,
+            started: Instant::now(),
+            status: Code::Ok,
+        };
+        if let Err(status) = caller.check(&key).await {
+            record.status = status.code();
+            return Err(status);
+        }
+        Ok(Admitted {
+            caller,
+            key,
+            record,
+            _places: places,
+        })
+    }
+
+    /// Begins a watch; its end is told as an error.
+    async fn start(&self, mut admitted: Admitted, known: &Known) -> Result<Updates, Status> {
+        let reach = self.0.get();
+        let reach = reach.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
         let router = reach.router.clone();
-        let hub = reach.hubs.get(key.clone(), |hub| {
-            let key = key.clone();
-            async move { feed::run(&router, &key, &hub).await }
-        })?;
-        let watch = hub.watch(&known.unwrap_or_default(), FIRST).await?;
+        let key = admitted.key.clone();
+        let hub = reach.hubs.get(key.clone(), |hub| async move {
+            feed::run(&router, &key, &hub).await
+        });
+        let watch = match hub {
+            Ok(hub) => hub.watch(known, FIRST).await,
+            Err(full) => Err(full),
+        };
+        let watch = watch.inspect_err(|end| admitted.record.status = end.code())?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let drain = reach.drain.clone();
         reach.drain.spawn(async move {
-            let _place = place;
+            // As a whole: its places are held, and its end is told, until the watch is over.
+            let mut admitted = admitted;
             let end = tokio::select! {
                 end = pass_on(watch, &sender) => end,
-                end = caller.lost(&key) => end,
+                end = admitted.caller.lost(&admitted.key) => end,
                 () = drain.wait() => Status::unavailable("this replica leaves: watch again"),
                 () = sender.closed() => return,
             };
+            // The record is told when it is dropped, with the places.
+            let mut ended = admitted;
+            ended.record.status = end.code();
             // Whoever does not read is not told.
             let _ = sender.send_timeout(Err(end), UNREAD).await;
+            drop(ended);
         });
         Ok(receiver)
     }
@@ -132,7 +226,16 @@ impl graph_server::Graph for Graph {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let receiver = self.start(request.into_inner()).await?;
+        let remote = request.remote_addr();
+        let remote = remote.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |it| it.ip());
+        let WatchRequest {
+            credentials,
+            resource,
+            known,
+        } = request.into_inner();
+        let resource = resource.unwrap_or_default();
+        let admitted = self.admit(&credentials, &resource, remote).await?;
+        let receiver = self.start(admitted, &known.unwrap_or_default()).await?;
         let updates = stream::unfold(receiver, |mut receiver| async {
             Some((receiver.recv().await?, receiver))
         });
@@ -153,39 +256,13 @@ async fn pass_on(mut watch: Watch, sender: &mpsc::Sender<Result<Update, Status>>
 }
 
 impl Key {
-    fn of(agent: AgentId, resource: Resource) -> Result<Self, Status> {
-        let Resource {
-            group,
-            version,
-            resource,
-            namespace,
-            whole,
-        } = resource;
-        if version.is_empty() || resource.is_empty() {
-            let message = "a version and a resource are needed, such as v1 and configmaps";
-            return Err(Status::invalid_argument(message));
-        }
-        let names = [&group, &version, &resource, &namespace];
-        if names.iter().any(|name| name.len() > LONGEST) {
-            return Err(Status::invalid_argument("a name is too long"));
-        }
+    fn of(agent: AgentId, resource: &Resource) -> Result<Self, Status> {
+        let collection = Collection::parse(resource)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Self {
             agent,
-            group,
-            version,
-            resource,
-            namespace,
-            whole,
+            collection,
+            whole: resource.whole,
         })
-    }
-
-    fn resource(&self) -> Resource {
-        Resource {
-            group: self.group.clone(),
-            version: self.version.clone(),
-            resource: self.resource.clone(),
-            namespace: self.namespace.clone(),
-            whole: self.whole,
-        }
     }
 }

@@ -45,7 +45,7 @@ pub use settings::Settings;
 pub use websocket_token::WebSocketTokens;
 
 use crate::{
-    control_plane::{Access, ControlPlane},
+    control_plane::{Access, ControlPlane, Identity},
     graph::Graph,
     usage::Way,
 };
@@ -99,6 +99,31 @@ impl KubernetesApi {
         credentials::read(headers, "").map(|presented| presented.agent)
     }
 
+    /// Who presents these credentials, if they may use the agent that they name; else the status
+    /// and the reason.
+    pub(crate) async fn identity_of(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Identity, (StatusCode, String)> {
+        let presented =
+            credentials::read(headers, "").map_err(|detail| (StatusCode::UNAUTHORIZED, detail))?;
+        let decision =
+            self.control_plane
+                .authorize_from(&presented.credentials, presented.agent, from);
+        match tokio::time::timeout(AUTHORIZATION, decision).await {
+            Ok(Ok(access)) => Ok(access.identity),
+            Ok(Err(reason)) => {
+                let failure = failure::of_denial(&reason);
+                Err((failure.code, failure.message))
+            }
+            Err(_) => {
+                let message = "the control plane did not decide in time";
+                Err((StatusCode::SERVICE_UNAVAILABLE, message.to_owned()))
+            }
+        }
+    }
+
     /// Answers one request. Dropping the future, or the answer's body before
     /// its end, cancels the request in the cluster.
     pub async fn handle<B>(
@@ -119,7 +144,7 @@ impl KubernetesApi {
                 &self.settings.url_path_prefix,
             ))
         {
-            return graph.accept(&head, on_upgrade);
+            return graph.accept(&head, on_upgrade, peer);
         }
         let mut record = Record::begin(&head, peer, &self.metrics);
         let caller = Caller::of(&head.headers, self.settings.allowed_origin.as_deref());

@@ -19,6 +19,9 @@ pub use eddsa::{CheckingKey, KeyError, SigningKey};
 
 const VALIDITY: Duration = Duration::from_secs(5);
 
+/// The shortest secret, in bytes: as many as HMAC-SHA256 gives.
+pub const SECRET_BYTES: usize = 32;
+
 /// A secret shared by all who sign and check; never printed.
 #[derive(Clone)]
 pub struct Secret(Vec<u8>);
@@ -48,12 +51,27 @@ pub enum SecretError {
         /// The file.
         path: String,
     },
+    /// It is so short that it can be guessed, or empty.
+    #[error(
+        "the secret file {path} holds {size} bytes, but at least {SECRET_BYTES} are needed; make a new one with: openssl rand -base64 32"
+    )]
+    Short {
+        /// The file.
+        path: String,
+        /// Its bytes, decoded.
+        size: usize,
+    },
 }
 
 impl Secret {
-    /// A secret of these bytes.
+    /// A secret of these bytes, which are made here or written in a test; those of files are
+    /// taken by [`Secret::read`].
+    ///
+    /// # Panics
+    /// When there are fewer than [`SECRET_BYTES`]: there is no short secret.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
+        assert!(bytes.len() >= SECRET_BYTES, "a secret is too short");
         Self(bytes)
     }
 
@@ -68,8 +86,7 @@ impl Secret {
     /// # Errors
     /// When the signing library refuses.
     pub fn hmac_hex(&self, message: &str) -> Result<String, JwtError> {
-        let bytes = self.hmac(message)?;
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        hmac_hex(&self.0, message)
     }
 
     /// The same in standard base64.
@@ -77,18 +94,10 @@ impl Secret {
     /// # Errors
     /// When the signing library refuses.
     pub fn hmac_base64(&self, message: &str) -> Result<String, JwtError> {
-        Ok(base64::engine::general_purpose::STANDARD.encode(self.hmac(message)?))
+        Ok(base64::engine::general_purpose::STANDARD.encode(hmac(&self.0, message)?))
     }
 
-    fn hmac(&self, message: &str) -> Result<Vec<u8>, JwtError> {
-        let key = EncodingKey::from_secret(&self.0);
-        let coded = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256)?;
-        Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(coded)
-            .expect("the library encodes so"))
-    }
-
-    /// Reads a secret file: standard base64, line ends ignored.
+    /// Reads a secret file: standard base64, line ends ignored, at least [`SECRET_BYTES`].
     ///
     /// # Errors
     /// [`SecretError`], naming the file.
@@ -99,11 +108,35 @@ impl Secret {
             error,
         })?;
         let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-        base64::engine::general_purpose::STANDARD
+        let bytes = base64::engine::general_purpose::STANDARD
             .decode(text)
-            .map(Self)
-            .map_err(|_| SecretError::Encoding { path: named() })
+            .map_err(|_| SecretError::Encoding { path: named() })?;
+        match bytes.len() {
+            SECRET_BYTES.. => Ok(Self(bytes)),
+            size => Err(SecretError::Short {
+                path: named(),
+                size,
+            }),
+        }
     }
+}
+
+/// The HMAC-SHA256 of a message in lower-case hexadecimal, with a key whose length is not ours to
+/// choose.
+///
+/// # Errors
+/// When the signing library refuses.
+pub fn hmac_hex(key: &[u8], message: &str) -> Result<String, JwtError> {
+    let bytes = hmac(key, message)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn hmac(key: &[u8], message: &str) -> Result<Vec<u8>, JwtError> {
+    let key = EncodingKey::from_secret(key);
+    let coded = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256)?;
+    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(coded)
+        .expect("the library encodes so"))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -308,16 +341,32 @@ mod tests {
 
     #[test]
     fn a_message_is_signed_as_rfc_4231_shows() {
-        let secret = Secret::new(b"Jefe".to_vec());
-
         assert_eq!(
-            secret.hmac_hex("what do ya want for nothing?").unwrap(),
+            hmac_hex(b"Jefe", "what do ya want for nothing?").unwrap(),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
     }
 
     #[test]
+    fn a_short_secret_file_is_refused_by_name_with_the_way_to_a_good_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let encode = |size| base64::engine::general_purpose::STANDARD.encode(vec![7; size]);
+        for size in [0, 1, 31] {
+            std::fs::write(file.path(), encode(size)).unwrap();
+            let error = Secret::read(file.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&file.path().display().to_string()),
+                "{error}"
+            );
+            assert!(error.contains("openssl rand -base64 32"), "{error}");
+        }
+        let lines = format!("{}\r\n", encode(32));
+        std::fs::write(file.path(), lines).unwrap();
+        assert_eq!(Secret::read(file.path()).unwrap().size(), 32);
+    }
+
+    #[test]
     fn a_secret_is_never_printed() {
-        assert_eq!(format!("{:?}", Secret::new(b"hush".to_vec())), "Secret(..)");
+        assert_eq!(format!("{:?}", Secret::new(vec![b'x'; 32])), "Secret(..)");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::DynamicObject;
 use proto::graph::rpc::Update;
+use runtime::names;
 
 use super::{OF_AGENT, OF_PROJECT};
 
@@ -63,7 +64,10 @@ impl Receiver {
         let path = object.data["status"]["webhookPath"].as_str();
         Some(Self {
             project: annotations.remove(OF_PROJECT)?,
-            path: path.filter(|it| it.starts_with('/')).map(str::to_owned),
+            // Made anew of its segments: what stands in an object must not reach out of its service.
+            path: path
+                .and_then(|it| it.strip_prefix('/'))
+                .map(|it| names::path(&it.split('/').collect::<Vec<_>>())),
         })
     }
 }

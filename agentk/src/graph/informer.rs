@@ -56,13 +56,17 @@ enum Failure {
     Silent,
     #[error("the cluster has no such resource")]
     Unknown,
+    #[error("{0}")]
+    Full(#[from] Status),
+    #[error("{0}")]
+    Request(Box<http::Error>),
 }
 
 impl Failure {
     fn is_expired(&self) -> bool {
         match self {
             Self::Api(kube::Error::Api(status)) | Self::Watch(status) => status.code == 410,
-            Self::Api(_) | Self::Silent | Self::Unknown => false,
+            Self::Api(_) | Self::Silent | Self::Unknown | Self::Full(_) | Self::Request(_) => false,
         }
     }
 
@@ -78,7 +82,8 @@ impl Failure {
                 404 | 405 => Some(Status::not_found(status.message.clone())),
                 _ => None,
             },
-            Self::Api(_) | Self::Watch(_) | Self::Silent => None,
+            Self::Full(status) => Some(status.clone()),
+            Self::Api(_) | Self::Watch(_) | Self::Silent | Self::Request(_) => None,
         }
     }
 }
@@ -139,7 +144,7 @@ impl<'a> Informer<'a> {
 
     async fn list(&self, hub: &Hub) -> Result<String, Failure> {
         let mut params = ListParams::default().limit(PAGE);
-        let mut all = Vec::new();
+        let mut all = hub.stage();
         loop {
             let request = if self.key.whole {
                 self.requests.list(&params)
@@ -151,12 +156,12 @@ impl<'a> Informer<'a> {
             let page = tokio::time::timeout(DEADLINE, asked).await;
             let page = page.map_err(|_| Failure::Silent)??;
             let told = |item| object::told(&self.api, item, self.key.whole);
-            all.extend(page.items.into_iter().map(told));
+            all.push(page.items.into_iter().map(told).collect())?;
             match page.metadata.continue_.filter(|it| !it.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
                     let version = page.metadata.resource_version.unwrap_or_default();
-                    hub.replace(all, version.clone());
+                    all.commit(version.clone());
                     return Ok(version);
                 }
             }

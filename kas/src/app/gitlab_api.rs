@@ -50,10 +50,12 @@ pub(super) fn services(
     tracker: &Arc<Tracker>,
     gitaly: Option<&Gitaly>,
     events: Option<&Events>,
-    graph: &Graph,
+    graph: Option<&Graph>,
 ) -> Services {
-    let services = Services::new(notifications.clone(), tracker.clone());
-    let mut services = services.with(GraphServer::new(graph.clone()));
+    let mut services = Services::new(notifications.clone(), tracker.clone());
+    if let Some(graph) = graph {
+        services = services.with(GraphServer::new(graph.clone()));
+    }
     if let Some(gitaly) = gitaly {
         services = services.with_repositories(gitaly.clone());
     }

@@ -1,6 +1,9 @@
 //! `kas kubeconfig …`: what kubectl needs to reach an agent's cluster through kas.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
@@ -29,7 +32,7 @@ pub struct KubeconfigArgs {
     /// Whose token it is; told from the token if absent
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
-    /// The token of the user or service
+    /// The token of the user or service; `-` reads it from standard input
     #[arg(long, env = "KAS_TOKEN", hide_env_values = true, value_parser = token)]
     token: Token,
     /// A PEM file with the CA of the server's certificate, to be embedded
@@ -37,8 +40,18 @@ pub struct KubeconfigArgs {
     certificate_authority: Option<PathBuf>,
 }
 
+/// The longest token that is read from standard input, in bytes.
+const TOKEN_BYTES: u64 = 16 << 10;
+
 fn token(text: &str) -> Result<Token, String> {
-    let text = text.trim();
+    let mut read = String::new();
+    let text = if text == "-" {
+        let all = std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut read);
+        all.map_err(|error| format!("cannot read standard input: {error}"))?;
+        read.trim()
+    } else {
+        text.trim()
+    };
     if text.is_empty() {
         return Err("the token is empty".to_owned());
     }

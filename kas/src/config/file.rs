@@ -76,6 +76,7 @@ pub(super) struct Agent {
     pub(super) receptive_agent: Option<ReceptiveAgent>,
     pub(super) remote_development: Option<RemoteDevelopment>,
     pub(super) events: Option<Events>,
+    pub(super) graph: Option<Graph>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,6 +138,13 @@ pub(super) struct KubernetesApiListen {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ReceptiveAgent {
     pub(super) poll_period: Option<PositiveSeconds>,
+}
+
+/// Ours; upstream has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Graph {
+    pub(super) enabled: Option<bool>,
 }
 
 /// Ours; upstream has none.

@@ -86,6 +86,7 @@ fn agent(rules: &Rules<'_>, agent: file::Agent) -> Result<Agent, Mistake> {
             .events
             .map(|it| events::events(rules, it))
             .transpose()?,
+        graph: agent.graph.and_then(|it| it.enabled).unwrap_or(true),
     })
 }
 

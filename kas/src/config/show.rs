@@ -89,6 +89,7 @@ fn agent(agent: &Agent) -> Value {
         "redis_conn_info_ttl": seconds(agent.redis_conn_info_ttl),
         "redis_conn_info_refresh": seconds(agent.redis_conn_info_refresh),
         "redis_conn_info_gc": seconds(agent.redis_conn_info_gc),
+        "graph": {"enabled": agent.graph},
     }));
     let proxy = agent.kubernetes_api.as_ref().map(kubernetes_api);
     put(&mut all, "kubernetes_api", proxy);

@@ -135,6 +135,8 @@ pub struct Agent {
     pub kubernetes_api: Option<KubernetesApi>,
     /// Events of agents' clusters; `None` leaves them off.
     pub events: Option<Events>,
+    /// Whether watches of clusters' objects are served.
+    pub graph: bool,
 }
 
 /// Where agents connect.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::agent::entity::GitalyInfo;
-use runtime::jwt::Secret;
+use runtime::jwt;
 
 use crate::version;
 
@@ -24,8 +24,7 @@ fn authorization(token: &str, now: u64) -> Option<HeaderValue> {
         return None;
     }
     let now = now.to_string();
-    let secret = Secret::new(token.as_bytes().to_vec());
-    let signed = secret.hmac_hex(&now).ok()?;
+    let signed = jwt::hmac_hex(token.as_bytes(), &now).ok()?;
     let mut value = HeaderValue::from_str(&format!("Bearer v2.{signed}.{now}")).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -55,8 +54,7 @@ mod tests {
         let metadata = metadata(&server, 1_700_000_000);
 
         assert_eq!(metadata["gitaly-feature-x"], "true");
-        let secret = Secret::new(b"Jefe".to_vec());
-        let signed = secret.hmac_hex("1700000000").unwrap();
+        let signed = jwt::hmac_hex(b"Jefe", "1700000000").unwrap();
         let value = format!("Bearer v2.{signed}.1700000000");
         assert_eq!(metadata["authorization"], value);
         assert!(!format!("{metadata:?}").contains("v2."), "it is secret");

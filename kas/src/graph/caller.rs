@@ -1,7 +1,11 @@
 //! Whether a caller may watch, as the cluster says: asked as the caller,
 //! through the Kubernetes API proxy, again and again.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -12,7 +16,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Key;
-use crate::kubernetes_api::KubernetesApi;
+use crate::{control_plane::Identity, kubernetes_api::KubernetesApi};
 
 /// How often rights are asked again.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -53,6 +57,17 @@ impl Caller {
         })
     }
 
+    /// Who it is, as the control plane knows them by their credentials.
+    pub(super) async fn identify(&self, from: IpAddr) -> Result<Identity, Status> {
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, self.authorization.clone())]);
+        let asked = self.api.identity_of(&headers, from).await;
+        asked.map_err(|(status, message)| match status.as_u16() {
+            401 => Status::unauthenticated(message),
+            403 | 404 => Status::permission_denied(message),
+            _ => Status::unavailable(message),
+        })
+    }
+
     /// The agent that the credentials are for.
     pub(super) fn agent(&self) -> AgentId {
         self.agent
@@ -84,8 +99,8 @@ impl Caller {
 
     async fn ask(&self, key: &Key, verb: &str) -> Result<(), Status> {
         let attributes = json!({
-            "verb": verb, "group": key.group, "version": key.version,
-            "resource": key.resource, "namespace": key.namespace,
+            "verb": verb, "group": key.collection.group(), "version": key.collection.version(),
+            "resource": key.collection.plural(), "namespace": key.collection.namespace(),
         });
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
@@ -118,7 +133,7 @@ fn judge(status: StatusCode, answer: &Value, key: &Key, verb: &str) -> Result<()
         200 | 201 if answer["status"]["allowed"] == true => Ok(()),
         200 | 201 => {
             let reason = answer["status"]["reason"].as_str().unwrap_or_default();
-            let what = &key.resource;
+            let what = key.collection.plural();
             let message = format!("the caller may not {verb} {what} in the cluster: {reason}");
             Err(Status::permission_denied(message))
         }
@@ -131,16 +146,20 @@ fn judge(status: StatusCode, answer: &Value, key: &Key, verb: &str) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::graph::rpc::Resource;
+    use runtime::names::Collection;
     use tonic::Code;
 
     #[test]
     fn only_a_clear_yes_lets_in() {
         let key = Key {
             agent: AgentId(1),
-            group: String::new(),
-            version: "v1".into(),
-            resource: "secrets".into(),
-            namespace: String::new(),
+            collection: Collection::parse(&Resource {
+                version: "v1".into(),
+                resource: "secrets".into(),
+                ..Resource::default()
+            })
+            .unwrap(),
             whole: false,
         };
         let yes = json!({"status": {"allowed": true}});

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use proto::{
     frame::Payload,
-    graph::rpc::{Object, SourceRequest, Update},
+    graph::rpc::{SourceRequest, Update},
 };
 use router::{Call, Event, Need, OpenError, Opening, Router};
 use runtime::{backoff::Backoff, graph::Hub};
@@ -38,7 +38,7 @@ pub(super) async fn run(router: &Router, key: &Key, hub: &Hub) -> Status {
 
 async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> {
     let request = SourceRequest {
-        resource: Some(key.resource()),
+        resource: Some(key.collection.resource(key.whole)),
         version: hub.version(),
     };
     let method: Arc<str> = METHOD.into();
@@ -62,7 +62,7 @@ async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> 
 
 /// The first updates, up to one that is synced, are all that there is.
 async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
-    let mut first: Option<Vec<Object>> = Some(Vec::new());
+    let mut first = Some(hub.stage());
     let mut well = Some(well);
     loop {
         let bytes = match call.event().await {
@@ -78,16 +78,21 @@ async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
             Ok(update) => update,
             Err(error) => return Status::unavailable(format!("an update is broken: {error}")),
         };
-        let Some(all) = &mut first else {
+        let Some(mut all) = first.take() else {
             hub.apply(update);
             continue;
         };
-        all.extend(update.changed);
+        // They count before they are told: an agent may never say that it has told all.
+        if let Err(full) = all.push(update.changed) {
+            return full;
+        }
         if update.synced {
-            hub.replace(first.take().unwrap_or_default(), update.version);
+            all.commit(update.version);
             if let Some(well) = well.take() {
                 well();
             }
+        } else {
+            first = Some(all);
         }
     }
 }

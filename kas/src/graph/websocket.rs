@@ -1,30 +1,40 @@
 //! The same over WebSocket, in JSON, for pages in browsers.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use proto::graph::rpc::{Known, Object, Resource, Update, WatchRequest};
-use runtime::websocket::{
-    handshake::accept_key,
-    messages::{self, Message},
+use proto::graph::rpc::{Known, Object, Resource, Update};
+use runtime::{
+    shares::Share,
+    websocket::{
+        handshake::accept_key,
+        messages::{self, Message},
+    },
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;
 
-use super::{Graph, UNREAD};
+use super::{Graph, UNREAD, Updates};
 use crate::kubernetes_api::ProxyBody;
 
 /// Below the prefix of the Kubernetes API; no API has such a path.
 const PATH: &str = "/-/graph";
 /// How long a client may take to say what it wants.
 const FIRST_WORDS: Duration = Duration::from_secs(10);
-/// The longest message of a client: what it knows.
-const LONGEST: usize = 4 << 20;
+/// The longest message of somebody who has not proved yet who it is.
+const FIRST_BYTES: usize = 16 << 10;
+/// The longest message of a caller who may watch: what it knows.
+const KNOWN_BYTES: usize = 4 << 20;
 /// How often clients are pinged: more often than load balancers give up silent connections.
 const PING: Duration = Duration::from_secs(45);
 
@@ -36,6 +46,9 @@ struct Wanted {
     resource: WantedResource,
     #[serde(default)]
     known: WantedKnown,
+    /// Whether what is known comes in a message of its own, once the caller may watch.
+    #[serde(default)]
+    known_follows: bool,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +79,12 @@ impl Graph {
 
     /// Answers a handshake. The credentials come in the first message, so that
     /// no other page can use what a browser remembers.
-    pub(crate) fn accept(&self, head: &Parts, upgrade: Option<OnUpgrade>) -> Response<ProxyBody> {
+    pub(crate) fn accept(
+        &self,
+        head: &Parts,
+        upgrade: Option<OnUpgrade>,
+        remote: SocketAddr,
+    ) -> Response<ProxyBody> {
         let headers = &head.headers;
         let is = |name, value: &str| {
             let given = headers
@@ -86,10 +104,17 @@ impl Graph {
             *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
             return response;
         };
+        let Ok(place) = reach.strangers.take(remote.ip(), 1) else {
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            return response;
+        };
         let graph = self.clone();
         reach.drain.spawn(async move {
-            match upgrade.await {
-                Ok(io) => graph.speak(TokioIo::new(io)).await,
+            let Ok(upgraded) = tokio::time::timeout(FIRST_WORDS, upgrade).await else {
+                return;
+            };
+            match upgraded {
+                Ok(io) => graph.speak(TokioIo::new(io), remote.ip(), place).await,
                 Err(error) => tracing::debug!(%error, "a WebSocket did not begin"),
             }
         });
@@ -101,20 +126,18 @@ impl Graph {
         response
     }
 
-    async fn speak(&self, io: TokioIo<hyper::upgrade::Upgraded>) {
+    async fn speak(
+        &self,
+        io: TokioIo<hyper::upgrade::Upgraded>,
+        remote: IpAddr,
+        place: Share<IpAddr>,
+    ) {
         let (mut reader, mut writer) = tokio::io::split(io);
-        let first = messages::read(&mut reader, LONGEST);
-        let Ok(Ok(Message::Text(first))) = tokio::time::timeout(FIRST_WORDS, first).await else {
-            return;
-        };
+        let watched = self.begin(&mut reader, remote, place).await;
         let heard = stream::unfold(reader, |mut reader| async {
-            Some((messages::read(&mut reader, LONGEST).await, reader))
+            Some((messages::read(&mut reader, FIRST_BYTES).await, reader))
         });
         let mut heard = std::pin::pin!(heard);
-        let watched = match wanted(&first) {
-            Ok(request) => self.start(request).await,
-            Err(status) => Err(status),
-        };
         let mut updates = match watched {
             Ok(updates) => updates,
             Err(status) => return end(&mut writer, &status).await,
@@ -139,6 +162,49 @@ impl Graph {
                 return;
             }
         }
+    }
+}
+
+impl Graph {
+    /// Hears who wants what, and begins the watch. The stranger's place is given back as soon as
+    /// the caller is known.
+    async fn begin(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        remote: IpAddr,
+        place: Share<IpAddr>,
+    ) -> Result<Updates, Status> {
+        let first = text(reader, FIRST_BYTES).await?;
+        let wanted: Wanted = serde_json::from_slice(&first)
+            .map_err(|error| Status::invalid_argument(format!("the first message: {error}")))?;
+        let resource = wanted.resource.into();
+        let admitted = self.admit(&wanted.credentials, &resource, remote).await?;
+        drop(place);
+        let known = if wanted.known_follows {
+            let known = text(reader, KNOWN_BYTES).await?;
+            serde_json::from_slice(&known)
+                .map_err(|error| Status::invalid_argument(format!("what is known: {error}")))?
+        } else {
+            wanted.known
+        };
+        let known = Known {
+            version: known.version,
+            objects: known.objects,
+        };
+        self.start(admitted, &known).await
+    }
+}
+
+/// A message of a client that has something to say now.
+async fn text(reader: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Vec<u8>, Status> {
+    let read = tokio::time::timeout(FIRST_WORDS, messages::read(reader, limit)).await;
+    let read = read.map_err(|_| Status::deadline_exceeded("no message came in time"))?;
+    match read {
+        Ok(Message::Text(text)) => Ok(text),
+        Ok(Message::Ping(_) | Message::Pong | Message::Close) => {
+            Err(Status::invalid_argument("a text message is expected"))
+        }
+        Err(error) => Err(Status::invalid_argument(error.to_string())),
     }
 }
 
@@ -169,24 +235,16 @@ async fn end(io: &mut (impl AsyncWrite + Unpin), status: &Status) {
     drop(tokio::time::timeout(UNREAD, ending).await);
 }
 
-fn wanted(text: &[u8]) -> Result<WatchRequest, Status> {
-    let wanted: Wanted = serde_json::from_slice(text)
-        .map_err(|error| Status::invalid_argument(format!("the first message: {error}")))?;
-    let resource = wanted.resource;
-    Ok(WatchRequest {
-        credentials: wanted.credentials,
-        resource: Some(Resource {
-            group: resource.group,
-            version: resource.version,
-            resource: resource.resource,
-            namespace: resource.namespace,
-            whole: resource.whole,
-        }),
-        known: Some(Known {
-            version: wanted.known.version,
-            objects: wanted.known.objects,
-        }),
-    })
+impl From<WantedResource> for Resource {
+    fn from(wanted: WantedResource) -> Self {
+        Self {
+            group: wanted.group,
+            version: wanted.version,
+            resource: wanted.resource,
+            namespace: wanted.namespace,
+            whole: wanted.whole,
+        }
+    }
 }
 
 fn told(update: Update) -> Value {

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -152,7 +152,11 @@ pub(super) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
     options.write(true).create(true).truncate(true).mode(0o600);
     options
         .open(file)
-        .and_then(|mut open| open.write_all(text.as_bytes()))
+        .and_then(|mut open| {
+            // One that was there before keeps its mode otherwise.
+            open.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            open.write_all(text.as_bytes())
+        })
         .with_context(|| format!("cannot write {}", file.display()))
 }
 

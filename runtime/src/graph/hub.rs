@@ -20,6 +20,8 @@ const QUEUE: usize = 1024;
 /// Bytes of objects in one message, unless one object has more.
 const MESSAGE: usize = 1 << 20;
 
+const TOO_MUCH: &str = "the objects that are watched take more memory than allowed";
+
 type Told = Result<Arc<Update>, Status>;
 
 /// Tells all who watch of one set of objects. Whoever feeds it is elsewhere.
@@ -43,6 +45,8 @@ struct Standing {
 pub(super) struct Budget {
     pub(super) used: AtomicUsize,
     pub(super) limit: usize,
+    /// What one hub may take of it.
+    pub(super) each: usize,
 }
 
 impl Hub {
@@ -58,6 +62,16 @@ impl Hub {
     /// Takes all objects that there are; those who watch are told the difference.
     pub fn replace(&self, all: Vec<Object>, version: String) {
         self.change(|mirror| mirror.replace(all, version), true);
+    }
+
+    /// Begins to collect all objects that there are, to [`Stage::commit`] them at once.
+    #[must_use]
+    pub fn stage(&self) -> Stage<'_> {
+        Stage {
+            hub: self,
+            objects: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes a change.
@@ -127,10 +141,9 @@ impl Hub {
         let (used, after) = (&self.budget.used, mirror.bytes());
         used.fetch_add(after, Ordering::Relaxed);
         let total = used.fetch_sub(before, Ordering::Relaxed) - before;
-        if total > self.budget.limit {
+        if after > self.budget.each || total > self.budget.limit {
             drop(mirror);
-            let message = "the objects that are watched take more memory than allowed";
-            return self.fail(&Status::resource_exhausted(message));
+            return self.fail(&Status::resource_exhausted(TOO_MUCH));
         }
         self.standing.send_modify(|it| {
             it.ready |= ready;
@@ -144,6 +157,51 @@ impl Hub {
 
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Objects that are collected before anybody is told. They count like those that are told; dropping
+/// it gives their bytes back.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    hub: &'a Hub,
+    objects: Vec<Object>,
+    bytes: usize,
+}
+
+impl Stage<'_> {
+    /// Collects more.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn push(&mut self, objects: Vec<Object>) -> Result<(), Status> {
+        let bytes: usize = objects.iter().map(mirror::size).sum();
+        let budget = &self.hub.budget;
+        self.bytes += bytes;
+        let total = budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.bytes > budget.each || total > budget.limit {
+            return Err(Status::resource_exhausted(TOO_MUCH));
+        }
+        self.objects.extend(objects);
+        Ok(())
+    }
+
+    /// Takes what was collected as all that there is; whoever watches is told the difference.
+    pub fn commit(mut self, version: String) {
+        let objects = std::mem::take(&mut self.objects);
+        self.give_back();
+        self.hub.replace(objects, version);
+    }
+
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.hub.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -217,7 +275,11 @@ mod tests {
 
     fn hub(limit: usize) -> Arc<Hub> {
         let used = AtomicUsize::new(0);
-        Arc::new(Hub::new(Arc::new(Budget { used, limit })))
+        Arc::new(Hub::new(Arc::new(Budget {
+            used,
+            limit,
+            each: limit,
+        })))
     }
 
     fn object(uid: usize, version: usize, bytes: usize) -> Object {
@@ -267,6 +329,24 @@ mod tests {
         assert!(watch.next().await.unwrap().synced);
         let end = watch.next().await.unwrap_err();
         assert_eq!(end.code(), tonic::Code::Aborted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_collected_without_end_is_refused_and_given_back() {
+        let hub = hub(10_000);
+        let mut stage = hub.stage();
+        let mut pushed = 0;
+        while stage.push(vec![object(pushed, 1, 1000)]).is_ok() {
+            pushed += 1;
+            assert!(pushed < 10, "there is an end");
+        }
+        drop(stage);
+        assert_eq!(hub.budget.used.load(Ordering::Relaxed), 0);
+
+        let mut stage = hub.stage();
+        stage.push(vec![object(1, 1, 1000)]).unwrap();
+        stage.commit("1".into());
+        assert!(hub.is_ready() && hub.failure().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ const UNWATCHED: usize = 2;
 pub struct Limits {
     /// Bytes of all objects together, about.
     pub bytes: usize,
+    /// Bytes of one hub's objects, about: a large one ends before it takes the room of the others.
+    pub bytes_each: usize,
     /// How many hubs.
     pub hubs: usize,
     /// How long a hub stays that nobody watches.
@@ -52,6 +54,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Hubs<K> {
         let budget = Budget {
             used: AtomicUsize::new(0),
             limit: limits.bytes,
+            each: limits.bytes_each,
         };
         Self(Arc::new(Inner {
             hubs: Mutex::default(),
@@ -141,6 +144,7 @@ mod tests {
     async fn a_hub_goes_when_nobody_has_watched_for_a_while() {
         let limits = Limits {
             bytes: usize::MAX,
+            bytes_each: usize::MAX,
             hubs: 1,
             linger: Duration::from_secs(60),
         };

@@ -100,7 +100,20 @@ impl Mirror {
 pub(super) fn size(object: &Object) -> usize {
     let labels = object.labels.iter();
     let labels: usize = labels.map(|(key, value)| key.len() + value.len()).sum();
-    OVERHEAD + labels + object.json.len() + object.owners.len() * OVERHEAD
+    let owners = object
+        .owners
+        .iter()
+        .map(|it| OVERHEAD + it.api_version.len() + it.kind.len() + it.name.len() + it.uid.len());
+    let texts = [
+        &object.api_version,
+        &object.kind,
+        &object.namespace,
+        &object.name,
+        &object.uid,
+        &object.resource_version,
+    ];
+    let texts: usize = texts.map(String::len).into_iter().sum();
+    OVERHEAD + labels + texts + object.json.len() + owners.sum::<usize>()
 }
 
 /// Whether a version is surely older.

@@ -23,7 +23,7 @@ pub enum Message {
 ///
 /// # Errors
 /// When the connection breaks, or the client sends anything else.
-pub async fn read(io: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result<Message> {
+pub async fn read<R: AsyncRead + Unpin>(io: &mut R, limit: usize) -> io::Result<Message> {
     let mut header = [0; MAX_HEADER];
     io.read_exact(&mut header[..2]).await?;
     let length = frame::header_length(&header[..2]);
@@ -36,8 +36,15 @@ pub async fn read(io: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result
     if !header.fin || header.reserved || header.length > limit as u64 {
         return Err(invalid("a message that is too long or in pieces"));
     }
-    let mut bytes = vec![0; usize::try_from(header.length).unwrap_or(limit)];
-    io.read_exact(&mut bytes).await?;
+    // Memory is taken as bytes come: an announced length costs nothing.
+    let mut bytes = Vec::new();
+    (&mut *io)
+        .take(header.length)
+        .read_to_end(&mut bytes)
+        .await?;
+    if bytes.len() as u64 != header.length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     frame::apply_mask(&mut mask, &mut bytes);
     match header.opcode {
         Some(Opcode::Text) => Ok(Message::Text(bytes)),
