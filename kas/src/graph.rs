@@ -200,7 +200,7 @@ impl Graph {
         let drain = reach.drain.clone();
         reach.drain.spawn(async move {
             // As a whole: its places are held, and its end is told, until the watch is over.
-            let mut admitted = admitted;
+            let admitted = admitted;
             let end = tokio::select! {
                 end = pass_on(watch, &sender) => end,
                 end = admitted.caller.lost(&admitted.key) => end,
