@@ -28,10 +28,9 @@ impl Bucket {
     /// Takes a turn: how long to wait before using it. Nothing is taken when
     /// that is longer than `patience`.
     pub(crate) fn take(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
-        let rate = self.limit.refill_rate_per_second;
-        let refill = now.saturating_duration_since(self.at).as_secs_f64() * rate;
-        self.tokens = (self.tokens + refill).min(f64::from(self.limit.bucket_size));
+        self.tokens = self.spare(now);
         self.at = now;
+        let rate = self.limit.refill_rate_per_second;
         let missing = 1.0 - self.tokens;
         let wait = match missing > 0.0 {
             true => Duration::try_from_secs_f64(missing / rate).unwrap_or(Duration::MAX),
@@ -42,6 +41,20 @@ impl Bucket {
         }
         self.tokens -= 1.0;
         Some(wait)
+    }
+}
+
+impl Bucket {
+    /// Turns that can be taken at once.
+    pub(crate) fn spare(&self, now: Instant) -> f64 {
+        let rate = self.limit.refill_rate_per_second;
+        let refill = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        (self.tokens + refill).min(f64::from(self.limit.bucket_size))
+    }
+
+    /// Turns that can be taken at once when nobody has taken any.
+    pub(crate) fn size(&self) -> f64 {
+        f64::from(self.limit.bucket_size)
     }
 }
 

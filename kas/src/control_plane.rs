@@ -18,7 +18,7 @@ pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};
 pub use receptive::{Material, Proof, ReceptiveAgent};
-pub use token_cache::{Memory, Refusal, TokenCache};
+pub use token_cache::{Memory, Refusal, Standing, TokenCache};
 
 use std::{net::IpAddr, sync::Arc};
 

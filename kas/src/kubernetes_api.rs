@@ -15,6 +15,7 @@ mod guard;
 mod headers;
 mod idle;
 mod metrics;
+mod places;
 mod query;
 mod request;
 mod route;
@@ -51,6 +52,7 @@ use crate::{
 };
 use audit::Record;
 use cors::Caller;
+use places::Places;
 use request::{Length, Outline};
 use status::Failure;
 use target::Target;
@@ -69,6 +71,7 @@ pub struct KubernetesApi {
     router: Arc<Router>,
     control_plane: Arc<dyn ControlPlane>,
     metrics: Metrics,
+    places: Places,
 }
 
 impl KubernetesApi {
@@ -87,6 +90,7 @@ impl KubernetesApi {
                 .expect("a prefix of plain letters keeps a header value valid"),
             method: request::METHOD.into(),
             exact_method: request::EXACT_METHOD.into(),
+            places: Places::new(settings.max_in_flight, metrics.clone()),
             settings,
             router,
             control_plane,
@@ -189,28 +193,35 @@ impl KubernetesApi {
         from: IpAddr,
         record: &mut Record,
     ) -> Result<(Target, Access), Failure> {
-        let in_flight = self
-            .metrics
-            .admit(i64::try_from(self.settings.max_in_flight).unwrap_or(i64::MAX));
-        record.admitted(in_flight.ok_or_else(|| {
-            Failure::passing(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too many requests are in progress",
-            )
-        })?);
         let target = self.target(head)?;
+        let access = self
+            .identify(head, target.sent_path(), from, record)
+            .await?;
+        record.allowed(&access);
+        record.admitted(self.places.begin(record.caller())?);
+        Ok((target, access))
+    }
+
+    /// Whom the credentials of a request make it, with a place among strangers until that is known.
+    async fn identify(
+        &self,
+        head: &Parts,
+        path: &str,
+        from: IpAddr,
+        record: &mut Record,
+    ) -> Result<Access, Failure> {
         if let Some(tokens) = &self.settings.websocket_tokens
             && let Some(token) = websocket_token::shown(&head.headers)
         {
-            let access = tokens.take(token, target.sent_path());
+            let access = tokens.take(token, path);
             let access = access.map_err(|detail| failure::of_credentials(&detail))?;
             record.asks_for(access.agent.id);
-            record.allowed(&access);
-            return Ok((target, access));
+            return Ok(access);
         }
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
         record.asks_for(presented.agent);
+        let _place = self.places.ask(from)?;
         let decision =
             self.control_plane
                 .authorize_from(&presented.credentials, presented.agent, from);
@@ -221,12 +232,11 @@ impl KubernetesApi {
                 Failure::passing(StatusCode::SERVICE_UNAVAILABLE, message)
             })?
             .map_err(|reason| failure::of_denial(&reason))?;
-        record.allowed(&access);
         if let Some(usage) = &self.settings.usage {
             let way = Way::of(&presented.credentials);
             usage.allowed(way, access.user_id, access.agent.id);
         }
-        Ok((target, access))
+        Ok(access)
     }
 
     fn is_asked_for_a_token(&self, head: &Parts) -> bool {

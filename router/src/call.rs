@@ -26,7 +26,11 @@ use proto::{
 use runtime::grpc::{SendStream, poll_message};
 use tonic::Status;
 
-use crate::{error::Broken, peers::Lease, registry::Alive, tunnel::Tunnel};
+use crate::{
+    error::Broken,
+    peers::Lease,
+    tunnel::{Tunnel, Using},
+};
 
 /// Field numbers around a message to the agent:
 /// `ConnectResponse.message`, `Message.data`.
@@ -84,7 +88,7 @@ pub struct Call {
 #[derive(Debug)]
 enum Path {
     /// The stream is the agent's, held by this replica.
-    Tunnel(#[expect(dead_code, reason = "held for its Drop")] Alive),
+    Tunnel(#[expect(dead_code, reason = "held for its Drop")] Using),
     /// The stream leads to the replica that holds the tunnel.
     Peer(#[expect(dead_code, reason = "held for its Drop")] Lease),
 }
@@ -95,7 +99,7 @@ impl Call {
     /// # Errors
     /// [`Broken`] when the tunnel is gone.
     pub fn through_tunnel(tunnel: Tunnel, opening: Opening) -> Result<Self, Broken> {
-        let (mut stream, alive) = tunnel.commit();
+        let (mut stream, using) = tunnel.commit();
         let mut send = stream
             .respond
             .send_response(runtime::grpc::response_headers(), false)?;
@@ -119,7 +123,7 @@ impl Call {
             recv: stream.recv,
             deframer: stream.deframer,
             sequence,
-            path: Path::Tunnel(alive),
+            path: Path::Tunnel(using),
             send_closed: opening.close,
             ended: false,
             broken: false,

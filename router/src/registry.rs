@@ -3,6 +3,7 @@
 //! Side effects (waking, announcing) happen after the lock of a shard is
 //! released; no lock is held across an await.
 
+mod callers;
 mod queue;
 mod state;
 
@@ -53,6 +54,14 @@ pub struct Registry {
 #[derive(Debug)]
 pub struct Alive {
     agent: AgentId,
+    registry: Weak<Registry>,
+}
+
+/// Held by whoever has a tunnel for a caller: it counts for that caller until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    agent: AgentId,
+    caller: Arc<str>,
     registry: Weak<Registry>,
 }
 
@@ -107,12 +116,9 @@ impl Registry {
 
     /// An idle tunnel for `need`, if there is one.
     pub fn take(&self, agent: AgentId, need: &Need) -> Option<Tunnel> {
-        let mut shard = self.shard(agent);
-        let tunnel = shard.get_mut(&agent)?.take(need);
-        if tunnel.is_some() {
-            self.idle.fetch_sub(1, Ordering::Relaxed);
-        }
-        tunnel
+        let tunnel = self.shard(agent).get_mut(&agent)?.take(need)?;
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        Some(tunnel.used(self.in_use(agent, need)))
     }
 
     /// Queues for a tunnel: callers take turns, each served in its own order.
@@ -128,8 +134,9 @@ impl Registry {
         let (sender, receiver) = oneshot::channel();
         if let Some(tunnel) = entry.take(need) {
             self.idle.fetch_sub(1, Ordering::Relaxed);
+            drop(shard);
             sender
-                .send(tunnel)
+                .send(tunnel.used(self.in_use(agent, need)))
                 .expect("the receiver is in this function");
         } else {
             entry.wait(need.clone(), sender);
@@ -210,12 +217,38 @@ impl Registry {
                 }
                 return;
             };
+            let in_use = self.in_use(agent, &waiter.need);
             let Some(tunnel) = slot.reserve() else { return };
-            match waiter.send(tunnel) {
+            match waiter.sender.send(tunnel.used(in_use)) {
                 Ok(()) => return,
                 // The request left meanwhile: on to the next.
                 Err(tunnel) => tunnel.unreserve(),
             }
+        }
+    }
+
+    fn in_use(&self, agent: AgentId, need: &Need) -> InUse {
+        InUse {
+            agent,
+            caller: need.caller.clone(),
+            registry: self.me.clone(),
+        }
+    }
+
+    /// A caller uses one tunnel less, which may let it, or another, have an idle one.
+    fn gave_back(&self, agent: AgentId, caller: &str) {
+        if let Some(entry) = self.shard(agent).get_mut(&agent) {
+            entry.gave_back(caller);
+        }
+        loop {
+            let pair = self.shard(agent).get_mut(&agent).and_then(Agent::next_pair);
+            let Some((waiter, tunnel)) = pair else {
+                return;
+            };
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            let in_use = self.in_use(agent, &waiter.need);
+            // A request that left meanwhile leaves the tunnel, which is put back.
+            drop(waiter.sender.send(tunnel.used(in_use)));
         }
     }
 
@@ -269,6 +302,14 @@ impl Clone for Alive {
         Self {
             agent: self.agent,
             registry: Weak::new(),
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.gave_back(self.agent, &self.caller);
         }
     }
 }

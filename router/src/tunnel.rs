@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::{
     id::AgentId,
     refusal::Refusal,
-    registry::{Alive, Registry},
+    registry::{Alive, InUse, Registry},
     search::Need,
 };
 
@@ -113,6 +113,7 @@ impl Slot {
                 Some(Tunnel {
                     slot: self.clone(),
                     stream: Some(stream),
+                    in_use: None,
                 })
             }
             other => {
@@ -172,11 +173,20 @@ impl Slot {
     }
 }
 
+/// Held by a call as long as it uses a tunnel.
+#[derive(Debug)]
+pub(crate) struct Using {
+    _alive: Alive,
+    _in_use: Option<InUse>,
+}
+
 /// A tunnel that one request has to itself and has not used yet.
 #[derive(Debug)]
 pub struct Tunnel {
     slot: Arc<Slot>,
     stream: Option<Stream>,
+    /// Given back after the tunnel.
+    in_use: Option<InUse>,
 }
 
 impl Tunnel {
@@ -186,13 +196,23 @@ impl Tunnel {
         &self.slot.offer
     }
 
+    /// Counts as in use by somebody.
+    pub(crate) fn used(mut self, in_use: InUse) -> Self {
+        self.in_use = Some(in_use);
+        self
+    }
+
     /// Commits to using the tunnel: it never becomes idle again.
-    pub(crate) fn commit(mut self) -> (Stream, Alive) {
+    pub(crate) fn commit(mut self) -> (Stream, Using) {
         let stream = self
             .stream
             .take()
             .expect("only commit and drop take the stream");
-        (stream, self.slot.started())
+        let using = Using {
+            _alive: self.slot.started(),
+            _in_use: self.in_use.take(),
+        };
+        (stream, using)
     }
 
     /// Makes the tunnel idle without telling the registry, which is placing it.

@@ -32,9 +32,10 @@ pub use error::CallError;
 pub use metrics::GitLabMetrics;
 pub use repositories::{Reading, Sharing};
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use moka::sync::Cache;
 use router::id::AgentId;
 use runtime::{
     connect::{ProxySetting, TargetError},
@@ -45,12 +46,13 @@ use tokio::sync::watch;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason, Identity,
-    IdentityKind, Memory, ReceptiveAgent, RefusedKind, Token, TokenCache,
+    IdentityKind, Memory, ReceptiveAgent, RefusedKind, Standing, Token, TokenCache, TokenHash,
 };
 use crate::{config, gitaly::Gitaly};
 use agent_info::Paths;
 use agents::Agents;
 use allowed_agents::AllowedAgents;
+use call::Asker;
 use proxy_user::{Proof, ProxyUser};
 use repositories::Repositories;
 
@@ -101,6 +103,8 @@ struct Inner {
     registered: TokenCache<Arc<Registered>, AuthError>,
     jobs: TokenCache<Arc<AllowedAgents>, DenyReason>,
     users: TokenCache<Arc<ProxyUser>, DenyReason>,
+    /// Users' tokens that were good for some agent.
+    known_users: Cache<TokenHash, ()>,
     projects: TokenCache<bool, AuthError>,
     agents: Agents,
     repositories: Repositories,
@@ -126,6 +130,7 @@ impl GitLab {
             registered: TokenCache::new(memories.agents),
             jobs: TokenCache::new(memories.callers),
             users: TokenCache::new(memories.callers),
+            known_users: Cache::new(memories.callers.tokens),
             projects: TokenCache::new(Memory::default()),
             agents: Agents::default(),
             repositories: Repositories::new(reading),
@@ -151,20 +156,36 @@ impl GitLab {
     /// # Errors
     /// When GitLab refuses the token, or cannot be asked.
     pub async fn registered(&self, token: &Token) -> Result<Arc<Registered>, AuthError> {
-        let ask = || {
+        self.registered_from(token, None).await
+    }
+
+    /// The same for somebody at an address.
+    async fn registered_from(
+        &self,
+        token: &Token,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Registered>, AuthError> {
+        let ask = |standing| {
             let (inner, token) = (self.0.clone(), token.clone());
-            async move { inner.ask_agent(&token).await }.boxed()
+            async move { inner.ask_agent(&token, asker(standing, from)).await }.boxed()
         };
         let registered = self.0.registered.get(token.hash(), ask).await?;
         self.0.agents.saw(&registered, token);
         Ok(registered)
     }
 
-    async fn authorize_job(&self, token: &Token, agent: AgentId) -> Result<Access, DenyReason> {
-        let ask = || {
+    async fn authorize_job(
+        &self,
+        token: &Token,
+        agent: AgentId,
+        from: Option<IpAddr>,
+    ) -> Result<Access, DenyReason> {
+        let ask = |standing| {
             let (inner, token) = (self.0.clone(), token.clone());
             async move {
-                let answer = allowed_agents::allowed_agents(&inner.client, &token).await;
+                let answer =
+                    allowed_agents::allowed_agents(&inner.client, &token, asker(standing, from))
+                        .await;
                 answer
                     .map(Arc::new)
                     .map_err(|e| allowed_agents::refusal(&e))
@@ -188,14 +209,28 @@ impl GitLab {
         })
     }
 
-    async fn authorize_user(&self, proof: Proof, agent: AgentId) -> Result<Access, DenyReason> {
+    async fn authorize_user(
+        &self,
+        proof: Proof,
+        agent: AgentId,
+        from: Option<IpAddr>,
+    ) -> Result<Access, DenyReason> {
         if agent.0 <= 0 {
             return Err(DenyReason::UnknownAgent { agent });
         }
-        let ask = || {
+        let ask = |standing| {
             let (inner, proof) = (self.0.clone(), proof.clone());
             async move {
-                let answer = proxy_user::authorize(&inner.client, agent, &proof).await;
+                // A user who is known is no stranger at the next agent.
+                let secret = proof.secret().hash();
+                let asker = match inner.known_users.contains_key(&secret) {
+                    true => Asker::Known,
+                    false => asker(standing, from),
+                };
+                let answer = proxy_user::authorize(&inner.client, agent, &proof, asker).await;
+                if answer.is_ok() {
+                    inner.known_users.insert(secret, ());
+                }
                 answer
                     .map(Arc::new)
                     .map_err(|e| proxy_user::refusal(&e, agent))
@@ -215,9 +250,39 @@ impl GitLab {
     }
 }
 
+/// Whose turn it is to ask: this server's own questions are of those whom it knows.
+fn asker(standing: Standing, from: Option<IpAddr>) -> Asker {
+    match (standing, from) {
+        (Standing::Stranger, Some(from)) => Asker::Stranger(from),
+        (Standing::Known, _) | (Standing::Stranger, None) => Asker::Known,
+    }
+}
+
+impl GitLab {
+    async fn decide(
+        &self,
+        credentials: &Credentials,
+        agent: AgentId,
+        from: Option<IpAddr>,
+    ) -> Result<Access, DenyReason> {
+        let proof = match credentials.clone() {
+            Credentials::Ci { token } => return self.authorize_job(&token, agent, from).await,
+            Credentials::Pat { token } => Proof::Token(token),
+            Credentials::Session {
+                access_key,
+                csrf_token,
+            } => Proof::Session {
+                access_key,
+                csrf_token,
+            },
+        };
+        self.authorize_user(proof, agent, from).await
+    }
+}
+
 impl Inner {
-    async fn ask_agent(&self, token: &Token) -> Result<Arc<Registered>, AuthError> {
-        let answer = self.paths.agent_info(&self.client, token).await;
+    async fn ask_agent(&self, token: &Token, asker: Asker) -> Result<Arc<Registered>, AuthError> {
+        let answer = self.paths.agent_info(&self.client, token, asker).await;
         answer.map(Arc::new).map_err(|error| {
             if error.refusal().is_some() {
                 tracing::info!(%error, "GitLab refuses an agent's token");
@@ -248,6 +313,18 @@ impl ControlPlane for GitLab {
         async { Ok(self.registered(token).await?.agent.clone()) }.boxed()
     }
 
+    fn agent_by_token_from<'a>(
+        &'a self,
+        token: &'a Token,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>> {
+        async move {
+            let registered = self.registered_from(token, Some(from)).await?;
+            Ok(registered.agent.clone())
+        }
+        .boxed()
+    }
+
     fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>> {
         ready(self.0.agents.get(id)).boxed()
     }
@@ -257,24 +334,16 @@ impl ControlPlane for GitLab {
         credentials: &'a Credentials,
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
-        match credentials.clone() {
-            Credentials::Ci { token } => {
-                async move { self.authorize_job(&token, agent).await }.boxed()
-            }
-            Credentials::Pat { token } => self.authorize_user(Proof::Token(token), agent).boxed(),
-            Credentials::Session {
-                access_key,
-                csrf_token,
-            } => self
-                .authorize_user(
-                    Proof::Session {
-                        access_key,
-                        csrf_token,
-                    },
-                    agent,
-                )
-                .boxed(),
-        }
+        self.decide(credentials, agent, None).boxed()
+    }
+
+    fn authorize_from<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+        agent: AgentId,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<Access, DenyReason>> {
+        self.decide(credentials, agent, Some(from)).boxed()
     }
 
     fn configuration(&self, agent: AgentId, has: &str) -> Option<watch::Receiver<Configuration>> {

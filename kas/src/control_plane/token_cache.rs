@@ -19,6 +19,18 @@ use slot::{Look, Slot};
 
 /// How long a caller with an answer in its grace waits for a newer one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Tokens that were never good which are remembered, at most: they have a place of their own, so that
+/// made-up ones drive out none that are good.
+const STRANGERS: u64 = 10_000;
+
+/// Whether a token was ever good, as far as is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It was, or nothing is remembered by configuration.
+    Known,
+    /// It was not.
+    Stranger,
+}
 
 /// How long and how much is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +68,7 @@ type Question<V, E> = BoxFuture<'static, Result<V, E>>;
 pub struct TokenCache<V, E> {
     memory: Memory,
     slots: Cache<TokenHash, Arc<Slot<V, E>>>,
+    strangers: Cache<TokenHash, Arc<Slot<V, E>>>,
     asking: TaskTracker,
 }
 
@@ -78,35 +91,59 @@ where
         Self {
             memory,
             slots: Cache::builder().max_capacity(memory.tokens).build(),
+            strangers: Cache::builder()
+                .max_capacity(memory.tokens.min(STRANGERS))
+                .build(),
             asking: TaskTracker::new(),
         }
     }
 
-    /// The remembered answer, or the one that `ask` gives.
+    /// The remembered answer, or the one that `ask` gives, which is told whether the token was good
+    /// before.
     ///
     /// A question goes on to its end, whoever stops waiting for it; it must
     /// have its own deadline.
-    pub async fn get(&self, key: TokenHash, ask: impl FnOnce() -> Question<V, E>) -> Result<V, E> {
+    pub async fn get(
+        &self,
+        key: TokenHash,
+        ask: impl FnOnce(Standing) -> Question<V, E>,
+    ) -> Result<V, E> {
         if self.memory.good.is_zero() {
-            return ask().await;
+            return ask(Standing::Known).await;
         }
-        let slot = self.slots.get_with(key, Arc::default);
+        if let Some(slot) = self.slots.get(&key) {
+            return self.answer(&slot, || ask(Standing::Known)).await;
+        }
+        let slot = self.strangers.get_with(key, Arc::default);
+        let answer = self.answer(&slot, || ask(Standing::Stranger)).await;
+        if answer.is_ok() {
+            self.slots.insert(key, slot);
+            self.strangers.invalidate(&key);
+        }
+        answer
+    }
+
+    async fn answer(
+        &self,
+        slot: &Arc<Slot<V, E>>,
+        ask: impl FnOnce() -> Question<V, E>,
+    ) -> Result<V, E> {
         match slot.look(&self.memory, Instant::now()) {
             Look::Fresh(answer) => answer,
             Look::Ending(good) => {
                 // Nobody waits for it: it runs in its own task.
-                drop(self.ask(&slot, ask));
+                drop(self.ask(slot, ask));
                 Ok(good)
             }
             Look::Grace(good) => {
-                let newer = tokio::time::timeout(PATIENCE, self.ask(&slot, ask)).await;
+                let newer = tokio::time::timeout(PATIENCE, self.ask(slot, ask)).await;
                 match newer {
                     Ok(Err(error)) if error.is_retryable() => Ok(good),
                     Ok(answer) => answer,
                     Err(_) => Ok(good),
                 }
             }
-            Look::Nothing => self.ask(&slot, ask).await,
+            Look::Nothing => self.ask(slot, ask).await,
         }
     }
 

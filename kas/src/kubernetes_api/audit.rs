@@ -6,7 +6,10 @@ use http::{HeaderValue, Method, Uri, header, request};
 use router::id::AgentId;
 use tokio::time::Instant;
 
-use super::metrics::{InFlight, Metrics};
+use super::{
+    metrics::{InFlight, Metrics},
+    places::InProgress,
+};
 use crate::control_plane::{Access, Identity};
 
 /// What is remembered of a request until it is over. Dropping it says so: in
@@ -22,7 +25,9 @@ pub(super) struct Record {
     agent: Option<AgentId>,
     agent_name: String,
     metrics: Metrics,
-    in_flight: Option<InFlight>,
+    _in_flight: InFlight,
+    place: Option<InProgress>,
+    caller: Arc<str>,
     /// Whether it is a Kubernetes watch.
     pub(super) watch: bool,
     /// The status of the answer, 0 before there is one.
@@ -56,7 +61,9 @@ impl Record {
             agent: None,
             agent_name: String::new(),
             metrics: metrics.clone(),
-            in_flight: None,
+            _in_flight: metrics.begin(),
+            place: None,
+            caller: Arc::default(),
             watch: false,
             status: 0,
             cut: false,
@@ -69,9 +76,9 @@ impl Record {
         })
     }
 
-    /// It is counted as in progress until it is over.
-    pub(super) fn admitted(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
+    /// It has this place until it is over.
+    pub(super) fn admitted(&mut self, place: InProgress) {
+        self.place = Some(place);
     }
 
     /// It asks for this agent.
@@ -82,15 +89,13 @@ impl Record {
     /// It was allowed.
     pub(super) fn allowed(&mut self, access: &Access) {
         self.who = Some(access.identity.clone());
+        self.caller = access.identity.to_string().into();
         self.agent_name.clone_from(&access.agent.name);
     }
 
     /// Who asks, as in `user:alice`; empty while that is not known.
     pub(super) fn caller(&self) -> Arc<str> {
-        self.who
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string)
-            .into()
+        self.caller.clone()
     }
 }
 

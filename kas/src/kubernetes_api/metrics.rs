@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
         counter::Counter,
         family::Family,
@@ -16,6 +16,28 @@ use prometheus_client::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
     code: &'static str,
+}
+
+/// A limit that a request was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Over {
+    /// Requests of one address whose credentials are being checked.
+    AskedOfAddress,
+    /// All of these.
+    Asked,
+    /// Requests of one caller in progress.
+    InProgressOfCaller,
+    /// All of these.
+    InProgress,
+    /// Requests of one caller that wait for a tunnel.
+    HeldOfCaller,
+    /// All of these.
+    Held,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: Over,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +56,8 @@ struct Inner {
     requests: Family<Code, Counter>,
     by_class: [Counter; 6],
     in_flight: Gauge,
+    held: Gauge,
+    over_limit: Family<Limit, Counter>,
     routing: Family<Outcome, Histogram, fn() -> Histogram>,
     routed: Histogram,
     aborted: Histogram,
@@ -55,6 +79,8 @@ impl Default for Metrics {
             by_class,
             requests,
             in_flight: Gauge::default(),
+            held: Gauge::default(),
+            over_limit: Family::default(),
             routed: outcome("success"),
             aborted: outcome("aborted"),
             routing,
@@ -92,6 +118,16 @@ impl Metrics {
             inner.in_flight.clone(),
         );
         registry.register(
+            "k8s_api_proxy_requests_held",
+            "Requests in progress that wait for a tunnel of their agent",
+            inner.held.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_requests_over_limit",
+            "Requests refused with 429, by the limit of a caller, of an address, or of all that was reached",
+            inner.over_limit.clone(),
+        );
+        registry.register(
             "k8s_api_proxy_routing_duration_seconds",
             "Time to find a tunnel for a request",
             inner.routing.clone(),
@@ -123,11 +159,20 @@ impl Metrics {
         );
     }
 
-    /// Counts a request in, unless `limit` of them are in progress.
-    pub(super) fn admit(&self, limit: i64) -> Option<InFlight> {
-        let before = self.0.in_flight.inc();
-        let admitted = InFlight(self.clone());
-        (before < limit).then_some(admitted)
+    /// Counts a request in.
+    pub(super) fn begin(&self) -> InFlight {
+        self.0.in_flight.inc();
+        InFlight(self.clone())
+    }
+
+    /// Counts one more request that waits for a tunnel, or one less.
+    pub(super) fn held(&self, change: i64) {
+        self.0.held.inc_by(change);
+    }
+
+    /// Counts a request that is refused because of a limit.
+    pub(super) fn refused(&self, limit: Over) {
+        self.0.over_limit.get_or_create(&Limit { limit }).inc();
     }
 
     /// Requests in progress.
@@ -167,16 +212,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_requests_are_admitted_than_the_limit() {
+    fn a_request_is_in_flight_until_it_is_over() {
         let metrics = Metrics::default();
 
-        let first = metrics.admit(1);
-        assert!(first.is_some());
-        assert!(metrics.admit(1).is_none());
+        let (first, _second) = (metrics.begin(), metrics.begin());
         drop(first);
 
-        assert!(metrics.admit(1).is_some());
-        assert_eq!(metrics.in_flight(), 0);
+        assert_eq!(metrics.in_flight(), 1);
     }
 
     #[test]
@@ -186,6 +228,7 @@ mod tests {
         metrics.routed(Duration::from_millis(1));
         metrics.not_routed(Duration::from_secs(1));
         metrics.over(204, 1, 2);
+        metrics.refused(Over::HeldOfCaller);
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -196,6 +239,7 @@ mod tests {
             "k8s_api_proxy_routing_timeout_total 1",
             "k8s_api_proxy_requests_total{code=\"2xx\"} 1",
             "k8s_api_proxy_sent_bytes_total 2",
+            "k8s_api_proxy_requests_over_limit_total{limit=\"HeldOfCaller\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

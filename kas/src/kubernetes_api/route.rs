@@ -1,7 +1,7 @@
 //! From an allowed request to an answer: a tunnel is found, the call made, and
 //! made again where that is safe.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -22,6 +22,8 @@ use super::{
     watch::{self, Position, Source, Watch},
 };
 
+/// How long a request looks for a tunnel before it takes one of the places of those that wait.
+const HELD_AFTER: Duration = Duration::from_millis(100);
 /// How often a call is made again.
 const REPLAYS: u32 = 5;
 /// The pause before the second replay; later ones are longer. What cuts one connection of an
@@ -152,15 +154,21 @@ impl KubernetesApi {
 
     async fn open(&self, journey: &Journey, record: &mut Record) -> Result<Call, Failure> {
         let started = Instant::now();
-        let opened = self
-            .router
-            .open(
-                journey.agent,
-                &journey.need,
-                &journey.opening,
-                journey.deadline,
-            )
-            .await;
+        let open = (self.router).open(
+            journey.agent,
+            &journey.need,
+            &journey.opening,
+            journey.deadline,
+        );
+        let mut open = pin!(open);
+        let opened = tokio::select! {
+            biased;
+            opened = open.as_mut() => opened,
+            () = tokio::time::sleep(HELD_AFTER) => {
+                let _place = self.places.hold(journey.need.caller.clone())?;
+                open.await
+            }
+        };
         let took = started.elapsed();
         record.routing += took;
         match opened {

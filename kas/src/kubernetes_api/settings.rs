@@ -28,7 +28,7 @@ pub struct Settings {
     pub idle: Duration,
     /// Bytes of a request's line and headers, at most.
     pub max_head: usize,
-    /// Requests in progress, at most.
+    /// Requests in progress, at most; one caller may have a quarter.
     pub max_in_flight: usize,
     /// The origin whose browsers may call.
     pub allowed_origin: Option<String>,

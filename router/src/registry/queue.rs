@@ -52,12 +52,13 @@ impl<T> FairQueue<T> {
     }
 
     /// Takes the first item that fits, of the caller whose turn it is or of the
-    /// next one that has such an item; that caller's next turn comes last.
-    pub(super) fn take(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
-        let (turn, index) = self.callers.iter().enumerate().find_map(|(turn, caller)| {
-            let index = caller.items.iter().position(&fits)?;
-            Some((turn, index))
-        })?;
+    /// next one that may have a turn and has such an item; that caller's next turn comes last.
+    pub(super) fn take(
+        &mut self,
+        may: impl Fn(&str) -> bool,
+        fits: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let (turn, index) = self.find(may, fits)?;
         let mut caller = self.callers.remove(turn)?;
         let item = caller.items.remove(index)?;
         self.len -= 1;
@@ -65,6 +66,27 @@ impl<T> FairQueue<T> {
             self.callers.push_back(caller);
         }
         Some(item)
+    }
+
+    /// Whether there is an item to [take](Self::take).
+    pub(super) fn has(&self, may: impl Fn(&str) -> bool, fits: impl Fn(&T) -> bool) -> bool {
+        self.find(may, fits).is_some()
+    }
+
+    /// The place of a caller in the row, and of its item.
+    fn find(
+        &self,
+        may: impl Fn(&str) -> bool,
+        fits: impl Fn(&T) -> bool,
+    ) -> Option<(usize, usize)> {
+        let mut row = self.callers.iter().enumerate();
+        row.find_map(|(turn, caller)| {
+            let index = match may(&caller.name) {
+                true => caller.items.iter().position(&fits)?,
+                false => return None,
+            };
+            Some((turn, index))
+        })
     }
 
     /// Drops what does not need to wait any more.
@@ -94,10 +116,26 @@ mod tests {
         queue.push(&"modest".into(), 7000);
         queue.push(&"late".into(), 8000);
 
-        let served: Vec<_> = (0..5).filter_map(|_| queue.take(|_| true)).collect();
+        let served: Vec<_> = (0..5)
+            .filter_map(|_| queue.take(|_| true, |_| true))
+            .collect();
 
         assert_eq!(served, [0, 7000, 8000, 1, 2]);
         assert_eq!((queue.len(), queue.len_of("greedy")), (997, 997));
+    }
+
+    #[test]
+    fn one_who_has_enough_is_passed_over() {
+        let mut queue = FairQueue::default();
+        for (caller, item) in [("greedy", 1), ("greedy", 2), ("modest", 3)] {
+            queue.push(&caller.into(), item);
+        }
+        let modest = |caller: &str| caller == "modest";
+
+        assert_eq!(queue.take(modest, |_| true), Some(3));
+        assert!(!queue.has(modest, |_| true));
+        assert_eq!(queue.take(modest, |_| true), None);
+        assert_eq!(queue.take(|_| true, |_| true), Some(1));
     }
 
     proptest! {
@@ -115,7 +153,7 @@ mod tests {
                     waiting.entry(caller).or_default().push_back(number);
                     continue;
                 }
-                let Some((caller, number)) = queue.take(|_| true) else {
+                let Some((caller, number)) = queue.take(|_| true, |_| true) else {
                     prop_assert!(waiting.values().all(VecDeque::is_empty));
                     continue;
                 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Presence, queue::FairQueue};
+use super::{Presence, callers::Callers, queue::FairQueue};
 use crate::{
     refusal::Refusal,
     search::Need,
@@ -16,15 +16,16 @@ use crate::{
 pub(super) struct Agent {
     idle: Vec<Arc<Slot>>,
     queue: FairQueue<Waiter>,
+    callers: Callers,
     alive: usize,
     last_seen: Option<Instant>,
 }
 
 /// A request that waits for a tunnel.
 #[derive(Debug)]
-struct Waiter {
-    need: Need,
-    sender: oneshot::Sender<Tunnel>,
+pub(super) struct Waiter {
+    pub(super) need: Need,
+    pub(super) sender: oneshot::Sender<Tunnel>,
 }
 
 /// Whether one more request may wait.
@@ -35,14 +36,19 @@ pub(super) struct Limits {
 }
 
 impl Agent {
-    /// Reserves the tunnel that became idle last: it is the likeliest to live.
+    /// Reserves the tunnel that became idle last: it is the likeliest to live. Counted for the
+    /// caller, if it may have one more.
     pub(super) fn take(&mut self, need: &Need) -> Option<Tunnel> {
+        if !self.callers.may_take(&need.caller, self.alive) {
+            return None;
+        }
         for index in (0..self.idle.len()).rev() {
             if !self.idle[index].offer.satisfies(need) {
                 continue;
             }
             if let Some(tunnel) = self.idle[index].reserve() {
                 self.idle.remove(index);
+                self.callers.took(&need.caller);
                 return Some(tunnel);
             }
         }
@@ -74,14 +80,46 @@ impl Agent {
         room(&self.queue)
     }
 
-    /// Whose turn it is among those whom a tunnel with this offer would serve.
-    pub(super) fn next_waiter(&mut self, offer: &Offer) -> Option<oneshot::Sender<Tunnel>> {
+    /// Whose turn it is among those whom a tunnel with this offer would serve. The tunnel is counted
+    /// for that caller.
+    pub(super) fn next_waiter(&mut self, offer: &Offer) -> Option<Waiter> {
         loop {
-            let waiter = self.queue.take(|waiter| offer.satisfies(&waiter.need))?;
+            let may = |caller: &str| self.callers.may_take(caller, self.alive);
+            let waiter = (self.queue).take(may, |waiter| offer.satisfies(&waiter.need))?;
             if !waiter.sender.is_closed() {
-                return Some(waiter.sender);
+                self.callers.took(&waiter.need.caller);
+                return Some(waiter);
             }
         }
+    }
+
+    /// A tunnel is not in use any more that was counted for a caller.
+    pub(super) fn gave_back(&mut self, caller: &str) {
+        self.callers.gave_back(caller);
+    }
+
+    /// Whose turn it is, with an idle tunnel for it: one that was kept for callers who use none may
+    /// be had by others when tunnels are given back.
+    pub(super) fn next_pair(&mut self) -> Option<(Waiter, Tunnel)> {
+        if self.queue.len() == 0 {
+            return None;
+        }
+        for index in (0..self.idle.len()).rev() {
+            let offer = self.idle[index].offer.clone();
+            let may = |caller: &str| self.callers.may_take(caller, self.alive);
+            if !(self.queue).has(may, |waiter| offer.satisfies(&waiter.need)) {
+                continue;
+            }
+            let Some(tunnel) = self.idle[index].reserve() else {
+                continue;
+            };
+            if let Some(waiter) = self.next_waiter(&offer) {
+                self.idle.remove(index);
+                return Some((waiter, tunnel));
+            }
+            tunnel.unreserve();
+        }
+        None
     }
 
     /// Why none of the idle tunnels serves the call: what the best of them lacks. `None` without any.

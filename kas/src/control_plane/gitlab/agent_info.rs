@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     super::{AgentInfo, AuthError, Token},
-    call::{Call, Endpoint},
+    call::{Asker, Call, Endpoint},
     client::Client,
     error::CallError,
     number::{Number, or_default},
@@ -58,14 +58,15 @@ impl Paths {
         &self,
         client: &Client,
         token: &Token,
+        asker: Asker,
     ) -> Result<Registered, CallError> {
         let first = self.0.load(Ordering::Relaxed);
-        let answer = ask(client, PATHS[first], token).await;
+        let answer = ask(client, PATHS[first], token, asker).await;
         if !is_not_found(&answer) {
             return answer;
         }
         let other = 1 - first;
-        let second = ask(client, PATHS[other], token).await;
+        let second = ask(client, PATHS[other], token, asker).await;
         if is_not_found(&second) {
             return answer;
         }
@@ -84,8 +85,14 @@ fn is_not_found<T>(answer: &Result<T, CallError>) -> bool {
     matches!(answer, Err(CallError::Status { status: 404, .. }))
 }
 
-async fn ask(client: &Client, path: &'static str, token: &Token) -> Result<Registered, CallError> {
+async fn ask(
+    client: &Client,
+    path: &'static str,
+    token: &Token,
+    asker: Asker,
+) -> Result<Registered, CallError> {
     let call = Call::get(Endpoint::AgentInfo, path).for_agent(token);
+    let call = call.asked_by(asker);
     let body = client.call(&call).await?;
     parse(&body).map_err(|why| CallError::Garbage { path, why })
 }
@@ -96,6 +103,7 @@ pub(super) fn refusal(error: &CallError) -> AuthError {
         Some(401) => AuthError::UnknownToken,
         Some(403) => AuthError::Forbidden,
         Some(404) => AuthError::NoAgent,
+        _ if *error == CallError::Strangers => AuthError::TooManyStrangers,
         _ => AuthError::Unavailable(error.to_string()),
     }
 }

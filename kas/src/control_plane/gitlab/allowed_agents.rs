@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     super::{DenyReason, RefusedKind, Token},
-    call::{Call, Endpoint},
+    call::{Asker, Call, Endpoint},
     client::Client,
     error::CallError,
     number::{Number, or_default},
@@ -87,10 +87,12 @@ pub(super) struct Extra {
 pub(super) async fn allowed_agents(
     client: &Client,
     token: &Token,
+    asker: Asker,
 ) -> Result<AllowedAgents, CallError> {
     let call = Call {
         signed: false,
         credential: Some((JOB_TOKEN, token.clone())),
+        asker,
         ..Call::get(Endpoint::AllowedAgents, PATH)
     };
     let body = client.call(&call).await?;
@@ -107,6 +109,7 @@ pub(super) fn refusal(error: &CallError) -> DenyReason {
         Some(401) => refused(RefusedKind::Unauthenticated, ""),
         Some(403) => refused(RefusedKind::Forbidden, ""),
         Some(404) => refused(RefusedKind::NotFound, "agents for "),
+        _ if *error == CallError::Strangers => DenyReason::TooManyStrangers,
         _ => DenyReason::Unavailable(format!(
             "Failed to get allowed agents for CI job token: {error}"
         )),

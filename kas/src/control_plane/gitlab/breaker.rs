@@ -71,6 +71,13 @@ impl Breaker {
         Ok(())
     }
 
+    /// A call that was let through was not made after all: another may be the trial.
+    pub(super) fn unused(&mut self, now: Instant) {
+        if let State::Trial { pause, .. } = self.state {
+            self.state = State::Open { until: now, pause };
+        }
+    }
+
     /// A call was answered.
     pub(super) fn success(&mut self, now: Instant) -> Change {
         let opened = !matches!(self.state, State::Closed { .. });
@@ -157,6 +164,18 @@ mod tests {
         assert!(breaker.admit(after).is_ok());
         assert_eq!(breaker.success(after), Change::Closed(3 * FIRST_PAUSE));
         assert!(breaker.admit(after).is_ok() && breaker.admit(after).is_ok());
+    }
+
+    #[test]
+    fn a_trial_that_was_not_made_leaves_its_turn_to_another() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        failed(&mut breaker, now, FAILURES);
+        let later = now + FIRST_PAUSE;
+        assert!(breaker.admit(later).is_ok());
+
+        breaker.unused(later);
+
+        assert!(breaker.admit(later).is_ok());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A request to GitLab's internal API, before it is signed and sent.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
@@ -42,6 +44,15 @@ impl Endpoint {
     }
 }
 
+/// For whom GitLab is asked: whose turns a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// This server, or somebody whose token was good before.
+    Known,
+    /// Somebody at this address whose token was never good.
+    Stranger(IpAddr),
+}
+
 /// What a good answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expect {
@@ -68,6 +79,8 @@ pub(super) struct Call {
     pub(super) expect: Expect,
     /// Whether it changes nothing when it is repeated, and is worth it.
     pub(super) retried: bool,
+    /// For whom it is made.
+    pub(super) asker: Asker,
 }
 
 impl Call {
@@ -83,6 +96,7 @@ impl Call {
             body: None,
             expect: Expect::Json,
             retried: true,
+            asker: Asker::Known,
         }
     }
 
@@ -100,6 +114,12 @@ impl Call {
             ..Self::get(endpoint, path)
         }
     }
+
+    /// The same in the turns of whoever asks.
+    pub(super) fn asked_by(self, asker: Asker) -> Self {
+        Self { asker, ..self }
+    }
+
     /// The same on behalf of an agent.
     pub(super) fn for_agent(self, token: &Token) -> Self {
         let bearer = Token::new(format!("Bearer {}", token.expose()));

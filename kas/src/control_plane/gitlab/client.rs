@@ -2,6 +2,7 @@
 
 mod answer;
 mod attempt;
+mod turns;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,13 +24,14 @@ use super::{
     SetupError,
     base::Base,
     breaker::{Breaker, Change},
-    call::{Call, Endpoint},
+    call::{Asker, Call, Endpoint},
     connector::Connector,
     error::CallError,
     metrics::GitLabMetrics,
     retry::{self, Budget},
 };
-use crate::{bucket::Bucket, config, version};
+use crate::{config, version};
+use turns::Turns;
 
 /// From the first attempt to the last: less than those who wait have patience,
 /// so that they hear the reason.
@@ -39,6 +41,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Connections at a time, busy or idle.
 const CONNECTIONS: usize = 50;
+/// Of these, those for tokens that were never good: a slow GitLab keeps each for seconds.
+const STRANGERS_CONNECTIONS: usize = 12;
 const IDLE: Duration = Duration::from_secs(90);
 /// GitLab's secret has this many bytes.
 const SECRET_SIZE: usize = 32;
@@ -51,8 +55,9 @@ pub struct Client {
     secret: Secret,
     user_agent: HeaderValue,
     proxy_authorization: Option<HeaderValue>,
-    turns: Mutex<Bucket>,
+    turns: Turns,
     connections: Semaphore,
+    strangers: Semaphore,
     breakers: [Mutex<Breaker>; Endpoint::ALL.len()],
     budget: Mutex<Budget>,
     metrics: GitLabMetrics,
@@ -95,8 +100,9 @@ impl Client {
             secret,
             user_agent: version::server_header(),
             proxy_authorization,
-            turns: Mutex::new(Bucket::new(settings.api_rate_limit, Instant::now())),
+            turns: Turns::new(settings.api_rate_limit, Instant::now()),
             connections: Semaphore::new(CONNECTIONS),
+            strangers: Semaphore::new(STRANGERS_CONNECTIONS),
             breakers: Default::default(),
             budget: Mutex::default(),
             metrics: GitLabMetrics::default(),
@@ -143,7 +149,7 @@ impl Client {
             since: away.since,
             last: away.last,
         })?;
-        let result = match self.turn(deadline).await {
+        let result = match self.turn(call.asker, deadline).await {
             Ok(()) => self.send_until(call, deadline).await,
             Err(error) => Err(error),
         };
@@ -151,12 +157,12 @@ impl Client {
         result
     }
 
-    async fn turn(&self, deadline: Instant) -> Result<(), CallError> {
+    async fn turn(&self, asker: Asker, deadline: Instant) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
         let patience = patience.saturating_sub(ANSWER);
-        let wait = lock(&self.turns).take(now, patience);
-        tokio::time::sleep(wait.ok_or(CallError::Crowded)?).await;
+        let wait = self.turns.take(asker, now, patience)?;
+        tokio::time::sleep(wait).await;
         Ok(())
     }
 
@@ -181,7 +187,10 @@ impl Client {
             Err(error) if error.is_outage() => {
                 breaker.failure(now, error.to_string(), rand::random())
             }
-            Err(CallError::Crowded) => Change::None,
+            Err(CallError::Crowded | CallError::Strangers) => {
+                breaker.unused(now);
+                Change::None
+            }
             Ok(_) | Err(_) => breaker.success(now),
         };
         drop(breaker);

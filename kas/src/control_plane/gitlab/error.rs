@@ -49,6 +49,9 @@ pub enum CallError {
     /// Too many calls wait for their turn.
     #[error("too many requests to GitLab wait for their turn (gitlab.api_rate_limit)")]
     Crowded,
+    /// Too many of those who were never known ask from an address.
+    #[error("too many unknown credentials from this address: try again later")]
+    Strangers,
     /// A request that cannot be made.
     #[error("the request to GitLab cannot be made: {0}")]
     Invalid(String),
@@ -73,7 +76,11 @@ impl CallError {
         match self {
             Self::Status { status, .. } => *status >= 500 && *status != 501,
             Self::Unreachable { .. } | Self::TooSlow(_) | Self::Garbage { .. } => true,
-            Self::OwnToken(_) | Self::Away { .. } | Self::Crowded | Self::Invalid(_) => false,
+            Self::OwnToken(_)
+            | Self::Away { .. }
+            | Self::Crowded
+            | Self::Strangers
+            | Self::Invalid(_) => false,
         }
     }
 
@@ -84,7 +91,11 @@ impl CallError {
             Self::Unreachable { .. } => true,
             // Slow means loaded: to repeat would double it.
             Self::TooSlow(_) | Self::Garbage { .. } => false,
-            Self::OwnToken(_) | Self::Away { .. } | Self::Crowded | Self::Invalid(_) => false,
+            Self::OwnToken(_)
+            | Self::Away { .. }
+            | Self::Crowded
+            | Self::Strangers
+            | Self::Invalid(_) => false,
         }
     }
 }

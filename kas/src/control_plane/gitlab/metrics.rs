@@ -20,7 +20,9 @@ impl GitLabMetrics {
         let outcome = match result {
             Ok(_) => Outcome::Ok,
             Err(error) if error.refusal().is_some() => Outcome::Refused,
-            Err(CallError::Away { .. } | CallError::Crowded) => Outcome::HeldBack,
+            Err(CallError::Away { .. } | CallError::Crowded | CallError::Strangers) => {
+                Outcome::HeldBack
+            }
             Err(_) => Outcome::Failed,
         };
         self.0.count(endpoint.name(), outcome);

@@ -20,7 +20,7 @@ impl GitLab {
     /// # Errors
     /// When GitLab cannot say.
     pub async fn may_read_project(&self, token: &Token, path: &str) -> Result<bool, AuthError> {
-        let ask = || {
+        let ask = |_| {
             let (inner, token, path) = (self.0.clone(), token.clone(), path.to_owned());
             async move {
                 let answer = verify(&inner.client, &token, &path).await;

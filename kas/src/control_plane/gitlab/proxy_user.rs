@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{DenyReason, RefusedKind, Token},
-    call::{Call, Endpoint, Expect},
+    call::{Asker, Call, Endpoint, Expect},
     client::Client,
     error::CallError,
     number::{Number, or_default},
@@ -27,6 +27,14 @@ pub(super) enum Proof {
 }
 
 impl Proof {
+    /// What only this user has.
+    pub(super) fn secret(&self) -> &Token {
+        match self {
+            Self::Token(token) => token,
+            Self::Session { access_key, .. } => access_key,
+        }
+    }
+
     /// As GitLab names it, and as the cluster is told.
     pub(super) fn access_type(&self) -> &'static str {
         match self {
@@ -80,6 +88,7 @@ pub(super) async fn authorize(
     client: &Client,
     agent: AgentId,
     proof: &Proof,
+    asker: Asker,
 ) -> Result<ProxyUser, CallError> {
     let (access_key, csrf_token) = match proof {
         Proof::Token(token) => (token.expose(), ""),
@@ -96,7 +105,7 @@ pub(super) async fn authorize(
     };
     let body = serde_json::to_vec(&question).map_err(|e| CallError::Invalid(e.to_string()))?;
     let endpoint = Endpoint::AuthorizeProxyUser;
-    let call = Call::post(endpoint, PATH, Bytes::from(body), Expect::Json);
+    let call = Call::post(endpoint, PATH, Bytes::from(body), Expect::Json).asked_by(asker);
     let answer = client.call(&call).await?;
     parse(&answer, agent).map_err(|why| CallError::Garbage { path: PATH, why })
 }
@@ -122,6 +131,7 @@ pub(super) fn refusal(error: &CallError, agent: AgentId) -> DenyReason {
         } => unauthenticated(format!(
             "GitLab lets this user not use agent {agent}, or there is no such agent"
         )),
+        CallError::Strangers => DenyReason::TooManyStrangers,
         _ => DenyReason::Unavailable(format!("Failed to authorize user session: {error}")),
     }
 }

@@ -45,7 +45,7 @@ impl Fixture {
 
     async fn get_after(&self, delay: Duration, answer: Answer) -> Answer {
         let asked = self.asked.clone();
-        let ask = || {
+        let ask = |_| {
             async move {
                 asked.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(delay).await;

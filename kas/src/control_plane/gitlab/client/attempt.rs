@@ -11,7 +11,7 @@ use runtime::jwt;
 
 use super::{
     super::{
-        call::{Call, Expect},
+        call::{Asker, Call, Expect},
         error::CallError,
     },
     Client, answer,
@@ -27,6 +27,10 @@ impl Client {
     /// Sends a call once and reads its answer.
     pub(super) async fn send(&self, call: &Call) -> Result<Bytes, CallError> {
         let request = self.request(call)?;
+        let stranger = match call.asker {
+            Asker::Known => None,
+            Asker::Stranger(_) => Some(self.strangers.acquire().await),
+        };
         let connection = self.connections.acquire().await;
         let response =
             self.http
@@ -36,7 +40,7 @@ impl Client {
                     detail: causes(&error),
                 })?;
         let read = self.read(call, response).await;
-        drop(connection);
+        drop((connection, stranger));
         read
     }
 
