@@ -66,6 +66,16 @@ pub(super) enum Interrupted {
     Silence(std::time::Duration),
 }
 
+impl From<UploadError> for Interrupted {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Client(error) => Self::Client(error),
+            UploadError::Pause(pause) => Self::Pause(pause),
+            UploadError::Call => Self::Broken(Broken::Unused),
+        }
+    }
+}
+
 impl Interrupted {
     /// The body has another length than its headers announced.
     pub(super) fn wrong_length() -> Self {
@@ -246,10 +256,9 @@ impl Exchange {
             Poll::Pending => {}
             // If the call is gone, the answer tells why.
             Poll::Ready(Ok(()) | Err(UploadError::Call)) => self.upload = None,
-            Poll::Ready(Err(UploadError::Client(error))) => {
-                return Err(Interrupted::Client(error));
+            Poll::Ready(Err(error @ (UploadError::Client(_) | UploadError::Pause(_)))) => {
+                return Err(error.into());
             }
-            Poll::Ready(Err(UploadError::Pause(pause))) => return Err(Interrupted::Pause(pause)),
         }
         Ok(())
     }

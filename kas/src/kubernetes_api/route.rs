@@ -122,7 +122,7 @@ impl KubernetesApi {
     ) -> Result<Answered, Failure> {
         let bodyless = upload.is_none();
         loop {
-            let call = self.open(journey, record).await?;
+            let call = self.open(journey, upload.as_mut(), record).await?;
             let mut exchange = Exchange::new(call, upload.take(), drain.clone());
             let answer = self.answer(&mut exchange, journey).await;
             record.received = exchange.uploaded();
@@ -152,7 +152,12 @@ impl KubernetesApi {
         }
     }
 
-    async fn open(&self, journey: &Journey, record: &mut Record) -> Result<Call, Failure> {
+    async fn open(
+        &self,
+        journey: &Journey,
+        upload: Option<&mut Upload>,
+        record: &mut Record,
+    ) -> Result<Call, Failure> {
         let started = Instant::now();
         let open = (self.router).open(
             journey.agent,
@@ -166,7 +171,13 @@ impl KubernetesApi {
             opened = open.as_mut() => opened,
             () = tokio::time::sleep(HELD_AFTER) => {
                 let _place = self.places.hold(journey.need.caller.clone())?;
-                open.await
+                tokio::select! {
+                    biased;
+                    opened = open => opened,
+                    error = fails_ahead(upload) => {
+                        return Err(failure::of_interruption(&error, true));
+                    }
+                }
             }
         };
         let took = started.elapsed();
@@ -259,6 +270,14 @@ impl KubernetesApi {
             drain: drain.clone(),
             metrics: self.metrics.clone(),
         }
+    }
+}
+
+/// Ends when the client does not send its body.
+async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
+    match upload {
+        Some(upload) => upload.fails_ahead().await.into(),
+        None => std::future::pending().await,
     }
 }
 

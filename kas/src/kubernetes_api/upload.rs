@@ -1,6 +1,8 @@
 //! A request's body on its way to the agent.
 
 use std::{
+    collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -18,6 +20,10 @@ use super::idle::Idle;
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
+/// Bytes of a body that are read while there is no tunnel, about: most bodies are whole then, and only
+/// behind a whole body does a connection of HTTP/1.1 show that its client has gone.
+const AHEAD_BYTES: usize = 16 << 10;
+
 /// `HttpRequest.data`, `Data.data`.
 const DATA: &[u32] = &[2, 1];
 /// `HttpRequest.trailer`.
@@ -32,6 +38,8 @@ pub(super) fn trailer() -> Payload {
 pub(super) struct Upload {
     body: BoxBody,
     chunk: Bytes,
+    ahead: VecDeque<Bytes>,
+    whole: bool,
     close: bool,
     pause: Option<Idle>,
 }
@@ -65,6 +73,8 @@ impl Upload {
         Self {
             body: Box::pin(body),
             chunk: Bytes::new(),
+            ahead: VecDeque::new(),
+            whole: false,
             close,
             pause: Some(Idle::new(pause)),
         }
@@ -84,11 +94,38 @@ impl Upload {
                 call.start_send(Payload::nested(DATA, self.chunk.split_to(length)))?;
                 *count += length as u64;
             }
-            match ready!(self.poll_frame(cx))? {
-                Some(frame) => self.chunk = data(frame),
+            match ready!(self.poll_chunk(cx))? {
+                Some(chunk) => self.chunk = chunk,
                 None => return Poll::Ready(self.finish(call)),
             }
         }
+    }
+
+    /// Reads the beginning of the body while there is no call to send it on; ends only with the
+    /// client. Cancel-safe.
+    pub(super) async fn fails_ahead(&mut self) -> UploadError {
+        poll_fn(|cx| self.poll_ahead(cx)).await
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
+        while !self.whole && self.ahead.iter().map(Bytes::len).sum::<usize>() < AHEAD_BYTES {
+            match ready!(self.poll_frame(cx)) {
+                Ok(Some(frame)) => self.ahead.push_back(data(frame)),
+                Ok(None) => self.whole = true,
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+        if let Some(chunk) = self.ahead.pop_front() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        if self.whole {
+            return Poll::Ready(Ok(None));
+        }
+        self.poll_frame(cx).map_ok(|frame| frame.map(data))
     }
 
     /// From now on the client may pause for as long as it likes.

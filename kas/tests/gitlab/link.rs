@@ -112,7 +112,7 @@ async fn requests_wait_for_their_turn_and_not_for_ever() {
     let double = GitLabDouble::start(Scenario::sample()).await.unwrap();
     let slow = RateLimit {
         refill_rate_per_second: 0.01,
-        bucket_size: 2,
+        bucket_size: 4,
     };
     let fixture = Fixture::with(
         double,
@@ -124,8 +124,9 @@ async fn requests_wait_for_their_turn_and_not_for_ever() {
     let answers = join_all((0..5).map(|_| knows_an_agent(&fixture.gitlab))).await;
 
     let crowded = |it: &&Result<_, _>| matches!(it, Err(AuthError::Unavailable(why)) if why.contains("api_rate_limit"));
-    assert_eq!(answers.iter().filter(|it| it.is_ok()).count(), 2);
-    assert_eq!(answers.iter().filter(crowded).count(), 3);
+    // The last quarter is for tokens that were never good.
+    assert_eq!(answers.iter().filter(|it| it.is_ok()).count(), 3);
+    assert_eq!(answers.iter().filter(crowded).count(), 2);
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! An HTTP/2 connection in clear on which any call can be made, well formed or not.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request, Response};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{net::TcpSocket, task::JoinHandle};
 
 /// A connection; dropping it closes it.
 #[derive(Debug)]
@@ -26,7 +28,18 @@ impl Wire {
     /// # Errors
     /// When nobody listens, or HTTP/2 is not spoken there.
     pub(crate) async fn open(port: u16) -> Result<Self> {
-        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        Self::open_from("127.0.0.1", port).await
+    }
+
+    /// The same from another address of loopback, as `127.0.0.2`.
+    ///
+    /// # Errors
+    /// When nobody listens, or HTTP/2 is not spoken there.
+    pub(crate) async fn open_from(address: &str, port: u16) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(address.parse()?, 0))?;
+        let server = SocketAddr::from(([127, 0, 0, 1], port));
+        let socket = socket.connect(server).await?;
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(8 << 20)
             .initial_connection_window_size(64 << 20)
@@ -58,6 +71,18 @@ impl Wire {
     pub(crate) async fn request(&self, request: Request<()>) -> Result<Call> {
         let mut send = self.send.clone().ready().await?;
         let (response, send) = send.send_request(request, false)?;
+        Ok(Call { response, send })
+    }
+
+    /// Begins a GET of a user, without a body.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(crate) async fn get(&self, path: &str, bearer: &str) -> Result<Call> {
+        let request = Request::get(format!("http://kas/k8s-proxy{path}"))
+            .header("authorization", format!("Bearer {bearer}"));
+        let mut send = self.send.clone().ready().await?;
+        let (response, send) = send.send_request(request.body(())?, true)?;
         Ok(Call { response, send })
     }
 
