@@ -97,6 +97,33 @@ impl Secret {
         Ok(base64::engine::general_purpose::STANDARD.encode(hmac(&self.0, message)?))
     }
 
+    /// Another secret that follows from this one, for one purpose only.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> Self {
+        Self(self.mac(&[purpose]).into_bytes())
+    }
+
+    /// A code that only those who share the secret can make, over just these parts: HMAC-SHA256 in hexadecimal,
+    /// each part with its length before it.
+    #[must_use]
+    pub fn mac(&self, parts: &[&str]) -> String {
+        let message: String = parts
+            .iter()
+            .map(|part| format!("{}:{part}", part.len()))
+            .collect();
+        self.hmac_hex(&message)
+            .expect("every key and message has an HMAC")
+    }
+
+    /// Whether this is the code of these parts; in the same time for every wrong one of its length.
+    #[must_use]
+    pub fn is_mac(&self, parts: &[&str], mac: &str) -> bool {
+        let right = self.mac(parts);
+        let pairs = right.bytes().zip(mac.bytes());
+        let differ = pairs.fold(0, |differ, (a, b)| differ | (a ^ b));
+        right.len() == mac.len() && differ == 0
+    }
+
     /// Reads a secret file: standard base64, line ends ignored, at least [`SECRET_BYTES`].
     ///
     /// # Errors
@@ -363,6 +390,18 @@ mod tests {
         let lines = format!("{}\r\n", encode(32));
         std::fs::write(file.path(), lines).unwrap();
         assert_eq!(Secret::read(file.path()).unwrap().size(), 32);
+    }
+
+    #[test]
+    fn a_code_is_of_its_parts_and_purpose_only() {
+        let secret = Secret::new(vec![1; 32]);
+        let mac = secret.derive("leases").mac(&["a", "bc"]);
+
+        assert!(secret.derive("leases").is_mac(&["a", "bc"], &mac));
+        for (purpose, parts) in [("leases", ["ab", "c"]), ("owners", ["a", "bc"])] {
+            assert!(!secret.derive(purpose).is_mac(&parts, &mac));
+        }
+        assert!(!secret.derive("leases").is_mac(&["a", "bc"], &mac[1..]));
     }
 
     #[test]

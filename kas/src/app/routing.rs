@@ -77,7 +77,11 @@ pub(crate) fn shared(
     peers: &PeerSettings,
     metrics: &mut Metrics,
 ) -> anyhow::Result<Shared> {
-    let store = RedisStore::connect(options).context("redis")?;
+    let options = RedisOptions {
+        secret: Some(peers.tokens.secret().clone()),
+        ..options.clone()
+    };
+    let store = RedisStore::connect(&options).context("redis")?;
     store.metrics().register(metrics);
     let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
     let events = store.channel(events::CHANNEL);
@@ -180,6 +184,7 @@ fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
         key_prefix: redis.key_prefix.clone(),
         tls: tls(redis)?,
         dial_timeout: redis.dial_timeout.max(Duration::from_millis(1)),
+        secret: None,
     })
 }
 

@@ -67,6 +67,11 @@ impl Tokens {
         })
     }
 
+    /// The secret that all replicas share.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
     /// Checks what a peer proves itself with.
     ///
     /// # Errors

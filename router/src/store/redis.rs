@@ -12,6 +12,7 @@ mod metrics;
 mod options;
 mod presence;
 mod reports;
+mod seal;
 
 use std::{
     collections::HashMap,
@@ -38,6 +39,7 @@ use crate::{
 };
 use format::{Keys, LAST_SEEN};
 use reports::Reports;
+use seal::Seal;
 
 /// How long an agent's record outlives its last writing, in seconds: three
 /// times as long as it takes until it is written again.
@@ -56,6 +58,7 @@ pub struct RedisStore {
     keys: Keys,
     server: String,
     metrics: StoreMetrics,
+    seal: Seal,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
     boards: broadcast::Sender<i64>,
     _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
@@ -72,8 +75,9 @@ impl RedisStore {
         let client = options
             .client()
             .map_err(|error| StoreError(format!("{server}: {error}")))?;
-        let keys = Keys::new(&options.key_prefix);
+        let keys = Keys::new(&options.key_prefix, options.secret.is_some());
         let metrics = StoreMetrics::default();
+        let seal = Seal::new(options.secret.as_ref(), metrics.clone());
         let (sender, receiver) = mpsc::channel(EVENTS);
         let boards = broadcast::Sender::new(BOARDS);
         let reports = Reports {
@@ -92,6 +96,7 @@ impl RedisStore {
             keys,
             server,
             metrics,
+            seal,
             events: Mutex::new(Some(receiver)),
             boards,
         })
@@ -117,7 +122,7 @@ impl RedisStore {
         match change {
             Change::Own(agent) => {
                 let key = self.keys.agent(*agent);
-                let field = (me.replica.to_string(), me.url.clone());
+                let field = format::write_owner(*agent, me, &self.seal);
                 tokio::try_join!(
                     client.hset::<(), _, _>(&key, field),
                     client.expire::<(), _>(&key, EXPIRY, None),
@@ -149,7 +154,10 @@ impl RedisStore {
 impl RouteStore for RedisStore {
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
         async move {
-            let field = (lease.replica.to_string(), format::write_lease(lease));
+            let field = (
+                lease.replica.to_string(),
+                format::write_lease(lease, &self.seal),
+            );
             let replicas = &self.keys.replicas;
             if lease.beat.is_multiple_of(PRESENCE_BEATS) {
                 let presence = self.keys.presence(&lease.replica);
@@ -164,7 +172,7 @@ impl RouteStore for RedisStore {
             let (added, leases) = self.done("renew", renewed)?;
             Ok(Renewal {
                 existed: added == 0,
-                leases: format::read_leases(leases),
+                leases: format::read_leases(leases, &self.seal),
             })
         }
         .boxed()
@@ -203,7 +211,7 @@ impl RouteStore for RedisStore {
                 .client
                 .hgetall::<HashMap<String, String>, _>(self.keys.agent(agent));
             let fields = self.done("read", fields.await)?;
-            Ok(format::read_record(fields))
+            Ok(format::read_record(agent, fields, &self.seal))
         }
         .boxed()
     }

@@ -194,7 +194,8 @@ impl Membership {
     fn heard(&mut self, lease: Lease) {
         let known = self.peers.get(&lease.replica).map(|peer| peer.lease.beat);
         let last = known.or(self.dead.get(&lease.replica).map(|grave| grave.beat));
-        if last == Some(lease.beat) {
+        // A lease of before says nothing, whoever wrote it there again.
+        if last.is_some_and(|last| lease.beat <= last) {
             return;
         }
         // One that was only frozen goes on: it writes its lease, so it lives.

@@ -2,16 +2,19 @@
 //!
 //! | key | type | content |
 //! |---|---|---|
-//! | `<prefix>:kas:replicas` | hash | replica id → its lease, as JSON |
-//! | `<prefix>:kas:agent:{<agent id>}` | hash | replica id → its URL, for each owner; `last_seen` → seconds since 1970 |
+//! | `<prefix>:kas2:replicas` | hash | replica id → its lease, as JSON, with its code |
+//! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's code, a space and the replica's URL, for each owner; `last_seen` → seconds since 1970 |
 //! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
 //! | `<prefix>:kas:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → what the one on duty found |
 //! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration GitLab was told |
+//!
+//! Codes: see [`super::seal`]. Without a secret there are none, and `kas2` is `kas`, as it was before there were codes.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::seal::Seal;
 use crate::{
     id::{AgentId, ReplicaId},
     store::{Lease, Record, ReplicaState},
@@ -20,6 +23,13 @@ use crate::{
 
 /// The field of an agent's hash that names no replica.
 pub(super) const LAST_SEEN: &str = "last_seen";
+
+/// Replicas whose leases are read, at most.
+const LEASES: usize = 1000;
+/// Owners of one agent that are read, at most.
+const OWNERS: usize = 64;
+/// Bytes of a lease or an owner's entry, with its field, at most.
+const ENTRY_BYTES: usize = 4096;
 
 /// The field of a repository's hash that names no replica.
 pub(super) const HEAD: &str = "head";
@@ -35,10 +45,12 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(prefix: &str) -> Self {
+    /// Keys with this prefix; those of entries that are `signed` have names of their own.
+    pub(super) fn new(prefix: &str, signed: bool) -> Self {
+        let table = if signed { "kas2" } else { "kas" };
         Self {
-            replicas: format!("{prefix}:kas:replicas"),
-            agent: format!("{prefix}:kas:agent:"),
+            replicas: format!("{prefix}:{table}:replicas"),
+            agent: format!("{prefix}:{table}:agent:"),
             presence: format!("{prefix}:kas:presence:"),
             repository: format!("{prefix}:kas:repository:"),
             configured: format!("{prefix}:kas:configured:"),
@@ -85,6 +97,8 @@ struct Written {
     state: State,
     version: String,
     beat: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -95,7 +109,7 @@ enum State {
 }
 
 /// A lease as it is written.
-pub(super) fn write_lease(lease: &Lease) -> String {
+pub(super) fn write_lease(lease: &Lease, seal: &Seal) -> String {
     let written = Written {
         url: lease.url.clone(),
         state: match lease.state {
@@ -104,15 +118,20 @@ pub(super) fn write_lease(lease: &Lease) -> String {
         },
         version: lease.version.clone(),
         beat: lease.beat,
+        mac: seal.of_lease(lease),
     };
     serde_json::to_string(&written).expect("strings and numbers are JSON")
 }
 
-/// The leases among the fields of the replicas' hash; what is none is left out.
-pub(super) fn read_leases(fields: HashMap<String, String>) -> Vec<Lease> {
+/// The leases among the fields of the replicas' hash; what is none, or none of a replica's, is left out.
+pub(super) fn read_leases(fields: HashMap<String, String>, seal: &Seal) -> Vec<Lease> {
     let lease = |(id, text): (String, String)| {
+        if id.len() + text.len() > ENTRY_BYTES {
+            seal.reject("lease");
+            return None;
+        }
         let written: Written = serde_json::from_str(&text).ok()?;
-        Some(Lease {
+        let lease = Lease {
             replica: ReplicaId::new(&id),
             url: written.url,
             state: match written.state {
@@ -121,20 +140,50 @@ pub(super) fn read_leases(fields: HashMap<String, String>) -> Vec<Lease> {
             },
             version: written.version,
             beat: written.beat,
-        })
+        };
+        let mac = written.mac.as_deref();
+        seal.admits_lease(&lease, mac).then_some(lease)
     };
-    fields.into_iter().filter_map(lease).collect()
+    let leases = fields.into_iter().filter_map(lease);
+    leases.take(LEASES).collect()
+}
+
+/// An owner's entry as it is written: its field and value.
+pub(super) fn write_owner(agent: AgentId, owner: &Owner, seal: &Seal) -> (String, String) {
+    let value = match seal.of_owner(agent, owner) {
+        Some(mac) => format!("{mac} {}", owner.url),
+        None => owner.url.clone(),
+    };
+    (owner.replica.to_string(), value)
+}
+
+fn read_owner(agent: AgentId, id: &str, value: &str, seal: &Seal) -> Option<Owner> {
+    if id.len() + value.len() > ENTRY_BYTES {
+        seal.reject("owner");
+        return None;
+    }
+    let (mac, url) = match value.split_once(' ') {
+        Some((mac, url)) => (Some(mac), url),
+        None => (None, value),
+    };
+    let owner = Owner {
+        replica: ReplicaId::new(id),
+        url: url.to_owned(),
+    };
+    seal.admits_owner(agent, &owner, mac).then_some(owner)
 }
 
 /// An agent's record from the fields of its hash.
-pub(super) fn read_record(mut fields: HashMap<String, String>) -> Record {
+pub(super) fn read_record(
+    agent: AgentId,
+    mut fields: HashMap<String, String>,
+    seal: &Seal,
+) -> Record {
     let last_seen = fields.remove(LAST_SEEN);
     let mut owners: Vec<_> = fields
-        .into_iter()
-        .map(|(id, url)| Owner {
-            replica: ReplicaId::new(&id),
-            url,
-        })
+        .iter()
+        .filter_map(|(id, value)| read_owner(agent, id, value, seal))
+        .take(OWNERS)
         .collect();
     // Two readings of the same content are equal.
     owners.sort_by(|a, b| a.replica.cmp(&b.replica));
@@ -146,7 +195,10 @@ pub(super) fn read_record(mut fields: HashMap<String, String>) -> Record {
 
 #[cfg(test)]
 mod tests {
+    use runtime::jwt::Secret;
+
     use super::*;
+    use crate::store::redis::metrics::StoreMetrics;
 
     #[test]
     fn leases_and_keys_are_read_as_they_were_written() {
@@ -157,19 +209,72 @@ mod tests {
             version: "1".into(),
             beat: 7,
         };
-        let keys = Keys::new("p");
+        let keys = Keys::new("p", false);
+        let seal = Seal::new(None, StoreMetrics::default());
 
         let fields = [
-            ("kas-1".to_owned(), write_lease(&lease)),
+            ("kas-1".to_owned(), write_lease(&lease, &seal)),
             ("kas-2".to_owned(), "garbage".to_owned()),
         ];
 
-        assert_eq!(read_leases(fields.into()), [lease]);
+        assert_eq!(read_leases(fields.into(), &seal), [lease]);
         assert_eq!(keys.agent(AgentId(7)), "p:kas:agent:{7}");
         assert_eq!(keys.agent_of("p:kas:agent:{7}"), Some(AgentId(7)));
         assert_eq!(keys.agent_of("p:kas:replicas"), None);
         assert_eq!(keys.repository(3), "p:kas:repository:{3}");
         assert_eq!(keys.project_of("p:kas:repository:{3}"), Some(3));
         assert_eq!(keys.project_of("p:kas:agent:{3}"), None);
+    }
+
+    #[test]
+    fn only_what_a_replica_with_the_secret_wrote_counts_and_only_where_it_wrote_it() {
+        let seal = |byte| {
+            let secret = Secret::new(vec![byte; 32]);
+            Seal::new(Some(&secret), StoreMetrics::default())
+        };
+        let (ours, theirs) = (seal(1), seal(2));
+        let lease = Lease {
+            replica: ReplicaId::new("a"),
+            url: "grpc://10.0.0.1:8155".into(),
+            state: ReplicaState::Serving,
+            version: "1".into(),
+            beat: 7,
+        };
+        let owner = Owner {
+            replica: lease.replica.clone(),
+            url: lease.url.clone(),
+        };
+        let text = write_lease(&lease, &ours);
+        let read = |id: &str, text: String| read_leases([(id.to_owned(), text)].into(), &ours);
+        let (id, value) = write_owner(AgentId(1), &owner, &ours);
+        let owners = |agent, id: &str, value: String| {
+            let fields = [(id.to_owned(), value)].into();
+            read_record(AgentId(agent), fields, &ours).owners
+        };
+
+        assert_eq!(read("a", text.clone()), [lease.clone()]);
+        for (id, text) in [
+            ("b", text.clone()),
+            ("a", text.replace("10.0.0.1", "10.0.0.2")),
+            ("a", text.replace(":7", ":8")),
+            ("a", write_lease(&lease, &theirs)),
+            (
+                "a",
+                write_lease(&lease, &Seal::new(None, StoreMetrics::default())),
+            ),
+        ] {
+            assert_eq!(read(id, text), []);
+        }
+        assert_eq!(owners(1, &id, value.clone()), [owner.clone()]);
+        for (agent, id, value) in [
+            (2, "a", value.clone()),
+            (1, "b", value.clone()),
+            (1, "a", value.replace("10.0.0.1", "10.0.0.2")),
+            (1, "a", write_owner(AgentId(1), &owner, &theirs).1),
+            (1, "a", owner.url.clone()),
+            (1, "a", "x".repeat(100_000)),
+        ] {
+            assert_eq!(owners(agent, id, value), []);
+        }
     }
 }

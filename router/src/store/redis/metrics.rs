@@ -11,6 +11,12 @@ use prometheus_client::{
 pub struct StoreMetrics {
     operations: Family<Operation, Counter>,
     pub(super) connected: Gauge,
+    rejected: Family<Entry, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Entry {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +38,15 @@ impl StoreMetrics {
             "Whether the routing store is connected",
             self.connected.clone(),
         );
+        registry.register(
+            "routing_store_rejected_entries",
+            "Entries read from the routing store that no replica had written, or that were too large or too many; each reading counts",
+            self.rejected.clone(),
+        );
+    }
+
+    pub(super) fn reject(&self, kind: &'static str) {
+        self.rejected.get_or_create(&Entry { kind }).inc();
     }
 
     pub(super) fn count(&self, operation: &'static str, ok: bool) {

@@ -13,6 +13,8 @@ use fred::{
     },
 };
 
+use runtime::jwt::Secret;
+
 /// A command may wait for its answer so long before its connection is given
 /// up. Longer than a slow Redis needs, so that slowness is no outage.
 const UNRESPONSIVE: Duration = Duration::from_secs(8);
@@ -42,6 +44,8 @@ pub struct RedisOptions {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// How long dialling may take, with the TLS handshake.
     pub dial_timeout: Duration,
+    /// The secret that all replicas share: what none of them has signed is ignored. Without one nothing is signed.
+    pub secret: Option<Secret>,
 }
 
 /// Which servers.
@@ -151,6 +155,7 @@ impl RedisOptions {
             key_prefix: "gitlab-kas".to_owned(),
             tls: None,
             dial_timeout: Duration::from_secs(5),
+            secret: None,
         }
     }
 

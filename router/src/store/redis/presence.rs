@@ -17,6 +17,9 @@ use crate::{
     table::{Before, Presence, Telling, Told, Wanted},
 };
 
+/// Members of one set that are read at once, at most.
+const MEMBERS: i64 = 100_000;
+
 /// Writes changes: few commands, however many agents they are about.
 pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Result<(), Error> {
     let (mut new, mut old) = (Vec::new(), Vec::new());
@@ -95,7 +98,7 @@ async fn read_agents(client: &Client, key: &str, agents: &[AgentId]) -> Result<V
 async fn read(client: &Client, key: &str, prefixes: &[String]) -> Result<Vec<String>, Error> {
     let ranges = prefixes.iter().map(|prefix| {
         let (from, to) = range(prefix);
-        client.zrangebylex::<Vec<String>, _, _, _>(key, from, to, None)
+        client.zrangebylex::<Vec<String>, _, _, _>(key, from, to, Some((0, MEMBERS)))
     });
     Ok(try_join_all(ranges).await?.concat())
 }

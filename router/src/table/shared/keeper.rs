@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Inner, State, Word};
@@ -16,6 +16,9 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a suspect may take to say that it lives.
 const ASKED: Duration = Duration::from_secs(3);
+
+/// Replicas that are asked at once, at most.
+const ASKED_AT_ONCE: usize = 32;
 
 /// Renews in time, and sooner when asked, for ever.
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -34,13 +37,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
 /// A process that ended is known by its port, long before its lease ends.
 async fn look_after_lost(inner: &Inner) {
     let lost = inner.lock().membership.take_lost();
-    let buried = lost.into_iter().map(async |lease| {
+    let look = async |lease| {
         let owner = owner(lease);
         if word(inner, &owner).await == Word::Ended {
             bury(inner, &owner.replica).await;
         }
-    });
-    join_all(buried).await;
+    };
+    stream::iter(lost)
+        .for_each_concurrent(ASKED_AT_ONCE, look)
+        .await;
 }
 
 async fn renew(inner: &Inner) {
@@ -49,7 +54,9 @@ async fn renew(inner: &Inner) {
     match inner.in_time(inner.store.renew(&lease)).await {
         Ok(renewal) => {
             let suspects = take_in(inner, renewal, began);
-            join_all(suspects.into_iter().map(|it| judge(inner, it))).await;
+            stream::iter(suspects)
+                .for_each_concurrent(ASKED_AT_ONCE, |it| judge(inner, it))
+                .await;
         }
         Err(error) => {
             let mut state = inner.lock();
