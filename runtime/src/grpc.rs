@@ -8,6 +8,7 @@ mod bearer;
 mod body;
 mod carried;
 mod channel;
+mod door;
 mod message;
 mod pings;
 mod serve;
@@ -18,11 +19,14 @@ pub use bearer::bearer;
 pub use body::StreamBody;
 pub use carried::{Outgoing, carried, outgoing};
 pub use channel::{CallFailed, Channel};
+pub use door::turn_away;
 pub use message::{ReceiveError, message, poll_message};
 pub use pings::{Pace, Pinger, Pings};
 pub use serve::{send_frame, serve};
 pub use silence::{Patience, silence};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
+
+use std::time::Duration;
 
 /// What is sent on our HTTP/2 connections.
 pub type SendStream = h2::SendStream<proto::frame::Frame>;
@@ -54,6 +58,18 @@ pub const MAX_STREAMS: u32 = 1000;
 /// Calls that a peer may have on one connection: all that its users have open.
 pub const MAX_PEER_STREAMS: u32 = 10_000;
 
+/// Streams that the other end may have reset for breaking HTTP/2's rules, until the connection is
+/// closed. h2 never forgets one in a connection's life, and counts among them frames that come for a
+/// stream which was reset and forgotten: [`RESETS_REMEMBERED_TIME`] keeps these out, so that what is
+/// counted are faults, of which a sound client makes none.
+pub const MAX_STREAM_FAULTS: usize = 16 << 10;
+/// The same on connections of peers, which live long and carry everybody's calls: many callers who
+/// leave at once, while the other replica is slow to hear of it, make some that are nobody's fault.
+pub const MAX_PEER_STREAM_FAULTS: usize = 1 << 20;
+/// How long frames for a stream that was reset are ignored, as they may have been sent before the
+/// other end knew.
+const RESETS_REMEMBERED_TIME: Duration = Duration::from_secs(10);
+
 /// Server settings for all our HTTP/2 connections.
 #[must_use]
 pub fn server_settings() -> h2::server::Builder {
@@ -63,7 +79,9 @@ pub fn server_settings() -> h2::server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEADERS)
-        .max_local_error_reset_streams(None)
+        .max_local_error_reset_streams(Some(MAX_STREAM_FAULTS))
+        .reset_stream_duration(RESETS_REMEMBERED_TIME)
+        .max_concurrent_reset_streams(MAX_STREAMS as usize)
         .max_concurrent_streams(MAX_STREAMS);
     builder
 }
@@ -75,6 +93,8 @@ pub fn peer_settings() -> h2::server::Builder {
     let mut builder = server_settings();
     builder
         .max_concurrent_streams(MAX_PEER_STREAMS)
+        .max_local_error_reset_streams(Some(MAX_PEER_STREAM_FAULTS))
+        .max_concurrent_reset_streams(MAX_PEER_STREAMS as usize)
         .max_pending_accept_reset_streams(MAX_PEER_STREAMS as usize);
     builder
 }
@@ -88,7 +108,9 @@ pub fn client_settings() -> h2::client::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEADERS)
-        .max_local_error_reset_streams(None)
+        .max_local_error_reset_streams(Some(MAX_PEER_STREAM_FAULTS))
+        .reset_stream_duration(RESETS_REMEMBERED_TIME)
+        .max_concurrent_reset_streams(MAX_PEER_STREAMS as usize)
         .enable_push(false);
     builder
 }

@@ -4,12 +4,13 @@
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
 //! tonic's services and clients on HTTP/2 over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
+//! [`metrics`], [`panics`], [`descriptors`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
 //! [`names`]: what a caller names, before it becomes a path.
 
 pub mod authority;
 pub mod backoff;
 pub mod connect;
+pub mod descriptors;
 pub mod drain;
 pub mod graph;
 pub mod grpc;
@@ -18,6 +19,7 @@ pub mod jwt;
 pub mod listen;
 pub mod metrics;
 pub mod names;
+pub mod panics;
 pub mod proxy_protocol;
 pub mod shares;
 pub mod signal;

@@ -1,7 +1,13 @@
 //! Logs: one JSON object a line on stderr, with the keys of GitLab's kas.
 
+mod repeats;
+mod untrusted;
+
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+pub use repeats::Repeats;
+pub use untrusted::Untrusted;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     classify::{Protocol, classify},
+    door::{self, First},
     local::AnySocket,
 };
 use crate::{
@@ -36,6 +37,14 @@ pub enum AcceptError {
     /// The PROXY header cannot be used.
     #[error(transparent)]
     ProxyProtocol(ProxyProtocolError),
+    /// Plain HTTP, where TLS is spoken; the client was told so.
+    #[error("the client speaks plain HTTP, and this port speaks TLS: it must use https, wss or grpcs")]
+    PlainHttp,
+    /// TLS, where none is spoken.
+    #[error(
+        "the client speaks TLS, and this port does not: it must use http, ws or grpc, or the port needs a certificate"
+    )]
+    UnexpectedTls,
     /// The TLS handshake failed.
     #[error("TLS handshake: {0}")]
     Tls(io::Error),
@@ -69,6 +78,8 @@ pub struct AgentAcceptorOptions {
     pub ping_interval: Option<Duration>,
     /// The `Server` header of HTTP answers.
     pub server: String,
+    /// What those are told who are no agents: where they should have gone.
+    pub directions: String,
 }
 
 impl Default for AgentAcceptorOptions {
@@ -80,6 +91,7 @@ impl Default for AgentAcceptorOptions {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             ping_interval: None,
             server: "kas".to_owned(),
+            directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
         }
     }
 }
@@ -132,11 +144,7 @@ impl AgentAcceptor {
         if let Some(tls) = &options.tls {
             io = tls_handshake(io, tls).await?.0;
         }
-        let protocol = if options.websocket {
-            classify(&mut io).await.map_err(failed)?
-        } else {
-            Protocol::Http2
-        };
+        let protocol = classify(&mut io).await.map_err(failed)?;
         let secure = options.tls.is_some();
         let accepted = |io, websocket| Accepted {
             io,
@@ -145,7 +153,12 @@ impl AgentAcceptor {
         };
         match protocol {
             Protocol::Nothing => Err(AcceptError::PeerLeft),
+            Protocol::Tls => Err(AcceptError::UnexpectedTls),
             Protocol::Http2 => Ok(accepted(ByteStream::plain(io), false)),
+            Protocol::Http1 if !options.websocket => {
+                let refused = server::refuse_websocket(&mut io, &options.server, &options.directions);
+                Err(AcceptError::WebSocket(refused.await))
+            }
             Protocol::Http1 => {
                 let socket = self.websocket_handshake(io).await?;
                 Ok(accepted(ByteStream::agent_websocket(socket), true))
@@ -157,7 +170,7 @@ impl AgentAcceptor {
         &self,
         mut io: Transport,
     ) -> Result<WebSocket<Transport>, AcceptError> {
-        let rest = server::accept(&mut io, &self.0.server)
+        let rest = server::accept(&mut io, &self.0.server, &self.0.directions)
             .await
             .map_err(AcceptError::WebSocket)?;
         io.put_back(rest);
@@ -243,10 +256,15 @@ impl PlainAcceptor {
         })
     }
 
-    async fn secure(&self, io: Transport) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
+    async fn secure(&self, mut io: Transport) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
         match &self.tls {
-            None => Ok((io, None)),
             Some(tls) => tls_handshake(io, tls).await,
+            // Clients speak first in all protocols here.
+            None => match door::first(&mut io).await.map_err(failed)? {
+                First::Nothing => Err(AcceptError::PeerLeft),
+                First::Tls => Err(AcceptError::UnexpectedTls),
+                First::Http | First::Other => Ok((io, None)),
+            },
         }
     }
 }
@@ -281,9 +299,18 @@ async fn tcp(
 }
 
 async fn tls_handshake(
-    io: Transport,
+    mut io: Transport,
     tls: &ServerTls,
 ) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
+    match door::first(&mut io).await.map_err(failed)? {
+        First::Nothing => return Err(AcceptError::PeerLeft),
+        First::Http => {
+            // Whoever is gone needs no answer.
+            let _ = door::answer_plain_http(&mut io).await;
+            return Err(AcceptError::PlainHttp);
+        }
+        First::Tls | First::Other => {}
+    }
     let stream = TlsAcceptor::from(tls.config())
         .accept(io)
         .await

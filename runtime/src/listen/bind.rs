@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use crate::{descriptors, telemetry::Repeats};
+
 /// Connections that may wait to be accepted: a fleet reconnects at once.
 const BACKLOG: u32 = 4096;
 /// Pause when the process is out of file descriptors or memory.
@@ -45,14 +47,33 @@ impl Listener {
     }
 
     /// The next connection. Failures that concern one connection, or that
-    /// pass, are waited out. Cancel-safe.
+    /// pass, are waited out; when nearly all file descriptors are in use, new
+    /// connections are closed at once. Cancel-safe.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+        static SCARCE: Repeats = Repeats::new("a connection was closed: too many open files");
+        loop {
+            let (socket, remote_addr) = self.accept_reserved().await;
+            if !descriptors::is_kept_back(&socket) {
+                return (socket, remote_addr);
+            }
+            if SCARCE.admit() {
+                tracing::warn!(%remote_addr, listener = %self.address, "a connection was closed: too many open files");
+            }
+        }
+    }
+
+    /// The same for the few connections for which file descriptors are kept
+    /// back: those of probes.
+    pub(crate) async fn accept_reserved(&self) -> (TcpStream, SocketAddr) {
+        static FAILED: Repeats = Repeats::new("cannot accept connections");
         loop {
             match self.tcp.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, listener = %self.address, "cannot accept connections");
+                    if FAILED.admit() {
+                        tracing::warn!(%error, listener = %self.address, "cannot accept connections");
+                    }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }

@@ -4,6 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::door::TLS_HANDSHAKE;
 use crate::io::Replay;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -13,6 +14,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) enum Protocol {
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// A TLS handshake.
+    Tls,
     /// Anything else; HTTP/1.1, if it is anything.
     Http1,
     /// Nothing: it left.
@@ -30,6 +33,9 @@ pub(super) async fn classify<S: AsyncRead + Unpin>(io: &mut Replay<S>) -> io::Re
             0 if read == 0 => return Ok(Protocol::Nothing),
             0 => break Protocol::Http1,
             more => read += more,
+        }
+        if first[0] == TLS_HANDSHAKE {
+            break Protocol::Tls;
         }
         if first[..read] != PREFACE[..read] {
             break Protocol::Http1;
@@ -55,6 +61,7 @@ mod tests {
             (&preface[..], Protocol::Http2),
             (b"GET / HTTP/1.1\r\n\r\n", Protocol::Http1),
             (b"PRI", Protocol::Http1),
+            (b"\x16\x03\x01", Protocol::Tls),
             (b"", Protocol::Nothing),
         ];
 

@@ -5,6 +5,7 @@ use std::{fmt, io, net::SocketAddr, path::Path, time::Duration};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 use super::{BindError, Listener};
+use crate::descriptors;
 
 /// Pause when the process is out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -48,6 +49,7 @@ impl AnyListener {
             }
             Self::Unix(listener) => loop {
                 match listener.accept().await {
+                    Ok((socket, _)) if descriptors::is_kept_back(&socket) => {}
                     Ok((socket, _)) => return AnySocket::Unix(socket),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept connections on a Unix socket");

@@ -192,7 +192,7 @@ mod tests {
 
         let (client, server) = tokio::join!(
             connect(&mut client, &request),
-            server::accept(&mut server, "kas/1")
+            server::accept(&mut server, "kas/1", "")
         );
 
         assert_eq!(client.unwrap(), b"");

@@ -1,16 +1,14 @@
 //! The server's half: any path, the subprotocol `ws-tunnel`, clear refusals.
 
-use std::{fmt::Write, io, time::Duration};
+use std::{fmt::Write, io};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::{
     super::{Role, frame, outbound::Outbound},
     MAX_HEADERS, SUBPROTOCOL, accept_key, header, list, lists, read_head,
 };
-
-/// How long a refused client gets to read why.
-const LINGER: Duration = Duration::from_millis(500);
+use crate::listen::leave;
 
 /// A WebSocket handshake that a server did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +55,16 @@ struct Upgrade {
 }
 
 /// Reads a WebSocket request and answers it; returns what the client sent
-/// after it. The caller sets the deadline.
+/// after it. Who asks for no WebSocket is told `directions`. The caller sets the
+/// deadline.
 ///
 /// # Errors
 /// [`HandshakeError`]; the client was told, where it can be.
-pub async fn accept<S>(io: &mut S, server: &str) -> Result<Vec<u8>, HandshakeError>
+pub async fn accept<S>(
+    io: &mut S,
+    server: &str,
+    directions: &str,
+) -> Result<Vec<u8>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -73,11 +76,11 @@ where
                 headers: "",
                 reason: "not an HTTP/1.1 request",
             };
-            refuse(io, server, &bad).await?;
+            refuse(io, server, &bad, directions).await?;
             Err(error.into())
         }
         Ok(Err(refusal)) => {
-            refuse(io, server, &refusal).await?;
+            refuse(io, server, &refusal, directions).await?;
             Err(refusal.error())
         }
         Ok(Ok(upgrade)) if upgrade.offered.iter().any(|p| p == SUBPROTOCOL) => {
@@ -88,6 +91,23 @@ where
         }
         Ok(Ok(upgrade)) => Err(close_wrong_subprotocol(io, server, &upgrade).await?),
     }
+}
+
+/// Answers a request of HTTP/1.1 where WebSocket is not accepted.
+pub(crate) async fn refuse_websocket<S>(io: &mut S, server: &str, directions: &str) -> HandshakeError
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let refusal = Refusal {
+        status: "400 Bad Request",
+        headers: "",
+        reason: "this port is for agents: gRPC, without WebSocket",
+    };
+    let answered = match read_head(io).await {
+        Ok(_) => refuse(io, server, &refusal, directions).await,
+        Err(error) => Err(error),
+    };
+    answered.map_or_else(HandshakeError::Io, |()| refusal.error())
 }
 
 fn check(head: &[u8]) -> Result<Result<Upgrade, Refusal>, httparse::Error> {
@@ -180,7 +200,12 @@ fn switching(server: &str, upgrade: &Upgrade, subprotocol: bool) -> String {
     answer
 }
 
-async fn refuse<S>(io: &mut S, server: &str, refusal: &Refusal) -> io::Result<()>
+async fn refuse<S>(
+    io: &mut S,
+    server: &str,
+    refusal: &Refusal,
+    directions: &str,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -194,10 +219,10 @@ where
     } else {
         "Connection: close\r\n"
     };
-    let length = reason.len() + 1;
+    let length = reason.len() + directions.len() + 2;
     let answer = format!(
         "HTTP/1.1 {status}\r\nServer: {server}\r\n{headers}{connection}\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}\n"
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}\n{directions}\n"
     );
     io.write_all(answer.as_bytes()).await?;
     leave(io).await
@@ -225,23 +250,6 @@ where
     Ok(HandshakeError::Subprotocol(offered))
 }
 
-/// Ends the connection so that the client gets to read the answer: closing it
-/// with unread bytes would reset it.
-async fn leave<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> io::Result<()> {
-    io.flush().await?;
-    io.shutdown().await?;
-    let read_rest = async {
-        let mut rest = [0; 1024];
-        for _ in 0..64 {
-            if !matches!(io.read(&mut rest).await, Ok(1..)) {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER, read_rest).await;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::duplex;
@@ -261,7 +269,7 @@ mod tests {
             client.read_to_end(&mut answer).await.unwrap();
             answer
         };
-        let accept = async move { accept(&mut server, "kas/1").await };
+        let accept = async move { accept(&mut server, "kas/1", "Elsewhere.").await };
         tokio::join!(read, accept)
     }
 
@@ -313,6 +321,7 @@ mod tests {
             );
             assert!(answer.contains("Server: kas/1\r\n"), "{answer}");
             assert!(answer.contains(header), "{answer}");
+            assert!(answer.ends_with("\nElsewhere.\n"), "{answer}");
             result.unwrap_err();
         }
     }
