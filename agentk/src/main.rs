@@ -24,6 +24,8 @@ async fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let set_level = logging::start();
+    runtime::panics::log_and_count();
+    runtime::descriptors::raise_limit();
     match start(flags, Arc::new(set_level)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

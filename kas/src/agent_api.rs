@@ -28,7 +28,7 @@ use std::{
 
 use runtime::{
     drain::{Drain, Working},
-    listen::{AcceptError, AgentAcceptor, Listener},
+    listen::{AgentAcceptor, Listener},
 };
 
 pub use dialled::{Answer, Dialled};
@@ -142,17 +142,9 @@ impl AgentApi {
             drain.spawn(async move {
                 match Box::pin(acceptor.accept(socket, peer)).await {
                     Ok(accepted) => connection::serve(api, accepted, None, leaving).await,
-                    Err(error) => report(&error, peer),
+                    Err(error) => error.report("agents", &peer),
                 }
             });
         }
-    }
-}
-
-fn report(error: &AcceptError, peer: std::net::SocketAddr) {
-    if error.is_harmless() {
-        tracing::debug!(%error, %peer, "a connection to the agents' port came to nothing");
-    } else {
-        tracing::info!(%error, %peer, "a connection to the agents' port was refused");
     }
 }

@@ -12,9 +12,10 @@ use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
 use router::ReplicaId;
 use runtime::{
+    descriptors,
     jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
-    metrics,
+    metrics, panics,
     signal::Termination,
     telemetry,
     tls::{H2, HTTP_1_1, Identity, ServerTls},
@@ -51,12 +52,19 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         level(config.observability.log_level),
         telemetry::Format::Json,
     );
+    panics::log_and_count();
+    descriptors::raise_limit();
     for note in notes {
         tracing::warn!(file = %file.display(), key = note.path, "{note}");
     }
     let mut signals = Termination::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let mut metrics = Metrics::default();
+    metrics.register(
+        "panics",
+        "Tasks that panicked, each of which is a bug",
+        panics::count().clone(),
+    );
     let control = control::open(&config, &stop, &mut metrics)?;
     let replica = Replica::start(setup(&config, &control, metrics).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");

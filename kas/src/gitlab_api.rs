@@ -84,9 +84,7 @@ impl GitLabApi {
                 let peer = socket.peer();
                 match acceptor.accept_any(socket).await {
                     Ok(io) => api.connection(io, &peer, leaving).await,
-                    Err(error) => {
-                        tracing::debug!(%error, peer, "a connection to GitLab's port was refused");
-                    }
+                    Err(error) => error.report("GitLab", &peer),
                 }
             });
         }
@@ -135,6 +133,11 @@ impl GitLabApi {
     }
 
     async fn call(self: Arc<Self>, request: Request<h2::RecvStream>, respond: SendResponse) {
+        let directions = "This is the port that GitLab calls, for gRPC. The Kubernetes API is served at the address \
+             of agent.kubernetes_api.listen (by default port 8154).";
+        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
+            return;
+        };
         let path = request.uri().path();
         if let Err(status) = self.doorman.check(path, request.headers()) {
             // Whoever is gone needs no answer.

@@ -56,7 +56,7 @@ impl PrivateApi {
             drain.spawn(async move {
                 match acceptor.accept(socket, peer).await {
                     Ok(accepted) => api.connection(accepted.io, peer, leaving).await,
-                    Err(error) => tracing::debug!(%error, %peer, "a peer's connection was refused"),
+                    Err(error) => error.report("other replicas", &peer),
                 }
             });
         }
@@ -102,6 +102,11 @@ impl PrivateApi {
         respond: SendResponse,
         leaving: Drain,
     ) {
+        let directions = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
+             of agent.kubernetes_api.listen (by default port 8154).";
+        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
+            return;
+        };
         if let Some(respond) = self.doorman.admit(&request, respond) {
             owner::serve(&self.registry, request, respond, &leaving).await;
         }

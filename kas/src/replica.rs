@@ -15,6 +15,7 @@ use runtime::{
     drain::Drain,
     listen::{AgentAcceptor, AnyListener, Listener, PlainAcceptor},
     metrics,
+    panics::vital,
 };
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -203,12 +204,12 @@ impl Replica {
         }
         crate::numbers::register(&mut numbers, &replica.registry);
         let hearing = setup.notifications.run(replica.stop.clone());
-        replica.background.spawn(hearing);
+        replica.background.spawn(vital("notifications", hearing));
         if let Some(port) = setup.gitlab {
             let served = port
                 .api
                 .serve(port.listener, port.acceptor, replica.gitlab.clone());
-            replica.gitlab.spawn(served);
+            replica.gitlab.spawn(vital("GitLab's port", served));
         }
         if let Some((listener, paths)) = setup.observability {
             replica.serve_observability(listener, paths, numbers);
@@ -335,9 +336,10 @@ impl Replica {
         states.register(numbers);
         let keeper = Keeper::new(self.id.clone(), api.clone(), self.table.clone(), states);
         let listed = control_plane.receptive_agents();
-        self.agents.spawn(keeper.run(listed, self.agents.clone()));
-        self.agents
-            .spawn(api.serve(port.listener, port.acceptor, self.agents.clone()));
+        let keeping = keeper.run(listed, self.agents.clone());
+        self.agents.spawn(vital("receptive agents", keeping));
+        let serving = api.serve(port.listener, port.acceptor, self.agents.clone());
+        self.agents.spawn(vital("agents' port", serving));
     }
 
     fn serve_users(
@@ -352,8 +354,8 @@ impl Replica {
         counts.register(numbers);
         let api = KubernetesApi::new(port.settings, router.clone(), control_plane, counts);
         graph.open(&api, router, self.users.clone());
-        self.users
-            .spawn(api.serve(port.listener, port.acceptor, self.users.clone()));
+        let serving = api.serve(port.listener, port.acceptor, self.users.clone());
+        self.users.spawn(vital("users' port", serving));
     }
 
     fn serve_peers(&self, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
@@ -363,8 +365,8 @@ impl Replica {
         };
         let PeerSettings { tokens, dial } = port.settings;
         let api = PrivateApi::new(self.id.clone(), self.registry.clone(), tokens.clone());
-        self.peers
-            .spawn(api.serve(port.listener, port.acceptor, self.peers.clone()));
+        let serving = api.serve(port.listener, port.acceptor, self.peers.clone());
+        self.peers.spawn(vital("other replicas' port", serving));
         Peers::new(private_api::dial(dial), tokens, self.stop.clone())
     }
 

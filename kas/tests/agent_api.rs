@@ -494,7 +494,8 @@ async fn methods_of_older_and_newer_agents_are_answered_as_upstream_does() {
         ),
     ];
     for (path, words) in table {
-        let request = http::Request::post(format!("/{path}"));
+        let request =
+            http::Request::post(format!("/{path}")).header("content-type", "application/grpc");
         let request = request.body(tonic::body::Body::empty()).unwrap();
 
         let response = channel.clone().oneshot(request).await.unwrap();

@@ -265,7 +265,8 @@ async fn what_later_gitlabs_call_besides_is_refused_as_unknown() {
         ),
         ("gitlab.agent.agent_tracker.rpc.AgentTracker/Hello", ""),
     ] {
-        let request = http::Request::post(format!("/{path}"));
+        let request =
+            http::Request::post(format!("/{path}")).header("content-type", "application/grpc");
         let request = request.body(tonic::body::Body::empty()).unwrap();
 
         let response = channel.clone().oneshot(request).await.unwrap();

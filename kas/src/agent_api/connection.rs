@@ -23,6 +23,7 @@ use runtime::{
     grpc::{Pace, Pings, SendResponse, ServerConnection},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
+    telemetry::{Repeats, Untrusted},
 };
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,9 @@ use super::{
 };
 use crate::tracker::Registrations;
 
+/// What those are told who are no agents.
+const DIRECTIONS: &str = "This is the port of agents, for gRPC. The Kubernetes API is served at the address of \
+    agent.kubernetes_api.listen (by default port 8154), under its url_path_prefix (by default /).";
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pings, as GitLab's kas sends them; but a call finds out sooner whether its
@@ -210,6 +214,9 @@ impl Connection {
     }
 
     fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse, drain: &Drain) {
+        let Some(respond) = runtime::grpc::turn_away(&request, respond, DIRECTIONS) else {
+            return;
+        };
         let (api, shown) = (self.api.clone(), self.shown.clone());
         match request.uri().path() {
             "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect" => {
@@ -435,7 +442,11 @@ impl AgentApi {
         if status.code() == tonic::Code::Unauthenticated {
             self.metrics.unauthenticated.inc();
         }
-        tracing::info!(code = ?status.code(), reason = status.message(), call, "refused an agent's call");
+        static REFUSED: Repeats = Repeats::new("refused an agent's call");
+        if REFUSED.admit() {
+            let reason = Untrusted(status.message());
+            tracing::info!(code = ?status.code(), %reason, call, "refused an agent's call");
+        }
         // An agent that is gone needs no answer.
         let _ = runtime::grpc::refuse(respond, status);
     }

@@ -1,7 +1,10 @@
 //! Who may call: whoever shows a token that GitLab signed for kas.
 
 use http::HeaderMap;
-use runtime::jwt::{self, Secret};
+use runtime::{
+    jwt::{self, Secret},
+    telemetry::{Repeats, Untrusted},
+};
 use tonic::Status;
 
 use runtime::grpc::bearer;
@@ -28,7 +31,11 @@ impl Doorman {
         }
         let token = bearer(headers)?;
         jwt::verify(&self.0, token, AUDIENCE, None).map_err(|error| {
-            tracing::info!(%error, path, "refused a call of GitLab's API");
+            static REFUSED: Repeats = Repeats::new("refused a call of GitLab's API");
+            if REFUSED.admit() {
+                let path = Untrusted(path);
+                tracing::info!(%error, %path, "refused a call of GitLab's API");
+            }
             Status::unauthenticated("JWT validation failed")
         })
     }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Uri, header, request};
 use router::id::AgentId;
+use runtime::telemetry::{Repeats, Untrusted};
 use tokio::time::Instant;
 
 use super::{
@@ -103,13 +104,35 @@ impl Drop for Record {
     fn drop(&mut self) {
         let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
+        // A stranger's requests are summed up, and their texts cut; a user's are all there.
+        static STRANGERS: Repeats = Repeats::new("a request without good credentials");
+        let known = self.who.is_some();
+        if !known && !STRANGERS.admit() {
+            return;
+        }
+        let text = |text| -> std::borrow::Cow<'_, str> {
+            if known {
+                std::borrow::Cow::Borrowed(text)
+            } else {
+                Untrusted(text).to_string().into()
+            }
+        };
+        let agent = self
+            .user_agent
+            .as_ref()
+            .and_then(|value| value.to_str().ok());
+        let verb = if self.watch {
+            "WATCH"
+        } else {
+            self.method.as_str()
+        };
         tracing::info!(
             target: "audit",
             who = self.who.as_ref().map(tracing::field::display),
             agent_id = self.agent.map(|agent| agent.0),
             agent = self.agent_name,
-            verb = if self.watch { "WATCH" } else { self.method.as_str() },
-            path = self.uri.path(),
+            verb = &*text(verb),
+            path = &*text(self.uri.path()),
             status = self.status,
             cut = self.cut || self.status == 0,
             received = self.received,
@@ -119,8 +142,8 @@ impl Drop for Record {
             replays = self.replays,
             resumes = self.resumes,
             remote = %self.peer,
-            user_agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok()),
-            reason = self.reason,
+            user_agent = agent.map(text).as_deref(),
+            reason = &*text(&self.reason),
             "request"
         );
     }

@@ -64,8 +64,7 @@ impl KubernetesApi {
                         api.serve_connection(accepted.io, accepted.peer, leave)
                             .await
                     }
-                    Err(error) if error.is_harmless() => {}
-                    Err(error) => tracing::debug!(%peer, %error, "a client did not get in"),
+                    Err(error) => error.report("users", &peer),
                 }
             });
         }
@@ -146,7 +145,7 @@ fn builder(drain: &Drain, max_head: usize) -> Builder<Tasks> {
         .max_concurrent_streams(MAX_STREAMS)
         // A little more, so that what is too long can be told so.
         .max_header_list_size(u32::try_from(max_head * 2).unwrap_or(u32::MAX))
-        .max_local_error_reset_streams(None)
+        .max_local_error_reset_streams(Some(runtime::grpc::MAX_STREAM_FAULTS))
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     builder

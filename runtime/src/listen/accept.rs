@@ -38,7 +38,9 @@ pub enum AcceptError {
     #[error(transparent)]
     ProxyProtocol(ProxyProtocolError),
     /// Plain HTTP, where TLS is spoken; the client was told so.
-    #[error("the client speaks plain HTTP, and this port speaks TLS: it must use https, wss or grpcs")]
+    #[error(
+        "the client speaks plain HTTP, and this port speaks TLS: it must use https, wss or grpcs"
+    )]
     PlainHttp,
     /// TLS, where none is spoken.
     #[error(
@@ -156,7 +158,8 @@ impl AgentAcceptor {
             Protocol::Tls => Err(AcceptError::UnexpectedTls),
             Protocol::Http2 => Ok(accepted(ByteStream::plain(io), false)),
             Protocol::Http1 if !options.websocket => {
-                let refused = server::refuse_websocket(&mut io, &options.server, &options.directions);
+                let refused =
+                    server::refuse_websocket(&mut io, &options.server, &options.directions);
                 Err(AcceptError::WebSocket(refused.await))
             }
             Protocol::Http1 => {

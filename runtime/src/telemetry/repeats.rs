@@ -96,7 +96,10 @@ mod tests {
 
         let written = (0..5000).filter(|_| KNOCKS.admit()).count();
 
-        assert_eq!((written, left_out()), (LINES as usize, 5000 - u64::from(LINES)));
+        assert_eq!(
+            (written, left_out()),
+            (LINES as usize, 5000 - u64::from(LINES))
+        );
         tokio::time::sleep(SUMMARY_INTERVAL + Duration::from_millis(1)).await;
         assert_eq!(left_out(), 0, "it was said by itself");
         assert!(KNOCKS.admit(), "the next interval has lines of its own");

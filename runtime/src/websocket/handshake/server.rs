@@ -94,7 +94,11 @@ where
 }
 
 /// Answers a request of HTTP/1.1 where WebSocket is not accepted.
-pub(crate) async fn refuse_websocket<S>(io: &mut S, server: &str, directions: &str) -> HandshakeError
+pub(crate) async fn refuse_websocket<S>(
+    io: &mut S,
+    server: &str,
+    directions: &str,
+) -> HandshakeError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -200,12 +204,7 @@ fn switching(server: &str, upgrade: &Upgrade, subprotocol: bool) -> String {
     answer
 }
 
-async fn refuse<S>(
-    io: &mut S,
-    server: &str,
-    refusal: &Refusal,
-    directions: &str,
-) -> io::Result<()>
+async fn refuse<S>(io: &mut S, server: &str, refusal: &Refusal, directions: &str) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -252,7 +251,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     use super::*;
 
