@@ -5,14 +5,17 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::idle::Idle;
 
@@ -36,6 +39,35 @@ pub(super) struct Activity(Arc<Seen>);
 struct Seen {
     preface: AtomicUsize,
     begun: AtomicBool,
+    requests: Mutex<Requests>,
+}
+
+/// Requests of HTTP/2 in progress, and since when there are none.
+#[derive(Debug)]
+struct Requests {
+    open: usize,
+    none_since: Instant,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            open: 0,
+            none_since: Instant::now(),
+        }
+    }
+}
+
+/// A request in progress, as long as it is held.
+#[derive(Debug)]
+pub(super) struct Open(Activity);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut requests = self.0.requests();
+        requests.open -= 1;
+        requests.none_since = Instant::now();
+    }
 }
 
 impl Activity {
@@ -44,10 +76,36 @@ impl Activity {
         self.0.begun.store(true, Ordering::Relaxed);
     }
 
+    /// A request of HTTP/2 is in progress from now on.
+    pub(super) fn open(&self) -> Open {
+        self.requests().open += 1;
+        Open(self.clone())
+    }
+
+    /// How long there has been no request of HTTP/2.
+    pub(super) fn unused(&self) -> Duration {
+        let requests = self.requests();
+        if requests.open > 0 {
+            return Duration::ZERO;
+        }
+        requests.none_since.elapsed()
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.0.preface.load(Ordering::Relaxed) == PREFACE.len()
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.0
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the client has sent a request, or the preface of HTTP/2.
     pub(super) fn has_begun(&self) -> bool {
-        self.0.begun.load(Ordering::Relaxed)
-            || self.0.preface.load(Ordering::Relaxed) == PREFACE.len()
+        self.0.begun.load(Ordering::Relaxed) || self.is_http2()
     }
 
     fn read(&self, bytes: &[u8]) {

@@ -13,12 +13,22 @@ use runtime::{
     listen::{Listener, PlainAcceptor},
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
-use super::{KubernetesApi, guard::Guarded};
+use super::{
+    KubernetesApi,
+    guard::{Activity, Guarded},
+};
 
 /// How long a connection may be idle between requests, the next head included.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How soon it is looked again whether a connection of HTTP/2 is idle.
+const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an idle connection of HTTP/2 may take to close when it was asked to.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, at most: groups are a header each.
 const MAX_HEADERS: usize = 512;
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -34,7 +44,10 @@ const PROBE: TcpKeepalive = TcpKeepalive::new()
 
 /// Starts tasks that a drain waits for.
 #[derive(Debug, Clone)]
-struct Tasks(Drain);
+struct Tasks {
+    drain: Drain,
+    activity: Activity,
+}
 
 impl<F> Executor<F> for Tasks
 where
@@ -42,7 +55,12 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        // Each request of HTTP/2 is a task until its answer was sent.
+        let open = self.activity.open();
+        self.drain.spawn(async move {
+            task.await;
+            drop(open);
+        });
     }
 }
 
@@ -79,7 +97,7 @@ impl KubernetesApi {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (io, activity) = Guarded::new(io, self.settings.idle);
-        let builder = builder(&drain, self.settings.max_head);
+        let builder = builder(&drain, &activity, self.settings.max_head);
         let service = service_fn(|request: Request<Incoming>| {
             activity.request();
             let (api, drain) = (self.clone(), drain.clone());
@@ -96,6 +114,7 @@ impl KubernetesApi {
             pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
         let mut leave = pin!(drain.wait());
         let mut first_words = pin!(tokio::time::sleep(self.settings.first_request));
+        let mut idle = pin!(tokio::time::sleep(KEEP_ALIVE));
         let (mut leaving, mut begun) = (false, false);
         loop {
             tokio::select! {
@@ -109,6 +128,19 @@ impl KubernetesApi {
                 () = leave.as_mut(), if !leaving => {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
+                }
+                // HTTP/1.1 has a limit of its own for this.
+                () = idle.as_mut() => {
+                    let unused = activity.unused();
+                    if unused < KEEP_ALIVE || !activity.is_http2() {
+                        idle.as_mut().reset(Instant::now() + KEEP_ALIVE.saturating_sub(unused).max(IDLE_LOOK_INTERVAL));
+                    } else if leaving {
+                        return tracing::debug!(%peer, "a client's idle connection did not close in time");
+                    } else {
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                        idle.as_mut().reset(Instant::now() + IDLE_CLOSE_TIMEOUT);
+                    }
                 }
                 () = first_words.as_mut(), if !begun => {
                     begun = true;
@@ -129,8 +161,11 @@ fn take_leave<B>(response: &mut Response<B>, version: Version) {
     }
 }
 
-fn builder(drain: &Drain, max_head: usize) -> Builder<Tasks> {
-    let mut builder = Builder::new(Tasks(drain.clone()));
+fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks> {
+    let mut builder = Builder::new(Tasks {
+        drain: drain.clone(),
+        activity: activity.clone(),
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
