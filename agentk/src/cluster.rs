@@ -39,6 +39,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Flow control: a slow reader holds one window, not the whole connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Lines and bytes of an answer's head, at most: by far more than any API server sends, whose requests
+/// have no more than a MiB either. An answer beyond is lost, although the request was carried out.
+const ANSWER_LINES: usize = 4096;
+const ANSWER_HEAD_BYTES: usize = 1 << 20;
 /// How long the version may take to come.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -176,7 +180,11 @@ impl Cluster {
             .clone()
             .oneshot(request.uri().clone())
             .await?;
-        let (mut send, connection) = hyper::client::conn::http1::handshake(io).await?;
+        let (mut send, connection) = hyper::client::conn::http1::Builder::new()
+            .max_headers(ANSWER_LINES)
+            .max_buf_size(ANSWER_HEAD_BYTES)
+            .handshake(io)
+            .await?;
         let driver = async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "an upgraded connection to the Kubernetes API broke");
@@ -231,6 +239,9 @@ fn pooled(connector: HttpsConnector<ApiConnector>, tasks: &TaskTracker) -> Poole
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .timer(TokioTimer::new())
+        .http1_max_headers(ANSWER_LINES)
+        .http1_max_buf_size(ANSWER_HEAD_BYTES)
+        .http2_max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES).unwrap_or(u32::MAX))
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(PING_INTERVAL)

@@ -177,7 +177,8 @@ async fn users(
     let settings = kubernetes_api::Settings {
         url_path_prefix: users.url_path_prefix.clone(),
         server: version::server_header(),
-        allowed_origin: control::external_url(config),
+        origins: control::origins(config, &users.allowed_origins),
+        response_headers: users.response_headers.clone(),
         websocket_tokens: users
             .websocket_token_secret_file
             .as_deref()

@@ -18,6 +18,9 @@ mod metrics;
 mod places;
 mod query;
 mod request;
+mod request_head;
+mod response_head;
+mod rights;
 mod route;
 mod serve;
 mod settings;
@@ -31,7 +34,6 @@ mod websocket_token;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -41,6 +43,7 @@ use router::{AgentId, Router};
 use runtime::drain::Drain;
 
 pub use body::{CutShort, ProxyBody};
+pub use cors::{Origins, origin_of};
 pub use metrics::Metrics;
 pub use settings::Settings;
 pub use websocket_token::WebSocketTokens;
@@ -54,24 +57,36 @@ use audit::Record;
 use cors::Caller;
 use places::Places;
 use request::{Length, Outline};
+use request_head::LongHeads;
+use response_head::ResponseHeads;
+use rights::Rights;
 use status::Failure;
 use target::Target;
 use upload::{BoxError, Upload};
-
-/// How long the control plane may take to decide.
-const AUTHORIZATION: Duration = Duration::from_secs(10);
 
 /// Serves the Kubernetes APIs of agents' clusters.
 #[derive(Debug)]
 pub struct KubernetesApi {
     settings: Settings,
     via: HeaderValue,
+    heads: Arc<ResponseHeads>,
+    long_heads: LongHeads,
     method: Arc<str>,
     exact_method: Arc<str>,
     router: Arc<Router>,
     control_plane: Arc<dyn ControlPlane>,
     metrics: Metrics,
     places: Places,
+}
+
+/// A request that may go on.
+struct Admitted {
+    /// Where to, without our prefix.
+    target: Target,
+    /// As whom.
+    access: Access,
+    /// Asks again.
+    rights: Rights,
 }
 
 impl KubernetesApi {
@@ -85,9 +100,13 @@ impl KubernetesApi {
         metrics: Metrics,
     ) -> Arc<Self> {
         let via = [b"gRPC/1.0 ", settings.server.as_bytes()].concat();
+        let via = HeaderValue::from_maybe_shared(Bytes::from(via))
+            .expect("a prefix of plain letters keeps a header value valid");
+        let heads = ResponseHeads::new(via.clone(), &settings.response_headers);
         Arc::new(Self {
-            via: HeaderValue::from_maybe_shared(Bytes::from(via))
-                .expect("a prefix of plain letters keeps a header value valid"),
+            via,
+            heads: Arc::new(heads),
+            long_heads: LongHeads::default(),
             method: request::METHOD.into(),
             exact_method: request::EXACT_METHOD.into(),
             places: Places::new(settings.max_in_flight, metrics.clone()),
@@ -115,7 +134,7 @@ impl KubernetesApi {
         let decision =
             self.control_plane
                 .authorize_from(&presented.credentials, presented.agent, from);
-        match tokio::time::timeout(AUTHORIZATION, decision).await {
+        match tokio::time::timeout(rights::DECISION_TIMEOUT, decision).await {
             Ok(Ok(access)) => Ok(access.identity),
             Ok(Err(reason)) => {
                 let failure = failure::of_denial(&reason);
@@ -151,19 +170,27 @@ impl KubernetesApi {
             return graph.accept(&head, on_upgrade, peer);
         }
         let mut record = Record::begin(&head, peer, &self.metrics);
-        let caller = Caller::of(&head.headers, self.settings.allowed_origin.as_deref());
-        if caller == Caller::Foreign {
-            return foreign(record);
+        let caller = Caller::of(&head, &self.settings.origins);
+        let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
+        if let Err(failure) = caller.check(&head.headers) {
+            return self.refuse(&failure, indented, record);
         }
+        let _long_head = match self.long_heads.hold(&head, peer) {
+            Ok(held) => held,
+            Err(failure) => return self.refuse(&failure, indented, record),
+        };
         if head.method == Method::OPTIONS {
             return self.preflight(&head, &caller, record);
         }
-        let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
         let answer = match self.admit(&head, peer.ip(), &mut record).await {
-            Ok((target, access)) if self.is_asked_for_a_token(&head) => {
+            Ok(Admitted { target, access, .. }) if self.is_asked_for_a_token(&head) => {
                 self.give_token(target.sent_path().to_owned(), &access, record)
             }
-            Ok((target, access)) => {
+            Ok(Admitted {
+                target,
+                access,
+                rights,
+            }) => {
                 let outline = outline(
                     head,
                     target,
@@ -175,13 +202,15 @@ impl KubernetesApi {
                 let pause = self.settings.body_pause;
                 let upload = (outline.length != Length::None)
                     .then(|| Upload::new(body, on_upgrade.is_none(), pause));
-                self.route(access.agent.id, outline, upload, on_upgrade, record, drain)
+                let agent = access.agent.id;
+                self.route((agent, rights), outline, upload, on_upgrade, record, drain)
                     .await
             }
             Err(failure) => Err((failure, record)),
         };
         let mut response =
             answer.unwrap_or_else(|(failure, record)| self.refuse(&failure, indented, record));
+        response_head::forbid_sniffing(response.headers_mut());
         caller.mark(response.headers_mut());
         response
     }
@@ -192,14 +221,19 @@ impl KubernetesApi {
         head: &Parts,
         from: IpAddr,
         record: &mut Record,
-    ) -> Result<(Target, Access), Failure> {
+    ) -> Result<Admitted, Failure> {
+        request_head::check(head, self.settings.max_head)?;
         let target = self.target(head)?;
-        let access = self
+        let (access, rights) = self
             .identify(head, target.sent_path(), from, record)
             .await?;
         record.allowed(&access);
         record.admitted(self.places.begin(record.caller())?);
-        Ok((target, access))
+        Ok(Admitted {
+            target,
+            access,
+            rights,
+        })
     }
 
     /// Whom the credentials of a request make it, with a place among strangers until that is known.
@@ -209,34 +243,30 @@ impl KubernetesApi {
         path: &str,
         from: IpAddr,
         record: &mut Record,
-    ) -> Result<Access, Failure> {
+    ) -> Result<(Access, Rights), Failure> {
         if let Some(tokens) = &self.settings.websocket_tokens
             && let Some(token) = websocket_token::shown(&head.headers)
         {
             let access = tokens.take(token, path);
             let access = access.map_err(|detail| failure::of_credentials(&detail))?;
             record.asks_for(access.agent.id);
-            return Ok(access);
+            let rights = Rights::new(self.control_plane.clone(), None, access.agent.id, from);
+            return Ok((access, rights));
         }
         let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""))
             .map_err(|detail| failure::of_credentials(&detail))?;
         record.asks_for(presented.agent);
         let _place = self.places.ask(from)?;
-        let decision =
-            self.control_plane
-                .authorize_from(&presented.credentials, presented.agent, from);
-        let access = tokio::time::timeout(AUTHORIZATION, decision)
-            .await
-            .map_err(|_| {
-                let message = "the control plane did not decide in time";
-                Failure::passing(StatusCode::SERVICE_UNAVAILABLE, message)
-            })?
-            .map_err(|reason| failure::of_denial(&reason))?;
-        if let Some(usage) = &self.settings.usage {
-            let way = Way::of(&presented.credentials);
+        let (credentials, agent) = (presented.credentials, presented.agent);
+        let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
+        let access = rights.ask().await?;
+        if let Some(usage) = &self.settings.usage
+            && let Some(credentials) = rights.credentials()
+        {
+            let way = Way::of(credentials);
             usage.allowed(way, access.user_id, access.agent.id);
         }
-        Ok(access)
+        Ok((access, rights))
     }
 
     fn is_asked_for_a_token(&self, head: &Parts) -> bool {
@@ -266,16 +296,6 @@ impl KubernetesApi {
     }
 
     fn target(&self, head: &Parts) -> Result<Target, Failure> {
-        let size = headers::size(&head.headers) + head.uri.path().len();
-        if size > self.settings.max_head {
-            return Err(Failure::new(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                format!(
-                    "the headers take {size} bytes, more than the {} allowed",
-                    self.settings.max_head
-                ),
-            ));
-        }
         if head.method == Method::CONNECT {
             let message = "CONNECT is not for a Kubernetes API";
             return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, message));
@@ -290,7 +310,7 @@ impl KubernetesApi {
         caller: &Caller,
         mut record: Box<Record>,
     ) -> Response<ProxyBody> {
-        let (status, headers) = cors::preflight(&head.headers);
+        let (status, headers) = cors::preflight(caller, &head.headers);
         record.status = status.as_u16();
         let mut response = Response::new(ProxyBody::empty());
         *response.status_mut() = status;
@@ -321,14 +341,6 @@ impl KubernetesApi {
 
 fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == http::Version::HTTP_11 && request.headers().contains_key(header::UPGRADE)
-}
-
-fn foreign(mut record: Box<Record>) -> Response<ProxyBody> {
-    record.status = StatusCode::FORBIDDEN.as_u16();
-    record.reason = "the origin is not allowed".into();
-    let mut response = Response::new(ProxyBody::empty());
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    response
 }
 
 fn outline(

@@ -15,6 +15,9 @@ use crate::version;
 /// What the protocol allows in `extra`.
 const EXTRA: &str = "gitlab.agent.kubernetes_api.rpc.HeaderExtra";
 
+/// Lines of a request's head, at most: more than any kas lets through.
+const MAX_LINES: usize = 16_384;
+
 /// Headers that are about one connection, or that the HTTP client sets itself.
 const NOT_OURS: [HeaderName; 9] = [
     header::HOST,
@@ -73,6 +76,16 @@ impl Head {
         let method = Method::from_bytes(request.method.as_bytes())
             .map_err(|_| Status::invalid_argument("a request without a valid method"))?;
         let lasting = lasts(&request);
+        let lines = request
+            .header
+            .values()
+            .map(|it| it.value.len())
+            .sum::<usize>();
+        if lines > MAX_LINES {
+            return Err(Status::invalid_argument(format!(
+                "a request with {lines} header lines, more than the {MAX_LINES} allowed"
+            )));
+        }
         let path_and_query = if request.target.is_empty() {
             url::encoded(&request.url_path, request.query)
         } else {

@@ -64,6 +64,10 @@ pub(super) async fn whole(
 
 /// A response's head as kas wants it.
 pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
+    // Where both are given the coding counts, and the length is not that of the body (RFC 9112, 6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
     if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
         for name in NOT_OURS {
             head.headers.remove(name);

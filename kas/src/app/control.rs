@@ -15,6 +15,7 @@ use crate::{
         standalone::Standalone,
     },
     gitaly::{self, Gitaly},
+    kubernetes_api::{Origins, origin_of},
     notifications::Notifications,
     usage::Usage,
 };
@@ -127,5 +128,20 @@ pub(super) fn external_url(config: &Config) -> Option<String> {
     match &config.control_plane {
         ControlPlaneConfig::GitLab(gitlab) => gitlab.external_url.clone(),
         ControlPlaneConfig::Standalone { .. } => None,
+    }
+}
+
+/// Whose pages may use what a browser adds by itself: those that are listed, or else GitLab's. Where
+/// there is no GitLab, nobody has cookies, and the host that is called may have pages of its own.
+pub(super) fn origins(config: &Config, listed: &[String]) -> Origins {
+    match &config.control_plane {
+        ControlPlaneConfig::GitLab(gitlab) if listed.is_empty() => {
+            let url = gitlab.external_url.as_deref();
+            Origins::These(url.and_then(origin_of).into_iter().collect())
+        }
+        ControlPlaneConfig::Standalone { .. } if listed.is_empty() => Origins::OwnHost,
+        ControlPlaneConfig::GitLab(_) | ControlPlaneConfig::Standalone { .. } => {
+            Origins::These(listed.to_vec())
+        }
     }
 }

@@ -119,6 +119,10 @@ pub(super) struct KubernetesApi {
     pub(super) listen: Option<Spot<KubernetesApiListen>>,
     pub(super) url_path_prefix: Option<Spot<String>>,
     pub(super) websocket_token_secret_file: Option<PathBuf>,
+    /// Ours; upstream has none.
+    pub(super) allowed_origins: Option<Vec<Spot<NonEmpty>>>,
+    /// Ours; upstream has none.
+    pub(super) response_headers: Option<Vec<Spot<NonEmpty>>>,
     pub(super) allowed_agent_cache_ttl: Option<Seconds>,
     pub(super) allowed_agent_cache_error_ttl: Option<PositiveSeconds>,
 }

@@ -1,5 +1,6 @@
 //! From the file as written to the tree: rules across keys, and defaults.
 
+mod browsers;
 mod events;
 mod gitlab;
 mod parts;
@@ -165,6 +166,8 @@ fn kubernetes_api(rules: &Rules<'_>, proxy: file::KubernetesApi) -> Result<Kuber
         shutdown_grace_period: parts::positive(listen.value.shutdown_grace_period, 3600),
         url_path_prefix,
         websocket_token_secret_file: parts::file(proxy.websocket_token_secret_file),
+        allowed_origins: browsers::origins(rules, proxy.allowed_origins)?,
+        response_headers: browsers::response_headers(rules, proxy.response_headers)?,
         allowed_agent_cache_ttl: parts::seconds(proxy.allowed_agent_cache_ttl, 60),
         allowed_agent_cache_error_ttl: parts::positive(proxy.allowed_agent_cache_error_ttl, 10),
     })

@@ -131,9 +131,16 @@ fn kubernetes_api(proxy: &KubernetesApi) -> Value {
         "listen_grace_period": seconds(proxy.listen_grace_period),
         "shutdown_grace_period": seconds(proxy.shutdown_grace_period),
     })));
+    let headers: Vec<_> = proxy
+        .response_headers
+        .iter()
+        .map(|it| it.as_str())
+        .collect();
     let mut all = object(json!({
         "listen": listen,
         "url_path_prefix": proxy.url_path_prefix,
+        "allowed_origins": proxy.allowed_origins,
+        "response_headers": headers,
         "allowed_agent_cache_ttl": seconds(proxy.allowed_agent_cache_ttl),
         "allowed_agent_cache_error_ttl": seconds(proxy.allowed_agent_cache_error_ttl),
     }));

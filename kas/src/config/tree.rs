@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use http::HeaderName;
+
 use super::{LogLevel, Secret};
 
 /// The configuration of a replica.
@@ -204,6 +206,11 @@ pub struct KubernetesApi {
     pub url_path_prefix: String,
     /// The secret of tokens for browsers' WebSockets; without it none are given.
     pub websocket_token_secret_file: Option<PathBuf>,
+    /// The origins whose pages may use cookies and WebSocket tokens, as browsers write them; without
+    /// any, GitLab's, or without a GitLab the host that is called.
+    pub allowed_origins: Vec<String>,
+    /// Headers that clusters' answers may carry besides those of Kubernetes.
+    pub response_headers: Vec<HeaderName>,
     /// How long a permission is remembered; zero does not remember.
     pub allowed_agent_cache_ttl: Duration,
     /// How long a refusal is remembered.

@@ -164,7 +164,8 @@ fn seconds_in(unit: &str) -> Option<f64> {
     })
 }
 
-fn extra(config: &ImpersonationConfig) -> prost_types::Any {
+/// On whose behalf, as the header carries it.
+pub(super) fn extra(config: &ImpersonationConfig) -> prost_types::Any {
     let extra = HeaderExtra {
         imp_config: Some(config.clone()),
     };

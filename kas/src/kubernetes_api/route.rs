@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use router::{AgentId, Call, Need, OpenError, Opening};
 use runtime::drain::Drain;
@@ -15,6 +15,8 @@ use super::{
     exchange::{Ahead, Exchange, Head, Interrupted},
     failure, headers,
     request::{self, Outline},
+    response_head::ResponseHeads,
+    rights::{self, Rights},
     status::Failure,
     target::Oddity,
     upgrade,
@@ -24,6 +26,8 @@ use super::{
 
 /// How long a request looks for a tunnel before it takes one of the places of those that wait.
 const HELD_AFTER: Duration = Duration::from_millis(100);
+/// HTTP knows no status beyond.
+const HIGHEST_STATUS: u16 = 599;
 /// How often a call is made again.
 const REPLAYS: u32 = 5;
 /// The pause before the second replay; later ones are longer. What cuts one connection of an
@@ -36,6 +40,7 @@ type Failed = (Failure, Box<Record>);
 /// A request on its way.
 struct Journey {
     agent: AgentId,
+    rights: Rights,
     method: Method,
     need: Need,
     opening: Opening,
@@ -45,6 +50,21 @@ struct Journey {
     watch: Option<Position>,
     /// What an agent would change that encodes path and query anew.
     oddity: Option<Oddity>,
+}
+
+impl Journey {
+    /// Asks for the right once more if it was given a while ago.
+    async fn renew_rights(&mut self) -> Result<(), Failure> {
+        if self.rights.are_old() {
+            let access = self.rights.ask().await?;
+            let impersonation = access.impersonation.as_ref();
+            self.need.impersonation = impersonation.is_some();
+            if let Some(opening) = rights::on_behalf_of(&self.opening, impersonation) {
+                self.opening = opening;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The beginning of an answer.
@@ -59,15 +79,15 @@ impl KubernetesApi {
     /// Carries a request to the agent and brings the answer.
     pub(super) async fn route(
         &self,
-        agent: AgentId,
+        whose: (AgentId, Rights),
         outline: Outline,
         upload: Option<Upload>,
         on_upgrade: Option<OnUpgrade>,
         mut record: Box<Record>,
         drain: &Drain,
     ) -> Result<Response<ProxyBody>, Failed> {
-        let journey = self.plan(agent, outline, record.caller());
-        let answered = match self.travel(&journey, upload, &mut record, drain).await {
+        let mut journey = self.plan(whose, outline, record.caller());
+        let answered = match self.travel(&mut journey, upload, &mut record, drain).await {
             Ok(answered) => answered,
             Err(failure) => return Err((failure, record)),
         };
@@ -81,7 +101,12 @@ impl KubernetesApi {
         })
     }
 
-    fn plan(&self, agent: AgentId, mut outline: Outline, caller: Arc<str>) -> Journey {
+    fn plan(
+        &self,
+        (agent, rights): (AgentId, Rights),
+        mut outline: Outline,
+        caller: Arc<str>,
+    ) -> Journey {
         let watch = watch::prepare(&mut outline);
         let hold = self.settings.hold;
         let hold =
@@ -94,6 +119,7 @@ impl KubernetesApi {
         };
         Journey {
             agent,
+            rights,
             method: outline.method.clone(),
             need: Need {
                 method: method.clone(),
@@ -115,7 +141,7 @@ impl KubernetesApi {
     /// Makes the call until there is an answer or no sense in another try.
     async fn travel(
         &self,
-        journey: &Journey,
+        journey: &mut Journey,
         mut upload: Option<Upload>,
         record: &mut Record,
         drain: &Drain,
@@ -143,6 +169,7 @@ impl KubernetesApi {
                         && Instant::now() < journey.deadline =>
                 {
                     tokio::time::sleep(pause(record.replays)).await;
+                    journey.renew_rights().await?;
                     record.replays += 1;
                     self.metrics.replayed();
                     tracing::debug!(%error, agent = %journey.agent, "making a call again");
@@ -206,7 +233,7 @@ impl KubernetesApi {
         let head = tokio::time::timeout(limit, exchange.head())
             .await
             .map_err(|_| Interrupted::Silence(limit))??;
-        let (status, headers) = understand(head, &self.via)?;
+        let (status, headers) = understand(head, &self.heads)?;
         if status == StatusCode::SWITCHING_PROTOCOLS && journey.upgrade && !exchange.is_uploading()
         {
             return Ok((status, headers, Ahead::default()));
@@ -263,10 +290,11 @@ impl KubernetesApi {
         Source {
             router: self.router.clone(),
             agent: journey.agent,
+            rights: journey.rights,
             need: journey.need,
             opening: journey.opening,
             hold: self.settings.hold,
-            via: self.via.clone(),
+            heads: self.heads.clone(),
             drain: drain.clone(),
             metrics: self.metrics.clone(),
         }
@@ -284,13 +312,14 @@ async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
 /// The status and headers of an answer as the client gets them.
 pub(super) fn understand(
     head: Head,
-    via: &HeaderValue,
+    heads: &ResponseHeads,
 ) -> Result<(StatusCode, HeaderMap), Interrupted> {
     let status = u16::try_from(head.status_code)
         .ok()
+        .filter(|code| *code <= HIGHEST_STATUS)
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
-    Ok((status, headers::of_response(head.header, via)))
+    Ok((status, heads.of(status, head.header)))
 }
 
 fn response(status: StatusCode, headers: HeaderMap, body: ProxyBody) -> Response<ProxyBody> {

@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     KubernetesApi,
     guard::{Activity, Guarded},
+    request_head,
 };
 
 /// How long a connection may be idle between requests, the next head included.
@@ -29,8 +30,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an idle connection of HTTP/2 may take to close when it was asked to.
 const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Headers of one request, at most: groups are a header each.
-const MAX_HEADERS: usize = 512;
+/// What hyper buffers of HTTP/1.1 beyond the longest head.
+const BEYOND_HEAD_BYTES: usize = 8 << 10;
+/// How much longer than allowed a head of HTTP/2 may be, and be told so: h2 answers a longer one
+/// itself, without a `Status`, and ends the connection of one that is four times as long again, or in
+/// more frames than this many bytes need, which is what these times four are for: a client may send
+/// frames of 16 KiB.
+const HEAD_EXCESS: usize = 4;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_FRAME: u32 = 64 << 10;
@@ -169,7 +175,8 @@ fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks
     builder
         .http1()
         .timer(TokioTimer::new())
-        .max_headers(MAX_HEADERS)
+        .max_headers(request_head::MAX_LINES)
+        .max_buf_size(max_head + BEYOND_HEAD_BYTES)
         .header_read_timeout(KEEP_ALIVE);
     builder
         .http2()
@@ -178,8 +185,7 @@ fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_concurrent_streams(MAX_STREAMS)
-        // A little more, so that what is too long can be told so.
-        .max_header_list_size(u32::try_from(max_head * 2).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(max_head * HEAD_EXCESS).unwrap_or(u32::MAX))
         .max_local_error_reset_streams(Some(runtime::grpc::MAX_STREAM_FAULTS))
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
-use super::WebSocketTokens;
+use super::{Origins, WebSocketTokens};
 use crate::{graph::Graph, usage::Usage};
 
 /// How the Kubernetes API is served.
@@ -26,12 +26,14 @@ pub struct Settings {
     pub response_header: Duration,
     /// How long nothing may come, or be taken, in the middle of an answer.
     pub idle: Duration,
-    /// Bytes of a request's line and headers, at most.
+    /// Bytes of a request's line and headers, at most; an API server takes as many.
     pub max_head: usize,
     /// Requests in progress, at most; one caller may have a quarter.
     pub max_in_flight: usize,
-    /// The origin whose browsers may call.
-    pub allowed_origin: Option<String>,
+    /// Whose pages may call with what a browser remembers.
+    pub origins: Origins,
+    /// Headers that clusters' answers may carry besides those of Kubernetes.
+    pub response_headers: Vec<HeaderName>,
     /// Gives tokens to browsers' sessions, for their WebSockets.
     pub websocket_tokens: Option<WebSocketTokens>,
     /// Counts requests that were allowed, for whom it is reported to.
@@ -51,9 +53,10 @@ impl Default for Settings {
             body_pause: Duration::from_secs(300),
             response_header: hours,
             idle: hours,
-            max_head: 192 << 10,
+            max_head: (1 << 20) + (4 << 10),
             max_in_flight: 10_000,
-            allowed_origin: None,
+            origins: Origins::default(),
+            response_headers: Vec::new(),
             websocket_tokens: None,
             usage: None,
             graph: None,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use super::body::ProxyBody;
+use super::{body::ProxyBody, response_head};
 
 const UNAUTHORIZED: HeaderName = HeaderName::from_static("gitlab-unauthorized");
 /// The type of an answer that kas gives itself.
@@ -47,6 +47,7 @@ impl Failure {
         *response.status_mut() = self.code;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
+        response_head::forbid_sniffing(headers);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -56,7 +57,8 @@ impl Failure {
         response
     }
 
-    fn body(&self, indented: bool) -> String {
+    /// The `Status`, as JSON.
+    pub(super) fn body(&self, indented: bool) -> String {
         let status = Status {
             kind: "Status",
             api_version: "v1",

@@ -9,6 +9,9 @@
 //!   as it comes, and a break in the middle of it resets the answer.
 //! * What the cluster refuses, such as a version that is too old, ends the watch
 //!   with an `ERROR` event, as the API server would end it.
+//! * The control plane is asked first: who may not go on, or not as before, gets an `ERROR` event
+//!   with the refusal.
+//! * A watch keeps its first time limit, however often it is resumed.
 //! * When the replica leaves, a watch ends in order shortly before the end of the
 //!   grace period.
 //! * When no tunnel comes within the hold, the answer is reset: a clean end
@@ -288,6 +291,15 @@ impl Watch {
                 self.frames
                     .push(refusal::event(self.encoding, status, &body));
                 self.record.cut = false;
+                self.state = State::Over;
+            }
+            Resumed::Denied(failure) => {
+                tracing::debug!(agent = %self.source.agent, reason = failure.message, "a watch was not resumed");
+                let status = Bytes::from(failure.body(false));
+                self.frames.resume();
+                self.frames
+                    .push(refusal::event(self.encoding, failure.code, &status));
+                self.record.reason = failure.message;
                 self.state = State::Over;
             }
         }

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use kas::kubernetes_api::Settings;
+use kas::kubernetes_api::{Origins, Settings};
 use prost::Message;
 use proto::agent::kubernetes_api::rpc::HeaderExtra;
 use tokio::{
@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     agent::Agent,
-    proxy::{AGENT, Body, Proxy, collect, empty, full, request, until},
+    proxy::{AGENT, Body, Proxy, collect, empty, failure, full, request, until},
 };
 
 fn pattern(length: usize) -> Bytes {
@@ -278,7 +278,7 @@ async fn http2_is_served_on_the_same_port() {
 #[tokio::test]
 async fn browsers_of_the_allowed_origin_may_call_and_others_may_not() {
     let settings = Settings {
-        allowed_origin: Some("https://gitlab".into()),
+        origins: Origins::These(vec!["https://gitlab".into()]),
         ..Settings::default()
     };
     let proxy = Proxy::with(settings).await;
@@ -302,10 +302,19 @@ async fn browsers_of_the_allowed_origin_may_call_and_others_may_not() {
     assert_eq!(refused.status(), 401);
     assert_eq!(refused.headers()["vary"], "Origin");
     collect(refused).await.unwrap();
-    let foreign = client.send(from("https://evil", "OPTIONS")).await;
-    assert_eq!(foreign.status(), 403);
-    assert!(!foreign.headers().contains_key("server"));
-    assert_eq!(collect(foreign).await.unwrap(), "");
+    let foreign = client.send(from("https://evil", "GET")).await;
+    assert_eq!(foreign.status(), 401);
+    assert!(
+        !foreign
+            .headers()
+            .contains_key("access-control-allow-origin")
+    );
+    collect(foreign).await.unwrap();
+    let mut page = from("https://evil", "OPTIONS");
+    page.headers_mut().remove("authorization");
+    let (code, message) = failure(client.send(page).await).await;
+    assert_eq!(code, 403);
+    assert!(message.contains("allowed_origins"), "{message}");
 }
 
 #[tokio::test]

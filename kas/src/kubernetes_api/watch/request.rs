@@ -18,6 +18,10 @@ const BOOKMARKS: &str = "allowWatchBookmarks";
 const INITIAL: &str = "sendInitialEvents";
 const TIMEOUT: &str = "timeoutSeconds";
 const VERSION: &str = "resourceVersion";
+/// How long a watch may last whose client sets no limit, in seconds: an API server ends such a watch
+/// after half an hour to an hour (`--min-request-timeout`, once or twice 1800 s), and would begin to
+/// count anew each time that it is resumed.
+const LONGEST_SECONDS: u64 = 3600;
 /// What says how a watch begins, and has no sense behind that.
 const OF_THE_BEGINNING: [&str; 3] = [INITIAL, "resourceVersionMatch", "continue"];
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -70,10 +74,9 @@ pub(super) fn again(opening: &Opening, point: &Point, spent: u64) -> Option<Open
 
 fn change(mut query: Edit<'_>, point: &Point, spent: u64) -> Option<()> {
     let limit = query::first(query.query, TIMEOUT).and_then(|limit| limit.parse::<u64>().ok());
-    if let Some(limit) = limit.filter(|limit| *limit > 0) {
-        let left = limit.checked_sub(spent).filter(|left| *left > 0)?;
-        query.set(TIMEOUT, &left.to_string());
-    }
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(LONGEST_SECONDS);
+    let left = limit.checked_sub(spent).filter(|left| *left > 0)?;
+    query.set(TIMEOUT, &left.to_string());
     match point {
         Point::End => return None,
         Point::Start => {}
@@ -243,11 +246,16 @@ mod tests {
 
         assert_eq!(
             changed(query, &Point::Behind("9".into()), 5),
-            pairs(&[("labelSelector", "a=b"), (VERSION, "9"), ("watch", "1")])
+            pairs(&[
+                ("labelSelector", "a=b"),
+                (VERSION, "9"),
+                (TIMEOUT, "3595"),
+                ("watch", "1")
+            ])
         );
         assert_eq!(
             changed("watch=1&sendInitialEvents=true", &Point::Start, 5),
-            pairs(&[(INITIAL, "true"), ("watch", "1")])
+            pairs(&[(INITIAL, "true"), (TIMEOUT, "3595"), ("watch", "1")])
         );
     }
 
@@ -258,13 +266,10 @@ mod tests {
         assert_eq!(limited(3), pairs(&[(TIMEOUT, "7")]));
         assert_eq!(limited(10), None);
         assert_eq!(limited(11), None);
-        assert_eq!(
-            changed("timeoutSeconds=0", &Point::Start, 3),
-            pairs(&[(TIMEOUT, "0")])
-        );
-        assert_eq!(
-            changed("timeoutSeconds=x", &Point::Start, 3),
-            pairs(&[(TIMEOUT, "x")])
-        );
+        let unlimited = |query, spent| changed(query, &Point::Start, spent);
+        for query in ["", "timeoutSeconds=0", "timeoutSeconds=x"] {
+            assert_eq!(unlimited(query, 3), pairs(&[(TIMEOUT, "3597")]));
+            assert_eq!(unlimited(query, 3600), None);
+        }
     }
 }

@@ -8,14 +8,22 @@ use router::{AgentId, Need, OpenError, Opening, Router};
 use runtime::drain::Drain;
 use tokio::time::Instant;
 
-use crate::kubernetes_api::{
-    Metrics,
-    exchange::{Ahead, Exchange, Interrupted, Part},
-    route::understand,
+use crate::{
+    control_plane::Access,
+    kubernetes_api::{
+        Metrics,
+        exchange::{Ahead, Exchange, Interrupted, Part},
+        response_head::ResponseHeads,
+        rights::{self, Rights},
+        route::understand,
+        status::Failure,
+    },
 };
 
 /// Bytes of a refusal that are read, at most.
 const REFUSAL: usize = 1 << 20;
+/// How long a call may have waited for its agent before the right to it is asked for again.
+const HELD: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -26,14 +34,16 @@ pub(in crate::kubernetes_api) struct Source {
     pub(in crate::kubernetes_api) router: Arc<Router>,
     /// Whom to ask.
     pub(in crate::kubernetes_api) agent: AgentId,
+    /// Whether the caller may go on.
+    pub(in crate::kubernetes_api) rights: Rights,
     /// What the tunnel must be good for.
     pub(in crate::kubernetes_api) need: Need,
     /// The call that the client's request became.
     pub(in crate::kubernetes_api) opening: Opening,
     /// How long the client may wait.
     pub(in crate::kubernetes_api) hold: Duration,
-    /// Our name among the proxies.
-    pub(in crate::kubernetes_api) via: HeaderValue,
+    /// Reads the heads of answers.
+    pub(in crate::kubernetes_api) heads: Arc<ResponseHeads>,
     /// Waits for calls that end in the background.
     pub(in crate::kubernetes_api) drain: Drain,
     /// Where calls are counted.
@@ -47,6 +57,8 @@ pub(super) enum Resumed {
     Goes(Box<Exchange>, Ahead),
     /// The cluster says no.
     Refused(StatusCode, Bytes),
+    /// The caller may not go on.
+    Denied(Failure),
 }
 
 /// Why a watch cannot go on.
@@ -96,9 +108,19 @@ impl Source {
         content_type: &HeaderValue,
         deadline: Instant,
     ) -> Result<Resumed, Gone> {
-        let open = self.router.open(self.agent, &self.need, opening, deadline);
+        let (need, opening) = match self.rights.ask().await {
+            Ok(access) => self.allowed(&access, opening),
+            Err(failure) => return Ok(Resumed::Denied(failure)),
+        };
+        let asked = Instant::now();
+        let open = self.router.open(self.agent, &need, &opening, deadline);
         let mut exchange = Exchange::new(open.await?, None, self.drain.clone());
-        let (status, headers) = understand(exchange.head().await?, &self.via)?;
+        if asked.elapsed() >= HELD
+            && let Err(failure) = self.rights.ask().await
+        {
+            return Ok(Resumed::Denied(failure));
+        }
+        let (status, headers) = understand(exchange.head().await?, &self.heads)?;
         if status != StatusCode::OK {
             return Ok(Resumed::Refused(status, refusal(&mut exchange).await?));
         }
@@ -109,6 +131,17 @@ impl Source {
         }
         let ahead = exchange.look_ahead()?;
         Ok(Resumed::Goes(Box::new(exchange), ahead))
+    }
+
+    /// The call as whom the caller is allowed now.
+    fn allowed(&self, access: &Access, opening: &Opening) -> (Need, Opening) {
+        let impersonation = access.impersonation.as_ref();
+        let need = Need {
+            impersonation: impersonation.is_some(),
+            ..self.need.clone()
+        };
+        let same = rights::on_behalf_of(opening, impersonation);
+        (need, same.unwrap_or_else(|| opening.clone()))
     }
 }
 
@@ -127,6 +160,8 @@ fn is_final(outcome: &Result<Resumed, Gone>) -> bool {
         Ok(Resumed::Goes(..)) => true,
         // What passes soon is not worth the end of a watch.
         Ok(Resumed::Refused(status, _)) => !matches!(status.as_u16(), 429 | 503 | 504),
+        // Nobody could say.
+        Ok(Resumed::Denied(failure)) => failure.retry_after.is_none(),
         Err(Gone::NoTunnel(error)) => matches!(
             error,
             OpenError::CannotImpersonate | OpenError::NotOffered | OpenError::NoUpgrades
