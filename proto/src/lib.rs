@@ -4,6 +4,7 @@
 //! nobody changed understands this one; what GitLab's do not have is in a package
 //! of ours.
 
+pub mod bounds;
 pub mod frame;
 pub mod metadata;
 pub mod sequence;

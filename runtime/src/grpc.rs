@@ -14,6 +14,7 @@ mod pings;
 mod serve;
 mod silence;
 mod status;
+mod unary;
 
 pub use bearer::bearer;
 pub use body::StreamBody;
@@ -22,9 +23,12 @@ pub use channel::{CallFailed, Channel};
 pub use door::turn_away;
 pub use message::{ReceiveError, message, poll_message};
 pub use pings::{Pace, Pinger, Pings};
-pub use serve::{send_frame, serve};
+pub use serve::{send_frame, serve, serve_bounded};
 pub use silence::{Patience, silence};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
+pub use unary::{MESSAGE_TIMEOUT, answer, deframer, first_message, out_of_bounds, receive};
+
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use std::time::Duration;
 
@@ -43,6 +47,10 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 /// slow reader cannot block the others, and enough for many small frames that
 /// nobody read yet (h2 counts those against a budget derived from it).
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
+/// The same before anybody on the connection has shown who they are, in bytes: HTTP/2's own.
+pub const UNKNOWN_CONNECTION_WINDOW: u32 = 65_535;
+/// How long a connection may be there before anybody on it has shown who they are.
+pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest DATA frame accepted, in bytes.
 pub const MAX_FRAME: u32 = 64 << 10;
 /// Bytes of a body in one message, at most: with all that is around them they
@@ -69,6 +77,22 @@ pub const MAX_PEER_STREAM_FAULTS: usize = 1 << 20;
 /// How long frames for a stream that was reset are ignored, as they may have been sent before the
 /// other end knew.
 const RESETS_REMEMBERED_TIME: Duration = Duration::from_secs(10);
+
+/// The same settings for a connection on which anybody may call: it holds no more than a small window until
+/// [`welcome`] says that somebody on it is known.
+#[must_use]
+pub fn unknown(mut settings: h2::server::Builder) -> h2::server::Builder {
+    settings.initial_connection_window_size(UNKNOWN_CONNECTION_WINDOW);
+    settings
+}
+
+/// Gives a connection that was [`unknown`] the window of those who are known.
+pub fn welcome<S>(connection: &mut ServerConnection<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.set_target_window_size(CONNECTION_WINDOW);
+}
 
 /// Server settings for all our HTTP/2 connections.
 #[must_use]

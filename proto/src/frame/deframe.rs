@@ -56,7 +56,8 @@ pub enum FrameError {
     Truncated,
 }
 
-/// Gathers DATA and gives back whole messages, decompressed.
+/// Gathers DATA and gives back whole messages, decompressed. It takes as much memory as came, never what a
+/// prefix or a trailer announces.
 #[derive(Debug)]
 pub struct Deframer {
     /// Received and not yet looked at; the usual place for a whole message.
@@ -64,17 +65,33 @@ pub struct Deframer {
     /// A message that began in an earlier chunk, with its prefix.
     partial: BytesMut,
     encoding: Encoding,
+    /// Bytes of a message, compressed or not, at most.
+    limit: u32,
 }
 
 impl Deframer {
-    /// An empty deframer.
+    /// An empty deframer for messages of up to [`MAX_MESSAGE`] bytes.
     #[must_use]
     pub fn new(encoding: Encoding) -> Self {
-        Self {
+        Self::limited(encoding, MAX_MESSAGE)
+    }
+
+    /// An empty deframer for messages of up to `limit` bytes, as they come and as they inflate.
+    #[must_use]
+    pub fn limited(encoding: Encoding, limit: usize) -> Self {
+        let mut deframer = Self {
             chunk: Bytes::new(),
             partial: BytesMut::new(),
             encoding,
-        }
+            limit: 0,
+        };
+        deframer.set_limit(limit);
+        deframer
+    }
+
+    /// Sets the limit for messages that are not cut out yet: the first of a stream may have one of its own.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
     /// Takes in a chunk. To be called when [`Self::next_message`] gave `None`.
@@ -102,7 +119,7 @@ impl Deframer {
         };
         match flag {
             0 => Ok(Some(message)),
-            1 if self.encoding == Encoding::Gzip => gunzip(&message).map(Some),
+            1 if self.encoding == Encoding::Gzip => gunzip(&message, self.limit as usize).map(Some),
             flag => Err(FrameError::BadFlag(flag)),
         }
     }
@@ -120,7 +137,7 @@ impl Deframer {
     }
 
     fn next_in_chunk(&mut self) -> Result<Option<(u8, Bytes)>, FrameError> {
-        let Some(length) = message_length(&self.chunk)? else {
+        let Some(length) = self.message_length(&self.chunk)? else {
             self.set_aside();
             return Ok(None);
         };
@@ -139,7 +156,7 @@ impl Deframer {
 
     fn next_in_partial(&mut self) -> Result<Option<(u8, Bytes)>, FrameError> {
         self.fill_partial(PREFIX);
-        let Some(length) = message_length(&self.partial)? else {
+        let Some(length) = self.message_length(&self.partial)? else {
             return Ok(None);
         };
         self.fill_partial(PREFIX + length);
@@ -166,20 +183,20 @@ impl Deframer {
         self.partial
             .extend_from_slice(&std::mem::take(&mut self.chunk));
     }
-}
 
-fn message_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-    let Some(prefix) = bytes.get(1..PREFIX) else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes(prefix.try_into().expect("four bytes")) as usize;
-    if length > MAX_MESSAGE {
-        return Err(FrameError::TooLong {
-            length,
-            limit: MAX_MESSAGE,
-        });
+    fn message_length(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some(prefix) = bytes.get(1..PREFIX) else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(prefix.try_into().expect("four bytes"));
+        if length > self.limit {
+            return Err(FrameError::TooLong {
+                length: length as usize,
+                limit: self.limit as usize,
+            });
+        }
+        Ok(Some(length as usize))
     }
-    Ok(Some(length))
 }
 
 #[cfg(test)]
@@ -254,6 +271,37 @@ mod tests {
             deframer.next_message(),
             Err(FrameError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_limit_counts_what_comes_and_what_it_inflates_to_and_can_be_raised() {
+        let (short, long) = (vec![7; 100], vec![7; 101]);
+        for (flag, pack) in [(0, <[u8]>::to_vec as fn(&[u8]) -> Vec<u8>), (1, gzip)] {
+            let mut deframer = Deframer::limited(Encoding::Gzip, 100);
+            deframer.push(framed(flag, &pack(&short)).into());
+            assert_eq!(deframer.next_message().unwrap().unwrap(), short);
+            deframer.push(framed(flag, &pack(&long)).into());
+            let (length, limit) = (101, 100);
+            let too_long = FrameError::TooLong { length, limit };
+            assert_eq!(deframer.next_message(), Err(too_long), "{flag}");
+
+            let mut raised = Deframer::limited(Encoding::Gzip, 100);
+            raised.set_limit(101);
+            raised.push(framed(flag, &pack(&long)).into());
+            assert_eq!(raised.next_message().unwrap().unwrap(), long);
+        }
+    }
+
+    #[test]
+    fn what_is_announced_costs_nothing_before_it_comes() {
+        let mut deframer = Deframer::new(Encoding::Identity);
+        let mut announced = vec![0];
+        announced.extend_from_slice(&(MAX_MESSAGE as u32).to_be_bytes());
+
+        deframer.push(announced.into());
+
+        assert_eq!(deframer.next_message(), Ok(None));
+        assert!(deframer.partial.capacity() < 1000);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{cell::RefCell, io::Read};
 use bytes::Bytes;
 use flate2::{Crc, Decompress, FlushDecompress, Status, read::GzDecoder};
 
-use super::{FrameError, MAX_MESSAGE};
+use super::FrameError;
 
 /// How a member begins that has no optional fields, as Go, zlib and flate2 write it.
 const PLAIN: [u8; 4] = [0x1f, 0x8b, 8, 0];
@@ -13,16 +13,19 @@ const HEADER: usize = 10;
 const TRAILER: usize = 8;
 /// deflate makes nothing shorter than this part of it.
 const MOST: usize = 1032;
+/// Bytes that are made room for at once, because the trailer says that so many come: about what one DATA frame's
+/// worth of an agent's answer inflates to. The room for more grows as they come.
+const AT_ONCE: usize = 64 << 10;
 
 thread_local! {
     /// To set one up costs more than a message of a few KiB, of which an agent's answer has five.
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// What the member holds.
-pub(super) fn gunzip(member: &[u8]) -> Result<Bytes, FrameError> {
+/// What the member holds, if it is no more than `limit` bytes.
+pub(super) fn gunzip(member: &[u8], limit: usize) -> Result<Bytes, FrameError> {
     if !member.starts_with(&PLAIN) {
-        return gunzip_any(member);
+        return gunzip_any(member, limit);
     }
     let deflated = member.get(HEADER..).ok_or(FrameError::BadGzip)?;
     let (deflated, trailer) = deflated
@@ -33,7 +36,7 @@ pub(super) fn gunzip(member: &[u8]) -> Result<Bytes, FrameError> {
     if length / MOST > deflated.len() {
         return Err(FrameError::BadGzip);
     }
-    within_limit(length)?;
+    within_limit(length, limit)?;
     let plain = inflate(deflated, length)?;
     let mut checksum = Crc::new();
     checksum.update(&plain);
@@ -45,10 +48,22 @@ pub(super) fn gunzip(member: &[u8]) -> Result<Bytes, FrameError> {
 
 fn inflate(deflated: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
     // One more, so that a longer one is noticed.
-    let mut plain = Vec::with_capacity(length + 1);
+    let most = length + 1;
+    let mut plain = Vec::with_capacity(most.min(AT_ONCE));
     let status = INFLATE.with_borrow_mut(|inflate| {
         inflate.reset(false);
-        inflate.decompress_vec(deflated, &mut plain, FlushDecompress::Finish)
+        loop {
+            let read = usize::try_from(inflate.total_in()).unwrap_or(usize::MAX);
+            let rest = deflated.get(read..).unwrap_or_default();
+            let status = inflate.decompress_vec(rest, &mut plain, FlushDecompress::Finish);
+            let full = plain.len() == plain.capacity() && plain.len() < most;
+            match status {
+                Ok(Status::Ok | Status::BufError) if full => {
+                    plain.reserve_exact(plain.len().min(most - plain.len()));
+                }
+                status => return status,
+            }
+        }
     });
     match status {
         Ok(Status::StreamEnd) if plain.len() == length => Ok(plain),
@@ -57,18 +72,17 @@ fn inflate(deflated: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
 }
 
 /// The same for members with names, comments and the like.
-fn gunzip_any(member: &[u8]) -> Result<Bytes, FrameError> {
+fn gunzip_any(member: &[u8], limit: usize) -> Result<Bytes, FrameError> {
     let mut plain = Vec::new();
     GzDecoder::new(member)
-        .take(MAX_MESSAGE as u64 + 1)
+        .take(limit as u64 + 1)
         .read_to_end(&mut plain)
         .map_err(|_| FrameError::BadGzip)?;
-    within_limit(plain.len())?;
+    within_limit(plain.len(), limit)?;
     Ok(plain.into())
 }
 
-fn within_limit(length: usize) -> Result<(), FrameError> {
-    let limit = MAX_MESSAGE;
+fn within_limit(length: usize, limit: usize) -> Result<(), FrameError> {
     if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
@@ -83,6 +97,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::MAX_MESSAGE;
+
+    fn gunzip(member: &[u8]) -> Result<Bytes, FrameError> {
+        super::gunzip(member, MAX_MESSAGE)
+    }
 
     fn gzip(builder: GzBuilder, plain: &[u8]) -> Vec<u8> {
         let mut encoder = builder.write(Vec::new(), Compression::fast());
@@ -129,6 +148,23 @@ mod tests {
         let place = short.len() - 4;
         short[place] -= 1;
         assert_eq!(gunzip(&short), Err(FrameError::BadGzip));
+    }
+
+    #[test]
+    fn long_ones_come_out_whole_though_room_is_made_as_they_come() {
+        for length in [AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 5 * AT_ONCE + 3, 3 << 20] {
+            let mut state = 1_u32;
+            let noise = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 28) as u8
+            });
+            let plain: Vec<u8> = noise.take(length).collect();
+
+            let member = gzip(GzBuilder::new(), &plain);
+
+            assert!(gunzip(&member).unwrap() == plain, "{length}");
+            assert!(super::gunzip(&member, length - 1).is_err());
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::{convert::Infallible, future::poll_fn, pin::pin};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as _;
-use proto::frame::Frame;
+use http_body_util::Full;
+use proto::{bounds::Bounds, frame::Frame};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{SendResponse, SendStream, StreamBody};
+use super::{SendResponse, SendStream, StreamBody, refuse, unary};
 
 /// Calls `service` with the request and sends its answer. Ends when the answer
 /// is sent, or when the client has reset the stream.
@@ -19,12 +20,49 @@ use super::{SendResponse, SendStream, StreamBody};
 pub async fn serve<S>(
     service: &mut S,
     request: Request<h2::RecvStream>,
+    respond: SendResponse,
+) -> Result<(), h2::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let request = request.map(|stream| Body::new(StreamBody::new(stream)));
+    call(service, request, respond).await
+}
+
+/// The same for methods that take one message: it must be here in time and within `bounds` before the service
+/// hears of the call.
+///
+/// # Errors
+/// When the stream or its connection broke.
+pub async fn serve_bounded<S>(
+    service: &mut S,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+    bounds: &Bounds,
+) -> Result<(), h2::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let (mut head, mut stream) = request.into_parts();
+    let message = match unary::read(&head.headers, &mut stream, bounds).await {
+        Ok(message) => message,
+        Err(status) => return refuse(respond, &status),
+    };
+    head.headers.remove(unary::ENCODING);
+    let framed = unary::framed(&message);
+    let body = Body::new(Full::new(framed));
+    call(service, Request::from_parts(head, body), respond).await
+}
+
+async fn call<S>(
+    service: &mut S,
+    request: Request<Body>,
     mut respond: SendResponse,
 ) -> Result<(), h2::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let call = service.call(request.map(|stream| Body::new(StreamBody::new(stream))));
+    let call = service.call(request);
     let response = tokio::select! {
         response = call => match response {
             Ok(response) => response,
