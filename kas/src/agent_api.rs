@@ -4,6 +4,7 @@
 //! parked in it without tasks or buffers of their own.
 
 mod authenticate;
+mod caller;
 mod collector;
 mod configuration;
 mod connect;
@@ -12,13 +13,16 @@ mod dialled;
 mod flux;
 mod idle;
 mod leaving;
+mod method;
 mod metrics;
+mod offers;
 mod pacing;
 mod registrar;
 mod relay;
 mod version;
 
 use std::{
+    hash::RandomState,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -29,6 +33,7 @@ use std::{
 use runtime::{
     drain::{Drain, Working},
     listen::{AgentAcceptor, Listener},
+    shares::Shares,
 };
 
 pub use dialled::{Answer, Dialled};
@@ -37,8 +42,9 @@ pub use metrics::AgentMetrics;
 
 use crate::{control_plane::ControlPlane, events::Events, flux::Flux, tracker::Tracker};
 use authenticate::Authenticator;
+use offers::Offers;
 use pacing::Pacing;
-use router::{Registry, RoutingTable};
+use router::{AgentId, Registry, RoutingTable};
 
 /// How agents' connections are treated.
 #[derive(Debug, Clone)]
@@ -67,6 +73,12 @@ pub struct AgentApi {
     table: Arc<dyn RoutingTable>,
     tracker: Arc<Tracker>,
     metrics: AgentMetrics,
+    /// Reports of events in progress.
+    reports: Shares<AgentId>,
+    /// What tunnels offer.
+    offers: Offers,
+    /// Makes fingerprints that nobody else can.
+    fingerprints: RandomState,
     /// Connections on which tunnels wait, or may.
     staying: Drain,
     pacing: OnceLock<Pacing>,
@@ -97,6 +109,9 @@ impl AgentApi {
             table,
             tracker,
             metrics,
+            reports: collector::reports(),
+            offers: Offers::default(),
+            fingerprints: RandomState::new(),
             staying: Drain::new(),
             pacing: OnceLock::new(),
             turns: AtomicU32::new(0),

@@ -24,15 +24,46 @@ use router::{
 use crate::control_plane::AgentInfo;
 use instance::Instance;
 pub use registrations::Registrations;
+use runtime::shares::{Rate, Rates};
+use tokio::time::Instant;
 
-/// Processes of one agent that are told of.
+/// Processes that one agent may have on a replica.
 const MAX_INSTANCES: usize = 100;
+/// How often a process may register: it does every five minutes, and again on each new connection.
+const PER_POD: Rate = Rate {
+    per_second: 1.0,
+    burst: 5,
+};
+/// The same for all processes of an agent: each may come at once when a replica has started.
+const PER_AGENT: Rate = Rate {
+    per_second: 20.0,
+    burst: 2 * MAX_INSTANCES as u32,
+};
+/// Processes or agents of which it is remembered how often they registered.
+const MAX_REMEMBERED: usize = 100_000;
+/// Parts of the agents that are locked one by one.
+const SHARDS: usize = 32;
 
 /// The connected agent processes.
 #[derive(Debug)]
 pub struct Tracker {
     table: Arc<dyn RoutingTable>,
-    agents: Mutex<HashMap<AgentId, Agent>>,
+    agents: [Mutex<HashMap<AgentId, Agent>>; SHARDS],
+    per_pod: Rates<(AgentId, i64)>,
+    per_agent: Rates<AgentId>,
+}
+
+/// Why a process cannot register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// It registers all the time, or the agent's processes together do.
+    #[error("this agent registers too often, try again later")]
+    TooOften,
+    /// The agent has as many as it may have.
+    #[error(
+        "this agent has {MAX_INSTANCES} connected processes already, which is the most allowed"
+    )]
+    TooMany,
 }
 
 #[derive(Debug)]
@@ -56,19 +87,32 @@ impl Tracker {
     pub fn new(table: Arc<dyn RoutingTable>) -> Arc<Self> {
         Arc::new(Self {
             table,
-            agents: Mutex::default(),
+            agents: std::array::from_fn(|_| Mutex::default()),
+            per_pod: Rates::new(PER_POD, MAX_REMEMBERED),
+            per_agent: Rates::new(PER_AGENT, MAX_REMEMBERED),
         })
     }
 
     /// A process says that it is there; `pod_id` is a random number of its own.
-    #[must_use]
-    pub fn register(self: &Arc<Self>, agent: &AgentInfo, pod_id: i64, meta: &AgentMeta) -> Here {
+    ///
+    /// # Errors
+    /// When it does so too often, or the agent has too many.
+    pub fn register(
+        self: &Arc<Self>,
+        agent: &AgentInfo,
+        pod_id: i64,
+        meta: &AgentMeta,
+    ) -> Result<Here, RegisterError> {
+        let now = Instant::now();
+        if !self.per_pod.take(&(agent.id, pod_id), now) || !self.per_agent.take(&agent.id, now) {
+            return Err(RegisterError::TooOften);
+        }
         let instance = Instance::registered(pod_id, meta, Timestamp::now());
         self.hold(agent, instance)
     }
 
     /// A process has opened a stream of its configuration. `None` if it says
-    /// too little of itself and will register besides.
+    /// too little of itself and will register besides, or if the agent has too many.
     #[must_use]
     pub fn streaming(
         self: &Arc<Self>,
@@ -80,13 +124,15 @@ impl Tracker {
             return None;
         }
         let instance = Instance::streaming(agent.id, meta, Timestamp::now());
-        Some(self.hold(agent, instance))
+        self.hold(agent, instance).ok()
     }
 
     /// A process leaves.
     pub fn unregister(&self, agent: AgentId, pod_id: i64) {
         self.change(agent, |instances| {
+            let before = instances.len();
             instances.retain(|it| it.connection_id != pod_id);
+            instances.len() != before
         });
     }
 
@@ -99,16 +145,22 @@ impl Tracker {
         Ok(written::merge(&told))
     }
 
-    fn hold(self: &Arc<Self>, agent: &AgentInfo, instance: Instance) -> Here {
+    fn hold(
+        self: &Arc<Self>,
+        agent: &AgentInfo,
+        instance: Instance,
+    ) -> Result<Here, RegisterError> {
         let (connection_id, pod) = (instance.connection_id, instance.pod());
-        let mut agents = self.lock();
+        let mut agents = self.lock(agent.id);
         let entry = agents.entry(agent.id).or_insert_with(|| Agent {
             project: agent.project_id,
             instances: Vec::new(),
         });
-        entry.project = agent.project_id;
-        match entry.instances.iter_mut().find(|it| it.is_same(&instance)) {
+        let moved = std::mem::replace(&mut entry.project, agent.project_id) != agent.project_id;
+        let full = entry.instances.len() >= MAX_INSTANCES;
+        let changed = match entry.instances.iter_mut().find(|it| it.is_same(&instance)) {
             Some(known) => known.again(instance),
+            None if full => return Err(RegisterError::TooMany),
             None => {
                 tracing::info!(
                     agent_id = agent.id.0,
@@ -118,24 +170,30 @@ impl Tracker {
                     "an agent connected"
                 );
                 entry.instances.push(instance);
+                true
             }
+        };
+        // Whoever only registers again has nothing new to tell.
+        if changed || moved {
+            self.tell(agent.id, entry);
         }
-        self.tell(agent.id, entry);
-        Here {
+        Ok(Here {
             tracker: self.clone(),
             agent: agent.id,
             connection_id,
             pod,
-        }
+        })
     }
 
-    fn change(&self, agent: AgentId, change: impl FnOnce(&mut Vec<Instance>)) {
-        let mut agents = self.lock();
+    /// Changes what is known of an agent; `change` says whether that is to be told.
+    fn change(&self, agent: AgentId, change: impl FnOnce(&mut Vec<Instance>) -> bool) {
+        let mut agents = self.lock(agent);
         let Some(entry) = agents.get_mut(&agent) else {
             return;
         };
-        change(&mut entry.instances);
-        self.tell(agent, entry);
+        if change(&mut entry.instances) {
+            self.tell(agent, entry);
+        }
         if entry.instances.is_empty() {
             agents.remove(&agent);
         }
@@ -143,7 +201,7 @@ impl Tracker {
 
     /// Under the lock, so that the last that is told is the last that is true.
     fn tell(&self, id: AgentId, agent: &Agent) {
-        let told = &agent.instances[..agent.instances.len().min(MAX_INSTANCES)];
+        let told = &agent.instances;
         let presence = (!told.is_empty()).then(|| Presence {
             group: agent.project,
             text: written::write(told).into(),
@@ -151,8 +209,11 @@ impl Tracker {
         self.table.tell(id, presence);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Agent>> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent>> {
+        let shard = usize::try_from(agent.0.unsigned_abs() % SHARDS as u64).unwrap_or(0);
+        self.agents[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +229,9 @@ impl Drop for Here {
             if let Some(instance) = held {
                 instance.holders = instance.holders.saturating_sub(1);
             }
+            let before = instances.len();
             instances.retain(|it| it.holders > 0);
+            instances.len() != before
         });
     }
 }

@@ -513,7 +513,8 @@ async fn the_limit_counts_connections_and_not_the_tunnels_on_them() {
     let kas = Kas::with_limit(1).await;
     let mut first = AgentRegistrarClient::new(kas.channel("ws", &kas.token).await);
     for _ in 0..50 {
-        first.register(RegisterRequest::default()).await.unwrap();
+        let request = UnregisterRequest::default();
+        first.unregister(request).await.unwrap();
     }
 
     let mut second = AgentRegistrarClient::new(kas.channel("ws", &kas.token).await);

@@ -88,7 +88,7 @@ pub struct Call {
 #[derive(Debug)]
 enum Path {
     /// The stream is the agent's, held by this replica.
-    Tunnel(#[expect(dead_code, reason = "held for its Drop")] Using),
+    Tunnel(Using),
     /// The stream leads to the replica that holds the tunnel.
     Peer(#[expect(dead_code, reason = "held for its Drop")] Lease),
 }
@@ -242,7 +242,15 @@ impl Call {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        match ready!(poll_message(&mut self.recv, &mut self.deframer, cx))? {
+        let message = poll_message(&mut self.recv, &mut self.deframer, cx);
+        if message.is_pending()
+            && let Path::Tunnel(using) = &self.path
+            && using.poll_cut(cx)
+        {
+            let revoked = "the agent's token is good no more";
+            return Poll::Ready(Err(Broken::Connection(revoked.to_owned())));
+        }
+        match ready!(message)? {
             Some(message) => Poll::Ready(Ok(Some(message))),
             None => self.poll_end(cx).map_ok(|()| None),
         }

@@ -294,18 +294,6 @@ impl Registry {
     }
 }
 
-impl Clone for Alive {
-    fn clone(&self) -> Self {
-        if let Some(registry) = self.registry.upgrade() {
-            return registry.born(self.agent);
-        }
-        Self {
-            agent: self.agent,
-            registry: Weak::new(),
-        }
-    }
-}
-
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(registry) = self.registry.upgrade() {

@@ -2,7 +2,7 @@
 //!
 //! It is idle (parked in a [`Slot`] that the registry and the agent's
 //! connection share), then reserved (a [`Tunnel`] in the hands of one request),
-//! then in use (a [`Call`](crate::Call)). A reserved tunnel
+//! then in use (a [`Call`](crate::Call)), unless it is [cut](Cutter). A reserved tunnel
 //! that is dropped unused becomes idle again.
 
 use std::{
@@ -70,6 +70,7 @@ pub struct Slot {
     pub(crate) offer: Offer,
     registry: Weak<Registry>,
     state: Mutex<State>,
+    #[expect(dead_code, reason = "held for its Drop")]
     alive: Alive,
 }
 
@@ -82,6 +83,11 @@ enum State {
     Reserved {
         watcher: Option<Waker>,
     },
+    InUse {
+        call: Option<Waker>,
+    },
+    /// It ends because its agent may not stay, whatever it is used for.
+    Cut,
     Gone,
 }
 
@@ -153,19 +159,42 @@ impl Slot {
         wake(watcher);
     }
 
+    /// Whether it will never be idle again.
     pub(crate) fn is_gone(&self) -> bool {
-        matches!(*self.lock(), State::Gone)
+        match *self.lock() {
+            State::Idle { .. } | State::Reserved { .. } => false,
+            State::InUse { .. } | State::Cut | State::Gone => true,
+        }
     }
 
-    fn started(&self) -> Alive {
-        let state = std::mem::replace(&mut *self.lock(), State::Gone);
-        if let State::Reserved {
-            watcher: Some(watcher),
-        } = state
-        {
-            watcher.wake();
+    fn started(&self) {
+        let mut state = self.lock();
+        if matches!(*state, State::Cut) {
+            return;
         }
-        self.alive.clone()
+        let before = std::mem::replace(&mut *state, State::InUse { call: None });
+        drop(state);
+        if let State::Reserved { watcher } = before {
+            wake(watcher);
+        }
+    }
+
+    /// Ends the tunnel now; a call that uses it breaks.
+    fn cut(self: &Arc<Self>) {
+        let before = std::mem::replace(&mut *self.lock(), State::Cut);
+        match before {
+            State::Idle { stream, watcher } => {
+                if let Some(registry) = self.registry.upgrade() {
+                    registry.forget(self);
+                }
+                // A stream that is gone already needs no end.
+                let _ = runtime::grpc::refuse(stream.respond, &Status::ok(""));
+                wake(watcher);
+            }
+            State::Reserved { watcher } => wake(watcher),
+            State::InUse { call } => wake(call),
+            State::Cut | State::Gone => {}
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,10 +202,10 @@ impl Slot {
     }
 }
 
-/// Held by a call as long as it uses a tunnel.
+/// Held by the call that uses a tunnel: the tunnel is alive, and counted as its caller's, as long as this is.
 #[derive(Debug)]
 pub(crate) struct Using {
-    _alive: Alive,
+    slot: Arc<Slot>,
     _in_use: Option<InUse>,
 }
 
@@ -208,8 +237,9 @@ impl Tunnel {
             .stream
             .take()
             .expect("only commit and drop take the stream");
+        self.slot.started();
         let using = Using {
-            _alive: self.slot.started(),
+            slot: self.slot.clone(),
             _in_use: self.in_use.take(),
         };
         (stream, using)
@@ -232,6 +262,42 @@ impl Drop for Tunnel {
         if let Some(registry) = self.slot.registry.upgrade() {
             registry.put_back(&self.slot);
         }
+    }
+}
+
+impl Using {
+    /// Whether the tunnel was cut; the call is woken when it is.
+    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> bool {
+        let mut state = self.slot.lock();
+        match &mut *state {
+            State::Cut => true,
+            State::InUse { call } => {
+                if !call.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+                    *call = Some(cx.waker().clone());
+                }
+                false
+            }
+            State::Idle { .. } | State::Reserved { .. } | State::Gone => false,
+        }
+    }
+}
+
+/// Ends a tunnel from outside, idle or in use. It keeps nothing alive.
+#[derive(Debug, Clone)]
+pub struct Cutter(Weak<Slot>);
+
+impl Cutter {
+    /// Ends the tunnel now: a call that uses it breaks.
+    pub fn cut(&self) {
+        if let Some(slot) = self.0.upgrade() {
+            slot.cut();
+        }
+    }
+
+    /// Whether there is a tunnel to end.
+    #[must_use]
+    pub fn is_of_use(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }
 
@@ -270,14 +336,27 @@ impl IdleWatch {
     pub fn agent(&self) -> AgentId {
         self.0.offer.agent
     }
+
+    /// What ends the tunnel even after this watch is gone, when a call uses it.
+    #[must_use]
+    pub fn cutter(&self) -> Cutter {
+        Cutter(Arc::downgrade(&self.0))
+    }
 }
 
 /// Nobody drives the stream of a tunnel that is not watched: the connection is
 /// gone, and the tunnel with it.
 impl Drop for IdleWatch {
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut *self.0.lock(), State::Gone);
-        if let (State::Idle { .. }, Some(registry)) = (state, self.0.registry.upgrade()) {
+        let mut state = self.0.lock();
+        let before = match &*state {
+            State::Idle { .. } | State::Reserved { .. } => {
+                std::mem::replace(&mut *state, State::Gone)
+            }
+            State::InUse { .. } | State::Cut | State::Gone => return,
+        };
+        drop(state);
+        if let (State::Idle { .. }, Some(registry)) = (before, self.0.registry.upgrade()) {
             registry.forget(&self.0);
         }
     }
@@ -289,7 +368,9 @@ impl Future for IdleWatch {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IdleEnd> {
         let mut state = self.0.lock();
         match &mut *state {
-            State::Gone => return Poll::Ready(IdleEnd::Taken),
+            State::InUse { .. } | State::Cut | State::Gone => {
+                return Poll::Ready(IdleEnd::Taken);
+            }
             State::Reserved { watcher } => {
                 *watcher = Some(cx.waker().clone());
                 return Poll::Pending;

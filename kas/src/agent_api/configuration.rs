@@ -7,29 +7,34 @@ use std::{future::poll_fn, sync::Arc};
 use http::Request;
 use proto::{
     agent::agent_configuration::rpc::{ConfigurationRequest, ConfigurationResponse},
+    bounds::Bounds,
     frame::Frame,
 };
-use runtime::grpc::{SendResponse, SendStream, send_frame};
+use runtime::grpc::{SendResponse, SendStream, receive, send_frame};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{AgentApi, authenticate::Shown, connect, idle::SILENCE};
+use super::{AgentApi, caller::Known, idle::SILENCE};
 use crate::control_plane::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 
-/// Serves one stream until it or the connection ends, or `leaving`.
+/// A commit's id, and what an agent says of itself.
+const REQUEST: Bounds = Bounds::bytes(16 << 10);
+
+/// Serves one stream until it or the connection ends, or the caller leaves.
 pub(super) async fn serve(
     api: Arc<AgentApi>,
+    known: Known,
     request: Request<h2::RecvStream>,
     respond: SendResponse,
-    shown: Shown,
-    leaving: CancellationToken,
     native: bool,
 ) {
-    let (asked, agent) = match connect::asked::<ConfigurationRequest>(&api, request, &shown).await {
-        Ok(begun) => begun,
+    let (head, mut stream) = request.into_parts();
+    let asked = receive::<ConfigurationRequest>(&head.headers, &mut stream, &REQUEST).await;
+    let asked = match asked {
+        Ok(asked) => asked,
         Err(status) => return refuse(&api, respond, &status),
     };
+    let Known { caller, agent } = known;
     let configuration = api.control_plane.configuration(agent.id, &asked.commit_id);
     let Some(configuration) = configuration else {
         return refuse(&api, respond, &Status::not_found("agent not found"));
@@ -43,7 +48,7 @@ pub(super) async fn serve(
     let external_url = &api.settings.external_url;
     let status = tokio::select! {
         status = send_changes(&mut send, &agent, external_url, asked.commit_id, configuration) => status,
-        () = leaving.cancelled() => Some(Status::ok("")),
+        () = caller.leaving.cancelled() => Some(Status::ok("")),
         // The agent asks again at once, and names what it has.
         () = tokio::time::sleep(SILENCE), if native => Some(Status::ok("")),
     };

@@ -4,15 +4,17 @@
 //! progress belong to the requests that make them; they only need this task to
 //! move their bytes.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
-use proto::{
-    agent::agent_registrar::rpc::agent_registrar_server::AgentRegistrarServer,
-    events::rpc::collector_server::CollectorServer,
-    receptive::rpc::receptive_server::ReceptiveServer,
-};
+use proto::{frame::Frame, receptive::rpc::receptive_server::ReceptiveServer};
 use router::{
     AgentId,
     tunnel::{IdleEnd, Offer, Stream},
@@ -20,20 +22,29 @@ use router::{
 use runtime::{
     backoff::jittered,
     drain::{Drain, Working},
-    grpc::{Pace, Pings, SendResponse, ServerConnection},
+    grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT, answer, receive},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
     telemetry::{Repeats, Untrusted},
 };
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, codec::CompressionEncoding};
+use tonic::Status;
 
 use super::{
-    AgentApi, authenticate::Shown, collector::Collector, configuration, connect, dialled::Dialled,
-    flux, idle::Idle, leaving, registrar::Registrar, relay::Relay,
+    AgentApi,
+    authenticate::{self, Shown},
+    caller::{Caller, Callers, Known, Place},
+    collector, configuration, connect,
+    dialled::Dialled,
+    flux,
+    idle::Idle,
+    leaving,
+    method::Method,
+    registrar,
+    relay::{self, Relay},
 };
-use crate::tracker::Registrations;
+use crate::control_plane::{AgentInfo, TokenHash};
 
 /// What those are told who are no agents.
 const DIRECTIONS: &str = "This is the port of agents, for gRPC. The Kubernetes API is served at the address of \
@@ -47,27 +58,60 @@ const PACE: Pace = Pace {
     timeout: Duration::from_secs(20),
     in_use: Duration::from_secs(5),
 };
-/// Tunnels that one connection may carry, as agentk's pool has at most.
-const MAX_TUNNELS: usize = 500;
-/// Calls other than tunnels that one connection may have in progress.
-const MAX_CALLS: usize = 400;
+/// Calls whose token the control plane is being asked about: with one token, an agent's first calls; on a
+/// connection on which nobody is known yet, those of a few agents of a load balancer; on any other.
+const MAX_ASKING_PER_TOKEN: usize = 8;
+const MAX_ASKING_UNKNOWN: usize = 32;
+const MAX_ASKING: usize = 256;
 /// How long an agent is given to hear that its token is good no more.
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// Age of connections that are never too old.
 const AGELESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-const RECONCILE_PROJECTS: &str = "/gitlab.agent.flux.rpc.GitLabFlux/ReconcileProjects";
-
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Opened = Result<(Offer, Stream), connect::Refused>;
+type Opened = Result<(Offer, Stream, Place), connect::Refused>;
+
+/// A call of which it is not known yet who makes it. Nothing of its body is looked at.
+struct Knock {
+    method: Method,
+    shown: Shown,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+}
+
+/// Whose the token of a call is, asked of the control plane.
+struct Asking {
+    knock: Option<Knock>,
+    token: TokenHash,
+    asked: Task<Asked>,
+}
+
+type Asked = Result<Arc<AgentInfo>, Status>;
+
+impl Future for Asking {
+    type Output = (Knock, Asked);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let asked = std::task::ready!(self.asked.as_mut().poll(cx));
+        match self.knock.take() {
+            Some(knock) => Poll::Ready((knock, asked)),
+            None => Poll::Pending,
+        }
+    }
+}
 
 struct Connection {
     api: Arc<AgentApi>,
     http2: ServerConnection<ByteStream>,
     native: bool,
     peer: SocketAddr,
-    shown: Shown,
-    registrations: Registrations,
+    dialled: Option<Arc<Dialled>>,
+    /// Those who have shown a good token.
+    callers: Callers,
+    /// Calls of which it is not known yet who makes them.
+    asking: FuturesUnordered<Asking>,
+    /// Whether the control plane is asked again about all, and is to be once more.
+    rechecking: Option<bool>,
     /// Tunnels whose descriptor has not come yet.
     opening: FuturesUnordered<Task<Opened>>,
     idle: FuturesUnordered<Idle>,
@@ -84,12 +128,12 @@ struct Connection {
 }
 
 /// How something that ran on the connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Done {
     /// As it should.
     Ended,
-    /// A token turned out to be good no more.
-    Revoked,
+    /// The control plane was asked about all; these tokens are good no more.
+    Rechecked(Vec<TokenHash>),
     /// An agent that was asked to leave needs its idle tunnels no more.
     Moved(AgentId),
 }
@@ -97,6 +141,8 @@ enum Done {
 /// Where the connection stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Nobody has shown a good token yet; the timer fires when that takes too long.
+    Unknown,
     /// It is used; the timer fires when it is old.
     Used,
     /// The replica drains; the timer fires when its turn comes.
@@ -119,7 +165,8 @@ pub(super) async fn serve(
     let peer = accepted.peer;
     let mut io = accepted.io;
     let heard = io.heard();
-    let handshake = Box::pin(runtime::grpc::server_settings().handshake(io));
+    let handshake =
+        Box::pin(runtime::grpc::unknown(runtime::grpc::server_settings()).handshake(io));
     let http2 = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(http2)) => http2,
         Ok(Err(error)) => {
@@ -130,8 +177,7 @@ pub(super) async fn serve(
     api.metrics.connections.inc();
     tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
-    let shown = Shown::new(peer.ip(), dialled);
-    let connection = Connection::new(api, http2, heard, native, peer, shown);
+    let connection = Connection::new(api, http2, heard, native, peer, dialled);
     connection.run(drain).await;
     metrics.connections.dec();
     tracing::debug!(%peer, "an agent's connection closed");
@@ -144,12 +190,12 @@ impl Connection {
         heard: Heard,
         native: bool,
         peer: SocketAddr,
-        shown: Shown,
+        dialled: Option<Arc<Dialled>>,
     ) -> Self {
-        let age = match shown.dialled {
-            None => jittered(api.settings.max_connection_age),
+        let (phase, time) = match dialled {
+            None => (Phase::Unknown, UNKNOWN_TIMEOUT),
             // The agent could not make another.
-            Some(_) => AGELESS,
+            Some(_) => (Phase::Used, AGELESS),
         };
         let pings = http2
             .ping_pong()
@@ -160,16 +206,18 @@ impl Connection {
             http2,
             native,
             peer,
-            shown,
-            registrations: Registrations::default(),
+            dialled,
+            callers: Callers::default(),
+            asking: FuturesUnordered::new(),
+            rechecking: None,
             opening: FuturesUnordered::new(),
             idle: FuturesUnordered::new(),
             calls: FuturesUnordered::new(),
             pings,
             leaving: CancellationToken::new(),
-            phase: Phase::Used,
+            phase,
             moving: 0,
-            timer: Box::pin(tokio::time::sleep(age)),
+            timer: Box::pin(tokio::time::sleep(time)),
         }
     }
 
@@ -185,6 +233,7 @@ impl Connection {
                     }
                     None => return,
                 },
+                Some((knock, asked)) = self.asking.next(), if !self.asking.is_empty() => self.admit(knock, asked, &drain),
                 Some(opened) = self.opening.next(), if !self.opening.is_empty() => self.park(opened),
                 Some(end) = self.idle.next(), if !self.idle.is_empty() => match end {
                     IdleEnd::Taken => self.probe(),
@@ -194,7 +243,7 @@ impl Connection {
                 },
                 Some(done) = self.calls.next(), if !self.calls.is_empty() => match done {
                     Done::Ended => {}
-                    Done::Revoked => self.evict(),
+                    Done::Rechecked(revoked) => self.rechecked(&revoked),
                     Done::Moved(agent) => self.moved(agent),
                 },
                 () = unanswered(&mut self.pings) => {
@@ -202,116 +251,183 @@ impl Connection {
                     return;
                 }
                 () = &mut self.timer => match self.phase {
+                    Phase::Unknown => {
+                        tracing::debug!("nobody has shown a good token on a connection; it is closed");
+                        self.end();
+                    }
                     Phase::Used | Phase::InLine => self.leave(drain.started()),
                     Phase::Moving => self.finish(),
                     Phase::Finishing => return,
                 },
-                () = drain.wait(), if self.phase == Phase::Used => self.queue(),
-                () = asked_to_leave(&self.shown), if self.phase == Phase::Used => self.leave(false),
+                () = drain.wait(), if matches!(self.phase, Phase::Unknown | Phase::Used) => self.queue(),
+                () = asked_to_leave(self.dialled.as_deref()), if self.phase == Phase::Used => self.leave(false),
                 Ok(()) = revision.changed() => self.recheck(),
             }
         }
     }
 
+    /// Looks at who makes a call, and at nothing else of it.
     fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse, drain: &Drain) {
         let Some(respond) = runtime::grpc::turn_away(&request, respond, DIRECTIONS) else {
             return;
         };
-        let (api, shown) = (self.api.clone(), self.shown.clone());
-        match request.uri().path() {
-            "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect" => {
-                if self.opening.len() + self.idle.len() >= MAX_TUNNELS {
-                    let status = Status::resource_exhausted("too many tunnels on one connection");
-                    return self.api.refuse(respond, &status, "Connect");
-                }
-                self.opening
-                    .push(Box::pin(connect::open(api, request, respond, shown)));
-            }
-            _ if self.calls.len() >= MAX_CALLS => {
-                let status = Status::resource_exhausted("too many calls on one connection");
-                self.api.refuse(respond, &status, "call");
-            }
-            "/gitlab.agent.agent_configuration.rpc.AgentConfiguration/GetConfiguration" => {
-                let leaving = self.leaving.clone();
-                let served =
-                    configuration::serve(api, request, respond, shown, leaving, self.native);
-                self.calls.push(Box::pin(async move {
-                    served.await;
-                    Done::Ended
-                }));
-            }
-            "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register"
-            | "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Unregister" => {
-                let mut service = AgentRegistrarServer::new(Registrar {
-                    api,
-                    shown,
-                    registrations: self.registrations.clone(),
-                })
-                .accept_compressed(CompressionEncoding::Gzip);
-                self.calls.push(Box::pin(async move {
-                    if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
-                        tracing::debug!(%error, "an agent left during a call");
-                    }
-                    Done::Ended
-                }));
-            }
-            "/kas.receptive.rpc.Receptive/Attach" => {
-                let mut service = ReceptiveServer::new(Relay {
-                    api,
-                    shown,
-                    drain: drain.clone(),
-                    peer: self.peer,
-                });
-                self.calls.push(Box::pin(async move {
-                    if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
-                        tracing::debug!(%error, "a pod that carried another's connection left");
-                    }
-                    Done::Ended
-                }));
-            }
-            RECONCILE_PROJECTS if let Some(flux) = self.api.settings.flux.clone() => {
-                let leaving = self.leaving.clone();
-                let served = flux::serve(api, flux, request, respond, shown, leaving, self.native);
-                self.calls.push(Box::pin(async move {
-                    served.await;
-                    Done::Ended
-                }));
-            }
-            path => match self.api.settings.events.clone() {
-                Some(events) if path == "/kas.events.rpc.Collector/Report" => {
-                    let service = Collector { api, shown, events };
-                    self.collect(service, request, respond);
-                }
-                Some(_) | None => {
-                    let status = unknown(path);
-                    self.api.refuse(respond, &status, "call");
-                }
-            },
+        let method = match Method::of(request.uri().path(), &self.api.settings) {
+            Ok(method) => method,
+            Err(status) => return self.api.refuse(respond, &status, "call"),
+        };
+        let shown = match Shown::read(request.headers()) {
+            Ok(shown) => shown,
+            Err(status) => return self.api.refuse(respond, &status, method.name()),
+        };
+        let (api, token, from) = (self.api.clone(), shown.token.clone(), self.peer.ip());
+        let mut asking = Asking {
+            token: shown.hash,
+            asked: Box::pin(async move { api.authenticator.agent(&token, from).await }),
+            knock: Some(Knock {
+                method,
+                shown,
+                request,
+                respond,
+            }),
+        };
+        // Whoever is remembered needs no place among those who are asked about.
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready((knock, asked)) = Pin::new(&mut asking).poll(&mut cx) {
+            return self.admit(knock, asked, drain);
+        }
+        if self.may_ask(&asking.token) {
+            return self.asking.push(asking);
+        }
+        if let Some(Knock { respond, .. }) = asking.knock {
+            let status =
+                Status::resource_exhausted("too many calls with tokens that are not known yet");
+            self.api.refuse(respond, &status, method.name());
         }
     }
 
-    fn collect(
+    fn may_ask(&self, token: &TokenHash) -> bool {
+        if self.callers.find(token).is_some() {
+            return true;
+        }
+        let limit = if self.callers.is_empty() {
+            MAX_ASKING_UNKNOWN
+        } else {
+            MAX_ASKING
+        };
+        let same = self.asking.iter().filter(|it| it.token == *token);
+        self.asking.len() < limit && same.count() < MAX_ASKING_PER_TOKEN
+    }
+
+    /// Lets a call in whose token is good.
+    fn admit(&mut self, knock: Knock, asked: Asked, drain: &Drain) {
+        let Knock {
+            method,
+            shown,
+            request,
+            respond,
+        } = knock;
+        let checked = self.dialled.as_ref().map_or(Ok(()), |it| it.check(&asked));
+        let token = shown.hash;
+        let known = checked.and(asked).and_then(|agent| self.know(shown, agent));
+        let known = match known {
+            Ok(known) => known,
+            Err(status) => {
+                if authenticate::is_refusal(&status) {
+                    self.revoke(&token);
+                }
+                return self.api.refuse(respond, &status, method.name());
+            }
+        };
+        let place = match method {
+            Method::Connect => known.caller.tunnel(),
+            _ => known.caller.call(),
+        };
+        match place {
+            Ok(place) => self.begin(method, known, place, request, respond, drain),
+            Err(status) => self.api.refuse(respond, &status, method.name()),
+        }
+    }
+
+    /// Who has shown a good token; the connection is one of an agent from then on.
+    fn know(&mut self, shown: Shown, agent: Arc<AgentInfo>) -> Result<Known, Status> {
+        if let Some(caller) = self.callers.find(&shown.hash)
+            && caller.agent == agent.id
+        {
+            let caller = caller.clone();
+            return Ok(Known { caller, agent });
+        }
+        self.api.authenticator.connected(shown.hash)?;
+        let caller = Caller::new(shown, agent.id, self.leaving.child_token());
+        let first = self.callers.is_empty();
+        self.callers.add(caller.clone())?;
+        if first {
+            runtime::grpc::welcome(&mut self.http2);
+        }
+        if self.phase == Phase::Unknown {
+            self.phase = Phase::Used;
+            self.postpone(jittered(self.api.settings.max_connection_age));
+        }
+        Ok(Known { caller, agent })
+    }
+
+    /// Begins to serve a call of somebody who is known.
+    fn begin(
         &mut self,
-        service: Collector,
+        method: Method,
+        known: Known,
+        place: Place,
         request: Request<h2::RecvStream>,
         respond: SendResponse,
+        drain: &Drain,
     ) {
-        let mut service =
-            CollectorServer::new(service).accept_compressed(CompressionEncoding::Gzip);
-        self.calls.push(Box::pin(async move {
-            if let Err(error) = runtime::grpc::serve(&mut service, request, respond).await {
-                tracing::debug!(%error, "an agent left while it told of events");
+        let (api, native) = (self.api.clone(), self.native);
+        let served: Task<()> = match method {
+            Method::Connect => {
+                let opened = connect::open(api, known, place, request, respond);
+                return self.opening.push(Box::pin(opened));
             }
+            Method::GetConfiguration => {
+                Box::pin(configuration::serve(api, known, request, respond, native))
+            }
+            Method::ReconcileProjects => {
+                let Some(flux) = api.settings.flux.clone() else {
+                    return;
+                };
+                Box::pin(flux::serve(api, known, flux, request, respond, native))
+            }
+            Method::Register | Method::Unregister | Method::Report => {
+                Box::pin(unary(api, method, known, request, respond))
+            }
+            Method::Attach => Box::pin(attach(
+                Relay {
+                    api,
+                    dialled: self.dialled.clone(),
+                    drain: drain.clone(),
+                    peer: self.peer,
+                },
+                known,
+                request,
+                respond,
+            )),
+        };
+        self.calls.push(Box::pin(async move {
+            served.await;
+            drop(place);
             Done::Ended
         }));
     }
 
     fn park(&mut self, opened: Opened) {
         match opened {
-            Ok((offer, stream)) => {
+            Ok((_, stream, place)) if place.caller.is_revoked() => {
+                let status = Status::unauthenticated("unauthenticated");
+                self.api.refuse(stream.respond, &status, "Connect");
+            }
+            Ok((offer, stream, place)) => {
                 self.api.metrics.tunnels_opened.inc();
                 let watch = self.api.registry.park(offer, stream);
-                let mut idle = Idle::new(watch, self.native);
+                place.caller.opened(watch.cutter());
+                let mut idle = Idle::new(watch, place, self.native);
                 if matches!(self.phase, Phase::Moving | Phase::Finishing) {
                     idle.retire();
                 }
@@ -330,6 +446,9 @@ impl Connection {
 
     /// Waits for the connection's turn to leave a replica that drains.
     fn queue(&mut self) {
+        if self.callers.is_empty() && self.dialled.is_none() {
+            return self.end();
+        }
         self.phase = Phase::InLine;
         let turn = Instant::now() + self.api.turn();
         self.timer.as_mut().reset(turn);
@@ -387,28 +506,105 @@ impl Connection {
 
     /// Asks again who may be here, now that the control plane has changed.
     fn recheck(&mut self) {
-        let (api, shown) = (self.api.clone(), self.shown.clone());
+        if self.rechecking.is_some() {
+            self.rechecking = Some(true);
+            return;
+        }
+        self.rechecking = Some(false);
+        let (api, shown, from) = (self.api.clone(), self.callers.shown(), self.peer.ip());
         self.calls.push(Box::pin(async move {
-            if api.authenticator.any_revoked(&shown).await {
-                Done::Revoked
-            } else {
-                Done::Ended
-            }
+            Done::Rechecked(api.authenticator.revoked(shown, from).await)
         }));
     }
 
-    /// Lets nobody stay whose token is good no more: calls in progress are cut
-    /// as soon as the agent was told.
-    fn evict(&mut self) {
-        tracing::info!("the token of a connected agent was revoked; its connection is closed");
+    fn rechecked(&mut self, revoked: &[TokenHash]) {
+        for token in revoked {
+            self.revoke(token);
+        }
+        if self.rechecking.take() == Some(true) {
+            self.recheck();
+        }
+    }
+
+    /// Lets nobody stay whose token is good no more: what they have is ended, and nothing of others. The
+    /// connection ends when nobody is left.
+    fn revoke(&mut self, token: &TokenHash) {
+        let Some(caller) = self.callers.revoke(token) else {
+            return;
+        };
+        tracing::info!(
+            agent.id = caller.agent.0,
+            "the token of a connected agent was revoked; its calls are ended"
+        );
+        if self.callers.is_empty() {
+            self.end();
+        }
+    }
+
+    /// Ends the connection: calls in progress are cut as soon as the other end was told.
+    fn end(&mut self) {
         self.leave(false);
         self.finish();
         self.postpone(LAST_WORD);
     }
 }
 
-async fn asked_to_leave(shown: &Shown) {
-    match &shown.dialled {
+/// Serves a call of one message and one answer.
+async fn unary(
+    api: Arc<AgentApi>,
+    method: Method,
+    known: Known,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+) {
+    let (head, mut stream) = request.into_parts();
+    let headers = &head.headers;
+    let answered = async {
+        Ok(match method {
+            Method::Register => {
+                let asked = receive(headers, &mut stream, &registrar::REQUEST).await?;
+                Frame::message(&registrar::register(&api, &known, asked)?)
+            }
+            Method::Unregister => {
+                let asked = receive(headers, &mut stream, &registrar::REQUEST).await?;
+                Frame::message(&registrar::unregister(&api, &known, &asked))
+            }
+            _ => {
+                let events = api.settings.events.as_ref();
+                let events = events.ok_or_else(|| Status::unimplemented("no events are taken"))?;
+                let _place = collector::place(&api, known.agent.id)?;
+                let asked = receive(headers, &mut stream, &collector::REPORT).await?;
+                Frame::message(&collector::report(&known, events, asked).await)
+            }
+        })
+    };
+    let answered: Result<Frame, Status> = answered.await;
+    match answered {
+        // An agent that is gone needs no answer.
+        Ok(frame) => drop(answer(respond, frame)),
+        Err(status) => api.refuse(respond, &status, method.name()),
+    }
+}
+
+/// Carries the bytes of another pod's connection.
+async fn attach(
+    relay: Relay,
+    known: Known,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+) {
+    let mut service = ReceptiveServer::new(relay).max_decoding_message_size(relay::MAX_CHUNK_BYTES);
+    let served = runtime::grpc::serve(&mut service, request, respond);
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "a pod that carried another's connection left");
+        },
+        () = known.caller.revoked() => {}
+    }
+}
+
+async fn asked_to_leave(dialled: Option<&Dialled>) {
+    match dialled {
         Some(dialled) => dialled.left().await,
         None => std::future::pending().await,
     }
@@ -418,21 +614,6 @@ async fn unanswered(pings: &mut Option<Pings>) {
     match pings {
         Some(pings) => pings.unanswered().await,
         None => std::future::pending().await,
-    }
-}
-
-/// grpc-go's texts for methods that a server does not have.
-fn unknown(path: &str) -> Status {
-    let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
-        return Status::unimplemented(format!("malformed method name: {path:?}"));
-    };
-    match service {
-        "gitlab.agent.reverse_tunnel.rpc.ReverseTunnel"
-        | "gitlab.agent.agent_configuration.rpc.AgentConfiguration"
-        | "gitlab.agent.agent_registrar.rpc.AgentRegistrar" => {
-            Status::unimplemented(format!("unknown method {method} for service {service}"))
-        }
-        service => Status::unimplemented(format!("unknown service {service}")),
     }
 }
 

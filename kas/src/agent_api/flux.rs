@@ -6,44 +6,50 @@ use std::{collections::HashSet, future::poll_fn, sync::Arc};
 use http::Request;
 use proto::{
     agent::flux::rpc::{Project, ReconcileProjectsRequest, ReconcileProjectsResponse},
+    bounds::{Bounds, Repeated},
     frame::Frame,
 };
-use runtime::grpc::{SendResponse, SendStream, bearer, send_frame};
+use runtime::grpc::{SendResponse, SendStream, receive, send_frame};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{
-    AgentApi,
-    authenticate::{ASKING, Shown},
-    connect,
-    idle::SILENCE,
-};
+use super::{AgentApi, authenticate::ASKING, caller::Known, idle::SILENCE};
 use crate::{
     control_plane::{ControlPlane, Token},
     flux::{Flux, Waiting},
 };
 
-/// Serves one stream until it or the connection ends, or `leaving`.
+/// The projects that an agent's cluster takes manifests from.
+const REQUEST: Bounds = Bounds {
+    bytes: 128 << 10,
+    repeated: &[Repeated {
+        path: &[1],
+        most: 2000,
+        what: "projects",
+    }],
+};
+
+/// Serves one stream until it or the connection ends, or the caller leaves.
 pub(super) async fn serve(
     api: Arc<AgentApi>,
+    known: Known,
     flux: Flux,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse,
-    shown: Shown,
-    leaving: CancellationToken,
     native: bool,
 ) {
-    let (projects, token) = match begin(&api, request, &shown).await {
-        Ok(begun) => begun,
+    let projects = match begin(request).await {
+        Ok(projects) => projects,
         Err(status) => return api.refuse(respond, &status, "ReconcileProjects"),
     };
+    let caller = known.caller;
     // Before the agent hears that its stream is there, so that it misses nothing.
     let events = flux.subscribe();
     let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
         return;
     };
     let waiting = Waiting::default();
-    let over = leaving.child_token();
+    let over = caller.leaving.child_token();
     let collecting = async {
         tokio::select! {
             () = flux.collect(events, &projects, &waiting) => {}
@@ -56,7 +62,7 @@ pub(super) async fn serve(
     let teller = Teller {
         control_plane: &*api.control_plane,
         flux: &flux,
-        token: &token,
+        token: caller.token(),
         waiting: &waiting,
     };
     let status = tokio::select! {
@@ -69,20 +75,15 @@ pub(super) async fn serve(
     }
 }
 
-async fn begin(
-    api: &AgentApi,
-    request: Request<h2::RecvStream>,
-    shown: &Shown,
-) -> Result<(HashSet<String>, Token), Status> {
-    let headers = request.headers();
-    let token = Token::new(bearer(headers)?);
-    let (asked, _) = connect::asked::<ReconcileProjectsRequest>(api, request, shown).await?;
+async fn begin(request: Request<h2::RecvStream>) -> Result<HashSet<String>, Status> {
+    let (head, mut stream) = request.into_parts();
+    let asked: ReconcileProjectsRequest = receive(&head.headers, &mut stream, &REQUEST).await?;
     let projects: HashSet<_> = asked.project.into_iter().map(|it| it.id).collect();
     if projects.contains("") {
         let words = "invalid ReconcileProjectsRequest: project.id must not be empty";
         return Err(Status::invalid_argument(words));
     }
-    Ok((projects, token))
+    Ok(projects)
 }
 
 /// Tells an agent of what waits for it, if it may know.

@@ -14,6 +14,8 @@ use router::{
 use tokio::time::Sleep;
 use tonic::Status;
 
+use super::caller::Place;
+
 /// How long a native gRPC stream may be silent. Load balancers that take gRPC
 /// apart cut silent streams, commonly after 60 s, and do not count HTTP/2
 /// pings; nothing may be sent on an idle tunnel. So it is ended in order before
@@ -28,10 +30,12 @@ pub(super) struct Idle {
     silence: Option<Pin<Box<Sleep>>>,
     /// It ends as soon as nobody has reserved it.
     retiring: bool,
+    #[expect(dead_code, reason = "held for its Drop")]
+    place: Place,
 }
 
 impl Idle {
-    pub(super) fn new(watch: IdleWatch, native: bool) -> Self {
+    pub(super) fn new(watch: IdleWatch, place: Place, native: bool) -> Self {
         // Not all at once, so that some are always there.
         let silence = SILENCE.mul_f64(1.0 - 0.25 * rand::random::<f64>());
         let silence = native.then(|| Box::pin(tokio::time::sleep(silence)));
@@ -39,6 +43,7 @@ impl Idle {
             watch,
             silence,
             retiring: false,
+            place,
         }
     }
 

@@ -1,58 +1,44 @@
 //! `AgentRegistrar`: agent processes say that they are there, and that they go.
 
-use std::sync::Arc;
-
-use proto::agent::agent_registrar::rpc::{
-    RegisterRequest, RegisterResponse, UnregisterRequest, UnregisterResponse,
-    agent_registrar_server::AgentRegistrar,
+use proto::{
+    agent::agent_registrar::rpc::{
+        RegisterRequest, RegisterResponse, UnregisterRequest, UnregisterResponse,
+    },
+    bounds::Bounds,
 };
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
-use super::{AgentApi, authenticate::Shown};
-use crate::tracker::Registrations;
+use super::{AgentApi, caller::Known};
 
-/// The service, for the calls of one connection.
-#[derive(Debug, Clone)]
-pub(super) struct Registrar {
-    pub(super) api: Arc<AgentApi>,
-    pub(super) shown: Shown,
-    pub(super) registrations: Registrations,
+/// What a process says of itself.
+pub(super) const REQUEST: Bounds = Bounds::bytes(16 << 10);
+
+/// A process of a known agent is there.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when it says so too often, or the agent has too many.
+pub(super) fn register(
+    api: &AgentApi,
+    known: &Known,
+    request: RegisterRequest,
+) -> Result<RegisterResponse, Status> {
+    let RegisterRequest { agent_meta, pod_id } = request;
+    let meta = agent_meta.unwrap_or_default();
+    let here = api.tracker.register(&known.agent, pod_id, &meta);
+    let here = here.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
+    let caller = &known.caller;
+    caller.registrations.add(known.agent.id, pod_id, here);
+    Ok(RegisterResponse {})
 }
 
-#[tonic::async_trait]
-impl AgentRegistrar for Registrar {
-    async fn register(
-        &self,
-        request: Request<RegisterRequest>,
-    ) -> Result<Response<RegisterResponse>, Status> {
-        let agent = self.agent(request.metadata()).await?;
-        let RegisterRequest { agent_meta, pod_id } = request.into_inner();
-        let meta = agent_meta.unwrap_or_default();
-        let here = self.api.tracker.register(&agent, pod_id, &meta);
-        self.registrations.add(agent.id, pod_id, here);
-        Ok(Response::new(RegisterResponse {}))
-    }
-
-    async fn unregister(
-        &self,
-        request: Request<UnregisterRequest>,
-    ) -> Result<Response<UnregisterResponse>, Status> {
-        let agent = self.agent(request.metadata()).await?;
-        let pod_id = request.into_inner().pod_id;
-        self.api.tracker.unregister(agent.id, pod_id);
-        self.registrations.remove(agent.id, pod_id);
-        Ok(Response::new(UnregisterResponse {}))
-    }
-}
-
-impl Registrar {
-    async fn agent(
-        &self,
-        metadata: &tonic::metadata::MetadataMap,
-    ) -> Result<Arc<crate::control_plane::AgentInfo>, Status> {
-        self.api
-            .authenticator
-            .agent(metadata.as_ref(), &self.shown)
-            .await
-    }
+/// A process of a known agent goes.
+pub(super) fn unregister(
+    api: &AgentApi,
+    known: &Known,
+    request: &UnregisterRequest,
+) -> UnregisterResponse {
+    let agent = known.agent.id;
+    api.tracker.unregister(agent, request.pod_id);
+    known.caller.registrations.remove(agent, request.pod_id);
+    UnregisterResponse {}
 }

@@ -12,13 +12,16 @@ use runtime::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{AgentApi, authenticate::Shown};
+use super::{AgentApi, dialled::Dialled};
 
-/// The service, for the calls of one connection.
+/// Bytes of a chunk, at most: what agents read from a socket at once, and more.
+pub(super) const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// The service, for the calls of an agent that is known.
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) api: Arc<AgentApi>,
-    pub(super) shown: Shown,
+    pub(super) dialled: Option<Arc<Dialled>>,
     pub(super) drain: Drain,
     pub(super) peer: SocketAddr,
 }
@@ -31,13 +34,7 @@ impl Receptive for Relay {
         &self,
         request: Request<Streaming<Chunk>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let headers = request.metadata().as_ref();
-        self.api.authenticator.agent(headers, &self.shown).await?;
-        let dialled = self
-            .shown
-            .dialled
-            .as_ref()
-            .and_then(|it| it.of_another_pod());
+        let dialled = self.dialled.as_ref().and_then(|it| it.of_another_pod());
         let Some(dialled) = dialled else {
             return Err(Status::failed_precondition(
                 "only a pod that kas has dialled can let others use its connection",

@@ -5,8 +5,10 @@ use proto::agent::entity::AgentMeta;
 use router::AgentId;
 use sha2::{Digest, Sha256};
 
-/// Characters of each thing that a process says of itself.
-const LONGEST: usize = 253;
+/// Bytes of the names that a process has in Kubernetes, at most.
+const MAX_NAME_BYTES: usize = 253;
+/// Bytes of each other thing that it says of itself: a version, a commit, a platform.
+const MAX_TEXT_BYTES: usize = 64;
 
 /// A connected agent process.
 #[derive(Debug, Clone)]
@@ -67,13 +69,19 @@ impl Instance {
     }
 
     /// It is there once more. Who registers says more of itself.
-    pub(super) fn again(&mut self, other: Self) {
+    /// Gives whether anything of it is new.
+    pub(super) fn again(&mut self, other: Self) -> bool {
         self.holders += 1;
-        if other.registered || !self.registered {
+        let same = self.connection_id == other.connection_id
+            && self.registered == other.registered
+            && self.meta == other.meta;
+        let counts = other.registered || !self.registered;
+        if counts && !same {
             self.connection_id = other.connection_id;
             self.registered = other.registered;
             self.meta = other.meta;
         }
+        counts && !same
     }
 }
 
@@ -84,8 +92,12 @@ fn number(text: &str) -> i64 {
     i64::from_le_bytes(bytes) & i64::MAX
 }
 
+/// What it says of itself goes where all replicas read, so it is short and without what JSON writes in six bytes.
 fn bounded(meta: &AgentMeta) -> AgentMeta {
     let mut meta = meta.clone();
+    for name in [&mut meta.pod_namespace, &mut meta.pod_name] {
+        cut(name, MAX_NAME_BYTES);
+    }
     let kubernetes = meta.kubernetes_version.iter_mut();
     let texts = kubernetes.flat_map(|it| {
         [
@@ -95,16 +107,14 @@ fn bounded(meta: &AgentMeta) -> AgentMeta {
             &mut it.platform,
         ]
     });
-    let own = [
-        &mut meta.version,
-        &mut meta.commit_id,
-        &mut meta.pod_namespace,
-        &mut meta.pod_name,
-    ];
-    for text in texts.chain(own) {
-        if let Some((end, _)) = text.char_indices().nth(LONGEST) {
-            text.truncate(end);
-        }
+    for text in texts.chain([&mut meta.version, &mut meta.commit_id]) {
+        cut(text, MAX_TEXT_BYTES);
     }
     meta
+}
+
+fn cut(text: &mut String, bytes: usize) {
+    text.truncate(text.floor_char_boundary(bytes));
+    text.retain(|character| !character.is_control());
+    text.shrink_to_fit();
 }

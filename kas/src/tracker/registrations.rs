@@ -1,8 +1,8 @@
-//! The processes that registered on one connection: they are there while it is
+//! The processes that registered with one token on a connection: they are there while it is
 //! open, and as long as they register again.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,12 +14,12 @@ use super::Here;
 /// Processes register every five minutes; one that has missed two is gone, even
 /// where a load balancer keeps the connection that it shared.
 const EXPIRY: Duration = Duration::from_secs(660);
-/// Processes that may register on one connection.
-const MAX: usize = 10_000;
+/// Processes that may register so: those of one agent.
+const MAX: usize = super::MAX_INSTANCES;
 
-/// The processes of one connection. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct Registrations(Arc<Mutex<Vec<Registration>>>);
+/// The processes that are there while the connection is.
+#[derive(Debug, Default)]
+pub struct Registrations(Mutex<Vec<Registration>>);
 
 #[derive(Debug)]
 struct Registration {
@@ -57,6 +57,18 @@ impl Registrations {
     pub fn remove(&self, agent: AgentId, pod_id: i64) {
         let mut all = self.lock();
         all.retain(|it| (it.agent, it.pod_id) != (agent, pod_id));
+    }
+
+    /// None is there any more.
+    pub(crate) fn clear(&self) {
+        let gone = std::mem::take(&mut *self.lock());
+        drop(gone);
+    }
+
+    /// Whether any has registered lately.
+    pub(crate) fn are_any(&self) -> bool {
+        let now = Instant::now();
+        self.lock().iter().any(|it| now - it.at < EXPIRY)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Registration>> {

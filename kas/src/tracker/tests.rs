@@ -49,6 +49,7 @@ async fn a_process_is_there_once_whatever_it_calls_and_as_long_as_one_call_lasts
     let stream = tracker.streaming(&agent(), &meta("p", None), true).unwrap();
     let first = ids(&tracker).await;
     let registered = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
+    let registered = registered.unwrap();
     let all = tracker.connected(&Wanted::All).await.unwrap();
     drop(stream);
 
@@ -113,6 +114,7 @@ async fn who_registers_no_more_is_gone_though_the_connection_lasts() {
     let connection = Registrations::default();
     let register = |pod| {
         let here = tracker.register(&agent(), pod, &meta(&format!("p{pod}"), None));
+        let here = here.unwrap();
         connection.add(AGENT, pod, here);
     };
     register(1);
@@ -136,5 +138,37 @@ async fn what_a_process_says_is_bounded() {
 
     let all = tracker.connected(&Wanted::All).await.unwrap();
     let name = all[0].agent_meta.clone().unwrap().pod_name;
-    assert_eq!(name.chars().count(), 253);
+    assert_eq!(name.len(), 252, "whole characters");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_has_a_hundred_processes_and_one_more_is_refused() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let register = |pod: i64| tracker.register(&agent(), pod, &meta(&format!("p{pod}"), None));
+    let mut here: Vec<_> = (0..100).map(|pod| register(pod).unwrap()).collect();
+
+    assert_eq!(register(100).unwrap_err(), RegisterError::TooMany);
+    assert!(
+        tracker
+            .streaming(&agent(), &meta("q", None), true)
+            .is_none()
+    );
+    assert_eq!(ids(&tracker).await.len(), 100);
+
+    here.pop();
+    assert!(register(100).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_registers_once_a_second_and_others_do_not_wait_for_it() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let register = |pod| tracker.register(&agent(), pod, &meta("", None));
+
+    let often = (0..50).filter(|_| register(1).is_ok()).count();
+
+    assert_eq!(often, 5);
+    assert!(register(2).is_ok());
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    assert!(register(1).is_ok());
+    assert_eq!(register(1).unwrap_err(), RegisterError::TooOften);
 }

@@ -107,9 +107,9 @@ pub fn out_of_bounds(error: &OutOfBounds) -> Status {
 ///
 /// # Errors
 /// When the stream is gone.
-pub fn answer(mut respond: SendResponse, message: &impl prost::Message) -> Result<(), h2::Error> {
+pub fn answer(mut respond: SendResponse, message: Frame) -> Result<(), h2::Error> {
     let mut send = respond.send_response(response_headers(), false)?;
-    send.send_data(Frame::message(message), false)?;
+    send.send_data(message, false)?;
     send.send_trailers(ok_trailers())
 }
 
