@@ -252,7 +252,7 @@ mod tests {
             read_record(AgentId(agent), fields, &ours).owners
         };
 
-        assert_eq!(read("a", text.clone()), [lease.clone()]);
+        assert_eq!(read("a", text.clone()), std::slice::from_ref(&lease));
         for (id, text) in [
             ("b", text.clone()),
             ("a", text.replace("10.0.0.1", "10.0.0.2")),
@@ -265,7 +265,7 @@ mod tests {
         ] {
             assert_eq!(read(id, text), []);
         }
-        assert_eq!(owners(1, &id, value.clone()), [owner.clone()]);
+        assert_eq!(owners(1, &id, value.clone()), std::slice::from_ref(&owner));
         for (agent, id, value) in [
             (2, "a", value.clone()),
             (1, "b", value.clone()),
