@@ -214,7 +214,10 @@ async fn the_list_of_agents_tells_who_is_connected() -> Result<()> {
     };
     let list = until("the agent in the list", SOON, connected).await;
     let list = list.with_context(|| kas.tail())?;
-    std::fs::write(&secret, "YW5vdGhlciBzZWNyZXQgb2YgdGhlIHJlcGxpY2FzLCB0b28=\n")?;
+    std::fs::write(
+        &secret,
+        "YW5vdGhlciBzZWNyZXQgb2YgdGhlIHJlcGxpY2FzLCB0b28=\n",
+    )?;
     let refused = run_cli(
         &file,
         &["agent", "list", "--configuration-file", &configuration],

@@ -30,6 +30,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an idle connection of HTTP/2 may take to close when it was asked to.
 const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Header lines of a request over HTTP/1.1: hyper takes memory for all of them with each request.
+const MAX_HTTP1_LINES: usize = 512;
 /// What hyper buffers of HTTP/1.1 beyond the longest head.
 const BEYOND_HEAD_BYTES: usize = 8 << 10;
 /// How much longer than allowed a head of HTTP/2 may be, and be told so: h2 answers a longer one
@@ -175,7 +177,7 @@ fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks
     builder
         .http1()
         .timer(TokioTimer::new())
-        .max_headers(request_head::MAX_LINES)
+        .max_headers(MAX_HTTP1_LINES)
         .max_buf_size(max_head + BEYOND_HEAD_BYTES)
         .header_read_timeout(KEEP_ALIVE);
     builder

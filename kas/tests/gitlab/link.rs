@@ -195,7 +195,7 @@ async fn what_cannot_be_used_is_named_at_the_start() {
             .to_string()
     };
 
-    assert!(error(settings("c2hvcnQ=")).contains("32 bytes"));
+    assert!(error(settings("c2hvcnQ=")).contains("holds 5 bytes, but at least 32"));
     assert!(error(settings("not base64!")).contains("authentication_secret_file"));
     let ca = kas::config::GitLab {
         ca_certificate_file: Some("/nonexistent".into()),
