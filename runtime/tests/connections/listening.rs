@@ -55,9 +55,12 @@ async fn patient(agents: Agents, start: &[u8]) -> Agents {
     let result = agents.acceptor.accept(socket, peer).await;
 
     tokio::time::resume();
-    // TLS may also find out at once that this is not TLS.
+    // Where TLS is spoken, the first bytes may tell at once that this is not TLS.
     assert!(
-        matches!(result, Err(AcceptError::Timeout(_) | AcceptError::Tls(_))),
+        matches!(
+            result,
+            Err(AcceptError::Timeout(_) | AcceptError::Tls(_) | AcceptError::PlainHttp)
+        ),
         "{result:?}"
     );
     agents
