@@ -21,7 +21,6 @@ use tokio::{
 use super::{
     KubernetesApi,
     guard::{Activity, Guarded},
-    request_head,
 };
 
 /// How long a connection may be idle between requests, the next head included.
