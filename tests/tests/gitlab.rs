@@ -316,7 +316,9 @@ async fn only_gitlabs_own_pages_may_call_from_a_browser() -> Result<()> {
         "{own:?}"
     );
     ensure!(
-        other.status() == 403 && other.body().is_empty(),
+        other.status() == 403
+            && String::from_utf8_lossy(other.body()).contains("allowed_origins")
+            && !other.headers().contains_key("access-control-allow-origin"),
         "{other:?}"
     );
     ensure!(refused.status() == 401, "{refused:?}");
