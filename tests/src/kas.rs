@@ -29,6 +29,10 @@ pub struct Options<'a> {
     pub more: &'a str,
 }
 
+/// Headers of answers in which tests' agents say what they were asked.
+const SEEN: &str =
+    "X-Seen-accept, X-Seen-method, X-Seen-path, X-Seen-query, X-Seen-via, X-Seen-x-custom";
+
 /// A running kas.
 #[derive(Debug)]
 pub struct Kas {
@@ -205,6 +209,8 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
     }
     writeln!(text, "  {}", options.agent)?;
     writeln!(text, "  kubernetes_api:\n    url_path_prefix: /k8s-proxy/")?;
+    // In these the interop agent says what it was asked.
+    writeln!(text, "    response_headers: [{SEEN}]")?;
     writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;
     write_tls(&mut text, "      ", options.user_tls)?;
     writeln!(
