@@ -87,19 +87,31 @@ impl Round {
     fn agents(&mut self) -> BTreeMap<AgentId, Arc<Registered>> {
         let mut agents = BTreeMap::new();
         for id in self.follower.agents() {
-            match self.gitlab.0.agents.following(id) {
-                Some(registered) => {
-                    agents.insert(id, registered);
-                }
-                None => {
-                    self.follower.part(id);
-                    self.given.remove(&id);
-                    // Nobody keeps it up to date now.
-                    self.gitlab.0.agents.configure(id, |it| it.verified = false);
-                }
+            if let Some(registered) = self.following(id) {
+                agents.insert(id, registered);
+            } else {
+                self.given.remove(&id);
+                // Nobody keeps it up to date now. An agent that comes back waits for what its file says then:
+                // told of an old mistake its stream would end before anybody has looked, again and again.
+                self.gitlab.0.agents.configure(id, |it| {
+                    it.verified = false;
+                    it.problem = None;
+                });
             }
         }
         agents
+    }
+
+    /// An agent that is still connected; one that is not is followed no more.
+    fn following(&self, id: AgentId) -> Option<Arc<Registered>> {
+        let agents = &self.gitlab.0.agents;
+        agents.following(id).or_else(|| {
+            self.follower.part(id);
+            // It may have come back just before it was taken out.
+            let back = agents.following(id)?;
+            self.follower.join(id, false);
+            Some(back)
+        })
     }
 
     /// Which commit counts, by the one who is on duty.
