@@ -27,8 +27,10 @@ use crate::payload;
 /// What the stub has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Requests that are being served now.
+    /// Requests that are being served now, an agent's own among them.
     pub open: AtomicUsize,
+    /// Requests for `/hold` that are being served now.
+    pub held: AtomicUsize,
     /// Requests whose body broke off.
     pub broken: AtomicUsize,
     /// POSTs that were answered with what they said.
@@ -128,6 +130,7 @@ async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>
             status(StatusCode::OK, &echo(&head, &body.to_bytes()))
         }
         "/hold" => {
+            let _held = Open::new(&seen.held);
             seen.release.cancelled().await;
             status(StatusCode::OK, &json!({}))
         }

@@ -4,7 +4,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use tests::{
@@ -70,14 +70,17 @@ impl Site {
 
     /// A request that is in progress until the stub lets it go.
     async fn held(&self, port: u16) -> Result<tokio::task::JoinHandle<Result<Response<Bytes>>>> {
-        let before = self.stub.seen().open.load(Ordering::Relaxed);
+        let before = self.stub.seen().held.load(Ordering::Relaxed);
         let request = self.request(port, Method::GET, "/hold");
         let held = tokio::spawn(async move { send(&request).await });
         let open = async || {
-            let open = self.stub.seen().open.load(Ordering::Relaxed);
-            (open > before).then_some(())
+            let open = self.stub.seen().held.load(Ordering::Relaxed);
+            (open > before || held.is_finished()).then_some(())
         };
         until("the request to arrive", LIMIT, open).await?;
+        if held.is_finished() {
+            bail!("{:?}\n{}", held.await?, self.replicas.tails());
+        }
         Ok(held)
     }
 }
