@@ -99,7 +99,7 @@ async fn one_users_slow_requests_leave_tunnels_of_their_agent_to_others() -> Res
     opens(&rig, &agent, 450).await?;
     becomes(&rig.kas, "k8s_api_proxy_requests_held ", 150).await?;
     rig.check_serves(&agent).await?;
-    ensure!(rig.stub.seen().open.load(Ordering::Relaxed) == 450);
+    ensure!(rig.stub.seen().held.load(Ordering::Relaxed) == 450);
     rig.stub.seen().release.cancel();
     for call in calls {
         let answer = tokio::time::timeout(SOON, call.response).await??;
@@ -110,7 +110,7 @@ async fn one_users_slow_requests_leave_tunnels_of_their_agent_to_others() -> Res
 }
 
 async fn opens(rig: &Rig, agent: &RigAgent, wanted: usize) -> Result<()> {
-    let open = &rig.stub.seen().open;
+    let open = &rig.stub.seen().held;
     let there = async || (open.load(Ordering::Relaxed) == wanted).then_some(());
     let there = until(&format!("{wanted} open requests"), SOON, there).await;
     there.with_context(|| {
