@@ -14,6 +14,7 @@ mod failure;
 mod guard;
 mod headers;
 mod idle;
+mod leftover;
 mod metrics;
 mod places;
 mod query;
@@ -55,6 +56,7 @@ use crate::{
 };
 use audit::Record;
 use cors::Caller;
+use leftover::Leftover;
 use places::Places;
 use request::{Length, Outline};
 use request_head::LongHeads;
@@ -172,44 +174,59 @@ impl KubernetesApi {
         let mut record = Record::begin(&head, peer, &self.metrics);
         let caller = Caller::of(&head, &self.settings.origins);
         let indented = status::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
-        if let Err(failure) = caller.check(&head.headers) {
-            return self.refuse(&failure, indented, record);
-        }
-        let _long_head = match self.long_heads.hold(&head, peer) {
+        let leftover = Leftover::of(&head, &body);
+        let turned_away = match caller.check(&head.headers) {
+            Ok(()) => self.long_heads.hold(&head, peer),
+            Err(failure) => Err(failure),
+        };
+        let _long_head = match turned_away {
             Ok(held) => held,
-            Err(failure) => return self.refuse(&failure, indented, record),
+            Err(failure) => {
+                let mut response = self.refuse(&failure, indented, record);
+                leftover.dispose(body, response.headers_mut()).await;
+                return response;
+            }
         };
         if head.method == Method::OPTIONS {
             return self.preflight(&head, &caller, record);
         }
-        let answer = match self.admit(&head, peer.ip(), &mut record).await {
-            Ok(Admitted { target, access, .. }) if self.is_asked_for_a_token(&head) => {
-                self.give_token(target.sent_path().to_owned(), &access, record)
+        let admitted = match self.admit(&head, peer.ip(), &mut record).await {
+            Ok(admitted) => admitted,
+            Err(failure) => {
+                let mut response = self.refuse(&failure, indented, record);
+                caller.mark(response.headers_mut());
+                leftover.dispose(body, response.headers_mut()).await;
+                return response;
             }
-            Ok(Admitted {
-                target,
-                access,
-                rights,
-            }) => {
-                let outline = outline(
-                    head,
-                    target,
-                    access.impersonation.clone(),
-                    &body,
-                    on_upgrade.is_some(),
-                );
-                record.watch = query::is_true(outline.target.query(), "watch");
-                let pause = self.settings.body_pause;
-                let upload = (outline.length != Length::None)
-                    .then(|| Upload::new(body, on_upgrade.is_none(), pause));
-                let agent = access.agent.id;
-                self.route((agent, rights), outline, upload, on_upgrade, record, drain)
-                    .await
-            }
-            Err(failure) => Err((failure, record)),
         };
-        let mut response =
-            answer.unwrap_or_else(|(failure, record)| self.refuse(&failure, indented, record));
+        let Admitted {
+            target,
+            access,
+            rights,
+        } = admitted;
+        let answer = if self.is_asked_for_a_token(&head) {
+            self.give_token(target.sent_path().to_owned(), &access, record)
+        } else {
+            let outline = outline(
+                head,
+                target,
+                access.impersonation.clone(),
+                &body,
+                on_upgrade.is_some(),
+            );
+            record.watch = query::is_true(outline.target.query(), "watch");
+            let pause = self.settings.body_pause;
+            let upload = (outline.length != Length::None)
+                .then(|| Upload::new(body, on_upgrade.is_none(), pause));
+            let agent = access.agent.id;
+            self.route((agent, rights), outline, upload, on_upgrade, record, drain)
+                .await
+        };
+        let mut response = answer.unwrap_or_else(|(failure, record)| {
+            let mut response = self.refuse(&failure, indented, record);
+            leftover.abandon(response.headers_mut());
+            response
+        });
         response_head::forbid_sniffing(response.headers_mut());
         caller.mark(response.headers_mut());
         response

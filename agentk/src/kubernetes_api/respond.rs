@@ -73,11 +73,33 @@ pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
             head.headers.remove(name);
         }
     }
+    leave_out_what_would_change(&mut head.headers);
     add_via(&mut head.headers, head.version);
     prototool::HttpResponse {
         status_code: i32::from(head.status.as_u16()),
         status: head.status.to_string(),
         header: metadata::from_headers(&head.headers, metadata::canonical),
+    }
+}
+
+/// The protocol carries values as UTF-8. What is not does not get lost without a word.
+fn leave_out_what_would_change(headers: &mut HeaderMap) {
+    let is_sendable = |value: &HeaderValue| {
+        value.as_bytes().is_ascii() || std::str::from_utf8(value.as_bytes()).is_ok()
+    };
+    if headers.values().all(is_sendable) {
+        return;
+    }
+    let is_lost =
+        |(name, value): (&HeaderName, &HeaderValue)| (!is_sendable(value)).then(|| name.clone());
+    let mut lost: Vec<_> = headers.iter().filter_map(is_lost).collect();
+    lost.dedup();
+    for name in lost {
+        headers.remove(&name);
+        let text = format!("299 agentk \"header {name} was left out: its value is not UTF-8\"");
+        if let Ok(warning) = HeaderValue::from_str(&text) {
+            let _ = headers.try_append(header::WARNING, warning);
+        }
     }
 }
 
@@ -141,5 +163,41 @@ impl Pieces {
         }
         let length = self.rest.len().min(CHUNK);
         Poll::Ready(Ok(Some(self.rest.split_to(length))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_would_be_changed_is_left_out_and_that_is_told() {
+        let response = Response::builder()
+            .header("x-name", HeaderValue::from_bytes(b"caf\xE9").unwrap())
+            .header(
+                "x-other",
+                HeaderValue::from_bytes("café".as_bytes()).unwrap(),
+            );
+
+        let head = of_response(response.body(()).unwrap().into_parts().0);
+
+        assert!(!head.header.contains_key("X-Name"));
+        assert_eq!(head.header["X-Other"].value, ["café"]);
+        assert_eq!(
+            head.header["Warning"].value,
+            ["299 agentk \"header x-name was left out: its value is not UTF-8\""]
+        );
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_does_not_count() {
+        let response = Response::builder()
+            .header("transfer-encoding", "chunked")
+            .header("content-length", "7");
+
+        let head = of_response(response.body(()).unwrap().into_parts().0);
+
+        assert!(!head.header.contains_key("Content-Length"));
+        assert!(!head.header.contains_key("Transfer-Encoding"));
     }
 }

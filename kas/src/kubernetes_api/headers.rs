@@ -38,6 +38,11 @@ pub(super) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> Meta {
     metadata::from_headers(&headers, metadata::canonical)
 }
 
+/// Whether a header of a request is for kas and does not go on.
+pub(super) fn is_for_us(name: &HeaderName) -> bool {
+    FOR_US.contains(name)
+}
+
 /// The length that the headers announce, if they do so in an orderly way.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();

@@ -59,11 +59,13 @@ impl LongHeads {
 ///
 /// # Errors
 /// 431 for one that is too long, 501 for a coding of the body that nobody here can undo, 417 for
-/// another expectation than to be asked for the body: what an API server answers.
+/// another expectation than to be asked for the body: what an API server answers. 400 for a value
+/// that the way to the agent would change.
 pub(super) fn check(head: &Parts, max_bytes: usize) -> Result<(), Failure> {
     check_size(head, max_bytes)?;
     check_codings(&head.headers)?;
-    check_expectation(&head.headers)
+    check_expectation(&head.headers)?;
+    check_values(&head.headers)
 }
 
 /// Bytes of a head on the wire, about.
@@ -117,6 +119,20 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(StatusCode::EXPECTATION_FAILED, message))
 }
 
+/// The protocol of tunnels carries values as UTF-8.
+fn check_values(headers: &HeaderMap) -> Result<(), Failure> {
+    for (name, value) in headers {
+        let bytes = value.as_bytes();
+        if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() && !headers::is_for_us(name) {
+            let message = format!(
+                "Bad request: the value of the header {name} is not UTF-8 and would be changed on the way"
+            );
+            return Err(Failure::new(StatusCode::BAD_REQUEST, message));
+        }
+    }
+    Ok(())
+}
+
 fn is(value: &HeaderValue, expected: &[u8]) -> bool {
     value.as_bytes().trim_ascii().eq_ignore_ascii_case(expected)
 }
@@ -144,6 +160,24 @@ mod tests {
         assert_eq!(code(&[("a", "b"); MAX_LINES]), None);
         assert_eq!(code(&[("a", "b"); MAX_LINES + 1]), Some(431));
         assert_eq!(code(&[("a", &long)]), Some(431));
+    }
+
+    #[test]
+    fn values_must_be_utf8_where_they_go_to_the_cluster() {
+        let latin = HeaderValue::from_bytes(b"caf\xE9").unwrap();
+        let of = |name: &'static str, value: &HeaderValue| {
+            check_values(&HeaderMap::from_iter([(
+                http::HeaderName::from_static(name),
+                value.clone(),
+            )]))
+        };
+
+        let refused = of("x-name", &latin).unwrap_err();
+        assert_eq!(refused.code, 400);
+        assert!(refused.message.contains("x-name"), "{}", refused.message);
+        assert_eq!(of("cookie", &latin), Ok(()));
+        let utf8 = HeaderValue::from_bytes("café".as_bytes()).unwrap();
+        assert_eq!(of("x-name", &utf8), Ok(()));
     }
 
     #[test]

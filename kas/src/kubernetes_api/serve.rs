@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{Response, StatusCode, Version};
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     KubernetesApi,
     guard::{Activity, Guarded},
+    leftover,
 };
 
 /// How long a connection may be idle between requests, the next head included.
@@ -163,8 +164,7 @@ impl KubernetesApi {
 /// HTTP/2 has GOAWAY for it.
 fn take_leave<B>(response: &mut Response<B>, version: Version) {
     if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
+        leftover::close_behind(response.headers_mut());
     }
 }
 
