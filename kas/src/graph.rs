@@ -202,7 +202,7 @@ impl Graph {
             // As a whole: its places are held, and its end is told, until the watch is over.
             let admitted = admitted;
             let end = tokio::select! {
-                end = pass_on(watch, &sender) => end,
+                end = pass_on(watch, &sender, &admitted) => end,
                 end = admitted.caller.lost(&admitted.key) => end,
                 () = drain.wait() => Status::unavailable("this replica leaves: watch again"),
                 () = sender.closed() => return,
@@ -243,9 +243,25 @@ impl graph_server::Graph for Graph {
     }
 }
 
-async fn pass_on(mut watch: Watch, sender: &mpsc::Sender<Result<Update, Status>>) -> Status {
+/// What comes by another way, after one has broken, waits until the control plane has said that the
+/// caller may go on.
+async fn pass_on(
+    mut watch: Watch,
+    sender: &mpsc::Sender<Result<Update, Status>>,
+    admitted: &Admitted,
+) -> Status {
+    let (caller, record) = (&admitted.caller, &admitted.record);
+    let mut breaks = watch.breaks();
     loop {
-        let update = match watch.next().await {
+        let update = tokio::select! {
+            biased;
+            () = breaks.next() => match caller.remains(&record.who, record.remote).await {
+                Ok(()) => continue,
+                Err(end) => return end,
+            },
+            update = watch.next() => update,
+        };
+        let update = match update {
             Ok(update) => update,
             Err(end) => return end,
         };

@@ -176,7 +176,7 @@ impl Router {
             Some(ago) => PLAUSIBLE.saturating_sub(ago),
             None => Duration::ZERO,
         };
-        let uncertain = if self.table.certain() {
+        let uncertain = if self.table.certain_of(agent) {
             Duration::ZERO
         } else {
             UNCERTAIN.saturating_sub(started.elapsed())
@@ -190,7 +190,7 @@ impl Router {
             return refusal.into();
         }
         match self.last_seen(agent).await {
-            None if !self.table.certain() => OpenError::Uncertain,
+            None if !self.table.certain_of(agent) => OpenError::Uncertain,
             None => OpenError::NeverConnected,
             Some(Duration::ZERO) => OpenError::AllBusy {
                 waited: started.elapsed(),

@@ -73,6 +73,17 @@ pub struct Record {
     pub owners: Vec<Owner>,
     /// When a replica last had to say that it holds none any more, in seconds since 1970.
     pub last_seen: Option<u64>,
+    /// Whether who is not named here may be an owner nevertheless: there are entries that no replica
+    /// wrote, or what was there has vanished whole, which no replica ever does.
+    pub doubtful: bool,
+}
+
+impl Record {
+    /// Whether nothing is kept of the agent, not even that it was there once.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty() && self.last_seen.is_none()
+    }
 }
 
 /// What a store reports by itself.
@@ -108,7 +119,9 @@ pub trait RouteStore: Debug + Send + Sync + 'static {
     /// where that is possible. Doing so again does no harm.
     fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()>;
 
-    /// Reads an agent's record. Its next change after that is reported once.
+    /// Reads an agent's record. Its next change after that is reported once. An empty one of a store that
+    /// has lost this replica's lease meanwhile is [doubtful](Record::doubtful): it was emptied, which
+    /// need not be reported.
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record>;
 
     /// Changes what the replica `me` tells of agents, in one exchange where

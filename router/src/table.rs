@@ -73,6 +73,9 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// its store is away, and for a while after.
     fn certain(&self) -> bool;
 
+    /// The same for its word on one agent, which may have to be doubted for itself.
+    fn certain_of(&self, agent: AgentId) -> bool;
+
     /// A replica could not be reached: it is nobody's owner until it is heard of again.
     fn unreachable(&self, replica: &ReplicaId);
 

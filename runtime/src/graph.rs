@@ -7,6 +7,6 @@ mod hub;
 mod hubs;
 mod mirror;
 
-pub use hub::{Hub, Stage, Watch};
+pub use hub::{Breaks, Hub, Stage, Watch};
 pub use hubs::{Hubs, Limits};
 pub use mirror::Mirror;

@@ -51,8 +51,9 @@ pub struct Replica {
     pub from_peers: Chaos,
     /// Its way to Redis, if that is a single server.
     pub to_redis: Chaos,
+    /// The port behind that way.
+    pub peers: u16,
     number: usize,
-    peers: u16,
 }
 
 impl Replicas {

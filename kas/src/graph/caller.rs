@@ -20,6 +20,8 @@ use crate::{control_plane::Identity, kubernetes_api::KubernetesApi};
 
 /// How often rights are asked again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// How long it is waited when nobody can say who may watch on.
+const UNDECIDED: Duration = Duration::from_secs(2);
 /// How often that may fail, one time after the other.
 const FAILURES: u32 = 10;
 /// How long one question may take.
@@ -93,6 +95,27 @@ impl Caller {
                     failures += 1;
                 }
                 Err(status) => return status,
+            }
+        }
+    }
+
+    /// Whether these are still who watches, and may use the agent: what comes by another way is told to
+    /// nobody else. While nobody can say it is told to nobody.
+    pub(super) async fn remains(&self, who: &Identity, from: IpAddr) -> Result<(), Status> {
+        let mut failures = 0;
+        loop {
+            match self.identify(from).await {
+                Ok(now) if now == *who => return Ok(()),
+                Ok(_) => {
+                    return Err(Status::permission_denied(
+                        "the credentials are of another now",
+                    ));
+                }
+                Err(status) if status.code() == tonic::Code::Unavailable && failures < FAILURES => {
+                    failures += 1;
+                    tokio::time::sleep(jittered(UNDECIDED)).await;
+                }
+                Err(status) => return Err(status),
             }
         }
     }

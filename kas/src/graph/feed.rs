@@ -31,6 +31,7 @@ pub(super) async fn run(router: &Router, key: &Key, hub: &Hub) -> Status {
         if is_final(end.code()) {
             return end;
         }
+        hub.broke();
         tracing::debug!(%end, agent = %key.agent, "an agent's objects do not come; trying again");
         tokio::time::sleep(backoff.next(rand::random())).await;
     }

@@ -1,7 +1,11 @@
 //! The right to a request, which is asked for again before the request is made again: who was
 //! revoked meanwhile must not go on with what they were once allowed.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::StatusCode;
 use prost::Message as _;
@@ -32,7 +36,7 @@ pub(super) struct Rights {
     credentials: Option<Credentials>,
     agent: AgentId,
     from: IpAddr,
-    decided: Instant,
+    decided: Mutex<Instant>,
 }
 
 impl Rights {
@@ -48,13 +52,18 @@ impl Rights {
             credentials,
             agent,
             from,
-            decided: Instant::now(),
+            decided: Mutex::new(Instant::now()),
         }
     }
 
     /// Whether the decision is too old for another call to be made on it.
     pub(super) fn are_old(&self) -> bool {
-        self.decided.elapsed() >= DECISION_TTL
+        self.age() >= DECISION_TTL
+    }
+
+    fn age(&self) -> Duration {
+        let decided = self.decided.lock();
+        decided.unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Asks whether the request is allowed still, and as whom. Cancel-safe.
@@ -71,13 +80,34 @@ impl Rights {
         let decision = self
             .control_plane
             .authorize_from(credentials, self.agent, self.from);
-        tokio::time::timeout(DECISION_TIMEOUT, decision)
+        let access = tokio::time::timeout(DECISION_TIMEOUT, decision)
             .await
             .map_err(|_| {
                 let message = "the control plane did not decide in time";
                 Failure::passing(StatusCode::SERVICE_UNAVAILABLE, message)
             })?
-            .map_err(|reason| failure::of_denial(&reason))
+            .map_err(|reason| failure::of_denial(&reason))?;
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(access)
+    }
+
+    /// Asks again and again while a call waits for its agent, so that the decision is never old when the call is
+    /// sent. Ends when the call may only be made as another, who is given. Credentials that were good for one
+    /// use cannot be asked for again: their call waits on. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) async fn lapse(&self, opening: &Opening) -> Result<Access, Failure> {
+        if self.credentials.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(DECISION_TTL.saturating_sub(self.age())).await;
+            let access = self.ask().await?;
+            if !is_on_behalf_of(opening, access.impersonation.as_ref()) {
+                return Ok(access);
+            }
+        }
     }
 
     /// What the caller showed, unless it was good for one use.
@@ -92,12 +122,25 @@ pub(super) fn on_behalf_of(
     opening: &Opening,
     impersonation: Option<&ImpersonationConfig>,
 ) -> Option<Opening> {
-    let mut request = HttpRequest::decode(opening.messages.first()?.head.clone()).ok()?;
-    let Some(http_request::Message::Header(header)) = &mut request.message else {
-        return None;
-    };
+    let mut header = header(opening)?;
     header.extra = impersonation.map(request::extra);
+    let message = Some(http_request::Message::Header(header));
     let mut opening = opening.clone();
-    *opening.messages.first_mut()? = Payload::message(&request);
+    *opening.messages.first_mut()? = Payload::message(&HttpRequest { message });
     Some(opening)
+}
+
+/// Whether the call is made on behalf of this identity already.
+fn is_on_behalf_of(opening: &Opening, impersonation: Option<&ImpersonationConfig>) -> bool {
+    header(opening).is_none_or(|header| header.extra == impersonation.map(request::extra))
+}
+
+fn header(opening: &Opening) -> Option<http_request::Header> {
+    let request = HttpRequest::decode(opening.messages.first()?.head.clone()).ok()?;
+    match request.message? {
+        http_request::Message::Header(header) => Some(header),
+        http_request::Message::Data(_)
+        | http_request::Message::Trailer(_)
+        | http_request::Message::UpgradeData(_) => None,
+    }
 }

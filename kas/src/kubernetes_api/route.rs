@@ -23,6 +23,7 @@ use super::{
     upload::Upload,
     watch::{self, Position, Source, Watch},
 };
+use crate::control_plane::Access;
 
 /// How long a request looks for a tunnel before it takes one of the places of those that wait.
 const HELD_AFTER: Duration = Duration::from_millis(100);
@@ -57,14 +58,26 @@ impl Journey {
     async fn renew_rights(&mut self) -> Result<(), Failure> {
         if self.rights.are_old() {
             let access = self.rights.ask().await?;
-            let impersonation = access.impersonation.as_ref();
-            self.need.impersonation = impersonation.is_some();
-            if let Some(opening) = rights::on_behalf_of(&self.opening, impersonation) {
-                self.opening = opening;
-            }
+            self.act_as(&access);
         }
         Ok(())
     }
+
+    /// The call is made as whom the caller is allowed now.
+    fn act_as(&mut self, access: &Access) {
+        let impersonation = access.impersonation.as_ref();
+        self.need.impersonation = impersonation.is_some();
+        if let Some(opening) = rights::on_behalf_of(&self.opening, impersonation) {
+            self.opening = opening;
+        }
+    }
+}
+
+/// What became of looking for a tunnel.
+enum Looked {
+    Over(Result<Call, OpenError>),
+    /// While the call waited, its caller became this one.
+    As(Access),
 }
 
 /// The beginning of an answer.
@@ -181,30 +194,15 @@ impl KubernetesApi {
 
     async fn open(
         &self,
-        journey: &Journey,
-        upload: Option<&mut Upload>,
+        journey: &mut Journey,
+        mut upload: Option<&mut Upload>,
         record: &mut Record,
     ) -> Result<Call, Failure> {
         let started = Instant::now();
-        let open = (self.router).open(
-            journey.agent,
-            &journey.need,
-            &journey.opening,
-            journey.deadline,
-        );
-        let mut open = pin!(open);
-        let opened = tokio::select! {
-            biased;
-            opened = open.as_mut() => opened,
-            () = tokio::time::sleep(HELD_AFTER) => {
-                let _place = self.places.hold(journey.need.caller.clone())?;
-                tokio::select! {
-                    biased;
-                    opened = open => opened,
-                    error = fails_ahead(upload) => {
-                        return Err(failure::of_interruption(&error, true));
-                    }
-                }
+        let opened = loop {
+            match self.look(journey, upload.as_deref_mut()).await? {
+                Looked::Over(opened) => break opened,
+                Looked::As(access) => journey.act_as(&access),
             }
         };
         let took = started.elapsed();
@@ -221,6 +219,33 @@ impl KubernetesApi {
                     _ => failure::of_open(&error),
                 })
             }
+        }
+    }
+
+    /// Looks for a tunnel, as long as the caller may have one.
+    async fn look(
+        &self,
+        journey: &Journey,
+        upload: Option<&mut Upload>,
+    ) -> Result<Looked, Failure> {
+        let open = (self.router).open(
+            journey.agent,
+            &journey.need,
+            &journey.opening,
+            journey.deadline,
+        );
+        let mut open = pin!(open);
+        tokio::select! {
+            biased;
+            opened = open.as_mut() => return Ok(Looked::Over(opened)),
+            () = tokio::time::sleep(HELD_AFTER) => {}
+        }
+        let _place = self.places.hold(journey.need.caller.clone())?;
+        tokio::select! {
+            biased;
+            opened = open => Ok(Looked::Over(opened)),
+            error = fails_ahead(upload) => Err(failure::of_interruption(&error, true)),
+            access = journey.rights.lapse(&journey.opening) => access.map(Looked::As),
         }
     }
 

@@ -195,7 +195,7 @@ impl<'a> Owners<'a> {
     fn conclude(&self) {
         let all = self.plan.asks_only(|it| self.refusals.contains_key(it));
         if let Some(best) = self.refusals.values().max()
-            && (all || !self.table.certain())
+            && (all || !self.table.certain_of(self.agent))
         {
             self.trouble.refuse(*best);
         }

@@ -163,6 +163,10 @@ impl RoutingTable for MemoryTable {
         true
     }
 
+    fn certain_of(&self, _: AgentId) -> bool {
+        true
+    }
+
     /// Replicas of one process are always within reach.
     fn unreachable(&self, _: &ReplicaId) {}
 

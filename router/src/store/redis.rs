@@ -16,7 +16,7 @@ mod seal;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use fred::{
@@ -59,6 +59,8 @@ pub struct RedisStore {
     server: String,
     metrics: StoreMetrics,
     seal: Seal,
+    /// Whose lease was written here.
+    registered: OnceLock<String>,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
     boards: broadcast::Sender<i64>,
     _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
@@ -97,6 +99,7 @@ impl RedisStore {
             server,
             metrics,
             seal,
+            registered: OnceLock::new(),
             events: Mutex::new(Some(receiver)),
             boards,
         })
@@ -115,6 +118,17 @@ impl RedisStore {
     ) -> Result<T, StoreError> {
         self.metrics.count(operation, result.is_ok());
         result.map_err(|error| StoreError(format!("{}: {error}", self.server)))
+    }
+
+    /// Whether the store has lost this replica's lease, and so what all replicas had written. Redis reports
+    /// that as a change of no key, which the client keeps for itself.
+    async fn was_emptied(&self) -> Result<bool, StoreError> {
+        let Some(me) = self.registered.get() else {
+            return Ok(false);
+        };
+        let there = self.client.hexists(&self.keys.replicas, me.as_str());
+        let there: bool = self.done("read", there.await)?;
+        Ok(!there)
     }
 
     async fn write(&self, me: &Owner, change: &Change) -> Result<(), fred::error::Error> {
@@ -170,6 +184,7 @@ impl RouteStore for RedisStore {
                 self.client.hgetall::<HashMap<String, String>, _>(replicas),
             );
             let (added, leases) = self.done("renew", renewed)?;
+            self.registered.get_or_init(|| lease.replica.to_string());
             Ok(Renewal {
                 existed: added == 0,
                 leases: format::read_leases(leases, &self.seal),
@@ -211,7 +226,9 @@ impl RouteStore for RedisStore {
                 .client
                 .hgetall::<HashMap<String, String>, _>(self.keys.agent(agent));
             let fields = self.done("read", fields.await)?;
-            Ok(format::read_record(agent, fields, &self.seal))
+            let mut record = format::read_record(agent, fields, &self.seal);
+            record.doubtful |= record.is_empty() && self.was_emptied().await?;
+            Ok(record)
         }
         .boxed()
     }

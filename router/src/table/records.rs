@@ -96,7 +96,10 @@ impl Records {
         let cached = self.cached(agent, now);
         cached.reading = false;
         let overtaken = cached.heard != reading.heard;
-        if let Some(record) = record {
+        if let Some(mut record) = record {
+            // Replicas leave behind when an agent was seen last.
+            let known = cached.record.as_deref();
+            record.doubtful |= record.is_empty() && known.is_some_and(|it| !it.is_empty());
             cached.fresh = !overtaken;
             cached.read_at = now;
             let changed = cached.record.as_deref() != Some(&record);
@@ -136,6 +139,13 @@ impl Records {
             let kept = if crowded { UNUSED / 10 } else { UNUSED };
             cached.reading || cached.changes.receiver_count() > 0 || unused < kept
         });
+    }
+
+    /// Whether what was read of the agent does not say who holds it.
+    pub(super) fn is_doubtful(&self, agent: AgentId) -> bool {
+        let cached = self.agents.get(&agent);
+        let record = cached.and_then(|cached| cached.record.as_ref());
+        record.is_some_and(|record| record.doubtful)
     }
 
     /// How many there are.
@@ -183,6 +193,7 @@ mod tests {
                 url: String::new(),
             }],
             last_seen: None,
+            doubtful: false,
         }
     }
 
@@ -244,6 +255,27 @@ mod tests {
 
         let known = records.known(agent, start + 5 * second);
         assert_eq!(known.held_at, Some(start + second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_vanishes_whole_is_doubted_and_one_that_never_was_is_not() {
+        let now = Instant::now();
+        let mut records = Records::default();
+        let mut read = |agent, record| {
+            let reading = records.begin(agent, now).unwrap();
+            records.end(agent, reading, Some(record), now);
+            records.is_doubtful(agent)
+        };
+        let left = Record {
+            last_seen: Some(1),
+            ..Record::default()
+        };
+
+        assert!(!read(AgentId(1), record("a")));
+        assert!(!read(AgentId(1), left));
+        assert!(read(AgentId(1), Record::default()));
+        assert!(!read(AgentId(1), record("a")));
+        assert!(!read(AgentId(2), Record::default()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -294,6 +294,10 @@ impl RoutingTable for SharedTable {
         self.inner.lock().certain(Instant::now())
     }
 
+    fn certain_of(&self, agent: AgentId) -> bool {
+        self.inner.lock().certain_of(agent, Instant::now())
+    }
+
     fn unreachable(&self, replica: &ReplicaId) {
         self.inner.lock().membership.unreachable(replica);
     }

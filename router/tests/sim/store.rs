@@ -72,6 +72,7 @@ pub struct SimStore {
     acts: mpsc::Sender<Act>,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
     operations: Mutex<Vec<Instant>>,
+    registered: Arc<AtomicBool>,
     dead: Arc<AtomicBool>,
 }
 
@@ -114,6 +115,7 @@ impl SimServer {
             acts,
             events: Mutex::new(Some(reports)),
             operations: Mutex::default(),
+            registered: Arc::default(),
             dead,
         })
     }
@@ -160,9 +162,13 @@ impl SimServer {
         self.report_all(StoreEvent::Back);
     }
 
+    /// Everything is gone, and nobody is told.
     pub fn empty(&self) {
-        self.server.lock().unwrap().contents = Contents::default();
-        self.report_all(StoreEvent::Back);
+        let mut server = self.server.lock().unwrap();
+        server.contents = Contents::default();
+        for client in server.clients.values_mut() {
+            client.agents.clear();
+        }
     }
 
     /// Reports to a replica are lost while `on`; then it is told so.
@@ -271,7 +277,9 @@ impl SimStore {
 impl RouteStore for SimStore {
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
         let lease = lease.clone();
+        let registered = self.registered.clone();
         self.ask(0, move |server| {
+            registered.store(true, Ordering::Relaxed);
             let leases = &mut server.contents.leases;
             let existed = leases.insert(lease.replica.clone(), lease).is_some();
             Renewal {
@@ -310,12 +318,16 @@ impl RouteStore for SimStore {
 
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
         let me = self.me.clone();
+        let registered = self.registered.load(Ordering::Relaxed);
         self.ask(1, move |server| {
             if let Some(client) = server.clients.get_mut(&me) {
                 client.agents.insert(agent);
             }
             let record = server.contents.records.get(&agent);
-            record.cloned().unwrap_or_default()
+            let mut record = record.cloned().unwrap_or_default();
+            let lost = registered && !server.contents.leases.contains_key(&me);
+            record.doubtful = record.is_empty() && lost;
+            record
         })
     }
 

@@ -38,6 +38,8 @@ struct Standing {
     ready: bool,
     version: String,
     failed: Option<Status>,
+    /// How often the way to the objects broke.
+    breaks: u64,
 }
 
 /// What all hubs of a process may take.
@@ -85,6 +87,11 @@ impl Hub {
             .send_modify(|it| it.failed = Some(status.clone()));
         // Nobody may watch.
         let _ = self.told.send(Err(status.clone()));
+    }
+
+    /// The way to the objects broke: what is told next comes by another.
+    pub fn broke(&self) {
+        self.standing.send_modify(|it| it.breaks += 1);
     }
 
     /// The version of what was told last; empty before.
@@ -220,7 +227,35 @@ pub struct Watch {
     pending: VecDeque<Update>,
 }
 
+/// Breaks of the way to a hub's objects.
+#[derive(Debug)]
+pub struct Breaks {
+    standing: watch::Receiver<Standing>,
+    seen: u64,
+}
+
+impl Breaks {
+    /// Waits for a break that was not told yet; several in a row are one. Nothing that comes after
+    /// a break is told before it. Cancel-safe.
+    pub async fn next(&mut self) {
+        let seen = self.seen;
+        let broke = self.standing.wait_for(|it| it.breaks != seen).await;
+        let Ok(breaks) = broke.map(|it| it.breaks) else {
+            return std::future::pending().await;
+        };
+        self.seen = breaks;
+    }
+}
+
 impl Watch {
+    /// The breaks from now on.
+    #[must_use]
+    pub fn breaks(&self) -> Breaks {
+        let standing = self.hub.standing.subscribe();
+        let seen = standing.borrow().breaks;
+        Breaks { standing, seen }
+    }
+
     /// The next update, of a size that can be sent. Cancel-safe.
     ///
     /// # Errors

@@ -22,8 +22,6 @@ use crate::{
 
 /// Bytes of a refusal that are read, at most.
 const REFUSAL: usize = 1 << 20;
-/// How long a call may have waited for its agent before the right to it is asked for again.
-const HELD: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -108,18 +106,19 @@ impl Source {
         content_type: &HeaderValue,
         deadline: Instant,
     ) -> Result<Resumed, Gone> {
-        let (need, opening) = match self.rights.ask().await {
-            Ok(access) => self.allowed(&access, opening),
-            Err(failure) => return Ok(Resumed::Denied(failure)),
+        let mut allowed = self.rights.ask().await;
+        let call = loop {
+            let (need, opening) = match allowed {
+                Ok(access) => self.allowed(&access, opening),
+                Err(failure) => return Ok(Resumed::Denied(failure)),
+            };
+            tokio::select! {
+                biased;
+                call = self.router.open(self.agent, &need, &opening, deadline) => break call?,
+                lapsed = self.rights.lapse(&opening) => allowed = lapsed,
+            }
         };
-        let asked = Instant::now();
-        let open = self.router.open(self.agent, &need, &opening, deadline);
-        let mut exchange = Exchange::new(open.await?, None, self.drain.clone());
-        if asked.elapsed() >= HELD
-            && let Err(failure) = self.rights.ask().await
-        {
-            return Ok(Resumed::Denied(failure));
-        }
+        let mut exchange = Exchange::new(call, None, self.drain.clone());
         let (status, headers) = understand(exchange.head().await?, &self.heads)?;
         if status != StatusCode::OK {
             return Ok(Resumed::Refused(status, refusal(&mut exchange).await?));

@@ -198,7 +198,7 @@ async fn moved(duty: &mut watch::Receiver<Duty>, table: &dyn RoutingTable, agent
     loop {
         changes.mark_unchanged();
         let now = duty.borrow_and_update().clone();
-        if !now.is_mine() && now.is_done_by(&table.owners(agent).await, table.certain()) {
+        if !now.is_mine() && now.is_done_by(&table.owners(agent).await, table.certain_of(agent)) {
             return;
         }
         tokio::select! {

@@ -180,6 +180,7 @@ pub(super) fn read_record(
     seal: &Seal,
 ) -> Record {
     let last_seen = fields.remove(LAST_SEEN);
+    let named = fields.len();
     let mut owners: Vec<_> = fields
         .iter()
         .filter_map(|(id, value)| read_owner(agent, id, value, seal))
@@ -188,6 +189,7 @@ pub(super) fn read_record(
     // Two readings of the same content are equal.
     owners.sort_by(|a, b| a.replica.cmp(&b.replica));
     Record {
+        doubtful: owners.len() < named,
         owners,
         last_seen: last_seen.and_then(|text| text.parse().ok()),
     }

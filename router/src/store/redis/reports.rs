@@ -116,8 +116,6 @@ impl Reports {
 
     async fn invalidated(&self, invalidation: Result<Invalidation, RecvError>) -> bool {
         match invalidation {
-            // All keys: the server was flushed.
-            Ok(Invalidation { keys, .. }) if keys.is_empty() => self.tell(StoreEvent::Back).await,
             Ok(Invalidation { keys, .. }) => {
                 for key in keys {
                     if let Some(project) = key.as_str().and_then(|it| self.keys.project_of(it)) {

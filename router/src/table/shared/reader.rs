@@ -84,6 +84,13 @@ async fn read(inner: Arc<Inner>, agent: AgentId, mut reading: Reading) {
             Err(_) => None,
         };
         let failed = record.is_none();
+        if record
+            .as_ref()
+            .is_some_and(|it| it.doubtful && it.is_empty())
+        {
+            // All finds out what the store has lost, and tells it again.
+            inner.renew.notify_one();
+        }
         if failed {
             state.doubt(now);
         }

@@ -76,6 +76,11 @@ impl State {
         !self.away && now >= self.doubted_until && !self.membership.has_mute()
     }
 
+    /// Whether its word on this agent counts.
+    pub(super) fn certain_of(&self, agent: AgentId, now: Instant) -> bool {
+        self.certain(now) && !self.records.is_doubtful(agent)
+    }
+
     /// The replicas to ask for the agent, best first.
     pub(super) fn owners(
         &mut self,
@@ -93,7 +98,7 @@ impl State {
                 (standing, owner.clone())
             })
             .collect();
-        let certain = self.certain(now) && known.fresh;
+        let certain = self.certain_of(agent, now) && known.fresh;
         for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
             // One that came back writes its lease first, then its entries: only
             // leases read later than an entry tell that it is a dead one's.
