@@ -41,7 +41,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use router::{AgentId, Router};
-use runtime::drain::Drain;
+use runtime::{drain::Drain, request_filter};
 
 pub use body::{CutShort, ProxyBody};
 pub use cors::{Origins, origin_of};
@@ -239,6 +239,9 @@ impl KubernetesApi {
         from: IpAddr,
         record: &mut Record,
     ) -> Result<Admitted, Failure> {
+        if let Some(refusal) = request_filter::refusal(head.uri.path()) {
+            return Err(Failure::new(refusal.code, refusal.words));
+        }
         request_head::check(head, self.settings.max_head)?;
         let target = self.target(head)?;
         let (access, rights) = self

@@ -112,12 +112,14 @@ impl Outline {
     }
 }
 
-/// The trace that the request belongs to, as the agent's own spans need it.
+/// The trace that the request belongs to, as the agent's own spans need it. It is metadata of gRPC
+/// there, which a Go agent refuses with the whole call where it is not printable ASCII.
 fn trace(headers: &HeaderMap) -> Meta {
     let values = |name: &&str| {
         let values = headers.get_all(*name).iter();
         let value: Vec<_> = values
             .filter_map(|value| Some(value.to_str().ok()?.to_owned()))
+            .filter(|value| value.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
             .collect();
         (!value.is_empty()).then(|| ((*name).to_owned(), prototool::Values { value }))
     };
@@ -189,6 +191,17 @@ mod tests {
         assert_eq!(seconds("30"), None);
         assert_eq!(seconds("s"), None);
         assert_eq!(seconds("-1s"), None);
+    }
+
+    #[test]
+    fn only_what_every_agent_takes_is_told_of_a_trace() {
+        let mut headers = HeaderMap::new();
+        headers.append("traceparent", HeaderValue::from_static("00-1-2-01"));
+        headers.append("tracestate", HeaderValue::from_static("a=b\tc"));
+        let told = trace(&headers);
+
+        assert_eq!(told["traceparent"].value, ["00-1-2-01"]);
+        assert!(!told.contains_key("tracestate"));
     }
 
     #[test]

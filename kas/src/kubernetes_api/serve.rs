@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version, header};
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,6 +11,7 @@ use hyper_util::{
 use runtime::{
     drain::Drain,
     listen::{Listener, PlainAcceptor},
+    request_filter::{Limits, RequestFilter},
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -21,7 +22,7 @@ use tokio::{
 use super::{
     KubernetesApi,
     guard::{Activity, Guarded},
-    leftover,
+    leftover, request_head,
 };
 
 /// How long a connection may be idle between requests, the next head included.
@@ -30,8 +31,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an idle connection of HTTP/2 may take to close when it was asked to.
 const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Header lines of a request over HTTP/1.1: hyper takes memory for all of them with each request.
-const MAX_HTTP1_LINES: usize = 512;
 /// What hyper buffers of HTTP/1.1 beyond the longest head.
 const BEYOND_HEAD_BYTES: usize = 8 << 10;
 /// How much longer than allowed a head of HTTP/2 may be, and be told so: h2 answers a longer one
@@ -105,13 +104,26 @@ impl KubernetesApi {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (io, activity) = Guarded::new(io, self.settings.idle);
+        let limits = Limits {
+            head_bytes: self.settings.max_head,
+            lines: request_head::MAX_LINES,
+        };
+        let (io, passage) = RequestFilter::of_requests(io, limits);
         let builder = builder(&drain, &activity, self.settings.max_head);
-        let service = service_fn(|request: Request<Incoming>| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             activity.request();
+            let version = request.version();
+            let mut asks = None;
+            if version < Version::HTTP_2 {
+                passage.complete(request.headers_mut());
+                asks = may_switch(&request).then(|| passage.clone());
+            }
             let (api, drain) = (self.clone(), drain.clone());
             async move {
-                let version = request.version();
                 let mut response = api.handle(request, peer, &drain).await;
+                if let Some(passage) = asks {
+                    passage.answered(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+                }
                 if drain.announced() {
                     take_leave(&mut response, version);
                 }
@@ -161,6 +173,11 @@ impl KubernetesApi {
     }
 }
 
+/// Whether another protocol may follow.
+fn may_switch<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+}
+
 /// HTTP/2 has GOAWAY for it.
 fn take_leave<B>(response: &mut Response<B>, version: Version) {
     if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -176,7 +193,6 @@ fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks
     builder
         .http1()
         .timer(TokioTimer::new())
-        .max_headers(MAX_HTTP1_LINES)
         .max_buf_size(max_head + BEYOND_HEAD_BYTES)
         .header_read_timeout(KEEP_ALIVE);
     builder

@@ -1,13 +1,17 @@
 //! Walks HTTP/2 frames and hands header blocks to the rewriter. Pure.
 
-use super::hpack;
+use super::hpack::{self, Field};
+use crate::filtered::Steps;
 
 const PREFACE: u8 = 24;
 const FRAME_HEADER: usize = 9;
 /// Largest frame that every peer accepts.
 const FRAME_SIZE: usize = 16 << 10;
-/// Most bytes of frames that make up one header block.
+/// Most bytes of frames that make up one header block, or are looked at where more are allowed: the
+/// pseudo-headers come first.
 const MAX_BLOCK: usize = 64 << 10;
+/// The same where a peer was told that it may send frames of 64 KiB.
+const MAX_SEEN: usize = 128 << 10;
 
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
@@ -32,7 +36,11 @@ pub enum Step {
 
 /// Where in the frames of an HTTP/2 connection the input stands.
 #[derive(Debug)]
-pub struct Filter(State);
+pub struct Filter {
+    state: State,
+    /// Whose values are replaced.
+    field: Field,
+}
 
 #[derive(Debug)]
 enum State {
@@ -65,42 +73,24 @@ impl Filter {
     /// Stands before the client's connection preface.
     #[must_use]
     pub fn new() -> Self {
-        Self(State::Preface(PREFACE))
+        Self {
+            state: State::Preface(PREFACE),
+            field: Field::Authority,
+        }
     }
 
-    /// Says what becomes of the first bytes of `input`, which must not be
-    /// empty. Never passes or takes nothing.
-    ///
-    /// # Errors
-    /// [`HeadersTooLong`]; the connection cannot go on.
-    pub fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, HeadersTooLong> {
-        match &mut self.0 {
-            State::Preface(left) => {
-                let passed = input.len().min(usize::from(*left));
-                *left -= u8::try_from(passed).expect("at most the preface");
-                if *left == 0 {
-                    self.0 = State::Frame;
-                }
-                Ok(Step::Pass(passed))
-            }
-            State::Payload(left) => {
-                let passed = input.len().min(*left as usize);
-                *left -= u32::try_from(passed).expect("at most a frame");
-                if *left == 0 {
-                    self.0 = State::Frame;
-                }
-                Ok(Step::Pass(passed))
-            }
-            State::Frame => self.start_frame(input, output),
-            State::Collect(collect) => {
-                let missing = collect.wanted - collect.bytes.len();
-                let taken = input.len().min(missing);
-                collect.bytes.extend_from_slice(&input[..taken]);
-                if taken == missing {
-                    self.go_on(output)?;
-                }
-                Ok(Step::Take(taken))
-            }
+    /// The same for the targets of requests, of which no head is too long.
+    pub(crate) fn of_targets() -> Self {
+        Self {
+            field: Field::Path,
+            ..Self::new()
+        }
+    }
+
+    fn most_bytes(&self) -> usize {
+        match self.field {
+            Field::Authority => MAX_BLOCK,
+            Field::Path => MAX_SEEN,
         }
     }
 
@@ -121,7 +111,7 @@ impl Filter {
             self.go_on(output)?;
             return Ok(Step::Take(FRAME_HEADER));
         }
-        if rewrite(&input[..end], output) {
+        if rewrite(&input[..end], self.field, true, output) {
             Ok(Step::Take(end))
         } else {
             Ok(Step::Pass(end))
@@ -129,7 +119,7 @@ impl Filter {
     }
 
     fn collect(&mut self, input: &[u8]) {
-        self.0 = State::Collect(Box::new(Collect {
+        self.state = State::Collect(Box::new(Collect {
             bytes: input.to_vec(),
             frame: 0,
             wanted: FRAME_HEADER,
@@ -137,7 +127,7 @@ impl Filter {
     }
 
     fn pass_payload(&mut self, length: usize) {
-        self.0 = match length {
+        self.state = match length {
             0 => State::Frame,
             _ => State::Payload(u32::try_from(length).expect("it has 24 bits")),
         };
@@ -145,7 +135,8 @@ impl Filter {
 
     /// All wanted bytes are here: a frame header, or a whole frame.
     fn go_on(&mut self, output: &mut Vec<u8>) -> Result<(), HeadersTooLong> {
-        let State::Collect(collect) = &mut self.0 else {
+        let (field, most) = (self.field, self.most_bytes());
+        let State::Collect(collect) = &mut self.state else {
             return Ok(());
         };
         let header = collect.header();
@@ -153,20 +144,62 @@ impl Filter {
         if !collect.is_expected(header) {
             output.append(&mut collect.bytes);
             self.pass_payload(header.length);
-        } else if whole > MAX_BLOCK {
+        } else if whole > most && field == Field::Authority {
             return Err(HeadersTooLong);
+        } else if whole > most {
+            let (seen, frame) = collect.bytes.split_at(collect.frame);
+            if !rewrite(seen, field, false, output) {
+                output.extend_from_slice(seen);
+            }
+            output.extend_from_slice(frame);
+            self.pass_payload(header.length);
         } else if collect.bytes.len() < whole {
             collect.wanted = whole;
         } else if header.flags & END_HEADERS == 0 {
             collect.frame = whole;
             collect.wanted = whole + FRAME_HEADER;
         } else {
-            if !rewrite(&collect.bytes, output) {
+            if !rewrite(&collect.bytes, field, true, output) {
                 output.append(&mut collect.bytes);
             }
-            self.0 = State::Frame;
+            self.state = State::Frame;
         }
         Ok(())
+    }
+}
+
+impl Steps for Filter {
+    type Error = HeadersTooLong;
+
+    fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, HeadersTooLong> {
+        match &mut self.state {
+            State::Preface(left) => {
+                let passed = input.len().min(usize::from(*left));
+                *left -= u8::try_from(passed).expect("at most the preface");
+                if *left == 0 {
+                    self.state = State::Frame;
+                }
+                Ok(Step::Pass(passed))
+            }
+            State::Payload(left) => {
+                let passed = input.len().min(*left as usize);
+                *left -= u32::try_from(passed).expect("at most a frame");
+                if *left == 0 {
+                    self.state = State::Frame;
+                }
+                Ok(Step::Pass(passed))
+            }
+            State::Frame => self.start_frame(input, output),
+            State::Collect(collect) => {
+                let missing = collect.wanted - collect.bytes.len();
+                let taken = input.len().min(missing);
+                collect.bytes.extend_from_slice(&input[..taken]);
+                if taken == missing {
+                    self.go_on(output)?;
+                }
+                Ok(Step::Take(taken))
+            }
+        }
     }
 }
 
@@ -206,16 +239,16 @@ impl FrameHeader {
     }
 }
 
-/// Writes other frames to `output` if the whole header block in `frames` needs
-/// that. Broken frames are left to h2.
-fn rewrite(frames: &[u8], output: &mut Vec<u8>) -> bool {
+/// Writes other frames to `output` if the header block in `frames`, of which more may come unless it
+/// `ends`, needs that. Broken frames are left to h2.
+fn rewrite(frames: &[u8], field: Field, ends: bool, output: &mut Vec<u8>) -> bool {
     let Some((prefix, block)) = header_block(frames) else {
         return false;
     };
-    let Some(block) = hpack::rewrite(&block) else {
+    let Some(block) = hpack::rewrite(&block, field, !ends) else {
         return false;
     };
-    write_frames(frames, prefix, &block, output);
+    write_frames(frames, prefix, &block, ends, output);
     true
 }
 
@@ -243,7 +276,7 @@ fn header_block(frames: &[u8]) -> Option<(&[u8], std::borrow::Cow<'_, [u8]>)> {
     Some((priority, block.into()))
 }
 
-fn write_frames(frames: &[u8], priority: &[u8], block: &[u8], output: &mut Vec<u8>) {
+fn write_frames(frames: &[u8], priority: &[u8], block: &[u8], ends: bool, output: &mut Vec<u8>) {
     let flags = frames[4] & !(END_HEADERS | PADDED);
     let stream = &frames[5..FRAME_HEADER];
     let (first, rest) = block.split_at(block.len().min(FRAME_SIZE - priority.len()));
@@ -253,7 +286,11 @@ fn write_frames(frames: &[u8], priority: &[u8], block: &[u8], output: &mut Vec<u
     );
     let count = 1 + rest.len().div_ceil(FRAME_SIZE);
     for (at, (kind, flags, priority, piece)) in pieces.enumerate() {
-        let end = if at + 1 == count { END_HEADERS } else { 0 };
+        let end = if at + 1 == count && ends {
+            END_HEADERS
+        } else {
+            0
+        };
         let length = u32::try_from(priority.len() + piece.len()).expect("frames are bounded");
         output.extend_from_slice(&length.to_be_bytes()[1..]);
         output.extend_from_slice(&[kind, flags | end]);

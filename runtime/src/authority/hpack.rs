@@ -1,28 +1,68 @@
 //! Walks an HPACK header block (RFC 7541) without a table. Pure.
 //!
-//! Only a literal whose name is static entry 1, or spelled out, is looked at.
-//! A name could also refer to an `:authority` in the dynamic table, but no
-//! encoder that prefers the static table (Go's does) ever writes that.
+//! Only a literal whose name is a static entry, or spelled out, is looked at.
+//! A name could also refer to an `:authority` or `:path` in the dynamic table,
+//! but no encoder that prefers the static table (Go's does) ever writes that.
 
 use std::borrow::Cow;
 
 use httlib_huffman::DecoderSpeed;
 use http::uri::Authority;
 
-const AUTHORITY_INDEX: usize = 1;
-const AUTHORITY: &[u8] = b":authority";
+use crate::request_filter::target;
 
-/// The block with acceptable authorities; `None` if it is acceptable, or if
-/// it is broken, which is for the real decoder to find.
-pub(super) fn rewrite(block: &[u8]) -> Option<Vec<u8>> {
+/// A pseudo-header whose value may have to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Authority,
+    Path,
+}
+
+impl Field {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Authority => b":authority",
+            Self::Path => b":path",
+        }
+    }
+
+    /// Whether a static entry has its name.
+    fn is_at(self, index: usize) -> bool {
+        match self {
+            Self::Authority => index == 1,
+            Self::Path => matches!(index, 4 | 5),
+        }
+    }
+
+    /// Something acceptable of the same length as `value`, if it is not.
+    fn replacement(self, value: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Authority => acceptable_authority(value),
+            Self::Path => target::stand_in(value),
+        }
+    }
+}
+
+/// The block with acceptable values of a field; `None` if it is acceptable, or if
+/// it is broken, which is for the real decoder to find. The end of a block that is `cut` is to come.
+pub(super) fn rewrite(block: &[u8], field: Field, cut: bool) -> Option<Vec<u8>> {
     let mut output: Option<Vec<u8>> = None;
     let mut walk = Walk { block, at: 0 };
     let mut copied = 0;
     while walk.at < block.len() {
-        let Some(value) = walk.field()? else {
+        let value = match walk.value_of(field) {
+            Some(value) => value,
+            None if cut => break,
+            None => return None,
+        };
+        let Some(value) = value else {
             continue;
         };
-        let Some(other) = replacement(value)? else {
+        let Some(other) = field.replacement(&value.decoded()?) else {
+            if field == Field::Path {
+                // There is only one.
+                return None;
+            }
             continue;
         };
         let output = output.get_or_insert_with(|| Vec::with_capacity(block.len() * 2));
@@ -35,17 +75,15 @@ pub(super) fn rewrite(block: &[u8]) -> Option<Vec<u8>> {
     Some(output)
 }
 
-/// Something acceptable of the same length as `value`, if it is not.
-fn replacement(value: Text<'_>) -> Option<Option<Vec<u8>>> {
-    let value = value.decoded()?;
-    if value.is_empty() || Authority::try_from(&*value).is_ok() {
-        return Some(None);
+fn acceptable_authority(value: &[u8]) -> Option<Vec<u8>> {
+    if value.is_empty() || Authority::try_from(value).is_ok() {
+        return None;
     }
     let other = value.iter().map(|byte| match byte {
         b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'.' => *byte,
         _ => b'-',
     });
-    Some(Some(other.collect()))
+    Some(other.collect())
 }
 
 struct Walk<'b> {
@@ -62,8 +100,8 @@ struct Text<'b> {
 }
 
 impl<'b> Walk<'b> {
-    /// Steps over one representation; the value, if it is an authority's.
-    fn field(&mut self) -> Option<Option<Text<'b>>> {
+    /// Steps over one representation; the value, if it is that of this field.
+    fn value_of(&mut self, field: Field) -> Option<Option<Text<'b>>> {
         let name_bits = match *self.block.get(self.at)? {
             0b1000_0000.. => {
                 self.integer(7)?;
@@ -76,12 +114,16 @@ impl<'b> Walk<'b> {
             }
             _ => 4,
         };
-        let is_authority = match self.integer(name_bits)? {
-            0 => self.text()?.decoded()?.as_ref() == AUTHORITY,
-            index => index == AUTHORITY_INDEX,
+        let is_it = match self.integer(name_bits)? {
+            0 => {
+                let name = self.text()?;
+                // Coded or not, it is not longer.
+                name.bytes.len() <= field.name().len() && *name.decoded()? == *field.name()
+            }
+            index => field.is_at(index),
         };
         let value = self.text()?;
-        Some(is_authority.then_some(value))
+        Some(is_it.then_some(value))
     }
 
     fn text(&mut self) -> Option<Text<'b>> {

@@ -1,6 +1,6 @@
 //! The filter against a reference HPACK decoder.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, io};
 
 use fluke_hpack::Decoder;
 use http::uri::Authority;

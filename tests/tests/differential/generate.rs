@@ -132,6 +132,8 @@ const ODD_PAIRS: [&str; 14] = [
     "%61=3",
     "a='()!*",
 ];
+/// What no URI has: its parser refuses it, or cuts what follows.
+const RAW: [&str; 8] = ["\"", "<", ">", "`", "#", "#x\"y", "\u{e9}", "#"];
 const METHODS: [&str; 8] = [
     "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "DELETE",
 ];
@@ -195,6 +197,9 @@ fn target(dice: &mut Dice) -> String {
     if dice.one_in(60) {
         target.push_str("/%zz");
     }
+    if dice.one_in(30) {
+        target.push_str(dice.pick(&RAW));
+    }
     for number in 0..dice.below(5) {
         target.push(if number == 0 { '?' } else { '&' });
         target.push_str(if dice.one_in(6) {
@@ -202,6 +207,9 @@ fn target(dice: &mut Dice) -> String {
         } else {
             dice.pick(&PAIRS)
         });
+        if dice.one_in(60) {
+            target.push_str(dice.pick(&RAW));
+        }
     }
     target
 }
@@ -222,7 +230,7 @@ fn request_headers(dice: &mut Dice) -> Vec<(String, String)> {
         headers.push(("x-latin".to_owned(), "caf\u{e9}".to_owned()));
     }
     if dice.one_in(40) {
-        for number in 0..200 {
+        for number in 0..[90, 200, 1500][dice.below(3)] {
             headers.push((format!("x-many-{}", number % 150), number.to_string()));
         }
     }

@@ -53,7 +53,7 @@ struct Site {
     kas: Kas,
     recorder: Recorder,
     bearer: String,
-    _agentk: Agentk,
+    agentk: Agentk,
     _folder: tempfile::TempDir,
 }
 
@@ -92,10 +92,12 @@ async fn compare(first: u64, client: impl Fn(u16) -> Client) -> Result<()> {
     }
     println!("{refused} of {count} requests were refused");
     let some = wrong[..wrong.len().min(MOST_TOLD)].join("\n");
+    let tail = || site.agentk.process.tail();
     ensure!(
         wrong.is_empty(),
-        "{} are wrong, such as\n{some}",
-        wrong.len()
+        "{} are wrong, such as\n{some}\n{}",
+        wrong.len(),
+        tail()
     );
     ensure!(refused <= count / 3, "{refused} of {count} were refused");
     Ok(())
@@ -142,7 +144,7 @@ impl Site {
             kas,
             recorder,
             bearer,
-            _agentk: agentk,
+            agentk,
             _folder: folder,
         })
     }
