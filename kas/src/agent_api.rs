@@ -57,6 +57,8 @@ pub struct Settings {
     pub leaving: Leaving,
     /// Sent to agents so that they know which GitLab they serve; may be empty.
     pub external_url: String,
+    /// What those are told who are no agents: where they should have gone.
+    pub directions: String,
     /// What becomes of events of agents' clusters; none does not take them.
     pub events: Option<Events>,
     /// What tells agents of pushes; none does not.

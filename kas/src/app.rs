@@ -2,6 +2,7 @@
 //! leave. The only place that names concrete backends.
 
 mod control;
+mod directions;
 mod gitlab_api;
 mod peers;
 pub(crate) mod routing;
@@ -14,16 +15,16 @@ use router::ReplicaId;
 use runtime::{
     descriptors,
     jwt::Secret,
-    listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
+    listen::{AgentAcceptor, AgentAcceptorOptions, Listener, PlainAcceptor, bind},
     metrics, panics,
     signal::Termination,
     telemetry,
     tls::{H2, HTTP_1_1, Identity, ServerTls},
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use control::Control;
+use directions::Directions;
 
 use crate::{
     agent_api::{self, Leaving},
@@ -94,12 +95,14 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
 async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyhow::Result<Setup> {
     let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
     let agents = &config.agent.listen;
+    let directions = Directions::new(config);
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
         tls: server_tls(agents.tls.as_ref(), &[H2, HTTP_1_1])?,
         websocket: agents.websocket,
         proxy_protocol: agents.proxy_protocol,
         ping_interval: Some(WEBSOCKET_PING),
         server: version::server(),
+        directions: directions.agents(),
         ..AgentAcceptorOptions::default()
     });
     let mut settings = agent_api::Settings {
@@ -107,6 +110,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         leaving: leaving(config),
         external_url: control::external_url(config).unwrap_or_default(),
+        directions: directions.agents(),
         events: None,
         flux: None,
     };
@@ -139,7 +143,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         settings.events.as_ref(),
         config.agent.graph.then_some(&graph),
     );
-    let gitlab = gitlab_api::port(config, services).await?;
+    let gitlab = gitlab_api::port(config, services, &directions).await?;
     Ok(Setup {
         me,
         table: shared.table,
@@ -157,7 +161,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         gitlab,
         events: passing_on,
         graph,
-        observability: Some(observability(config).await?),
+        observability: Some(observability(config, &directions).await?),
     })
 }
 
@@ -201,16 +205,19 @@ fn websocket_tokens(file: &Path) -> anyhow::Result<WebSocketTokens> {
     Ok(WebSocketTokens::new(secret))
 }
 
-async fn observability(config: &Config) -> anyhow::Result<(TcpListener, metrics::Paths)> {
+async fn observability(
+    config: &Config,
+    directions: &Directions,
+) -> anyhow::Result<(Listener, metrics::Paths)> {
     let observability = &config.observability;
-    let address = observability.address.host_port();
-    let listener = TcpListener::bind(&address)
+    let listener = bind(&observability.address.host_port())
         .await
-        .with_context(|| format!("observability.listen.address: cannot listen on {address}"))?;
+        .context("observability.listen.address")?;
     let paths = metrics::Paths {
         metrics: observability.prometheus_url_path.clone(),
         liveness: observability.liveness_url_path.clone(),
         readiness: observability.readiness_url_path.clone(),
+        directions: directions.kubernetes_api(),
     };
     Ok((listener, paths))
 }

@@ -11,11 +11,11 @@ use router::{Registry, ReplicaId, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
-    grpc::{Patience, SendResponse, silence, status_from},
+    grpc::{Patience, SendResponse, UNKNOWN_TIMEOUT, silence, status_from},
     io::ByteStream,
     listen::{Listener, PlainAcceptor},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use doorman::Doorman;
 pub use self_test::{SelfTestError, self_test};
@@ -64,7 +64,7 @@ impl PrivateApi {
 
     async fn connection(self: Arc<Self>, mut stream: ByteStream, peer: SocketAddr, drain: Drain) {
         let heard = stream.heard();
-        let handshake = runtime::grpc::peer_settings().handshake(stream);
+        let handshake = runtime::grpc::unknown(runtime::grpc::peer_settings()).handshake(stream);
         let Ok(Ok(mut http2)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
             return tracing::debug!(%peer, "a peer's connection did not begin with HTTP/2");
         };
@@ -73,12 +73,14 @@ impl PrivateApi {
         };
         let calls = TaskTracker::new();
         let mut silence = pin!(silence(pings, heard, PATIENCE, || !calls.is_empty()));
-        let mut leaving = false;
+        let known = CancellationToken::new();
+        let mut unknown = pin!(tokio::time::timeout(UNKNOWN_TIMEOUT, known.cancelled()));
+        let (mut welcomed, mut leaving) = (false, false);
         loop {
             tokio::select! {
                 accepted = http2.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        calls.spawn(self.clone().call(request, respond, drain.clone()));
+                        calls.spawn(self.clone().call(request, respond, known.clone(), drain.clone()));
                     }
                     Some(Err(error)) => {
                         return tracing::debug!(%peer, status = %status_from(&error), "a peer's connection broke");
@@ -87,6 +89,13 @@ impl PrivateApi {
                 },
                 () = &mut silence => {
                     return tracing::info!(%peer, "a peer stopped answering; its connection is closed");
+                }
+                asked = &mut unknown, if !welcomed => {
+                    if asked.is_err() {
+                        return tracing::debug!(%peer, "nobody has shown a good token on a connection; it is closed");
+                    }
+                    welcomed = true;
+                    runtime::grpc::welcome(&mut http2);
                 }
                 () = drain.wait(), if !leaving => {
                     leaving = true;
@@ -100,6 +109,7 @@ impl PrivateApi {
         self: Arc<Self>,
         request: Request<h2::RecvStream>,
         respond: SendResponse,
+        known: CancellationToken,
         leaving: Drain,
     ) {
         let directions = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
@@ -108,6 +118,7 @@ impl PrivateApi {
             return;
         };
         if let Some(respond) = self.doorman.admit(&request, respond) {
+            known.cancel();
             owner::serve(&self.registry, request, respond, &leaving).await;
         }
     }

@@ -17,7 +17,7 @@ use runtime::{
     metrics,
     panics::vital,
 };
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -74,7 +74,7 @@ pub struct Setup {
     /// What serves watches of clusters' objects, through the users' port.
     pub graph: Graph,
     /// Metrics and probes.
-    pub observability: Option<(TcpListener, metrics::Paths)>,
+    pub observability: Option<(Listener, metrics::Paths)>,
 }
 
 /// A listener, how its connections are accepted, and how they are treated.
@@ -370,7 +370,7 @@ impl Replica {
         Peers::new(private_api::dial(dial), tokens, self.stop.clone())
     }
 
-    fn serve_observability(&self, listener: TcpListener, paths: metrics::Paths, numbers: Metrics) {
+    fn serve_observability(&self, listener: Listener, paths: metrics::Paths, numbers: Metrics) {
         let ready = self.ready.clone();
         let readiness: metrics::Readiness = Arc::new(move || {
             if ready.load(Ordering::Relaxed) {
@@ -380,11 +380,7 @@ impl Replica {
             }
         });
         let stop = self.stop.clone();
-        self.background.spawn(async move {
-            let served = metrics::serve(listener, &paths, Arc::new(numbers), readiness, stop);
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the observability listener failed");
-            }
-        });
+        let served = metrics::serve(listener, paths, Arc::new(numbers), readiness, stop);
+        self.background.spawn(vital("observability port", served));
     }
 }

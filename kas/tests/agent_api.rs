@@ -104,6 +104,7 @@ impl Kas {
                 ..Leaving::default()
             },
             external_url: String::new(),
+            directions: String::new(),
             events: None,
             flux: None,
         };

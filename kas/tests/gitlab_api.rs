@@ -57,6 +57,7 @@ impl Api {
         let settings = Settings {
             secret: secret(),
             max_connection_age: Duration::from_secs(3600),
+            directions: String::new(),
         };
         let services = Services::new(notifications.clone(), tracker);
         let api = GitLabApi::new(settings, services).await;
@@ -169,6 +170,44 @@ async fn a_push_is_heard_by_who_listens() {
         panic!("a push");
     };
     assert_eq!((push.project_id, &*push.project_path), (3, "group/config"));
+}
+
+#[tokio::test]
+async fn a_message_longer_than_its_method_takes_is_refused() {
+    let (_api, url) = Api::on_tcp().await;
+    let mut client = NotificationsClient::new(dial(&url, None, token()).await);
+    let event = |length| {
+        let project = Some(Project {
+            id: 3,
+            full_path: "p".repeat(length),
+        });
+        let event = Some(GitPushEvent { project });
+        GitPushEventRequest { event }
+    };
+
+    let refused = client.git_push_event(event(64 << 10)).await.unwrap_err();
+
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    client.git_push_event(event(1 << 10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nobody_is_known_is_closed_after_half_a_minute() {
+    let (_api, url) = Api::on_tcp().await;
+    let stranger = dial(&url, None, HeaderMap::new()).await;
+    let mut watch = HealthClient::new(stranger.clone());
+    let request = HealthCheckRequest::default();
+    let mut watched = watch.watch(request).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status, SERVING);
+    let known = dial(&url, None, token()).await;
+    version(known.clone()).await.unwrap();
+    let start = tokio::time::Instant::now();
+
+    watched.message().await.unwrap_err();
+
+    assert!(start.elapsed() <= Duration::from_secs(31));
+    assert!(version(stranger).await.is_err());
+    version(known).await.unwrap();
 }
 
 #[tokio::test]

@@ -351,3 +351,19 @@ async fn with_a_client_ca_only_who_shows_a_certificate_of_it_gets_in() {
         assert!(refused.message().contains(&url), "{refused}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nobody_is_known_is_closed_after_half_a_minute() {
+    let (port, address) = plain().await;
+    let me = owner("a", format!("grpc://{address}"));
+    let _serving = serve(&me, port);
+    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (_send, connection) = h2::client::handshake(socket).await.unwrap();
+    let start = tokio::time::Instant::now();
+
+    // In order or not.
+    let _ = connection.await;
+
+    assert!(start.elapsed() >= Duration::from_secs(29));
+    assert!(start.elapsed() <= Duration::from_secs(31));
+}

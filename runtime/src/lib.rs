@@ -4,7 +4,7 @@
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
 //! tonic's services and clients on HTTP/2 over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`], [`panics`], [`descriptors`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
+//! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
 //! [`names`]: what a caller names, before it becomes a path.
 
 pub mod authority;
@@ -21,6 +21,7 @@ pub mod listen;
 pub mod metrics;
 pub mod names;
 pub mod panics;
+pub mod probes;
 pub mod proxy_protocol;
 pub mod request_filter;
 pub mod shares;

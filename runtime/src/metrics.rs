@@ -1,11 +1,15 @@
-//! The observability listener: metrics, liveness and readiness.
+//! What the observability port answers: metrics, liveness and readiness.
 
 use std::sync::Arc;
 
-use axum::{Router, http::StatusCode, routing::get};
+use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::{
+    listen::{Listener, PlainAcceptor},
+    probes::{self, Answer, text},
+};
 
 /// Says whether a process is ready; the error is the reason why not.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -19,6 +23,8 @@ pub struct Paths {
     pub liveness: String,
     /// 200 when ready, 500 with the reason otherwise.
     pub readiness: String,
+    /// Where those should have gone who ask for any other path.
+    pub directions: String,
 }
 
 impl Default for Paths {
@@ -27,52 +33,99 @@ impl Default for Paths {
             metrics: "/metrics".into(),
             liveness: "/liveness".into(),
             readiness: "/readiness".into(),
+            directions: String::new(),
         }
     }
 }
 
+impl Paths {
+    fn answer(&self, path: &str, registry: &Registry, readiness: &Readiness) -> Answer {
+        if path == self.metrics {
+            return metrics(registry);
+        }
+        if path == self.liveness {
+            return Answer::default();
+        }
+        if path == self.readiness {
+            return match readiness() {
+                Ok(()) => Answer::default(),
+                Err(reason) => text(StatusCode::INTERNAL_SERVER_ERROR, reason),
+            };
+        }
+        text(StatusCode::NOT_FOUND, self.elsewhere())
+    }
+
+    fn elsewhere(&self) -> String {
+        let Self {
+            metrics,
+            liveness,
+            readiness,
+            directions,
+        } = self;
+        format!("This port serves {metrics}, {liveness} and {readiness}. {directions}\n")
+    }
+}
+
 /// Serves the endpoints until `stop`.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
-    listener: TcpListener,
-    paths: &Paths,
+    listener: Listener,
+    paths: Paths,
     registry: Arc<Registry>,
     readiness: Readiness,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let metrics = move || {
-        let text = encode(&registry);
-        async move {
-            (
-                [(
-                    "content-type",
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                )],
-                text,
-            )
-        }
-    };
-    let ready = move || {
-        let answer = match readiness() {
-            Ok(()) => (StatusCode::OK, String::new()),
-            Err(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
-        };
-        async move { answer }
-    };
-    let routes = Router::new()
-        .route(&paths.metrics, get(metrics))
-        .route(&paths.readiness, get(ready))
-        .route(&paths.liveness, get(|| async {}));
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+) {
+    let paths = Arc::new(paths);
+    let answer = move |path: &str| paths.answer(path, &registry, &readiness);
+    probes::serve(listener, PlainAcceptor::new(None), answer, stop).await;
 }
 
-fn encode(registry: &Registry) -> String {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, registry)
+/// All metrics, as Prometheus reads them.
+#[must_use]
+pub fn metrics(registry: &Registry) -> Answer {
+    const OPEN_METRICS: HeaderValue =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let mut lines = String::new();
+    prometheus_client::encoding::text::encode(&mut lines, registry)
         .expect("writing to a string cannot fail");
-    text
+    let mut answer = text(StatusCode::OK, lines);
+    answer.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn ask(path: &str, ready: Result<(), &str>) -> (u16, String) {
+        let paths = Paths {
+            directions: "Elsewhere is port 8154.".into(),
+            ..Paths::default()
+        };
+        let ready = ready.map_err(str::to_owned);
+        let readiness: Readiness = Arc::new(move || ready.clone());
+        let answer = paths.answer(path, &Registry::default(), &readiness);
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_path_has_its_answer() {
+        assert_eq!(ask("/liveness", Err("leaving")).await, (200, String::new()));
+        assert_eq!(ask("/readiness", Ok(())).await, (200, String::new()));
+        let leaving = (500, "leaving".to_owned());
+        assert_eq!(ask("/readiness", Err("leaving")).await, leaving);
+        assert_eq!(ask("/metrics", Ok(())).await, (200, "# EOF\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_something_else_is_told_where_it_is() {
+        let (status, words) = ask("/api", Ok(())).await;
+
+        assert_eq!(status, 404);
+        assert!(words.contains("/liveness"), "{words}");
+        assert!(words.contains("port 8154"), "{words}");
+    }
 }

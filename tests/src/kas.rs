@@ -27,6 +27,8 @@ pub struct Options<'a> {
     pub agent: &'a str,
     /// The same for the whole file.
     pub more: &'a str,
+    /// How many files it may have open; as many as the test if absent.
+    pub open_files: Option<u32>,
 }
 
 /// Headers of answers in which tests' agents say what they were asked.
@@ -62,7 +64,7 @@ impl Kas {
             &configuration,
             yaml(options, &file, [agents, users, observability])?,
         )?;
-        let mut command = Command::new(programs::kas()?);
+        let mut command = limited(&programs::kas()?, options.open_files);
         command.arg("--configuration-file").arg(&configuration);
         let process = Process::spawn("kas", &mut command, folder)?;
         for port in [agents, users, observability] {
@@ -172,6 +174,17 @@ pub struct Server {
     pub url: String,
     /// The authority of its certificate.
     pub ca: PathBuf,
+}
+
+/// A command that runs a program with so many open files at most, soft and hard.
+fn limited(program: &Path, open_files: Option<u32>) -> Command {
+    let Some(limit) = open_files else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(program);
+    command
 }
 
 /// Runs kas's command line on a standalone file; gives what it prints, without the line's end.

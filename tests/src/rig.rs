@@ -63,6 +63,25 @@ impl Rig {
             ..Options::default()
         };
         let kas = Kas::start(options, folder.path()).await?;
+        Self::around(kas, certs, folder).await
+    }
+
+    /// The same without TLS, with these options of kas.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_with_options(options: Options<'_>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let certs = Certs::create(&folder.path().join("certs"))?;
+        let kas = Kas::start(options, folder.path()).await?;
+        Self::around(kas, certs, folder).await
+    }
+
+    /// A rig around a kas that was started in this folder.
+    ///
+    /// # Errors
+    /// When the stand-in does not start, or no user can be made.
+    pub async fn around(kas: Kas, certs: Certs, folder: TempDir) -> Result<Self> {
         let stub = StubApi::start().await?;
         let user = kas.create_user("tester", "*", &["agent"]).await?;
         Ok(Self {

@@ -46,9 +46,6 @@ use super::{
 };
 use crate::control_plane::{AgentInfo, TokenHash};
 
-/// What those are told who are no agents.
-const DIRECTIONS: &str = "This is the port of agents, for gRPC. The Kubernetes API is served at the address of \
-    agent.kubernetes_api.listen (by default port 8154), under its url_path_prefix (by default /).";
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pings, as GitLab's kas sends them; but a call finds out sooner whether its
@@ -268,7 +265,8 @@ impl Connection {
 
     /// Looks at who makes a call, and at nothing else of it.
     fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse, drain: &Drain) {
-        let Some(respond) = runtime::grpc::turn_away(&request, respond, DIRECTIONS) else {
+        let directions = &self.api.settings.directions;
+        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
             return;
         };
         let method = match Method::of(request.uri().path(), &self.api.settings) {

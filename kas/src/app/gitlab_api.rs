@@ -10,7 +10,7 @@ use runtime::{
     tls::H2,
 };
 
-use super::server_tls;
+use super::{directions::Directions, server_tls};
 use crate::{
     config::{ApiListen, Config, Network},
     events::{Events, Reader},
@@ -26,6 +26,7 @@ use crate::{
 pub(super) async fn port(
     config: &Config,
     services: Services,
+    directions: &Directions,
 ) -> anyhow::Result<Option<GitLabPort>> {
     let Some(listen) = &config.api else {
         return Ok(None);
@@ -33,6 +34,7 @@ pub(super) async fn port(
     let settings = Settings {
         secret: Secret::read(&listen.authentication_secret_file)?,
         max_connection_age: listen.max_connection_age,
+        directions: directions.gitlab(),
     };
     let acceptor = PlainAcceptor::new(server_tls(listen.tls.as_ref(), &[H2])?);
     let listener = listener(listen).await.context("api.listen.address")?;

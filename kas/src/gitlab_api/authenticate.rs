@@ -15,6 +15,15 @@ const AUDIENCE: &str = "gitlab-kas";
 /// Probes have no secret, and learn nothing from it.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// Who makes a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Whoever has the secret.
+    GitLab,
+    /// A probe, or anybody else.
+    Anybody,
+}
+
 /// Checks tokens.
 #[derive(Debug)]
 pub(super) struct Doorman(Secret);
@@ -24,13 +33,17 @@ impl Doorman {
         Self(secret)
     }
 
-    /// Refuses with upstream's words.
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
+    /// Who makes a call.
+    ///
+    /// # Errors
+    /// The refusal, in upstream's words.
+    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Who, Status> {
         if path.starts_with(HEALTH) {
-            return Ok(());
+            return Ok(Who::Anybody);
         }
         let token = bearer(headers)?;
-        jwt::verify(&self.0, token, AUDIENCE, None).map_err(|error| {
+        let checked = jwt::verify(&self.0, token, AUDIENCE, None);
+        checked.map(|()| Who::GitLab).map_err(|error| {
             static REFUSED: Repeats = Repeats::new("refused a call of GitLab's API");
             if REFUSED.admit() {
                 let path = Untrusted(path);
@@ -49,7 +62,7 @@ mod tests {
 
     const CALL: &str = "/gitlab.agent.agent_tracker.rpc.AgentTracker/GetConnectedAgents";
 
-    fn check(path: &str, authorization: Option<&str>) -> Result<(), String> {
+    fn check(path: &str, authorization: Option<&str>) -> Result<Who, String> {
         let doorman = Doorman::new(Secret::new(vec![1; 32]));
         let headers = authorization.map(|value| (AUTHORIZATION, value.parse().unwrap()));
         let checked = doorman.check(path, &HeaderMap::from_iter(headers));
@@ -65,7 +78,10 @@ mod tests {
         for issuer in ["gitlab.example.com", ""] {
             let token = jwt::sign(&secret, issuer, AUDIENCE).unwrap();
             for scheme in ["Bearer", "bearer"] {
-                assert_eq!(check(CALL, Some(&format!("{scheme} {token}"))), Ok(()));
+                assert_eq!(
+                    check(CALL, Some(&format!("{scheme} {token}"))),
+                    Ok(Who::GitLab)
+                );
             }
         }
     }
@@ -94,7 +110,10 @@ mod tests {
 
     #[test]
     fn only_health_needs_no_token() {
-        assert_eq!(check("/grpc.health.v1.Health/Check", None), Ok(()));
+        assert_eq!(
+            check("/grpc.health.v1.Health/Check", None),
+            Ok(Who::Anybody)
+        );
         assert!(check("/grpc.health.v1.Healthy/Check", None).is_err());
         assert!(
             check(

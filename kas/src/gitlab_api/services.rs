@@ -23,7 +23,7 @@ use tonic_reflection::server::Builder;
 use tower::Service;
 
 use super::{
-    agent_tracker::Connected, configuration_project::ConfigurationProject,
+    agent_tracker::Connected, configuration_project::ConfigurationProject, limits::QUESTION_BYTES,
     notifications::Publisher, server_info::Version,
 };
 use crate::{gitaly::Gitaly, notifications::Notifications, tracker::Tracker};
@@ -93,7 +93,9 @@ impl Services {
         let why = "the descriptors are part of the program, and tested";
         let old = all.reflection().build_v1alpha().expect(why);
         let new = all.reflection().build_v1().expect(why);
-        let all = all.with(old).with(new);
+        let all = all
+            .with(old.max_decoding_message_size(QUESTION_BYTES))
+            .with(new.max_decoding_message_size(QUESTION_BYTES));
         Served {
             routes: all.routes.routes().prepare(),
             names: all.names,

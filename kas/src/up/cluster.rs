@@ -198,6 +198,7 @@ fn settings() -> agent_api::Settings {
         connections_per_token_per_minute: 40_000,
         leaving: agent_api::Leaving::default(),
         external_url: String::new(),
+        directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
         events: None,
         flux: None,
     }

@@ -8,5 +8,6 @@ mod leaving;
 mod proxy;
 mod requests;
 mod streams;
+mod unused;
 mod upgrades;
 mod watches;

@@ -107,6 +107,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
                 connections_per_token_per_minute: 40_000,
                 leaving: Leaving::default(),
                 external_url: String::new(),
+                directions: String::new(),
                 events: None,
                 flux: None,
             },

@@ -192,6 +192,7 @@ impl Site {
             connections_per_token_per_minute: 1000,
             leaving: Leaving::default(),
             external_url: String::new(),
+            directions: String::new(),
             events: None,
             flux: None,
         };

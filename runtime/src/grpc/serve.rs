@@ -49,7 +49,8 @@ where
         Err(status) => return refuse(respond, &status),
     };
     head.headers.remove(unary::ENCODING);
-    let framed = unary::framed(&message);
+    // Whether there must be one, the service says, which may not know the method.
+    let framed = message.as_deref().map(unary::framed).unwrap_or_default();
     let body = Body::new(Full::new(framed));
     call(service, Request::from_parts(head, body), respond).await
 }

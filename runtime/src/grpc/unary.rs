@@ -32,16 +32,22 @@ pub async fn receive<M: prost::Message + Default>(
         .map_err(|error| out_of_bounds(&error))
 }
 
-/// The message of a call, checked and still encoded.
+/// The message of a call, checked and still encoded; none if the call ended without one.
 pub(super) async fn read(
     headers: &HeaderMap,
     stream: &mut h2::RecvStream,
     bounds: &Bounds,
-) -> Result<Bytes, Status> {
-    let message = in_time(first(headers, stream, bounds)).await?;
-    bounds
-        .check(&message)
-        .map_err(|error| out_of_bounds(&error))?;
+) -> Result<Option<Bytes>, Status> {
+    let read = async {
+        let mut deframer = deframer(headers, bounds.bytes)?;
+        let message = message(stream, &mut deframer).await;
+        message.map_err(|error| refusal(&error))
+    };
+    let message = in_time(read).await?;
+    if let Some(message) = &message {
+        let checked = bounds.check(message);
+        checked.map_err(|error| out_of_bounds(&error))?;
+    }
     Ok(message)
 }
 
@@ -84,11 +90,17 @@ pub async fn first_message(
         Ok(None) => Err(Status::invalid_argument(
             "the stream ended before its first message",
         )),
-        Err(ReceiveError::Stream(error)) => Err(status_from(&error)),
-        Err(ReceiveError::Frame(error @ FrameError::TooLong { .. })) => {
-            Err(Status::resource_exhausted(error.to_string()))
+        Err(error) => Err(refusal(&error)),
+    }
+}
+
+fn refusal(error: &ReceiveError) -> Status {
+    match error {
+        ReceiveError::Stream(error) => status_from(error),
+        ReceiveError::Frame(error @ FrameError::TooLong { .. }) => {
+            Status::resource_exhausted(error.to_string())
         }
-        Err(ReceiveError::Frame(error)) => Err(Status::invalid_argument(error.to_string())),
+        ReceiveError::Frame(error) => Status::invalid_argument(error.to_string()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! replica notices nothing, and what the attack took is given back.
 //!
 //! A file is a kind of attack. [`wire`] makes calls that no client library would make, [`memory`] looks
-//! at what the process holds.
+//! at what the process holds, [`metrics`] at what it counts.
 
 mod bytes;
 mod connections;
@@ -11,6 +11,7 @@ mod graph;
 mod heads;
 mod http1;
 mod memory;
+mod metrics;
 mod old_agent;
 mod origins;
 mod peers;

@@ -5,34 +5,20 @@ use std::{sync::atomic::Ordering, time::Duration};
 use anyhow::{Context, Result, ensure};
 use tests::{
     gitlab_rig::{GitLabRig, Times},
-    http,
-    kas::Kas,
     rig::{Rig, RigAgent},
     wait::until,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::wire::{Call, Wire};
+use crate::{
+    metrics::becomes,
+    wire::{Call, Wire},
+};
 
 /// A busy machine takes longer than a second.
 const SOON: Duration = Duration::from_secs(30);
 /// What a connection carries at once, at most.
 const STREAMS: usize = 900;
-
-/// A metric of kas, by its line up to the number.
-async fn metric(kas: &Kas, name: &str) -> Option<u64> {
-    let url = format!("http://127.0.0.1:{}/metrics", kas.observability);
-    let answer = http::get(&url, "").await.ok()?;
-    let text = String::from_utf8_lossy(answer.body()).into_owned();
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    value.trim().parse().ok()
-}
-
-async fn becomes(kas: &Kas, name: &str, wanted: u64) -> Result<()> {
-    let there = async || (metric(kas, name).await? == wanted).then_some(());
-    let there = until(&format!("{name}to be {wanted}"), SOON, there).await;
-    there.with_context(|| kas.process.tail())
-}
 
 /// Another user, who may use every agent.
 async fn greedy(rig: &Rig) -> Result<String> {

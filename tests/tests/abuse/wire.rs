@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request, Response};
 use tokio::{net::TcpSocket, task::JoinHandle};
+use tonic::Status;
 
 /// A connection; dropping it closes it.
 #[derive(Debug)]
@@ -57,11 +59,30 @@ impl Wire {
     /// # Errors
     /// When the connection has ended.
     pub(crate) async fn call(&self, method: &str, token: &str) -> Result<Call> {
-        let request = Request::post(format!("http://kas{method}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header("authorization", format!("Bearer {token}"));
-        self.request(request.body(())?).await
+        self.request(grpc(method, token).body(())?).await
+    }
+
+    /// A gRPC call of one message, to its end.
+    ///
+    /// # Errors
+    /// When the stream or the connection broke.
+    pub(crate) async fn ask(&self, method: &str, token: &str, message: &[u8]) -> Result<Status> {
+        let mut call = self.call(method, token).await?;
+        // What was refused already needs no message.
+        let _ = call.send.send_data(framed(false, message), true);
+        call.status().await
+    }
+
+    /// The same with a message that is compressed already.
+    ///
+    /// # Errors
+    /// When the stream or the connection broke.
+    pub(crate) async fn ask_gzip(&self, method: &str, token: &str, gzip: &[u8]) -> Result<Status> {
+        let request = grpc(method, token).header("grpc-encoding", "gzip");
+        let mut call = self.request(request.body(())?).await?;
+        // What was refused already needs no message.
+        let _ = call.send.send_data(framed(true, gzip), true);
+        call.status().await
     }
 
     /// Begins any request whose body follows.
@@ -99,13 +120,18 @@ impl Drop for Wire {
 }
 
 impl Call {
+    /// Whether the server has not begun to answer, and nothing broke.
+    pub(crate) fn is_unanswered(&mut self) -> bool {
+        (&mut self.response).now_or_never().is_none()
+    }
+
     /// The gRPC status that the call ended with.
     ///
     /// # Errors
     /// When the stream or the connection broke.
-    pub(crate) async fn status(self) -> Result<tonic::Status> {
+    pub(crate) async fn status(self) -> Result<Status> {
         let (head, mut body): (_, RecvStream) = Response::into_parts(self.response.await?);
-        if let Some(status) = tonic::Status::from_header_map(&head.headers) {
+        if let Some(status) = Status::from_header_map(&head.headers) {
             return Ok(status);
         }
         while let Some(data) = body.data().await {
@@ -113,8 +139,15 @@ impl Call {
             body.flow_control().release_capacity(length)?;
         }
         let trailers: HeaderMap = body.trailers().await?.context("no trailers")?;
-        tonic::Status::from_header_map(&trailers).context("no gRPC status")
+        Status::from_header_map(&trailers).context("no gRPC status")
     }
+}
+
+fn grpc(method: &str, token: &str) -> http::request::Builder {
+    Request::post(format!("http://kas{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {token}"))
 }
 
 /// A gRPC message, as it is framed.

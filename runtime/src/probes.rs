@@ -1,0 +1,171 @@
+//! A port for probes and metrics, which answers whatever else happens to the process.
+//!
+//! Its connections take file descriptors that others leave free, are for one request, and have little time. When
+//! all places are taken, the oldest connection gives its place to the new one: whoever only connects keeps no
+//! probe out.
+
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    io::ByteStream,
+    listen::{Listener, PlainAcceptor},
+};
+
+/// Connections at once: half of the file descriptors that are kept back.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a connection may last, with its handshakes, its request and its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a request's head may take, in bytes.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Requests of one connection of HTTP/2 at a time.
+const MAX_STREAMS: u32 = 4;
+
+/// What a probe is told.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Answers requests by their path until `stop`.
+pub async fn serve<A>(
+    listener: Listener,
+    acceptor: PlainAcceptor,
+    answer: A,
+    stop: CancellationToken,
+) where
+    A: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::<AbortHandle>::new();
+    loop {
+        tokio::select! {
+            (socket, remote_addr) = listener.accept_reserved() => {
+                oldest_first.retain(|it| !it.is_finished());
+                if oldest_first.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = oldest_first.pop_front()
+                {
+                    oldest.abort();
+                }
+                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                let served = async move {
+                    match acceptor.accept(socket, remote_addr).await {
+                        Ok(accepted) => talk(accepted.io, answer).await,
+                        Err(error) => error.report("observability", &remote_addr),
+                    }
+                };
+                let limited = tokio::time::timeout(CONNECTION_TIMEOUT, served);
+                oldest_first.push_back(connections.spawn(limited));
+            }
+            Some(_) = connections.join_next() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// An answer in plain text.
+#[must_use]
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut answer = Response::new(Full::new(text.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, PLAIN);
+    answer
+}
+
+async fn talk<A>(io: ByteStream, answer: A)
+where
+    A: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(request.uri().path());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD_BYTES as u32);
+    if let Err(error) = builder.serve_connection(TokioIo::new(io), service).await {
+        tracing::debug!(error = %error, "a probe's connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        task::JoinHandle,
+    };
+
+    use super::*;
+    use crate::listen::bind;
+
+    const REQUEST: &[u8] = b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    async fn start() -> (std::net::SocketAddr, JoinHandle<()>) {
+        let listener = bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr();
+        let answer = |path: &str| text(StatusCode::OK, path.to_owned());
+        let stop = CancellationToken::new();
+        let served = serve(listener, PlainAcceptor::new(None), answer, stop);
+        (address, tokio::spawn(served))
+    }
+
+    async fn ask(address: std::net::SocketAddr) -> String {
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        probe.write_all(REQUEST).await.unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_for_one_request() {
+        let (address, _serving) = start().await;
+
+        let answer = ask(address).await;
+
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with("/liveness"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn whoever_only_connects_gives_way_to_a_probe() {
+        let (address, _serving) = start().await;
+        let mut idle = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+
+        let answer = ask(address).await;
+
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let mut first = idle.swap_remove(0);
+        // Closed in order or reset, but closed.
+        assert!(matches!(first.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_too_little_is_closed() {
+        let (address, _serving) = start().await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(&REQUEST[..10]).await.unwrap();
+
+        assert!(matches!(slow.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+}

@@ -1,0 +1,28 @@
+//! What kas counts.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tests::{http, kas::Kas, wait::until};
+
+/// A busy machine takes longer than a second.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A metric of kas, by its line up to the number.
+pub(crate) async fn metric(kas: &Kas, name: &str) -> Option<u64> {
+    let url = format!("http://127.0.0.1:{}/metrics", kas.observability);
+    let answer = http::get(&url, "").await.ok()?;
+    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
+}
+
+/// Waits until a metric has this value.
+///
+/// # Errors
+/// When it does not come to it.
+pub(crate) async fn becomes(kas: &Kas, name: &str, wanted: u64) -> Result<()> {
+    let there = async || (metric(kas, name).await? == wanted).then_some(());
+    let there = until(&format!("{name}to be {wanted}"), SOON, there).await;
+    there.with_context(|| kas.process.tail())
+}
