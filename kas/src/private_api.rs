@@ -7,7 +7,7 @@ mod tokens;
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
-use router::{Registry, ReplicaId, owner};
+use router::{Owner, Registry, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
@@ -17,7 +17,7 @@ use runtime::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use doorman::Doorman;
+use doorman::{Doorman, Visitor};
 pub use self_test::{SelfTestError, self_test};
 pub use tokens::Tokens;
 
@@ -38,10 +38,10 @@ pub struct PrivateApi {
 }
 
 impl PrivateApi {
-    /// Serves tunnels of replica `id` to peers that show such `tokens`.
+    /// Serves tunnels of the replica `me` to peers that show such `tokens`, made for it.
     #[must_use]
-    pub fn new(id: ReplicaId, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
-        let doorman = Doorman::new(id, tokens);
+    pub fn new(me: Owner, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
+        let doorman = Doorman::new(me, tokens);
         Arc::new(Self { registry, doorman })
     }
 
@@ -72,6 +72,7 @@ impl PrivateApi {
             return;
         };
         let calls = TaskTracker::new();
+        let visitor = Arc::new(self.doorman.visitor());
         let mut silence = pin!(silence(pings, heard, PATIENCE, || !calls.is_empty()));
         let known = CancellationToken::new();
         let mut unknown = pin!(tokio::time::timeout(UNKNOWN_TIMEOUT, known.cancelled()));
@@ -80,7 +81,8 @@ impl PrivateApi {
             tokio::select! {
                 accepted = http2.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        calls.spawn(self.clone().call(request, respond, known.clone(), drain.clone()));
+                        let (known, visitor) = (known.clone(), visitor.clone());
+                        calls.spawn(self.clone().call(request, respond, known, visitor, drain.clone()));
                     }
                     Some(Err(error)) => {
                         return tracing::debug!(%peer, status = %status_from(&error), "a peer's connection broke");
@@ -110,6 +112,7 @@ impl PrivateApi {
         request: Request<h2::RecvStream>,
         respond: SendResponse,
         known: CancellationToken,
+        visitor: Arc<Visitor>,
         leaving: Drain,
     ) {
         let directions = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
@@ -117,7 +120,7 @@ impl PrivateApi {
         let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
             return;
         };
-        if let Some(respond) = self.doorman.admit(&request, respond) {
+        if let Some(respond) = self.doorman.admit(&visitor, &request, respond) {
             known.cancel();
             owner::serve(&self.registry, request, respond, &leaving).await;
         }

@@ -169,7 +169,7 @@ impl Replica {
         let table = setup.table;
         let registry = Registry::new(table.clone());
         let mut replica = Self {
-            id: setup.me.replica,
+            id: setup.me.replica.clone(),
             table: table.clone(),
             agent_api: None,
             ready: Arc::new(AtomicBool::new(true)),
@@ -185,7 +185,7 @@ impl Replica {
         if let Some(work) = setup.events {
             replica.background.spawn(work.run(replica.stop.clone()));
         }
-        let peers = replica.serve_peers(setup.peers);
+        let peers = replica.serve_peers(setup.me, setup.peers);
         let router = Arc::new(Router::new(registry, table, peers));
         replica.serve_agents(
             setup.agents,
@@ -358,13 +358,13 @@ impl Replica {
         self.users.spawn(vital("users' port", serving));
     }
 
-    fn serve_peers(&self, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
+    fn serve_peers(&self, me: Owner, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
         let Some(port) = port else {
             let nobody = private_api::dial(ConnectOptions::default());
             return Peers::new(nobody, Arc::new(()), self.stop.clone());
         };
         let PeerSettings { tokens, dial } = port.settings;
-        let api = PrivateApi::new(self.id.clone(), self.registry.clone(), tokens.clone());
+        let api = PrivateApi::new(me, self.registry.clone(), tokens.clone());
         let serving = api.serve(port.listener, port.acceptor, self.peers.clone());
         self.peers.spawn(vital("other replicas' port", serving));
         Peers::new(private_api::dial(dial), tokens, self.stop.clone())

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -21,7 +21,7 @@ use kas::{
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use router::{
     AgentId, Need, Opening, Owner, Registry, ReplicaId,
-    peers::{Answer, Credentials as _, Peers},
+    peers::{Answer, Credentials, Greeting, Peers},
     store::memory::MemoryStore,
     table::{Vouch as _, Word},
 };
@@ -74,7 +74,7 @@ async fn plain() -> (Port<PlainAcceptor, PeerSettings>, SocketAddr) {
 /// A replica that serves already.
 fn serve(me: &Owner, port: Port<PlainAcceptor, PeerSettings>) -> Drain {
     let registry = Registry::new(Arc::new(MemoryStore::default().table(me.clone())));
-    let api = PrivateApi::new(me.replica.clone(), registry, port.settings.tokens);
+    let api = PrivateApi::new(me.clone(), registry, port.settings.tokens);
     let drain = Drain::new();
     drain.spawn(api.serve(port.listener, port.acceptor, drain.clone()));
     drain
@@ -268,6 +268,74 @@ async fn only_who_has_the_secret_is_answered() {
 
     assert_eq!(ask(&right, &url).await.unwrap(), Answer::None);
     let refused = ask(&wrong, &url).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(refused.message().contains("does not prove"), "{refused}");
+    // Who makes no difference between replicas is no better off than who has no secret.
+    let everywhere = pool(ConnectOptions::default(), Tokens::unbound(secret(1)));
+    let refused = ask(&everywhere, &url).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_token_is_of_no_use_on_another_connection_or_at_another_replica() {
+    let (here, there) = (plain().await, plain().await);
+    let [here, there] = [("here", here), ("there", there)].map(|(name, (port, address))| {
+        let url = format!("grpc://{address}");
+        let drain = serve(&owner(name, &url), port);
+        (url, drain)
+    });
+    let caught = Arc::new(Caught {
+        tokens: tokens(1),
+        shown: Mutex::default(),
+    });
+    let caller = |caught: &Arc<Caught>| {
+        let dial = dial(ConnectOptions::default());
+        Peers::new(dial, caught.clone(), CancellationToken::new())
+    };
+
+    // The first token that is shown is shown again to all others.
+    let first = caller(&caught);
+    assert_eq!(ask(&first, &here.0).await.unwrap(), Answer::None);
+    assert_eq!(ask(&first, &here.0).await.unwrap(), Answer::None);
+    for (pool, url) in [(&first, &there.0), (&caller(&caught), &here.0)] {
+        let refused = ask(pool, url).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{url}");
+    }
+}
+
+/// Shows everybody what it has once shown.
+struct Caught {
+    tokens: Arc<Tokens>,
+    shown: Mutex<Option<http::HeaderMap>>,
+}
+
+impl Credentials for Caught {
+    fn greet(&self, url: &str) -> Option<Box<dyn Greeting>> {
+        self.tokens.greet(url)
+    }
+
+    fn prove(&self, url: &str, audience: &str) -> http::HeaderMap {
+        let mut shown = self.shown.lock().unwrap();
+        let first = || self.tokens.prove(url, audience);
+        shown.get_or_insert_with(first).clone()
+    }
+}
+
+#[tokio::test]
+async fn a_set_with_gitlabs_kas_takes_its_tokens() {
+    let (mut port, address) = plain().await;
+    port.settings.tokens = Tokens::unbound(secret(1));
+    let url = format!("grpc://{address}");
+    let me = owner("me", &url);
+    self_test(&me, &port, LONG).await.unwrap();
+    let _serving = serve(&me, port);
+
+    for tokens in [tokens(1), Tokens::unbound(secret(1))] {
+        let pool = pool(ConnectOptions::default(), tokens);
+        assert_eq!(ask(&pool, &url).await.unwrap(), Answer::None);
+    }
+    let stranger = pool(ConnectOptions::default(), Tokens::unbound(secret(2)));
+    let refused = ask(&stranger, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
 }
 
@@ -318,7 +386,7 @@ async fn nobody_without_the_secret_learns_or_sets_a_clock() {
     let stranger = pool(ConnectOptions::default(), Tokens::by(secret(2), late));
     let refused = ask(&stranger, &url).await.unwrap_err();
 
-    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
     assert!(refused.metadata().get("kas-hop-clock").is_none());
     let mut forged = http::HeaderMap::new();
     let word = runtime::jwt::sign(&secret(2), "gitlab-kas", "gitlab-kas-clock").unwrap();

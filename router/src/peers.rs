@@ -17,10 +17,17 @@ pub use pool::{Dial, Peers, Random};
 
 use crate::{call::Opening, id::AgentId, search::Need};
 
-/// How this replica proves to its peers who it is.
+/// How this replica proves to its peers who it is, and they to it.
 pub trait Credentials: Send + Sync {
-    /// Metadata for a question to the peer at `url`, made anew for each.
-    fn prove(&self, url: &str) -> HeaderMap;
+    /// What whoever answers on a new connection to `url` must prove before anything of a user goes
+    /// there. None where nobody proves anything.
+    fn greet(&self, _url: &str) -> Option<Box<dyn Greeting>> {
+        None
+    }
+
+    /// Metadata for a question to the peer at `url`, made anew for each. They are of use on connections of this
+    /// `audience` only, which the peer's answer to the greeting has named; empty without one.
+    fn prove(&self, url: &str, audience: &str) -> HeaderMap;
 
     /// A peer has refused them, with these metadata. Whether other ones can be
     /// made now, so that it makes sense to ask once more.
@@ -29,9 +36,19 @@ pub trait Credentials: Send + Sync {
     }
 }
 
+/// The question by which a peer is found to be one.
+pub trait Greeting: Send + Sync {
+    /// The question, which tells whoever answers nothing.
+    fn question(&self) -> Request<()>;
+
+    /// For whom credentials on this connection are, if the metadata of the answer prove that a replica
+    /// has answered that is published at the URL.
+    fn audience(&self, answer: &HeaderMap) -> Option<String>;
+}
+
 /// For peers that need no proof.
 impl Credentials for () {
-    fn prove(&self, _: &str) -> HeaderMap {
+    fn prove(&self, _: &str, _: &str) -> HeaderMap {
         HeaderMap::new()
     }
 }
@@ -74,7 +91,10 @@ impl Peers {
         need: &Need,
         opening: &Opening,
     ) -> Result<Asked, Status> {
-        let question = || hop::request(agent, need, opening, self.credentials.prove(url));
+        let question = |audience: &str| {
+            let credentials = self.credentials.prove(url, audience);
+            hop::request(agent, need, opening, credentials)
+        };
         self.ask_twice(url, &question, None).await
     }
 
@@ -92,8 +112,9 @@ impl Peers {
         need: &Need,
         opening: &Opening,
     ) -> Result<Asked, Status> {
-        let question = || {
-            let mut question = hop::request(agent, need, opening, self.credentials.prove(url));
+        let question = |audience: &str| {
+            let credentials = self.credentials.prove(url, audience);
+            let mut question = hop::request(agent, need, opening, credentials);
             hop::say_that_it_begins(&mut question);
             question
         };
@@ -103,11 +124,11 @@ impl Peers {
     async fn ask_twice(
         &self,
         url: &str,
-        question: &(dyn Fn() -> Request<()> + Sync),
+        question: &(dyn Fn(&str) -> Request<()> + Sync),
         begin: Option<&Opening>,
     ) -> Result<Asked, Status> {
-        let asked = match self.ask_once(url, question(), begin).await {
-            Err(failed) if failed.again => self.ask_once(url, question(), begin).await,
+        let asked = match self.ask_once(url, question, begin).await {
+            Err(failed) if failed.again => self.ask_once(url, question, begin).await,
             asked => asked,
         };
         asked.map_err(|failed| failed.status)
@@ -117,11 +138,12 @@ impl Peers {
     async fn ask_once(
         &self,
         url: &str,
-        question: Request<()>,
+        question: &(dyn Fn(&str) -> Request<()> + Sync),
         begin: Option<&Opening>,
     ) -> Result<Asked, Failed> {
         let (mut connection, lease) = self.connection(url).await?;
-        let (response, mut send) = connection.send_request(question, false)?;
+        let question = question(&connection.audience);
+        let (response, mut send) = connection.send.send_request(question, false)?;
         if let Some(opening) = begin {
             asked::begin(&mut send, opening.clone())?;
         }

@@ -89,7 +89,11 @@ async fn port(
         listener,
         acceptor: PlainAcceptor::new(server),
         settings: PeerSettings {
-            tokens: Tokens::new(secret),
+            tokens: if peers.gitlab_tokens {
+                Tokens::unbound(secret)
+            } else {
+                Tokens::new(secret)
+            },
             dial,
         },
     })

@@ -338,6 +338,8 @@ pub(super) struct PrivateApiListen {
     pub(super) key_file: Option<PathBuf>,
     pub(super) ca_certificate_file: Option<PathBuf>,
     pub(super) client_ca_certificate_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) gitlab_tokens: bool,
     pub(super) max_connection_age: Option<PositiveSeconds>,
     pub(super) listen_grace_period: Option<PositiveSeconds>,
 }

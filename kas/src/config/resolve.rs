@@ -302,6 +302,7 @@ fn private_api(
     let listen = listen.value;
     Ok(PrivateApiListen {
         client_ca_certificate_file: client_ca,
+        gitlab_tokens: listen.gitlab_tokens,
         listen: ApiListen {
             address,
             authentication_secret_file: listen.authentication_secret_file.0.into(),

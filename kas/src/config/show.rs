@@ -234,6 +234,7 @@ fn private_api(private: &PrivateApiListen) -> Map<String, Value> {
     put(&mut all, "ca_certificate_file", ca.map(path));
     let client_ca = private.client_ca_certificate_file.as_deref();
     put(&mut all, "client_ca_certificate_file", client_ca.map(path));
+    all.insert("gitlab_tokens".into(), private.gitlab_tokens.into());
     all
 }
 

@@ -117,7 +117,7 @@ fn redis_is_one_server_or_sentinels() {
 fn the_private_api_is_read_whole() {
     let config = with(
         "private_api: {listen: {address: ':8155', authentication_secret_file: s, \
-         certificate_file: c, key_file: k, ca_certificate_file: ca, client_ca_certificate_file: cca}}",
+         certificate_file: c, key_file: k, ca_certificate_file: ca, client_ca_certificate_file: cca, gitlab_tokens: true}}",
     );
 
     let private = config.private_api.unwrap();
@@ -131,6 +131,7 @@ fn the_private_api_is_read_whole() {
         private.client_ca_certificate_file.as_deref(),
         Some(Path::new("cca"))
     );
+    assert!(private.gitlab_tokens);
 }
 
 #[test]

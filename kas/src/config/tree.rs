@@ -376,4 +376,7 @@ pub struct PrivateApiListen {
     /// Whoever calls must show a certificate that this CA has signed; replicas
     /// show the listener's.
     pub client_ca_certificate_file: Option<PathBuf>,
+    /// Replicas show each other tokens as GitLab's kas does, which are good at every replica, and need not
+    /// prove themselves before. For sets in which GitLab's kas is a replica too.
+    pub gitlab_tokens: bool,
 }

@@ -3,10 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Uri, Version};
 use router::{
     Owner,
-    peers::Credentials as _,
+    peers::Greeting as _,
     table::{TableFuture, Vouch, Word},
 };
 use runtime::{
@@ -16,7 +15,7 @@ use runtime::{
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Status};
 
-use super::doorman::{Doorman, REPLICA, SELF_TEST};
+use super::{doorman::Doorman, tokens::Question};
 use crate::replica::{PeerSettings, Port};
 
 /// How long one attempt may take.
@@ -38,16 +37,16 @@ pub enum SelfTestError {
         /// Who answers.
         replica: String,
     },
-    /// Whoever answers has another secret.
+    /// Whoever answers does not have the secret.
     #[error(
-        "what answers at {url} refused this replica's own credentials ({why}): either \
+        "what answers at {url} is not this replica ({why}): either \
          another replica is there, with another private_api.listen.authentication_secret_file, or \
          the URL is wrong, set OWN_PRIVATE_API_URL"
     )]
     Refused {
         /// The URL.
         url: String,
-        /// What it said.
+        /// What it did not prove.
         why: String,
     },
     /// It cannot be reached.
@@ -75,7 +74,7 @@ pub async fn self_test(
     port: &Port<PlainAcceptor, PeerSettings>,
     limit: Duration,
 ) -> Result<(), SelfTestError> {
-    let doorman = Doorman::new(me.replica.clone(), port.settings.tokens.clone());
+    let doorman = Doorman::new(me.clone(), port.settings.tokens.clone());
     tokio::select! {
         tested = attempts(me, port, limit) => tested,
         () = answer(&port.listener, &port.acceptor, Arc::new(doorman)) => {
@@ -117,8 +116,6 @@ struct Failed {
     /// Whether another attempt makes no sense.
     lasts: bool,
     refused: bool,
-    /// Whether another attempt would show other credentials.
-    corrected: bool,
     wrong_name: bool,
     /// Whether nobody listens.
     nobody: bool,
@@ -130,7 +127,6 @@ impl Failed {
             why,
             lasts: false,
             refused: false,
-            corrected: false,
             wrong_name: false,
             nobody: false,
         }
@@ -185,11 +181,7 @@ impl From<ConnectError> for Failed {
 impl Vouch for PeerSettings {
     fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
         Box::pin(async move {
-            let answered = match ask(&replica.url, self).await {
-                Err(failed) if failed.corrected => ask(&replica.url, self).await,
-                answered => answered,
-            };
-            match answered {
+            match ask(&replica.url, self).await {
                 Ok(name) if name == replica.replica.to_string() => Word::Lives,
                 Ok(_) => Word::Ended,
                 Err(failed) if failed.nobody => Word::Ended,
@@ -204,7 +196,8 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
     let stream = dial(url, &settings.dial).await?;
     let http2 = runtime::grpc::client_settings();
     let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
-    let (response, _) = send.send_request(question(url, settings), true)?;
+    let question = Question::new(&settings.tokens, url);
+    let (response, _) = send.send_request(question.question(), true)?;
     let response = tokio::select! {
         response = response => response?,
         ended = connection => {
@@ -213,17 +206,16 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
         }
     };
     let status = Status::from_header_map(response.headers());
-    match (status, response.headers().get(REPLICA)) {
-        (Some(status), Some(name)) if status.code() == Code::Ok => {
-            Ok(String::from_utf8_lossy(name.as_bytes()).into_owned())
-        }
-        (Some(status), _) if status.code() == Code::Unauthenticated => Err(Failed {
+    if let Some(greeted) = question.answered_by(response.headers()) {
+        return Ok(greeted.replica().to_owned());
+    }
+    match status {
+        Some(status) if matches!(status.code(), Code::Ok | Code::Unauthenticated) => Err(Failed {
             lasts: true,
             refused: true,
-            corrected: settings.tokens.refused(url, response.headers()),
-            ..Failed::new(status.message().to_owned())
+            ..Failed::new("it did not prove that it has this replica's secret".to_owned())
         }),
-        (status, _) => Err(Failed::new(format!(
+        status => Err(Failed::new(format!(
             "what answers is no replica of this kind (HTTP {}, {})",
             response.status(),
             status.map_or("no gRPC status".to_owned(), |status| status.to_string()),
@@ -237,19 +229,6 @@ async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteSt
         ..Failed::new(error.to_string())
     })?;
     Ok(connect(&target, options).await?.io)
-}
-
-fn question(url: &str, settings: &PeerSettings) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    *request.uri_mut() = Uri::from_static("http://kas/kas.PrivateApi/SelfTest");
-    *request.headers_mut() = settings.tokens.prove(url);
-    let headers = request.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("te", HeaderValue::from_static("trailers"));
-    headers.insert(SELF_TEST, HeaderValue::from_static("1"));
-    request
 }
 
 /// Answers whoever dials who it is, and nothing else yet.
@@ -274,8 +253,9 @@ async fn receive(stream: runtime::io::ByteStream, doorman: &Doorman) {
     let Ok(mut http2) = runtime::grpc::server_settings().handshake(stream).await else {
         return;
     };
+    let visitor = doorman.visitor();
     while let Some(Ok((request, respond))) = http2.accept().await {
-        if let Some(respond) = doorman.admit(&request, respond) {
+        if let Some(respond) = doorman.admit(&visitor, &request, respond) {
             // A peer that is gone needs no answer.
             let _ = runtime::grpc::refuse(respond, &Status::unavailable("kas is starting"));
         }

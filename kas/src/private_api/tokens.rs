@@ -1,6 +1,7 @@
 //! The tokens by which replicas prove to each other who they are, whatever their clocks say.
 //!
-//! A token lives for seconds by the clock of who reads it. A replica whose clock differs is refused, and
+//! A token is for one connection to one replica, which has proved to be one before: it is of no use elsewhere.
+//! It lives for seconds by the clock of who reads it. A replica whose clock differs is refused, and
 //! told the time with it, signed: it signs by the other's clock from then on. Nobody without the secret can make it sign for another time.
 
 use std::{
@@ -9,14 +10,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use router::peers::Credentials;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::AUTHORIZATION};
+use router::peers::{Credentials, Greeting};
 use runtime::jwt::{self, JwtError, Secret};
 use tokio::time::Instant;
 use tonic::Status;
 
-/// Issuer and audience of the tokens between replicas, as GitLab's kas has it.
+use super::doorman::{CONNECTION, PROOF, REPLICA, SELF_TEST};
+
+/// Issuer of the tokens between replicas, and their audience where they are good at every replica, as GitLab's
+/// kas has it.
 const NAME: &str = "gitlab-kas";
+/// What the secret for proofs is derived for.
+const PROOFS: &str = "kas private api proof";
 /// The audience of a word on the time: it opens no door.
 const CLOCK_AUDIENCE: &str = "gitlab-kas-clock";
 /// The metadata of a refusal that says what time it is there.
@@ -31,6 +37,9 @@ const MOST: usize = 64;
 /// Signs and checks with the secret that all replicas share.
 pub struct Tokens {
     secret: Secret,
+    proofs: Secret,
+    /// Whether they are made and taken as GitLab's kas does.
+    unbound: bool,
     clock: fn() -> SystemTime,
     state: Mutex<State>,
 }
@@ -39,9 +48,59 @@ pub struct Tokens {
 struct State {
     /// By how many seconds the clocks of peers are ahead of this one's, by URL, where they are not close.
     ahead: HashMap<String, i64>,
-    /// What was signed lately, by such a difference. A header that stays the same for a while costs one
-    /// byte on the wire.
-    signed: HashMap<i64, (Instant, HeaderMap)>,
+    /// What was signed lately, by its audience. A header that stays the same for a while costs one byte
+    /// on the wire.
+    signed: HashMap<String, Signed>,
+}
+
+struct Signed {
+    at: Instant,
+    /// For a clock that is so many seconds ahead.
+    ahead: i64,
+    headers: HeaderMap,
+}
+
+/// A replica, and a connection to it.
+#[derive(Debug, Clone)]
+pub(super) struct Greeted {
+    replica: String,
+    connection: String,
+}
+
+impl Greeted {
+    /// A new connection to the replica of this name.
+    pub(super) fn new(replica: &str) -> Self {
+        Self {
+            replica: replica.to_owned(),
+            connection: nonce(),
+        }
+    }
+
+    /// What the metadata of an answer say.
+    fn of(answer: &HeaderMap) -> Option<Self> {
+        let text = |name| Some(answer.get(name)?.to_str().ok()?.to_owned());
+        Some(Self {
+            replica: text(REPLICA)?,
+            connection: text(CONNECTION)?,
+        })
+    }
+
+    pub(super) fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    pub(super) fn connection(&self) -> &str {
+        &self.connection
+    }
+
+    /// For whom tokens on the connection are.
+    pub(super) fn audience(&self) -> String {
+        format!("{NAME} {} {}", self.replica, self.connection)
+    }
+}
+
+fn nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 impl std::fmt::Debug for Tokens {
@@ -60,11 +119,29 @@ impl Tokens {
     /// The same, signed by another clock than the machine's.
     #[must_use]
     pub fn by(secret: Secret, clock: fn() -> SystemTime) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(secret, false, clock))
+    }
+
+    /// Tokens as GitLab's kas makes and takes them: one is good at every replica, and no replica proves anything.
+    #[must_use]
+    pub fn unbound(secret: Secret) -> Arc<Self> {
+        Arc::new(Self::with(secret, true, SystemTime::now))
+    }
+
+    fn with(secret: Secret, unbound: bool, clock: fn() -> SystemTime) -> Self {
+        Self {
+            proofs: secret.derive(PROOFS),
             secret,
+            unbound,
             clock,
             state: Mutex::default(),
-        })
+        }
+    }
+
+    /// What only a replica can say that is published at `url`, to whoever asks with this nonce.
+    pub(super) fn proof(&self, nonce: &str, url: &str, greeted: &Greeted) -> String {
+        let (replica, connection) = (greeted.replica(), greeted.connection());
+        self.proofs.mac(&[nonce, url, replica, connection])
     }
 
     /// The secret that all replicas share.
@@ -72,16 +149,20 @@ impl Tokens {
         &self.secret
     }
 
-    /// Checks what a peer proves itself with.
+    /// Checks what a peer proves itself with on a connection of this audience.
     ///
     /// # Errors
     /// The refusal; it says what time it is here if only that is wrong.
-    pub(super) fn check(&self, credentials: &HeaderValue) -> Result<(), Status> {
+    pub(super) fn check(&self, credentials: &HeaderValue, audience: &str) -> Result<(), Status> {
         let token = credentials.to_str().ok();
         let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")) else {
             return Err(refusal());
         };
-        jwt::verify(&self.secret, token, NAME, Some(NAME)).map_err(|error| {
+        let verify = |audience| jwt::verify(&self.secret, token, audience, Some(NAME));
+        if self.unbound && verify(NAME).is_ok() {
+            return Ok(());
+        }
+        verify(audience).map_err(|error| {
             tracing::debug!(%error, "refused a peer");
             self.refuse(&error)
         })
@@ -98,10 +179,10 @@ impl Tokens {
         status
     }
 
-    fn sign(&self, ahead: i64) -> HeaderMap {
+    fn sign(&self, audience: &str, ahead: i64) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let now = self.now().saturating_add_signed(ahead);
-        if let Ok(token) = jwt::sign_at(&self.secret, NAME, NAME, now)
+        if let Ok(token) = jwt::sign_at(&self.secret, NAME, audience, now)
             && let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
         {
             headers.insert(AUTHORIZATION, value);
@@ -121,19 +202,31 @@ impl Tokens {
 }
 
 impl Credentials for Tokens {
-    fn prove(&self, url: &str) -> HeaderMap {
+    fn greet(&self, url: &str) -> Option<Box<dyn Greeting>> {
+        if self.unbound {
+            return None;
+        }
+        Some(Box::new(Question::new(self, url)))
+    }
+
+    fn prove(&self, url: &str, audience: &str) -> HeaderMap {
+        let audience = if audience.is_empty() { NAME } else { audience };
         let mut state = self.state();
         let ahead = state.ahead.get(url).copied().unwrap_or_default();
-        if let Some((signed_at, headers)) = state.signed.get(&ahead)
-            && signed_at.elapsed() < REUSE
+        if let Some(signed) = state.signed.get(audience)
+            && signed.ahead == ahead
+            && signed.at.elapsed() < REUSE
         {
-            return headers.clone();
+            return signed.headers.clone();
         }
-        let headers = self.sign(ahead);
-        state.signed.retain(|_, (at, _)| at.elapsed() < REUSE);
-        state
-            .signed
-            .insert(ahead, (Instant::now(), headers.clone()));
+        let headers = self.sign(audience, ahead);
+        state.signed.retain(|_, signed| signed.at.elapsed() < REUSE);
+        let signed = Signed {
+            at: Instant::now(),
+            ahead,
+            headers: headers.clone(),
+        };
+        state.signed.insert(audience.to_owned(), signed);
         headers
     }
 
@@ -179,6 +272,56 @@ fn tell(url: &str, ahead: i64) {
         "the clock of another replica is so many seconds ahead of this one's: they go on talking to each other, but \
          one of the clocks is wrong, and certificates and tokens are judged by it; set it (NTP)"
     );
+}
+
+/// The question who answers at a URL, which tells whoever answers nothing.
+pub(super) struct Question {
+    proofs: Secret,
+    nonce: String,
+    url: String,
+}
+
+impl Question {
+    pub(super) fn new(tokens: &Tokens, url: &str) -> Self {
+        Self {
+            proofs: tokens.proofs.clone(),
+            nonce: nonce(),
+            url: url.to_owned(),
+        }
+    }
+
+    /// Which replica has answered, and proved to be one that is published there.
+    pub(super) fn answered_by(&self, answer: &HeaderMap) -> Option<Greeted> {
+        let greeted = Greeted::of(answer)?;
+        let proof = answer.get(PROOF)?.to_str().ok()?;
+        let said = [
+            &self.nonce,
+            &self.url,
+            greeted.replica(),
+            greeted.connection(),
+        ];
+        self.proofs.is_mac(&said, proof).then_some(greeted)
+    }
+}
+
+impl Greeting for Question {
+    fn question(&self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::from_static("http://kas/kas.PrivateApi/SelfTest");
+        let headers = request.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        if let Ok(nonce) = HeaderValue::from_str(&self.nonce) {
+            headers.insert(SELF_TEST, nonce);
+        }
+        request
+    }
+
+    fn audience(&self, answer: &HeaderMap) -> Option<String> {
+        Some(self.answered_by(answer)?.audience())
+    }
 }
 
 fn refusal() -> Status {

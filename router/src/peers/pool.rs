@@ -33,6 +33,14 @@ pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 /// Is told the URL of a peer whose connection broke without a word.
 pub(crate) type Lost = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What a call makes requests with.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) send: SendRequest,
+    /// For whom credentials on this connection are.
+    pub(super) audience: Arc<str>,
+}
+
 /// Connections to peers.
 pub struct Peers {
     dial: Dial,
@@ -83,7 +91,7 @@ impl Peers {
     ///
     /// # Errors
     /// A status that names the URL and says why the peer cannot be reached.
-    pub(super) async fn connection(&self, url: &str) -> Result<(SendRequest, Lease), Status> {
+    pub(super) async fn connection(&self, url: &str) -> Result<(Handle, Lease), Status> {
         let peer = self.peer(url);
         let mut changes = peer.changes.subscribe();
         loop {
@@ -117,15 +125,16 @@ impl Peers {
     /// Dials for all who wait, even if none of them goes on waiting.
     fn dial(&self, peer: Arc<Peer>) {
         let (dial, stop, lost) = (self.dial.clone(), self.stop.clone(), self.lost.clone());
+        let credentials = self.credentials.clone();
         self.tasks.spawn(async move {
             let opened = tokio::select! {
                 biased;
-                opened = link::open(&dial, &peer.url) => opened,
+                opened = link::open(&dial, &*credentials, &peer.url) => opened,
                 () = stop.cancelled() => Err("this replica is leaving".to_owned()),
             };
             match opened {
                 Ok(link) => {
-                    let id = peer.dialled(link.send.clone());
+                    let id = peer.dialled(link.handle.clone());
                     if link.drive(&peer, id, &stop).await == End::Broke {
                         lost(&peer.url);
                     }
@@ -151,7 +160,7 @@ struct Peer {
     url: String,
     random: Random,
     born: Instant,
-    state: Mutex<State<SendRequest>>,
+    state: Mutex<State<Handle>>,
     /// Changes when dialling is over.
     changes: watch::Sender<()>,
 }
@@ -175,7 +184,7 @@ impl Peer {
         }
     }
 
-    fn take(&self) -> Take<SendRequest> {
+    fn take(&self) -> Take<Handle> {
         self.state().take(self.now())
     }
 
@@ -187,8 +196,8 @@ impl Peer {
         self.state().is_forgettable(self.now())
     }
 
-    fn dialled(&self, send: SendRequest) -> LinkId {
-        let id = self.state().dialled(send, self.now());
+    fn dialled(&self, handle: Handle) -> LinkId {
+        let id = self.state().dialled(handle, self.now());
         self.changes.send_replace(());
         id
     }
@@ -218,7 +227,7 @@ impl Peer {
         self.born.elapsed()
     }
 
-    fn state(&self) -> MutexGuard<'_, State<SendRequest>> {
+    fn state(&self) -> MutexGuard<'_, State<Handle>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,7 @@ mod doors;
 mod graph;
 mod heads;
 mod http1;
+mod impostor;
 mod memory;
 mod metrics;
 mod old_agent;

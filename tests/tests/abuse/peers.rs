@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    impostor::Impostor,
     old_agent::OldAgent,
     site::{SOON, Site},
 };
@@ -159,6 +160,34 @@ async fn what_no_replica_wrote_into_the_store_leads_nobody_anywhere() -> Result<
 
     crowd.end().await.with_context(|| site.tails())?;
     trap.caught_nobody()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_a_dead_replicas_address_is_told_nothing() -> Result<()> {
+    if skipped("whoever_takes_a_dead_replicas_address", NEEDS) {
+        return Ok(());
+    }
+    let site = Site::start(3).await?;
+    let [stays, asks, dies] = [0, 1, 2].map(|number| &site.replicas.members[number]);
+    let bystander = site.agent("bystander", stays.agents).await?;
+    let stranded = site.agent("stranded", dies.agents).await?;
+    let crowd = site.crowd_at(&[0, 1], &site.bearer(&bystander.id));
+    crowd.goes_on(20).await?;
+
+    // Its lease and its entry are signed, and there for a while.
+    dies.process.signal("KILL").await?;
+    let bound = async || Impostor::start(dies.peers, stays.peers).await.ok();
+    let impostor = until("the port of the dead", SOON, bound).await?;
+    let url = format!("http://127.0.0.1:{}/k8s-proxy/version", asks.users);
+    let bearer = site.bearer(&stranded.id);
+    let asking = tokio::spawn(async move { client::get(&url, &bearer).await });
+
+    impostor.learns_nothing(3).await?;
+    crowd.goes_on(200).await?;
+    impostor.learns_nothing(3).await?;
+    asking.abort();
+    crowd.end().await.with_context(|| site.tails())?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

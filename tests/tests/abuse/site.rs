@@ -142,7 +142,14 @@ impl Site {
 
     /// Begins to ask for an agent through every replica, without a pause.
     pub(crate) fn crowd(&self, bearer: &str) -> Crowd {
-        let ports = self.replicas.members.iter().map(|member| member.users);
+        let all: Vec<_> = (0..self.replicas.members.len()).collect();
+        self.crowd_at(&all, bearer)
+    }
+
+    /// The same through these only.
+    pub(crate) fn crowd_at(&self, replicas: &[usize], bearer: &str) -> Crowd {
+        let members = &self.replicas.members;
+        let ports = replicas.iter().map(|replica| members[*replica].users);
         Crowd::start(ports.collect(), bearer)
     }
 

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,9 +15,13 @@ use runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Dial, Peer, state::LinkId};
+use super::{Dial, Handle, Peer, state::LinkId};
+use crate::peers::Credentials;
 
-/// How long dialling a peer may take, until it has answered a ping.
+/// What is said of whoever answers at a peer's URL and is none.
+const NO_PEER: &str = "what answers there does not prove that it is the replica of this URL: it has another \
+     private_api.listen.authentication_secret_file, is of another version, or is none";
+/// How long dialling a peer may take, until it has answered a ping and proved who it is.
 const DIAL: Duration = Duration::from_secs(3);
 /// A peer that is frozen or cut off is found out within three seconds of its
 /// last sign of life, when somebody waits for it.
@@ -39,21 +44,25 @@ pub(super) enum End {
     Broke,
 }
 
-/// A connection that has carried a ping there and back.
+/// A connection that has carried a ping there and back, to a replica that has proved to be one.
 pub(super) struct Link {
-    pub(super) send: SendRequest,
+    pub(super) handle: Handle,
     connection: Connection,
     pings: h2::PingPong,
     heard: Heard,
 }
 
 /// Dials; the reason is for the one who looks at the peer.
-pub(super) async fn open(dial: &Dial, url: &str) -> Result<Link, String> {
-    let opened = tokio::time::timeout(DIAL, handshake(dial, url)).await;
+pub(super) async fn open(
+    dial: &Dial,
+    credentials: &dyn Credentials,
+    url: &str,
+) -> Result<Link, String> {
+    let opened = tokio::time::timeout(DIAL, handshake(dial, credentials, url)).await;
     opened.unwrap_or_else(|_| Err(format!("it did not answer within {DIAL:?}")))
 }
 
-async fn handshake(dial: &Dial, url: &str) -> Result<Link, String> {
+async fn handshake(dial: &Dial, credentials: &dyn Credentials, url: &str) -> Result<Link, String> {
     let text = |error: h2::Error| error.to_string();
     let mut stream = dial(url.to_owned())
         .await
@@ -76,12 +85,37 @@ async fn handshake(dial: &Dial, url: &str) -> Result<Link, String> {
             return Err("it closed the connection at once".to_owned());
         }
     }
+    let audience = tokio::select! {
+        biased;
+        greeted = greet(&send, credentials, url) => greeted?,
+        ended = &mut connection => {
+            ended.map_err(text)?;
+            return Err("it closed the connection at once".to_owned());
+        }
+    };
     Ok(Link {
-        send,
+        handle: Handle { send, audience },
         connection,
         pings,
         heard,
     })
+}
+
+/// For whom credentials are on the connection, once whoever answers has proved to be a replica.
+async fn greet(
+    send: &SendRequest,
+    credentials: &dyn Credentials,
+    url: &str,
+) -> Result<Arc<str>, String> {
+    let Some(greeting) = credentials.greet(url) else {
+        return Ok("".into());
+    };
+    let text = |error: h2::Error| error.to_string();
+    let mut send = send.clone().ready().await.map_err(text)?;
+    let (answer, _) = send.send_request(greeting.question(), true).map_err(text)?;
+    let answer = answer.await.map_err(text)?;
+    let audience = greeting.audience(answer.headers());
+    audience.map(Arc::from).ok_or_else(|| NO_PEER.to_owned())
 }
 
 impl Link {
@@ -90,7 +124,7 @@ impl Link {
     pub(super) async fn drive(self, peer: &Peer, id: LinkId, stop: &CancellationToken) -> End {
         let mut driver = Driver {
             connection: self.connection,
-            probe: Some(self.send),
+            probe: Some(self.handle.send),
             peer,
             id,
         };
