@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::gauge::ConstGauge,
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry as Metrics,
 };
 use router::{Registry, SharedTable};
@@ -39,7 +39,11 @@ impl Collector for Tunnels {
                 agents,
             ),
         ];
-        encode(&mut encoder, gauges)
+        encode(&mut encoder, gauges)?;
+        let cut = ConstCounter::new(registry.readers().cut());
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let help = "Answers of agents cut because their clients did not read them while others needed the window of the agent's connection";
+        cut.encode(encoder.encode_descriptor("unread_answers_cut", help, None, kind)?)
     }
 }
 

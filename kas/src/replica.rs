@@ -203,6 +203,10 @@ impl Replica {
             );
         }
         crate::numbers::register(&mut numbers, &replica.registry);
+        let (readers, stop) = (replica.registry.readers().clone(), replica.stop.clone());
+        let watching = async move { stop.run_until_cancelled(readers.watch()).await };
+        let watching = vital("unread answers", watching);
+        replica.background.spawn(watching);
         let hearing = setup.notifications.run(replica.stop.clone());
         replica.background.spawn(vital("notifications", hearing));
         if let Some(port) = setup.gitlab {

@@ -241,6 +241,11 @@ impl Call {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
+    /// Bytes of the answer that are here and were not looked at.
+    pub(crate) fn unread(&mut self) -> usize {
+        self.recv.flow_control().used_capacity()
+    }
+
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         let message = poll_message(&mut self.recv, &mut self.deframer, cx);
         if message.is_pending()

@@ -22,6 +22,9 @@ pub enum Broken {
     /// The other side sent bytes that are no message.
     #[error("the agent sent a malformed message: {0}")]
     Malformed(String),
+    /// The answer was not read while others needed the agent's connection.
+    #[error("the answer was not read, while others needed the window of the agent's connection")]
+    Unread,
     /// The replica that holds the tunnel ended the call.
     #[error("the replica that holds the tunnel ended the call: {0}")]
     Peer(Status),
@@ -38,15 +41,22 @@ impl From<h2::Error> for Broken {
 
 /// Marks the status by which an owner says [`Broken::Unused`].
 const UNUSED: &str = "kas-tunnel-unused";
+/// Marks the status by which an owner says [`Broken::Unread`].
+const UNREAD: &str = "kas-answer-unread";
 
 impl Broken {
     /// What the replica that asked is told.
     pub(crate) fn for_peer(&self) -> Status {
         let mut status = Status::unavailable(self.to_string());
-        if matches!(self, Self::Unused) {
-            let mark = tonic::metadata::MetadataValue::from_static("true");
-            status.metadata_mut().insert(UNUSED, mark);
-        }
+        let mark = match self {
+            Self::Unused => UNUSED,
+            Self::Unread => UNREAD,
+            Self::Connection(_) | Self::Order(_) | Self::Malformed(_) | Self::Peer(_) => {
+                return status;
+            }
+        };
+        let value = tonic::metadata::MetadataValue::from_static("true");
+        status.metadata_mut().insert(mark, value);
         status
     }
 
@@ -54,6 +64,9 @@ impl Broken {
     pub(crate) fn from_owner(status: Status) -> Self {
         if status.metadata().contains_key(UNUSED) {
             return Self::Unused;
+        }
+        if status.metadata().contains_key(UNREAD) {
+            return Self::Unread;
         }
         Self::Peer(status)
     }
@@ -148,8 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn that_a_tunnel_was_given_back_unused_survives_the_way_through_a_peer() {
+    fn what_is_not_the_paths_fault_survives_the_way_through_a_peer() {
         assert!(matches!(passed_on(&Broken::Unused), Broken::Unused));
+        assert!(matches!(passed_on(&Broken::Unread), Broken::Unread));
         let broken = Broken::Connection("reset".into());
         assert!(matches!(passed_on(&broken), Broken::Peer(_)));
     }

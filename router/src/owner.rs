@@ -28,6 +28,7 @@ use crate::{
     call::{Call, Opening},
     error::Broken,
     peers::Question,
+    reader::Reader,
     refusal::Refusal,
     registry::Registry,
     tunnel::Tunnel,
@@ -142,9 +143,11 @@ async fn relay(
     };
     // Dead already: the agent has seen nothing.
     let begun = Call::through_tunnel(tunnel, opening);
-    let mut call = begun.map_err(|_| Ended::Call(Broken::Unused))?;
+    let mut call = Reader::new(begun.map_err(|_| Ended::Call(Broken::Unused))?);
     let relayed = Relay {
         call: &mut call,
+        whose: (question.agent, &question.need.caller),
+        readers: registry.readers(),
         peer: &mut peer,
         send,
         up: None,

@@ -21,6 +21,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     error::OpenError,
     id::AgentId,
+    reader::Readers,
     refusal::Refusal,
     search::Need,
     table::RoutingTable,
@@ -48,6 +49,7 @@ pub struct Registry {
     table: Arc<dyn RoutingTable>,
     idle: AtomicUsize,
     alive: AtomicUsize,
+    readers: Arc<Readers>,
 }
 
 /// Held by every tunnel as long as its stream lives, idle or in use.
@@ -102,6 +104,7 @@ impl Registry {
             table,
             idle: AtomicUsize::new(0),
             alive: AtomicUsize::new(0),
+            readers: Arc::default(),
         })
     }
 
@@ -173,6 +176,12 @@ impl Registry {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// Who reads answers of agents, through tunnels of this replica or of others.
+    #[must_use]
+    pub fn readers(&self) -> &Arc<Readers> {
+        &self.readers
     }
 
     /// Numbers of idle and of all tunnels.

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -23,6 +23,10 @@ use tokio_util::{
 };
 
 use crate::payload;
+
+/// Bytes of the answer to `/large`.
+pub const LARGE_BYTES: usize = 4 << 20;
+static LARGE: LazyLock<Bytes> = LazyLock::new(|| vec![b'x'; LARGE_BYTES].into());
 
 /// What the stub has seen.
 #[derive(Debug, Default)]
@@ -129,6 +133,7 @@ async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>
             }
             status(StatusCode::OK, &echo(&head, &body.to_bytes()))
         }
+        "/large" => Response::new(Full::from(LARGE.clone())),
         "/hold" => {
             let _held = Open::new(&seen.held);
             seen.release.cancelled().await;

@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -14,7 +15,7 @@ use proto::{
     google::rpc::Status,
     sequence::{END, FieldNumber, HTTP, OutOfOrder, Sequence},
 };
-use router::{Broken, Call, Event};
+use router::{AgentId, Broken, Call, Event, Reader, Readers};
 use runtime::drain::Drain;
 
 use super::upload::{BoxError, Upload, UploadError};
@@ -133,7 +134,7 @@ impl Ahead {
 /// the agent.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    call: Option<Call>,
+    call: Option<Reader>,
     order: Sequence,
     upload: Option<Upload>,
     uploaded: u64,
@@ -144,7 +145,7 @@ impl Exchange {
     /// An exchange whose request header is on its way.
     pub(super) fn new(call: Call, upload: Option<Upload>, drain: Drain) -> Self {
         Self {
-            call: Some(call),
+            call: Some(Reader::new(call)),
             order: Sequence::new(HTTP),
             upload,
             uploaded: 0,
@@ -166,13 +167,22 @@ impl Exchange {
     pub(super) fn close_send(&mut self) -> Result<(), Interrupted> {
         match &mut self.upload {
             Some(upload) => upload.close_behind(),
-            None => self.call().close_send()?,
+            None => self.with(Call::close_send)??,
         }
         Ok(())
     }
 
-    /// The call, for sending on it.
-    pub(super) fn call(&mut self) -> &mut Call {
+    /// Counts what is not read of the answer among what its caller leaves unread.
+    pub(super) fn count(&mut self, readers: &Arc<Readers>, agent: AgentId, caller: &Arc<str>) {
+        self.call().count(readers, agent, caller);
+    }
+
+    /// Does something with the call.
+    pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut Call) -> T) -> Result<T, Broken> {
+        self.call().with(act)
+    }
+
+    fn call(&mut self) -> &mut Reader {
         self.call
             .as_mut()
             .expect("only complete and drop take the call")
@@ -239,7 +249,7 @@ impl Exchange {
             // The rest of the request interests nobody: the call is cancelled.
             return;
         }
-        let Some(mut call) = self.call.take() else {
+        let Some(mut call) = self.call.take().and_then(Reader::into_call) else {
             return;
         };
         // Without a runtime there is nobody left to wait for the rest.
@@ -252,7 +262,9 @@ impl Exchange {
         let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call) else {
             return Ok(());
         };
-        match upload.poll(call, &mut self.uploaded, cx) {
+        let uploaded = &mut self.uploaded;
+        let polled = call.with(|call| upload.poll(call, uploaded, cx));
+        match polled.unwrap_or(Poll::Ready(Err(UploadError::Call))) {
             Poll::Pending => {}
             // If the call is gone, the answer tells why.
             Poll::Ready(Ok(()) | Err(UploadError::Call)) => self.upload = None,

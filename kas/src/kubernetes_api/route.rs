@@ -107,7 +107,9 @@ impl KubernetesApi {
         record.status = answered.status.as_u16();
         Ok(match on_upgrade {
             Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
-                drain.spawn(upgrade::run(answered.exchange, on_upgrade, record));
+                let mut exchange = answered.exchange;
+                self.count(&mut exchange, &journey);
+                drain.spawn(upgrade::run(exchange, on_upgrade, record));
                 response(answered.status, answered.headers, ProxyBody::empty())
             }
             Some(_) | None => self.pass_on(answered, journey, record, drain),
@@ -294,6 +296,7 @@ impl KubernetesApi {
         let length = headers::content_length(&headers);
         let watch = watch::Head::of(status, &headers).zip(journey.watch.clone());
         let body = if let Some((head, position)) = watch {
+            self.count(&mut exchange, &journey);
             let (source, idle) = (self.source(journey, drain), self.settings.idle);
             Watch::new(head, position, source, (exchange, ahead), idle, record).into()
         } else if is_bodyless(&journey.method, status) || length == Some(0) {
@@ -305,9 +308,16 @@ impl KubernetesApi {
             ProxyBody::whole(ahead.chunks)
         } else {
             record.cut = true;
+            self.count(&mut exchange, &journey);
             ProxyBody::streamed(exchange, ahead, length, self.settings.idle, record)
         };
         response(status, headers, body)
+    }
+
+    /// Counts an answer that is read at its client's pace.
+    fn count(&self, exchange: &mut Exchange, journey: &Journey) {
+        let readers = self.router.registry().readers();
+        exchange.count(readers, journey.agent, &journey.need.caller);
     }
 
     /// What a watch needs to be asked for again.

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proto::frame::Payload;
+use router::Call;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
@@ -103,17 +104,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.unsent.is_empty() {
-                let call = self.exchange.call();
-                ready!(call.poll_ready(cx, self.unsent.len())).map_err(io::Error::other)?;
+                let length = self.unsent.len();
+                let ready = (self.exchange).with(|call| call.poll_ready(cx, length));
+                ready!(ready.map_err(io::Error::other)?).map_err(io::Error::other)?;
                 let bytes = std::mem::take(&mut self.unsent);
                 self.record.received += bytes.len() as u64;
-                call.start_send(Payload::nested(DATA, bytes))
-                    .map_err(io::Error::other)?;
+                let sent =
+                    (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)));
+                sent.and_then(|sent| sent).map_err(io::Error::other)?;
             }
             self.buffer.reserve(CHUNK);
             let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
             if read == 0 {
-                return Poll::Ready(self.exchange.call().close_send().map_err(io::Error::other));
+                let closed = self.exchange.with(Call::close_send);
+                return Poll::Ready(closed.and_then(|closed| closed).map_err(io::Error::other));
             }
             self.unsent = self.buffer.split().freeze();
         }

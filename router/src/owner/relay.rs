@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,11 +12,19 @@ use proto::frame::{Frame, Payload};
 use runtime::grpc::SendStream;
 
 use super::{Ended, Incoming};
-use crate::call::{Call, Event};
+use crate::{
+    call::{Call, Event},
+    error::Broken,
+    id::AgentId,
+    reader::{Reader, Readers},
+};
 
 /// A call between a peer and an agent.
 pub(super) struct Relay<'a> {
-    pub(super) call: &'a mut Call,
+    pub(super) call: &'a mut Reader,
+    /// Of which agent, and for whom.
+    pub(super) whose: (AgentId, &'a Arc<str>),
+    pub(super) readers: &'a Arc<Readers>,
     pub(super) peer: &'a mut Incoming,
     pub(super) send: &'a mut SendStream,
     /// Waits for room towards the agent.
@@ -51,10 +60,13 @@ impl Relay<'_> {
     /// One step towards the agent.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         if let Some(payload) = &self.up {
-            std::task::ready!(self.call.poll_ready(cx, payload.len())).map_err(Ended::Call)?;
+            let length = payload.len();
+            let ready = self.call.with(|call| call.poll_ready(cx, length));
+            std::task::ready!(ready.map_err(Ended::Call)?).map_err(Ended::Call)?;
         }
         if let Some(payload) = self.up.take() {
-            return Poll::Ready(self.call.start_send(payload).map_err(Ended::Call));
+            let sent = self.call.with(|call| call.start_send(payload));
+            return Poll::Ready(sent.and_then(|sent| sent).map_err(Ended::Call));
         }
         if !self.asking {
             return Poll::Pending;
@@ -68,7 +80,8 @@ impl Relay<'_> {
             }
             None => {
                 self.asking = false;
-                self.call.close_send().map_err(Ended::Call)?;
+                let closed = self.call.with(Call::close_send);
+                closed.and_then(|closed| closed).map_err(Ended::Call)?;
             }
         }
         Poll::Ready(Ok(()))
@@ -79,11 +92,12 @@ impl Relay<'_> {
         if let Some(frame) = &self.down {
             self.send.reserve_capacity(frame.remaining());
             while self.send.capacity() == 0 {
-                match std::task::ready!(self.send.poll_capacity(cx)) {
-                    Some(granted) => {
+                match self.send.poll_capacity(cx) {
+                    Poll::Ready(Some(granted)) => {
                         granted?;
                     }
-                    None => return Poll::Ready(Err(Ended::Peer)),
+                    Poll::Ready(None) => return Poll::Ready(Err(Ended::Peer)),
+                    Poll::Pending => return self.poll_stalled(cx),
                 }
             }
         }
@@ -102,5 +116,15 @@ impl Relay<'_> {
             },
         ));
         Poll::Ready(Ok(false))
+    }
+
+    /// The peer takes nothing for now: it counts among those who do not read.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
+        let (agent, caller) = self.whose;
+        self.call.count(self.readers, agent, caller);
+        if self.call.poll_cut(cx) {
+            return Poll::Ready(Err(Ended::Call(Broken::Unread)));
+        }
+        Poll::Pending
     }
 }

@@ -165,7 +165,9 @@ impl Request {
             Broken::Connection(_) | Broken::Peer(_) | Broken::Unused => {
                 Cut::Ahead(error.to_string())
             }
-            Broken::Order(_) | Broken::Malformed(_) => Cut::Within(error.to_string()),
+            Broken::Order(_) | Broken::Malformed(_) | Broken::Unread => {
+                Cut::Within(error.to_string())
+            }
         })?;
         if self.stalls {
             sleep(STALL).await;

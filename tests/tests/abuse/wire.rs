@@ -38,13 +38,25 @@ impl Wire {
     /// # Errors
     /// When nobody listens, or HTTP/2 is not spoken there.
     pub(crate) async fn open_from(address: &str, port: u16) -> Result<Self> {
+        Self::handshake(address, port, [8 << 20, 64 << 20]).await
+    }
+
+    /// Connects with the smallest windows that HTTP/2 begins with: what is not read waits at the server.
+    ///
+    /// # Errors
+    /// When nobody listens, or HTTP/2 is not spoken there.
+    pub(crate) async fn open_narrow(port: u16) -> Result<Self> {
+        Self::handshake("127.0.0.1", port, [65_535; 2]).await
+    }
+
+    async fn handshake(address: &str, port: u16, [stream, connection]: [u32; 2]) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(address.parse()?, 0))?;
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         let socket = socket.connect(server).await?;
         let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(8 << 20)
-            .initial_connection_window_size(64 << 20)
+            .initial_window_size(stream)
+            .initial_connection_window_size(connection)
             .max_header_list_size(16 << 20)
             .handshake(socket)
             .await?;

@@ -129,6 +129,7 @@ impl Source {
             return Err(Gone::OtherType);
         }
         let ahead = exchange.look_ahead()?;
+        exchange.count(self.router.registry().readers(), self.agent, &need.caller);
         Ok(Resumed::Goes(Box::new(exchange), ahead))
     }
 

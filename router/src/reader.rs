@@ -1,0 +1,290 @@
+//! Calls whose answers are read as fast as a client takes them, and what becomes of those that nobody reads.
+//!
+//! What an agent has sent and nobody takes uses up the window of its connection, which all who use the agent
+//! share. Such calls are [counted](Reader::count) by agent and caller; while a window is scarce,
+//! [`Readers::watch`] ends those that stand still, first those of whoever holds most.
+
+mod overdue;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use runtime::grpc::STREAM_WINDOW;
+use tokio::time::Instant;
+
+use crate::{
+    call::{Call, Event},
+    error::Broken,
+    id::AgentId,
+};
+use overdue::{Held, SCARCE_BYTES, overdue};
+
+/// How often it is looked who reads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A call in progress whose answer somebody reads. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Reader {
+    /// The call, until it is counted.
+    call: Option<Call>,
+    counted: Option<Place>,
+}
+
+/// All counted calls of a replica.
+#[derive(Debug, Default)]
+pub struct Readers {
+    /// By the address of each.
+    agents: Mutex<HashMap<AgentId, HashMap<usize, Arc<Counted>>>>,
+    cut: AtomicU64,
+}
+
+/// A counted call among its agent's, as long as this is held.
+#[derive(Debug)]
+struct Place {
+    readers: Arc<Readers>,
+    counted: Arc<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    agent: AgentId,
+    caller: Arc<str>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Gone once it was cut.
+    call: Option<Call>,
+    /// Messages that the reader took.
+    taken: u64,
+    seen: Seen,
+    waker: Option<Waker>,
+}
+
+/// What a look found.
+#[derive(Debug)]
+struct Seen {
+    /// Its number: only what two looks in a row found says that nothing moves.
+    look: u64,
+    taken: u64,
+    /// Since when something is there that the reader does not take.
+    since: Instant,
+}
+
+impl Reader {
+    /// A call that is not counted yet, which costs nothing: most answers are short.
+    #[must_use]
+    pub fn new(call: Call) -> Self {
+        Self {
+            call: Some(call),
+            counted: None,
+        }
+    }
+
+    /// Counts the call among those of its agent and caller from now on, if it is not yet.
+    pub fn count(&mut self, readers: &Arc<Readers>, agent: AgentId, caller: &Arc<str>) {
+        if let Some(call) = self.call.take() {
+            self.counted = Some(readers.place(call, agent, caller.clone()));
+        }
+    }
+
+    /// Does something with the call.
+    ///
+    /// # Errors
+    /// [`Broken::Unread`] when it was cut.
+    pub fn with<T>(&mut self, act: impl FnOnce(&mut Call) -> T) -> Result<T, Broken> {
+        if let Some(place) = &self.counted {
+            let mut state = place.counted.state();
+            return state.call.as_mut().map(act).ok_or(Broken::Unread);
+        }
+        self.call.as_mut().map(act).ok_or(Broken::Unread)
+    }
+
+    /// The next event; see [`Call::poll_event`].
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        self.poll_raw(cx).map_ok(|(event, _)| event)
+    }
+
+    /// The next event, and with it the bytes that it came in.
+    pub(crate) fn poll_raw(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Event, Bytes), Broken>> {
+        let Some(place) = &self.counted else {
+            let call = self.call.as_mut();
+            return call.map_or(Poll::Ready(Err(Broken::Unread)), |call| call.poll_raw(cx));
+        };
+        let mut state = place.counted.state();
+        let Some(call) = &mut state.call else {
+            return Poll::Ready(Err(Broken::Unread));
+        };
+        let event = call.poll_raw(cx);
+        if event.is_ready() {
+            state.taken += 1;
+        }
+        event
+    }
+
+    /// Whether the call was cut; a reader that waits for something else is woken when it is.
+    pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(place) = &self.counted else {
+            return false;
+        };
+        let mut state = place.counted.state();
+        let waits = state.waker.as_ref();
+        if !waits.is_some_and(|it| it.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        state.call.is_none()
+    }
+
+    /// The call, unless it was cut.
+    #[must_use]
+    pub fn into_call(mut self) -> Option<Call> {
+        match &self.counted {
+            Some(place) => place.counted.state().call.take(),
+            None => self.call.take(),
+        }
+    }
+}
+
+impl Readers {
+    /// Looks again and again who reads, and cuts those who keep others waiting. Ends when dropped.
+    pub async fn watch(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for number in 1.. {
+            looks.tick().await;
+            self.look(number, Instant::now());
+        }
+    }
+
+    /// Answers that were cut because nobody read them.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    fn place(self: &Arc<Self>, call: Call, agent: AgentId, caller: Arc<str>) -> Place {
+        let counted = Arc::new(Counted {
+            agent,
+            caller,
+            state: Mutex::new(State {
+                call: Some(call),
+                taken: 0,
+                seen: Seen {
+                    look: 0,
+                    taken: 0,
+                    since: Instant::now(),
+                },
+                waker: None,
+            }),
+        });
+        let mut agents = self.agents();
+        let readers = agents.entry(agent).or_default();
+        readers.insert(Arc::as_ptr(&counted) as usize, counted.clone());
+        drop(agents);
+        Place {
+            readers: self.clone(),
+            counted,
+        }
+    }
+
+    fn look(&self, number: u64, now: Instant) {
+        // Fewer than these cannot hold enough, however little they read.
+        let few = SCARCE_BYTES / STREAM_WINDOW as usize;
+        let crowds: Vec<Vec<Arc<Counted>>> = {
+            let agents = self.agents();
+            let crowds = agents.values().filter(|readers| readers.len() > few);
+            crowds.map(|it| it.values().cloned().collect()).collect()
+        };
+        for crowd in crowds {
+            self.look_at(&crowd, number, now);
+        }
+    }
+
+    fn look_at(&self, crowd: &[Arc<Counted>], number: u64, now: Instant) {
+        let held: Vec<_> = crowd.iter().map(|it| it.look(number, now)).collect();
+        let mut told: HashMap<&str, (AgentId, usize, usize)> = HashMap::new();
+        for index in overdue(&held) {
+            let counted = &crowd[index];
+            if counted.cut() {
+                self.cut.fetch_add(1, Ordering::Relaxed);
+                let (_, answers, bytes) =
+                    told.entry(&counted.caller).or_insert((counted.agent, 0, 0));
+                *answers += 1;
+                *bytes += held[index].unread;
+            }
+        }
+        for (caller, (agent, answers, bytes)) in told {
+            tracing::warn!(
+                agent_id = agent.0,
+                caller,
+                answers,
+                bytes,
+                "cut answers that their client does not read: they use up the window of the agent's connection, which others need"
+            );
+        }
+    }
+
+    fn agents(&self) -> MutexGuard<'_, HashMap<AgentId, HashMap<usize, Arc<Counted>>>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut agents = self.readers.agents();
+        let agent = self.counted.agent;
+        if let Some(readers) = agents.get_mut(&agent) {
+            readers.remove(&(Arc::as_ptr(&self.counted) as usize));
+            if readers.is_empty() {
+                agents.remove(&agent);
+            }
+        }
+    }
+}
+
+impl Counted {
+    /// What is here that the reader has not taken, and for how long.
+    fn look(&self, number: u64, now: Instant) -> Held<'_> {
+        let mut state = self.state();
+        let unread = state.call.as_mut().map_or(0, Call::unread);
+        let State { taken, seen, .. } = &mut *state;
+        if unread == 0 || seen.taken != *taken || seen.look + 1 != number {
+            seen.since = now;
+        }
+        seen.taken = *taken;
+        seen.look = number;
+        Held {
+            caller: &self.caller,
+            unread,
+            still: now.saturating_duration_since(seen.since),
+        }
+    }
+
+    /// Cancels the call, wherever its reader is; false when it was over already.
+    fn cut(&self) -> bool {
+        let (call, waker) = {
+            let mut state = self.state();
+            (state.call.take(), state.waker.take())
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        call.is_some()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
