@@ -36,6 +36,8 @@ pub(crate) const PATH: &str = "/kas.graph.rpc.Source/Watch";
 const MESSAGE: &[u32] = &[3, 1];
 const LIMITS: Limits = Limits {
     bytes: 256 << 20,
+    bytes_of_group: 256 << 20,
+    bytes_reserved: 0,
     bytes_each: 128 << 20,
     hubs: 200,
     linger: Duration::from_secs(60),
@@ -81,9 +83,10 @@ impl Graph {
     fn hub(&self, resource: Resource) -> Result<Arc<Hub>, Status> {
         let key = Key::of(&resource)?;
         let client = self.client.clone();
-        self.hubs.get(key.clone(), |hub| async move {
-            informer::run(&client, &key, &hub).await
-        })
+        let followed = key.clone();
+        let feed = |hub: Arc<Hub>| async move { informer::run(&client, &followed, &hub).await };
+        // One agent, one group.
+        self.hubs.get(key, 0, || Ok(()), feed)
     }
 
     /// Serves a call until kas ends it, or there is nothing more to tell.

@@ -18,7 +18,7 @@ use proto::graph::rpc::{Known, Resource, Update, WatchRequest, graph_server};
 use router::{AgentId, Router};
 use runtime::{
     drain::Drain,
-    graph::{Hubs, Limits, Watch},
+    graph::{Hub, Hubs, Limits, Watch},
     names::Collection,
     shares::{self, Share, Shares},
 };
@@ -30,6 +30,9 @@ use caller::Caller;
 
 const LIMITS: Limits = Limits {
     bytes: 512 << 20,
+    // Of one agent's objects, which are a group.
+    bytes_of_group: 256 << 20,
+    bytes_reserved: 64 << 20,
     bytes_each: 128 << 20,
     hubs: 1000,
     linger: Duration::from_secs(20),
@@ -41,6 +44,24 @@ const WATCHES: shares::Limits = shares::Limits {
     total: 10_000,
     each: 500,
     reserved: 1_000,
+};
+/// Streams of agents, by the caller who was the first to watch what they tell.
+const STREAMS: shares::Limits = shares::Limits {
+    total: 1_000,
+    each: 250,
+    reserved: 100,
+};
+/// Streams of one agent.
+const STREAMS_OF_AGENT: shares::Limits = shares::Limits {
+    total: 1_000,
+    each: 400,
+    reserved: 100,
+};
+/// Bytes of what callers say that they know, until they are told the rest.
+const KNOWN: shares::Limits = shares::Limits {
+    total: 128 << 20,
+    each: 32 << 20,
+    reserved: 16 << 20,
 };
 /// Watches of one agent's objects.
 const WATCHES_OF_AGENT: shares::Limits = shares::Limits {
@@ -54,8 +75,18 @@ const STRANGERS: shares::Limits = shares::Limits {
     each: 128,
     reserved: 128,
 };
+/// The longest message in which a caller says what it knows, in bytes.
+const KNOWN_BYTES: usize = 4 << 20;
+/// What an object that is known costs besides its texts.
+const KNOWN_OBJECT_BYTES: usize = 128;
+/// The most objects that it may know.
+const KNOWN_OBJECTS: usize = 100_000;
+/// How long a place for such a message is waited for.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked for one.
+const KNOWN_INTERVAL: Duration = Duration::from_millis(100);
 /// Updates that are on their way to one who watches.
-const QUEUE: usize = 2;
+const QUEUE: usize = 1;
 /// How long they may wait to be read.
 const UNREAD: Duration = Duration::from_secs(30);
 
@@ -73,6 +104,9 @@ struct Reach {
     hubs: Hubs<Key>,
     watches: Shares<Identity>,
     by_agent: Shares<AgentId>,
+    streams: Shares<Identity>,
+    streams_of_agent: Shares<AgentId>,
+    known: Shares<Identity>,
     strangers: Shares<IpAddr>,
 }
 
@@ -95,6 +129,9 @@ impl Graph {
             hubs,
             watches: Shares::new(WATCHES),
             by_agent: Shares::new(WATCHES_OF_AGENT),
+            streams: Shares::new(STREAMS),
+            streams_of_agent: Shares::new(STREAMS_OF_AGENT),
+            known: Shares::new(KNOWN),
             strangers: Shares::new(STRANGERS),
         };
         // It is opened once, by the replica it belongs to.
@@ -155,9 +192,7 @@ impl Graph {
         let caller = Caller::new(credentials, api, reach.drain.clone())?;
         let key = Key::of(caller.agent(), resource)?;
         let who = caller.identify(remote).await?;
-        let full = |full: shares::Full| {
-            Status::resource_exhausted(format!("too many graph watches: {full}"))
-        };
+        let full = |full| too_many("graph watches", full);
         let places = (
             reach.watches.take(who.clone(), 1).map_err(full)?,
             reach.by_agent.take(key.agent, 1).map_err(full)?,
@@ -182,15 +217,38 @@ impl Graph {
         })
     }
 
+    /// A place for what a caller knows, which may be large.
+    async fn known(&self, admitted: &Admitted, bytes: usize) -> Result<Share<Identity>, Status> {
+        let reach = self.0.get();
+        let reach = reach.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
+        let deadline = Instant::now() + KNOWN_TIMEOUT;
+        loop {
+            match reach.known.take(admitted.record.who.clone(), bytes) {
+                Ok(place) => return Ok(place),
+                // A dashboard that comes back has many watches, each of which needs it for a moment.
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(KNOWN_INTERVAL).await,
+                Err(full) => return Err(too_many("bytes of what is known", full)),
+            }
+        }
+    }
+
     /// Begins a watch; its end is told as an error.
     async fn start(&self, mut admitted: Admitted, known: &Known) -> Result<Updates, Status> {
         let reach = self.0.get();
         let reach = reach.ok_or_else(|| Status::unavailable("this kas serves no users"))?;
         let router = reach.router.clone();
         let key = admitted.key.clone();
-        let hub = reach.hubs.get(key.clone(), |hub| async move {
-            feed::run(&router, &key, &hub).await
-        });
+        let (agent, who) = (key.agent, admitted.record.who.clone());
+        let place = || {
+            let full = |full| too_many("different resources watched", full);
+            Ok((
+                reach.streams.take(who, 1).map_err(full)?,
+                reach.streams_of_agent.take(agent, 1).map_err(full)?,
+            ))
+        };
+        let fed = key.clone();
+        let feed = |hub: Arc<Hub>| async move { feed::run(&router, &fed, &hub).await };
+        let hub = reach.hubs.get(key, agent.0.unsigned_abs(), place, feed);
         let watch = match hub {
             Ok(hub) => hub.watch(known, FIRST).await,
             Err(full) => Err(full),
@@ -235,12 +293,30 @@ impl graph_server::Graph for Graph {
         } = request.into_inner();
         let resource = resource.unwrap_or_default();
         let admitted = self.admit(&credentials, &resource, remote).await?;
-        let receiver = self.start(admitted, &known.unwrap_or_default()).await?;
+        let known = known.unwrap_or_default();
+        if known.objects.len() > KNOWN_OBJECTS {
+            return Err(Status::invalid_argument(format!(
+                "more than {KNOWN_OBJECTS} objects are known: watch without them"
+            )));
+        }
+        let _place = self.known(&admitted, known_bytes(&known)).await?;
+        let receiver = self.start(admitted, &known).await?;
         let updates = stream::unfold(receiver, |mut receiver| async {
             Some((receiver.recv().await?, receiver))
         });
         Ok(Response::new(Box::pin(updates)))
     }
+}
+
+/// About how much memory it takes.
+fn known_bytes(known: &Known) -> usize {
+    let objects = known.objects.iter();
+    let each = objects.map(|(uid, version)| KNOWN_OBJECT_BYTES + uid.len() + version.len());
+    each.sum()
+}
+
+fn too_many(what: &str, full: shares::Full) -> Status {
+    Status::resource_exhausted(format!("too many {what}: {full}"))
 }
 
 /// What comes by another way, after one has broken, waits until the control plane has said that the

@@ -3,10 +3,11 @@
 //! The agent keeps them as the Kubernetes API tells them, kas as the agent does;
 //! to those who watch both behave alike.
 
+mod budget;
 mod hub;
 mod hubs;
 mod mirror;
+mod told;
 
 pub use hub::{Breaks, Hub, Stage, Watch};
 pub use hubs::{Hubs, Limits};
-pub use mirror::Mirror;

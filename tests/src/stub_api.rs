@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -24,6 +24,8 @@ use tokio_util::{
 
 use crate::payload;
 
+/// Where callers ask what they may do, to which the answer is yes.
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 /// Bytes of the answer to `/large`.
 pub const LARGE_BYTES: usize = 4 << 20;
 static LARGE: LazyLock<Bytes> = LazyLock::new(|| vec![b'x'; LARGE_BYTES].into());
@@ -39,8 +41,21 @@ pub struct Seen {
     pub broken: AtomicUsize,
     /// POSTs that were answered with what they said.
     pub posted: AtomicUsize,
+    paths: Mutex<Vec<String>>,
     /// Lets requests for `/hold` go, which wait for it.
     pub release: CancellationToken,
+}
+
+impl Seen {
+    /// Paths and queries that were asked for, in order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        self.paths().clone()
+    }
+
+    fn paths(&self) -> MutexGuard<'_, Vec<String>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A running stub; dropping it stops it.
@@ -115,6 +130,7 @@ async fn connection(socket: TcpStream, seen: Arc<Seen>) {
 async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
     let _open = Open::new(&seen.open);
     let (head, body) = request.into_parts();
+    seen.paths().push(head.uri.to_string());
     let Ok(body) = body.collect().await else {
         seen.broken.fetch_add(1, Ordering::Relaxed);
         return status(
@@ -133,6 +149,7 @@ async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>
             }
             status(StatusCode::OK, &echo(&head, &body.to_bytes()))
         }
+        REVIEWS => status(StatusCode::CREATED, &json!({"status": {"allowed": true}})),
         "/large" => Response::new(Full::from(LARGE.clone())),
         "/hold" => {
             let _held = Open::new(&seen.held);

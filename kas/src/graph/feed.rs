@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message as _;
 use proto::{
-    frame::Payload,
+    bounds::{Bounds, OutOfBounds, Repeated},
+    frame::{MAX_MESSAGE, Payload},
     graph::rpc::{SourceRequest, Update},
 };
 use router::{Call, Event, Need, OpenError, Opening, Router};
@@ -16,6 +16,16 @@ use super::Key;
 
 /// The agent's method.
 const METHOD: &str = "/kas.graph.rpc.Source/Watch";
+/// What an agent may tell at once: ours tell less.
+const UPDATE: Bounds = Bounds {
+    bytes: MAX_MESSAGE,
+    repeated: &[
+        repeated(&[1], 20_000, "objects"),
+        repeated(&[2], 100_000, "objects that are gone"),
+        repeated(&[1, 7], 40_000, "owners"),
+        repeated(&[1, 8], 100_000, "labels"),
+    ],
+};
 /// How long a tunnel is waited for.
 const HOLD: Duration = Duration::from_secs(10);
 
@@ -75,9 +85,12 @@ async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
             Ok(Event::End) => return Status::unavailable("the agent has ended it"),
             Err(broken) => return Status::unavailable(broken.to_string()),
         };
-        let update = match Update::decode(bytes) {
+        let update: Update = match UPDATE.decode(bytes) {
             Ok(update) => update,
-            Err(error) => return Status::unavailable(format!("an update is broken: {error}")),
+            Err(error @ OutOfBounds::Malformed(_)) => {
+                return Status::unavailable(format!("an update is broken: {error}"));
+            }
+            Err(error) => return Status::resource_exhausted(format!("an update has {error}")),
         };
         let Some(mut all) = first.take() else {
             hub.apply(update);
@@ -96,6 +109,10 @@ async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
             first = Some(all);
         }
     }
+}
+
+const fn repeated(path: &'static [u32], most: usize, what: &'static str) -> Repeated {
+    Repeated { path, most, what }
 }
 
 fn unserved(error: &OpenError) -> Status {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -19,12 +19,15 @@ use runtime::{
         messages::{self, Message},
     },
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;
 
-use super::{Graph, UNREAD, Updates};
+use super::{Graph, KNOWN_BYTES, KNOWN_OBJECTS, UNREAD, Updates, known_bytes};
 use crate::kubernetes_api::ProxyBody;
 
 /// Below the prefix of the Kubernetes API; no API has such a path.
@@ -33,8 +36,6 @@ const PATH: &str = "/-/graph";
 const FIRST_WORDS: Duration = Duration::from_secs(10);
 /// The longest message of somebody who has not proved yet who it is.
 const FIRST_BYTES: usize = 16 << 10;
-/// The longest message of a caller who may watch: what it knows.
-const KNOWN_BYTES: usize = 4 << 20;
 /// How often clients are pinged: more often than load balancers give up silent connections.
 const PING: Duration = Duration::from_secs(45);
 
@@ -68,6 +69,7 @@ struct WantedResource {
 #[serde(deny_unknown_fields, default)]
 struct WantedKnown {
     version: String,
+    #[serde(deserialize_with = "bounded")]
     objects: HashMap<String, String>,
 }
 
@@ -180,7 +182,9 @@ impl Graph {
         let resource = wanted.resource.into();
         let admitted = self.admit(&wanted.credentials, &resource, remote).await?;
         drop(place);
+        let mut place = None;
         let known = if wanted.known_follows {
+            place = Some(self.known(&admitted, KNOWN_BYTES).await?);
             let known = text(reader, KNOWN_BYTES).await?;
             serde_json::from_slice(&known)
                 .map_err(|error| Status::invalid_argument(format!("what is known: {error}")))?
@@ -191,8 +195,39 @@ impl Graph {
             version: known.version,
             objects: known.objects,
         };
-        self.start(admitted, &known).await
+        if let Some(place) = &mut place {
+            place.shrink(KNOWN_BYTES.saturating_sub(known_bytes(&known)));
+        }
+        let started = self.start(admitted, &known).await;
+        drop(place);
+        started
     }
+}
+
+/// No more objects than a caller may know, however short their names are.
+fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<HashMap<String, String>, D::Error> {
+    struct Objects;
+
+    impl<'de> Visitor<'de> for Objects {
+        type Value = HashMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "versions by uid, of at most {KNOWN_OBJECTS} objects")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut objects = HashMap::new();
+            while let Some((uid, version)) = map.next_entry()? {
+                if objects.len() >= KNOWN_OBJECTS {
+                    return Err(A::Error::invalid_length(KNOWN_OBJECTS + 1, &self));
+                }
+                objects.insert(uid, version);
+            }
+            Ok(objects)
+        }
+    }
+
+    from.deserialize_map(Objects)
 }
 
 /// A message of a client that has something to say now.

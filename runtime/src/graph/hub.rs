@@ -1,36 +1,37 @@
 //! The objects of one resource and those who watch it.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use proto::graph::rpc::{Known, Object, Update};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tonic::Status;
 
-use super::mirror::{self, Mirror};
-
-/// Updates that wait for one who watches; whoever falls behind further is cut off.
-const QUEUE: usize = 1024;
-/// Bytes of objects in one message, unless one object has more.
-const MESSAGE: usize = 1 << 20;
-
-const TOO_MUCH: &str = "the objects that are watched take more memory than allowed";
-
-type Told = Result<Arc<Update>, Status>;
+use super::{
+    budget::{Account, Budget, Kept},
+    mirror::{self, Change, Mirror},
+    told::{Next, Told},
+};
 
 /// Tells all who watch of one set of objects. Whoever feeds it is elsewhere.
 #[derive(Debug)]
 pub struct Hub {
-    mirror: Mutex<Mirror>,
-    told: broadcast::Sender<Told>,
+    state: Mutex<State>,
     standing: watch::Sender<Standing>,
+    account: Arc<Account>,
     budget: Arc<Budget>,
+}
+
+/// All that takes memory.
+#[derive(Debug, Default)]
+struct State {
+    mirror: Mirror,
+    /// What is collected before anybody is told.
+    staged: Vec<Kept>,
+    told: Told,
+    failed: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -42,51 +43,64 @@ struct Standing {
     breaks: u64,
 }
 
-/// What all hubs of a process may take.
-#[derive(Debug)]
-pub(super) struct Budget {
-    pub(super) used: AtomicUsize,
-    pub(super) limit: usize,
-    /// What one hub may take of it.
-    pub(super) each: usize,
-}
-
 impl Hub {
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
-        Self {
-            mirror: Mutex::default(),
-            told: broadcast::Sender::new(QUEUE),
+    /// A hub of a group, which has a part of the budget.
+    pub(super) fn new(budget: &Arc<Budget>, group: u64) -> Arc<Self> {
+        let hub = Arc::new(Self {
+            state: Mutex::default(),
             standing: watch::Sender::default(),
-            budget,
-        }
+            account: budget.account(group),
+            budget: budget.clone(),
+        });
+        budget.add(&hub);
+        hub
     }
 
     /// Takes all objects that there are; those who watch are told the difference.
     pub fn replace(&self, all: Vec<Object>, version: String) {
-        self.change(|mirror| mirror.replace(all, version), true);
+        let mut stage = self.stage();
+        match stage.push(all) {
+            Ok(()) => stage.commit(version),
+            Err(status) => self.fail(&status),
+        }
     }
 
     /// Begins to collect all objects that there are, to [`Stage::commit`] them at once.
     #[must_use]
     pub fn stage(&self) -> Stage<'_> {
-        Stage {
-            hub: self,
-            objects: Vec::new(),
-            bytes: 0,
-        }
+        Stage(self)
     }
 
     /// Takes a change.
     pub fn apply(&self, update: Update) {
-        self.change(|mirror| mirror.apply(update), false);
+        match self.keep(update.changed) {
+            Ok(changed) => {
+                let change = Change {
+                    changed,
+                    removed: update.removed,
+                    version: update.version,
+                };
+                self.change(|state| state.mirror.apply(change), false);
+            }
+            Err(status) => self.fail(&status),
+        }
     }
 
-    /// Ends it for all who watch.
+    /// Ends it for all who watch, and gives back what it takes.
     pub fn fail(&self, status: &Status) {
-        self.standing
-            .send_modify(|it| it.failed = Some(status.clone()));
-        // Nobody may watch.
-        let _ = self.told.send(Err(status.clone()));
+        self.standing.send_modify(|it| {
+            it.failed.get_or_insert_with(|| status.clone());
+        });
+        let gone = {
+            let mut state = self.state();
+            state.failed = true;
+            state.told.relieve();
+            (
+                std::mem::take(&mut state.mirror),
+                std::mem::take(&mut state.staged),
+            )
+        };
+        drop(gone);
     }
 
     /// The way to the objects broke: what is told next comes by another.
@@ -112,6 +126,27 @@ impl Hub {
         self.standing.borrow().failed.clone()
     }
 
+    /// Whether it ended.
+    pub(super) fn has_failed(&self) -> bool {
+        self.standing.borrow().failed.is_some()
+    }
+
+    /// Completes when it ends, without keeping it.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut standing = self.standing.subscribe();
+        async move { drop(standing.wait_for(|it| it.failed.is_some()).await) }
+    }
+
+    /// What it takes.
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Cuts off those who are slow to hear what they are told; says whether that gave anything back.
+    pub(super) fn relieve(&self) -> bool {
+        self.state().told.relieve()
+    }
+
     /// Watches on from what is known, once that is not newer than what is here;
     /// after `limit` it is not waited for.
     ///
@@ -130,51 +165,51 @@ impl Hub {
         if !self.is_ready() {
             return Err(Status::unavailable("the cluster has not told its objects"));
         }
-        let (told, first) = {
-            let mirror = self.mirror();
-            (self.told.subscribe(), mirror.difference(&known.objects))
+        let number = {
+            let mut state = self.state();
+            let first = state.mirror.difference(&known.objects);
+            state.told.join(first)
         };
         Ok(Watch {
             hub: self,
-            told,
-            pending: cut(first),
+            number,
+            standing,
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Mirror) -> Update, ready: bool) {
-        let mut mirror = self.mirror();
-        let before = mirror.bytes();
-        let update = change(&mut mirror);
-        let (used, after) = (&self.budget.used, mirror.bytes());
-        used.fetch_add(after, Ordering::Relaxed);
-        let total = used.fetch_sub(before, Ordering::Relaxed) - before;
-        if after > self.budget.each || total > self.budget.limit {
-            drop(mirror);
-            return self.fail(&Status::resource_exhausted(TOO_MUCH));
+    /// Counts objects that come, before anybody keeps them.
+    fn keep(&self, objects: Vec<Object>) -> Result<Vec<Kept>, Status> {
+        let bytes = objects.iter().map(mirror::size).sum();
+        self.budget.charge(self, bytes)?;
+        let keep = |object| Kept::new(object, &self.account);
+        Ok(objects.into_iter().map(keep).collect())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State) -> Change, ready: bool) {
+        let mut state = self.state();
+        if state.failed {
+            return;
+        }
+        let change = change(&mut state);
+        if !change.changed.is_empty() || !change.removed.is_empty() {
+            // The lock is held, so that all hear one order.
+            state.told.tell(change);
         }
         self.standing.send_modify(|it| {
             it.ready |= ready;
-            mirror.version().clone_into(&mut it.version);
+            state.mirror.version().clone_into(&mut it.version);
         });
-        if !update.changed.is_empty() || !update.removed.is_empty() {
-            // Nobody may watch. The lock is held, so that all hear one order.
-            let _ = self.told.send(Ok(Arc::new(update)));
-        }
     }
 
-    fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Objects that are collected before anybody is told. They count like those that are told; dropping
-/// it gives their bytes back.
+/// it gives their bytes back. A hub has one at a time.
 #[derive(Debug)]
-pub struct Stage<'a> {
-    hub: &'a Hub,
-    objects: Vec<Object>,
-    bytes: usize,
-}
+pub struct Stage<'a>(&'a Hub);
 
 impl Stage<'_> {
     /// Collects more.
@@ -182,40 +217,33 @@ impl Stage<'_> {
     /// # Errors
     /// When there is no room for them.
     pub fn push(&mut self, objects: Vec<Object>) -> Result<(), Status> {
-        let bytes: usize = objects.iter().map(mirror::size).sum();
-        let budget = &self.hub.budget;
-        self.bytes += bytes;
-        let total = budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.bytes > budget.each || total > budget.limit {
-            return Err(Status::resource_exhausted(TOO_MUCH));
+        let kept = self.0.keep(objects)?;
+        let mut state = self.0.state();
+        if state.failed {
+            drop(state);
+            let failure = self.0.failure();
+            return Err(failure.unwrap_or_else(|| Status::unavailable("it has ended")));
         }
-        self.objects.extend(objects);
+        let State { mirror, staged, .. } = &mut *state;
+        // What is here already counts once.
+        staged.extend(kept.into_iter().map(|it| mirror.known(&it).unwrap_or(it)));
         Ok(())
     }
 
     /// Takes what was collected as all that there is; whoever watches is told the difference.
-    pub fn commit(mut self, version: String) {
-        let objects = std::mem::take(&mut self.objects);
-        self.give_back();
-        self.hub.replace(objects, version);
-    }
-
-    fn give_back(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.hub.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    pub fn commit(self, version: String) {
+        let replace = |state: &mut State| {
+            let staged = std::mem::take(&mut state.staged);
+            state.mirror.replace(staged, version)
+        };
+        self.0.change(replace, true);
     }
 }
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        self.give_back();
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let bytes = self.mirror().bytes();
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        let staged = std::mem::take(&mut self.0.state().staged);
+        drop(staged);
     }
 }
 
@@ -223,8 +251,8 @@ impl Drop for Hub {
 #[derive(Debug)]
 pub struct Watch {
     hub: Arc<Hub>,
-    told: broadcast::Receiver<Told>,
-    pending: VecDeque<Update>,
+    number: u64,
+    standing: watch::Receiver<Standing>,
 }
 
 /// Breaks of the way to a hub's objects.
@@ -262,59 +290,55 @@ impl Watch {
     /// Why nothing more comes.
     pub async fn next(&mut self) -> Result<Update, Status> {
         loop {
-            if let Some(update) = self.pending.pop_front() {
-                return Ok(update);
+            if let Some(status) = self.standing.borrow_and_update().failed.clone() {
+                return Err(status);
             }
-            match self.told.recv().await {
-                Ok(update) => self.pending = cut((*update?).clone()),
-                Err(broadcast::error::RecvError::Lagged(_)) => {
+            match self.hub.state().told.next(self.number) {
+                Next::Update(update) => return Ok(update),
+                Next::Missed => {
                     return Err(Status::aborted("updates were missed: watch again"));
                 }
-                Err(broadcast::error::RecvError::Closed) => {
-                    let failure = self.hub.failure();
-                    return Err(failure.unwrap_or_else(|| Status::unavailable("it has ended")));
-                }
+                Next::Nothing => {}
+            }
+            if self.standing.changed().await.is_err() {
+                return Err(Status::unavailable("it has ended"));
             }
         }
     }
 }
 
-/// Cuts an update into messages.
-fn cut(update: Update) -> VecDeque<Update> {
-    let mut messages = VecDeque::from([Update {
-        removed: update.removed,
-        ..Update::default()
-    }]);
-    let mut bytes = 0;
-    for object in update.changed {
-        let size = mirror::size(&object);
-        bytes += size;
-        if bytes > MESSAGE {
-            bytes = size;
-            messages.push_back(Update::default());
-        }
-        if let Some(message) = messages.back_mut() {
-            message.changed.push(object);
-        }
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.hub.state().told.leave(self.number);
     }
-    if let Some(last) = messages.back_mut() {
-        last.synced = true;
-        last.version = update.version;
-    }
-    messages
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{
+        Limits,
+        told::{QUEUE, QUEUE_BYTES},
+    };
+
+    fn budget(bytes: usize, bytes_of_group: usize) -> Arc<Budget> {
+        Budget::new(&Limits {
+            bytes,
+            bytes_of_group,
+            bytes_reserved: 0,
+            bytes_each: bytes,
+            hubs: 10,
+            linger: Duration::MAX,
+        })
+    }
 
     fn hub(limit: usize) -> Arc<Hub> {
-        let used = AtomicUsize::new(0);
-        Arc::new(Hub::new(Arc::new(Budget {
-            used,
-            limit,
-            each: limit,
-        })))
+        Hub::new(&budget(limit, limit), 1)
+    }
+
+    async fn watching(hub: &Arc<Hub>) -> Watch {
+        let known = Known::default();
+        hub.clone().watch(&known, Duration::MAX).await.unwrap()
     }
 
     fn object(uid: usize, version: usize, bytes: usize) -> Object {
@@ -376,7 +400,7 @@ mod tests {
             assert!(pushed < 10, "there is an end");
         }
         drop(stage);
-        assert_eq!(hub.budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(hub.account.bytes(), 0);
 
         let mut stage = hub.stage();
         stage.push(vec![object(1, 1, 1000)]).unwrap();
@@ -396,6 +420,99 @@ mod tests {
         let end = watch.next().await.unwrap_err();
         assert_eq!(end.code(), tonic::Code::ResourceExhausted);
         assert!(hub.watch(&known, Duration::MAX).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_gives_way_not_the_one_that_grows_last() {
+        let budget = budget(100_000, 100_000);
+        let (large, small) = (Hub::new(&budget, 1), Hub::new(&budget, 2));
+        large.replace(vec![object(1, 1, 70_000)], "1".into());
+        small.replace(vec![object(1, 1, 10_000)], "1".into());
+        let mut watch = watching(&large).await;
+
+        small.replace(vec![object(2, 2, 40_000)], "2".into());
+
+        let code = tonic::Code::ResourceExhausted;
+        assert_eq!(watch.next().await.unwrap_err().code(), code);
+        assert_eq!(large.account.bytes(), 0);
+        assert!(small.failure().is_none());
+        assert!(small.account.bytes() > 40_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_group_has_its_part_and_its_largest_gives_way() {
+        let budget = budget(100_000, 50_000);
+        let bystander = Hub::new(&budget, 1);
+        bystander.replace(vec![object(1, 1, 45_000)], "1".into());
+        let (first, second) = (Hub::new(&budget, 2), Hub::new(&budget, 2));
+        first.replace(vec![object(1, 1, 30_000)], "1".into());
+
+        second.replace(vec![object(1, 1, 25_000)], "1".into());
+
+        assert!(first.failure().is_some());
+        assert!(second.failure().is_none() && bystander.failure().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_collects_without_end_ends_only_its_own() {
+        let budget = budget(100_000, 50_000);
+        let (bystander, endless) = (Hub::new(&budget, 1), Hub::new(&budget, 2));
+        bystander.replace(vec![object(1, 1, 1_000)], "1".into());
+        let mut stage = endless.stage();
+
+        let full = (0..1_000).find_map(|uid| stage.push(vec![object(uid, 1, 1_000)]).err());
+
+        assert_eq!(full.unwrap().code(), tonic::Code::ResourceExhausted);
+        drop(stage);
+        assert_eq!(endless.account.bytes(), 0);
+        assert!(watching(&bystander).await.next().await.unwrap().synced);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_begin_to_watch_share_what_there_is() {
+        let hub = hub(usize::MAX);
+        hub.replace(
+            (0..100).map(|uid| object(uid, 1, 1_000)).collect(),
+            "1".into(),
+        );
+        let before = hub.account.bytes();
+
+        let mut watches = Vec::new();
+        for _ in 0..100 {
+            watches.push(watching(&hub).await);
+        }
+        assert_eq!(hub.account.bytes(), before);
+
+        // What they still have to hear counts, when it is nobody else's any more.
+        hub.replace(Vec::new(), "2".into());
+        assert_eq!(hub.account.bytes(), before);
+        drop(watches);
+        assert_eq!(hub.account.bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_the_slow_is_bounded_and_goes_first() {
+        let hub = hub(2 * QUEUE_BYTES);
+        hub.replace(Vec::new(), "1".into());
+        let mut slow = watching(&hub).await;
+        assert!(slow.next().await.unwrap().synced);
+        let mut quick = watching(&hub).await;
+        assert!(quick.next().await.unwrap().synced);
+
+        for version in 2..50 {
+            let changed = vec![object(1, version, QUEUE_BYTES / 4)];
+            let version = version.to_string();
+            hub.apply(Update {
+                changed,
+                version: version.clone(),
+                ..Update::default()
+            });
+            assert_eq!(quick.next().await.unwrap().version, version);
+            assert!(hub.account.bytes() < 2 * QUEUE_BYTES);
+        }
+
+        assert!(hub.failure().is_none());
+        assert_eq!(slow.next().await.unwrap_err().code(), tonic::Code::Aborted);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,14 +3,14 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
-use super::hub::{Budget, Hub};
+use super::{budget::Budget, hub::Hub};
 
 /// How many holders a hub has that nobody watches: the map and its feeder.
 const UNWATCHED: usize = 2;
@@ -20,6 +20,10 @@ const UNWATCHED: usize = 2;
 pub struct Limits {
     /// Bytes of all objects together, about.
     pub bytes: usize,
+    /// Bytes of the objects of one group of hubs, about.
+    pub bytes_of_group: usize,
+    /// Of all bytes, the last ones, which only a group may take that has none.
+    pub bytes_reserved: usize,
     /// Bytes of one hub's objects, about: a large one ends before it takes the room of the others.
     pub bytes_each: usize,
     /// How many hubs.
@@ -51,28 +55,30 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Hubs<K> {
     /// None yet; feeders end with `stop`.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken) -> Self {
-        let budget = Budget {
-            used: AtomicUsize::new(0),
-            limit: limits.bytes,
-            each: limits.bytes_each,
-        };
         Self(Arc::new(Inner {
             hubs: Mutex::default(),
-            budget: Arc::new(budget),
+            budget: Budget::new(&limits),
             limits,
             tasks: TaskTracker::new(),
             stop,
         }))
     }
 
-    /// The hub of a resource; if there is none, `feed` feeds a new one until it
-    /// fails or nobody has watched for a while.
+    /// The hub of a resource; if there is none, `feed` feeds a new one of this group until it
+    /// fails or nobody has watched for a while. Until then it has what `place` gives.
     ///
     /// # Errors
-    /// When there are too many.
-    pub fn get<F>(&self, key: K, feed: impl FnOnce(Arc<Hub>) -> F) -> Result<Arc<Hub>, Status>
+    /// When there are too many, and why there is no place.
+    pub fn get<F, P>(
+        &self,
+        key: K,
+        group: u64,
+        place: impl FnOnce() -> Result<P, Status>,
+        feed: impl FnOnce(Arc<Hub>) -> F,
+    ) -> Result<Arc<Hub>, Status>
     where
         F: Future<Output = Status> + Send + 'static,
+        P: Send + 'static,
     {
         let mut hubs = self.hubs();
         if let Some(hub) = hubs.get(&key).filter(|hub| hub.failure().is_none()) {
@@ -81,12 +87,14 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Hubs<K> {
         if hubs.len() >= self.0.limits.hubs {
             return Err(Status::resource_exhausted("too many resources are watched"));
         }
-        let hub = Arc::new(Hub::new(self.0.budget.clone()));
+        let place = place()?;
+        let hub = Hub::new(&self.0.budget, group);
         hubs.insert(key.clone(), hub.clone());
         let feeding = feed(hub.clone());
-        let weak = Arc::downgrade(&hub);
+        let (weak, ended) = (Arc::downgrade(&hub), hub.ended());
         let (all, linger) = (self.clone(), self.0.limits.linger);
         self.0.tasks.spawn(async move {
+            let _place = place;
             let failed = async {
                 let status = feeding.await;
                 if let Some(hub) = weak.upgrade() {
@@ -95,6 +103,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Hubs<K> {
             };
             tokio::select! {
                 () = failed => {}
+                () = ended => {}
                 () = all.unwatched(&key, linger) => {}
                 () = all.0.stop.cancelled() => {}
             }
@@ -144,6 +153,8 @@ mod tests {
     async fn a_hub_goes_when_nobody_has_watched_for_a_while() {
         let limits = Limits {
             bytes: usize::MAX,
+            bytes_of_group: usize::MAX,
+            bytes_reserved: 0,
             bytes_each: usize::MAX,
             hubs: 1,
             linger: Duration::from_secs(60),
@@ -156,12 +167,40 @@ mod tests {
             Status::ok("")
         };
         let known = Known::default();
-        let first = hubs.get("a", feed).unwrap();
+        let place = || Ok(());
+        let first = hubs.get("a", 1, place, feed).unwrap();
         let watch = first.watch(&known, Duration::MAX).await.unwrap();
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert!(hubs.get("b", feed).is_err());
+        assert!(hubs.get("b", 1, place, feed).is_err());
         drop(watch);
         tokio::time::sleep(Duration::from_secs(181)).await;
-        assert!(hubs.get("b", feed).is_ok());
+        assert!(hubs.get("b", 1, place, feed).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_that_had_to_give_way_is_fed_no_more_and_gives_its_place_back() {
+        let limits = Limits {
+            bytes: 1 << 20,
+            bytes_of_group: 1 << 20,
+            bytes_reserved: 0,
+            bytes_each: 1 << 20,
+            hubs: 10,
+            linger: Duration::from_secs(60),
+        };
+        let hubs = Hubs::new(limits, CancellationToken::new());
+        let place = Arc::new(());
+        let feed = |hub: Arc<Hub>| async move {
+            let _hub = hub;
+            std::future::pending().await
+        };
+        let taken = place.clone();
+        let hub = hubs.get("a", 1, || Ok(taken), feed).unwrap();
+
+        hub.fail(&Status::resource_exhausted("for others"));
+
+        while Arc::strong_count(&place) > 1 || Arc::strong_count(&hub) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(hubs.hubs().is_empty());
     }
 }

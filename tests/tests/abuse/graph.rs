@@ -1,15 +1,27 @@
-//! Names that would become paths, and watchers who take more than their share.
+//! Names that would become paths, and watchers and agents who take more than their share.
+
+mod agent;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::{http::Socket, rig::Rig};
+use tests::{
+    http::Socket,
+    rig::{Rig, RigAgent},
+};
 
 use crate::memory::{given_back, peak_kib, resident_kib};
+use agent::{GraphAgent, Tells};
 
 const HANDSHAKE: &[u8] = b"GET /k8s-proxy/-/graph HTTP/1.1\r\nHost: kas\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
+/// Streams of one agent that tell without end.
+const ENDLESS: [&str; 4] = ["configmaps", "endpoints", "pods", "services"];
+/// What objects of one agent, and all that is on its way, may take in all, in KiB.
+const OF_ONE_AGENT_KIB: u64 = 420 << 10;
+/// Different resources that one caller may watch.
+const OF_ONE_CALLER: usize = 250;
 
 /// A frame with a text, masked with zeros, which changes nothing.
 fn frame(text: &str) -> Result<Vec<u8>> {
@@ -28,15 +40,112 @@ async fn a_namespace_is_no_way_to_other_resources() -> Result<()> {
         r#"{"version":"v1?x=1","resource":"configmaps"}"#,
         r#"{"version":"v1","resource":"pods/exec"}"#,
     ] {
-        let mut socket = Socket::open(rig.kas.users).await?;
-        socket.write(HANDSHAKE).await?;
-        socket.read_until("\r\n\r\n", SOON).await?;
-        let wanted = format!(r#"{{"credentials":"{credentials}","resource":{resource}}}"#);
-        socket.write(&frame(&wanted)?).await?;
-        socket
-            .read_until("\"code\":\"InvalidArgument\"", SOON)
-            .await?;
+        let mut socket = watch(&rig, &credentials, resource).await?;
+        let refused = "\"code\":\"InvalidArgument\"";
+        socket.read_until(refused, SOON).await?;
     }
+    rig.check_serves(&agent).await?;
+    let asked = rig.stub.seen().asked();
+    let reads = |path: &String| path.contains("secrets") || path.contains("configmaps");
+    ensure!(!asked.iter().any(reads), "{asked:?}");
+    Ok(())
+}
+
+/// Begins to watch over a WebSocket.
+async fn watch(rig: &Rig, credentials: &str, resource: &str) -> Result<Socket> {
+    let mut socket = Socket::open(rig.kas.users).await?;
+    socket.write(HANDSHAKE).await?;
+    socket.read_until("\r\n\r\n", SOON).await?;
+    let wanted = format!(r#"{{"credentials":"{credentials}","resource":{resource}}}"#);
+    socket.write(&frame(&wanted)?).await?;
+    Ok(socket)
+}
+
+/// Hears of some changes that come from now on.
+async fn hears(socket: &mut Socket) -> Result<()> {
+    for _ in 0..5 {
+        socket.read_until("\"synced\":true", SOON).await?;
+    }
+    Ok(())
+}
+
+/// An agent tells objects without end, and never that these are all.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_without_end_take_a_bounded_part_and_end_nobody_elses() -> Result<()> {
+    let rig = Rig::start().await?;
+    let bystander = rig.agent("bystander").await?;
+    let endless = rig.agent("endless").await?;
+    let port = rig.kas.agents;
+    let _one = GraphAgent::connect(port, &bystander.token, Tells::Changes, 2).await?;
+    let own = r#"{"version":"v1","resource":"configmaps"}"#;
+    let mut hearing = watch(&rig, &rig.bearer_for(&bystander), own).await?;
+    hears(&mut hearing).await?;
+    let first = resident_kib(&rig.kas.process)?;
+
+    let other = GraphAgent::connect(port, &endless.token, Tells::WithoutEnd, ENDLESS.len()).await?;
+    tell_without_end(&rig, &endless).await?;
+    hears(&mut hearing).await?;
+    rig.check_serves(&bystander).await?;
+    let peak = peak_kib(&rig.kas.process)?;
+    ensure!(
+        peak < first + OF_ONE_AGENT_KIB,
+        "{first} KiB before, {peak} KiB then"
+    );
+
+    // An allocator keeps some of what it had once: it is given back if the next time takes no more.
+    let before = resident_kib(&rig.kas.process)?;
+    tell_without_end(&rig, &endless).await?;
+    rig.check_serves(&endless).await?;
+    drop(other);
+    given_back(&rig.kas.process, before).await?;
+    hears(&mut hearing).await
+}
+
+/// Watches what an agent tells, until kas has heard enough of it.
+async fn tell_without_end(rig: &Rig, agent: &RigAgent) -> Result<()> {
+    let credentials = rig.bearer_for(agent);
+    let mut watches = Vec::new();
+    for resource in ENDLESS {
+        let resource = format!(r#"{{"version":"v1","resource":"{resource}"}}"#);
+        watches.push(watch(rig, &credentials, &resource).await?);
+    }
+    for watch in &mut watches {
+        let refused = "\"code\":\"ResourceExhausted\"";
+        watch.read_until(refused, SOON).await?;
+    }
+    Ok(())
+}
+
+/// One caller watches as many different resources as it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_that_one_watches_leave_room_for_those_of_others() -> Result<()> {
+    let rig = Rig::start().await?;
+    let agent = rig.agent("shared").await?;
+    let token = rig.kas.create_user("greedy", "*", &["agent"]).await?;
+    let greedy = format!("pat:{}:{token}", rig.kas.agent_id("shared").await?);
+    let tunnels = OF_ONE_CALLER + 10;
+    let _told = GraphAgent::connect(rig.kas.agents, &agent.token, Tells::Changes, tunnels).await?;
+    let of = |namespace: usize| {
+        format!(r#"{{"version":"v1","resource":"configmaps","namespace":"of-{namespace}"}}"#)
+    };
+
+    let mut watches = Vec::new();
+    for namespace in 0..OF_ONE_CALLER {
+        let mut socket = watch(&rig, &greedy, &of(namespace)).await?;
+        socket.read_until("\"synced\":true", SOON).await?;
+        watches.push(socket);
+    }
+    let mut refused = watch(&rig, &greedy, &of(OF_ONE_CALLER)).await?;
+    let words = format!(
+        "too many different resources watched: the limit for one is reached ({OF_ONE_CALLER})"
+    );
+    refused.read_until(&words, SOON).await?;
+
+    // One that is watched already is nobody's new one.
+    let mut shared = watch(&rig, &greedy, &of(0)).await?;
+    hears(&mut shared).await?;
+    let mut bystander = watch(&rig, &rig.bearer_for(&agent), &of(OF_ONE_CALLER)).await?;
+    hears(&mut bystander).await?;
     rig.check_serves(&agent).await
 }
 
