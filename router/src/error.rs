@@ -134,6 +134,14 @@ pub enum OpenError {
         "no replica that could be asked holds a tunnel of the agent, and the routing store is away, for this replica or for another: whether the agent is connected is not known"
     )]
     Uncertain,
+    /// Of the agent's tunnels, those are in use that callers may use who use one already.
+    #[error(
+        "all {limit} tunnels of the agent are in use that callers may use who use one already, as this one does; the rest is for others: end some requests or watches, or try again"
+    )]
+    ShareUsed {
+        /// How many these are, on the replica that holds them.
+        limit: usize,
+    },
     /// Too many requests wait for this agent already.
     #[error("too many requests of this caller, or of all, wait for the agent already")]
     TooManyWaiting,

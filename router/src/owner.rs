@@ -195,7 +195,7 @@ async fn find(
         // The peer found one elsewhere, or gave up.
         _ = peer.message() => Ok(None),
         () = leaving.wait() => Err(Ended::leaving()),
-        refusal = registry.stays_unfit(question.agent, &question.need) => {
+        refusal = registry.stays_refused(question.agent, &question.need) => {
             Err(Ended::Refused(refusal.for_peer()))
         }
     }

@@ -1,12 +1,20 @@
 //! Why a replica that holds an agent's tunnels does not serve a call by one of them, and how that travels to the
 //! replica that asked: a user hears the same, whichever replica they ask.
 
+use std::{borrow::Cow, time::Duration};
+
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::error::OpenError;
 
 /// Marks the status by which an owner refuses; other kinds of kas ignore it.
 const REFUSAL: &str = "kas-tunnel-refusal";
+/// How the name of [`Refusal::ShareUsed`] begins; the limit follows.
+const SHARE: &str = "share-";
+/// How long an agent whose idle tunnels do not serve a call may take to offer one that does.
+const FIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a caller whose share is used up may wait for one of its own calls to end.
+const SHARE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why no tunnel of an agent serves a call. The later ones come nearer to serving it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,24 +25,39 @@ pub enum Refusal {
     CannotImpersonate,
     /// The agent would answer an upgrade and carry nothing.
     NoUpgrades,
+    /// Those are in use that callers may use who use one already.
+    ShareUsed {
+        /// How many these are.
+        limit: usize,
+    },
     /// Too many wait for one already.
     TooManyWaiting,
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [
+    const NAMED: [Self; 4] = [
         Self::NotOffered,
         Self::CannotImpersonate,
         Self::NoUpgrades,
         Self::TooManyWaiting,
     ];
 
-    fn name(self) -> &'static str {
+    /// For how long there must have been this reason before it is given.
+    pub(crate) fn patience(self) -> Duration {
         match self {
-            Self::NotOffered => "method",
-            Self::CannotImpersonate => "impersonation",
-            Self::NoUpgrades => "upgrade",
-            Self::TooManyWaiting => "queue",
+            Self::NotOffered | Self::CannotImpersonate | Self::NoUpgrades => FIT_TIMEOUT,
+            Self::ShareUsed { .. } => SHARE_TIMEOUT,
+            Self::TooManyWaiting => Duration::ZERO,
+        }
+    }
+
+    fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::NotOffered => "method".into(),
+            Self::CannotImpersonate => "impersonation".into(),
+            Self::NoUpgrades => "upgrade".into(),
+            Self::ShareUsed { limit } => format!("{SHARE}{limit}").into(),
+            Self::TooManyWaiting => "queue".into(),
         }
     }
 
@@ -44,10 +67,11 @@ impl Refusal {
             Self::NotOffered | Self::CannotImpersonate | Self::NoUpgrades => {
                 Code::FailedPrecondition
             }
-            Self::TooManyWaiting => Code::ResourceExhausted,
+            Self::ShareUsed { .. } | Self::TooManyWaiting => Code::ResourceExhausted,
         };
         let mut status = Status::new(code, OpenError::from(self).to_string());
-        let name = MetadataValue::from_static(self.name());
+        let name = MetadataValue::try_from(&*self.name());
+        let name = name.expect("letters and digits are metadata");
         status.metadata_mut().insert(REFUSAL, name);
         status
     }
@@ -55,7 +79,11 @@ impl Refusal {
     /// What the replica that holds the tunnels said, if it refused for a reason of these.
     pub(crate) fn from_owner(status: &Status) -> Option<Self> {
         let name = status.metadata().get(REFUSAL)?.to_str().ok()?;
-        Self::ALL.into_iter().find(|it| it.name() == name)
+        if let Some(limit) = name.strip_prefix(SHARE) {
+            let limit = limit.parse().ok()?;
+            return Some(Self::ShareUsed { limit });
+        }
+        Self::NAMED.into_iter().find(|it| it.name() == name)
     }
 }
 
@@ -65,6 +93,7 @@ impl From<Refusal> for OpenError {
             Refusal::NotOffered => Self::NotOffered,
             Refusal::CannotImpersonate => Self::CannotImpersonate,
             Refusal::NoUpgrades => Self::NoUpgrades,
+            Refusal::ShareUsed { limit } => Self::ShareUsed { limit },
             Refusal::TooManyWaiting => Self::TooManyWaiting,
         }
     }
@@ -76,7 +105,8 @@ mod tests {
 
     #[test]
     fn each_refusal_survives_the_way_from_the_owner() {
-        for refusal in Refusal::ALL {
+        let share = Refusal::ShareUsed { limit: 450 };
+        for refusal in Refusal::NAMED.into_iter().chain([share]) {
             let trailers = runtime::grpc::trailers(&refusal.for_peer());
             let heard = Status::from_header_map(&trailers).unwrap();
 

@@ -30,8 +30,6 @@ use crate::{
 use state::{Agent, Limits};
 
 const SHARDS: usize = 64;
-/// How long an agent whose idle tunnels do not serve a call may take to offer one that does.
-pub(crate) const FIT: Duration = Duration::from_secs(2);
 /// How often it is looked whether it did.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Requests that may wait for one agent at once. Others keep room when one
@@ -156,19 +154,19 @@ impl Registry {
             .unwrap_or_default()
     }
 
-    /// Why none of the agent's idle tunnels here serves the call, if there are any.
-    pub(crate) fn unfit(&self, agent: AgentId, need: &Need) -> Option<Refusal> {
-        self.shard(agent).get(&agent)?.unfit(need)
+    /// Why none of the agent's tunnels here serves the call, if there are any.
+    pub(crate) fn refusal(&self, agent: AgentId, need: &Need) -> Option<Refusal> {
+        self.shard(agent).get(&agent)?.refusal(need)
     }
 
-    /// Completes when the agent has idle tunnels here, and for as long as a fit one could have come none was.
-    pub(crate) async fn stays_unfit(&self, agent: AgentId, need: &Need) -> Refusal {
+    /// Completes when there has been a refusal for as long as it may pass.
+    pub(crate) async fn stays_refused(&self, agent: AgentId, need: &Need) -> Refusal {
         let mut since = None;
         loop {
-            match self.unfit(agent, need) {
+            match self.refusal(agent, need) {
                 Some(refusal) => {
                     let since: &mut Instant = since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= FIT {
+                    if since.elapsed() >= refusal.patience() {
                         return refusal;
                     }
                 }

@@ -13,7 +13,7 @@ use crate::{
     id::AgentId,
     peers::Peers,
     refusal::Refusal,
-    registry::{FIT, Registry, Waiting},
+    registry::{Registry, Waiting},
     table::RoutingTable,
 };
 use owners::{Owners, Trouble};
@@ -102,6 +102,7 @@ impl Router {
                 OpenError::CannotImpersonate
                 | OpenError::NotOffered
                 | OpenError::NoUpgrades
+                | OpenError::ShareUsed { .. }
                 | OpenError::NeverConnected => reason,
                 reason => trouble.reason().map_or(reason, OpenError::OwnerUnreachable),
             }),
@@ -142,7 +143,7 @@ impl Router {
         loop {
             let refusal = trouble.refused().await;
             let holds = self.registry.presence(agent).alive > 0;
-            if !holds || self.registry.unfit(agent, need).is_some() {
+            if !holds || self.registry.refusal(agent, need).is_some() {
                 return refusal;
             }
         }
@@ -169,8 +170,8 @@ impl Router {
 
     /// How much longer the agent's tunnel may plausibly appear.
     async fn patience(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
-        if self.registry.unfit(agent, need).is_some() {
-            return FIT.saturating_sub(started.elapsed());
+        if let Some(refusal) = self.registry.refusal(agent, need) {
+            return refusal.patience().saturating_sub(started.elapsed());
         }
         let plausible = match self.last_seen(agent).await {
             Some(ago) => PLAUSIBLE.saturating_sub(ago),
@@ -186,7 +187,7 @@ impl Router {
     }
 
     async fn reason(&self, agent: AgentId, need: &Need, started: Instant) -> OpenError {
-        if let Some(refusal) = self.registry.unfit(agent, need) {
+        if let Some(refusal) = self.registry.refusal(agent, need) {
             return refusal.into();
         }
         match self.last_seen(agent).await {

@@ -54,7 +54,7 @@ pub(super) fn of_open(error: &OpenError) -> Failure {
         | OpenError::AllBusy { .. }
         | OpenError::OwnerUnreachable(_)
         | OpenError::Uncertain => unavailable(error),
-        OpenError::TooManyWaiting => {
+        OpenError::TooManyWaiting | OpenError::ShareUsed { .. } => {
             Failure::passing(StatusCode::TOO_MANY_REQUESTS, error.to_string())
         }
         OpenError::NotOffered | OpenError::NoUpgrades => {
@@ -163,6 +163,7 @@ mod tests {
                 true,
             ),
             (of_open(&OpenError::TooManyWaiting), 429, true),
+            (of_open(&OpenError::ShareUsed { limit: 450 }), 429, true),
             (of_open(&OpenError::Uncertain), 503, true),
             (of_open(&OpenError::OwnerUnreachable("x".into())), 503, true),
             (of_open(&OpenError::CannotImpersonate), 403, false),

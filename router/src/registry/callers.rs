@@ -20,8 +20,14 @@ impl Callers {
     /// Whether a caller may use one more of an agent's tunnels, of which so many are `alive`: more
     /// than one agentk opens are those of several, and each opens more when they are used.
     pub(super) fn may_take(&self, caller: &str, alive: usize) -> bool {
+        self.used_up(caller, alive).is_none()
+    }
+
+    /// How many tunnels those may use who use one, if that is why a caller may not use one more.
+    pub(super) fn used_up(&self, caller: &str, alive: usize) -> Option<usize> {
         let most = alive.div_ceil(POOL).max(1) * POOL;
-        self.total < most - most / RESERVED_PART || !self.by.contains_key(caller)
+        let limit = most - most / RESERVED_PART;
+        (self.total >= limit && self.by.contains_key(caller)).then_some(limit)
     }
 
     /// A caller uses one more.
@@ -68,6 +74,8 @@ mod tests {
         assert_eq!(greedy, 450);
         assert!(take(&mut callers, "bystander", 500));
         assert!(!take(&mut callers, "bystander", 500), "it has one");
+        assert_eq!(callers.used_up("greedy", 500), Some(450));
+        assert_eq!(callers.used_up("newcomer", 500), None);
 
         callers.gave_back("bystander");
         callers.gave_back("greedy");

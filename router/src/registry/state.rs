@@ -123,10 +123,17 @@ impl Agent {
     }
 
     /// Why none of the idle tunnels serves the call: what the best of them lacks. `None` without any.
-    pub(super) fn unfit(&self, need: &Need) -> Option<Refusal> {
+    fn unfit(&self, need: &Need) -> Option<Refusal> {
         let mut lacks = self.idle.iter().map(|slot| slot.offer.unfit(need));
         let first = lacks.next()??;
         lacks.try_fold(first, |best, lack| Some(best.max(lack?)))
+    }
+
+    /// Why none of the tunnels serves the call, for want of a fit one or of a share.
+    pub(super) fn refusal(&self, need: &Need) -> Option<Refusal> {
+        let share = self.callers.used_up(&need.caller, self.alive);
+        let share = share.map(|limit| Refusal::ShareUsed { limit });
+        self.unfit(need).or(share)
     }
 
     /// Counts a tunnel; says whether it is the agent's first.
