@@ -1,5 +1,6 @@
 //! One byte stream type, whatever lies under it.
 
+mod hangup;
 mod replay;
 mod scheme;
 mod stream;
@@ -74,6 +75,17 @@ impl ByteStream {
 
     pub(crate) fn agent_websocket(socket: WebSocket<Transport>) -> Self {
         Self::of(Layers::AgentWebSocket(AuthorityFilter::new(socket)))
+    }
+
+    /// Whether the other end has said its last word or is gone, even behind bytes that nobody has read.
+    /// Never of a pipe in memory.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        match &self.layers {
+            Layers::Plain(io) => io.get_ref().is_hung_up(),
+            // These are read all the time, which shows it.
+            Layers::WebSocket(_) | Layers::AgentWebSocket(_) => false,
+        }
     }
 
     /// Tells from now on whether something comes.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use runtime::io::ByteStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -25,10 +26,31 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection whose writes may not wait longer than a limit.
 #[derive(Debug)]
-pub(super) struct Guarded<IO> {
-    io: IO,
+pub(super) struct Guarded {
+    io: Arc<Mutex<ByteStream>>,
     stalled: Idle,
     activity: Activity,
+}
+
+/// Sees whether the client of a [`Guarded`] connection is still there.
+#[derive(Debug)]
+pub(super) struct Presence {
+    io: Arc<Mutex<ByteStream>>,
+    activity: Activity,
+}
+
+impl Presence {
+    /// Whether the client has gone and nobody would notice: a connection of HTTP/1.1 is not read while a
+    /// request is in progress behind which more was sent, or whose body nobody takes.
+    pub(super) fn is_over(&self) -> bool {
+        !self.activity.0.reading.load(Ordering::Relaxed)
+            && !self.activity.is_http2()
+            && lock(&self.io).is_hung_up()
+    }
+}
+
+fn lock(io: &Mutex<ByteStream>) -> MutexGuard<'_, ByteStream> {
+    io.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What was seen on a connection. Clones share it.
@@ -39,6 +61,8 @@ pub(super) struct Activity(Arc<Seen>);
 struct Seen {
     preface: AtomicUsize,
     begun: AtomicBool,
+    /// Whether somebody waits for the client to say something, or to go.
+    reading: AtomicBool,
     requests: Mutex<Requests>,
 }
 
@@ -120,16 +144,21 @@ impl Activity {
     }
 }
 
-impl<IO> Guarded<IO> {
+impl Guarded {
     /// Watches a connection; a write may wait as long as `limit`.
-    pub(super) fn new(io: IO, limit: Duration) -> (Self, Activity) {
+    pub(super) fn new(io: ByteStream, limit: Duration) -> (Self, Activity, Presence) {
         let activity = Activity::default();
+        let io = Arc::new(Mutex::new(io));
+        let presence = Presence {
+            io: io.clone(),
+            activity: activity.clone(),
+        };
         let guarded = Self {
             io,
             stalled: Idle::new(limit),
             activity: activity.clone(),
         };
-        (guarded, activity)
+        (guarded, activity, presence)
     }
 
     fn in_time<T>(
@@ -146,7 +175,7 @@ impl<IO> Guarded<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
+impl AsyncRead for Guarded {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -154,20 +183,23 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let read = Pin::new(&mut *lock(&this.io)).poll_read(cx, buf);
+        let reading = &this.activity.0.reading;
+        reading.store(read.is_pending(), Ordering::Relaxed);
+        ready!(read)?;
         this.activity.read(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+impl AsyncWrite for Guarded {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        let written = Pin::new(&mut *lock(&this.io)).poll_write(cx, bytes);
         this.in_time(written, cx)
     }
 
@@ -177,23 +209,23 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut *lock(&this.io)).poll_write_vectored(cx, slices);
         this.in_time(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        lock(&self.io).is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        let flushed = Pin::new(&mut *lock(&this.io)).poll_flush(cx);
         this.in_time(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        let shut = Pin::new(&mut *lock(&this.io)).poll_shutdown(cx);
         this.in_time(shut, cx)
     }
 }

@@ -10,14 +10,12 @@ use hyper_util::{
 };
 use runtime::{
     drain::Drain,
+    io::ByteStream,
     listen::{Listener, PlainAcceptor},
     request_filter::{Limits, RequestFilter},
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{
     KubernetesApi,
@@ -29,6 +27,8 @@ use super::{
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How soon it is looked again whether a connection of HTTP/2 is idle.
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether a client of HTTP/1.1 is there of whom nobody would hear.
+const PRESENCE_LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long an idle connection of HTTP/2 may take to close when it was asked to.
 const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hyper buffers of HTTP/1.1 beyond the longest head.
@@ -99,11 +99,8 @@ impl KubernetesApi {
     /// draining starts, requests in progress are finished and no new ones taken;
     /// when it is near, clients of HTTP/1.1 are asked to come on another
     /// connection, since they might send a request just when this one ends.
-    pub async fn serve_connection<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, drain: Drain)
-    where
-        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let (io, activity) = Guarded::new(io, self.settings.idle);
+    pub async fn serve_connection(self: Arc<Self>, io: ByteStream, peer: SocketAddr, drain: Drain) {
+        let (io, activity, presence) = Guarded::new(io, self.settings.idle);
         let limits = Limits {
             head_bytes: self.settings.max_head,
             lines: request_head::MAX_LINES,
@@ -135,6 +132,7 @@ impl KubernetesApi {
         let mut leave = pin!(drain.wait());
         let mut first_words = pin!(tokio::time::sleep(self.settings.first_request));
         let mut idle = pin!(tokio::time::sleep(KEEP_ALIVE));
+        let mut look = pin!(tokio::time::sleep(PRESENCE_LOOK_INTERVAL));
         let (mut leaving, mut begun) = (false, false);
         loop {
             tokio::select! {
@@ -161,6 +159,12 @@ impl KubernetesApi {
                         connection.as_mut().graceful_shutdown();
                         idle.as_mut().reset(Instant::now() + IDLE_CLOSE_TIMEOUT);
                     }
+                }
+                () = look.as_mut() => {
+                    if presence.is_over() {
+                        return tracing::debug!(%peer, "a client has gone ahead of its answer");
+                    }
+                    look.as_mut().reset(Instant::now() + PRESENCE_LOOK_INTERVAL);
                 }
                 () = first_words.as_mut(), if !begun => {
                     begun = true;

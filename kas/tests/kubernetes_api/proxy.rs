@@ -70,7 +70,9 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((socket, peer)) = listener.accept().await {
                 socket.set_nodelay(true).unwrap();
-                let connection = api.clone().serve_connection(socket, peer, leave.clone());
+                let connection = api
+                    .clone()
+                    .serve_connection(socket.into(), peer, leave.clone());
                 leave.spawn(connection);
             }
         });

@@ -27,6 +27,10 @@ impl<S> Replay<S> {
         Self { inner, again: None }
     }
 
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
     /// Puts `bytes` in front of everything that is still to be read.
     pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>) {
         if let Some(again) = self.again.take() {

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-use super::Transport;
+use super::{Transport, hangup};
 
 /// TCP, or TLS over a transport; boxed where large.
 #[derive(Debug)]
@@ -22,6 +22,18 @@ pub(crate) enum Stream {
     TlsServer(Box<server::TlsStream<Transport>>),
     TlsClient(Box<client::TlsStream<Transport>>),
     Other(Box<dyn AnyIo>),
+}
+
+impl Stream {
+    /// Whether the other end of the socket has said its last word or is gone.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => hangup::is_hung_up(tcp),
+            Self::TlsServer(tls) => tls.get_ref().0.get_ref().is_hung_up(),
+            Self::TlsClient(tls) => tls.get_ref().0.get_ref().is_hung_up(),
+            Self::Other(_) => false,
+        }
+    }
 }
 
 /// Any byte stream, with a name for debugging.
