@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{limits, output, script};
 use client::Client;
 pub(crate) use exec::Exec;
-pub(crate) use options::Options;
+pub(crate) use options::{Options, USERS};
 use pace::Pace;
 pub(crate) use report::{Report, Tally};
 pub(crate) use series::{Point, Series};

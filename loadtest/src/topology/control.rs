@@ -1,4 +1,4 @@
-//! Who is who: many agents and one user, in files.
+//! Who is who: many agents and some users, in files.
 
 use std::{
     collections::HashMap,
@@ -12,8 +12,10 @@ use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// The one user.
-pub(super) const USER: &str = "bench";
+use crate::traffic::USERS;
+
+/// How users' names begin; a number follows.
+pub(super) const USER: &str = "bench-";
 
 /// Files for kas and for whoever uses it.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub(crate) struct ControlPlane {
     pub(crate) key: PathBuf,
     /// The secret that replicas share.
     pub(crate) secret: PathBuf,
+    /// How users' tokens begin; a number follows.
     user_token: String,
 }
 
@@ -62,13 +65,17 @@ impl ControlPlane {
         Ok(numbered.map(|(token, id)| (token.to_owned(), id)).collect())
     }
 
+    /// How users' tokens begin; a number below [`USERS`] follows.
     pub(super) fn user_token(&self) -> &str {
         &self.user_token
     }
 
-    /// What a user shows to reach an agent, given by number or as `{agent}`.
+    /// What a user shows to reach an agent, given by number or as `{agent}`. One user has only a part of what a
+    /// replica carries, so agents are asked by different ones.
     pub(crate) fn bearer(&self, agent: &str) -> String {
-        format!("pat:{agent}:{}", self.user_token)
+        let user = agent.parse().map(|agent: u64| (agent % USERS).to_string());
+        let user = user.as_deref().unwrap_or("{user}");
+        format!("pat:{agent}:{}{user}", self.user_token)
     }
 }
 
@@ -78,10 +85,14 @@ fn document(tokens: &[String], user_token: &str) -> Value {
         let id = index + 1;
         json!({ "id": id, "name": format!("bench-{id}"), "tokens": [entry(token)] })
     };
+    let name = |user: u64| format!("{USER}{user}");
+    let user =
+        |user| json!({ "name": name(user), "tokens": [entry(&format!("{user_token}{user}"))] });
+    let names: Vec<_> = (0..USERS).map(name).collect();
     json!({
         "agents": tokens.iter().enumerate().map(agent).collect::<Vec<_>>(),
-        "users": [{ "name": USER, "tokens": [entry(user_token)] }],
-        "access": [{ "agents": "*", "users": [USER], "access_as": "agent" }],
+        "users": (0..USERS).map(user).collect::<Vec<_>>(),
+        "access": [{ "agents": "*", "users": names, "access_as": "agent" }],
     })
 }
 
@@ -122,5 +133,9 @@ mod tests {
             assert!(!file.contains(token) && file.contains(&hash(token)));
         }
         assert!(!file.contains(&control.user_token));
+        let bearer = control.bearer("3");
+        let token = bearer.strip_prefix("pat:3:").unwrap();
+        assert!(file.contains(&hash(token)));
+        assert!(control.bearer("{agent}").ends_with("{user}"));
     }
 }

@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::control::{ControlPlane, USER};
+use crate::traffic::USERS;
 
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_BODY: usize = 1 << 20;
@@ -34,13 +35,14 @@ pub(crate) struct GitLab {
 #[derive(Debug)]
 struct Known {
     agents: HashMap<String, usize>,
+    /// How users' tokens begin; a number follows.
     user_token: String,
 }
 
 type Answer = (StatusCode, Option<Value>);
 
 impl GitLab {
-    /// Starts one that knows the agents and the user of `control`.
+    /// Starts one that knows the agents and the users of `control`.
     ///
     /// # Errors
     /// When it cannot listen.
@@ -143,9 +145,9 @@ impl Known {
     }
 
     fn allowed_agents(&self, headers: &HeaderMap) -> Answer {
-        if text(headers, "job-token") != self.user_token {
+        let Some(user) = self.user(text(headers, "job-token")) else {
             return (StatusCode::UNAUTHORIZED, None);
-        }
+        };
         let mut ids: Vec<_> = self.agents.values().copied().collect();
         ids.sort_unstable();
         let agent =
@@ -155,24 +157,31 @@ impl Known {
             "job": { "id": 1 },
             "pipeline": { "id": 1 },
             "project": { "id": 1, "groups": [] },
-            "user": { "id": 1, "username": USER },
+            "user": user,
         });
         (StatusCode::OK, Some(allowed))
     }
 
     fn authorize(&self, body: &[u8]) -> Answer {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        if body["access_key"] != self.user_token.as_str() {
+        let key = body["access_key"].as_str().unwrap_or_default();
+        let Some(user) = self.user(key) else {
             return (StatusCode::UNAUTHORIZED, None);
-        }
+        };
         let id = &body["agent_id"];
         let id = id.as_u64().or_else(|| id.as_str()?.parse().ok());
         let authorized = json!({
             "agent": { "id": id, "config_project": { "id": 1 } },
-            "user": { "id": 1, "username": USER },
+            "user": user,
             "access_as": { "agent": {} },
         });
         (StatusCode::OK, Some(authorized))
+    }
+
+    /// Whose token it is.
+    fn user(&self, token: &str) -> Option<Value> {
+        let user: u64 = token.strip_prefix(&self.user_token)?.parse().ok()?;
+        (user < USERS).then(|| json!({ "id": user + 1, "username": format!("{USER}{user}") }))
     }
 }
 
@@ -214,7 +223,8 @@ mod tests {
             known().answer(&Method::POST, path, &HeaderMap::new(), body.as_bytes())
         };
 
-        assert_eq!(ask("user").1.unwrap()["agent"]["id"], 7);
+        assert_eq!(ask("user1").1.unwrap()["agent"]["id"], 7);
+        assert_eq!(ask("user").0, StatusCode::UNAUTHORIZED);
         assert_eq!(ask("guess").0, StatusCode::UNAUTHORIZED);
     }
 }

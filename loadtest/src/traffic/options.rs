@@ -7,6 +7,8 @@ use clap::Args;
 use super::Exec;
 use crate::scenario::Traffic;
 
+/// Users that `{user}` in a bearer token stands for.
+pub(crate) const USERS: u64 = 16;
 /// The length of a `--bulk` body.
 const BULK: u64 = 200 << 20;
 /// Seconds that one request may take, unless told otherwise.
@@ -19,7 +21,8 @@ pub(crate) struct Options {
     /// What to get: http:// or https://host:port/path; with --mix the Kubernetes proxy itself.
     #[arg(long)]
     pub(crate) url: String,
-    /// The bearer token; `{agent}` in it stands for each number of --agents in turn.
+    /// The bearer token; `{agent}` in it stands for each number of --agents in turn, and `{user}` for a number
+    /// from 0 to 15 that goes with it.
     #[arg(long)]
     pub(crate) bearer: Option<String>,
     /// Agent ids for `{agent}` in the bearer token, as `1-2000`.

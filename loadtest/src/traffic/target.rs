@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Options;
+use super::{Options, USERS};
 use crate::{body::Body, content, http_body::Sending};
 
 /// A connection, in clear or in TLS.
@@ -172,7 +172,10 @@ impl Bearer {
         match options.agents {
             None => Ok(Self::Same(value(template)?)),
             Some((first, last)) => (first..=last)
-                .map(|agent| value(&template.replace("{agent}", &agent.to_string())))
+                .map(|agent| {
+                    let token = template.replace("{agent}", &agent.to_string());
+                    value(&token.replace("{user}", &(agent % USERS).to_string()))
+                })
                 .collect::<Result<_, _>>()
                 .map(Self::Each),
         }
