@@ -10,7 +10,12 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A metric of kas, by its line up to the number.
 pub(crate) async fn metric(kas: &Kas, name: &str) -> Option<u64> {
-    let url = format!("http://127.0.0.1:{}/metrics", kas.observability);
+    metric_at(kas.observability, name).await
+}
+
+/// The same of a replica whose observability port this is.
+pub(crate) async fn metric_at(port: u16, name: &str) -> Option<u64> {
+    let url = format!("http://127.0.0.1:{port}/metrics");
     let answer = http::get(&url, "").await.ok()?;
     let text = String::from_utf8_lossy(answer.body()).into_owned();
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
