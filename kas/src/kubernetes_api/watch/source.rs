@@ -129,7 +129,11 @@ impl Source {
             return Err(Gone::OtherType);
         }
         let ahead = exchange.look_ahead()?;
-        exchange.count(self.router.registry().readers(), self.agent, &need.caller);
+        exchange.count(
+            self.router.registry().readers(),
+            self.agent,
+            &self.need.caller,
+        );
         Ok(Resumed::Goes(Box::new(exchange), ahead))
     }
 
