@@ -4,47 +4,42 @@
 //! progress belong to the requests that make them; they only need this task to
 //! move their bytes.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+mod calls;
+mod door;
+mod life;
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
-use proto::{frame::Frame, receptive::rpc::receptive_server::ReceptiveServer};
 use router::{
     AgentId,
     tunnel::{IdleEnd, Offer, Stream},
 };
 use runtime::{
-    backoff::jittered,
     drain::{Drain, Working},
-    grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT, answer, receive},
+    grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
-    telemetry::{Repeats, Untrusted},
 };
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
     AgentApi,
-    authenticate::{self, Shown},
-    caller::{Caller, Callers, Known, Place},
-    collector, configuration, connect,
+    caller::{Callers, Known, Place},
+    configuration, connect,
     dialled::Dialled,
     flux,
     idle::Idle,
-    leaving,
     method::Method,
-    registrar,
-    relay::{self, Relay},
+    relay::Relay,
 };
-use crate::control_plane::{AgentInfo, TokenHash};
+use crate::control_plane::TokenHash;
+use calls::{attach, unary};
+use door::Asking;
+use life::Phase;
 
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -55,47 +50,11 @@ const PACE: Pace = Pace {
     timeout: Duration::from_secs(20),
     in_use: Duration::from_secs(5),
 };
-/// Calls whose token the control plane is being asked about: with one token, an agent's first calls; on a
-/// connection on which nobody is known yet, those of a few agents of a load balancer; on any other.
-const MAX_ASKING_PER_TOKEN: usize = 8;
-const MAX_ASKING_UNKNOWN: usize = 32;
-const MAX_ASKING: usize = 256;
-/// How long an agent is given to hear that its token is good no more.
-const LAST_WORD: Duration = Duration::from_secs(2);
 /// Age of connections that are never too old.
 const AGELESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Opened = Result<(Offer, Stream, Place), connect::Refused>;
-
-/// A call of which it is not known yet who makes it. Nothing of its body is looked at.
-struct Knock {
-    method: Method,
-    shown: Shown,
-    request: Request<h2::RecvStream>,
-    respond: SendResponse,
-}
-
-/// Whose the token of a call is, asked of the control plane.
-struct Asking {
-    knock: Option<Knock>,
-    token: TokenHash,
-    asked: Task<Asked>,
-}
-
-type Asked = Result<Arc<AgentInfo>, Status>;
-
-impl Future for Asking {
-    type Output = (Knock, Asked);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let asked = std::task::ready!(self.asked.as_mut().poll(cx));
-        match self.knock.take() {
-            Some(knock) => Poll::Ready((knock, asked)),
-            None => Poll::Pending,
-        }
-    }
-}
 
 struct Connection {
     api: Arc<AgentApi>,
@@ -133,21 +92,6 @@ enum Done {
     Rechecked(Vec<TokenHash>),
     /// An agent that was asked to leave needs its idle tunnels no more.
     Moved(AgentId),
-}
-
-/// Where the connection stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nobody has shown a good token yet; the timer fires when that takes too long.
-    Unknown,
-    /// It is used; the timer fires when it is old.
-    Used,
-    /// The replica drains; the timer fires when its turn comes.
-    InLine,
-    /// The agent was asked to leave; what is idle goes when it is elsewhere.
-    Moving,
-    /// Nothing is idle; the timer fires when calls in progress have had their time.
-    Finishing,
 }
 
 /// Serves the connection to its end.
@@ -263,111 +207,6 @@ impl Connection {
         }
     }
 
-    /// Looks at who makes a call, and at nothing else of it.
-    fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse, drain: &Drain) {
-        let directions = &self.api.settings.directions;
-        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
-            return;
-        };
-        let method = match Method::of(request.uri().path(), &self.api.settings) {
-            Ok(method) => method,
-            Err(status) => return self.api.refuse(respond, &status, "call"),
-        };
-        let shown = match Shown::read(request.headers()) {
-            Ok(shown) => shown,
-            Err(status) => return self.api.refuse(respond, &status, method.name()),
-        };
-        let (api, token, from) = (self.api.clone(), shown.token.clone(), self.peer.ip());
-        let mut asking = Asking {
-            token: shown.hash,
-            asked: Box::pin(async move { api.authenticator.agent(&token, from).await }),
-            knock: Some(Knock {
-                method,
-                shown,
-                request,
-                respond,
-            }),
-        };
-        // Whoever is remembered needs no place among those who are asked about.
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready((knock, asked)) = Pin::new(&mut asking).poll(&mut cx) {
-            return self.admit(knock, asked, drain);
-        }
-        if self.may_ask(&asking.token) {
-            return self.asking.push(asking);
-        }
-        if let Some(Knock { respond, .. }) = asking.knock {
-            let status =
-                Status::resource_exhausted("too many calls with tokens that are not known yet");
-            self.api.refuse(respond, &status, method.name());
-        }
-    }
-
-    fn may_ask(&self, token: &TokenHash) -> bool {
-        if self.callers.find(token).is_some() {
-            return true;
-        }
-        let limit = if self.callers.is_empty() {
-            MAX_ASKING_UNKNOWN
-        } else {
-            MAX_ASKING
-        };
-        let same = self.asking.iter().filter(|it| it.token == *token);
-        self.asking.len() < limit && same.count() < MAX_ASKING_PER_TOKEN
-    }
-
-    /// Lets a call in whose token is good.
-    fn admit(&mut self, knock: Knock, asked: Asked, drain: &Drain) {
-        let Knock {
-            method,
-            shown,
-            request,
-            respond,
-        } = knock;
-        let checked = self.dialled.as_ref().map_or(Ok(()), |it| it.check(&asked));
-        let token = shown.hash;
-        let known = checked.and(asked).and_then(|agent| self.know(shown, agent));
-        let known = match known {
-            Ok(known) => known,
-            Err(status) => {
-                if authenticate::is_refusal(&status) {
-                    self.revoke(&token);
-                }
-                return self.api.refuse(respond, &status, method.name());
-            }
-        };
-        let place = match method {
-            Method::Connect => known.caller.tunnel(),
-            _ => known.caller.call(),
-        };
-        match place {
-            Ok(place) => self.begin(method, known, place, request, respond, drain),
-            Err(status) => self.api.refuse(respond, &status, method.name()),
-        }
-    }
-
-    /// Who has shown a good token; the connection is one of an agent from then on.
-    fn know(&mut self, shown: Shown, agent: Arc<AgentInfo>) -> Result<Known, Status> {
-        if let Some(caller) = self.callers.find(&shown.hash)
-            && caller.agent == agent.id
-        {
-            let caller = caller.clone();
-            return Ok(Known { caller, agent });
-        }
-        self.api.authenticator.connected(shown.hash)?;
-        let caller = Caller::new(shown, agent.id, self.leaving.child_token());
-        let first = self.callers.is_empty();
-        self.callers.add(caller.clone())?;
-        if first {
-            runtime::grpc::welcome(&mut self.http2);
-        }
-        if self.phase == Phase::Unknown {
-            self.phase = Phase::Used;
-            self.postpone(jittered(self.api.settings.max_connection_age));
-        }
-        Ok(Known { caller, agent })
-    }
-
     /// Begins to serve a call of somebody who is known.
     fn begin(
         &mut self,
@@ -441,164 +280,6 @@ impl Connection {
             pings.probe();
         }
     }
-
-    /// Waits for the connection's turn to leave a replica that drains.
-    fn queue(&mut self) {
-        if self.callers.is_empty() && self.dialled.is_none() {
-            return self.end();
-        }
-        self.phase = Phase::InLine;
-        let turn = Instant::now() + self.api.turn();
-        self.timer.as_mut().reset(turn);
-    }
-
-    /// Asks the agent to leave. Its idle tunnels end in order, so that it opens
-    /// others at once, elsewhere; one stays for calls until then.
-    fn leave(&mut self, drains: bool) {
-        self.http2.graceful_shutdown();
-        self.leaving.cancel();
-        let (ends, staying) = leaving::choose(self.idle.iter().map(Idle::agent));
-        for (idle, _) in self.idle.iter_mut().zip(ends).filter(|(_, end)| *end) {
-            idle.retire();
-        }
-        self.phase = Phase::Moving;
-        self.moving = staying.len();
-        // Whoever watches an agent's move has a deadline of its own.
-        self.postpone(2 * self.api.settings.leaving.elsewhere);
-        for staying in staying {
-            let moved = leaving::moved(self.api.clone(), staying, drains);
-            self.calls.push(Box::pin(async move {
-                moved.await;
-                Done::Moved(staying.agent)
-            }));
-        }
-        if self.moving == 0 {
-            self.finish();
-        }
-    }
-
-    /// Ends what is idle of an agent that is elsewhere.
-    fn moved(&mut self, agent: AgentId) {
-        for idle in self.idle.iter_mut().filter(|idle| idle.agent() == agent) {
-            idle.retire();
-        }
-        self.moving = self.moving.saturating_sub(1);
-        if self.moving == 0 && self.phase == Phase::Moving {
-            self.finish();
-        }
-    }
-
-    /// Ends what is idle, and gives calls in progress their time.
-    fn finish(&mut self) {
-        for idle in &mut self.idle {
-            idle.retire();
-        }
-        self.phase = Phase::Finishing;
-        self.staying = None;
-        self.postpone(self.api.settings.max_connection_age / 2);
-    }
-
-    fn postpone(&mut self, time: Duration) {
-        self.timer.as_mut().reset(Instant::now() + time);
-    }
-
-    /// Asks again who may be here, now that the control plane has changed.
-    fn recheck(&mut self) {
-        if self.rechecking.is_some() {
-            self.rechecking = Some(true);
-            return;
-        }
-        self.rechecking = Some(false);
-        let (api, shown, from) = (self.api.clone(), self.callers.shown(), self.peer.ip());
-        self.calls.push(Box::pin(async move {
-            Done::Rechecked(api.authenticator.revoked(shown, from).await)
-        }));
-    }
-
-    fn rechecked(&mut self, revoked: &[TokenHash]) {
-        for token in revoked {
-            self.revoke(token);
-        }
-        if self.rechecking.take() == Some(true) {
-            self.recheck();
-        }
-    }
-
-    /// Lets nobody stay whose token is good no more: what they have is ended, and nothing of others. The
-    /// connection ends when nobody is left.
-    fn revoke(&mut self, token: &TokenHash) {
-        let Some(caller) = self.callers.revoke(token) else {
-            return;
-        };
-        tracing::info!(
-            agent.id = caller.agent.0,
-            "the token of a connected agent was revoked; its calls are ended"
-        );
-        if self.callers.is_empty() {
-            self.end();
-        }
-    }
-
-    /// Ends the connection: calls in progress are cut as soon as the other end was told.
-    fn end(&mut self) {
-        self.leave(false);
-        self.finish();
-        self.postpone(LAST_WORD);
-    }
-}
-
-/// Serves a call of one message and one answer.
-async fn unary(
-    api: Arc<AgentApi>,
-    method: Method,
-    known: Known,
-    request: Request<h2::RecvStream>,
-    respond: SendResponse,
-) {
-    let (head, mut stream) = request.into_parts();
-    let headers = &head.headers;
-    let answered = async {
-        Ok(match method {
-            Method::Register => {
-                let asked = receive(headers, &mut stream, &registrar::REQUEST).await?;
-                Frame::message(&registrar::register(&api, &known, asked)?)
-            }
-            Method::Unregister => {
-                let asked = receive(headers, &mut stream, &registrar::REQUEST).await?;
-                Frame::message(&registrar::unregister(&api, &known, &asked))
-            }
-            _ => {
-                let events = api.settings.events.as_ref();
-                let events = events.ok_or_else(|| Status::unimplemented("no events are taken"))?;
-                let _place = collector::place(&api, known.agent.id)?;
-                let asked = receive(headers, &mut stream, &collector::REPORT).await?;
-                Frame::message(&collector::report(&known, events, asked).await)
-            }
-        })
-    };
-    let answered: Result<Frame, Status> = answered.await;
-    match answered {
-        // An agent that is gone needs no answer.
-        Ok(frame) => drop(answer(respond, frame)),
-        Err(status) => api.refuse(respond, &status, method.name()),
-    }
-}
-
-/// Carries the bytes of another pod's connection.
-async fn attach(
-    relay: Relay,
-    known: Known,
-    request: Request<h2::RecvStream>,
-    respond: SendResponse,
-) {
-    let mut service = ReceptiveServer::new(relay).max_decoding_message_size(relay::MAX_CHUNK_BYTES);
-    let served = runtime::grpc::serve(&mut service, request, respond);
-    tokio::select! {
-        served = served => if let Err(error) = served {
-            tracing::debug!(%error, "a pod that carried another's connection left");
-        },
-        () = known.caller.revoked() => {}
-    }
 }
 
 async fn asked_to_leave(dialled: Option<&Dialled>) {
@@ -612,21 +293,5 @@ async fn unanswered(pings: &mut Option<Pings>) {
     match pings {
         Some(pings) => pings.unanswered().await,
         None => std::future::pending().await,
-    }
-}
-
-impl AgentApi {
-    /// Refuses a call, and says so in the log.
-    pub(super) fn refuse(&self, respond: SendResponse, status: &Status, call: &'static str) {
-        if status.code() == tonic::Code::Unauthenticated {
-            self.metrics.unauthenticated.inc();
-        }
-        static REFUSED: Repeats = Repeats::new("refused an agent's call");
-        if REFUSED.admit() {
-            let reason = Untrusted(status.message());
-            tracing::info!(code = ?status.code(), %reason, call, "refused an agent's call");
-        }
-        // An agent that is gone needs no answer.
-        let _ = runtime::grpc::refuse(respond, status);
     }
 }
