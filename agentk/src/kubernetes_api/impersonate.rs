@@ -33,19 +33,19 @@ fn is_impersonation(name: &HeaderName) -> bool {
 
 fn from_kas(config: &ImpersonationConfig, headers: &mut HeaderMap) -> Result<(), Status> {
     if !config.username.is_empty() {
-        headers.append(USER, value(&config.username)?);
+        add(headers, USER, &config.username)?;
     }
     if !config.uid.is_empty() {
-        headers.append(UID, value(&config.uid)?);
+        add(headers, UID, &config.uid)?;
     }
     for group in &config.groups {
-        headers.append(GROUP, value(group)?);
+        add(headers, GROUP, group)?;
     }
     for extra in &config.extra {
         let name = extra_header(&extra.key)
             .ok_or_else(|| Status::invalid_argument("an extra of an identity has a bad key"))?;
         for text in &extra.val {
-            headers.append(name.clone(), value(text)?);
+            add(headers, name.clone(), text)?;
         }
     }
     if headers.keys().any(is_impersonation) {
@@ -56,6 +56,12 @@ fn from_kas(config: &ImpersonationConfig, headers: &mut HeaderMap) -> Result<(),
             "the identity to impersonate is empty",
         ))
     }
+}
+
+fn add(headers: &mut HeaderMap, name: HeaderName, text: &str) -> Result<(), Status> {
+    let added = headers.try_append(name, value(text)?);
+    let full = |_| Status::resource_exhausted("an identity has more parts than headers can hold");
+    added.map(drop).map_err(full)
 }
 
 fn value(text: &str) -> Result<HeaderValue, Status> {
@@ -93,6 +99,22 @@ mod tests {
                 val: vec!["1".into(), "2".into()],
             }],
         }
+    }
+
+    #[test]
+    fn more_extras_than_headers_can_hold_are_refused() {
+        let extra = |number: u32| ExtraKeyVal {
+            key: format!("k{number}"),
+            val: vec!["v".into()],
+        };
+        let many = ImpersonationConfig {
+            extra: (0..40_000).map(extra).collect(),
+            ..config()
+        };
+
+        let refused = apply(&HeaderMap::new(), Some(many), &mut HeaderMap::new());
+
+        assert_eq!(refused.unwrap_err().code(), tonic::Code::ResourceExhausted);
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

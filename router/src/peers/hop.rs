@@ -152,7 +152,8 @@ fn put_meta(headers: &mut HeaderMap, meta: &Meta) {
                 false => HeaderValue::from_str(value),
             };
             if let Ok(value) = value {
-                headers.append(&name, value);
+                // What is beyond any request's headers stays here.
+                let _ = headers.try_append(&name, value);
             }
         }
     }
