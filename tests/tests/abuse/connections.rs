@@ -64,10 +64,11 @@ async fn idle_strangers_take_neither_probes_nor_what_others_have() -> Result<()>
     }
     // They have ten seconds to say something; then there is room again.
     let new = async || {
-        let asked = tokio::time::timeout(SOON, rig.get(&agent, "/version"));
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, rig.get(&agent, "/version"));
         asked.await.ok()?.ok().filter(|it| it.status() == 200)
     };
-    until("a new connection to be served", SOON, new).await?;
+    let new = until("a new connection to be served", SOON, new).await;
+    new.with_context(|| rig.kas.process.tail())?;
     drop(strangers);
     rig.check_serves(&agent).await
 }
