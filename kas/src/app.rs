@@ -11,7 +11,7 @@ use std::{path::Path, pin::pin, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
-use router::ReplicaId;
+use router::{ReplicaId, store::redis::Once};
 use runtime::{
     descriptors,
     jwt::Secret,
@@ -156,7 +156,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             acceptor,
             settings,
         },
-        users: users(config, control.usage.clone(), &graph).await?,
+        users: users(config, control.usage.clone(), &graph, shared.once).await?,
         peers,
         gitlab,
         events: passing_on,
@@ -169,6 +169,7 @@ async fn users(
     config: &Config,
     usage: Option<Usage>,
     graph: &Graph,
+    once: Option<Once>,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
@@ -186,7 +187,7 @@ async fn users(
         websocket_tokens: users
             .websocket_token_secret_file
             .as_deref()
-            .map(websocket_tokens)
+            .map(|file| websocket_tokens(file, once))
             .transpose()?,
         usage,
         graph: config.agent.graph.then(|| graph.clone()),
@@ -199,10 +200,10 @@ async fn users(
     }))
 }
 
-fn websocket_tokens(file: &Path) -> anyhow::Result<WebSocketTokens> {
+fn websocket_tokens(file: &Path, once: Option<Once>) -> anyhow::Result<WebSocketTokens> {
     let secret = Secret::read(file);
     let secret = secret.context("agent.kubernetes_api.websocket_token_secret_file")?;
-    Ok(WebSocketTokens::new(secret))
+    Ok(WebSocketTokens::new(secret, once))
 }
 
 async fn observability(

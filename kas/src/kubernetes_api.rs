@@ -205,7 +205,8 @@ impl KubernetesApi {
             rights,
         } = admitted;
         let answer = if self.is_asked_for_a_token(&head) {
-            self.give_token(target.sent_path().to_owned(), &access, record)
+            let purpose = websocket_token::Purpose::of(&head, target.sent_path());
+            self.give_token(purpose, &access, record)
         } else {
             let outline = outline(
                 head,
@@ -267,7 +268,8 @@ impl KubernetesApi {
         if let Some(tokens) = &self.settings.websocket_tokens
             && let Some(token) = websocket_token::shown(&head.headers)
         {
-            let access = tokens.take(token, path);
+            let purpose = websocket_token::Purpose::of(head, path);
+            let access = tokens.take(token, &purpose).await;
             let access = access.map_err(|detail| failure::of_credentials(&detail))?;
             record.asks_for(access.agent.id);
             let rights = Rights::new(self.control_plane.clone(), None, access.agent.id, from);
@@ -293,15 +295,15 @@ impl KubernetesApi {
         self.settings.websocket_tokens.is_some() && websocket_token::is_asked_for(head)
     }
 
-    /// Answers with a token for a WebSocket to the same path.
+    /// Answers with a token for a WebSocket that asks for the same.
     fn give_token(
         &self,
-        path: String,
+        purpose: websocket_token::Purpose,
         access: &Access,
         mut record: Box<Record>,
     ) -> Result<Response<ProxyBody>, (Failure, Box<Record>)> {
         let tokens = self.settings.websocket_tokens.as_ref();
-        let Some(Ok(answer)) = tokens.map(|it| it.give(path, access)) else {
+        let Some(Ok(answer)) = tokens.map(|it| it.give(purpose, access)) else {
             let message = "a WebSocket token cannot be signed";
             let failure = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, message);
             return Err((failure, record));

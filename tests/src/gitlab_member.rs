@@ -53,7 +53,7 @@ impl Member {
             "gitlab: {{address: '{gitlab}', external_url: 'https://gitlab.example.com', authentication_secret_file: {secret}}}\n\
              agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n  events: {{}}\n  \
              configuration: {{poll_period: {poll}s}}\n  kubernetes_api:\n    \
-             listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 10s}}\n    url_path_prefix: /k8s-proxy/\n\
+             listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 10s}}\n    url_path_prefix: /k8s-proxy/\n    websocket_token_secret_file: {secret}\n\
              api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}\n\
              private_api: {{listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {private}}}}}\n\
              redis: {{server: {{address: '127.0.0.1:{redis}'}}}}\n\

@@ -249,7 +249,9 @@ async fn a_websocket_shows_a_token_instead_of_headers() -> Result<()> {
     let answer: Value = serde_json::from_slice(given.body())?;
     let token = answer["token"].as_str().unwrap_or_default();
     let opened = send(websocket("/echo", token).body(Bytes::new())?).await?;
+    let again = send(websocket("/echo", token).body(Bytes::new())?).await?;
     let elsewhere = send(websocket("/echo/secrets", token).body(Bytes::new())?).await?;
+    let otherwise = send(websocket("/echo?a=b", token).body(Bytes::new())?).await?;
     let forged = send(websocket("/echo", "a.b.c").body(Bytes::new())?).await?;
 
     ensure!(refused.status() == 401, "{refused:?}");
@@ -270,7 +272,9 @@ async fn a_websocket_shows_a_token_instead_of_headers() -> Result<()> {
         "{body}"
     );
     for (answer, words) in [
+        (again, "used already"),
         (elsewhere, "another path"),
+        (otherwise, "another path, query"),
         (forged, "JWT validation failed"),
     ] {
         ensure!(

@@ -8,7 +8,7 @@ use router::{
     Owner, RoutingTable, SharedTable,
     store::{
         memory::MemoryStore,
-        redis::{Address, Channel, RedisOptions, RedisStore, Servers},
+        redis::{Address, Channel, Once, RedisOptions, RedisStore, Servers},
     },
     table::shared::Settings,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) sharing: Option<Sharing>,
     /// How replicas tell each other's readers of events.
     pub(crate) events: Option<Channel>,
+    /// What is done once by all replicas together.
+    pub(crate) once: Option<Once>,
 }
 
 impl Shared {
@@ -44,6 +46,7 @@ impl Shared {
             notifications: Notifications::new(None),
             sharing: None,
             events: None,
+            once: None,
         }
     }
 }
@@ -86,6 +89,7 @@ pub(crate) fn shared(
     let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
     let events = store.channel(events::CHANNEL);
     let board = store.board(me.replica.clone());
+    let once = store.once();
     let table = SharedTable::start(
         Arc::new(store),
         Arc::new(peers.clone()),
@@ -101,6 +105,7 @@ pub(crate) fn shared(
         notifications,
         sharing: Some(Sharing { board, live }),
         events: Some(events),
+        once: Some(once),
     })
 }
 

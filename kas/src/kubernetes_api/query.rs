@@ -43,6 +43,15 @@ pub(super) fn read(raw: &str, target: &mut String) -> (Meta, Option<Oddity>) {
     (map, oddity)
 }
 
+/// The parameters as they were sent, without those that carry credentials and without this one.
+pub(super) fn without(raw: &str, name: &str) -> String {
+    let others = raw.split('&').filter(|pair| {
+        let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
+        !is_ours(key) && decode_component(key).as_deref() != Some(name.as_bytes())
+    });
+    others.collect::<Vec<_>>().join("&")
+}
+
 fn is_ours(name: &str) -> bool {
     if !name.contains('%') {
         return OURS.contains(&name);

@@ -1,8 +1,10 @@
 //! Tokens for browsers' WebSockets, which cannot carry headers: given to a session for one
-//! path, and shown as a subprotocol.
+//! request, and shown as a subprotocol.
 //!
 //! A token holds the permission itself, so any replica with the secret takes it, and it is
-//! good for seconds only.
+//! good for seconds only, for this method, path and query, and once.
+
+mod used;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,12 +12,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use prost::Message as _;
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
-use router::id::AgentId;
+use router::{id::AgentId, store::redis::Once};
 use runtime::jwt::{self, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::query;
 use crate::control_plane::{Access, AgentInfo, Identity, IdentityKind};
+use used::Used;
 
 /// Asks for a token, where the request itself would go.
 const PARAMETER: &str = "kas-websocket-token-request";
@@ -25,12 +28,37 @@ const VALIDITY: Duration = Duration::from_secs(5);
 
 /// Gives tokens, and takes them.
 #[derive(Debug, Clone)]
-pub struct WebSocketTokens(Secret);
+pub struct WebSocketTokens {
+    secret: Secret,
+    used: Arc<Used>,
+}
+
+/// The request that a token is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Purpose {
+    method: String,
+    path: String,
+    query: String,
+}
+
+impl Purpose {
+    /// A request to a path, as it was sent; or the one for which a token is asked for.
+    pub(super) fn of(head: &Parts, path: &str) -> Self {
+        Self {
+            method: head.method.to_string(),
+            path: path.to_owned(),
+            query: query::without(head.uri.query().unwrap_or(""), PARAMETER),
+        }
+    }
+}
 
 /// What a token says.
 #[derive(Debug, Serialize, Deserialize)]
 struct Grant {
-    path: String,
+    /// Of this token alone.
+    id: String,
+    #[serde(rename = "for")]
+    purpose: Purpose,
     agent_id: i64,
     agent: String,
     user_id: i64,
@@ -40,35 +68,38 @@ struct Grant {
 }
 
 impl WebSocketTokens {
-    /// Tokens signed with a secret that all replicas share.
+    /// Tokens signed with a secret that all replicas share. With `once` they share too which were used.
     #[must_use]
-    pub fn new(secret: Secret) -> Self {
-        Self(secret)
+    pub fn new(secret: Secret, once: Option<Once>) -> Self {
+        let used = Arc::new(Used::new(once));
+        Self { secret, used }
     }
 
     /// The answer for whom `access` lets, as JSON.
-    pub(super) fn give(&self, path: String, access: &Access) -> Result<String, jwt::JwtError> {
+    pub(super) fn give(&self, purpose: Purpose, access: &Access) -> Result<String, jwt::JwtError> {
         let encode = |it: &ImpersonationConfig| BASE64_STANDARD.encode(it.encode_to_vec());
         let grant = Grant {
-            path,
+            id: format!("{:032x}", rand::random::<u128>()),
+            purpose,
             agent_id: access.agent.id.0,
             agent: access.agent.name.clone(),
             user_id: access.user_id,
             user: access.identity.name.clone(),
             impersonation: access.impersonation.as_ref().map(encode),
         };
-        let token = jwt::sign_with(&self.0, NAME, NAME, VALIDITY, &grant)?;
+        let token = jwt::sign_with(&self.secret, NAME, NAME, VALIDITY, &grant)?;
         Ok(serde_json::json!({"token": token}).to_string())
     }
 
-    /// The permission that a token holds; the error is what is wrong with it.
-    pub(super) fn take(&self, token: &str, path: &str) -> Result<Access, String> {
-        let grant: Grant = jwt::read(&self.0, token, NAME, Some(NAME))
+    /// The permission that a token holds, which is used up by it; the error is what is wrong with it.
+    pub(super) async fn take(&self, token: &str, purpose: &Purpose) -> Result<Access, String> {
+        let grant: Grant = jwt::read(&self.secret, token, NAME, Some(NAME))
             .map_err(|error| format!("WebSocket token: {error}"))?;
-        if grant.path != path {
-            return Err("WebSocket token: it is for another path".to_owned());
+        if grant.purpose != *purpose {
+            return Err("WebSocket token: it is for another path, query or method".to_owned());
         }
         let impersonation = grant.impersonation.as_deref().map(decode).transpose()?;
+        self.used.note(&grant.id, grant.user_id).await?;
         Ok(Access {
             agent: Arc::new(AgentInfo {
                 id: AgentId(grant.agent_id),
@@ -143,11 +174,18 @@ mod tests {
     use super::*;
 
     fn tokens(key: u8) -> WebSocketTokens {
-        WebSocketTokens::new(Secret::new(vec![key; 72]))
+        WebSocketTokens::new(Secret::new(vec![key; 72]), None)
     }
 
-    fn access() -> Access {
-        let mut access = tokens(1).take(&given("{}"), "/a").unwrap();
+    /// A GET of this path and query.
+    fn get(target: &str) -> Purpose {
+        let (head, ()) = http::Request::get(target).body(()).unwrap().into_parts();
+        Purpose::of(&head, head.uri.path())
+    }
+
+    async fn access() -> Access {
+        let taken = tokens(1).take(&given("{}"), &get("/a")).await;
+        let mut access = taken.unwrap();
         access.impersonation = Some(ImpersonationConfig {
             username: "gitlab:user:jo".into(),
             groups: vec!["gitlab:user".into()],
@@ -159,36 +197,74 @@ mod tests {
     /// A token of the least that can be granted, with more.
     fn given(more: &str) -> String {
         let mut grant = serde_json::json!({
-            "path": "/a", "agent_id": 5, "agent": "x", "user_id": 1, "user": "jo",
+            "id": "x", "for": get("/a"), "agent_id": 5, "agent": "x", "user_id": 1, "user": "jo",
         });
         let more: serde_json::Map<_, _> = serde_json::from_str(more).unwrap();
         grant.as_object_mut().unwrap().extend(more);
-        jwt::sign_with(&tokens(1).0, NAME, NAME, VALIDITY, &grant).unwrap()
+        jwt::sign_with(&tokens(1).secret, NAME, NAME, VALIDITY, &grant).unwrap()
     }
 
-    #[test]
-    fn a_token_holds_the_permission_for_its_path() {
-        let answer = tokens(1).give("/a".into(), &access()).unwrap();
+    async fn give(asked: &str) -> String {
+        let answer = tokens(1).give(get(asked), &access().await).unwrap();
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        let token = answer["token"].as_str().unwrap();
-
-        assert_eq!(tokens(1).take(token, "/a"), Ok(access()));
-        let wrong = |tokens: WebSocketTokens, path| tokens.take(token, path).unwrap_err();
-        assert!(wrong(tokens(1), "/b").contains("another path"));
-        assert!(wrong(tokens(2), "/a").contains("InvalidSignature"));
+        answer["token"].as_str().unwrap().to_owned()
     }
 
-    #[test]
-    fn what_is_no_token_of_ours_is_refused() {
-        let refused = |token: &str| tokens(1).take(token, "/a").unwrap_err();
-        let other = jwt::sign(&tokens(1).0, "gitlab-kas", "gitlab-kas").unwrap();
+    #[tokio::test]
+    async fn a_token_holds_the_permission_for_its_request() {
+        let asked = "/a?command=ls&kas-websocket-token-request=true&stdin=true&gitlab-agent-id=5";
+        let token = give(asked).await;
 
-        for token in ["", "x", &other, &given(r#"{"impersonation": "?"}"#)] {
-            assert!(refused(token).starts_with("WebSocket token: "), "{token}");
+        let taken = tokens(1)
+            .take(&token, &get("/a?command=ls&stdin=true"))
+            .await;
+        assert_eq!(taken, Ok(access().await));
+        for other in [
+            "/b?command=ls&stdin=true",
+            "/a",
+            "/a?command=rm&stdin=true",
+            "/a?command=ls&stdin=true&command=rm",
+        ] {
+            let refused = tokens(1).take(&token, &get(other)).await.unwrap_err();
+            assert!(refused.contains("another path, query"), "{refused}");
         }
+        let (head, ()) = http::Request::post("/a?command=ls&stdin=true")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let refused = tokens(1).take(&token, &Purpose::of(&head, "/a")).await;
+        assert!(refused.unwrap_err().contains("or method"));
+        let refused = tokens(2)
+            .take(&token, &get("/a?command=ls&stdin=true"))
+            .await;
+        assert!(refused.unwrap_err().contains("InvalidSignature"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_once() {
+        let token = give("/a").await;
+        let tokens = tokens(1);
+
+        let elsewhere = tokens.take(&token, &get("/b")).await;
+        let first = tokens.take(&token, &get("/a")).await;
+        let second = tokens.take(&token, &get("/a")).await;
+
+        assert!(elsewhere.is_err(), "which does not use it up");
+        assert!(first.is_ok());
+        assert!(second.unwrap_err().contains("used already"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_of_ours_is_refused() {
+        let tokens = tokens(1);
+        let other = jwt::sign(&tokens.secret, "gitlab-kas", "gitlab-kas").unwrap();
         // More than the leeway ago.
         let old = given(r#"{"exp": 1000}"#);
-        assert!(refused(&old).contains("WebSocket token: "), "{old}");
+
+        for token in ["", "x", &other, &given(r#"{"impersonation": "?"}"#), &old] {
+            let refused = tokens.take(token, &get("/a")).await.unwrap_err();
+            assert!(refused.starts_with("WebSocket token: "), "{token}");
+        }
     }
 
     #[test]

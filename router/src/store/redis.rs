@@ -9,6 +9,7 @@ mod board;
 mod channel;
 mod format;
 mod metrics;
+mod once;
 mod options;
 mod presence;
 mod reports;
@@ -30,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use board::{Board, Posted};
 pub use channel::{Channel, Heard};
 pub use metrics::StoreMetrics;
+pub use once::Once;
 pub use options::{Address, AddressError, RedisOptions, Servers};
 
 use super::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture};

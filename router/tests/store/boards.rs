@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A replica's board, and what keeps it alive.
 struct Replica {
     board: Board,
-    _store: RedisStore,
+    store: RedisStore,
     _events: mpsc::Receiver<StoreEvent>,
 }
 
@@ -30,7 +30,7 @@ async fn replica(server: &Server, name: &str) -> Replica {
     assert_eq!(tracks.unwrap(), Some(StoreEvent::Missed));
     Replica {
         board: store.board(ReplicaId::new(name)),
-        _store: store,
+        store,
         _events: events,
     }
 }
@@ -80,4 +80,23 @@ async fn a_redis_that_is_gone_is_an_error_soon() {
 
     let failed = tokio::time::timeout(LIMIT, a.board.join(7)).await.unwrap();
     assert!(failed.is_err());
+}
+
+#[tokio::test]
+async fn what_is_done_once_is_done_at_one_replica_until_it_is_forgotten() {
+    let server = Server::start(&[]);
+    let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
+    let (a_once, b_once) = (a.store.once(), b.store.once());
+    let ttl = Duration::from_millis(300);
+
+    assert!(a_once.first("token", LIMIT).await.unwrap());
+    assert!(!b_once.first("token", LIMIT).await.unwrap());
+
+    assert!(b_once.first("other", ttl).await.unwrap());
+    let forgotten = async {
+        while !a_once.first("other", ttl).await.unwrap() {
+            tokio::time::sleep(ttl / 10).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, forgotten).await.unwrap();
 }

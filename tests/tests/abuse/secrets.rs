@@ -2,9 +2,21 @@
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 
+use ::http::Request;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use tests::{http::Socket, ports, process::Process, programs, rig::Rig};
+use bytes::Bytes;
+use tests::{
+    gitlab_double::{GitLabDouble, Scenario},
+    gitlab_member::Member,
+    http::{self, Socket},
+    ports,
+    process::Process,
+    programs,
+    redis::Redis,
+    rig::Rig,
+    wait::until,
+};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -137,6 +149,63 @@ async fn a_kubeconfig_is_for_its_owners_eyes_only() -> Result<()> {
     let text = std::fs::read_to_string(&kubeconfig)?;
     ensure!(text.contains("clusters"), "{text}");
     Ok(())
+}
+
+/// Whoever has seen a token of a browser's WebSocket comes too late with it, wherever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_token_is_good_once_whichever_replica_is_asked() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let double = GitLabDouble::start(Scenario::sample()).await?;
+    double.write_secret(&folder.path().join("secret"))?;
+    let redis = Redis::start(folder.path()).await?;
+    let start = |number| Member::start(number, 20, &double, redis.port(), folder.path());
+    let (one, other) = (start(0).await?, start(1).await?);
+    let request = |member: &Member, path: &str| {
+        Request::get(format!("http://127.0.0.1:{}/k8s-proxy{path}", member.users))
+            .header("cookie", "_gitlab_kas=session%20alice%2B1")
+            .header("origin", "https://gitlab.example.com")
+    };
+    let asked = request(&one, "/exec?command=ls&kas-websocket-token-request=true")
+        .header("gitlab-agent-id", "5")
+        .header("x-csrf-token", "csrf-alice");
+    let given = http::send(asked.body(Bytes::new())?).await?;
+    let answer: serde_json::Value = serde_json::from_slice(given.body())?;
+    let token = answer["token"].as_str();
+    let token = token.with_context(|| format!("{given:?}"))?;
+    let shows = async |member: &Member, path: &str| {
+        let protocols = format!("v4.channel.k8s.io, websocket-token.kas.gitlab.com.{token}");
+        let request = request(member, path)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-protocol", protocols);
+        let answer = http::send(request.body(Bytes::new())?).await?;
+        let words = String::from_utf8_lossy(answer.body()).into_owned();
+        anyhow::Ok((answer.status().as_u16(), words))
+    };
+
+    let (status, words) = shows(&one, "/exec?command=rm").await?;
+    ensure!(
+        status == 401 && words.contains("another path, query"),
+        "{words}"
+    );
+    // Let in, and held: the agent is not there.
+    let first = shows(&one, "/exec?command=ls");
+    let again = async {
+        let held = async || {
+            let held = one.sample("k8s_api_proxy_requests_held ").await;
+            held.filter(|held| *held == 1)
+        };
+        until("the request to be held", SOON, held).await?;
+        for member in [&one, &other] {
+            let (status, words) = shows(member, "/exec?command=ls").await?;
+            ensure!(status == 401 && words.contains("used already"), "{words}");
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        answered = first => anyhow::bail!("{answered:?}"),
+        again = again => again,
+    }
 }
 
 /// 500 requests without credentials, whose paths are long.

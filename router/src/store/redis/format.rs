@@ -7,6 +7,7 @@
 //! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
 //! | `<prefix>:kas:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → what the one on duty found |
 //! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration GitLab was told |
+//! | `<prefix>:kas:once:{<name>}` | string | `1`, for what was done once, such as using a WebSocket token |
 //!
 //! Codes: see [`super::seal`]. Without a secret there are none, and `kas2` is `kas`, as it was before there were codes.
 
@@ -42,6 +43,7 @@ pub(super) struct Keys {
     presence: String,
     repository: String,
     configured: String,
+    once: String,
 }
 
 impl Keys {
@@ -54,6 +56,7 @@ impl Keys {
             presence: format!("{prefix}:kas:presence:"),
             repository: format!("{prefix}:kas:repository:"),
             configured: format!("{prefix}:kas:configured:"),
+            once: format!("{prefix}:kas:once:"),
         }
     }
 
@@ -71,6 +74,11 @@ impl Keys {
     /// The key of what GitLab was told of an agent's configuration.
     pub(super) fn configured(&self, agent: AgentId) -> String {
         format!("{}{{{agent}}}", self.configured)
+    }
+
+    /// The key of what was done once.
+    pub(super) fn once(&self, name: &str) -> String {
+        format!("{}{{{name}}}", self.once)
     }
 
     /// The key of an agent's record; the braces choose its slot in a cluster.
