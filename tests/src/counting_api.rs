@@ -185,7 +185,9 @@ impl State {
     fn object(&self, version: u64) -> serde_json::Value {
         json!({
             "kind": "ConfigMap", "apiVersion": "v1",
-            "metadata": {"name": "counter", "namespace": "default", "resourceVersion": version.to_string()},
+            "metadata": {
+                "name": "counter", "namespace": "default", "uid": "1", "resourceVersion": version.to_string(),
+            },
             "data": {"from": char::from(self.letter).to_string()},
         })
     }
@@ -208,7 +210,7 @@ impl State {
             "kind": "ConfigMapList", "apiVersion": "v1",
             "metadata": {"resourceVersion": version.to_string()}, "items": items,
         });
-        Full::from(list.to_string()).boxed_unsync()
+        text(&list)
     }
 }
 
@@ -232,7 +234,7 @@ async fn connection(socket: TcpStream, state: Arc<State>) {
         .ok();
 }
 
-/// `POST /once/NAME`, `GET /bytes/LENGTH`, lists and watches of config maps; `?slow=MILLISECONDS` puts an answer off.
+/// `POST /once/NAME`, `GET /bytes/LENGTH`, lists and watches of config maps, which everybody may do; `?slow=MILLISECONDS` puts an answer off.
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
@@ -249,6 +251,12 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body>
         let _slow = Slow::new(&state.slow);
         sleep(Duration::from_millis(slow.min(SLOWEST))).await;
     }
+    if path.ends_with("/selfsubjectaccessreviews") {
+        return json_of(text(&json!({"status": {"allowed": true}})));
+    }
+    if path == "/api/v1" {
+        return json_of(text(&resources()));
+    }
     if path.ends_with("/configmaps") {
         let watched = number(&head.uri, "resourceVersion");
         let body = match watched.filter(|_| flag(&head.uri, "watch")) {
@@ -260,6 +268,20 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body>
     let length = path.strip_prefix("/bytes/");
     let length = length.and_then(|length| length.parse().ok()).unwrap_or(2);
     Response::new(Full::from(vec![state.letter; length]).boxed_unsync())
+}
+
+fn resources() -> serde_json::Value {
+    json!({
+        "kind": "APIResourceList", "groupVersion": "v1",
+        "resources": [{
+            "name": "configmaps", "singularName": "configmap", "namespaced": true, "kind": "ConfigMap",
+            "verbs": ["list", "watch"],
+        }],
+    })
+}
+
+fn text(value: &serde_json::Value) -> Body {
+    Full::from(value.to_string()).boxed_unsync()
 }
 
 fn json_of(body: Body) -> Response<Body> {

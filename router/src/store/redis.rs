@@ -17,12 +17,13 @@ mod seal;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use fred::{
     clients::Client,
     interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _},
+    types::{ClusterHash, CustomCommand},
 };
 use futures_util::{FutureExt, future::try_join_all};
 use tokio::sync::{broadcast, mpsc};
@@ -39,7 +40,7 @@ use crate::{
     id::{AgentId, ReplicaId},
     table::{Owner, Telling, Told, Wanted},
 };
-use format::{Keys, LAST_SEEN};
+use format::{Keys, LAST_SEEN, LEASES, OWNERS};
 use reports::Reports;
 use seal::Seal;
 
@@ -60,7 +61,7 @@ pub struct RedisStore {
     keys: Keys,
     server: String,
     metrics: StoreMetrics,
-    seal: Seal,
+    seal: Arc<Seal>,
     /// Whose lease was written here.
     registered: OnceLock<String>,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
@@ -81,7 +82,7 @@ impl RedisStore {
             .map_err(|error| StoreError(format!("{server}: {error}")))?;
         let keys = Keys::new(&options.key_prefix, options.secret.is_some());
         let metrics = StoreMetrics::default();
-        let seal = Seal::new(options.secret.as_ref(), metrics.clone());
+        let seal = Arc::new(Seal::new(options.secret.as_ref(), metrics.clone()));
         let (sender, receiver) = mpsc::channel(EVENTS);
         let boards = broadcast::Sender::new(BOARDS);
         let reports = Reports {
@@ -167,6 +168,23 @@ impl RedisStore {
     }
 }
 
+/// The fields of a hash, and whether that are all: about so many are read at most, in one command, however many
+/// somebody has put there.
+async fn fields(
+    client: &Client,
+    key: &str,
+    most: usize,
+) -> Result<(HashMap<String, String>, bool), fred::error::Error> {
+    let scan = CustomCommand::new_static("HSCAN", ClusterHash::FirstKey, false);
+    // Redis counts names and values.
+    let most = (2 * most).to_string();
+    let arguments = [key, "0", "COUNT", &most].map(ToOwned::to_owned).to_vec();
+    let (next, pairs): (String, Vec<String>) = client.custom(scan, arguments).await?;
+    let mut pairs = pairs.into_iter();
+    let pair = || Some((pairs.next()?, pairs.next()?));
+    Ok((std::iter::from_fn(pair).collect(), next == "0"))
+}
+
 impl RouteStore for RedisStore {
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal> {
         async move {
@@ -183,9 +201,9 @@ impl RouteStore for RedisStore {
             }
             let renewed = tokio::try_join!(
                 self.client.hset::<i64, _, _>(replicas, field),
-                self.client.hgetall::<HashMap<String, String>, _>(replicas),
+                fields(&self.client, replicas, LEASES),
             );
-            let (added, leases) = self.done("renew", renewed)?;
+            let (added, (leases, _)) = self.done("renew", renewed)?;
             self.registered.get_or_init(|| lease.replica.to_string());
             Ok(Renewal {
                 existed: added == 0,
@@ -224,11 +242,11 @@ impl RouteStore for RedisStore {
 
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
         async move {
-            let fields = self
-                .client
-                .hgetall::<HashMap<String, String>, _>(self.keys.agent(agent));
-            let fields = self.done("read", fields.await)?;
+            let key = self.keys.agent(agent);
+            let read = fields(&self.client, &key, OWNERS).await;
+            let (fields, whole) = self.done("read", read)?;
             let mut record = format::read_record(agent, fields, &self.seal);
+            record.doubtful |= !whole;
             record.doubtful |= record.is_empty() && self.was_emptied().await?;
             Ok(record)
         }

@@ -415,6 +415,8 @@ async fn an_agent_that_connects_costs_two_commands_and_a_few_for_all() {
         score.trim() == "0"
     })
     .await;
+    let all = (AGENTS + 2).to_string();
+    until("all agents", async || server.cli(&["dbsize"]).trim() == all).await;
     let stats = server.cli(&["info", "commandstats"]);
     let calls = |command: &str| {
         let line = stats

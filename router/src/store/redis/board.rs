@@ -3,7 +3,7 @@
 //!
 //! Losing all of it does no harm: each replica then looks itself.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -14,9 +14,10 @@ use fred::{
 use tokio::{sync::broadcast, time::timeout};
 
 use super::{
-    RedisStore,
-    format::{HEAD, Keys},
+    RedisStore, fields,
+    format::{HEAD, Keys, LEASES},
     metrics::StoreMetrics,
+    seal::Seal,
 };
 use crate::{
     id::{AgentId, ReplicaId},
@@ -35,6 +36,7 @@ pub struct Board {
     keys: Keys,
     server: String,
     metrics: StoreMetrics,
+    seal: Arc<Seal>,
     me: ReplicaId,
     changes: broadcast::Sender<i64>,
 }
@@ -57,6 +59,7 @@ impl RedisStore {
             keys: self.keys.clone(),
             server: self.server.clone(),
             metrics: self.metrics.clone(),
+            seal: self.seal.clone(),
             me,
             changes: self.boards.clone(),
         }
@@ -85,12 +88,12 @@ impl Board {
         let key = self.keys.repository(project);
         // Saying again what is known would look like a change to the others.
         let read = async {
-            let (_, fields) = tokio::try_join!(
+            let (_, (fields, _)) = tokio::try_join!(
                 self.client
                     .hsetnx::<(), _, _, _>(&key, self.me.to_string(), "1"),
-                self.client.hgetall::<HashMap<String, String>, _>(&key),
+                fields(&self.client, &key, LEASES),
             )?;
-            Ok(posted(fields))
+            Ok(posted(fields, |head| self.seal.read_head(project, &head)))
         };
         self.within("join", read).await
     }
@@ -106,6 +109,7 @@ impl Board {
         gone: &[ReplicaId],
     ) -> Result<(), StoreError> {
         let key = self.keys.repository(project);
+        let head = self.seal.head(project, head);
         let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
         let write = async {
             if !gone.is_empty() {
@@ -169,8 +173,11 @@ impl Board {
     }
 }
 
-fn posted(mut fields: HashMap<String, String>) -> Posted {
-    let head = fields.remove(HEAD);
+fn posted(
+    mut fields: HashMap<String, String>,
+    read: impl FnOnce(String) -> Option<String>,
+) -> Posted {
+    let head = fields.remove(HEAD).and_then(read);
     let mut replicas: Vec<_> = fields.keys().map(|id| ReplicaId::new(id)).collect();
     replicas.sort();
     Posted { replicas, head }
@@ -184,7 +191,7 @@ mod tests {
     fn the_head_is_no_replica() {
         let fields = [("kas-1", "1"), (HEAD, "x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
 
-        let posted = posted(fields.into());
+        let posted = posted(fields.into(), Some);
 
         assert_eq!(posted.replicas, [ReplicaId::new("kas-1")]);
         assert_eq!(posted.head.as_deref(), Some("x"));

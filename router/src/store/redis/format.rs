@@ -5,7 +5,7 @@
 //! | `<prefix>:kas2:replicas` | hash | replica id → its lease, as JSON, with its code |
 //! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's code, a space and the replica's URL, for each owner; `last_seen` → seconds since 1970 |
 //! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
-//! | `<prefix>:kas:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → what the one on duty found |
+//! | `<prefix>:kas2:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → the code and, behind a space, what the one on duty found |
 //! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration GitLab was told |
 //! | `<prefix>:kas:once:{<name>}` | string | `1`, for what was done once, such as using a WebSocket token |
 //!
@@ -26,9 +26,9 @@ use crate::{
 pub(super) const LAST_SEEN: &str = "last_seen";
 
 /// Replicas whose leases are read, at most.
-const LEASES: usize = 1000;
+pub(super) const LEASES: usize = 1000;
 /// Owners of one agent that are read, at most.
-const OWNERS: usize = 64;
+pub(super) const OWNERS: usize = 64;
 /// Bytes of a lease or an owner's entry, with its field, at most.
 const ENTRY_BYTES: usize = 4096;
 
@@ -54,7 +54,7 @@ impl Keys {
             replicas: format!("{prefix}:{table}:replicas"),
             agent: format!("{prefix}:{table}:agent:"),
             presence: format!("{prefix}:kas:presence:"),
-            repository: format!("{prefix}:kas:repository:"),
+            repository: format!("{prefix}:{table}:repository:"),
             configured: format!("{prefix}:kas:configured:"),
             once: format!("{prefix}:kas:once:"),
         }

@@ -51,6 +51,24 @@ impl Seal {
         )
     }
 
+    /// What is posted about a project's repository, with its code.
+    pub(super) fn head(&self, project: i64, head: &str) -> String {
+        match &self.secret {
+            Some(secret) => format!("{} {head}", secret.mac(&Said::head(project, head).parts())),
+            None => head.to_owned(),
+        }
+    }
+
+    /// The same as it was before, if a replica wrote it.
+    pub(super) fn read_head(&self, project: i64, written: &str) -> Option<String> {
+        let (mac, head) = match written.split_once(' ') {
+            Some((mac, head)) if self.secret.is_some() => (Some(mac), head),
+            Some(_) | None => (None, written),
+        };
+        let admits = self.admits("head", &Said::head(project, head), mac);
+        admits.then(|| head.to_owned())
+    }
+
     /// Whether a replica wrote the lease.
     pub(super) fn admits_lease(&self, lease: &Lease, mac: Option<&str>) -> bool {
         self.admits("lease", &Said::lease(lease), mac)
@@ -114,7 +132,37 @@ impl Said {
         ])
     }
 
+    fn head(project: i64, head: &str) -> Self {
+        Self(vec!["head".into(), project.to_string(), head.into()])
+    }
+
     fn parts(&self) -> Vec<&str> {
         self.0.iter().map(String::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_posted_counts_for_its_project_only_and_if_a_replica_wrote_it() {
+        let seal = |byte| {
+            let secret = Secret::new(vec![byte; 32]);
+            Seal::new(Some(&secret), StoreMetrics::default())
+        };
+        let written = seal(1).head(3, "main abc");
+
+        assert_eq!(seal(1).read_head(3, &written).as_deref(), Some("main abc"));
+        for (project, written) in [
+            (4, written.clone()),
+            (3, written.replace("abc", "abd")),
+            (3, "main abc".to_owned()),
+            (3, seal(2).head(3, "main abc")),
+        ] {
+            assert_eq!(seal(1).read_head(project, &written), None, "{written}");
+        }
+        let open = Seal::new(None, StoreMetrics::default());
+        assert_eq!(open.read_head(3, "main abc").as_deref(), Some("main abc"));
     }
 }
