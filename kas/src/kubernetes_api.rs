@@ -41,7 +41,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use router::{AgentId, Router};
-use runtime::{drain::Drain, request_filter};
+use runtime::{drain::Drain, request_filter, shares::Shares};
 
 pub use body::{CutShort, ProxyBody};
 pub use cors::{Origins, origin_of};
@@ -73,6 +73,7 @@ pub struct KubernetesApi {
     via: HeaderValue,
     heads: Arc<ResponseHeads>,
     long_heads: LongHeads,
+    unfinished_heads: Shares<IpAddr>,
     method: Arc<str>,
     exact_method: Arc<str>,
     router: Arc<Router>,
@@ -109,6 +110,7 @@ impl KubernetesApi {
             via,
             heads: Arc::new(heads),
             long_heads: LongHeads::default(),
+            unfinished_heads: request_head::unfinished(),
             method: request::METHOD.into(),
             exact_method: request::EXACT_METHOD.into(),
             places: Places::new(settings.max_in_flight, metrics.clone()),

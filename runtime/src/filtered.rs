@@ -32,6 +32,8 @@ pub trait Steps {
     }
 }
 
+/// A reader who takes less at a time is read for.
+const LEAST_READ_BYTES: usize = 256;
 /// How long a stream is read that nobody wants to read any more.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,27 @@ impl<S: AsyncRead + Unpin, F> Filtered<S, F> {
     }
 }
 
+impl<S: AsyncRead + Unpin, F: Steps + Unpin> Filtered<S, F> {
+    /// Reads for a reader who takes a few bytes at a time, as hyper does while it looks for the
+    /// version: the filter may have to see much more. How many bytes were read.
+    fn poll_read_apart(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = [0; 8 << 10];
+        let mut buf = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf))?;
+        let read = buf.filled().len();
+        let kept = self.filter(buf.filled_mut()).map_err(broken)?;
+        if kept > 0 {
+            let overflow = self.overflow.get_or_insert_default();
+            overflow.bytes.splice(..0, room[..kept].iter().copied());
+        }
+        Poll::Ready(Ok(read))
+    }
+}
+
+fn broken<E: std::error::Error + Send + Sync + 'static>(error: E) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 impl<S: AsyncRead + Unpin, F: Steps + Unpin> AsyncRead for Filtered<S, F> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -148,15 +171,19 @@ impl<S: AsyncRead + Unpin, F: Steps + Unpin> AsyncRead for Filtered<S, F> {
             if this.read_overflow(buf) {
                 return Poll::Ready(Ok(()));
             }
+            if buf.remaining() < LEAST_READ_BYTES {
+                if ready!(this.poll_read_apart(cx))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
             let start = buf.filled().len();
             ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
             let bytes = &mut buf.filled_mut()[start..];
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let kept = this
-                .filter(bytes)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let kept = this.filter(bytes).map_err(broken)?;
             buf.set_filled(start + kept);
             if kept > 0 {
                 return Poll::Ready(Ok(()));

@@ -74,7 +74,7 @@ impl Steps for Requests {
                     self.0 = Protocol::Http2(filter);
                     return step;
                 }
-                let mut http1 = http1::Http1::new(seen, *limits, passage.clone());
+                let mut http1 = http1::Http1::new(seen, limits.clone(), passage.clone());
                 let step = http1.step(input, output);
                 self.0 = Protocol::Http1(Box::new(http1));
                 step

@@ -1,7 +1,7 @@
 //! What the head of a request may be: as long as an API server takes it, and nothing that would mean
 //! something else on the way.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use runtime::shares::{Limits, Share, Shares};
@@ -19,8 +19,20 @@ const LONG: Limits = Limits {
     each: 4 << 20,
     reserved: 32 << 20,
 };
+/// Bytes of long heads of HTTP/1.1 that are not whole, by the address they come from: more than one
+/// address may be a load balancer's.
+const UNFINISHED: Limits = Limits {
+    total: 96 << 20,
+    each: 64 << 20,
+    reserved: 16 << 20,
+};
 /// What a header map takes for a line besides its text, as HTTP/2 counts it.
 const LINE_BYTES: usize = 32;
+
+/// Bounds the memory of long heads that are not whole.
+pub(super) fn unfinished() -> Shares<IpAddr> {
+    Shares::new(UNFINISHED)
+}
 
 /// Bounds the memory that long heads take, by connection: they are read before it is known whose
 /// they are.

@@ -104,6 +104,8 @@ impl KubernetesApi {
         let limits = Limits {
             head_bytes: self.settings.max_head,
             lines: request_head::MAX_LINES,
+            unfinished: self.unfinished_heads.clone(),
+            from: peer.ip(),
         };
         let (io, passage) = RequestFilter::of_requests(io, limits);
         let builder = builder(&drain, &activity, self.settings.max_head);

@@ -8,10 +8,12 @@ mod body;
 mod head;
 mod passage;
 
+use std::net::IpAddr;
+
 use httparse::Status;
 
 use super::target::{self, Refusal};
-use crate::authority::Step;
+use crate::{authority::Step, shares::Share};
 use body::Chunk;
 use head::{Found, Framing};
 
@@ -28,6 +30,8 @@ pub(super) struct Http1 {
     state: State,
     /// What was read of a head that is not whole.
     held: Vec<u8>,
+    /// Its share of what may be held, if it is a long one.
+    share: Option<Share<IpAddr>>,
     /// Whether the message asks for another protocol behind it.
     upgrades: bool,
     /// Heads that were passed.
@@ -67,6 +71,7 @@ impl Http1 {
         Self {
             state: State::Head,
             held: seen.to_vec(),
+            share: None,
             upgrades: false,
             number: 0,
             limits,
@@ -130,7 +135,7 @@ impl Http1 {
                 Step::Take(length)
             }
             Verdict::Partial => {
-                self.held.extend_from_slice(input);
+                self.hold(input.to_vec(), output);
                 Step::Take(input.len())
             }
             Verdict::Refused(refusal) => {
@@ -161,7 +166,7 @@ impl Http1 {
                 Step::Take(length - before)
             }
             Verdict::Partial => {
-                self.held = held;
+                self.hold(held, output);
                 Step::Take(input.len())
             }
             Verdict::Refused(refusal) => {
@@ -171,10 +176,30 @@ impl Http1 {
         }
     }
 
+    /// Keeps a head that is not whole, if there is room.
+    fn hold(&mut self, held: Vec<u8>, output: &mut Vec<u8>) {
+        // Of the vector, which grows by doubling.
+        let bytes = held.capacity();
+        if bytes > ORDINARY_BYTES {
+            let taken = match &mut self.share {
+                Some(share) => share.grow(bytes.saturating_sub(share.places())),
+                None => {
+                    let share = self.limits.unfinished.take(self.limits.from, bytes);
+                    share.map(|share| self.share = Some(share))
+                }
+            };
+            if taken.is_err() {
+                return self.refuse(target::TOO_MANY_LONG_HEADS, &held, output);
+            }
+        }
+        self.held = held;
+    }
+
     fn refuse(&mut self, refusal: Refusal, head: &[u8], output: &mut Vec<u8>) {
         let is_head = head.trim_ascii_start().starts_with(b"HEAD ");
         output.extend_from_slice(&refusal.request(is_head));
         self.state = State::Discard;
+        self.share = None;
     }
 
     /// Looks at what may be a whole head, and goes into its message if it is.
@@ -197,6 +222,7 @@ impl Http1 {
             return Verdict::Refused(target::HEAD_TOO_LONG);
         }
         self.number += 1;
+        self.share = None;
         self.upgrades = upgrades;
         if upgrades {
             self.passage.ask();
@@ -223,6 +249,8 @@ impl Http1 {
     }
 }
 
+/// A head of so many bytes is an ordinary one.
+const ORDINARY_BYTES: usize = 16 << 10;
 /// The first bytes of a connection come apart, since hyper looks for HTTP/2 in them; what follows is
 /// looked at as if it were the beginning.
 const FIRST_BYTES: usize = 32;

@@ -93,7 +93,14 @@ pub(super) const TOO_MANY_LINES: Refusal = Refusal {
     words: "the request has more header lines than the 2000 allowed",
 };
 
-const ALL: [Refusal; 16] = [
+/// Others of the same address are not whole either.
+pub(super) const TOO_MANY_LONG_HEADS: Refusal = Refusal {
+    letter: b'x',
+    code: StatusCode::TOO_MANY_REQUESTS,
+    words: "too many requests with long heads are being sent from this address",
+};
+
+const ALL: [Refusal; 17] = [
     QUOTE,
     HASH,
     LESS,
@@ -110,6 +117,7 @@ const ALL: [Refusal; 16] = [
     CODING,
     HEAD_TOO_LONG,
     TOO_MANY_LINES,
+    TOO_MANY_LONG_HEADS,
 ];
 
 impl Refusal {

@@ -4,16 +4,28 @@ use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
+use crate::shares::{self, Shares};
 
-const LIMITS: Limits = Limits {
-    head_bytes: 64 << 10,
-    lines: 500,
-};
+const LINES: usize = 500;
+
+fn limits() -> Limits {
+    let unfinished = shares::Limits {
+        total: 200 << 10,
+        each: 120 << 10,
+        reserved: 0,
+    };
+    Limits {
+        head_bytes: 64 << 10,
+        lines: LINES,
+        unfinished: Shares::new(unfinished),
+        from: [192, 0, 2, 1].into(),
+    }
+}
 
 /// What is read of `pieces`, and what goes beside it.
 fn through(pieces: &[&[u8]]) -> (Vec<u8>, Passage) {
     let passage = Passage::default();
-    let mut requests = Requests(Protocol::Unknown(Vec::new(), LIMITS, passage.clone()));
+    let mut requests = Requests(Protocol::Unknown(Vec::new(), limits(), passage.clone()));
     let mut all = Vec::new();
     for piece in pieces {
         let mut at = 0;
@@ -57,7 +69,7 @@ fn only_targets_are_replaced() {
 #[test]
 fn what_hyper_would_answer_itself_is_replaced() {
     let long = "x".repeat(65_535);
-    let lines = "a: b\r\n".repeat(LIMITS.lines + 1);
+    let lines = "a: b\r\n".repeat(LINES + 1);
     for (request, expected) in [
         ("GET /a HTTP/1.1\r\na b: c\r\n\r\n", 400),
         ("GET /a HTTP/1.1\r\na: b\x01\r\n\r\n", 400),
@@ -92,6 +104,28 @@ fn what_hyper_would_answer_itself_is_replaced() {
         );
     }
     assert!(text(&[b"HEAD /a HTTP/1.1\r\na b: c\r\n\r\n"]).starts_with("HEAD /%~n HTTP/1.1\r\n"));
+}
+
+#[test]
+fn heads_that_are_not_whole_have_a_share() {
+    let limits = limits();
+    let half = format!("GET /a HTTP/1.1\r\na: {}", "x".repeat(50_000));
+    let begin = || {
+        let passage = Passage::default();
+        let mut requests = Requests(Protocol::Unknown(Vec::new(), limits.clone(), passage));
+        let mut output = Vec::new();
+        assert!(requests.step(half.as_bytes(), &mut output).is_ok());
+        (requests, output)
+    };
+
+    let (mut first, _) = begin();
+    let second = begin();
+    let (_, refused) = begin();
+
+    assert!(refused.starts_with(b"GET /%~x"), "{refused:?}");
+    assert_eq!(second.1, b"");
+    assert!(first.step(b"\r\n\r\n", &mut Vec::new()).is_ok());
+    assert!(begin().1.is_empty());
 }
 
 #[test]
@@ -138,7 +172,7 @@ fn lines_that_hyper_has_no_room_for_go_beside_the_request() {
 #[test]
 fn another_protocol_is_left_alone() {
     let passage = Passage::default();
-    let mut requests = Requests(Protocol::Unknown(Vec::new(), LIMITS, passage.clone()));
+    let mut requests = Requests(Protocol::Unknown(Vec::new(), limits(), passage.clone()));
     let mut output = Vec::new();
     let mut step = |bytes: &[u8]| {
         let mut at = 0;
@@ -248,7 +282,7 @@ proptest! {
         through(&pieces);
         let http2: Vec<_> = [&[PREFACE], pieces.as_slice()].concat();
         let passage = Passage::default();
-        let mut requests = Requests(Protocol::Unknown(Vec::new(), LIMITS, passage));
+        let mut requests = Requests(Protocol::Unknown(Vec::new(), limits(), passage));
         for piece in http2 {
             let mut at = 0;
             while at < piece.len() {

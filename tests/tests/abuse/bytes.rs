@@ -1,12 +1,22 @@
 //! What is sent arrives as it was sent, or is refused with words.
 
-use anyhow::{Result, ensure};
-use tests::rig::Rig;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    parts::{Part, skipped},
+    rig::Rig,
+};
 
 use crate::{
     http1::{authorization, send},
+    old_agent::OldAgent,
     raw_api::{RawApi, ok},
+    site::Site,
 };
+
+/// Well within the time for which a request is held.
+const BEFORE_THE_HOLD_ENDS: Duration = Duration::from_secs(40);
 
 /// Says what it was asked for.
 fn target(target: &str, _: &[String]) -> Vec<u8> {
@@ -89,4 +99,43 @@ async fn what_is_no_request_is_refused_with_words() -> Result<()> {
             .says(code, words)?;
     }
     rig.check_serves(&bystander).await
+}
+
+/// GitLab's agentk takes path and query apart and encodes them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_would_change_is_refused_at_every_replica() -> Result<()> {
+    if skipped("what_an_agent_would_change_is_refused", &[Part::Redis]) {
+        return Ok(());
+    }
+    let site = Site::start(2).await?;
+    let port = site.replicas.members[0].agents;
+    let bystander = site.agent("bystander", port).await?;
+    let crowd = site.crowd(&site.bearer(&bystander.id));
+    let (id, token) = site.register("encodes-anew").await?;
+    let method = (
+        "gitlab.agent.kubernetes_api.rpc.KubernetesApi",
+        "MakeRequest",
+    );
+    let _agent = OldAgent::connect(port, &token, "v17.0.0", method).await?;
+    let who = authorization(&site.bearer(&id));
+
+    for (target, words) in [
+        ("/a%2Fb", "would become a slash"),
+        ("/a/%2e%2e/b", "dot segment"),
+        ("/a?b=%FF", "not UTF-8"),
+        ("/a?b;c", "left out"),
+    ] {
+        for replica in [0, 1] {
+            let port = site.replicas.members[replica].users;
+            let first = format!("GET /k8s-proxy{target} HTTP/1.1");
+            let asked = send(port, &first, &who, b"");
+            let answered = tokio::time::timeout(BEFORE_THE_HOLD_ENDS, asked).await;
+            let answered = answered.with_context(|| format!("{target} at {replica}: held"))??;
+            answered
+                .says(400, words)
+                .with_context(|| format!("{target} at {replica}"))?;
+        }
+    }
+    crowd.end().await.with_context(|| site.tails())?;
+    Ok(())
 }

@@ -15,17 +15,20 @@ use proto::agent::{
         rpc::{self, ConnectRequest, connect_request::Msg},
     },
 };
-use tests::rig::Rig;
+use tests::{http::Socket, rig::Rig, wait::until};
 
 use crate::{
     http1::{authorization, send},
-    memory::{given_back, resident_kib},
+    memory::{given_back, peak_kib, resident_kib},
     raw_api::{RawApi, ok},
     wire::{Wire, framed},
 };
 
 const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 const LIMIT: Duration = Duration::from_secs(20);
+const GIVEN_BACK: Duration = Duration::from_secs(60);
+/// What a process may keep after any work, in KiB.
+const NOISE_KIB: u64 = 16 << 10;
 
 /// How many lines of `x-line` there were and whether in order, and how long `x-long` was; or what the
 /// path asks for.
@@ -90,6 +93,62 @@ async fn a_long_head_over_http1_arrives_or_is_refused_with_words() -> Result<()>
     let refused = send(rig.kas.users, get, &longer, b"").await?;
     refused.says(431, "bytes")?;
     rig.check_serves(&bystander).await
+}
+
+async fn unfinished(port: u16, count: usize) -> Result<Vec<Socket>> {
+    let most = [
+        "GET /k8s-proxy/api HTTP/1.1\r\nx-long: ",
+        &"x".repeat(1 << 20),
+    ]
+    .concat();
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let mut socket = Socket::open(port).await?;
+        // Refused before it is sent is as good.
+        let write = socket.write(most.as_bytes());
+        let _ = tokio::time::timeout(LIMIT, write).await?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// Heads of a MiB each that never end, of nobody that is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_never_end_hold_no_more_than_their_share() -> Result<()> {
+    let rig = Rig::start().await?;
+    let bystander = rig.agent("bystander").await?;
+    let before = resident_kib(&rig.kas.process)?;
+    let most = [
+        "GET /k8s-proxy/api HTTP/1.1\r\nx-long: ",
+        &"x".repeat(1 << 20),
+    ]
+    .concat();
+
+    let mut sockets = Vec::new();
+    for _ in 0..150 {
+        let mut socket = Socket::open(rig.kas.users).await?;
+        // Refused before it is sent is as good.
+        let write = socket.write(most.as_bytes());
+        let _ = tokio::time::timeout(LIMIT, write).await?;
+        sockets.push(socket);
+    }
+    rig.check_serves(&bystander).await?;
+
+    let peak = peak_kib(&rig.kas.process)?;
+    ensure!(
+        peak < before + (100 << 10),
+        "{before} KiB before, {peak} KiB then"
+    );
+    drop(sockets);
+    // The allocator gives back what is freed when something else is allocated.
+    let limit = before + (before / 10).max(NOISE_KIB);
+    let given_back = async || {
+        rig.check_serves(&bystander).await.ok()?;
+        let kib = resident_kib(&rig.kas.process).ok()?;
+        (kib <= limit).then_some(())
+    };
+    until("memory to be given back", GIVEN_BACK, given_back).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

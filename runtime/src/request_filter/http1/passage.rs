@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -10,13 +11,19 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::shares::Shares;
+
 /// What the head of a request over HTTP/1.1 may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// All of it, in bytes.
     pub head_bytes: usize,
     /// Header lines.
     pub lines: usize,
+    /// Bytes of long heads that are not whole, by the address they come from.
+    pub unfinished: Shares<IpAddr>,
+    /// The address of this connection's client.
+    pub from: IpAddr,
 }
 
 /// Header lines that hyper has not seen.
