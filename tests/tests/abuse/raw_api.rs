@@ -1,11 +1,15 @@
 //! An API server whose answers are bytes that no library would send, and that takes any head.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use tests::{
     agentk::{Agentk, Links},
+    programs,
     rig::Rig,
     wait::until,
 };
@@ -14,8 +18,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::task::{AbortOnDropHandle, JoinMap};
-
-use std::time::Duration;
 
 const CONNECT: Duration = Duration::from_secs(30);
 
@@ -46,7 +48,9 @@ impl RawApi {
             ca: None,
             kubeconfig: kubeconfig(rig.folder(), name, port)?,
         };
-        let agentk = Agentk::start(name, &links, &token, rig.folder())?;
+        // Another agent encodes paths and queries anew, and has limits of its own.
+        let program = programs::own_agentk()?;
+        let agentk = Agentk::run(program, name, &links, &token, rig.folder())?;
         let bearer = rig.bearer(&rig.kas.agent_id(name).await?);
         let connected = async || {
             let answer = rig.get_as(&bearer, "/version").await.ok()?;
