@@ -20,6 +20,8 @@ const SOON: Duration = Duration::from_secs(60);
 const ENDLESS: [&str; 4] = ["configmaps", "endpoints", "pods", "services"];
 /// What objects of one agent, and all that is on its way, may take in all, in KiB.
 const OF_ONE_AGENT_KIB: u64 = 420 << 10;
+/// How often the same is tried: what is not given back adds up.
+const ROUNDS: usize = 4;
 /// Different resources that one caller may watch.
 const OF_ONE_CALLER: usize = 250;
 
@@ -83,21 +85,20 @@ async fn objects_without_end_take_a_bounded_part_and_end_nobody_elses() -> Resul
     let first = resident_kib(&rig.kas.process)?;
 
     let other = GraphAgent::connect(port, &endless.token, Tells::WithoutEnd, ENDLESS.len()).await?;
-    tell_without_end(&rig, &endless).await?;
-    hears(&mut hearing).await?;
-    rig.check_serves(&bystander).await?;
+    // An allocator keeps some of what it had: what was given back is enough for the next time.
+    for _ in 0..ROUNDS {
+        tell_without_end(&rig, &endless).await?;
+        hears(&mut hearing).await?;
+        rig.check_serves(&bystander).await?;
+        rig.check_serves(&endless).await?;
+    }
     let peak = peak_kib(&rig.kas.process)?;
     ensure!(
         peak < first + OF_ONE_AGENT_KIB,
         "{first} KiB before, {peak} KiB then"
     );
 
-    // An allocator keeps some of what it had once: it is given back if the next time takes no more.
-    let before = resident_kib(&rig.kas.process)?;
-    tell_without_end(&rig, &endless).await?;
-    rig.check_serves(&endless).await?;
     drop(other);
-    given_back(&rig.kas.process, before).await?;
     hears(&mut hearing).await
 }
 

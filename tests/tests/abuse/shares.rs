@@ -20,7 +20,7 @@ use tests::{
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    memory::{given_back, peak_kib, resident_kib},
+    memory::{peak_kib, resident_kib},
     metrics::{becomes, metric, metric_at},
     wire::{Call, Wire},
 };
@@ -33,10 +33,14 @@ const STREAMS: usize = 900;
 const CUT: &str = "unread_answers_cut_total ";
 /// Both windows of an agent's connections, and as much again for all that comes with them, in KiB.
 const WINDOWS_KIB: u64 = 256 << 10;
+/// How often the same is tried: what is not given back adds up.
+const ROUNDS: usize = 3;
 /// More of a body than is read while a request waits for its agent.
 const LONG_BYTES: usize = 100 << 10;
 /// Answers that use up the windows of an agent's connections.
 const UNREAD: usize = 140;
+/// Of these, so many are surely cut.
+const MOST: usize = 100;
 
 /// Another user, who may use every agent.
 async fn greedy(rig: &Rig) -> Result<String> {
@@ -147,17 +151,15 @@ async fn answers_that_nobody_reads_leave_room_for_those_of_others() -> Result<()
     let bearer = format!("pat:{}:{token}", rig.kas.agent_id("shared").await?);
     large(&rig, &agent).await?;
     let first = resident_kib(&rig.kas.process)?;
-    leave_unread(&rig, &agent, &bearer).await?;
+    // An allocator keeps some of what it had: what was given back is enough for the next time.
+    for _ in 0..ROUNDS {
+        leave_unread(&rig, &agent, &bearer).await?;
+    }
     let peak = peak_kib(&rig.kas.process)?;
     ensure!(
         peak < first + WINDOWS_KIB,
         "{first} KiB before, {peak} KiB then"
     );
-
-    // An allocator keeps some of what it had once: it is given back if the next time takes no more.
-    let before = resident_kib(&rig.kas.process)?;
-    leave_unread(&rig, &agent, &bearer).await?;
-    given_back(&rig.kas.process, before).await?;
     Ok(())
 }
 
@@ -177,7 +179,7 @@ async fn leave_unread(rig: &Rig, agent: &RigAgent, bearer: &str) -> Result<()> {
     for _ in 0..UNREAD {
         calls.push(wire.get("/large", bearer).await?);
     }
-    while metric(&rig.kas, CUT).await < Some(already + 100) {
+    while metric(&rig.kas, CUT).await < Some(already + MOST as u64) {
         large(rig, agent)
             .await
             .with_context(|| rig.kas.process.tail())?;
@@ -194,7 +196,7 @@ async fn leave_unread(rig: &Rig, agent: &RigAgent, bearer: &str) -> Result<()> {
         }
     }
     ensure!(cut + whole == UNREAD, "{cut} were cut, {whole} are whole");
-    ensure!(whole <= 32, "{whole} were left alone");
+    ensure!(cut >= MOST, "{whole} were left alone");
     becomes(&rig.kas, CUT, already + u64::try_from(cut)?).await?;
     becomes(&rig.kas, "k8s_api_proxy_requests_in_flight ", 0).await
 }
@@ -223,7 +225,7 @@ async fn shares_of_an_agent_hold_through_a_replica_that_is_not_its_owner() -> Re
         let owner = metric_at(owner.observability, CUT).await?;
         Some(owner + metric_at(other.observability, CUT).await?)
     };
-    while counted().await < Some(100) {
+    while counted().await < Some(MOST as u64) {
         pair.check_serves().await?;
     }
     drop((unread, wire));
