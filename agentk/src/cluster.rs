@@ -75,6 +75,11 @@ pub enum ClusterError {
     /// An identity that no header can carry.
     #[error("the identity to impersonate ({0}) has characters that HTTP does not allow")]
     Identity(&'static str),
+    /// An identity that is too long.
+    #[error(
+        "the identity to impersonate has more groups and extras than a request's headers can hold"
+    )]
+    LongIdentity,
 }
 
 impl ClusterError {

@@ -123,6 +123,9 @@ pub enum ConfigError {
     /// No header.
     #[error("--kas-header {0:?}: write it as `Name: value`")]
     Header(String),
+    /// Too many headers.
+    #[error("--kas-header: there are more of them than a request can hold")]
+    Headers,
     /// No proxy.
     #[error("{0}: {1}")]
     Proxy(&'static str, ProxyUrlError),

@@ -181,7 +181,8 @@ fn headers(texts: &[String]) -> Result<HeaderMap, ConfigError> {
     let mut headers = HeaderMap::new();
     for text in texts {
         let (name, value) = header(text)?;
-        headers.append(name, value);
+        let added = headers.try_append(name, value);
+        added.map_err(|_| ConfigError::Headers)?;
     }
     Ok(headers)
 }

@@ -86,8 +86,12 @@ mod tests {
     #[test]
     fn all_values_of_a_name_survive_both_ways() {
         let mut headers = HeaderMap::new();
-        headers.append("accept", HeaderValue::from_static("a"));
-        headers.append("accept", HeaderValue::from_static("b"));
+        headers
+            .try_append("accept", HeaderValue::from_static("a"))
+            .unwrap();
+        headers
+            .try_append("accept", HeaderValue::from_static("b"))
+            .unwrap();
 
         let back = to_headers(from_headers(&headers, canonical));
 

@@ -173,8 +173,8 @@ pub(super) fn identity(user: &AuthInfo) -> Result<HeaderMap, ClusterError> {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &str, what| {
         let value = HeaderValue::from_str(value).map_err(|_| ClusterError::Identity(what))?;
-        headers.append(name, value);
-        Ok::<_, ClusterError>(())
+        let added = headers.try_append(name, value);
+        added.map(drop).map_err(|_| ClusterError::LongIdentity)
     };
     let header = HeaderName::from_static;
     for name in user.impersonate.iter().filter(|name| !name.is_empty()) {
@@ -193,7 +193,8 @@ pub(super) fn identity(user: &AuthInfo) -> Result<HeaderMap, ClusterError> {
         && !headers.is_empty()
     {
         let value = HeaderValue::from_str(uid).map_err(|_| ClusterError::Identity("uid"))?;
-        headers.append(header("impersonate-uid"), value);
+        let added = headers.try_append(header("impersonate-uid"), value);
+        added.map_err(|_| ClusterError::LongIdentity)?;
     }
     Ok(headers)
 }

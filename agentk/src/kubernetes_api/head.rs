@@ -138,7 +138,8 @@ fn clean(headers: &mut HeaderMap, upgrade: bool) {
     }
     let us = version::user_agent();
     let via = HeaderValue::from_str(&format!("gRPC/1.0 {us}"));
-    headers.append(header::VIA, via.expect("the version is plain text"));
+    // Where there is no room for one more it stays out.
+    let _ = headers.try_append(header::VIA, via.expect("the version is plain text"));
     if !headers.contains_key(header::USER_AGENT) {
         let us = HeaderValue::from_str(&us);
         headers.insert(header::USER_AGENT, us.expect("the version is plain text"));

@@ -110,7 +110,8 @@ fn add_via(headers: &mut HeaderMap, version: Version) {
         _ => "1.1",
     };
     let via = HeaderValue::from_str(&format!("{protocol} {}", version::user_agent()));
-    headers.append(header::VIA, via.expect("the version is plain text"));
+    // Where there is no room for one more it stays out.
+    let _ = headers.try_append(header::VIA, via.expect("the version is plain text"));
 }
 
 /// A body in pieces that fit into messages.

@@ -85,10 +85,12 @@ mod tests {
     fn whoami(pairs: &[(&'static str, &'static str)]) -> Value {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+            headers
+                .try_append(
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+                .unwrap();
         }
         answer("selfsubjectreviews", &headers, &Value::Null).unwrap()["status"]["userInfo"].clone()
     }

@@ -187,7 +187,8 @@ mod tests {
         assert_eq!(refused.code, 403);
 
         head.headers
-            .append("authorization", HeaderValue::from_static("Bearer x"));
+            .try_append("authorization", HeaderValue::from_static("Bearer x"))
+            .unwrap();
         assert_eq!(caller.check(&head.headers), Ok(()));
     }
 

@@ -154,7 +154,8 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(*name, HeaderValue::from_str(value).unwrap());
+            map.try_append(*name, HeaderValue::from_str(value).unwrap())
+                .unwrap();
         }
         map
     }

@@ -101,7 +101,8 @@ mod tests {
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(*name, HeaderValue::from_static(value));
+            map.try_append(*name, HeaderValue::from_static(value))
+                .unwrap();
         }
         map
     }

@@ -315,7 +315,7 @@ mod tests {
         let of = |status: u16, pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
-                headers.append(*name, value.parse().unwrap());
+                headers.try_append(*name, value.parse().unwrap()).unwrap();
             }
             Encoding::of(StatusCode::from_u16(status).unwrap(), &headers)
         };

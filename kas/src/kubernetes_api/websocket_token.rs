@@ -272,10 +272,12 @@ mod tests {
         let hidden = |lists: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for list in lists {
-                headers.append(
-                    header::SEC_WEBSOCKET_PROTOCOL,
-                    HeaderValue::from_static(list),
-                );
+                headers
+                    .try_append(
+                        header::SEC_WEBSOCKET_PROTOCOL,
+                        HeaderValue::from_static(list),
+                    )
+                    .unwrap();
             }
             hide(&mut headers);
             headers

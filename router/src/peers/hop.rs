@@ -287,7 +287,7 @@ mod tests {
             let mut request = Request::new(());
             for id in ids {
                 let id = HeaderValue::from_static(id);
-                request.headers_mut().append(AGENT_ID, id);
+                request.headers_mut().try_append(AGENT_ID, id).unwrap();
             }
 
             let refused = Question::read(&request).unwrap_err();
