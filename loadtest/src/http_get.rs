@@ -33,8 +33,10 @@ pub(crate) async fn get(url: &str) -> anyhow::Result<(StatusCode, Bytes)> {
             .map_err(|error| anyhow::anyhow!(error))?;
         anyhow::Ok((status, body.to_bytes()))
     };
+    tokio::pin!(read);
     tokio::select! {
-        answer = read => answer,
-        _ = connection => anyhow::bail!("the connection ended"),
+        answer = &mut read => answer,
+        // A server that closes behind its answer has said everything.
+        _ = connection => read.await,
     }
 }
