@@ -12,7 +12,7 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::authority::Step;
+use crate::{authority::Step, io::replay::Unread};
 
 /// Looks at what is read of a stream before its reader does, and may put something else in its place.
 pub trait Steps {
@@ -49,8 +49,7 @@ pub struct Filtered<S, F> {
 
 #[derive(Debug, Default)]
 struct Overflow {
-    bytes: Vec<u8>,
-    read: usize,
+    unread: Unread,
     /// How long the peer's last bytes are waited for once nobody reads.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -69,11 +68,7 @@ impl<S, F> Filtered<S, F> {
         let Some(overflow) = &mut self.overflow else {
             return false;
         };
-        let rest = &overflow.bytes[overflow.read..];
-        let taken = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..taken]);
-        overflow.read += taken;
-        if overflow.read == overflow.bytes.len() {
+        if overflow.unread.read_into(buf) {
             self.overflow = None;
         }
         true
@@ -107,10 +102,8 @@ impl<S, F: Steps> Filtered<S, F> {
             }
         }
         if !output.is_empty() {
-            self.overflow = Some(Box::new(Overflow {
-                bytes: output,
-                ..Overflow::default()
-            }));
+            let overflow = self.overflow.insert(Box::default());
+            overflow.unread.put_in_front(output);
         }
         Ok(kept)
     }
@@ -147,7 +140,7 @@ impl<S: AsyncRead + Unpin, F: Steps + Unpin> Filtered<S, F> {
         let kept = self.filter(buf.filled_mut()).map_err(broken)?;
         if kept > 0 {
             let overflow = self.overflow.get_or_insert_default();
-            overflow.bytes.splice(..0, room[..kept].iter().copied());
+            overflow.unread.put_in_front(room[..kept].to_vec());
         }
         Poll::Ready(Ok(read))
     }

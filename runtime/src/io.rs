@@ -1,7 +1,7 @@
 //! One byte stream type, whatever lies under it.
 
 mod hangup;
-mod replay;
+pub(crate) mod replay;
 mod scheme;
 mod stream;
 

@@ -8,18 +8,36 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Bytes that are to be read before anything else.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Unread {
+    /// Reads what fits; whether nothing is left then.
+    pub(crate) fn read_into(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let rest = &self.bytes[self.read..];
+        let taken = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..taken]);
+        self.read += taken;
+        self.read == self.bytes.len()
+    }
+
+    /// Puts `bytes` in front of what is left.
+    pub(crate) fn put_in_front(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(&self.bytes[self.read..]);
+        *self = Self { bytes, read: 0 };
+    }
+}
+
 /// A stream with bytes put back in front of it; eight bytes more than the
 /// stream itself once they were read.
 #[derive(Debug)]
 pub(crate) struct Replay<S> {
     inner: S,
-    again: Option<Box<Again>>,
-}
-
-#[derive(Debug)]
-struct Again {
-    bytes: Vec<u8>,
-    read: usize,
+    again: Option<Box<Unread>>,
 }
 
 impl<S> Replay<S> {
@@ -32,12 +50,9 @@ impl<S> Replay<S> {
     }
 
     /// Puts `bytes` in front of everything that is still to be read.
-    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>) {
-        if let Some(again) = self.again.take() {
-            bytes.extend_from_slice(&again.bytes[again.read..]);
-        }
+    pub(crate) fn put_back(&mut self, bytes: Vec<u8>) {
         if !bytes.is_empty() {
-            self.again = Some(Box::new(Again { bytes, read: 0 }));
+            self.again.get_or_insert_default().put_in_front(bytes);
         }
     }
 }
@@ -51,11 +66,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         let Some(again) = &mut self.again else {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         };
-        let rest = &again.bytes[again.read..];
-        let taken = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..taken]);
-        again.read += taken;
-        if again.read == again.bytes.len() {
+        if again.read_into(buf) {
             self.again = None;
         }
         Poll::Ready(Ok(()))

@@ -25,16 +25,27 @@ pub struct Refusal {
 /// The target has what no URI has.
 macro_rules! character {
     ($letter:literal, $what:literal) => {
-        Refusal {
-            letter: $letter,
-            code: StatusCode::BAD_REQUEST,
-            words: concat!(
+        bad(
+            $letter,
+            concat!(
                 "the request target has ",
                 $what,
                 " in it, which must be percent-encoded"
             ),
-        }
+        )
     };
+}
+
+const fn bad(letter: u8, words: &'static str) -> Refusal {
+    refused(letter, StatusCode::BAD_REQUEST, words)
+}
+
+const fn refused(letter: u8, code: StatusCode, words: &'static str) -> Refusal {
+    Refusal {
+        letter,
+        code,
+        words,
+    }
 }
 
 const QUOTE: Refusal = character!(b'q', "a raw `\"`");
@@ -45,60 +56,54 @@ const BACKTICK: Refusal = character!(b'b', "a raw backtick");
 const SPACE: Refusal = character!(b's', "a raw space");
 const CONTROL: Refusal = character!(b'c', "a control character");
 const NOT_UTF8: Refusal = character!(b'u', "bytes that are not UTF-8");
-const OTHER: Refusal = Refusal {
-    letter: b'o',
-    code: StatusCode::BAD_REQUEST,
-    words: "the request target is not the path and query of a URI",
-};
+const OTHER: Refusal = bad(
+    b'o',
+    "the request target is not the path and query of a URI",
+);
 /// The target is longer than 65,534 bytes.
-pub(super) const TARGET_TOO_LONG: Refusal = Refusal {
-    letter: b't',
-    code: StatusCode::URI_TOO_LONG,
-    words: "the request target is longer than 65,534 bytes",
-};
+pub(super) const TARGET_TOO_LONG: Refusal = refused(
+    b't',
+    StatusCode::URI_TOO_LONG,
+    "the request target is longer than 65,534 bytes",
+);
 /// Something other than method, target and version.
-pub(super) const REQUEST_LINE: Refusal = Refusal {
-    letter: b'm',
-    code: StatusCode::BAD_REQUEST,
-    words: "the request line is not a method, a target and HTTP/1.1, with a space between them",
-};
+pub(super) const REQUEST_LINE: Refusal = bad(
+    b'm',
+    "the request line is not a method, a target and HTTP/1.1, with a space between them",
+);
 /// Something other than a name, a colon and a value.
-pub(super) const HEADER_LINE: Refusal = Refusal {
-    letter: b'n',
-    code: StatusCode::BAD_REQUEST,
-    words: "a header line is not a name, a colon and a value",
-};
+pub(super) const HEADER_LINE: Refusal =
+    bad(b'n', "a header line is not a name, a colon and a value");
 /// The end of the body cannot be known.
-pub(super) const LENGTH: Refusal = Refusal {
-    letter: b'k',
-    code: StatusCode::BAD_REQUEST,
-    words: "Content-Length is not a number, differs from another one, or the body of HTTP/1.0 has a coding",
-};
+pub(super) const LENGTH: Refusal = bad(
+    b'k',
+    "Content-Length is not a number, differs from another one, or the body of HTTP/1.0 has a coding",
+);
 /// The body does not end as chunks do.
-pub(super) const CODING: Refusal = Refusal {
-    letter: b'e',
-    code: StatusCode::NOT_IMPLEMENTED,
-    words: "the only Transfer-Encoding that is understood is chunked",
-};
+pub(super) const CODING: Refusal = refused(
+    b'e',
+    StatusCode::NOT_IMPLEMENTED,
+    "the only Transfer-Encoding that is understood is chunked",
+);
 /// More bytes than allowed.
-pub(super) const HEAD_TOO_LONG: Refusal = Refusal {
-    letter: b'r',
-    code: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    words: "the request's head takes more bytes than allowed",
-};
+pub(super) const HEAD_TOO_LONG: Refusal = refused(
+    b'r',
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "the request's head takes more bytes than allowed",
+);
 /// More lines than allowed.
-pub(super) const TOO_MANY_LINES: Refusal = Refusal {
-    letter: b'i',
-    code: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    words: "the request has more header lines than the 2000 allowed",
-};
+pub(super) const TOO_MANY_LINES: Refusal = refused(
+    b'i',
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "the request has more header lines than the 2000 allowed",
+);
 
 /// Others of the same address are not whole either.
-pub(super) const TOO_MANY_LONG_HEADS: Refusal = Refusal {
-    letter: b'x',
-    code: StatusCode::TOO_MANY_REQUESTS,
-    words: "too many requests with long heads are being sent from this address",
-};
+pub(super) const TOO_MANY_LONG_HEADS: Refusal = refused(
+    b'x',
+    StatusCode::TOO_MANY_REQUESTS,
+    "too many requests with long heads are being sent from this address",
+);
 
 const ALL: [Refusal; 17] = [
     QUOTE,
