@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
+use object_cache::Watch;
 use proto::{agent::agentcfg::AgentConfiguration, graph::rpc::Resource};
-use runtime::graph::Watch;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};

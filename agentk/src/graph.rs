@@ -6,16 +6,14 @@ mod object;
 
 use std::{sync::Arc, time::Duration};
 
+use object_cache::{Hub, Hubs, Limits, Watch};
 use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::connect_response::Msg,
     frame::Payload,
     graph::rpc::{Known, Resource, SourceRequest},
 };
-use runtime::{
-    graph::{Hub, Hubs, Limits, Watch},
-    names::Collection,
-};
+use runtime::names::Collection;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 

@@ -14,11 +14,11 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
+use object_cache::{Hub, Hubs, Limits, Watch};
 use proto::graph::rpc::{Known, Resource, Update, WatchRequest, graph_server};
 use router::{AgentId, Router};
 use runtime::{
     drain::Drain,
-    graph::{Hub, Hubs, Limits, Watch},
     names::Collection,
     shares::{self, Share, Shares},
 };

@@ -13,7 +13,6 @@ pub mod connect;
 pub mod descriptors;
 pub mod drain;
 pub mod filtered;
-pub mod graph;
 pub mod grpc;
 pub mod io;
 pub mod jwt;

@@ -9,8 +9,9 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
     core::{ApiResource, DynamicObject, ObjectList, Request},
 };
+use object_cache::Hub;
 use proto::graph::rpc::Update;
-use runtime::{backoff::Backoff, graph::Hub};
+use runtime::backoff::Backoff;
 use tonic::Status;
 
 use super::{Key, object};

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use object_cache::Hub;
 use proto::{
     bounds::{Bounds, OutOfBounds, Repeated},
     frame::{MAX_MESSAGE, Payload},
     graph::rpc::{SourceRequest, Update},
 };
 use router::{Call, Event, Need, OpenError, Opening, Router};
-use runtime::{backoff::Backoff, graph::Hub};
+use runtime::backoff::Backoff;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 

@@ -316,7 +316,7 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{
+    use crate::{
         Limits,
         told::{QUEUE, QUEUE_BYTES},
     };

@@ -144,7 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::graph::{
+    use crate::{
         Limits,
         budget::{Account, Budget},
     };

@@ -13,7 +13,7 @@ use proto::graph::rpc::Object;
 use tonic::Status;
 
 use super::{Limits, hub::Hub, mirror};
-use crate::shares::{self, Full, Share, Shares};
+use runtime::shares::{self, Full, Share, Shares};
 
 const TOO_MUCH: &str = "the objects that are watched take more memory than allowed";
 
