@@ -49,6 +49,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start everything here: servers, a load balancer, an agent and, unless there is one, a demo cluster
+    #[cfg_attr(not(feature = "playground"), command(hide = true))]
     Up(UpArgs),
     /// Commands on files.
     #[command(flatten)]

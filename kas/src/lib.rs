@@ -7,7 +7,6 @@ mod calls;
 pub mod cli;
 pub mod config;
 pub mod control_plane;
-mod demo_cluster;
 pub mod events;
 pub mod flux;
 pub mod gitaly;
@@ -20,6 +19,7 @@ pub mod private_api;
 pub mod receptive;
 pub mod replica;
 pub mod tracker;
+#[cfg(feature = "playground")]
 pub mod up;
 pub mod usage;
 pub mod version;

@@ -6,7 +6,6 @@ use clap::Parser;
 use kas::{
     app,
     cli::{Cli, Command, Output},
-    up,
 };
 
 #[global_allocator]
@@ -25,7 +24,12 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.configuration_file) {
-        (Some(Command::Up(args)), _) => up::up(args).await,
+        #[cfg(feature = "playground")]
+        (Some(Command::Up(args)), _) => kas::up::up(args).await,
+        #[cfg(not(feature = "playground"))]
+        (Some(Command::Up(_)), _) => anyhow::bail!(
+            "`kas up` is not part of this build, which is for servers: build kas with its default features"
+        ),
         (Some(Command::File(command)), _) => {
             let (mut results, mut hints) = (std::io::stdout(), std::io::stderr());
             Ok(command

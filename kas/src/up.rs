@@ -4,25 +4,24 @@
 //! plane, one agent, and a demo cluster unless there is a real one.
 
 mod accounts;
-mod agent;
-mod balancer;
-mod certificate;
 mod cluster;
+mod redis_url;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use playground::{
+    agent::{self, Upstream},
+    certificate, demo_cluster,
+};
 use router::{AgentId, store::memory::MemoryStore};
 use runtime::{signal::Termination, telemetry};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{
-    app, cli::UpArgs, control_plane::standalone::Standalone, demo_cluster, replica::Graces,
-};
+use crate::{cli::UpArgs, control_plane::standalone::Standalone, replica::Graces};
 use accounts::Accounts;
-use agent::Upstream;
 use cluster::{Cluster, Store};
 
 /// How long the agent may take to connect before something must be wrong.
@@ -42,7 +41,7 @@ const GRACES: Graces = Graces {
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     telemetry::start(LevelFilter::WARN, telemetry::Format::Text);
     let store = match &args.redis {
-        Some(url) => Store::Redis(app::routing::from_url(url).context("--redis")?),
+        Some(url) => Store::Redis(redis_url::options(url).context("--redis")?),
         None => Store::Memory(MemoryStore::default()),
     };
     let mut signals = Termination::listen().context("cannot listen for signals")?;
@@ -74,7 +73,12 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
         Upstream::Server(demo(&mut tasks, &stop).await?)
     };
     let kas_address = format!("ws://{agents_address}");
-    let mut agent = agent::start(&kas_address, &accounts, upstream, stop.clone())?;
+    let mut agent = agent::start(
+        &kas_address,
+        &accounts.agent_token_file,
+        upstream,
+        stop.clone(),
+    )?;
     let kubeconfig = args.data_dir.join("kubeconfig");
     accounts::write_kubeconfig(&kubeconfig, users_address, &certificate.pem, &accounts)?;
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit it was built from, or `unknown`.
-pub use agentk::version::COMMIT;
+pub const COMMIT: &str = env!("KAS_COMMIT");
 
 /// What `--version` says after the name.
 pub static LONG: LazyLock<String> = LazyLock::new(|| format!("{VERSION}, commit {COMMIT}"));

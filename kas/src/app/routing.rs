@@ -13,7 +13,6 @@ use router::{
     table::shared::Settings,
 };
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
-use url::Url;
 
 use crate::{
     config::{Config, Redis, RedisServers},
@@ -109,47 +108,6 @@ pub(crate) fn shared(
     })
 }
 
-/// Options from a URL: `redis://[user:password@]host[:port][/database]`,
-/// `rediss://…` with TLS, or `unix:///path`.
-pub(crate) fn from_url(text: &str) -> anyhow::Result<RedisOptions> {
-    let url: Url = text.parse().context("it is no URL")?;
-    let host = || {
-        let host = url.host_str().filter(|host| !host.is_empty());
-        let host = host.context("it names no host")?;
-        anyhow::Ok(Address {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: url.port().unwrap_or(6379),
-        })
-    };
-    let (servers, tls) = match url.scheme() {
-        "redis" => (Servers::Single(host()?), false),
-        "rediss" => (Servers::Single(host()?), true),
-        "unix" => (Servers::Unix(url.path().into()), false),
-        other => bail!("its scheme is {other}, it must be redis, rediss or unix"),
-    };
-    let database = match url.path().trim_start_matches('/') {
-        _ if url.scheme() == "unix" => 0,
-        "" => 0,
-        number => number
-            .parse()
-            .context("its database is no number up to 255")?,
-    };
-    let decoded = |text: &str| {
-        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-        decoded.map(|text| text.into_owned())
-    };
-    Ok(RedisOptions {
-        username: Some(decoded(url.username())?).filter(|name| !name.is_empty()),
-        password: url.password().map(decoded).transpose()?,
-        database,
-        tls: tls
-            .then(|| ClientTls::load(&ClientTlsOptions::default()))
-            .transpose()?
-            .map(|tls| tls.config(&[])),
-        ..RedisOptions::new(servers)
-    })
-}
-
 fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
     let servers = match &redis.servers {
         RedisServers::Single { address } if redis.unix => Servers::Unix(address.into()),
@@ -222,31 +180,4 @@ fn secret(file: Option<&std::path::Path>, key: &str) -> anyhow::Result<Option<St
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{key}: cannot read {}", file.display()))?;
     Ok(Some(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_understood() {
-        let options = from_url("redis://joe:p%40ss@[::1]:7000/3").unwrap();
-        assert_eq!(options.username.as_deref(), Some("joe"));
-        assert_eq!(options.password.as_deref(), Some("p@ss"));
-        assert_eq!(options.database, 3);
-        assert_eq!(options.servers.to_string(), "Redis at [::1]:7000");
-
-        let socket = from_url("unix:///run/redis.sock").unwrap();
-        assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
-        assert!(from_url("rediss://redis").unwrap().tls.is_some());
-        for (url, part) in [
-            ("redis", "no URL"),
-            ("http://a", "scheme is http"),
-            ("redis://", "no host"),
-            ("redis://a/b", "no number"),
-        ] {
-            let error = format!("{:#}", from_url(url).unwrap_err());
-            assert!(error.contains(part), "{url}: {error}");
-        }
-    }
 }

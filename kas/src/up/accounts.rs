@@ -1,15 +1,14 @@
 //! The agent and the user of `kas up`, in the standalone control plane's file.
 
 use std::{
-    io::Write,
     net::SocketAddr,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
 use jiff::Timestamp;
+use playground::private_file;
 use router::AgentId;
 
 use crate::cli::Kubeconfig;
@@ -115,7 +114,7 @@ fn kept_or_new(file: &Path, kind: TokenKind) -> anyhow::Result<Token> {
     let token = kind
         .generate()
         .context("the operating system gave no random numbers")?;
-    write_private(file, token.expose())?;
+    private_file::write(file, token.expose())?;
     Ok(token)
 }
 
@@ -143,21 +142,7 @@ pub(super) fn write_kubeconfig(
         token: &accounts.user_token,
         certificate_authority: Some(certificate),
     };
-    write_private(file, &kubeconfig.to_yaml()?)
-}
-
-/// Writes a file that only its owner may read.
-pub(super) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
-        .open(file)
-        .and_then(|mut open| {
-            // One that was there before keeps its mode otherwise.
-            open.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            open.write_all(text.as_bytes())
-        })
-        .with_context(|| format!("cannot write {}", file.display()))
+    private_file::write(file, &kubeconfig.to_yaml()?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use playground::balancer::Balancer;
 use prometheus_client::registry::Registry as Metrics;
 use router::{
     AgentId, Owner, ReplicaId,
@@ -16,7 +17,6 @@ use runtime::{
 };
 use tokio::net::TcpListener;
 
-use super::balancer::Balancer;
 use crate::{
     agent_api, app,
     control_plane::standalone::Standalone,

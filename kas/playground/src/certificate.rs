@@ -9,15 +9,18 @@ use runtime::tls::{H2, HTTP_1_1, Identity, ServerTls};
 
 /// TLS for the users' port, and what a kubeconfig says to trust.
 #[derive(Debug)]
-pub(super) struct Certificate {
+pub struct Certificate {
     /// For the listeners.
-    pub(super) tls: ServerTls,
+    pub tls: ServerTls,
     /// The certificate, PEM.
-    pub(super) pem: Vec<u8>,
+    pub pem: Vec<u8>,
 }
 
 /// The certificate kept in the data directory; a new one if there is none.
-pub(super) fn prepare(data: &Path) -> anyhow::Result<Certificate> {
+///
+/// # Errors
+/// When it cannot be read, made or written; the message names the file.
+pub fn prepare(data: &Path) -> anyhow::Result<Certificate> {
     let identity = Identity {
         certificate: data.join("tls.crt"),
         key: data.join("tls.key"),
@@ -39,6 +42,6 @@ fn generate(certificate: &Path, key: &Path) -> anyhow::Result<()> {
         Ok((signed.pem(), pair.serialize_pem()))
     };
     let (signed, pair) = made().context("cannot make a certificate")?;
-    super::accounts::write_private(key, &pair)?;
-    super::accounts::write_private(certificate, &signed)
+    crate::private_file::write(key, &pair)?;
+    crate::private_file::write(certificate, &signed)
 }

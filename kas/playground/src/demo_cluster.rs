@@ -55,7 +55,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Fails when the first objects do not fit, which the built-in limits rule out.
-pub(crate) async fn serve(listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
     let cluster = Arc::new(found(stop.child_token())?);
     let tasks = TaskTracker::new();
     tasks.spawn(controller::run(Arc::clone(&cluster)));

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use src::demo_cluster;
+use playground::demo_cluster;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -17,11 +17,6 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
-
-#[path = "../src"]
-mod src {
-    pub(crate) mod demo_cluster;
-}
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -1,19 +1,20 @@
 //! The agent of `kas up`, in the same process.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use agentk::{ClusterSource, Config, KubernetesOptions, Token};
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
-
-use super::accounts::Accounts;
 
 /// How long the agent's calls may go on when all of this ends.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The cluster that the agent serves.
 #[derive(Debug)]
-pub(super) enum Upstream {
+pub enum Upstream {
     /// A server without authentication.
     Server(String),
     /// The cluster of a kubeconfig; without a file, of the usual ones.
@@ -26,12 +27,15 @@ pub(super) enum Upstream {
 }
 
 /// The agent's task.
-pub(super) type Running = tokio::task::JoinHandle<anyhow::Result<()>>;
+pub type Running = tokio::task::JoinHandle<anyhow::Result<()>>;
 
 /// Starts the agent; it ends with `stop`.
-pub(super) fn start(
+///
+/// # Errors
+/// When its configuration is wrong.
+pub fn start(
     kas_address: &str,
-    accounts: &Accounts,
+    token_file: &Path,
     upstream: Upstream,
     stop: CancellationToken,
 ) -> anyhow::Result<Running> {
@@ -45,7 +49,7 @@ pub(super) fn start(
             }))
         }
     };
-    let token = Token::File(accounts.agent_token_file.clone());
+    let token = Token::File(token_file.to_owned());
     let mut config = Config::new(kas_address, token, cluster)?;
     config.grace = GRACE;
     Ok(tokio::spawn(async move {

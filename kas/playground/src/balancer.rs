@@ -21,7 +21,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// Passes connections on to its targets in turn.
 #[derive(Debug)]
-pub(super) struct Balancer {
+pub struct Balancer {
     listener: TcpListener,
     targets: Arc<[SocketAddr]>,
     next: Arc<AtomicUsize>,
@@ -31,7 +31,8 @@ pub(super) struct Balancer {
 impl Balancer {
     /// Balances what `listener` accepts over `targets`, and resets every
     /// connection each `drop_every`.
-    pub(super) fn new(
+    #[must_use]
+    pub fn new(
         listener: TcpListener,
         targets: Vec<SocketAddr>,
         drop_every: Option<Duration>,
@@ -45,7 +46,7 @@ impl Balancer {
     }
 
     /// Runs until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let (cut, _) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut cuts = self.drop_every.map(tokio::time::interval);
