@@ -5,24 +5,17 @@
 
 mod authenticate;
 mod caller;
-mod collector;
-mod configuration;
-mod connect;
 mod connection;
 mod dialled;
-mod flux;
 mod idle;
 mod leaving;
-mod method;
 mod metrics;
 mod offers;
 mod pacing;
-mod registrar;
-mod relay;
-mod version;
+mod service;
+mod services;
 
 use std::{
-    hash::RandomState,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -32,19 +25,23 @@ use std::{
 
 use runtime::{
     drain::{Drain, Working},
-    listen::{AgentAcceptor, Listener},
-    shares::Shares,
+    listen::{Accepted, AgentAcceptor, Listener},
 };
 
 pub use dialled::{Answer, Dialled};
 pub use leaving::Leaving;
 pub use metrics::AgentMetrics;
+pub use service::Method;
+pub use services::{Services, reconcile_projects, report_events};
 
-use crate::{control_plane::ControlPlane, events::Events, flux::Flux, tracker::Tracker};
+use crate::control_plane::ControlPlane;
 use authenticate::Authenticator;
-use offers::Offers;
 use pacing::Pacing;
-use router::{AgentId, Registry, RoutingTable};
+use router::{Registry, RoutingTable};
+
+/// How often agents' WebSocket connections are pinged: more often than load
+/// balancers give up silent ones, commonly after 60 s.
+pub const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(45);
 
 /// How agents' connections are treated.
 #[derive(Debug, Clone)]
@@ -55,14 +52,10 @@ pub struct Settings {
     pub connections_per_token_per_minute: u32,
     /// How agents are moved away.
     pub leaving: Leaving,
-    /// Sent to agents so that they know which GitLab they serve; may be empty.
-    pub external_url: String,
+    /// What agents may call.
+    pub services: Services,
     /// What those are told who are no agents: where they should have gone.
     pub directions: String,
-    /// What becomes of events of agents' clusters; none does not take them.
-    pub events: Option<Events>,
-    /// What tells agents of pushes; none does not.
-    pub flux: Option<Flux>,
 }
 
 /// What serves agents.
@@ -73,14 +66,7 @@ pub struct AgentApi {
     authenticator: Authenticator,
     registry: Arc<Registry>,
     table: Arc<dyn RoutingTable>,
-    tracker: Arc<Tracker>,
     metrics: AgentMetrics,
-    /// Reports of events in progress.
-    reports: Shares<AgentId>,
-    /// What tunnels offer.
-    offers: Offers,
-    /// Makes fingerprints that nobody else can.
-    fingerprints: RandomState,
     /// Connections on which tunnels wait, or may.
     staying: Drain,
     pacing: OnceLock<Pacing>,
@@ -95,7 +81,6 @@ impl AgentApi {
         control_plane: Arc<dyn ControlPlane>,
         registry: Arc<Registry>,
         table: Arc<dyn RoutingTable>,
-        tracker: Arc<Tracker>,
         metrics: AgentMetrics,
     ) -> Arc<Self> {
         let authenticator = Authenticator::new(
@@ -109,11 +94,7 @@ impl AgentApi {
             authenticator,
             registry,
             table,
-            tracker,
             metrics,
-            reports: collector::reports(),
-            offers: Offers::default(),
-            fingerprints: RandomState::new(),
             staying: Drain::new(),
             pacing: OnceLock::new(),
             turns: AtomicU32::new(0),
@@ -146,6 +127,17 @@ impl AgentApi {
             )
         });
         pacing.turn(self.turns.fetch_add(1, Ordering::Relaxed), rand::random())
+    }
+
+    /// Serves a connection that this replica made, as if the agent had made it,
+    /// to its end.
+    pub async fn serve_dialled(
+        self: Arc<Self>,
+        accepted: Accepted,
+        dialled: Arc<Dialled>,
+        drain: Drain,
+    ) {
+        connection::serve(self, accepted, Some(dialled), drain).await;
     }
 
     /// Accepts agents until draining starts.

@@ -7,7 +7,7 @@ mod gitlab_api;
 mod peers;
 pub(crate) mod routing;
 
-use std::{path::Path, pin::pin, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
@@ -27,21 +27,18 @@ use control::Control;
 use directions::Directions;
 
 use crate::{
-    agent_api::{self, Leaving},
+    agent_api::{self, Leaving, Services, WEBSOCKET_PING_INTERVAL},
     config::{self, Config, TlsFiles},
     events::Events,
     flux::Flux,
     graph::Graph,
     kubernetes_api::{self, WebSocketTokens},
+    notifications::Notifications,
     replica::{Graces, Port, Replica, Setup},
     tracker::Tracker,
     usage::Usage,
     version,
 };
-
-/// How often agents' WebSocket connections are pinged: more often than load
-/// balancers give up silent ones, commonly after 60 s.
-pub const WEBSOCKET_PING: Duration = Duration::from_secs(45);
 
 /// Runs a replica by its configuration file, until SIGINT or SIGTERM.
 ///
@@ -100,20 +97,11 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         tls: server_tls(agents.tls.as_ref(), &[H2, HTTP_1_1])?,
         websocket: agents.websocket,
         proxy_protocol: agents.proxy_protocol,
-        ping_interval: Some(WEBSOCKET_PING),
+        ping_interval: Some(WEBSOCKET_PING_INTERVAL),
         server: version::server(),
         directions: directions.agents(),
         ..AgentAcceptorOptions::default()
     });
-    let mut settings = agent_api::Settings {
-        max_connection_age: agents.max_connection_age,
-        connections_per_token_per_minute: agents.connections_per_token_per_minute,
-        leaving: leaving(config),
-        external_url: control::external_url(config).unwrap_or_default(),
-        directions: directions.agents(),
-        events: None,
-        flux: None,
-    };
     let listener = bind(&agents.address.host_port())
         .await
         .context("agent.listen.address")?;
@@ -127,27 +115,35 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     )?;
     let tracker = Tracker::new(shared.table.clone());
     control.read_repositories(shared.sharing, &shared.notifications);
-    let pushes = shared.notifications.clone();
-    settings.flux = Some(Flux::new(pushes, control.usage.clone(), &mut metrics));
-    let mut passing_on = None;
-    if let Some(wanted) = &config.agent.events {
-        let (events, work) = Events::new(wanted, shared.events, &mut metrics)?;
-        settings.events = Some(events);
-        passing_on = Some(work);
-    }
+    let events = config.agent.events.as_ref();
+    let events = events.map(|wanted| Events::open(wanted, shared.events, &mut metrics));
+    let events = events.transpose()?;
+    let settings = agent_api::Settings {
+        max_connection_age: agents.max_connection_age,
+        connections_per_token_per_minute: agents.connections_per_token_per_minute,
+        leaving: leaving(config),
+        services: agent_services(
+            config,
+            control,
+            &tracker,
+            &shared.notifications,
+            events.as_ref().map(|work| work.events()),
+            &mut metrics,
+        ),
+        directions: directions.agents(),
+    };
     let graph = Graph::default();
     let services = gitlab_api::services(
         &shared.notifications,
         &tracker,
         control.gitaly(),
-        settings.events.as_ref(),
+        events.as_ref().map(|work| work.events()),
         config.agent.graph.then_some(&graph),
     );
     let gitlab = gitlab_api::port(config, services, &directions).await?;
     Ok(Setup {
         me,
         table: shared.table,
-        tracker,
         notifications: shared.notifications,
         metrics,
         control_plane: control.plane.clone(),
@@ -159,10 +155,29 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         users: users(config, control.usage.clone(), &graph, shared.once).await?,
         peers,
         gitlab,
-        events: passing_on,
+        events,
         graph,
         observability: Some(observability(config, &directions).await?),
     })
+}
+
+/// What agents may call: a service is one line here.
+fn agent_services(
+    config: &Config,
+    control: &Control,
+    tracker: &Arc<Tracker>,
+    pushes: &Notifications,
+    events: Option<&Events>,
+    metrics: &mut Metrics,
+) -> Services {
+    let external_url = control::external_url(config).unwrap_or_default();
+    let flux = Flux::new(pushes.clone(), control.usage.clone(), metrics);
+    let mut services = Services::standard(control.plane.clone(), tracker.clone(), external_url)
+        .with(agent_api::reconcile_projects(flux, control.plane.clone()));
+    if let Some(events) = events {
+        services = services.with(agent_api::report_events(events.clone()));
+    }
+    services
 }
 
 async fn users(

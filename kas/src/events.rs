@@ -65,11 +65,11 @@ impl Events {
     ///
     /// # Errors
     /// When a webhook's secret or certificates cannot be read.
-    pub fn new(
+    pub fn open(
         settings: &config::Events,
         channel: Option<Channel>,
         registry: &mut Registry,
-    ) -> Result<(Self, Work), WebhookError> {
+    ) -> Result<Work, WebhookError> {
         let metrics = EventMetrics::default();
         metrics.register(registry);
         let (mut queues, mut webhooks) = (Vec::new(), Vec::new());
@@ -86,11 +86,7 @@ impl Events {
             metrics,
             leaving: CancellationToken::new(),
         }));
-        let work = Work {
-            events: events.clone(),
-            webhooks,
-        };
-        Ok((events, work))
+        Ok(Work { events, webhooks })
     }
 
     /// Ends the streams of readers: they come back elsewhere.
@@ -144,6 +140,12 @@ impl Events {
 }
 
 impl Work {
+    /// What takes events.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Hears other replicas and tells webhooks, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();

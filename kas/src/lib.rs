@@ -15,6 +15,7 @@ pub mod graph;
 pub mod kubernetes_api;
 pub mod notifications;
 pub mod numbers;
+pub mod port;
 pub mod private_api;
 pub mod receptive;
 pub mod replica;

@@ -30,6 +30,15 @@ const PATIENCE: Patience = Patience {
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How replicas talk to each other.
+#[derive(Debug, Clone)]
+pub struct PeerSettings {
+    /// How they prove that they are replicas.
+    pub tokens: Arc<Tokens>,
+    /// How to dial a peer.
+    pub dial: ConnectOptions,
+}
+
 /// Answers peers that ask for tunnels held here.
 #[derive(Debug)]
 pub struct PrivateApi {

@@ -28,10 +28,11 @@ use crate::{
     graph::Graph,
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
-    private_api::{self, PrivateApi, Tokens},
+    private_api::{self, PrivateApi},
     receptive::{Keeper, ReceptiveStates},
-    tracker::Tracker,
 };
+
+pub use crate::{port::Port, private_api::PeerSettings};
 
 /// How long before the end of the grace period watches are ended in order.
 const LAST_CALL: Duration = Duration::from_secs(5);
@@ -55,8 +56,6 @@ pub struct Setup {
     pub control_plane: Arc<dyn ControlPlane>,
     /// The routing table.
     pub table: Arc<dyn RoutingTable>,
-    /// Who is connected.
-    pub tracker: Arc<Tracker>,
     /// What GitLab tells all replicas.
     pub notifications: Notifications,
     /// What the table and others count; the replica adds its own.
@@ -77,17 +76,6 @@ pub struct Setup {
     pub observability: Option<(Listener, metrics::Paths)>,
 }
 
-/// A listener, how its connections are accepted, and how they are treated.
-#[derive(Debug)]
-pub struct Port<A, S> {
-    /// Where.
-    pub listener: Listener,
-    /// The handshakes.
-    pub acceptor: A,
-    /// What comes after them.
-    pub settings: S,
-}
-
 /// Where GitLab calls, and what it finds there.
 #[derive(Debug)]
 pub struct GitLabPort {
@@ -97,15 +85,6 @@ pub struct GitLabPort {
     pub acceptor: PlainAcceptor,
     /// What comes after them.
     pub api: Arc<GitLabApi>,
-}
-
-/// How replicas talk to each other.
-#[derive(Debug, Clone)]
-pub struct PeerSettings {
-    /// How they prove that they are replicas.
-    pub tokens: Arc<Tokens>,
-    /// How to dial a peer.
-    pub dial: ConnectOptions,
 }
 
 /// How long each step of leaving may take.
@@ -180,19 +159,14 @@ impl Replica {
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             registry: registry.clone(),
-            events: setup.agents.settings.events.clone(),
+            events: setup.events.as_ref().map(|work| work.events().clone()),
         };
         if let Some(work) = setup.events {
             replica.background.spawn(work.run(replica.stop.clone()));
         }
         let peers = replica.serve_peers(setup.me, setup.peers);
         let router = Arc::new(Router::new(registry, table, peers));
-        replica.serve_agents(
-            setup.agents,
-            &setup.control_plane,
-            setup.tracker,
-            &mut numbers,
-        );
+        replica.serve_agents(setup.agents, &setup.control_plane, &mut numbers);
         if let Some(port) = setup.users {
             replica.serve_users(
                 port,
@@ -321,7 +295,6 @@ impl Replica {
         &mut self,
         port: Port<AgentAcceptor, agent_api::Settings>,
         control_plane: &Arc<dyn ControlPlane>,
-        tracker: Arc<Tracker>,
         numbers: &mut Metrics,
     ) {
         let counts = AgentMetrics::default();
@@ -332,7 +305,6 @@ impl Replica {
             control_plane.clone(),
             registry,
             self.table.clone(),
-            tracker,
             counts,
         );
         self.agent_api = Some(api.clone());

@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, Uri};
 use kas::{
-    agent_api::{AgentApi, AgentMetrics, Leaving, Settings},
+    agent_api::{AgentApi, AgentMetrics, Leaving, Services, Settings},
     control_plane::standalone::{
         Standalone, edit,
         tokens::{TokenEntry, TokenKind},
@@ -96,6 +96,7 @@ impl Kas {
         let table = Arc::new(store.table(me));
         let registry = Registry::new(table.clone());
         let tracker = Tracker::new(table.clone());
+        let services = Services::standard(control_plane.clone(), tracker.clone(), String::new());
         let settings = Settings {
             max_connection_age,
             connections_per_token_per_minute,
@@ -103,17 +104,14 @@ impl Kas {
                 elsewhere: Duration::from_secs(3600),
                 ..Leaving::default()
             },
-            external_url: String::new(),
+            services,
             directions: String::new(),
-            events: None,
-            flux: None,
         };
         let api = AgentApi::new(
             settings,
             control_plane.clone(),
             registry.clone(),
             table,
-            tracker.clone(),
             AgentMetrics::default(),
         );
         let listener = bind("127.0.0.1:0").await.unwrap();

@@ -51,9 +51,9 @@ pub(super) struct Caller {
     cutters: Mutex<Vec<Cutter>>,
 }
 
-/// A call of somebody who has shown a good token: the one way to a service.
+/// Whose call it is: somebody who has shown a good token. Nobody else gets to a service.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct Identity {
     pub(super) caller: Arc<Caller>,
     pub(super) agent: Arc<AgentInfo>,
 }

@@ -4,18 +4,14 @@
 //! progress belong to the requests that make them; they only need this task to
 //! move their bytes.
 
-mod calls;
 mod door;
 mod life;
+mod work;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::Request;
-use router::{
-    AgentId,
-    tunnel::{IdleEnd, Offer, Stream},
-};
+use router::tunnel::IdleEnd;
 use runtime::{
     drain::{Drain, Working},
     grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT},
@@ -28,18 +24,14 @@ use tonic::Status;
 
 use super::{
     AgentApi,
-    caller::{Callers, Known, Place},
-    configuration, connect,
+    caller::Callers,
     dialled::Dialled,
-    flux,
     idle::Idle,
-    method::Method,
-    relay::Relay,
+    service::{self, Nested, Opened, Opening},
 };
-use crate::control_plane::TokenHash;
-use calls::{attach, unary};
 use door::Asking;
 use life::Phase;
+use work::{Done, Work};
 
 /// How long the HTTP/2 handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -50,18 +42,24 @@ const PACE: Pace = Pace {
     timeout: Duration::from_secs(20),
     in_use: Duration::from_secs(5),
 };
+/// How long a native gRPC stream may be silent. Load balancers that take gRPC
+/// apart cut silent streams, commonly after 60 s, and do not count HTTP/2
+/// pings; nothing may be sent on an idle tunnel. So it is ended in order before
+/// that, and the agent opens another at once. Inside WebSocket pings suffice.
+const SILENCE: Duration = Duration::from_secs(45);
 /// Age of connections that are never too old.
 const AGELESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Opened = Result<(Offer, Stream, Place), connect::Refused>;
 
 struct Connection {
     api: Arc<AgentApi>,
     http2: ServerConnection<ByteStream>,
-    native: bool,
-    peer: SocketAddr,
+    /// How long streams may be silent; `None` where nobody on the way counts it.
+    silence: Option<Duration>,
+    remote_addr: SocketAddr,
     dialled: Option<Arc<Dialled>>,
+    nested: Option<Nested>,
     /// Those who have shown a good token.
     callers: Callers,
     /// Calls of which it is not known yet who makes them.
@@ -69,10 +67,9 @@ struct Connection {
     /// Whether the control plane is asked again about all, and is to be once more.
     rechecking: Option<bool>,
     /// Tunnels whose descriptor has not come yet.
-    opening: FuturesUnordered<Task<Opened>>,
+    opening: FuturesUnordered<Opening>,
     idle: FuturesUnordered<Idle>,
-    /// Calls that are no tunnels.
-    calls: FuturesUnordered<Task<Done>>,
+    work: FuturesUnordered<Work>,
     pings: Option<Pings>,
     leaving: CancellationToken,
     phase: Phase,
@@ -81,17 +78,6 @@ struct Connection {
     /// Held as long as tunnels may be idle.
     staying: Option<Working>,
     timer: Pin<Box<Sleep>>,
-}
-
-/// How something that ran on the connection ended.
-#[derive(Debug)]
-enum Done {
-    /// As it should.
-    Ended,
-    /// The control plane was asked about all; these tokens are good no more.
-    Rechecked(Vec<TokenHash>),
-    /// An agent that was asked to leave needs its idle tunnels no more.
-    Moved(AgentId),
 }
 
 /// Serves the connection to its end.
@@ -103,7 +89,7 @@ pub(super) async fn serve(
 ) {
     // Nobody on the way sees the streams of one that was dialled.
     let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
-    let peer = accepted.peer;
+    let remote_addr = accepted.peer;
     let mut io = accepted.io;
     let heard = io.heard();
     let handshake =
@@ -111,17 +97,19 @@ pub(super) async fn serve(
     let http2 = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(http2)) => http2,
         Ok(Err(error)) => {
-            return tracing::debug!(%error, %peer, "an agent's connection did not begin with HTTP/2");
+            return tracing::debug!(%error, %remote_addr, "an agent's connection did not begin with HTTP/2");
         }
-        Err(_) => return tracing::debug!(%peer, "an agent's connection was silent"),
+        Err(_) => return tracing::debug!(%remote_addr, "an agent's connection was silent"),
     };
     api.metrics.connections.inc();
-    tracing::debug!(%peer, scheme = ?accepted.scheme, "an agent's connection opened");
+    tracing::debug!(%remote_addr, scheme = ?accepted.scheme, "an agent's connection opened");
     let metrics = api.metrics.clone();
-    let connection = Connection::new(api, http2, heard, native, peer, dialled);
+    let mut connection = Connection::new(api, http2, heard, remote_addr, dialled.clone());
+    connection.silence = native.then_some(SILENCE);
+    connection.nested = dialled.and_then(|it| connection.nested(&it, &drain));
     connection.run(drain).await;
     metrics.connections.dec();
-    tracing::debug!(%peer, "an agent's connection closed");
+    tracing::debug!(%remote_addr, "an agent's connection closed");
 }
 
 impl Connection {
@@ -129,8 +117,7 @@ impl Connection {
         api: Arc<AgentApi>,
         mut http2: ServerConnection<ByteStream>,
         heard: Heard,
-        native: bool,
-        peer: SocketAddr,
+        remote_addr: SocketAddr,
         dialled: Option<Arc<Dialled>>,
     ) -> Self {
         let (phase, time) = match dialled {
@@ -145,15 +132,16 @@ impl Connection {
             staying: Some(api.stays()),
             api,
             http2,
-            native,
-            peer,
+            silence: None,
+            remote_addr,
             dialled,
+            nested: None,
             callers: Callers::default(),
             asking: FuturesUnordered::new(),
             rechecking: None,
             opening: FuturesUnordered::new(),
             idle: FuturesUnordered::new(),
-            calls: FuturesUnordered::new(),
+            work: FuturesUnordered::new(),
             pings,
             leaving: CancellationToken::new(),
             phase,
@@ -167,14 +155,14 @@ impl Connection {
         loop {
             tokio::select! {
                 accepted = self.http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => self.dispatch(request, respond, &drain),
+                    Some(Ok((request, respond))) => self.dispatch(request, respond),
                     Some(Err(error)) => {
                         tracing::debug!(%error, "an agent's connection broke");
                         return;
                     }
                     None => return,
                 },
-                Some((knock, asked)) = self.asking.next(), if !self.asking.is_empty() => self.admit(knock, asked, &drain),
+                Some((knock, asked)) = self.asking.next(), if !self.asking.is_empty() => self.admit(knock, asked),
                 Some(opened) = self.opening.next(), if !self.opening.is_empty() => self.park(opened),
                 Some(end) = self.idle.next(), if !self.idle.is_empty() => match end {
                     IdleEnd::Taken => self.probe(),
@@ -182,8 +170,8 @@ impl Connection {
                         self.api.metrics.tunnels_lost.inc();
                     }
                 },
-                Some(done) = self.calls.next(), if !self.calls.is_empty() => match done {
-                    Done::Ended => {}
+                Some(done) = self.work.next(), if !self.work.is_empty() => match done {
+                    Done::Call => {}
                     Done::Rechecked(revoked) => self.rechecked(&revoked),
                     Done::Moved(agent) => self.moved(agent),
                 },
@@ -207,71 +195,47 @@ impl Connection {
         }
     }
 
-    /// Begins to serve a call of somebody who is known.
-    fn begin(
-        &mut self,
-        method: Method,
-        known: Known,
-        place: Place,
-        request: Request<h2::RecvStream>,
-        respond: SendResponse,
-        drain: &Drain,
-    ) {
-        let (api, native) = (self.api.clone(), self.native);
-        let served: Task<()> = match method {
-            Method::Connect => {
-                let opened = connect::open(api, known, place, request, respond);
-                return self.opening.push(Box::pin(opened));
-            }
-            Method::GetConfiguration => {
-                Box::pin(configuration::serve(api, known, request, respond, native))
-            }
-            Method::ReconcileProjects => {
-                let Some(flux) = api.settings.flux.clone() else {
-                    return;
-                };
-                Box::pin(flux::serve(api, known, flux, request, respond, native))
-            }
-            Method::Register | Method::Unregister | Method::Report => {
-                Box::pin(unary(api, method, known, request, respond))
-            }
-            Method::Attach => Box::pin(attach(
-                Relay {
-                    api,
-                    dialled: self.dialled.clone(),
-                    drain: drain.clone(),
-                    peer: self.peer,
-                },
-                known,
-                request,
-                respond,
-            )),
-        };
-        self.calls.push(Box::pin(async move {
-            served.await;
-            drop(place);
-            Done::Ended
-        }));
+    /// Serves connections of other pods that come inside this one, which was dialled; `None` if it came inside
+    /// another itself.
+    fn nested(&self, dialled: &Arc<Dialled>, drain: &Drain) -> Option<Nested> {
+        let carrier = dialled.is_direct().then(|| dialled.clone())?;
+        let (api, drain, remote_addr) = (self.api.clone(), drain.clone(), self.remote_addr);
+        Some(Arc::new(move |io| {
+            let accepted = Accepted {
+                io,
+                peer: remote_addr,
+                scheme: Scheme::Grpc,
+            };
+            let dialled = carrier.of_another_pod();
+            drain.spawn(serve(api.clone(), accepted, Some(dialled), drain.clone()));
+        }))
     }
 
     fn park(&mut self, opened: Opened) {
         match opened {
             Ok((_, stream, place)) if place.caller.is_revoked() => {
                 let status = Status::unauthenticated("unauthenticated");
-                self.api.refuse(stream.respond, &status, "Connect");
+                self.refuse(stream.respond, &status, "Connect");
             }
             Ok((offer, stream, place)) => {
                 self.api.metrics.tunnels_opened.inc();
                 let watch = self.api.registry.park(offer, stream);
                 place.caller.opened(watch.cutter());
-                let mut idle = Idle::new(watch, place, self.native);
+                let mut idle = Idle::new(watch, place, self.silence);
                 if matches!(self.phase, Phase::Moving | Phase::Finishing) {
                     idle.retire();
                 }
                 self.idle.push(idle);
             }
-            Err((respond, status)) => self.api.refuse(respond, &status, "Connect"),
+            Err((respond, status)) => self.refuse(respond, &status, "Connect"),
         }
+    }
+
+    fn refuse(&self, respond: SendResponse, status: &Status, method: &str) {
+        if status.code() == tonic::Code::Unauthenticated {
+            self.api.metrics.unauthenticated.inc();
+        }
+        service::refuse(respond, status, method);
     }
 
     /// A call has begun: whether the agent is still there should show soon.

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use router::AgentId;
-use runtime::{drain::Drain, listen::Accepted};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{AgentApi, connection};
 use crate::control_plane::AgentInfo;
 
 /// Who answers where this replica dialled.
@@ -52,16 +50,19 @@ impl Dialled {
         self.answer.subscribe()
     }
 
-    /// What is known of a connection of another pod that this one carries; none
-    /// if it is carried itself.
-    pub(super) fn of_another_pod(&self) -> Option<Arc<Self>> {
-        let carried = || Self {
+    /// Whether the pod that was dialled is at its other end, and may carry others.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// What is known of a connection of another pod that this one carries.
+    pub(super) fn of_another_pod(&self) -> Arc<Self> {
+        Arc::new(Self {
             agent: self.agent,
             answer: watch::Sender::new(Answer::None),
             leave: self.leave.clone(),
             direct: false,
-        };
-        self.direct.then(carried).map(Arc::new)
+        })
     }
 
     /// Asks the agent to leave the connection, as one that is too old.
@@ -101,17 +102,4 @@ impl Dialled {
 fn is_no_answer(status: &Status) -> bool {
     use tonic::Code::{ResourceExhausted, Unavailable};
     matches!(status.code(), Unavailable | ResourceExhausted)
-}
-
-impl AgentApi {
-    /// Serves a connection that this replica made, as if the agent had made it,
-    /// to its end.
-    pub async fn serve_dialled(
-        self: Arc<Self>,
-        accepted: Accepted,
-        dialled: Arc<Dialled>,
-        drain: Drain,
-    ) {
-        connection::serve(self, accepted, Some(dialled), drain).await;
-    }
 }

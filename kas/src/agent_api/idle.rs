@@ -16,12 +16,6 @@ use tonic::Status;
 
 use super::caller::Place;
 
-/// How long a native gRPC stream may be silent. Load balancers that take gRPC
-/// apart cut silent streams, commonly after 60 s, and do not count HTTP/2
-/// pings; nothing may be sent on an idle tunnel. So it is ended in order before
-/// that, and the agent opens another at once. Inside WebSocket pings suffice.
-pub(super) const SILENCE: Duration = Duration::from_secs(45);
-
 /// Waits until a tunnel's idle life ends, or ends it when it was silent for
 /// too long.
 #[derive(Debug)]
@@ -35,10 +29,10 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    pub(super) fn new(watch: IdleWatch, place: Place, native: bool) -> Self {
+    pub(super) fn new(watch: IdleWatch, place: Place, silence: Option<Duration>) -> Self {
         // Not all at once, so that some are always there.
-        let silence = SILENCE.mul_f64(1.0 - 0.25 * rand::random::<f64>());
-        let silence = native.then(|| Box::pin(tokio::time::sleep(silence)));
+        let jitter = 1.0 - 0.25 * rand::random::<f64>();
+        let silence = silence.map(|limit| Box::pin(tokio::time::sleep(limit.mul_f64(jitter))));
         Self {
             watch,
             silence,

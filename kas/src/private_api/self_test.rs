@@ -15,8 +15,8 @@ use runtime::{
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Status};
 
-use super::{doorman::Doorman, tokens::Question};
-use crate::replica::{PeerSettings, Port};
+use super::{PeerSettings, doorman::Doorman, tokens::Question};
+use crate::port::Port;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(3);

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::trouble::Trouble;
 use crate::{
-    app::WEBSOCKET_PING,
+    agent_api::WEBSOCKET_PING_INTERVAL,
     control_plane::{Material, Proof, ReceptiveAgent},
     version,
 };
@@ -39,7 +39,7 @@ pub(super) async fn dial(agent: &ReceptiveAgent) -> Result<Reached, Trouble> {
     let options = ConnectOptions {
         tls: tls(agent, &target).await?,
         user_agent: version::server(),
-        ping_interval: Some(WEBSOCKET_PING),
+        ping_interval: Some(WEBSOCKET_PING_INTERVAL),
         ..ConnectOptions::default()
     };
     let metadata = metadata(&agent.proof).await?;

@@ -18,7 +18,8 @@ use runtime::{
 use tokio::net::TcpListener;
 
 use crate::{
-    agent_api, app,
+    agent_api::{self, Services},
+    app,
     control_plane::standalone::Standalone,
     graph::Graph,
     kubernetes_api,
@@ -103,18 +104,22 @@ impl Cluster {
                 (me, shared)
             }
         };
+        let services = Services::standard(
+            control_plane.clone(),
+            Tracker::new(shared.table.clone()),
+            String::new(),
+        );
         self.replicas.push(Replica::start(Setup {
             graph: Graph::default(),
             me,
             control_plane: control_plane.clone(),
-            tracker: Tracker::new(shared.table.clone()),
             table: shared.table,
             notifications: shared.notifications,
             metrics,
             agents: Port {
                 listener: agents,
                 acceptor: acceptor(),
-                settings: self::settings(),
+                settings: self::settings(services),
             },
             users: Some(Port {
                 listener: users,
@@ -186,20 +191,18 @@ fn owner(name: &str, url: String) -> Owner {
 
 fn acceptor() -> AgentAcceptor {
     AgentAcceptor::new(AgentAcceptorOptions {
-        ping_interval: Some(app::WEBSOCKET_PING),
+        ping_interval: Some(agent_api::WEBSOCKET_PING_INTERVAL),
         server: version::server(),
         ..AgentAcceptorOptions::default()
     })
 }
 
-fn settings() -> agent_api::Settings {
+fn settings(services: Services) -> agent_api::Settings {
     agent_api::Settings {
         max_connection_age: Duration::from_secs(7200),
         connections_per_token_per_minute: 40_000,
         leaving: agent_api::Leaving::default(),
-        external_url: String::new(),
+        services,
         directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
-        events: None,
-        flux: None,
     }
 }

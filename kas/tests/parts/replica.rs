@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use kas::{
-    agent_api::{self, Leaving},
+    agent_api::{self, Leaving, Services},
     control_plane::{
         Token,
         standalone::{
@@ -91,9 +91,10 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         url: format!("grpc://{}", peers.local_addr()),
     };
     let table = Arc::new(store.table(me.clone()));
+    let tracker = Tracker::new(table.clone());
+    let services = Services::standard(site.control_plane.clone(), tracker, String::new());
     let replica = Replica::start(Setup {
         graph: Graph::default(),
-        tracker: Tracker::new(table.clone()),
         table,
         notifications: Notifications::new(None),
         metrics: Metrics::default(),
@@ -106,10 +107,8 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
                 max_connection_age: Duration::from_secs(7200),
                 connections_per_token_per_minute: 40_000,
                 leaving: Leaving::default(),
-                external_url: String::new(),
+                services,
                 directions: String::new(),
-                events: None,
-                flux: None,
             },
         },
         users: Some(Port {

@@ -10,7 +10,7 @@ use std::{
 use agentk::{ClusterSource, Config, Link, PrivateApi, Receptive, Token};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kas::{
-    agent_api::{AgentApi, AgentMetrics, Leaving, Settings},
+    agent_api::{AgentApi, AgentMetrics, Leaving, Services, Settings},
     control_plane::{
         ControlPlane,
         standalone::{
@@ -187,21 +187,20 @@ impl Site {
     pub(crate) fn replica(&self, name: &str) -> Replica {
         let table = self.table(name);
         let registry = Registry::new(table.clone());
+        let tracker = Tracker::new(table.clone());
+        let services = Services::standard(self.control_plane.clone(), tracker, String::new());
         let settings = Settings {
             max_connection_age: Duration::from_secs(7200),
             connections_per_token_per_minute: 1000,
             leaving: Leaving::default(),
-            external_url: String::new(),
+            services,
             directions: String::new(),
-            events: None,
-            flux: None,
         };
         let api = AgentApi::new(
             settings,
             self.control_plane.clone(),
             registry.clone(),
             table.clone(),
-            Tracker::new(table.clone()),
             AgentMetrics::default(),
         );
         let states = ReceptiveStates::default();

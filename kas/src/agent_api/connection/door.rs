@@ -7,17 +7,18 @@ use std::{
 };
 
 use http::Request;
-use runtime::{backoff::jittered, drain::Drain, grpc::SendResponse};
+use runtime::{backoff::jittered, grpc::SendResponse};
 use tonic::Status;
 
 use super::{
     super::{
         authenticate::{self, Shown},
-        caller::{Caller, Known},
-        method::Method,
+        caller::{Caller, Identity},
+        service::{Call, Handler, Method},
     },
     Connection, Task,
     life::Phase,
+    work::Work,
 };
 use crate::control_plane::{AgentInfo, TokenHash};
 
@@ -29,7 +30,7 @@ const MAX_ASKING: usize = 256;
 
 /// A call of which it is not known yet who makes it. Nothing of its body is looked at.
 pub(super) struct Knock {
-    method: Method,
+    method: Arc<Method>,
     shown: Shown,
     request: Request<h2::RecvStream>,
     respond: SendResponse,
@@ -58,25 +59,20 @@ impl Future for Asking {
 
 impl Connection {
     /// Looks at who makes a call, and at nothing else of it.
-    pub(super) fn dispatch(
-        &mut self,
-        request: Request<h2::RecvStream>,
-        respond: SendResponse,
-        drain: &Drain,
-    ) {
+    pub(super) fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse) {
         let directions = &self.api.settings.directions;
         let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
             return;
         };
-        let method = match Method::of(request.uri().path(), &self.api.settings) {
+        let method = match self.api.settings.services.find(request.uri().path()) {
             Ok(method) => method,
-            Err(status) => return self.api.refuse(respond, &status, "call"),
+            Err(status) => return self.refuse(respond, &status, "call"),
         };
         let shown = match Shown::read(request.headers()) {
             Ok(shown) => shown,
-            Err(status) => return self.api.refuse(respond, &status, method.name()),
+            Err(status) => return self.refuse(respond, &status, method.name()),
         };
-        let (api, token, from) = (self.api.clone(), shown.token.clone(), self.peer.ip());
+        let (api, token, from) = (self.api.clone(), shown.token.clone(), self.remote_addr.ip());
         let mut asking = Asking {
             token: shown.hash,
             asked: Box::pin(async move { api.authenticator.agent(&token, from).await }),
@@ -90,15 +86,18 @@ impl Connection {
         // Whoever is remembered needs no place among those who are asked about.
         let mut cx = Context::from_waker(Waker::noop());
         if let Poll::Ready((knock, asked)) = Pin::new(&mut asking).poll(&mut cx) {
-            return self.admit(knock, asked, drain);
+            return self.admit(knock, asked);
         }
         if self.may_ask(&asking.token) {
             return self.asking.push(asking);
         }
-        if let Some(Knock { respond, .. }) = asking.knock {
+        if let Some(Knock {
+            method, respond, ..
+        }) = asking.knock
+        {
             let status =
                 Status::resource_exhausted("too many calls with tokens that are not known yet");
-            self.api.refuse(respond, &status, method.name());
+            self.refuse(respond, &status, method.name());
         }
     }
 
@@ -116,7 +115,7 @@ impl Connection {
     }
 
     /// Lets a call in whose token is good.
-    pub(super) fn admit(&mut self, knock: Knock, asked: Asked, drain: &Drain) {
+    pub(super) fn admit(&mut self, knock: Knock, asked: Asked) {
         let Knock {
             method,
             shown,
@@ -126,32 +125,44 @@ impl Connection {
         let checked = self.dialled.as_ref().map_or(Ok(()), |it| it.check(&asked));
         let token = shown.hash;
         let known = checked.and(asked).and_then(|agent| self.know(shown, agent));
-        let known = match known {
-            Ok(known) => known,
+        let identity = match known {
+            Ok(identity) => identity,
             Err(status) => {
                 if authenticate::is_refusal(&status) {
                     self.revoke(&token);
                 }
-                return self.api.refuse(respond, &status, method.name());
+                return self.refuse(respond, &status, method.name());
             }
         };
-        let place = match method {
-            Method::Connect => known.caller.tunnel(),
-            _ => known.caller.call(),
+        let place = match method.handler() {
+            Handler::Tunnel(_) => identity.caller.tunnel(),
+            Handler::Call(_) => identity.caller.call(),
         };
-        match place {
-            Ok(place) => self.begin(method, known, place, request, respond, drain),
-            Err(status) => self.api.refuse(respond, &status, method.name()),
+        let place = match place {
+            Ok(place) => place,
+            Err(status) => return self.refuse(respond, &status, method.name()),
+        };
+        let call = Call {
+            identity,
+            request,
+            respond,
+            silence: self.silence,
+            nested: self.nested.clone(),
+            place,
+        };
+        match method.handler() {
+            Handler::Tunnel(open) => self.opening.push(open(call)),
+            Handler::Call(serve) => self.work.push(Work::Call(serve(call))),
         }
     }
 
     /// Who has shown a good token; the connection is one of an agent from then on.
-    fn know(&mut self, shown: Shown, agent: Arc<AgentInfo>) -> Result<Known, Status> {
+    fn know(&mut self, shown: Shown, agent: Arc<AgentInfo>) -> Result<Identity, Status> {
         if let Some(caller) = self.callers.find(&shown.hash)
             && caller.agent == agent.id
         {
             let caller = caller.clone();
-            return Ok(Known { caller, agent });
+            return Ok(Identity { caller, agent });
         }
         self.api.authenticator.connected(shown.hash)?;
         let caller = Caller::new(shown, agent.id, self.leaving.child_token());
@@ -164,6 +175,6 @@ impl Connection {
             self.phase = Phase::Used;
             self.postpone(jittered(self.api.settings.max_connection_age));
         }
-        Ok(Known { caller, agent })
+        Ok(Identity { caller, agent })
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     super::{idle::Idle, leaving},
-    Connection, Done,
+    Connection,
+    work::Work,
 };
 use crate::control_plane::TokenHash;
 
@@ -56,10 +57,7 @@ impl Connection {
         self.postpone(2 * self.api.settings.leaving.elsewhere);
         for staying in staying {
             let moved = leaving::moved(self.api.clone(), staying, drains);
-            self.calls.push(Box::pin(async move {
-                moved.await;
-                Done::Moved(staying.agent)
-            }));
+            self.work.push(Work::Move(staying.agent, Box::pin(moved)));
         }
         if self.moving == 0 {
             self.finish();
@@ -98,10 +96,14 @@ impl Connection {
             return;
         }
         self.rechecking = Some(false);
-        let (api, shown, from) = (self.api.clone(), self.callers.shown(), self.peer.ip());
-        self.calls.push(Box::pin(async move {
-            Done::Rechecked(api.authenticator.revoked(shown, from).await)
-        }));
+        let (api, shown, from) = (
+            self.api.clone(),
+            self.callers.shown(),
+            self.remote_addr.ip(),
+        );
+        self.work.push(Work::Recheck(Box::pin(async move {
+            api.authenticator.revoked(shown, from).await
+        })));
     }
 
     pub(super) fn rechecked(&mut self, revoked: &[TokenHash]) {

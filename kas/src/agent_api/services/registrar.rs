@@ -1,0 +1,75 @@
+//! `AgentRegistrar`: agent processes register, and unregister when they stop.
+
+use std::sync::Arc;
+
+use proto::{
+    agent::agent_registrar::rpc::{
+        RegisterRequest, RegisterResponse, UnregisterRequest, UnregisterResponse,
+    },
+    bounds::Bounds,
+};
+use tonic::Status;
+
+use super::super::{
+    caller::Identity,
+    service::{Method, Unary},
+};
+use crate::tracker::Tracker;
+
+/// A process's description of itself.
+const REQUEST: Bounds = Bounds::bytes(16 << 10);
+
+struct Register(Arc<Tracker>);
+
+struct Unregister(Arc<Tracker>);
+
+/// A process that has connected describes itself by it, again and again.
+pub(super) fn register(tracker: Arc<Tracker>) -> Method {
+    Method::unary(Register(tracker))
+}
+
+/// A process that stops says so by it.
+pub(super) fn unregister(tracker: Arc<Tracker>) -> Method {
+    Method::unary(Unregister(tracker))
+}
+
+impl Unary for Register {
+    const PATH: &'static str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register";
+    const BOUNDS: Bounds = REQUEST;
+    type Request = RegisterRequest;
+    type Response = RegisterResponse;
+
+    async fn call(
+        &self,
+        identity: &Identity,
+        request: RegisterRequest,
+    ) -> Result<RegisterResponse, Status> {
+        let RegisterRequest { agent_meta, pod_id } = request;
+        let meta = agent_meta.unwrap_or_default();
+        let registered = self.0.register(&identity.agent, pod_id, &meta);
+        let registered =
+            registered.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
+        let registrations = &identity.caller.registrations;
+        registrations.add(identity.agent.id, pod_id, registered);
+        Ok(RegisterResponse {})
+    }
+}
+
+impl Unary for Unregister {
+    const PATH: &'static str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Unregister";
+    const BOUNDS: Bounds = REQUEST;
+    type Request = UnregisterRequest;
+    type Response = UnregisterResponse;
+
+    async fn call(
+        &self,
+        identity: &Identity,
+        request: UnregisterRequest,
+    ) -> Result<UnregisterResponse, Status> {
+        let agent = identity.agent.id;
+        self.0.unregister(agent, request.pod_id);
+        let registrations = &identity.caller.registrations;
+        registrations.remove(agent, request.pod_id);
+        Ok(UnregisterResponse {})
+    }
+}
