@@ -10,8 +10,8 @@ pub(crate) mod routing;
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use cluster_state::{ReplicaId, redis::Once};
 use prometheus_client::registry::Registry as Metrics;
-use router::{ReplicaId, store::redis::Once};
 use runtime::{
     descriptors,
     jwt::Secret,

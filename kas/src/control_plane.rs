@@ -22,8 +22,8 @@ pub use token_cache::{Memory, Refusal, Standing, TokenCache};
 
 use std::{net::IpAddr, sync::Arc};
 
+use cluster_state::AgentId;
 use futures_util::future::BoxFuture;
-use router::id::AgentId;
 use tokio::sync::watch;
 
 /// Knows the agents, their configuration, and who may use them.

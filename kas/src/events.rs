@@ -14,10 +14,10 @@ mod webhook;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cluster_state::redis::{Channel, Heard};
 use prometheus_client::registry::Registry;
 use prost::Message as _;
 use proto::events::rpc::Batch;
-use router::store::redis::{Channel, Heard};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
-use prost_types::Any;
-use proto::agent::event::{GitPushEvent, Project};
-use router::store::{
+use cluster_state::{
     StoreError,
     redis::{Channel, Heard},
 };
+use prost::Message as _;
+use prost_types::Any;
+use proto::agent::event::{GitPushEvent, Project};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 

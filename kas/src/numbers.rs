@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
+use cluster_state::SharedTable;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry as Metrics,
 };
-use router::{Registry, SharedTable};
+use router::Registry;
 
 /// Adds the numbers of `registry` to `numbers`.
 pub fn register(numbers: &mut Metrics, registry: &Arc<Registry>) {

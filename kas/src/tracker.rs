@@ -13,13 +13,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use cluster_state::{AgentId, Presence, RoutingTable, StoreError, Wanted};
 use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
-use router::{
-    AgentId, RoutingTable,
-    store::StoreError,
-    table::{Presence, Wanted},
-};
 
 use crate::control_plane::AgentInfo;
 use instance::Instance;

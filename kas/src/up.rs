@@ -10,11 +10,11 @@ mod redis_url;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use cluster_state::{AgentId, memory::MemoryStore};
 use playground::{
     agent::{self, Upstream},
     certificate, demo_cluster,
 };
-use router::{AgentId, store::memory::MemoryStore};
 use runtime::{signal::Termination, telemetry};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;

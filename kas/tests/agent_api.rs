@@ -5,6 +5,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use cluster_state::Wanted;
+use cluster_state::{AgentId, Owner, ReplicaId, RoutingTable, memory::MemoryStore};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, Uri};
 use kas::{
@@ -32,8 +34,7 @@ use proto::agent::{
         },
     },
 };
-use router::table::Wanted;
-use router::{AgentId, Need, Owner, Registry, ReplicaId, RoutingTable, store::memory::MemoryStore};
+use router::{Need, Registry};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,

@@ -5,6 +5,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use http::{HeaderMap, Uri};
 use kas::{
     gitlab_api::{GitLabApi, Services, Settings},
@@ -16,7 +17,6 @@ use proto::agent::{
     notifications::rpc::{GitPushEventRequest, notifications_client::NotificationsClient},
     server_info::rpc::{GetServerInfoRequest, server_info_client::ServerInfoClient},
 };
-use router::{Owner, ReplicaId, store::memory::MemoryStore};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,

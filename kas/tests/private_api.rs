@@ -14,16 +14,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use cluster_state::{AgentId, Owner, ReplicaId, Vouch as _, Word, memory::MemoryStore};
 use kas::{
     private_api::{PrivateApi, SelfTestError, Tokens, dial, self_test},
     replica::{PeerSettings, Port},
 };
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use router::{
-    AgentId, Need, Opening, Owner, Registry, ReplicaId,
+    Need, Opening, Registry,
     peers::{Answer, Credentials, Greeting, Peers},
-    store::memory::MemoryStore,
-    table::{Vouch as _, Word},
 };
 use runtime::{
     connect::ConnectOptions,

@@ -5,6 +5,7 @@ mod asked;
 mod hop;
 mod pool;
 
+use cluster_state::AgentId;
 use http::{HeaderMap, Request};
 use runtime::grpc::status_from;
 use tonic::{Code, Status};
@@ -15,7 +16,7 @@ pub use hop::{AGENT_ID, CALLER, IMPERSONATION};
 pub(crate) use pool::Lease;
 pub use pool::{Dial, Peers, Random};
 
-use crate::{call::Opening, id::AgentId, search::Need};
+use crate::{call::Opening, search::Need};
 
 /// How this replica proves to its peers who it is, and they to it.
 pub trait Credentials: Send + Sync {

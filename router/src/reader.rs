@@ -17,13 +17,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use runtime::grpc::STREAM_WINDOW;
 use tokio::time::Instant;
 
 use crate::{
     call::{Call, Event},
     error::Broken,
-    id::AgentId,
 };
 use overdue::{Held, SCARCE_BYTES, overdue};
 

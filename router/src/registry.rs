@@ -16,15 +16,14 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::{AgentId, RoutingTable};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     error::OpenError,
-    id::AgentId,
     reader::Readers,
     refusal::Refusal,
     search::Need,
-    table::RoutingTable,
     tunnel::{IdleWatch, Offer, Slot, Stream, Tunnel},
 };
 use state::{Agent, Limits};

@@ -5,16 +5,15 @@ mod plan;
 
 use std::{sync::Arc, time::Duration};
 
+use cluster_state::{AgentId, RoutingTable};
 use tokio::time::Instant;
 
 use crate::{
     call::{Call, Opening},
     error::OpenError,
-    id::AgentId,
     peers::Peers,
     refusal::Refusal,
     registry::{Registry, Waiting},
-    table::RoutingTable,
 };
 use owners::{Owners, Trouble};
 

@@ -12,12 +12,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use cluster_state::AgentId;
 use proto::frame::Deframer;
 use runtime::grpc::SendResponse;
 use tonic::Status;
 
 use crate::{
-    id::AgentId,
     refusal::Refusal,
     registry::{Alive, InUse, Registry},
     search::Need,

@@ -14,9 +14,10 @@ mod double;
 use std::{collections::HashMap, future::poll_fn, task::Poll, time::Duration};
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use double::{Agent, Replica, Replicas, need, opening, url};
 use proto::{agent::prototool::Values, frame::Payload};
-use router::{AgentId, Broken, Call, Event, Opening, peers::Answer};
+use router::{Broken, Call, Event, Opening, peers::Answer};
 use tokio::time::Instant;
 use tonic::Code;
 

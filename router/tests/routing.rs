@@ -14,9 +14,10 @@ mod double;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use double::{Agent, Replicas, need, offer, opening};
 use proto::frame::Payload;
-use router::{AgentId, Event, Need, OpenError, tunnel::Offer};
+use router::{Event, Need, OpenError, tunnel::Offer};
 use tokio::time::Instant;
 
 /// Messages of a long exchange.

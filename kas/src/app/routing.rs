@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use prometheus_client::registry::Registry as Metrics;
-use router::{
+use cluster_state::{
     Owner, RoutingTable, SharedTable,
-    store::{
-        memory::MemoryStore,
-        redis::{Address, Channel, Once, RedisOptions, RedisStore, Servers},
-    },
-    table::shared::Settings,
+    memory::MemoryStore,
+    redis::{Address, Channel, Once, RedisOptions, RedisStore, Servers},
+    shared::Settings,
 };
+use prometheus_client::registry::Registry as Metrics;
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 
 use crate::{

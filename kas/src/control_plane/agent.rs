@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use cluster_state::AgentId;
 use proto::agent::agentcfg::AgentConfiguration;
-use router::id::AgentId;
 
 /// A registered agent.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Why the control plane said no.
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 
 use super::Refusal;
 

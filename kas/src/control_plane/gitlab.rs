@@ -34,9 +34,9 @@ pub use repositories::{Reading, Sharing};
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use cluster_state::AgentId;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use moka::sync::Cache;
-use router::id::AgentId;
 use runtime::{
     connect::{ProxySetting, TargetError},
     jwt::SecretError,

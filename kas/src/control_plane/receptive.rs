@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 
 /// An agent that waits to be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]

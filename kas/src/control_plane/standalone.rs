@@ -26,9 +26,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use cluster_state::AgentId;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use jiff::Timestamp;
-use router::id::AgentId;
 use tokio::sync::watch;
 
 use super::{

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use cluster_state::{AgentId, Wanted};
 use proto::agent::agent_tracker::{
     ConnectedAgentInfo,
     rpc::{
@@ -12,7 +13,6 @@ use proto::agent::agent_tracker::{
         get_connected_agents_request::Request as Asked,
     },
 };
-use router::{AgentId, table::Wanted};
 use tonic::{Request, Response, Status};
 
 use crate::tracker::Tracker;

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use cluster_state::AgentId;
 use http::{HeaderValue, Method, Uri, header, request};
-use router::id::AgentId;
 use runtime::telemetry::{Repeats, Untrusted};
 use tokio::time::Instant;
 

@@ -1,7 +1,7 @@
 //! Who asks, and for which agent, as the request says.
 
+use cluster_state::AgentId;
 use http::{HeaderMap, HeaderValue, header};
-use router::id::AgentId;
 
 use super::query;
 use crate::control_plane::{Credentials, Token};

@@ -9,10 +9,10 @@ mod used;
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use cluster_state::{AgentId, redis::Once};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use prost::Message as _;
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
-use router::{id::AgentId, store::redis::Once};
 use runtime::jwt::{self, Secret};
 use serde::{Deserialize, Serialize};
 

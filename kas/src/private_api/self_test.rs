@@ -3,11 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use router::{
-    Owner,
-    peers::Greeting as _,
-    table::{TableFuture, Vouch, Word},
-};
+use cluster_state::{Owner, TableFuture, Vouch, Word};
+use router::peers::Greeting as _;
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
     listen::{Listener, PlainAcceptor},

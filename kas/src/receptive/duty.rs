@@ -1,6 +1,6 @@
 //! Who dials an agent, and when a connection is given up: decided in plain values.
 
-use router::{AgentId, Owner, ReplicaId, ring::Ring};
+use cluster_state::{AgentId, Owner, ReplicaId, Ring};
 
 /// Who is to dial an agent, as one replica sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Who is there, and for how long.
 
-use router::{Owner, ReplicaId, store::memory::MemoryStore};
+use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 
 use super::*;
 

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
+use cluster_state::{AgentId, Told};
 use jiff::Timestamp;
 use proto::agent::{
     agent_tracker::ConnectedAgentInfo,
     entity::{AgentMeta, KubernetesVersion},
 };
-use router::{AgentId, table::Told};
 use serde::{Deserialize, Serialize};
 
 use super::instance::Instance;

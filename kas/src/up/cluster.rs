@@ -3,12 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions};
 use playground::balancer::Balancer;
 use prometheus_client::registry::Registry as Metrics;
-use router::{
-    AgentId, Owner, ReplicaId,
-    store::{memory::MemoryStore, redis::RedisOptions},
-};
 use runtime::{
     connect::ConnectOptions,
     jwt::Secret,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use allocation_counter::{AllocationInfo, measure};
-use router::{AgentId, store::memory::MemoryStore};
+use cluster_state::{AgentId, memory::MemoryStore};
 use tests::programs;
 use tokio::runtime::{Builder, Runtime};
 

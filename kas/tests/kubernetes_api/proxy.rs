@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
@@ -16,9 +17,7 @@ use kas::{
     kubernetes_api::{KubernetesApi, Metrics, Settings},
 };
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
-use router::{
-    AgentId, Owner, Registry, ReplicaId, Router, peers::Peers, store::memory::MemoryStore,
-};
+use router::{Registry, Router, peers::Peers};
 use runtime::{drain::Drain, io::ByteStream};
 use tokio::{
     net::{TcpListener, TcpStream},

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use kas::{
     agent_api::{self, Leaving, Services},
     control_plane::{
@@ -24,7 +25,6 @@ use kas::{
     tracker::Tracker,
 };
 use prometheus_client::registry::Registry as Metrics;
-use router::{Owner, ReplicaId, store::memory::MemoryStore};
 use runtime::{
     connect::ConnectOptions,
     jwt::Secret,

@@ -9,6 +9,10 @@ use std::{
 
 use agentk::{ClusterSource, Config, Link, PrivateApi, Receptive, Token};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use cluster_state::{
+    AgentId, Owner, ReplicaId,
+    memory::{MemoryStore, MemoryTable},
+};
 use kas::{
     agent_api::{AgentApi, AgentMetrics, Leaving, Services, Settings},
     control_plane::{
@@ -23,10 +27,7 @@ use kas::{
     tracker::Tracker,
 };
 use prometheus_client::registry::Registry as Metrics;
-use router::{
-    AgentId, Owner, Registry, ReplicaId,
-    store::memory::{MemoryStore, MemoryTable},
-};
+use router::Registry;
 use runtime::{drain::Drain, tls::Identity};
 use tests::{certs::Certs, ports, wait};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};

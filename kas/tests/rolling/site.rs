@@ -10,12 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use cluster_state::{AgentId, memory::MemoryStore};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use kas::replica::{Cut, Graces};
-use router::{AgentId, store::memory::MemoryStore};
 use runtime::telemetry;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use cluster_state::AgentId;
 use proto::frame::{Frame, Payload};
 use runtime::grpc::SendStream;
 
@@ -15,7 +16,6 @@ use super::{Ended, Incoming};
 use crate::{
     call::{Call, Event},
     error::Broken,
-    id::AgentId,
     reader::{Reader, Readers},
 };
 

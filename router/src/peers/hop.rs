@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use cluster_state::AgentId;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{AUTHORIZATION, CONTENT_TYPE, TE, USER_AGENT},
@@ -17,7 +18,7 @@ use proto::{
 };
 use tonic::Status;
 
-use crate::{call::Opening, id::AgentId, search::Need};
+use crate::{call::Opening, search::Need};
 
 /// The metadata that names the agent on the private API.
 pub const AGENT_ID: &str = "kas-hop-routing-agent-id";

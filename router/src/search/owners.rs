@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::{AgentId, Owner, ReplicaId, RoutingTable};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
@@ -18,10 +19,8 @@ use super::{
 };
 use crate::{
     call::Opening,
-    id::{AgentId, ReplicaId},
     peers::{Answer, Asked, Peers},
     refusal::Refusal,
-    table::{Owner, RoutingTable},
 };
 
 /// An owner's silence after which the next is asked too.

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::{id::ReplicaId, table::Owner};
+use cluster_state::{Owner, ReplicaId};
 
 /// The course of one search.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use prost::Message as _;
@@ -18,9 +19,8 @@ use proto::{
     frame::{Deframer, Encoding, Frame, Payload},
 };
 use router::{
-    AgentId, Call, Need, OpenError, Opening, Owner, Registry, ReplicaId, Router,
+    Call, Need, OpenError, Opening, Registry, Router,
     peers::Peers,
-    store::memory::MemoryStore,
     tunnel::{Offer, Stream},
 };
 use runtime::{drain::Drain, io::ByteStream};

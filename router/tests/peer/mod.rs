@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
 use router::{
-    AgentId, Need, Opening, Owner, Registry, ReplicaId,
+    Need, Opening, Registry,
     peers::{Answer, Asked, Peers},
-    store::memory::MemoryStore,
 };
 use runtime::{drain::Drain, io::ByteStream};
 use tokio::{io::DuplexStream, sync::watch, time::Instant};

@@ -2,11 +2,14 @@
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
+use cluster_state::{
+    AgentId, Owner, ReplicaId, RoutingTable, SharedTable, TableFuture, Vouch, Word,
+    shared::Settings,
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use proto::frame::{Deframer, Encoding};
 use router::{
-    AgentId, Owner, Registry, ReplicaId, Router, RoutingTable, SharedTable,
-    table::{TableFuture, Vouch, Word, shared::Settings},
+    Registry, Router,
     tunnel::{IdleEnd, IdleWatch, Offer, Stream},
 };
 use runtime::drain::Drain;

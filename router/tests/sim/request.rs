@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use proto::frame::Payload;
 use rand::{Rng as _, rngs::StdRng};
-use router::{AgentId, Broken, Call, Event, Need, Opening};
+use router::{Broken, Call, Event, Need, Opening};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{METHOD, replica::Replica, world::World};

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::{AgentId, ReplicaId, RoutingTable as _};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use router::{AgentId, ReplicaId, RoutingTable as _};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},

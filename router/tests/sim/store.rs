@@ -11,10 +11,9 @@ use std::{
     time::Duration,
 };
 
-use router::{
-    AgentId, Owner, ReplicaId,
-    store::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture},
-    table::{Telling, Told, Wanted},
+use cluster_state::{
+    AgentId, Change, Lease, Owner, Record, Renewal, ReplicaId, RouteStore, StoreError, StoreEvent,
+    StoreFuture, Telling, Told, Wanted,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::{Owner, Word};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use router::{Owner, peers::Peers, table::Word};
+use router::peers::Peers;
 use runtime::io::ByteStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

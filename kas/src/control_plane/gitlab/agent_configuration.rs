@@ -1,7 +1,7 @@
 //! `agent_configuration`: GitLab is told what an agent's file says.
 
 use bytes::Bytes;
-use router::id::AgentId;
+use cluster_state::AgentId;
 use serde_json::{Value, json};
 
 use super::{

@@ -9,8 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use proto::agent::entity::{GitalyInfo, GitalyRepository};
-use router::id::AgentId;
 use serde::Deserialize;
 
 use super::{

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 use tokio::{sync::watch, time::Instant};
 
 use super::{

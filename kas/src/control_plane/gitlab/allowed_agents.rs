@@ -1,8 +1,8 @@
 //! `allowed_agents`: which agents a CI job may use, and as whom.
 
 use bytes::Bytes;
+use cluster_state::AgentId;
 use http::HeaderName;
-use router::id::AgentId;
 use serde::Deserialize;
 
 use super::{

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 use tokio_util::sync::CancellationToken;
 
 use super::{super::Token, GitLab};

@@ -1,7 +1,7 @@
 //! What a remembered answer depends on, as one hash. Secrets go in by their
 //! hash, whose length is fixed, so that no two questions run together.
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 use sha2::{Digest, Sha256};
 
 use super::{

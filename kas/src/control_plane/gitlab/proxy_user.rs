@@ -1,7 +1,7 @@
 //! `authorize_proxy_user`: whether a user may use an agent, and as whom.
 
 use bytes::Bytes;
-use router::id::AgentId;
+use cluster_state::AgentId;
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use router::id::AgentId;
+use cluster_state::AgentId;
 use runtime::backoff::jittered;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use router::{AgentId, ring::Ring, store::redis::Board};
+use cluster_state::{AgentId, Ring, redis::Board};
 use tokio::{
     sync::{Notify, broadcast},
     task::JoinSet,

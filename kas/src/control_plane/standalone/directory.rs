@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
+use cluster_state::AgentId;
 use jiff::Timestamp;
 use prost::Message;
-use router::id::AgentId;
 use sha2::{Digest, Sha256};
 
 use super::{

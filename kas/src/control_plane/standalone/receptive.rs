@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use router::id::AgentId;
+use cluster_state::AgentId;
 use runtime::connect::Target;
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use router::store::redis::Once;
+use cluster_state::redis::Once;
 use runtime::{
     shares::{Limits, Share, Shares},
     telemetry::Repeats,

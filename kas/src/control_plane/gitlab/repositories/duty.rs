@@ -1,7 +1,7 @@
 //! Who polls a repository, and what the one who did has found: decided in plain
 //! values from what is posted on the board.
 
-use router::{ReplicaId, ring::Ring, store::redis::Posted};
+use cluster_state::{ReplicaId, Ring, redis::Posted};
 use serde::{Deserialize, Serialize};
 
 use super::follower::Due;

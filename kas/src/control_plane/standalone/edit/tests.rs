@@ -2,8 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use cluster_state::AgentId;
 use jiff::Timestamp;
-use router::id::AgentId;
 
 use super::super::{change::*, file::*, names::AgentName, tokens::*, *};
 use super::*;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::presence::Telling;
 use crate::store::{Change, Lease, Record, Renewal, StoreError, StoreFuture};
-use crate::table::Telling;
 
 const A: AgentId = AgentId(7);
 

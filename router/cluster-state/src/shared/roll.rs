@@ -8,11 +8,11 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    agenda::Agenda,
+use super::agenda::Agenda;
+use crate::{
+    id::AgentId,
     presence::{Before, Presence, Telling},
 };
-use crate::id::AgentId;
 
 /// The changes that are to be written, with what is known of the written ones.
 #[derive(Debug)]

@@ -17,9 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Seal;
 use crate::{
-    id::{AgentId, ReplicaId},
+    id::{AgentId, Owner, ReplicaId},
     store::{Lease, Record, ReplicaState},
-    table::Owner,
 };
 
 /// The field of an agent's hash that names no replica.
@@ -208,7 +207,7 @@ mod tests {
     use runtime::jwt::Secret;
 
     use super::*;
-    use crate::store::redis::metrics::StoreMetrics;
+    use crate::redis::metrics::StoreMetrics;
 
     #[test]
     fn leases_and_keys_are_read_as_they_were_written() {

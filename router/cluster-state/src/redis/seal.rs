@@ -12,7 +12,10 @@ use runtime::jwt::Secret;
 use tokio::time::Instant;
 
 use super::metrics::StoreMetrics;
-use crate::{id::AgentId, store::Lease, table::Owner};
+use crate::{
+    id::{AgentId, Owner},
+    store::Lease,
+};
 
 /// What the secret for entries is derived for.
 const PURPOSE: &str = "kas routing store 2";

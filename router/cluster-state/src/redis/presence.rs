@@ -14,7 +14,7 @@ use futures_util::future::{try_join_all, try_join3};
 use super::format::Keys;
 use crate::{
     id::{AgentId, ReplicaId},
-    table::{Before, Presence, Telling, Told, Wanted},
+    presence::{Before, Presence, Telling, Told, Wanted},
 };
 
 /// Members of one set that are read at once, at most.

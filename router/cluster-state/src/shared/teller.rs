@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     id::ReplicaId,
+    presence::{Presence, Telling, Told, Wanted},
     store::StoreError,
-    table::presence::{Telling, Told, Wanted},
 };
 
 /// How long somebody who asks waits for the store.
@@ -71,7 +71,7 @@ pub(super) async fn told(inner: &Inner, wanted: &Wanted) -> Result<Vec<Told>, St
 
 /// What this replica tells itself, told to the store or not.
 fn own(inner: &Inner, wanted: &Wanted) -> Vec<Told> {
-    let told = |replica: &ReplicaId, (agent, presence): (_, &crate::table::Presence)| Told {
+    let told = |replica: &ReplicaId, (agent, presence): (_, &Presence)| Told {
         replica: replica.clone(),
         agent,
         presence: presence.clone(),

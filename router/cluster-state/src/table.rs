@@ -1,35 +1,15 @@
 //! The seam to the routing table: which replica holds tunnels of which agent.
 
-mod agenda;
-mod budget;
-mod ledger;
-mod membership;
-mod presence;
-mod records;
-mod roll;
-pub mod shared;
-
 use std::{fmt::Debug, future::Future, pin::Pin, time::Duration};
 
 use tokio::sync::watch;
 
 use crate::{
-    id::{AgentId, ReplicaId},
+    id::{AgentId, Owner, ReplicaId},
+    presence::{Presence, Told, Wanted},
     ring::Ring,
     store::StoreError,
 };
-
-pub use presence::{Before, Presence, Telling, Told, Wanted};
-pub use shared::{SharedTable, Vouch, Word};
-
-/// A replica that holds tunnels of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// Which one.
-    pub replica: ReplicaId,
-    /// Where its private API is reached.
-    pub url: String,
-}
 
 /// A future of a table operation.
 pub type TableFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,16 +5,13 @@
 //! Everything kept there can be lost without harm: each replica writes again
 //! what it holds.
 
-pub mod memory;
-pub mod redis;
-
 use std::{fmt::Debug, future::Future, pin::Pin};
 
 use tokio::sync::mpsc;
 
 use crate::{
-    id::{AgentId, ReplicaId},
-    table::{Owner, Telling, Told, Wanted},
+    id::{AgentId, Owner, ReplicaId},
+    presence::{Telling, Told, Wanted},
 };
 
 /// A replica's proof of life. Its id is new at each start, so that it is the

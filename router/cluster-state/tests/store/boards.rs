@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use router::{
-    AgentId, ReplicaId,
-    store::{
-        RouteStore, StoreEvent,
-        redis::{Board, RedisStore},
-    },
+use cluster_state::{
+    AgentId, ReplicaId, RouteStore, StoreEvent,
+    redis::{Board, RedisStore},
 };
 use tokio::sync::mpsc;
 

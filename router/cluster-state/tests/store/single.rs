@@ -3,7 +3,7 @@
 
 use std::{io::Write as _, time::Duration};
 
-use router::store::redis::{Address, RedisOptions, Servers};
+use cluster_state::redis::{Address, RedisOptions, Servers};
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt as _,
     core::{IntoContainerPort as _, WaitFor, client::docker_client_instance},

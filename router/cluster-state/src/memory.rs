@@ -9,10 +9,11 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    id::{AgentId, ReplicaId},
+    id::{AgentId, Owner, ReplicaId},
+    presence::{Presence, Told, Wanted},
     ring::Ring,
     store::StoreError,
-    table::{Owner, Presence, RoutingTable, TableFuture, Told, Wanted},
+    table::{RoutingTable, TableFuture},
 };
 
 /// The table itself. Clones share it.

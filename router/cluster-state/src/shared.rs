@@ -11,9 +11,15 @@
 //!                     membership ← keeper (leases)
 //! ```
 
+mod agenda;
+mod budget;
 mod exchange;
 mod keeper;
+mod ledger;
+mod membership;
 mod reader;
+mod records;
+mod roll;
 mod state;
 mod teller;
 mod writer;
@@ -32,11 +38,12 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Owner, Presence, RoutingTable, TableFuture, Told, Wanted};
 use crate::{
-    id::{AgentId, ReplicaId},
+    id::{AgentId, Owner, ReplicaId},
+    presence::{Presence, Told, Wanted},
     ring::Ring,
     store::{RouteStore, StoreError, StoreEvent},
+    table::{RoutingTable, TableFuture},
 };
 use state::State;
 

@@ -29,3 +29,12 @@ impl std::fmt::Display for ReplicaId {
         f.write_str(&self.0)
     }
 }
+
+/// A replica that holds tunnels of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Which one.
+    pub replica: ReplicaId,
+    /// Where its private API is reached.
+    pub url: String,
+}

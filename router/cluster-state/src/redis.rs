@@ -35,10 +35,10 @@ pub use metrics::StoreMetrics;
 pub use once::Once;
 pub use options::{Address, AddressError, RedisOptions, Servers};
 
-use super::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture};
 use crate::{
-    id::{AgentId, ReplicaId},
-    table::{Owner, Telling, Told, Wanted},
+    id::{AgentId, Owner, ReplicaId},
+    presence::{Telling, Told, Wanted},
+    store::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture},
 };
 use format::{Keys, LAST_SEEN, LEASES, OWNERS};
 use reports::Reports;

@@ -5,17 +5,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    super::{
-        Owner,
-        budget::Budget,
-        ledger::{Ledger, Pace},
-        membership::{Membership, Standing},
-        records::{Known, Records},
-        roll::Roll,
-    },
     Numbers, Settings,
+    budget::Budget,
+    ledger::{Ledger, Pace},
+    membership::{Membership, Standing},
+    records::{Known, Records},
+    roll::Roll,
 };
-use crate::id::{AgentId, ReplicaId};
+use crate::id::{AgentId, Owner, ReplicaId};
 
 const A_SECOND: Duration = Duration::from_secs(1);
 

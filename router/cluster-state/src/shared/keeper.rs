@@ -7,9 +7,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Inner, State, Word};
 use crate::{
-    id::ReplicaId,
+    id::{Owner, ReplicaId},
     store::{Lease, Renewal, ReplicaState},
-    table::Owner,
 };
 
 /// The least time between renewals that somebody asked for.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use router::store::redis::{Address, RedisOptions, Servers};
+use cluster_state::redis::{Address, RedisOptions, Servers};
 use tempfile::TempDir;
 
 /// How often it is looked whether a server has started, or a cluster formed: for 30 s.

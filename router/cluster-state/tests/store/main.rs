@@ -9,15 +9,12 @@ mod tables;
 
 use std::{sync::Arc, time::Duration};
 
-use redis::Commands as _;
-use router::{
-    AgentId, RoutingTable,
-    store::{
-        memory::MemoryStore,
-        redis::{Heard, RedisStore, Servers},
-    },
-    table::Wanted,
+use cluster_state::{
+    AgentId, RoutingTable, Wanted,
+    memory::MemoryStore,
+    redis::{Heard, RedisStore, Servers},
 };
+use redis::Commands as _;
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use server::{Certificates, Cluster, Sentinels, Server, text};
 use single::Single;
@@ -263,7 +260,7 @@ async fn tls_with_a_client_certificate_is_spoken() {
         identity: Some(Identity { certificate, key }),
         ..ClientTlsOptions::default()
     });
-    let mut options = router::store::redis::RedisOptions::new(Servers::Single(
+    let mut options = cluster_state::redis::RedisOptions::new(Servers::Single(
         format!("127.0.0.1:{port}").parse().unwrap(),
     ));
     options.tls = Some(tls.unwrap().config(&[]));
@@ -362,7 +359,7 @@ async fn a_change_that_happens_while_the_reader_is_cut_off_is_noticed() {
 async fn a_replica_may_start_before_its_redis() {
     let port = server::free_port();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
-    let options = router::store::redis::RedisOptions::new(Servers::Single(address));
+    let options = cluster_state::redis::RedisOptions::new(Servers::Single(address));
     let (a, b) = (replica(&options, "a"), replica(&options, "b"));
     a.announce(A);
     assert!(!a.certain());
@@ -469,8 +466,8 @@ async fn a_message_reaches_all_who_listen_also_after_they_were_cut_off() {
 async fn a_store_that_came_late_counts_as_connected() {
     let port = server::free_port();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
-    let options = router::store::redis::RedisOptions::new(Servers::Single(address));
-    let store = router::store::redis::RedisStore::connect(&options).unwrap();
+    let options = cluster_state::redis::RedisOptions::new(Servers::Single(address));
+    let store = cluster_state::redis::RedisStore::connect(&options).unwrap();
     let mut numbers = prometheus_client::registry::Registry::default();
     store.metrics().register(&mut numbers);
     server::turn_away(port, 3).await;

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    super::records::{Known, Reading},
     Inner,
+    records::{Known, Reading},
 };
 use crate::id::AgentId;
 

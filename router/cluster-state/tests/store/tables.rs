@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use router::{
-    AgentId, Owner, ReplicaId, RoutingTable, SharedTable,
-    store::redis::{RedisOptions, RedisStore},
-    table::{Presence, TableFuture, Vouch, Wanted, Word, shared::Settings},
+use cluster_state::{
+    AgentId, Owner, Presence, ReplicaId, RoutingTable, SharedTable, TableFuture, Vouch, Wanted,
+    Word,
+    redis::{RedisOptions, RedisStore},
+    shared::Settings,
 };
 
 /// How long anything may take to come to hold.

@@ -184,7 +184,7 @@ impl Cached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{id::ReplicaId, table::Owner};
+    use crate::id::{Owner, ReplicaId};
 
     fn record(name: &str) -> Record {
         Record {
