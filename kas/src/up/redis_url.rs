@@ -1,7 +1,7 @@
 //! What the flag `--redis` of `kas up` names.
 
 use anyhow::{Context, bail};
-use router::store::redis::{Address, RedisOptions, Servers};
+use cluster_state::redis::{Address, RedisOptions, Servers};
 use runtime::tls::{ClientTls, ClientTlsOptions};
 use url::Url;
 
