@@ -7,7 +7,6 @@
 
 mod file;
 mod interfaces;
-mod level;
 mod notes;
 mod private_url;
 mod resolve;
@@ -16,9 +15,9 @@ mod show;
 mod tree;
 
 pub use interfaces::interface_addresses;
-pub use level::LogLevel;
 pub use notes::Note;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
+pub use runtime::telemetry::LogLevel;
 pub use secret::Secret;
 pub use tree::*;
 

@@ -2,18 +2,13 @@
 
 pub mod agent_api;
 pub mod app;
-mod bucket;
-mod calls;
 pub mod cli;
 pub mod config;
-pub mod control_plane;
 pub mod events;
 pub mod flux;
-pub mod gitaly;
 pub mod gitlab_api;
 pub mod graph;
 pub mod kubernetes_api;
-pub mod notifications;
 pub mod numbers;
 pub mod port;
 pub mod private_api;
@@ -22,6 +17,7 @@ pub mod replica;
 pub mod tracker;
 #[cfg(feature = "playground")]
 pub mod up;
-pub mod usage;
 pub mod version;
-pub mod yaml;
+
+pub use control_plane::{self, gitaly, notifications, usage};
+pub use runtime::yaml;

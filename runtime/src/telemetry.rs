@@ -1,11 +1,13 @@
 //! Logs: one JSON object a line on stderr, with the keys of GitLab's kas.
 
+mod level;
 mod repeats;
 mod untrusted;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
+pub use level::LogLevel;
 pub use repeats::Repeats;
 pub use untrusted::Untrusted;
 

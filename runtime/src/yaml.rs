@@ -1,5 +1,15 @@
 //! Reads YAML into typed values, with errors that name file, line and column.
 
+mod field;
+mod noting;
+mod seconds;
+mod write;
+
+pub use field::{NonEmpty, list};
+pub use noting::{UnknownKey, read_noting};
+pub use seconds::{PositiveSeconds, Seconds};
+pub use write::write;
+
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;

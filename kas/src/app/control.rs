@@ -18,6 +18,7 @@ use crate::{
     kubernetes_api::{Origins, origin_of},
     notifications::Notifications,
     usage::Usage,
+    version,
 };
 
 /// Who knows agents and users, and the tasks that keep it up to date.
@@ -48,7 +49,13 @@ pub(super) fn open(
         ControlPlaneConfig::GitLab(settings) => {
             let proxy = ProxySetting::from_environment().context("the HTTP proxy for GitLab")?;
             let reading = reading(config, settings);
-            let gitlab = GitLab::new(settings, memories(config, settings), reading, proxy)?;
+            let gitlab = GitLab::new(
+                settings,
+                memories(config, settings),
+                reading,
+                proxy,
+                version::server_header(),
+            )?;
             gitlab.client().metrics().register(metrics);
             gitlab.gitaly().metrics().register(metrics);
             tasks.spawn(gitlab.clone().follow(stop.clone()));
@@ -96,6 +103,7 @@ fn reading(config: &Config, gitlab: &config::GitLab) -> Reading {
     let gitaly = gitaly::Settings {
         limits: config.gitaly.clone(),
         ca_files: gitlab.ca_certificate_file.iter().cloned().collect(),
+        user_agent: version::server_header(),
     };
     let configuration = &config.agent.configuration;
     Reading {

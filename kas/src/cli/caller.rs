@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use clap::Subcommand;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -95,14 +96,7 @@ fn list(
     let now = now();
     let callers = document.callers(kind).iter().map(|it| &it.value);
     match format {
-        Format::Json => {
-            let view = |it| CallerView {
-                name: CallerEntry::name(it),
-                groups: CallerEntry::groups(it),
-                tokens: TokenView::of(&it.tokens, now),
-            };
-            output.json(&callers.map(view).collect::<Vec<_>>())
-        }
+        Format::Json => output.json(&callers.map(|it| caller_view(it, now)).collect::<Vec<_>>()),
         Format::Table if document.callers(kind).is_empty() => {
             let sort = kind.name();
             output.hint(&format!(
@@ -112,8 +106,8 @@ fn list(
         Format::Table => {
             let row = |it: &CallerEntry| {
                 [
-                    it.name().to_owned(),
-                    it.groups().join(","),
+                    it.name.as_str().to_owned(),
+                    groups(it).join(","),
                     summary(&it.tokens, now),
                 ]
             };
@@ -174,12 +168,14 @@ struct CallerView<'a> {
     tokens: Vec<TokenView>,
 }
 
-impl CallerEntry {
-    fn name(&self) -> &str {
-        self.name.as_str()
+fn caller_view(caller: &CallerEntry, now: Timestamp) -> CallerView<'_> {
+    CallerView {
+        name: caller.name.as_str(),
+        groups: groups(caller),
+        tokens: TokenView::of(&caller.tokens, now),
     }
+}
 
-    fn groups(&self) -> Vec<&str> {
-        self.groups.iter().map(|it| it.as_str()).collect()
-    }
+fn groups(caller: &CallerEntry) -> Vec<&str> {
+    caller.groups.iter().map(|it| it.as_str()).collect()
 }

@@ -90,7 +90,14 @@ impl Fixture {
             agents: memory,
             callers: memory,
         };
-        let gitlab = GitLab::new(&settings, memories, reading, proxy).unwrap();
+        let gitlab = GitLab::new(
+            &settings,
+            memories,
+            reading,
+            proxy,
+            kas::version::server_header(),
+        )
+        .unwrap();
         Self {
             double,
             gitlab,
@@ -157,6 +164,7 @@ pub(crate) fn reading(period: Duration) -> Reading {
         gitaly: Gitaly::new(gitaly::Settings {
             limits: limits(),
             ca_files: Vec::new(),
+            user_agent: kas::version::server_header(),
         }),
         period,
         max_file_size: 1000,

@@ -70,6 +70,7 @@ fn client() -> Gitaly {
     Gitaly::new(Settings {
         limits: limits(),
         ca_files: Vec::new(),
+        user_agent: kas::version::server_header(),
     })
 }
 
@@ -199,6 +200,7 @@ async fn with_tls_the_certificate_must_be_trusted() {
     rig.gitaly = Gitaly::new(Settings {
         limits: limits(),
         ca_files: vec![certs.ca.clone()],
+        user_agent: kas::version::server_header(),
     });
 
     assert!(error.to_string().contains("trusted CA"), "{error}");

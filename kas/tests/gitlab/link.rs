@@ -190,9 +190,15 @@ async fn what_cannot_be_used_is_named_at_the_start() {
         callers: FORGETFUL,
     };
     let error = |settings| {
-        GitLab::new(&settings, memories, reading(POLL), ProxySetting::None)
-            .unwrap_err()
-            .to_string()
+        GitLab::new(
+            &settings,
+            memories,
+            reading(POLL),
+            ProxySetting::None,
+            kas::version::server_header(),
+        )
+        .unwrap_err()
+        .to_string()
     };
 
     assert!(error(settings("c2hvcnQ=")).contains("holds 5 bytes, but at least 32"));

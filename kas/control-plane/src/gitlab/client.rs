@@ -1,0 +1,245 @@
+//! The HTTP client for GitLab: signs, takes turns, repeats, and gives up in time.
+
+mod answer;
+mod attempt;
+mod turns;
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body_util::Full;
+use hyper_util::{client::legacy, rt::TokioExecutor, rt::TokioTimer};
+use runtime::{
+    connect::{ConnectOptions, ProxySetting},
+    jwt::Secret,
+    tls::{ClientTls, ClientTlsOptions},
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{
+    SetupError,
+    base::Base,
+    breaker::{Breaker, Change},
+    call::{Asker, Call, Endpoint},
+    connector::Connector,
+    error::CallError,
+    metrics::GitLabMetrics,
+    retry::{self, Budget},
+};
+use crate::config;
+use turns::Turns;
+
+/// From the first attempt to the last: less than those who wait have patience,
+/// so that they hear the reason.
+const DEADLINE: Duration = Duration::from_secs(9);
+/// Of that, what is left for GitLab: whoever would get its turn later is told so, instead of that GitLab is slow.
+const ANSWER: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(5);
+/// Connections at a time, busy or idle.
+const CONNECTIONS: usize = 50;
+/// Of these, those for tokens that were never good: a slow GitLab keeps each for seconds.
+const STRANGERS_CONNECTIONS: usize = 12;
+const IDLE: Duration = Duration::from_secs(90);
+/// GitLab's secret has this many bytes.
+const SECRET_SIZE: usize = 32;
+
+/// A client of one GitLab.
+#[derive(Debug)]
+pub struct Client {
+    base: Base,
+    http: legacy::Client<Connector, Full<Bytes>>,
+    secret: Secret,
+    user_agent: HeaderValue,
+    proxy_authorization: Option<HeaderValue>,
+    turns: Turns,
+    connections: Semaphore,
+    strangers: Semaphore,
+    breakers: [Mutex<Breaker>; Endpoint::ALL.len()],
+    budget: Mutex<Budget>,
+    metrics: GitLabMetrics,
+}
+
+impl Client {
+    /// A client by its configuration. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When a file or the address cannot be used.
+    pub fn new(
+        settings: &config::GitLab,
+        proxy: ProxySetting,
+        user_agent: HeaderValue,
+    ) -> Result<Self, SetupError> {
+        let base = Base::parse(&settings.address)?;
+        let secret = Secret::read(&settings.authentication_secret_file)?;
+        if secret.size() != SECRET_SIZE {
+            return Err(SetupError::SecretSize {
+                file: settings.authentication_secret_file.clone(),
+                size: secret.size(),
+            });
+        }
+        let (absolute, proxy_authorization) = in_clear_through(&proxy, &base);
+        let options = ConnectOptions {
+            tls: Some(ClientTls::load(&ClientTlsOptions {
+                ca_files: settings.ca_certificate_file.iter().cloned().collect(),
+                ..ClientTlsOptions::default()
+            })?),
+            user_agent: String::from_utf8_lossy(user_agent.as_bytes()).into_owned(),
+            proxy,
+            timeout: CONNECT,
+            ..ConnectOptions::default()
+        };
+        let connector = Connector::new(base.target().clone(), options, absolute);
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(CONNECTIONS)
+            .build(connector);
+        Ok(Self {
+            base,
+            http,
+            secret,
+            user_agent,
+            proxy_authorization,
+            turns: Turns::new(settings.api_rate_limit, Instant::now()),
+            connections: Semaphore::new(CONNECTIONS),
+            strangers: Semaphore::new(STRANGERS_CONNECTIONS),
+            breakers: Default::default(),
+            budget: Mutex::default(),
+            metrics: GitLabMetrics::default(),
+        })
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &GitLabMetrics {
+        &self.metrics
+    }
+
+    /// Makes a call, with retries, within the deadline. Cancel-safe.
+    pub(super) async fn call(&self, call: &Call) -> Result<Bytes, CallError> {
+        lock(&self.budget).deposit();
+        let deadline = Instant::now() + DEADLINE;
+        let mut number = 0;
+        loop {
+            let result = self.attempt(call, deadline).await;
+            self.metrics.count(call.endpoint, &result);
+            let error = match result {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let pause = retry::pause(number, rand::random());
+            number += 1;
+            let again = call.retried
+                && error.is_worth_a_retry()
+                && number < retry::ATTEMPTS
+                && Instant::now() + pause < deadline
+                && lock(&self.budget).withdraw();
+            if !again {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One attempt in its turn, if the endpoint is well; tells how it went.
+    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
+        let breaker = &self.breakers[call.endpoint as usize];
+        let admitted = lock(breaker).admit(Instant::now());
+        admitted.map_err(|away| CallError::Away {
+            since: away.since,
+            last: away.last,
+        })?;
+        let result = match self.turn(call.asker, deadline).await {
+            Ok(()) => self.send_until(call, deadline).await,
+            Err(error) => Err(error),
+        };
+        self.report(call.endpoint, &result);
+        result
+    }
+
+    async fn turn(&self, asker: Asker, deadline: Instant) -> Result<(), CallError> {
+        let now = Instant::now();
+        let patience = deadline.saturating_duration_since(now);
+        let patience = patience.saturating_sub(ANSWER);
+        let wait = self.turns.take(asker, now, patience)?;
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    async fn send_until(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
+        let began = Instant::now();
+        let sent = tokio::time::timeout_at(deadline, self.send(call)).await;
+        sent.unwrap_or_else(|_| Err(CallError::TooSlow(began.elapsed())))
+    }
+
+    fn report(&self, endpoint: Endpoint, result: &Result<Bytes, CallError>) {
+        let (now, mut breaker) = (Instant::now(), lock(&self.breakers[endpoint as usize]));
+        let change = match result {
+            Err(CallError::Status {
+                status: 429,
+                retry_after,
+                ..
+            }) => {
+                let pause = retry_after.unwrap_or(Duration::from_secs(1));
+                breaker.rest(now, pause, "GitLab asks to slow down (429)".to_owned());
+                Change::None
+            }
+            Err(error) if error.is_outage() => {
+                breaker.failure(now, error.to_string(), rand::random())
+            }
+            Err(CallError::Crowded | CallError::Strangers) => {
+                breaker.unused(now);
+                Change::None
+            }
+            Ok(_) | Err(_) => breaker.success(now),
+        };
+        drop(breaker);
+        log(endpoint, change, result.as_ref().err());
+    }
+}
+
+/// What an operator must know.
+fn log(endpoint: Endpoint, change: Change, error: Option<&CallError>) {
+    let call = endpoint.name();
+    match (change, error) {
+        (Change::Closed(after), _) => {
+            tracing::info!(call, away_for = ?after, "GitLab answers again");
+        }
+        (change, Some(error)) if error.is_outage() => {
+            let detail = match error {
+                CallError::Unreachable { detail } => detail.as_str(),
+                _ => "",
+            };
+            if change == Change::Opened {
+                tracing::error!(call, %error, detail, "GitLab does not answer; remembered answers are used while their grace lasts");
+            } else {
+                tracing::debug!(call, %error, detail, "a call to GitLab failed");
+            }
+        }
+        (_, Some(error @ (CallError::OwnToken(_) | CallError::Invalid(_)))) => {
+            tracing::error!(call, %error, "a call to GitLab failed");
+        }
+        (_, Some(error)) => tracing::debug!(call, %error, "a call to GitLab was refused"),
+        (_, None) => {}
+    }
+}
+
+/// Whether requests go in clear to a proxy, and what it wants to see.
+fn in_clear_through(proxy: &ProxySetting, base: &Base) -> (bool, Option<HeaderValue>) {
+    let target = base.target();
+    match proxy.proxy_for(target) {
+        Some(url) if !target.scheme().is_tls() => {
+            let value = url.authorization();
+            (true, value.and_then(|it| HeaderValue::from_str(it).ok()))
+        }
+        Some(_) | None => (false, None),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

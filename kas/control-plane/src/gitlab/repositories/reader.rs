@@ -1,0 +1,163 @@
+//! What an agent's file says, or what is wrong with it.
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    super::{
+        super::{
+            AgentConfigurationVersion, AgentInfo, Configuration, Problem, agent_file::AgentFile,
+        },
+        agent_info::Registered,
+    },
+    Reading,
+};
+use runtime::yaml;
+
+use crate::gitaly::{ErrorKind, GitalyError, Place};
+
+/// What an agent's file says, or what is wrong with it. By default that of a
+/// file that is not there: nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Content(Result<AgentFile, String>);
+
+impl Default for Content {
+    fn default() -> Self {
+        Self(Ok(AgentFile::default()))
+    }
+}
+
+impl Content {
+    /// Puts it in force as of a commit. A broken file leaves the last good one.
+    pub(super) fn put_in(&self, configuration: &mut Configuration, commit: &str) {
+        let known = configuration.version.as_ref().map(|it| &*it.commit_id);
+        match &self.0 {
+            Ok(_) if known == Some(commit) => {
+                configuration.verified = true;
+                configuration.problem = None;
+            }
+            Ok(file) => {
+                *configuration = Configuration::good(Arc::new(AgentConfigurationVersion {
+                    commit_id: commit.to_owned(),
+                    configuration: file.to_message(),
+                }));
+            }
+            Err(why) => {
+                configuration.verified = true;
+                configuration.problem = Some(Problem::Broken(why.clone()));
+            }
+        }
+    }
+
+    /// What GitLab is told; nothing of a broken file.
+    pub(super) fn told(&self) -> Option<Value> {
+        self.0.as_ref().ok().map(AgentFile::to_json)
+    }
+}
+
+/// Reads an agent's file as of a commit.
+pub(super) async fn read(
+    reading: &Reading,
+    registered: &Registered,
+    commit: &str,
+    path: &str,
+) -> Result<Content, GitalyError> {
+    let place = Place {
+        server: &registered.gitaly,
+        repository: &registered.repository,
+    };
+    let file = reading
+        .gitaly
+        .file(place, commit, path, reading.max_file_size);
+    let parsed = match file.await {
+        Ok(bytes) => parse(&registered.agent, path, &bytes),
+        Err(error) => match error.kind {
+            ErrorKind::NotFound => Ok(AgentFile::default()),
+            ErrorKind::FileTooBig | ErrorKind::UnexpectedTreeEntryType => Err(error.to_string()),
+            ErrorKind::InvalidArgument | ErrorKind::ProtocolError | ErrorKind::RpcError => {
+                return Err(error);
+            }
+        },
+    };
+    if let Err(error) = &parsed {
+        let agent = &registered.agent;
+        tracing::error!(
+            agent_id = agent.id.0,
+            agent = agent.name,
+            project = agent.project_path,
+            path,
+            commit,
+            error,
+            "an agent's configuration file cannot be used; the last good one stays in force"
+        );
+    }
+    Ok(Content(parsed))
+}
+
+/// Keys that are not known here may be known to a newer agent's GitLab: they
+/// are told of, and do no harm.
+fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("{path}: {error}"))?;
+    let read = yaml::read_noting::<AgentFile>(Path::new(path), text);
+    let (file, unknown) = read.map_err(|mistake| mistake.to_string())?;
+    for key in unknown {
+        tracing::warn!(
+            agent_id = agent.id.0,
+            agent = agent.name,
+            project = agent.project_path,
+            path,
+            line = key.line,
+            key = key.path,
+            why = key.message,
+            "a key of an agent's configuration file is ignored"
+        );
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster_state::AgentId;
+
+    use super::*;
+
+    fn content(text: &str) -> Content {
+        let agent = AgentInfo {
+            id: AgentId(1),
+            name: "a".into(),
+            project_id: 1,
+            project_path: "g/p".into(),
+            default_branch: "main".into(),
+        };
+        Content(parse(&agent, "config.yaml", text.as_bytes()))
+    }
+
+    #[test]
+    fn a_broken_file_leaves_the_last_good_one_until_it_is_mended() {
+        let mut configuration = Configuration::default();
+        content("observability: {logging: {level: debug}}").put_in(&mut configuration, "1");
+        let good = configuration.version.clone();
+
+        content("observability: [").put_in(&mut configuration, "2");
+
+        assert_eq!(configuration.version, good);
+        let Some(Problem::Broken(why)) = &configuration.problem else {
+            panic!("{configuration:?}");
+        };
+        assert!(why.starts_with("config.yaml:1:"), "{why}");
+        content("").put_in(&mut configuration, "3");
+        assert_eq!(configuration.problem, None);
+        assert_eq!(configuration.version.unwrap().commit_id, "3");
+    }
+
+    #[test]
+    fn unknown_keys_do_no_harm_and_gitlab_is_told_only_what_is_known() {
+        let told = content("user_access: {access_as: {agent: {}}}\nnew_feature: {a: 1}").told();
+
+        let known = serde_json::json!({"user_access": {"access_as": {"agent": {}}}});
+        assert_eq!(told, Some(known));
+        assert_eq!(Content::default().told(), Some(serde_json::json!({})));
+        assert_eq!(content("a: [").told(), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! The embedded control plane: one declarative YAML file, read again when it changes.
+//!
+//! [`mod@file`] shows the form, [`access_as`] the names that callers get in the
+//! cluster. A file that cannot be used leaves what was read last in force, as a
+//! whole: nothing is ever half-applied.
+
+pub mod access_as;
+pub mod change;
+mod check;
+mod directory;
+mod edit;
+pub mod file;
+pub mod names;
+pub mod receptive;
+mod reload;
+pub mod tokens;
+
+pub use directory::Directory;
+pub use edit::{EditError, Editable, edit, view};
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use cluster_state::AgentId;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{
+    Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
+    IdentityKind, ReceptiveAgent, Token, agent_file::AgentFile,
+};
+use file::Document;
+use runtime::yaml::{self, Mistake};
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StandaloneError {
+    /// There is none.
+    #[error("{} does not exist: create it with `kas agent create NAME --file {}`", .0.display(), .0.display())]
+    Missing(PathBuf),
+    /// There is nothing in it, which is never meant: half-written files look so.
+    #[error("{} is empty: create an agent with `kas agent create NAME --file {}`", .0.display(), .0.display())]
+    Empty(PathBuf),
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It says something wrong.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+}
+
+type Configurations = HashMap<AgentId, watch::Sender<Configuration>>;
+
+/// The control plane of a file.
+#[derive(Debug)]
+pub struct Standalone {
+    file: PathBuf,
+    directory: ArcSwap<Directory>,
+    configurations: Mutex<Configurations>,
+    receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
+    revision: watch::Sender<u64>,
+    progress: Mutex<reload::Progress>,
+}
+
+impl Standalone {
+    /// Reads the file. It is followed only while [`follow`](Self::follow) runs.
+    pub fn open(file: impl Into<PathBuf>) -> Result<Self, StandaloneError> {
+        let file = file.into();
+        let now = Timestamp::now();
+        let progress = reload::Progress::new(&file, now);
+        let directory = read(&file, now)?;
+        let standalone = Self {
+            file,
+            directory: ArcSwap::default(),
+            configurations: Mutex::default(),
+            receptive: watch::Sender::new(Arc::from([])),
+            revision: watch::Sender::new(0),
+            progress: Mutex::new(progress),
+        };
+        standalone.apply(directory);
+        Ok(standalone)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Puts a new state in force: answers first, then configurations, then the revision.
+    fn apply(&self, directory: Directory) {
+        let directory = Arc::new(directory);
+        self.directory.store(directory.clone());
+        publish(&mut lock(&self.configurations), &directory);
+        self.receptive.send_if_modified(|known| {
+            let changed = **known != *directory.receptive();
+            if changed {
+                *known = directory.receptive().into();
+            }
+            changed
+        });
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    fn authorize_now(
+        &self,
+        credentials: &Credentials,
+        agent: AgentId,
+    ) -> Result<Access, DenyReason> {
+        let (kind, token) = match credentials {
+            Credentials::Pat { token } => (IdentityKind::User, token),
+            Credentials::Ci { token } => (IdentityKind::CiJob, token),
+            Credentials::Session { .. } => {
+                return Err(DenyReason::Unsupported {
+                    kind: "session cookies",
+                });
+            }
+        };
+        let directory = self.directory.load();
+        directory.authorize(kind, &token.hash(), agent, Timestamp::now())
+    }
+}
+
+impl ControlPlane for Standalone {
+    fn agent_by_token<'a>(
+        &'a self,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Arc<AgentInfo>, AuthError>> {
+        let ask = || {
+            let directory = self.directory.load();
+            directory.agent_by_token(&token.hash(), Timestamp::now())
+        };
+        let answer = match ask() {
+            // Asked again in any case: somebody else may have read it just now.
+            Err(AuthError::UnknownToken) => {
+                self.reload_now();
+                ask()
+            }
+            answer => answer,
+        };
+        ready(answer).boxed()
+    }
+
+    fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>> {
+        ready(self.directory.load().agent(id)).boxed()
+    }
+
+    fn authorize<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+        agent: AgentId,
+    ) -> BoxFuture<'a, Result<Access, DenyReason>> {
+        let answer = match self.authorize_now(credentials, agent) {
+            Err(_) => {
+                self.reload_now();
+                self.authorize_now(credentials, agent)
+            }
+            answer => answer,
+        };
+        ready(answer).boxed()
+    }
+
+    fn configuration(&self, agent: AgentId, _: &str) -> Option<watch::Receiver<Configuration>> {
+        let configurations = lock(&self.configurations);
+        configurations.get(&agent).map(watch::Sender::subscribe)
+    }
+
+    fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    fn known_agents(&self) -> Vec<Arc<AgentInfo>> {
+        self.directory.load().agents().cloned().collect()
+    }
+
+    fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
+        self.receptive.subscribe()
+    }
+}
+
+/// Reads and checks the file as a whole.
+pub fn read(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
+    let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StandaloneError::Missing(file.to_owned()),
+        _ => StandaloneError::Unreadable {
+            file: file.to_owned(),
+            source,
+        },
+    })?;
+    if text.trim().is_empty() {
+        return Err(StandaloneError::Empty(file.to_owned()));
+    }
+    Ok(parse(file, &text, now)?)
+}
+
+/// Reads and checks the text of a file, whose name is for messages only.
+pub fn parse(file: &Path, text: &str, now: Timestamp) -> Result<Directory, Mistake> {
+    let document: Document<AgentFile> = yaml::read(file, text)?;
+    check::check(file, &document, now)?;
+    Ok(Directory::new(&document))
+}
+
+/// Tells the watchers of each agent what is new; those of agents that are gone see the end.
+fn publish(configurations: &mut Configurations, directory: &Directory) {
+    configurations.retain(|id, _| directory.agent(*id).is_some());
+    for (id, version) in directory.configurations() {
+        let sender = configurations.entry(id).or_default();
+        sender.send_if_modified(|current| {
+            let known = current.version.as_ref().map(|it| &it.commit_id);
+            let changed = known != Some(&version.commit_id);
+            if changed {
+                *current = Configuration::good(version.clone());
+            }
+            changed
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! The file, made ready for questions. Pure: time is an argument.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use cluster_state::AgentId;
+use jiff::Timestamp;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::{
+    access_as::AccessAs,
+    file::{AgentEntry, Agents, CallerEntry, Document, Rule},
+    names::Name,
+    tokens::TokenEntry,
+};
+use crate::{
+    Access, AgentConfigurationVersion, AgentInfo, AuthError, DenyReason, Identity, IdentityKind,
+    ReceptiveAgent, TokenHash, agent_file::AgentFile,
+};
+
+/// All that one state of the file says.
+#[derive(Debug, Default)]
+pub struct Directory {
+    agents: BTreeMap<AgentId, Agent>,
+    agent_tokens: HashMap<TokenHash, (AgentId, Option<Timestamp>)>,
+    caller_tokens: HashMap<TokenHash, (Arc<Caller>, Option<Timestamp>)>,
+    rules: Vec<CompiledRule>,
+    receptive: Vec<ReceptiveAgent>,
+    ends: Vec<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    info: Arc<AgentInfo>,
+    configuration: Arc<AgentConfigurationVersion>,
+}
+
+#[derive(Debug)]
+struct Caller {
+    identity: Identity,
+    groups: Vec<String>,
+}
+
+#[derive(Debug)]
+struct CompiledRule {
+    /// `None` means all.
+    agents: Option<HashSet<String>>,
+    users: HashSet<String>,
+    services: HashSet<String>,
+    groups: HashSet<String>,
+    access_as: AccessAs,
+}
+
+impl Directory {
+    /// Makes a checked document ready.
+    #[must_use]
+    pub fn new(document: &Document<AgentFile>) -> Self {
+        let mut directory = Self::default();
+        for agent in &document.agents {
+            directory.add_agent(&agent.value);
+        }
+        for user in &document.users {
+            directory.add_caller(IdentityKind::User, &user.value);
+        }
+        for service in &document.services {
+            directory.add_caller(IdentityKind::CiJob, &service.value);
+        }
+        let rules = document.access.iter();
+        directory.rules = rules.map(|rule| CompiledRule::new(&rule.value)).collect();
+        directory.ends.sort();
+        directory
+    }
+
+    /// The agent of a token.
+    pub fn agent_by_token(
+        &self,
+        token: &TokenHash,
+        now: Timestamp,
+    ) -> Result<Arc<AgentInfo>, AuthError> {
+        let (id, end) = self
+            .agent_tokens
+            .get(token)
+            .ok_or(AuthError::UnknownToken)?;
+        let agent = self.agent(*id).ok_or(AuthError::UnknownToken)?;
+        if is_over(*end, now) {
+            return Err(AuthError::Expired {
+                agent: agent.name.clone(),
+            });
+        }
+        Ok(agent)
+    }
+
+    /// The agent of a number.
+    #[must_use]
+    pub fn agent(&self, id: AgentId) -> Option<Arc<AgentInfo>> {
+        self.agents.get(&id).map(|agent| agent.info.clone())
+    }
+
+    /// All agents, by number.
+    pub fn agents(&self) -> impl Iterator<Item = &Arc<AgentInfo>> {
+        self.agents.values().map(|agent| &agent.info)
+    }
+
+    /// All configurations, by agent.
+    pub fn configurations(
+        &self,
+    ) -> impl Iterator<Item = (AgentId, &Arc<AgentConfigurationVersion>)> {
+        self.agents
+            .iter()
+            .map(|(id, agent)| (*id, &agent.configuration))
+    }
+
+    /// The agents that wait to be dialled.
+    #[must_use]
+    pub fn receptive(&self) -> &[ReceptiveAgent] {
+        &self.receptive
+    }
+
+    /// Whether the owner of a token may use an agent, by the first rule that matches.
+    pub fn authorize(
+        &self,
+        kind: IdentityKind,
+        token: &TokenHash,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<Access, DenyReason> {
+        let caller = self.caller(kind, token, now)?;
+        let agent = self
+            .agent(agent)
+            .ok_or(DenyReason::UnknownAgent { agent })?;
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.matches(caller, &agent))
+            .ok_or_else(|| DenyReason::NotAllowed {
+                who: caller.identity.to_string(),
+                agent: agent.name.clone(),
+            })?;
+        let impersonation = rule
+            .access_as
+            .impersonation(&caller.identity, &caller.groups, &agent);
+        Ok(Access {
+            agent,
+            identity: caller.identity.clone(),
+            user_id: 0,
+            impersonation,
+        })
+    }
+
+    /// Who a caller's token belongs to.
+    pub fn identity(&self, token: &TokenHash, now: Timestamp) -> Option<&Identity> {
+        let (caller, end) = self.caller_tokens.get(token)?;
+        (!is_over(*end, now)).then_some(&caller.identity)
+    }
+
+    /// Whether a token ended after `from`, and not after `to`.
+    #[must_use]
+    pub fn some_token_ended(&self, from: Timestamp, to: Timestamp) -> bool {
+        let first = self.ends.partition_point(|end| *end <= from);
+        self.ends.get(first).is_some_and(|end| *end <= to)
+    }
+
+    fn caller(
+        &self,
+        kind: IdentityKind,
+        token: &TokenHash,
+        now: Timestamp,
+    ) -> Result<&Caller, DenyReason> {
+        let (caller, end) = self
+            .caller_tokens
+            .get(token)
+            .filter(|(caller, _)| caller.identity.kind == kind)
+            .ok_or(DenyReason::BadToken)?;
+        if is_over(*end, now) {
+            return Err(DenyReason::Expired {
+                who: caller.identity.to_string(),
+            });
+        }
+        Ok(caller)
+    }
+
+    fn add_agent(&mut self, entry: &AgentEntry<AgentFile>) {
+        let info = info(entry);
+        let id = info.id;
+        let configuration = configuration(&info, entry.config.as_ref());
+        let receptive = entry.receptive.as_ref();
+        self.receptive.extend(receptive.and_then(|it| it.agent(id)));
+        self.note_ends(&entry.tokens);
+        let tokens = entry.tokens.iter();
+        self.agent_tokens
+            .extend(tokens.map(|token| (token.hash, (id, token.expires_at))));
+        self.agents.insert(
+            id,
+            Agent {
+                info: Arc::new(info),
+                configuration: Arc::new(configuration),
+            },
+        );
+    }
+
+    fn add_caller(&mut self, kind: IdentityKind, entry: &CallerEntry) {
+        let name = entry.name.as_str().to_owned();
+        let caller = Arc::new(Caller {
+            identity: Identity { kind, name },
+            groups: texts(&entry.groups),
+        });
+        self.note_ends(&entry.tokens);
+        let tokens = entry.tokens.iter();
+        self.caller_tokens
+            .extend(tokens.map(|token| (token.hash, (caller.clone(), token.expires_at))));
+    }
+
+    fn note_ends(&mut self, tokens: &[TokenEntry]) {
+        self.ends
+            .extend(tokens.iter().filter_map(|token| token.expires_at));
+    }
+}
+
+impl CompiledRule {
+    fn new(rule: &Rule) -> Self {
+        let set = |names: &[Name]| texts(names).into_iter().collect();
+        Self {
+            agents: match &rule.agents {
+                Agents::All => None,
+                Agents::Named(names) => {
+                    Some(names.iter().map(|name| name.as_str().to_owned()).collect())
+                }
+            },
+            users: set(&rule.users),
+            services: set(&rule.services),
+            groups: set(&rule.groups),
+            access_as: rule.access_as.clone(),
+        }
+    }
+
+    fn matches(&self, caller: &Caller, agent: &AgentInfo) -> bool {
+        let named = match caller.identity.kind {
+            IdentityKind::User => &self.users,
+            IdentityKind::CiJob => &self.services,
+        };
+        let is_caller = named.contains(&caller.identity.name)
+            || caller
+                .groups
+                .iter()
+                .any(|group| self.groups.contains(group));
+        let is_agent = self
+            .agents
+            .as_ref()
+            .is_none_or(|names| names.contains(&agent.name));
+        is_caller && is_agent && self.access_as.fits(caller.identity.kind)
+    }
+}
+
+fn is_over(end: Option<Timestamp>, now: Timestamp) -> bool {
+    end.is_some_and(|end| end <= now)
+}
+
+fn texts(names: &[Name]) -> Vec<String> {
+    names.iter().map(|name| name.as_str().to_owned()).collect()
+}
+
+fn info(entry: &AgentEntry<AgentFile>) -> AgentInfo {
+    let project = entry.project.as_ref();
+    AgentInfo {
+        id: AgentId(entry.id),
+        name: entry.name.as_str().to_owned(),
+        project_id: project.map_or(0, |it| it.id),
+        project_path: project.map(|it| it.path.clone()).unwrap_or_default(),
+        default_branch: project
+            .and_then(|it| it.default_branch.clone())
+            .unwrap_or_default(),
+    }
+}
+
+fn configuration(info: &AgentInfo, file: Option<&AgentFile>) -> AgentConfigurationVersion {
+    let mut configuration = file.map(AgentFile::to_message).unwrap_or_default();
+    configuration.agent_id = info.id.0;
+    configuration.project_id = info.project_id;
+    configuration.project_path = info.project_path.clone();
+    let digest = Sha256::digest(configuration.encode_to_vec());
+    let commit_id = digest[..20].iter().map(|b| format!("{b:02x}")).collect();
+    AgentConfigurationVersion {
+        commit_id,
+        configuration,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Changes the file as a whole: one writer at a time, and readers never see half of it.
+
+use std::{
+    fs::{File, OpenOptions, Permissions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{file::Document, parse};
+use runtime::yaml::{self, Mistake};
+
+/// A document that keeps the agents' configurations as they were written.
+pub type Editable = Document<serde_json::Value>;
+
+const HEADER: &str = "\
+# The control plane of kas: agents, users, services and who may use what.
+# Running servers follow changes of this file within a second or two.
+# `kas agent|user|service|access …` rewrites it as a whole: comments do not survive that.
+";
+
+const LOCK_TRIES: u32 = 500;
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// Why the file was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// The system refused a step.
+    #[error("cannot {step} {}: {source}", file.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On which file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody else is changing it.
+    #[error("{} is locked: another kas command is changing the file, try again", .0.display())]
+    Locked(PathBuf),
+    /// What is in it is wrong already.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// The change would have made it wrong.
+    #[error("the change would make the file invalid: {0}")]
+    Invalid(String),
+}
+
+/// The file as it is now; an empty document where there is none.
+pub fn view(file: &Path) -> Result<Editable, EditError> {
+    let text = text_of(file)?;
+    parse(file, &text, Timestamp::now())?;
+    Ok(yaml::read(file, &text)?)
+}
+
+/// Applies a change to the file, which is created when it is missing.
+///
+/// Nothing is written when the change, or the file before or after it, is
+/// wrong. Waits up to ten seconds for another writer: not for async code.
+pub fn edit<T, E: From<EditError>>(
+    file: &Path,
+    change: impl FnOnce(&mut Editable) -> Result<T, E>,
+) -> Result<T, E> {
+    let file = &resolve(file)?;
+    let _lock = lock(file)?;
+    let mut document = view(file)?;
+    let result = change(&mut document)?;
+    write(file, &render(file, &document)?)?;
+    Ok(result)
+}
+
+fn text_of(file: &Path) -> Result<String, EditError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(failed("read", file)(source)),
+    }
+}
+
+/// The place behind symbolic links, in a directory that exists.
+fn resolve(file: &Path) -> Result<PathBuf, EditError> {
+    std::fs::create_dir_all(directory(file)).map_err(failed("create the directory of", file))?;
+    Ok(std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned()))
+}
+
+fn directory(file: &Path) -> &Path {
+    file.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Held until dropped, by the process: a crash frees it. The lock has a file of
+/// its own because the file itself is replaced.
+fn lock(file: &Path) -> Result<File, EditError> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+            Err(TryLockError::WouldBlock) => pause(),
+        }
+    }
+    Err(EditError::Locked(path))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "changing the file is not for async code"
+)]
+fn pause() {
+    std::thread::sleep(LOCK_RETRY);
+}
+
+/// The text of a document, checked like any that is read.
+fn render(file: &Path, document: &Editable) -> Result<String, EditError> {
+    let body =
+        serde_saphyr::to_string(document).map_err(|error| EditError::Invalid(error.to_string()))?;
+    let text = format!("{HEADER}{body}");
+    parse(file, &text, Timestamp::now()).map_err(|mistake| EditError::Invalid(mistake.message))?;
+    Ok(text)
+}
+
+/// Replaces the file at once, keeping its owner and mode; a new one is the owner's alone.
+fn write(file: &Path, text: &str) -> Result<(), EditError> {
+    let failed = |step| failed(step, file);
+    let mut new = tempfile::Builder::new()
+        .prefix(".kas-")
+        .tempfile_in(directory(file))
+        .map_err(failed("write beside"))?;
+    new.write_all(text.as_bytes()).map_err(failed("write"))?;
+    if let Ok(old) = std::fs::metadata(file) {
+        inherit(new.as_file(), &old).map_err(failed("keep the owner and mode of"))?;
+    }
+    new.as_file().sync_all().map_err(failed("write"))?;
+    new.persist(file)
+        .map_err(|error| failed("replace")(error.error))?;
+    File::open(directory(file))
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed("write the directory of"))
+}
+
+fn inherit(new: &File, old: &std::fs::Metadata) -> io::Result<()> {
+    let own = new.metadata()?;
+    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+        fchown(new, Some(old.uid()), Some(old.gid()))?;
+    }
+    new.set_permissions(Permissions::from_mode(old.mode() & 0o777))
+}
+
+fn failed(step: &'static str, file: &Path) -> impl FnOnce(io::Error) -> EditError {
+    let file = file.to_owned();
+    move |source| EditError::Io { step, file, source }
+}
+
+#[cfg(test)]
+mod tests;
