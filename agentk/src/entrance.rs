@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use proto::receptive::rpc::receptive_server::{Receptive as Service, ReceptiveServer};
 use runtime::{
+    drain::Drain,
     grpc::{self, ServerConnection},
     io::ByteStream,
-    listen::{AgentAcceptor, AgentAcceptorOptions, BindError, Listener, bind},
+    listen::{Accepted, AgentAcceptor, AgentAcceptorOptions, BindError, Listener, bind},
+    serve::{Limit, Server},
     tls::{H2, HTTP_1_1, Identity, ServerTls, TlsError},
 };
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -78,32 +80,20 @@ impl<S: Service + Clone> Entrance<S> {
 
     /// Lets others in until `stop`, and carries their bytes until `last`.
     pub(crate) async fn serve(self, stop: CancellationToken, last: CancellationToken) {
-        let mut connections = JoinSet::new();
-        loop {
-            let room = connections.len() < CONNECTIONS && !stop.is_cancelled();
-            tokio::select! {
-                (socket, peer) = self.listener.accept(), if room => {
-                    let (acceptor, service) = (self.acceptor.clone(), self.service.clone());
-                    connections.spawn(welcome(acceptor, service, socket, peer));
-                }
-                Some(_) = connections.join_next() => {}
-                () = stop.cancelled(), if room => {}
-                () = last.cancelled() => return,
-            }
+        let (service, cut) = (self.service, last.clone());
+        let serve = move |accepted: Accepted| async move {
+            cut.run_until_cancelled(attend(service, accepted.io)).await;
+        };
+        let server = Server::new("other pods", self.listener, self.acceptor);
+        let serving = server
+            .limited(Limit::Wait(CONNECTIONS))
+            .run(Drain::new(), serve);
+        tokio::select! {
+            () = serving => {}
+            () = stop.cancelled() => {}
+            () = last.cancelled() => {}
         }
-    }
-}
-
-async fn welcome<S: Service + Clone>(
-    acceptor: AgentAcceptor,
-    service: S,
-    socket: TcpStream,
-    peer: SocketAddr,
-) {
-    match Box::pin(acceptor.accept(socket, peer)).await {
-        Ok(accepted) => attend(service, accepted.io).await,
-        Err(error) if error.is_harmless() => {}
-        Err(error) => tracing::info!(%error, %peer, "a connection was refused"),
+        last.cancelled().await;
     }
 }
 

@@ -26,6 +26,7 @@ use std::{
 use runtime::{
     drain::{Drain, Working},
     listen::{Accepted, AgentAcceptor, Listener},
+    serve::Server,
 };
 
 pub use dialled::{Answer, Dialled};
@@ -142,18 +143,9 @@ impl AgentApi {
 
     /// Accepts agents until draining starts.
     pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: AgentAcceptor, drain: Drain) {
-        loop {
-            let (socket, peer) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.wait() => return,
-            };
-            let (api, acceptor, leaving) = (self.clone(), acceptor.clone(), drain.clone());
-            drain.spawn(async move {
-                match Box::pin(acceptor.accept(socket, peer)).await {
-                    Ok(accepted) => connection::serve(api, accepted, None, leaving).await,
-                    Err(error) => error.report("agents", &peer),
-                }
-            });
-        }
+        let leaving = drain.clone();
+        let serve = move |accepted| connection::serve(self, accepted, None, leaving);
+        let server = Server::new("agents", listener, acceptor);
+        server.run(drain, serve).await;
     }
 }

@@ -12,29 +12,28 @@ mod notifications;
 mod server_info;
 mod services;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::Request;
 use runtime::{
-    backoff::jittered,
     drain::Drain,
-    grpc::{Patience, SendResponse, UNKNOWN_TIMEOUT, refuse, silence},
-    io::ByteStream,
+    grpc::{Patience, SendResponse, refuse},
     jwt::Secret,
-    listen::{AnyListener, PlainAcceptor},
+    listen::{AnyListener, PlainAcceptor, RemoteAddr},
+    serve::{
+        Server,
+        http2::{self, Caller},
+    },
 };
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_health::ServingStatus;
+use tracing::Span;
 
 use authenticate::{Doorman, Who};
 use services::Served;
 pub use services::Services;
 
-/// How long the HTTP/2 handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections are asked whether they live as upstream does.
 const PATIENCE: Patience = Patience {
     busy: Duration::from_secs(50),
@@ -84,100 +83,26 @@ impl GitLabApi {
         acceptor: PlainAcceptor,
         drain: Drain,
     ) {
-        loop {
-            let socket = tokio::select! {
-                socket = listener.accept() => socket,
-                () = drain.wait() => break,
-            };
-            let (api, acceptor, leaving) = (self.clone(), acceptor.clone(), drain.clone());
-            drain.spawn(async move {
-                let peer = socket.peer();
-                match acceptor.accept_any(socket).await {
-                    Ok(io) => api.connection(io, &peer, leaving).await,
-                    Err(error) => error.report("GitLab", &peer),
-                }
-            });
-        }
+        let (api, leaving) = (self.clone(), drain.clone());
+        let serve = move |(io, remote_addr)| {
+            let options = api.options();
+            http2::serve(io, remote_addr, options, api, leaving)
+        };
+        let server = Server::new("GitLab", listener, acceptor);
+        server.run(drain, serve).await;
         let health = &self.served.health;
         health
             .set_service_status("", ServingStatus::NotServing)
             .await;
     }
 
-    async fn connection(self: Arc<Self>, mut stream: ByteStream, peer: &str, drain: Drain) {
-        let heard = stream.heard();
-        let handshake = runtime::grpc::unknown(runtime::grpc::server_settings()).handshake(stream);
-        let Ok(Ok(mut http2)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
-            return tracing::debug!(peer, "a connection to GitLab's port is no HTTP/2");
-        };
-        let Some(pings) = http2.ping_pong() else {
-            return;
-        };
-        let calls = TaskTracker::new();
-        let mut silence = pin!(silence(pings, heard, PATIENCE, || !calls.is_empty()));
-        let mut age = pin!(tokio::time::sleep(UNKNOWN_TIMEOUT));
-        let (mut known, mut aged, mut leaving) = (false, false, false);
-        loop {
-            tokio::select! {
-                accepted = http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => {
-                        let Some((who, respond)) = self.admit(&request, respond) else {
-                            continue;
-                        };
-                        if who == Who::GitLab && !known {
-                            known = true;
-                            runtime::grpc::welcome(&mut http2);
-                            age.as_mut().reset(Instant::now() + jittered(self.max_connection_age));
-                        }
-                        if calls.len() < if known { MAX_CALLS } else { MAX_CALLS_UNKNOWN } {
-                            calls.spawn(self.clone().call(request, respond));
-                        } else {
-                            let status = Status::resource_exhausted("too many calls on one connection");
-                            // Whoever is gone needs no answer.
-                            let _ = refuse(respond, &status);
-                        }
-                    }
-                    Some(Err(error)) => {
-                        return tracing::debug!(%error, peer, "a connection of GitLab broke");
-                    }
-                    None => return,
-                },
-                () = &mut silence => return tracing::debug!(peer, "GitLab does not answer pings"),
-                () = &mut age, if !aged => {
-                    aged = true;
-                    if !known {
-                        // Nobody is waited for whom nobody knows.
-                        http2.abrupt_shutdown(Reason::NO_ERROR);
-                    } else if !leaving {
-                        leaving = true;
-                        http2.graceful_shutdown();
-                    }
-                }
-                () = drain.wait(), if !leaving => {
-                    leaving = true;
-                    http2.graceful_shutdown();
-                }
-            }
-        }
-    }
-
-    /// Looks at who makes a call, and at nothing else of it.
-    fn admit(
-        &self,
-        request: &Request<RecvStream>,
-        respond: SendResponse,
-    ) -> Option<(Who, SendResponse)> {
-        let respond = runtime::grpc::turn_away(request, respond, &self.directions)?;
-        let path = request.uri().path();
-        let admitted = self.doorman.check(path, request.headers());
-        let admitted = admitted.and_then(|who| self.known(path).map(|()| who));
-        match admitted {
-            Ok(who) => Some((who, respond)),
-            Err(status) => {
-                // Whoever is gone needs no answer.
-                let _ = refuse(respond, &status);
-                None
-            }
+    fn options(&self) -> http2::Options {
+        http2::Options {
+            settings: runtime::grpc::server_settings(),
+            liveness: PATIENCE,
+            max_age: Some(self.max_connection_age),
+            max_calls: MAX_CALLS,
+            max_calls_unauthenticated: MAX_CALLS_UNKNOWN,
         }
     }
 
@@ -190,8 +115,44 @@ impl GitLabApi {
         }
         Err(Status::unimplemented(format!("unknown service {service}")))
     }
+}
 
-    async fn call(self: Arc<Self>, request: Request<RecvStream>, respond: SendResponse) {
+impl http2::Service for GitLabApi {
+    type Session = ();
+
+    fn connected(&self) {}
+
+    fn span(&self, remote_addr: RemoteAddr) -> Span {
+        tracing::debug_span!("gitlab_connection", %remote_addr)
+    }
+
+    fn admit(
+        &self,
+        (): &(),
+        request: &Request<RecvStream>,
+        respond: SendResponse,
+    ) -> Option<(Caller, SendResponse)> {
+        let respond = runtime::grpc::turn_away(request, respond, &self.directions)?;
+        let path = request.uri().path();
+        let admitted = self.doorman.check(path, request.headers());
+        let admitted = admitted.and_then(|who| self.known(path).map(|()| who));
+        match admitted {
+            Ok(Who::GitLab) => Some((Caller::Authenticated, respond)),
+            Ok(_) => Some((Caller::Anonymous, respond)),
+            Err(status) => {
+                // Whoever is gone needs no answer.
+                let _ = refuse(respond, &status);
+                None
+            }
+        }
+    }
+
+    async fn call(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        respond: SendResponse,
+        _drain: Drain,
+    ) {
         let mut routes = self.served.routes.clone();
         let served = match limits::of(request.uri().path()) {
             Some(bounds) => {

@@ -4,18 +4,22 @@ mod doorman;
 mod self_test;
 mod tokens;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use h2::RecvStream;
 use http::Request;
 use router::{Owner, Registry, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
-    grpc::{Patience, SendResponse, UNKNOWN_TIMEOUT, silence, status_from},
-    io::ByteStream,
-    listen::{Listener, PlainAcceptor},
+    grpc::{Patience, SendResponse},
+    listen::{Listener, PlainAccepted, PlainAcceptor, RemoteAddr},
+    serve::{
+        Server,
+        http2::{self, Caller},
+    },
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Span;
 
 use doorman::{Doorman, Visitor};
 pub use self_test::{SelfTestError, self_test};
@@ -27,8 +31,11 @@ const PATIENCE: Patience = Patience {
     idle: Duration::from_secs(30),
     answer: Duration::from_secs(5),
 };
-/// How long the HTTP/2 handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The port's name in the log.
+const PORT: &str = "other replicas";
+/// What those are told whose request is no call.
+const DIRECTIONS: &str = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
+     of agent.kubernetes_api.listen (by default port 8154).";
 
 /// How replicas talk to each other.
 #[derive(Debug, Clone)]
@@ -56,83 +63,56 @@ impl PrivateApi {
 
     /// Accepts peers until draining starts; calls in progress are finished.
     pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
-        loop {
-            let (socket, peer) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.wait() => return,
-            };
-            let (api, acceptor, leaving) = (self.clone(), acceptor.clone(), drain.clone());
-            drain.spawn(async move {
-                match acceptor.accept(socket, peer).await {
-                    Ok(accepted) => api.connection(accepted.io, peer, leaving).await,
-                    Err(error) => error.report("other replicas", &peer),
-                }
-            });
-        }
+        let leaving = drain.clone();
+        let serve = move |accepted: PlainAccepted| {
+            let remote_addr = RemoteAddr::Tcp(accepted.remote_addr);
+            http2::serve(accepted.io, remote_addr, options(), self, leaving)
+        };
+        let server = Server::new(PORT, listener, acceptor);
+        server.run(drain, serve).await;
+    }
+}
+
+fn options() -> http2::Options {
+    http2::Options {
+        settings: runtime::grpc::peer_settings(),
+        liveness: PATIENCE,
+        max_age: None,
+        // HTTP/2 has a limit of its own.
+        max_calls: usize::MAX,
+        max_calls_unauthenticated: usize::MAX,
+    }
+}
+
+impl http2::Service for PrivateApi {
+    type Session = Visitor;
+
+    fn connected(&self) -> Visitor {
+        self.doorman.visitor()
     }
 
-    async fn connection(self: Arc<Self>, mut stream: ByteStream, peer: SocketAddr, drain: Drain) {
-        let heard = stream.heard();
-        let handshake = runtime::grpc::unknown(runtime::grpc::peer_settings()).handshake(stream);
-        let Ok(Ok(mut http2)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
-            return tracing::debug!(%peer, "a peer's connection did not begin with HTTP/2");
-        };
-        let Some(pings) = http2.ping_pong() else {
-            return;
-        };
-        let calls = TaskTracker::new();
-        let visitor = Arc::new(self.doorman.visitor());
-        let mut silence = pin!(silence(pings, heard, PATIENCE, || !calls.is_empty()));
-        let known = CancellationToken::new();
-        let mut unknown = pin!(tokio::time::timeout(UNKNOWN_TIMEOUT, known.cancelled()));
-        let (mut welcomed, mut leaving) = (false, false);
-        loop {
-            tokio::select! {
-                accepted = http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => {
-                        let (known, visitor) = (known.clone(), visitor.clone());
-                        calls.spawn(self.clone().call(request, respond, known, visitor, drain.clone()));
-                    }
-                    Some(Err(error)) => {
-                        return tracing::debug!(%peer, status = %status_from(&error), "a peer's connection broke");
-                    }
-                    None => return,
-                },
-                () = &mut silence => {
-                    return tracing::info!(%peer, "a peer stopped answering; its connection is closed");
-                }
-                asked = &mut unknown, if !welcomed => {
-                    if asked.is_err() {
-                        return tracing::debug!(%peer, "nobody has shown a good token on a connection; it is closed");
-                    }
-                    welcomed = true;
-                    runtime::grpc::welcome(&mut http2);
-                }
-                () = drain.wait(), if !leaving => {
-                    leaving = true;
-                    http2.graceful_shutdown();
-                }
-            }
-        }
+    fn span(&self, remote_addr: RemoteAddr) -> Span {
+        tracing::debug_span!("peer_connection", peer = %remote_addr)
+    }
+
+    fn admit(
+        &self,
+        visitor: &Visitor,
+        request: &Request<RecvStream>,
+        respond: SendResponse,
+    ) -> Option<(Caller, SendResponse)> {
+        let respond = runtime::grpc::turn_away(request, respond, DIRECTIONS)?;
+        let respond = self.doorman.admit(visitor, request, respond)?;
+        Some((Caller::Authenticated, respond))
     }
 
     async fn call(
         self: Arc<Self>,
-        request: Request<h2::RecvStream>,
+        request: Request<RecvStream>,
         respond: SendResponse,
-        known: CancellationToken,
-        visitor: Arc<Visitor>,
-        leaving: Drain,
+        drain: Drain,
     ) {
-        let directions = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
-             of agent.kubernetes_api.listen (by default port 8154).";
-        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
-            return;
-        };
-        if let Some(respond) = self.doorman.admit(&visitor, &request, respond) {
-            known.cancel();
-            owner::serve(&self.registry, request, respond, &leaving).await;
-        }
+        owner::serve(&self.registry, request, respond, &drain).await;
     }
 }
 

@@ -12,7 +12,17 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::{authority::Step, io::replay::Unread};
+use crate::replay::Unread;
+
+/// What becomes of the first bytes of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes pass unchanged.
+    Pass(usize),
+    /// So many bytes were taken. What was written to the output stands for
+    /// them and for all bytes taken before.
+    Take(usize),
+}
 
 /// Looks at what is read of a stream before its reader does, and may put something else in its place.
 pub trait Steps {

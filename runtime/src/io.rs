@@ -1,7 +1,6 @@
 //! One byte stream type, whatever lies under it.
 
 mod hangup;
-pub(crate) mod replay;
 mod scheme;
 mod stream;
 
@@ -20,11 +19,10 @@ use tokio::{
     net::TcpStream,
 };
 
-pub(crate) use replay::Replay;
 pub use scheme::Scheme;
 pub(crate) use stream::{Io, Stream};
 
-use crate::{authority::AuthorityFilter, websocket::WebSocket};
+use crate::{authority::AuthorityFilter, replay::Replay, websocket::WebSocket};
 
 /// TCP or TLS, with what was read too early put back in front.
 pub(crate) type Transport = Replay<Stream>;

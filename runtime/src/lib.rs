@@ -7,22 +7,26 @@
 //! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
 //! [`names`]: what a caller names, before it becomes a path.
 
-pub mod authority;
+mod authority;
 pub mod backoff;
 pub mod connect;
 pub mod descriptors;
 pub mod drain;
-pub mod filtered;
+mod filtered;
 pub mod grpc;
+mod header_filter;
 pub mod io;
 pub mod jwt;
+mod linger;
 pub mod listen;
 pub mod metrics;
 pub mod names;
 pub mod panics;
 pub mod probes;
 pub mod proxy_protocol;
+mod replay;
 pub mod request_filter;
+pub mod serve;
 pub mod shares;
 pub mod signal;
 pub mod telemetry;

@@ -6,12 +6,13 @@ mod classify;
 mod door;
 mod local;
 mod report;
+mod socket;
 
 pub use accept::{
     AcceptError, Accepted, AgentAcceptor, AgentAcceptorOptions, PlainAccepted, PlainAcceptor,
 };
 pub use bind::{BindError, Listener, bind};
-pub(crate) use door::leave;
 pub use local::{AnyListener, AnySocket, bind_unix};
+pub use socket::{Handshake, Listen, RemoteAddr, Socket};
 
 pub use crate::io::Scheme;

@@ -4,7 +4,7 @@
 //! all places are taken, the oldest connection gives its place to the new one: whoever only connects keeps no
 //! probe out.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -14,18 +14,20 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    drain::Drain,
     io::ByteStream,
-    listen::{Listener, PlainAcceptor},
+    listen::{Listen, Listener, PlainAccepted, PlainAcceptor},
+    serve::{Limit, Server},
 };
 
 /// Connections at once: half of the file descriptors that are kept back.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a connection may last, with its handshakes, its request and its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection's handshakes may take, and then its request with the answer.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a request's head may take, in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Requests of one connection of HTTP/2 at a time.
@@ -43,30 +45,31 @@ pub async fn serve<A>(
 ) where
     A: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
 {
-    let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::<AbortHandle>::new();
-    loop {
-        tokio::select! {
-            (socket, remote_addr) = listener.accept_reserved() => {
-                oldest_first.retain(|it| !it.is_finished());
-                if oldest_first.len() >= MAX_CONNECTIONS
-                    && let Some(oldest) = oldest_first.pop_front()
-                {
-                    oldest.abort();
-                }
-                let (acceptor, answer) = (acceptor.clone(), answer.clone());
-                let served = async move {
-                    match acceptor.accept(socket, remote_addr).await {
-                        Ok(accepted) => talk(accepted.io, answer).await,
-                        Err(error) => error.report("observability", &remote_addr),
-                    }
-                };
-                let limited = tokio::time::timeout(CONNECTION_TIMEOUT, served);
-                oldest_first.push_back(connections.spawn(limited));
-            }
-            Some(_) = connections.join_next() => {}
-            () = stop.cancelled() => return,
+    let acceptor = PlainAcceptor {
+        handshake_timeout: STEP_TIMEOUT,
+        ..acceptor
+    };
+    let server = Server::new("observability", Reserved(listener), acceptor)
+        .limited(Limit::CloseOldest(MAX_CONNECTIONS));
+    let serving = server.run(Drain::new(), move |accepted: PlainAccepted| {
+        let talking = talk(accepted.io, answer);
+        async move {
+            // Whoever was too slow hears no more.
+            let _ = tokio::time::timeout(STEP_TIMEOUT, talking).await;
         }
+    });
+    stop.run_until_cancelled(serving).await;
+}
+
+/// Takes file descriptors that others leave free.
+#[derive(Debug)]
+struct Reserved(Listener);
+
+impl Listen for Reserved {
+    type Socket = (TcpStream, SocketAddr);
+
+    async fn next(&self) -> Self::Socket {
+        self.0.accept_reserved().await
     }
 }
 
@@ -108,7 +111,6 @@ where
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
         task::JoinHandle,
     };
 

@@ -8,15 +8,15 @@
 //! request ([`Passage`]).
 
 mod http1;
-pub(crate) mod target;
+mod target;
 #[cfg(test)]
 mod tests;
 
 use http::Version;
 
 use crate::{
-    authority::{Filter, Step},
-    filtered::{Filtered, Steps},
+    filtered::{Filtered, Step, Steps},
+    header_filter::{Field, HeaderFilter},
 };
 
 pub use http1::{Limits, Lost, Passage};
@@ -24,6 +24,16 @@ pub use target::{Refusal, refusal};
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The targets of requests, of which no head is too long. A peer may send frames of 64 KiB.
+const PATH: Field = Field {
+    name: b":path",
+    static_entries: &[4, 5],
+    replacement: target::stand_in,
+    is_single: true,
+    max_bytes: 128 << 10,
+    refuses_longer: false,
+};
 
 /// A client's byte stream whose requests are all such that hyper takes them.
 pub type RequestFilter<S> = Filtered<S, Requests>;
@@ -46,7 +56,7 @@ enum Protocol {
     /// What was read so far is the beginning of HTTP/2's preface.
     Unknown(Vec<u8>, Limits, Passage),
     Http1(Box<http1::Http1>),
-    Http2(Filter),
+    Http2(HeaderFilter),
 }
 
 impl Steps for Requests {
@@ -66,7 +76,7 @@ impl Steps for Requests {
                 };
                 let seen = &seen[..held];
                 if version == Version::HTTP_2 {
-                    let mut filter = Filter::of_targets();
+                    let mut filter = HeaderFilter::new(&PATH);
                     output.extend_from_slice(seen);
                     // The preface passes as it is.
                     let _ = filter.step(seen, output);

@@ -17,6 +17,7 @@ use runtime::{
     grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
+    serve::http2,
 };
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,6 @@ use door::Asking;
 use life::Phase;
 use work::{Done, Work};
 
-/// How long the HTTP/2 handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pings, as GitLab's kas sends them; but a call finds out sooner whether its
 /// agent is there.
 const PACE: Pace = Pace {
@@ -89,17 +88,13 @@ pub(super) async fn serve(
 ) {
     // Nobody on the way sees the streams of one that was dialled.
     let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
-    let remote_addr = accepted.peer;
-    let mut io = accepted.io;
-    let heard = io.heard();
-    let handshake =
-        Box::pin(runtime::grpc::unknown(runtime::grpc::server_settings()).handshake(io));
-    let http2 = match tokio::time::timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(http2)) => http2,
-        Ok(Err(error)) => {
+    let remote_addr = accepted.remote_addr;
+    let begun = http2::handshake(accepted.io, runtime::grpc::server_settings()).await;
+    let (http2, heard) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
             return tracing::debug!(%error, %remote_addr, "an agent's connection did not begin with HTTP/2");
         }
-        Err(_) => return tracing::debug!(%remote_addr, "an agent's connection was silent"),
     };
     api.metrics.connections.inc();
     tracing::debug!(%remote_addr, scheme = ?accepted.scheme, "an agent's connection opened");
@@ -203,7 +198,7 @@ impl Connection {
         Some(Arc::new(move |io| {
             let accepted = Accepted {
                 io,
-                peer: remote_addr,
+                remote_addr,
                 scheme: Scheme::Grpc,
             };
             let dialled = carrier.of_another_pod();

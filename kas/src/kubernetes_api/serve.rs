@@ -11,11 +11,12 @@ use hyper_util::{
 use runtime::{
     drain::Drain,
     io::ByteStream,
-    listen::{Listener, PlainAcceptor},
+    listen::{Listen, Listener, PlainAccepted, PlainAcceptor},
     request_filter::{Limits, RequestFilter},
+    serve::Server,
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     KubernetesApi,
@@ -49,6 +50,21 @@ const PROBE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10));
 
+/// Has silent connections asked whether their clients still live.
+#[derive(Debug)]
+struct Probed(Listener);
+
+impl Listen for Probed {
+    type Socket = (TcpStream, SocketAddr);
+
+    async fn next(&self) -> Self::Socket {
+        let (socket, remote_addr) = self.0.accept().await;
+        // Without probes a dead client is only found out later.
+        let _ = SockRef::from(&socket).set_tcp_keepalive(&PROBE);
+        (socket, remote_addr)
+    }
+}
+
 /// Starts tasks that a drain waits for.
 #[derive(Debug, Clone)]
 struct Tasks {
@@ -75,24 +91,12 @@ impl KubernetesApi {
     /// Accepts connections until draining starts; the drain waits for those
     /// that are being served.
     pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
-        loop {
-            let (socket, peer) = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.wait() => return,
-            };
-            let (api, acceptor, leave) = (self.clone(), acceptor.clone(), drain.clone());
-            // Without probes a dead client is only found out later.
-            let _ = SockRef::from(&socket).set_tcp_keepalive(&PROBE);
-            drain.spawn(async move {
-                match acceptor.accept(socket, peer).await {
-                    Ok(accepted) => {
-                        api.serve_connection(accepted.io, accepted.peer, leave)
-                            .await
-                    }
-                    Err(error) => error.report("users", &peer),
-                }
-            });
-        }
+        let leaving = drain.clone();
+        let serve = move |accepted: PlainAccepted| {
+            self.serve_connection(accepted.io, accepted.remote_addr, leaving)
+        };
+        let server = Server::new("users", Probed(listener), acceptor);
+        server.run(drain, serve).await;
     }
 
     /// Serves the requests of a connection until either side ends it. When

@@ -36,7 +36,7 @@ pub(super) struct Doorman {
 
 /// A connection of somebody who may be a peer.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub struct Visitor {
     greeted: Greeted,
     /// The token that was found good last, for as long as peers use one.
     good: Mutex<Option<(HeaderValue, Instant)>>,

@@ -7,12 +7,15 @@ use cluster_state::{Owner, TableFuture, Vouch, Word};
 use router::peers::Greeting as _;
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
-    listen::{Listener, PlainAcceptor},
+    drain::Drain,
+    listen::{Listener, PlainAccepted, PlainAcceptor},
+    serve::Server,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PeerSettings, doorman::Doorman, tokens::Question};
+use super::{PORT, PeerSettings, doorman::Doorman, tokens::Question};
 use crate::port::Port;
 
 /// How long one attempt may take.
@@ -230,20 +233,15 @@ async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteSt
 
 /// Answers whoever dials who it is, and nothing else yet.
 async fn answer(listener: &Listener, acceptor: &PlainAcceptor, doorman: Arc<Doorman>) {
-    let mut visitors = JoinSet::new();
-    loop {
-        tokio::select! {
-            (socket, peer) = listener.accept() => {
-                let (acceptor, doorman) = (acceptor.clone(), doorman.clone());
-                visitors.spawn(async move {
-                    if let Ok(accepted) = acceptor.accept(socket, peer).await {
-                        receive(accepted.io, &doorman).await;
-                    }
-                });
-            }
-            Some(_) = visitors.join_next() => {}
-        }
-    }
+    // Nobody is answered any more once this is dropped.
+    let stop = CancellationToken::new();
+    let _dropped = stop.clone().drop_guard();
+    let serve = move |accepted: PlainAccepted| async move {
+        let answered = receive(accepted.io, &doorman);
+        stop.run_until_cancelled(answered).await;
+    };
+    let server = Server::new(PORT, listener, acceptor.clone());
+    server.run(Drain::new(), serve).await;
 }
 
 async fn receive(stream: runtime::io::ByteStream, doorman: &Doorman) {

@@ -64,7 +64,7 @@ pub(super) async fn dial(agent: &ReceptiveAgent) -> Result<Reached, Trouble> {
     Ok(Reached {
         accepted: Accepted {
             io: grpc::carried(attached.into_inner(), outgoing),
-            peer: connected.peer.unwrap_or_else(unknown),
+            remote_addr: connected.peer.unwrap_or_else(unknown),
             scheme: connected.scheme,
         },
         driver: Box::pin(async move {

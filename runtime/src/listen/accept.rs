@@ -9,6 +9,7 @@ use super::{
     classify::{Protocol, classify},
     door::{self, First},
     local::AnySocket,
+    socket::{Handshake, RemoteAddr, Socket},
 };
 use crate::{
     io::{ByteStream, Io, Scheme, Stream, Transport},
@@ -108,7 +109,7 @@ pub struct Accepted {
     /// The connection.
     pub io: ByteStream,
     /// The agent's address; what a PROXY header says, if there was one.
-    pub peer: SocketAddr,
+    pub remote_addr: SocketAddr,
     /// How it came.
     pub scheme: Scheme,
 }
@@ -127,22 +128,22 @@ impl AgentAcceptor {
     pub async fn accept(
         &self,
         socket: TcpStream,
-        peer: SocketAddr,
+        remote_addr: SocketAddr,
     ) -> Result<Accepted, AcceptError> {
         let limit = self.0.handshake_timeout;
         // Boxed: the future of all handshakes is much larger than what is
         // left of it in the task that goes on with the connection.
-        let handshakes = Box::pin(self.handshakes(socket, peer));
+        let handshakes = Box::pin(self.handshakes(socket, remote_addr));
         within(limit, handshakes).await
     }
 
     async fn handshakes(
         &self,
         socket: TcpStream,
-        peer: SocketAddr,
+        remote_addr: SocketAddr,
     ) -> Result<Accepted, AcceptError> {
         let options = &*self.0;
-        let (mut io, peer) = tcp(socket, peer, options.proxy_protocol).await?;
+        let (mut io, remote_addr) = tcp(socket, remote_addr, options.proxy_protocol).await?;
         if let Some(tls) = &options.tls {
             io = tls_handshake(io, tls).await?.0;
         }
@@ -150,7 +151,7 @@ impl AgentAcceptor {
         let secure = options.tls.is_some();
         let accepted = |io, websocket| Accepted {
             io,
-            peer,
+            remote_addr,
             scheme: Scheme::new(websocket, secure),
         };
         match protocol {
@@ -198,9 +199,41 @@ pub struct PlainAccepted {
     /// The connection.
     pub io: ByteStream,
     /// The client's address.
-    pub peer: SocketAddr,
+    pub remote_addr: SocketAddr,
     /// What ALPN chose.
     pub alpn: Option<Vec<u8>>,
+}
+
+impl Handshake<(TcpStream, SocketAddr)> for AgentAcceptor {
+    type Connection = Accepted;
+
+    async fn handshake(
+        &self,
+        (socket, remote_addr): (TcpStream, SocketAddr),
+    ) -> Result<Accepted, AcceptError> {
+        self.accept(socket, remote_addr).await
+    }
+}
+
+impl Handshake<(TcpStream, SocketAddr)> for PlainAcceptor {
+    type Connection = PlainAccepted;
+
+    async fn handshake(
+        &self,
+        (socket, remote_addr): (TcpStream, SocketAddr),
+    ) -> Result<PlainAccepted, AcceptError> {
+        self.accept(socket, remote_addr).await
+    }
+}
+
+impl Handshake<AnySocket> for PlainAcceptor {
+    type Connection = (ByteStream, RemoteAddr);
+
+    async fn handshake(&self, socket: AnySocket) -> Result<(ByteStream, RemoteAddr), AcceptError> {
+        let remote_addr = socket.remote_addr();
+        let io = self.accept_any(socket).await?;
+        Ok((io, remote_addr))
+    }
 }
 
 impl PlainAcceptor {
@@ -221,11 +254,11 @@ impl PlainAcceptor {
     pub async fn accept(
         &self,
         socket: TcpStream,
-        peer: SocketAddr,
+        remote_addr: SocketAddr,
     ) -> Result<PlainAccepted, AcceptError> {
         within(
             self.handshake_timeout,
-            Box::pin(self.handshakes(socket, peer)),
+            Box::pin(self.handshakes(socket, remote_addr)),
         )
         .await
     }
@@ -236,7 +269,7 @@ impl PlainAcceptor {
     /// [`AcceptError`]; the connection is gone. Cancelling closes it too.
     pub async fn accept_any(&self, socket: AnySocket) -> Result<ByteStream, AcceptError> {
         match socket {
-            AnySocket::Tcp(socket, peer) => Ok(self.accept(socket, peer).await?.io),
+            AnySocket::Tcp(socket, remote_addr) => Ok(self.accept(socket, remote_addr).await?.io),
             AnySocket::Unix(socket) => {
                 let io = Transport::new(Stream::Other(Box::new(Io(socket))));
                 let secured = within(self.handshake_timeout, Box::pin(self.secure(io))).await?;
@@ -248,13 +281,13 @@ impl PlainAcceptor {
     async fn handshakes(
         &self,
         socket: TcpStream,
-        peer: SocketAddr,
+        remote_addr: SocketAddr,
     ) -> Result<PlainAccepted, AcceptError> {
-        let (io, peer) = tcp(socket, peer, self.proxy_protocol).await?;
+        let (io, remote_addr) = tcp(socket, remote_addr, self.proxy_protocol).await?;
         let (io, alpn) = self.secure(io).await?;
         Ok(PlainAccepted {
             io: ByteStream::plain(io),
-            peer,
+            remote_addr,
             alpn,
         })
     }
@@ -283,13 +316,13 @@ async fn within<T>(
 
 async fn tcp(
     socket: TcpStream,
-    peer: SocketAddr,
+    remote_addr: SocketAddr,
     proxy_protocol: bool,
 ) -> Result<(Transport, SocketAddr), AcceptError> {
     socket.set_nodelay(true).map_err(failed)?;
     let mut io = Transport::new(Stream::Tcp(socket));
     if !proxy_protocol {
-        return Ok((io, peer));
+        return Ok((io, remote_addr));
     }
     let (client, rest) = proxy_protocol::read(&mut io)
         .await
@@ -298,7 +331,7 @@ async fn tcp(
             ProxyProtocolError::Malformed(_) => AcceptError::ProxyProtocol(error),
         })?;
     io.put_back(rest);
-    Ok((io, client.unwrap_or(peer)))
+    Ok((io, client.unwrap_or(remote_addr)))
 }
 
 async fn tls_handshake(

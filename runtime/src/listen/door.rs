@@ -1,15 +1,13 @@
 //! Whether TLS comes where TLS is spoken: told by the first byte, before anything else is.
 
-use std::{io, time::Duration};
+use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::io::Replay;
+use crate::{linger::close, replay::Replay};
 
 /// What begins a TLS handshake, and neither HTTP/1.1 nor HTTP/2.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
-/// How long who is turned away gets to read why.
-const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 /// What plain HTTP is told at a port that speaks TLS.
 const SPEAKS_TLS: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\nContent-Length: 73\r\n\r\n\
@@ -47,24 +45,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     io.write_all(SPEAKS_TLS.as_bytes()).await?;
-    leave(io).await
-}
-
-/// Ends the connection so that the client gets to read the answer: closing it
-/// with unread bytes would reset it.
-pub(crate) async fn leave<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> io::Result<()> {
-    io.flush().await?;
-    io.shutdown().await?;
-    let read_rest = async {
-        let mut rest = [0; 1024];
-        for _ in 0..64 {
-            if !matches!(io.read(&mut rest).await, Ok(1..)) {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_TIMEOUT, read_rest).await;
-    Ok(())
+    close(io).await
 }
 
 #[cfg(test)]

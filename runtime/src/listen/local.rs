@@ -28,24 +28,13 @@ pub enum AnySocket {
     Unix(UnixStream),
 }
 
-impl AnySocket {
-    /// Where it comes from, for the log.
-    #[must_use]
-    pub fn peer(&self) -> String {
-        match self {
-            Self::Tcp(_, peer) => peer.to_string(),
-            Self::Unix(_) => "unix socket".to_owned(),
-        }
-    }
-}
-
 impl AnyListener {
     /// The next connection; failures that pass are waited out. Cancel-safe.
     pub async fn accept(&self) -> AnySocket {
         match self {
             Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await;
-                AnySocket::Tcp(socket, peer)
+                let (socket, remote_addr) = listener.accept().await;
+                AnySocket::Tcp(socket, remote_addr)
             }
             Self::Unix(listener) => loop {
                 match listener.accept().await {

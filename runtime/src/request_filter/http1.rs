@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use httparse::Status;
 
 use super::target::{self, Refusal};
-use crate::{authority::Step, shares::Share};
+use crate::{filtered::Step, shares::Share};
 use body::Chunk;
 use head::{Found, Framing};
 

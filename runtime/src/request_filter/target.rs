@@ -145,7 +145,7 @@ pub fn refusal(path: &str) -> Option<Refusal> {
 }
 
 /// Something that the parser takes, as long as `target`, if it would not take that as it is.
-pub(crate) fn stand_in(target: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn stand_in(target: &[u8]) -> Option<Vec<u8>> {
     if target.iter().all(|byte| is_plain(*byte)) || is_taken(target) {
         return None;
     }

@@ -94,7 +94,7 @@ async fn a_proxy_header_names_the_agent() {
 
     let accepted = agents.accept().await.unwrap();
 
-    assert_eq!(accepted.peer, "10.1.2.3:4567".parse().unwrap());
+    assert_eq!(accepted.remote_addr, "10.1.2.3:4567".parse().unwrap());
     assert_eq!(accepted.scheme, Scheme::Grpc);
 }
 

@@ -8,7 +8,7 @@ use super::{
     super::{Role, frame, outbound::Outbound},
     MAX_HEADERS, SUBPROTOCOL, accept_key, header, list, lists, read_head,
 };
-use crate::listen::leave;
+use crate::linger;
 
 /// A WebSocket handshake that a server did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +224,7 @@ where
          Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}\n{directions}\n"
     );
     io.write_all(answer.as_bytes()).await?;
-    leave(io).await
+    linger::close(io).await
 }
 
 /// As GitLab's kas does it: the handshake succeeds, then the WebSocket closes.
@@ -245,7 +245,7 @@ where
     io.write_all(switching(server, upgrade, false).as_bytes())
         .await?;
     std::future::poll_fn(|cx| close.poll_queue(io, cx)).await?;
-    leave(io).await?;
+    linger::close(io).await?;
     Ok(HandshakeError::Subprotocol(offered))
 }
 

@@ -1,17 +1,15 @@
-//! Walks HTTP/2 frames and hands header blocks to the rewriter. Pure.
+//! Replaces values of one header field in the frames of an HTTP/2 connection. Pure.
 
-use super::hpack::{self, Field};
-use crate::filtered::Steps;
+mod hpack;
+
+pub(crate) use hpack::Field;
+
+use crate::filtered::{Step, Steps};
 
 const PREFACE: u8 = 24;
 const FRAME_HEADER: usize = 9;
 /// Largest frame that every peer accepts.
 const FRAME_SIZE: usize = 16 << 10;
-/// Most bytes of frames that make up one header block, or are looked at where more are allowed: the
-/// pseudo-headers come first.
-const MAX_BLOCK: usize = 64 << 10;
-/// The same where a peer was told that it may send frames of 64 KiB.
-const MAX_SEEN: usize = 128 << 10;
 
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
@@ -24,22 +22,12 @@ const PRIORITY: u8 = 0x20;
 #[error("a header block is longer than 64 KiB")]
 pub struct HeadersTooLong;
 
-/// What becomes of the first bytes of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// So many bytes pass unchanged.
-    Pass(usize),
-    /// So many bytes were taken. What was written to the output stands for
-    /// them and for all bytes taken before.
-    Take(usize),
-}
-
 /// Where in the frames of an HTTP/2 connection the input stands.
 #[derive(Debug)]
-pub struct Filter {
+pub struct HeaderFilter {
     state: State,
     /// Whose values are replaced.
-    field: Field,
+    field: &'static Field,
 }
 
 #[derive(Debug)]
@@ -63,34 +51,12 @@ struct Collect {
     wanted: usize,
 }
 
-impl Default for Filter {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Filter {
+impl HeaderFilter {
     /// Stands before the client's connection preface.
-    #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new(field: &'static Field) -> Self {
         Self {
             state: State::Preface(PREFACE),
-            field: Field::Authority,
-        }
-    }
-
-    /// The same for the targets of requests, of which no head is too long.
-    pub(crate) fn of_targets() -> Self {
-        Self {
-            field: Field::Path,
-            ..Self::new()
-        }
-    }
-
-    fn most_bytes(&self) -> usize {
-        match self.field {
-            Field::Authority => MAX_BLOCK,
-            Field::Path => MAX_SEEN,
+            field,
         }
     }
 
@@ -135,7 +101,7 @@ impl Filter {
 
     /// All wanted bytes are here: a frame header, or a whole frame.
     fn go_on(&mut self, output: &mut Vec<u8>) -> Result<(), HeadersTooLong> {
-        let (field, most) = (self.field, self.most_bytes());
+        let field = self.field;
         let State::Collect(collect) = &mut self.state else {
             return Ok(());
         };
@@ -144,9 +110,9 @@ impl Filter {
         if !collect.is_expected(header) {
             output.append(&mut collect.bytes);
             self.pass_payload(header.length);
-        } else if whole > most && field == Field::Authority {
+        } else if whole > field.max_bytes && field.refuses_longer {
             return Err(HeadersTooLong);
-        } else if whole > most {
+        } else if whole > field.max_bytes {
             let (seen, frame) = collect.bytes.split_at(collect.frame);
             if !rewrite(seen, field, false, output) {
                 output.extend_from_slice(seen);
@@ -168,7 +134,7 @@ impl Filter {
     }
 }
 
-impl Steps for Filter {
+impl Steps for HeaderFilter {
     type Error = HeadersTooLong;
 
     fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, HeadersTooLong> {
@@ -241,7 +207,7 @@ impl FrameHeader {
 
 /// Writes other frames to `output` if the header block in `frames`, of which more may come unless it
 /// `ends`, needs that. Broken frames are left to h2.
-fn rewrite(frames: &[u8], field: Field, ends: bool, output: &mut Vec<u8>) -> bool {
+fn rewrite(frames: &[u8], field: &Field, ends: bool, output: &mut Vec<u8>) -> bool {
     let Some((prefix, block)) = header_block(frames) else {
         return false;
     };

@@ -1,51 +1,33 @@
 //! Walks an HPACK header block (RFC 7541) without a table. Pure.
 //!
 //! Only a literal whose name is a static entry, or spelled out, is looked at.
-//! A name could also refer to an `:authority` or `:path` in the dynamic table,
-//! but no encoder that prefers the static table (Go's does) ever writes that.
+//! A name could also refer to an entry of the dynamic table, but no encoder
+//! that prefers the static table (Go's does) ever writes that of a field that
+//! the static table has.
 
 use std::borrow::Cow;
 
 use httlib_huffman::DecoderSpeed;
-use http::uri::Authority;
 
-use crate::request_filter::target;
-
-/// A pseudo-header whose value may have to be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Field {
-    Authority,
-    Path,
-}
-
-impl Field {
-    fn name(self) -> &'static [u8] {
-        match self {
-            Self::Authority => b":authority",
-            Self::Path => b":path",
-        }
-    }
-
-    /// Whether a static entry has its name.
-    fn is_at(self, index: usize) -> bool {
-        match self {
-            Self::Authority => index == 1,
-            Self::Path => matches!(index, 4 | 5),
-        }
-    }
-
-    /// Something acceptable of the same length as `value`, if it is not.
-    fn replacement(self, value: &[u8]) -> Option<Vec<u8>> {
-        match self {
-            Self::Authority => acceptable_authority(value),
-            Self::Path => target::stand_in(value),
-        }
-    }
+/// A pseudo-header field whose values may have to be replaced.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static [u8],
+    /// The entries of the static table that have its name.
+    pub(crate) static_entries: &'static [usize],
+    /// Something acceptable of the same length, if the value is not.
+    pub(crate) replacement: fn(&[u8]) -> Option<Vec<u8>>,
+    /// Whether a block has no more than one.
+    pub(crate) is_single: bool,
+    /// Bytes of the frames of one header block that are looked at. Pseudo-headers come first.
+    pub(crate) max_bytes: usize,
+    /// Whether a longer header block ends the connection.
+    pub(crate) refuses_longer: bool,
 }
 
 /// The block with acceptable values of a field; `None` if it is acceptable, or if
 /// it is broken, which is for the real decoder to find. The end of a block that is `cut` is to come.
-pub(super) fn rewrite(block: &[u8], field: Field, cut: bool) -> Option<Vec<u8>> {
+pub(super) fn rewrite(block: &[u8], field: &Field, cut: bool) -> Option<Vec<u8>> {
     let mut output: Option<Vec<u8>> = None;
     let mut walk = Walk { block, at: 0 };
     let mut copied = 0;
@@ -58,9 +40,8 @@ pub(super) fn rewrite(block: &[u8], field: Field, cut: bool) -> Option<Vec<u8>> 
         let Some(value) = value else {
             continue;
         };
-        let Some(other) = field.replacement(&value.decoded()?) else {
-            if field == Field::Path {
-                // There is only one.
+        let Some(other) = (field.replacement)(&value.decoded()?) else {
+            if field.is_single {
                 return None;
             }
             continue;
@@ -73,17 +54,6 @@ pub(super) fn rewrite(block: &[u8], field: Field, cut: bool) -> Option<Vec<u8>> 
     let mut output = output?;
     output.extend_from_slice(&block[copied..]);
     Some(output)
-}
-
-fn acceptable_authority(value: &[u8]) -> Option<Vec<u8>> {
-    if value.is_empty() || Authority::try_from(value).is_ok() {
-        return None;
-    }
-    let other = value.iter().map(|byte| match byte {
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'.' => *byte,
-        _ => b'-',
-    });
-    Some(other.collect())
 }
 
 struct Walk<'b> {
@@ -101,7 +71,7 @@ struct Text<'b> {
 
 impl<'b> Walk<'b> {
     /// Steps over one representation; the value, if it is that of this field.
-    fn value_of(&mut self, field: Field) -> Option<Option<Text<'b>>> {
+    fn value_of(&mut self, field: &Field) -> Option<Option<Text<'b>>> {
         let name_bits = match *self.block.get(self.at)? {
             0b1000_0000.. => {
                 self.integer(7)?;
@@ -118,9 +88,9 @@ impl<'b> Walk<'b> {
             0 => {
                 let name = self.text()?;
                 // Coded or not, it is not longer.
-                name.bytes.len() <= field.name().len() && *name.decoded()? == *field.name()
+                name.bytes.len() <= field.name.len() && *name.decoded()? == *field.name
             }
-            index => field.is_at(index),
+            index => field.static_entries.contains(&index),
         };
         let value = self.text()?;
         Some(is_it.then_some(value))
