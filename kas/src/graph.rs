@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
-use object_cache::{Hub, Hubs, Limits, Watch};
+use object_cache::{Limits, ObjectCache, ObjectCaches, Watch};
 use proto::graph::rpc::{Known, Resource, Update, WatchRequest, graph_server};
 use router::{AgentId, Router};
 use runtime::{
@@ -31,11 +31,11 @@ use caller::Caller;
 const LIMITS: Limits = Limits {
     bytes: 512 << 20,
     // Of one agent's objects, which are a group.
-    bytes_of_group: 256 << 20,
+    bytes_per_group: 256 << 20,
     bytes_reserved: 64 << 20,
-    bytes_each: 128 << 20,
-    hubs: 1000,
-    linger: Duration::from_secs(20),
+    bytes_per_cache: 128 << 20,
+    caches: 1000,
+    idle_ttl: Duration::from_secs(20),
 };
 /// How long the agent may take to tell its objects.
 const FIRST: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ struct Reach {
     api: Weak<KubernetesApi>,
     router: Arc<Router>,
     drain: Drain,
-    hubs: Hubs<Key>,
+    caches: ObjectCaches<Key>,
     watches: Shares<Identity>,
     by_agent: Shares<AgentId>,
     streams: Shares<Identity>,
@@ -121,12 +121,12 @@ struct Key {
 impl Graph {
     /// Watches begin to be served: rights are asked of `api`. They end with `drain`.
     pub(crate) fn open(&self, api: &Arc<KubernetesApi>, router: Arc<Router>, drain: Drain) {
-        let hubs = Hubs::new(LIMITS, drain.token().clone());
+        let caches = ObjectCaches::new(LIMITS, drain.token().clone());
         let reach = Reach {
             api: Arc::downgrade(api),
             router,
             drain,
-            hubs,
+            caches,
             watches: Shares::new(WATCHES),
             by_agent: Shares::new(WATCHES_OF_AGENT),
             streams: Shares::new(STREAMS),
@@ -247,10 +247,10 @@ impl Graph {
             ))
         };
         let fed = key.clone();
-        let feed = |hub: Arc<Hub>| async move { feed::run(&router, &fed, &hub).await };
-        let hub = reach.hubs.get(key, agent.0.unsigned_abs(), place, feed);
-        let watch = match hub {
-            Ok(hub) => hub.watch(known, FIRST).await,
+        let feed = |cache: Arc<ObjectCache>| async move { feed::run(&router, &fed, &cache).await };
+        let cache = reach.caches.get(key, agent.0.unsigned_abs(), place, feed);
+        let watch = match cache {
+            Ok(cache) => cache.watch(known, FIRST).await,
             Err(full) => Err(full),
         };
         let watch = watch.inspect_err(|end| admitted.record.status = end.code())?;
@@ -327,11 +327,11 @@ async fn pass_on(
     admitted: &Admitted,
 ) -> Status {
     let (caller, record) = (&admitted.caller, &admitted.record);
-    let mut breaks = watch.breaks();
+    let mut interruptions = watch.interruptions();
     loop {
         let update = tokio::select! {
             biased;
-            () = breaks.next() => match caller.remains(&record.who, record.remote).await {
+            () = interruptions.next() => match caller.remains(&record.who, record.remote).await {
                 Ok(()) => continue,
                 Err(end) => return end,
             },

@@ -1,7 +1,8 @@
-//! Memory that objects take: of all hubs of a process, of those of one group, of one hub.
+//! Memory budget for objects: of the process, of a group of caches, of one cache.
 //!
-//! An object counts as long as anybody keeps it: the hub that collects or tells it, or one who watches and
-//! is slow to hear of it. When there is no more room the hub that takes most gives way, whoever wants more.
+//! An object counts as long as anything holds it: a cache, a list that is being collected, or the
+//! backlog of a slow watcher. When the budget is exhausted, the largest cache fails, not the one
+//! that happened to ask.
 
 use std::{
     ops::Deref,
@@ -10,114 +11,144 @@ use std::{
 
 use bytes::Bytes;
 use proto::graph::rpc::Object;
+use runtime::shares::{self, Full, Share, Shares};
 use tonic::Status;
 
-use super::{Limits, hub::Hub, mirror};
-use runtime::shares::{self, Full, Share, Shares};
+use crate::limits::Limits;
 
-const TOO_MUCH: &str = "the objects that are watched take more memory than allowed";
+const EXHAUSTED: &str = "the watched objects need more memory than the limit allows";
+/// Size of an object without its texts: the struct and its place in the map.
+const OBJECT_BYTES: usize = 400;
+/// Size of an owner reference without its texts.
+const OWNER_BYTES: usize = 128;
+/// Size of a label without its texts.
+const LABEL_BYTES: usize = 96;
 
-/// What all hubs of a process may take.
-#[derive(Debug)]
-pub(super) struct Budget {
-    groups: Shares<u64>,
-    bytes_each: usize,
-    hubs: Mutex<Vec<Weak<Hub>>>,
+/// A cache as the budget sees it.
+pub(crate) trait Member: Send + Sync + std::fmt::Debug {
+    /// The bytes it uses.
+    fn usage(&self) -> &Usage;
+    /// Discards the backlog of slow watchers; returns whether that freed anything.
+    fn discard_backlog(&self) -> bool;
+    /// Ends the cache and frees its objects.
+    fn fail(&self, status: &Status);
+    /// Whether it has ended.
+    fn has_failed(&self) -> bool;
 }
 
-/// What one hub takes.
+/// What all caches of a process may use.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Budget {
+    groups: Shares<u64>,
+    bytes_per_cache: usize,
+    members: Mutex<Vec<Weak<dyn Member>>>,
+}
+
+/// Bytes that one cache uses.
+#[derive(Debug)]
+pub(crate) struct Usage {
     group: u64,
     share: Mutex<Share<u64>>,
 }
 
-/// An object that counts for a hub as long as this is somewhere. Clones share it, and count once.
+/// An object that counts against a cache's usage until the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Kept(Arc<Counted>);
+pub(crate) struct CachedObject(Arc<Counted>);
 
 #[derive(Debug)]
 struct Counted {
     object: Object,
     bytes: usize,
-    account: Arc<Account>,
+    usage: Arc<Usage>,
+}
+
+/// Which limit was hit, and thus among whom the largest is to give way.
+enum Exceeded {
+    Cache,
+    Group(u64),
+    Process,
 }
 
 impl Budget {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             groups: Shares::new(shares::Limits {
                 total: limits.bytes,
-                each: limits.bytes_of_group,
+                each: limits.bytes_per_group,
                 reserved: limits.bytes_reserved,
             }),
-            bytes_each: limits.bytes_each,
-            hubs: Mutex::default(),
+            bytes_per_cache: limits.bytes_per_cache,
+            members: Mutex::default(),
         })
     }
 
-    /// An account without anything on it.
-    pub(super) fn account(&self, group: u64) -> Arc<Account> {
+    /// A usage of zero bytes in a group.
+    pub(crate) fn usage(&self, group: u64) -> Arc<Usage> {
         let share = self.groups.take(group, 0);
-        Arc::new(Account {
+        Arc::new(Usage {
             group,
-            share: Mutex::new(share.expect("there is always room for nothing")),
+            share: Mutex::new(share.expect("zero bytes always fit")),
         })
     }
 
-    /// Knows of one more hub that may have to give way.
-    pub(super) fn add(&self, hub: &Arc<Hub>) {
-        let mut hubs = self.hubs();
-        hubs.retain(|hub| hub.strong_count() > 0);
-        hubs.push(Arc::downgrade(hub));
+    /// Registers a cache, which may have to give way from now on.
+    pub(crate) fn add(&self, member: Weak<dyn Member>) {
+        let mut members = self.members();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(member);
     }
 
-    /// Makes room for more of `hub`'s objects.
+    /// Takes `bytes` for `member`, at the expense of larger caches if there is no room.
     ///
     /// # Errors
-    /// When it is this hub that takes too much.
-    pub(super) fn charge(&self, hub: &Hub, bytes: usize) -> Result<(), Status> {
+    /// RESOURCE_EXHAUSTED when `member` itself is the one that uses too much.
+    pub(crate) fn charge(&self, member: &dyn Member, bytes: usize) -> Result<(), Status> {
         loop {
-            let account = hub.account();
-            let within = if account.bytes() + bytes > self.bytes_each {
-                None
+            let usage = member.usage();
+            let wanted = usage.bytes() + bytes;
+            let exceeded = if wanted > self.bytes_per_cache {
+                Exceeded::Cache
             } else {
-                match account.take(bytes) {
+                match usage.take(bytes) {
                     Ok(()) => return Ok(()),
-                    Err(Full::Holder(_)) => Some(Some(account.group)),
-                    Err(Full::Total(_)) => Some(None),
+                    Err(Full::Holder(_)) => Exceeded::Group(usage.group),
+                    Err(Full::Total(_)) => Exceeded::Process,
                 }
             };
-            let largest = within.and_then(|group| self.largest(group, account.bytes() + bytes));
-            let refused = || Status::resource_exhausted(TOO_MUCH);
-            match largest {
-                // What is only there for those who are slow goes first.
-                Some(other) if other.relieve() => {}
-                Some(other) => other.fail(&refused()),
-                None if hub.relieve() => {}
-                None => return Err(refused()),
+            let exhausted = || Status::resource_exhausted(EXHAUSTED);
+            match self.larger_than(wanted, &exceeded) {
+                // The backlog of slow watchers goes before the objects themselves.
+                Some(larger) if larger.discard_backlog() => {}
+                Some(larger) => larger.fail(&exhausted()),
+                None if member.discard_backlog() => {}
+                None => return Err(exhausted()),
             }
         }
     }
 
-    /// The hub, of one group or of all, that takes most, if that is more than this.
-    fn largest(&self, group: Option<u64>, than: usize) -> Option<Arc<Hub>> {
-        let hubs = self.hubs();
-        let hubs = hubs.iter().filter_map(Weak::upgrade);
-        let of_group = hubs
-            .filter(|hub| group.is_none_or(|it| it == hub.account().group) && !hub.has_failed());
-        let largest = of_group.max_by_key(|hub| hub.account().bytes());
-        largest.filter(|hub| hub.account().bytes() > than)
+    /// The largest cache under the limit that was exceeded, if it uses more than this.
+    fn larger_than(&self, bytes: usize, exceeded: &Exceeded) -> Option<Arc<dyn Member>> {
+        let group = match exceeded {
+            Exceeded::Cache => return None,
+            Exceeded::Group(group) => Some(*group),
+            Exceeded::Process => None,
+        };
+        let members = self.members();
+        let members = members.iter().filter_map(Weak::upgrade);
+        let candidates = members
+            .filter(|it| group.is_none_or(|group| group == it.usage().group) && !it.has_failed());
+        let largest = candidates.max_by_key(|it| it.usage().bytes());
+        largest.filter(|it| it.usage().bytes() > bytes)
     }
 
-    fn hubs(&self) -> MutexGuard<'_, Vec<Weak<Hub>>> {
-        self.hubs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> MutexGuard<'_, Vec<Weak<dyn Member>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Account {
-    /// Bytes of all that counts.
-    pub(super) fn bytes(&self) -> usize {
+impl Usage {
+    /// Bytes of all objects that count.
+    pub(crate) fn bytes(&self) -> usize {
         self.share().places()
     }
 
@@ -125,8 +156,7 @@ impl Account {
         self.share().grow(bytes)
     }
 
-    /// Gives back what was charged for and is not kept.
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.share().shrink(bytes);
     }
 
@@ -135,25 +165,25 @@ impl Account {
     }
 }
 
-impl Kept {
-    /// An object that was charged for.
-    pub(super) fn new(mut object: Object, account: &Arc<Account>) -> Self {
-        // A part of a message would keep all of it.
+impl CachedObject {
+    /// An object whose bytes were charged before.
+    pub(crate) fn new(mut object: Object, usage: &Arc<Usage>) -> Self {
+        // A slice of a received message would keep the whole message alive.
         object.json = Bytes::copy_from_slice(&object.json);
         Self(Arc::new(Counted {
-            bytes: mirror::size(&object),
+            bytes: size(&object),
             object,
-            account: account.clone(),
+            usage: usage.clone(),
         }))
     }
 
-    /// What it counts.
-    pub(super) fn bytes(&self) -> usize {
+    /// Its estimated size.
+    pub(crate) fn bytes(&self) -> usize {
         self.0.bytes
     }
 }
 
-impl Deref for Kept {
+impl Deref for CachedObject {
     type Target = Object;
 
     fn deref(&self) -> &Object {
@@ -163,6 +193,26 @@ impl Deref for Kept {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.account.give_back(self.bytes);
+        self.usage.release(self.bytes);
     }
+}
+
+/// Estimated memory of an object.
+pub(crate) fn size(object: &Object) -> usize {
+    let labels = object.labels.iter();
+    let labels = labels.map(|(key, value)| LABEL_BYTES + key.len() + value.len());
+    let owners = object.owners.iter().map(|it| {
+        OWNER_BYTES + it.api_version.len() + it.kind.len() + it.name.len() + it.uid.len()
+    });
+    let texts = [
+        &object.api_version,
+        &object.kind,
+        &object.namespace,
+        &object.name,
+        &object.uid,
+        &object.resource_version,
+    ];
+    let texts: usize = texts.map(String::len).into_iter().sum();
+    let parts = labels.sum::<usize>() + owners.sum::<usize>();
+    OBJECT_BYTES + parts + texts + object.json.len()
 }

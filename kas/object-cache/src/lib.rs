@@ -1,13 +1,15 @@
-//! Objects of a cluster that many watch: what they are now, and whom to tell of changes.
+//! In-memory caches of Kubernetes objects, one for each watched resource, and the watches on them.
 //!
-//! The agent keeps them as the Kubernetes API tells them, kas as the agent does;
-//! to those who watch both behave alike. It knows neither of them, no tunnels and no callers.
+//! The agent fills its caches from the Kubernetes API, kas from the agent; watchers see the same behaviour
+//! in both. This crate knows neither of the two, no tunnels and no callers.
 
+mod backlog;
 mod budget;
-mod hub;
-mod hubs;
-mod mirror;
-mod told;
+mod cache;
+mod caches;
+mod limits;
+mod snapshot;
 
-pub use hub::{Breaks, Hub, Stage, Watch};
-pub use hubs::{Hubs, Limits};
+pub use cache::{Interruptions, ObjectCache, StagedList, Watch};
+pub use caches::ObjectCaches;
+pub use limits::Limits;

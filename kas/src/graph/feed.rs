@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use object_cache::Hub;
+use object_cache::ObjectCache;
 use proto::{
     bounds::{Bounds, OutOfBounds, Repeated},
     frame::{MAX_MESSAGE, Payload},
@@ -30,28 +30,28 @@ const UPDATE: Bounds = Bounds {
 /// How long a tunnel is waited for.
 const HOLD: Duration = Duration::from_secs(10);
 
-/// Feeds `hub` until that has no sense any more, which the status explains.
-pub(super) async fn run(router: &Router, key: &Key, hub: &Hub) -> Status {
+/// Feeds `cache` until that has no sense any more, which the status explains.
+pub(super) async fn run(router: &Router, key: &Key, cache: &ObjectCache) -> Status {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5), 2.0);
     loop {
-        let end = match open(router, key, hub).await {
-            Ok(call) => follow(call, hub, || backoff.reset()).await,
-            Err(error) if hub.is_ready() => Status::unavailable(error.to_string()),
+        let end = match open(router, key, cache).await {
+            Ok(call) => follow(call, cache, || backoff.reset()).await,
+            Err(error) if cache.is_ready() => Status::unavailable(error.to_string()),
             Err(error) => return unserved(&error),
         };
         if is_final(end.code()) {
             return end;
         }
-        hub.broke();
+        cache.mark_interrupted();
         tracing::debug!(%end, agent = %key.agent, "an agent's objects do not come; trying again");
         tokio::time::sleep(backoff.next(rand::random())).await;
     }
 }
 
-async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> {
+async fn open(router: &Router, key: &Key, cache: &ObjectCache) -> Result<Call, OpenError> {
     let request = SourceRequest {
         resource: Some(key.collection.resource(key.whole)),
-        version: hub.version(),
+        version: cache.version(),
     };
     let method: Arc<str> = METHOD.into();
     let need = Need {
@@ -73,8 +73,8 @@ async fn open(router: &Router, key: &Key, hub: &Hub) -> Result<Call, OpenError> 
 }
 
 /// The first updates, up to one that is synced, are all that there is.
-async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
-    let mut first = Some(hub.stage());
+async fn follow(mut call: Call, cache: &ObjectCache, well: impl FnOnce()) -> Status {
+    let mut first = Some(cache.begin_list());
     let mut well = Some(well);
     loop {
         let bytes = match call.event().await {
@@ -94,7 +94,7 @@ async fn follow(mut call: Call, hub: &Hub, well: impl FnOnce()) -> Status {
             Err(error) => return Status::resource_exhausted(format!("an update has {error}")),
         };
         let Some(mut all) = first.take() else {
-            hub.apply(update);
+            cache.apply(update);
             continue;
         };
         // They count before they are told: an agent may never say that it has told all.
