@@ -7,19 +7,20 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{Cluster, ClusterError, source},
     config::{Config, Link, PrivateApi},
-    configuration::Follower,
+    configuration::ConfigurationFollower,
     entrance::{Entrance, EntranceError},
     events::Events,
     features::Feature,
     flux::Flux,
-    graph::Graph,
-    kubernetes_api::KubernetesApi,
+    graph::{self, Graph},
+    kubernetes_api::{self, KubernetesApi},
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
     private_api::{Relay, Seeker},
     receptive::Door,
     registration::Registration,
+    services::Services,
     session::{Arrivals, Dialer, Session, Source, Uplink},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
@@ -85,17 +86,22 @@ pub async fn run(
     let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
     let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
-    let served = config.features.contains(&Feature::Graph);
+    let mut services = Services::default();
+    services.add(kubernetes_api::PATH, api.clone());
+    services.add(kubernetes_api::EXACT_PATH, api);
+    if config.features.contains(&Feature::Graph) {
+        services.add(graph::PATH, graph.clone());
+    }
     let tunnels = Tunnels::new(
         uplink.clone(),
-        api,
-        served.then(|| graph.clone()),
+        services,
         metrics.clone(),
         stop.clone(),
         force_tunnels.clone(),
     );
     tunnels.start();
-    let (mut follower, configuration) = Follower::new(config.pod.clone(), config.log_level.clone());
+    let (mut follower, configuration) =
+        ConfigurationFollower::new(config.pod.clone(), config.log_level.clone());
     let mut work = config.leader_only.clone();
     for feature in &config.features {
         match feature {
@@ -126,13 +132,13 @@ pub async fn run(
     let registration = Registration::new(config.pod.clone(), cluster);
     tokio::select! {
         () = registration.keep(&uplink) => {}
-        () = follower.keep(&uplink) => {}
+        () = follower.follow(&uplink) => {}
         () = stop.cancelled() => {}
     }
 
     tracing::info!("the agent stops; calls in progress are finished");
     let finish = async {
-        tokio::join!(tunnels.finished(), registration.farewell(&uplink));
+        tokio::join!(tunnels.finished(), registration.unregister(&uplink));
     };
     tokio::pin!(finish);
     if tokio::time::timeout(config.grace, &mut finish)

@@ -78,7 +78,7 @@ pub(crate) fn hurried(delay: Duration, hint: Option<Duration>, random: f64) -> D
 /// Tells a stream that the server ends at once, again and again, from one that
 /// ends now and then.
 #[derive(Debug)]
-pub(crate) struct HotLoop {
+pub(crate) struct StreamBackoff {
     quick: u32,
     backoff: Backoff,
 }
@@ -86,7 +86,7 @@ pub(crate) struct HotLoop {
 /// A stream that ends sooner did nothing.
 const QUICK: Duration = Duration::from_millis(100);
 
-impl HotLoop {
+impl StreamBackoff {
     pub(crate) const fn new(initial: Duration, max: Duration) -> Self {
         Self {
             quick: 0,
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_was_good_is_followed_at_once_and_others_wait_longer_and_longer() {
-        let mut hot = HotLoop::new(SECOND, 20 * SECOND);
+        let mut hot = StreamBackoff::new(SECOND, 20 * SECOND);
 
         assert_eq!(hot.after_failure(Duration::ZERO, 1.0), SECOND);
         assert!(hot.after_failure(Duration::ZERO, 1.0) > SECOND);
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_second_quick_end_in_a_row_waits() {
-        let mut hot = HotLoop::new(SECOND, 20 * SECOND);
+        let mut hot = StreamBackoff::new(SECOND, 20 * SECOND);
 
         assert_eq!(hot.after_end(Duration::ZERO, 1.0), Duration::ZERO);
         assert_eq!(hot.after_end(Duration::ZERO, 1.0), SECOND);

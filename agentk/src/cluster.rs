@@ -1,8 +1,10 @@
 //! The Kubernetes API of the agent's cluster, and the connections to it.
 
 mod base;
+mod body;
 mod connector;
 mod credentials;
+pub(crate) mod identity;
 pub(crate) mod source;
 
 use std::{sync::Arc, time::Duration};
@@ -25,9 +27,10 @@ use base::Base;
 use connector::{ApiConnector, Spawner};
 use credentials::Credentials;
 
-use crate::kubernetes_api::RequestBody;
-
+pub(crate) use body::{Piece, RequestBody};
 pub(crate) use credentials::BoxError;
+
+use crate::error_chain::chain;
 
 /// Idle connections that are kept for HTTP/1.1.
 const IDLE_CONNECTIONS: usize = 32;
@@ -55,10 +58,10 @@ pub enum ClusterError {
     )]
     NotFound,
     /// The kubeconfig is wrong.
-    #[error("kubeconfig: {}", crate::kubernetes_api::chain(.0))]
+    #[error("kubeconfig: {}", chain(.0))]
     Kubeconfig(#[from] kube::config::KubeconfigError),
     /// The pod has no service account.
-    #[error("in-cluster access: {}", crate::kubernetes_api::chain(.0))]
+    #[error("in-cluster access: {}", chain(.0))]
     InCluster(#[from] kube::config::InClusterError),
     /// The server's URL is wrong.
     #[error("the Kubernetes server {0:?} is not an http or https URL: {1}")]
@@ -67,7 +70,7 @@ pub enum ClusterError {
     #[error("{0}: {1}")]
     File(String, String),
     /// Certificates or credentials cannot be used.
-    #[error("access to the cluster: {}", crate::kubernetes_api::chain(.0))]
+    #[error("access to the cluster: {}", chain(.0))]
     Access(Box<kube::Error>),
     /// A proxy that is not supported.
     #[error("the proxy for the Kubernetes API: {0}")]
@@ -133,7 +136,7 @@ impl Cluster {
         Ok(Self(Arc::new(Inner {
             base,
             credentials,
-            identity: source::identity(&config.auth_info)?,
+            identity: identity::identity(&config.auth_info)?,
             short: pooled(both.clone(), &tasks),
             long: pooled(one.clone(), &tasks),
             upgrades: one,

@@ -9,33 +9,31 @@ use proto::agent::{
     },
     agentcfg::{AgentConfiguration, LogLevelEnum},
 };
-use tokio::{sync::watch, time::Instant};
-use tonic::{Code, Status, codec::CompressionEncoding};
+use tokio::sync::watch;
+use tonic::{Status, codec::CompressionEncoding};
 
 use crate::{
-    backoff::HotLoop,
     config::SetLogLevel,
     logging::LogLevel,
     pod::Pod,
     registration,
-    session::{Connection, Uplink},
+    session::{Attempt, Follower, Uplink},
 };
 
-/// How long to wait when kas does not know the call.
-const UNKNOWN: Duration = Duration::from_secs(300);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Follows the configuration and tells others what it says.
+/// Follows the configuration and publishes it.
 #[derive(Debug)]
-pub(crate) struct Follower {
+pub(crate) struct ConfigurationFollower {
     pod: Option<Pod>,
     commit: String,
     known: watch::Sender<Option<Arc<AgentConfiguration>>>,
     log_level: Option<SetLogLevel>,
-    complaint: Option<String>,
 }
 
-impl Follower {
-    /// The configuration is told to whoever has the receiver.
+impl ConfigurationFollower {
+    /// The configuration is published through the receiver.
     pub(crate) fn new(
         pod: Option<Pod>,
         log_level: Option<SetLogLevel>,
@@ -46,49 +44,32 @@ impl Follower {
             commit: String::new(),
             known,
             log_level,
-            complaint: None,
         };
         (follower, receiver)
     }
 
     /// Follows on one connection after the other. Never ends.
-    pub(crate) async fn keep(&mut self, uplink: &Uplink) {
-        let mut hot = HotLoop::new(Duration::from_secs(1), Duration::from_secs(60));
+    pub(crate) async fn follow(&mut self, uplink: &Uplink) {
+        let failed = "cannot get the agent's configuration";
+        let mut follower = Follower::new(uplink.clone(), MIN_BACKOFF, MAX_BACKOFF, failed);
         loop {
-            let connection = uplink.connection().await;
-            let begin = Instant::now();
-            let delay = match self.follow(&connection).await {
-                Ok(()) => hot.after_end(begin.elapsed(), rand::random()),
-                Err(_) if connection.ends().await => Duration::ZERO,
-                Err(status) => {
-                    connection.judge(&status);
-                    self.complain(&status);
-                    if status.code() == Code::Unimplemented {
-                        UNKNOWN
-                    } else {
-                        hot.after_refusal(rand::random())
-                    }
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = connection.left() => {}
-            }
+            let attempt = follower.attempt().await;
+            let end = self.stream(&mut follower, &attempt).await;
+            follower.ended(attempt, end).await;
         }
     }
 
-    async fn follow(&mut self, connection: &Connection) -> Result<(), Status> {
+    async fn stream(&mut self, follower: &mut Follower, attempt: &Attempt) -> Result<(), Status> {
         let request = ConfigurationRequest {
             commit_id: self.commit.clone(),
             agent_meta: Some(registration::meta(self.pod.as_ref())),
             skip_register: true,
         };
-        let mut client = AgentConfigurationClient::new(connection.channel())
+        let mut client = AgentConfigurationClient::new(attempt.channel())
             .accept_compressed(CompressionEncoding::Gzip);
         let mut responses = client.get_configuration(request).await?.into_inner();
         while let Some(response) = responses.message().await? {
-            connection.accept();
-            self.complaint = None;
+            follower.succeeded(attempt);
             self.take(response);
         }
         Ok(())
@@ -122,15 +103,6 @@ impl Follower {
     fn apply(&self, configuration: &AgentConfiguration) {
         if let Some(set) = &self.log_level {
             (set.0)(level(configuration));
-        }
-    }
-
-    /// Says a thing once, however often it happens.
-    fn complain(&mut self, status: &Status) {
-        let complaint = format!("{:?}: {}", status.code(), status.message());
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::warn!(error = complaint, "cannot get the agent's configuration");
-            self.complaint = Some(complaint);
         }
     }
 }
@@ -176,17 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_tells_the_agents_number_and_changes_the_log_level() {
+    fn a_configuration_has_the_agents_number_and_changes_the_log_level() {
         let levels = Arc::new(Mutex::new(Vec::new()));
         let seen = levels.clone();
         let set = SetLogLevel(Arc::new(move |level| seen.lock().unwrap().push(level)));
-        let (mut follower, known) = Follower::new(None, Some(set));
+        let (mut follower, known) = ConfigurationFollower::new(None, Some(set));
 
         follower.take(response("c1", configuration(7, LogLevelEnum::Debug)));
         follower.take(response("c2", configuration(8, LogLevelEnum::Error)));
 
-        let told = known.borrow().as_ref().map(|it| it.agent_id);
-        assert_eq!(told, Some(7));
+        let published = known.borrow().as_ref().map(|it| it.agent_id);
+        assert_eq!(published, Some(7));
         assert_eq!(
             follower.commit, "c1",
             "another agent's configuration is not taken"

@@ -1,12 +1,12 @@
-//! Collects what happens in the cluster, on the pod that leads, and tells kas.
+//! Reports the cluster's events to kas, on the pod that leads.
 //!
-//! kas is asked first whether it wants events: one that does not know them costs
-//! a call a connection, and the cluster is not watched.
+//! kas is asked first whether it collects events: one that does not costs a call for each
+//! connection, and the cluster is not watched.
 
+mod convert;
 mod delivery;
-mod occurrence;
-mod pace;
 mod queue;
+mod rate;
 mod seen;
 mod watch;
 
@@ -18,14 +18,16 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, leader::LeaderOnly, metrics::Metrics, session::Uplink};
+use crate::{
+    cluster::Cluster, error_chain::chain, leader::LeaderOnly, metrics::Metrics, session::Uplink,
+};
 use delivery::Delivery;
 use queue::{Offered, Queue};
 
-/// Events that wait while kas cannot be reached.
-const LIMIT: usize = 10_000;
+/// Events that are queued while kas cannot be reached.
+const QUEUE_EVENTS: usize = 10_000;
 
-/// What collects and tells.
+/// The feature.
 #[derive(Debug)]
 pub(crate) struct Events {
     cluster: Cluster,
@@ -54,21 +56,26 @@ impl Events {
         LeaderOnly(Arc::new(work))
     }
 
-    /// Never ends, unless the cluster cannot be asked at all.
+    /// Ends only when there is no client for the cluster.
     async fn collect(&self) {
         let client = match self.cluster.typed() {
             Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "no events are collected"),
+            Err(error) => {
+                return tracing::error!(
+                    error = chain(&error),
+                    "cannot report events: no client for the Kubernetes API"
+                );
+            }
         };
         let mut delivery = Delivery::new(self.uplink.clone());
         loop {
             delivery.until_wanted().await;
-            tracing::info!("events of the cluster are collected");
-            let waiting = Waiting::new(self.metrics.clone());
+            tracing::info!("reporting the cluster's events to kas");
+            let pending = PendingEvents::new(self.metrics.clone());
             tokio::select! {
-                () = watch::run(&client, |event| waiting.offer(event)) => {}
-                () = delivery.run(&waiting) => {
-                    tracing::info!("kas wants no events any more");
+                () = watch::run(&client, |event| pending.offer(event)) => {}
+                () = delivery.run(&pending) => {
+                    tracing::info!("kas does not collect events any more");
                 }
             }
         }
@@ -77,16 +84,16 @@ impl Events {
 
 /// The queue between the cluster and kas.
 #[derive(Debug)]
-struct Waiting {
+struct PendingEvents {
     queue: Mutex<Queue>,
     filled: Notify,
     metrics: Metrics,
 }
 
-impl Waiting {
+impl PendingEvents {
     fn new(metrics: Metrics) -> Self {
         Self {
-            queue: Mutex::new(Queue::new(LIMIT)),
+            queue: Mutex::new(Queue::new(QUEUE_EVENTS)),
             filled: Notify::new(),
             metrics,
         }
@@ -94,9 +101,9 @@ impl Waiting {
 
     fn offer(&self, event: proto::events::rpc::Event) {
         match self.queue().offer(event) {
-            Offered::Known => return,
-            Offered::Taken => {}
-            Offered::TakenFor { dropped } => {
+            Offered::Duplicate => return,
+            Offered::Queued => {}
+            Offered::QueuedInsteadOf { dropped } => {
                 self.metrics.events_dropped.inc_by(dropped);
             }
         }

@@ -22,10 +22,13 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::{cluster::Cluster, graph::Graph, leader::LeaderOnly, session::Uplink};
+use crate::{
+    cluster::Cluster, error_chain::chain, graph::Graph, last_failure::LastFailure,
+    leader::LeaderOnly, session::Uplink,
+};
 use hooks::{HookError, Hooks};
 use keeper::Keeper;
-use pushes::Pushes;
+use pushes::PushSubscription;
 use receivers::Receivers;
 
 /// The group of Flux's repositories.
@@ -94,7 +97,12 @@ impl Flux {
     async fn run(&self) {
         let client = match self.cluster.typed() {
             Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "Flux is not told of pushes"),
+            Err(error) => {
+                return tracing::error!(
+                    error = chain(&error),
+                    "cannot notify Flux of pushes: no client for the Kubernetes API"
+                );
+            }
         };
         let mut configuration = self.configuration.clone();
         loop {
@@ -104,7 +112,7 @@ impl Flux {
                 configuration.wait_for(|new| new.as_deref().and_then(Settings::of) != settings);
             if current.is_some() && settings.is_none() {
                 tracing::warn!(
-                    "kas does not tell GitLab's URL (`gitlab.external_url`), by which Flux's repositories are known; Flux is not told of pushes"
+                    "cannot notify Flux of pushes: kas has no `gitlab.external_url`, by which the repositories of this GitLab are recognised"
                 );
             }
             let serving = async {
@@ -122,19 +130,17 @@ impl Flux {
 
     /// Never ends.
     async fn serve(&self, client: &kube::Client, settings: &Settings) {
-        let mut complaint = None;
+        let mut failure = LastFailure::default();
         loop {
             let error = self.follow(client, settings).await;
             let missing = error.code() == Code::NotFound;
             let error = error.message().to_owned();
-            if complaint.as_ref() != Some(&error) {
-                let flux = if missing {
-                    "Flux's resources are not there"
+            if failure.is_new(&error) {
+                if missing {
+                    tracing::warn!(error, "the cluster lacks Flux's resources; retrying");
                 } else {
-                    "Flux is not told of pushes"
-                };
-                tracing::warn!(error, "{flux}; it is tried again");
-                complaint = Some(error);
+                    tracing::warn!(error, "cannot notify Flux of pushes; retrying");
+                }
             }
             tokio::time::sleep(if missing { MISSING } else { RETRY }).await;
         }
@@ -145,7 +151,10 @@ impl Flux {
         let hooks = match Hooks::new(&settings.webhooks) {
             Ok(hooks) => hooks,
             Err(error) => {
-                return Status::failed_precondition(format!("flux.webhook_receiver_url: {error}"));
+                return Status::failed_precondition(format!(
+                    "flux.webhook_receiver_url: {}",
+                    chain(&error)
+                ));
             }
         };
         let watches = tokio::try_join!(
@@ -156,7 +165,7 @@ impl Flux {
             Ok(watches) => watches,
             Err(status) => return status,
         };
-        tracing::info!("Flux is told of pushes");
+        tracing::info!("notifying Flux of pushes");
         let known = Known::default();
         tokio::select! {
             end = keep(Keeper::new(client, settings), repositories) => end,
@@ -194,7 +203,7 @@ impl Flux {
 
     /// Calls Receivers when their projects were pushed to. Never ends.
     async fn call(&self, client: &kube::Client, hooks: &Hooks, known: &Known) {
-        let mut pushes = Pushes::new(self.uplink.clone());
+        let mut pushes = PushSubscription::new(self.uplink.clone());
         let mut calls = JoinSet::new();
         let mut changes = known.changed.subscribe();
         loop {
@@ -215,13 +224,13 @@ impl Flux {
                 other.await;
                 continue;
             }
-            let heard = |project: &str| {
+            let pushed = |project: &str| {
                 while calls.try_join_next().is_some() {}
                 for path in known.receivers().paths(project) {
                     if calls.len() >= CALLS {
                         return tracing::warn!(
                             project,
-                            "too many Receivers are being called; Flux looks at its own interval"
+                            "too many Receivers are being called; Flux checks the repository at its own interval"
                         );
                     }
                     let (hooks, client) = (hooks.clone(), client.clone());
@@ -232,7 +241,7 @@ impl Flux {
                 }
             };
             tokio::select! {
-                () = pushes.hear(&projects, heard) => {}
+                () = pushes.follow(&projects, pushed) => {}
                 () = other => {}
             }
         }
@@ -242,9 +251,13 @@ impl Flux {
 /// The path of a webhook is a secret.
 fn log(project: &str, called: Result<(), HookError>) {
     match called {
-        Ok(()) => tracing::debug!(project, "Flux was told of a push"),
+        Ok(()) => tracing::debug!(project, "notified Flux of a push"),
         Err(error) => {
-            tracing::warn!(project, %error, "a Receiver of Flux could not be called; Flux looks at its own interval")
+            tracing::warn!(
+                project,
+                error = chain(&error),
+                "could not call a Receiver; Flux checks the repository at its own interval"
+            )
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Tells kas of the cluster's objects, one watch at the API server for all who
-//! ask for the same.
+//! The service that lets kas watch the cluster's objects: one watch at the API server for all who
+//! watch the same resource.
 
-mod informer;
+mod discovery;
+mod feed;
 mod object;
 
 use std::{sync::Arc, time::Duration};
 
-use object_cache::{Hub, Hubs, Limits, Watch};
+use futures_util::future::BoxFuture;
+use object_cache::{Limits, ObjectCache, ObjectCaches, Watch};
 use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::connect_response::Msg,
@@ -18,41 +20,37 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
+    call::{CallError, Inbound, Outbound, TunnelError, add_trailer},
     cluster::Cluster,
-    kubernetes_api::Failure,
-    tunnels::{Inbound, Lost, Outbound, add_trailer},
+    services::Service,
 };
 
-/// The service's full name.
-pub(crate) const SERVICE: &str = "kas.graph.rpc.Source";
-/// Its only method.
-pub(crate) const METHOD: &str = "Watch";
-/// Both, as calls name them.
+/// The method, as calls name it.
 pub(crate) const PATH: &str = "/kas.graph.rpc.Source/Watch";
 
 /// `ConnectRequest.message`, `Message.data`.
 const MESSAGE: &[u32] = &[3, 1];
 const LIMITS: Limits = Limits {
     bytes: 256 << 20,
-    bytes_of_group: 256 << 20,
+    bytes_per_group: 256 << 20,
     bytes_reserved: 0,
-    bytes_each: 128 << 20,
-    hubs: 200,
-    linger: Duration::from_secs(60),
+    bytes_per_cache: 128 << 20,
+    caches: 200,
+    idle_ttl: Duration::from_secs(60),
 };
-/// How long the first list may take, and how long versions may lag behind.
-const FIRST: Duration = Duration::from_secs(60);
-/// How long kas may have no room for an update.
-const UNREAD: Duration = Duration::from_secs(60);
+/// How long the first list may take, and how long the cache may be older than what kas knows.
+const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long kas may take to read an update.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The service. Clones share what it keeps.
+/// The service. Clones share the caches.
 #[derive(Clone)]
 pub(crate) struct Graph {
     client: kube::Client,
-    hubs: Hubs<Key>,
+    caches: ObjectCaches<Key>,
 }
 
-/// What a watch at the API server is of.
+/// What a cache is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     collection: Collection,
@@ -69,37 +67,37 @@ impl Graph {
     pub(crate) fn new(cluster: &Cluster, stop: CancellationToken) -> Result<Self, kube::Error> {
         Ok(Self {
             client: cluster.typed()?,
-            hubs: Hubs::new(LIMITS, stop),
+            caches: ObjectCaches::new(LIMITS, stop),
         })
     }
 
-    /// Objects and what becomes of them, for the agent itself.
+    /// A watch for the agent itself.
     pub(crate) async fn objects(&self, resource: Resource) -> Result<Watch, Status> {
-        self.hub(resource)?.watch(&Known::default(), FIRST).await
+        self.cache(resource)?
+            .watch(&Known::default(), FIRST_LIST_TIMEOUT)
+            .await
     }
 
-    fn hub(&self, resource: Resource) -> Result<Arc<Hub>, Status> {
+    fn cache(&self, resource: Resource) -> Result<Arc<ObjectCache>, Status> {
         let key = Key::of(&resource)?;
         let client = self.client.clone();
         let followed = key.clone();
-        let feed = |hub: Arc<Hub>| async move { informer::run(&client, &followed, &hub).await };
+        let feed =
+            |cache: Arc<ObjectCache>| async move { feed::run(&client, &followed, &cache).await };
         // One agent, one group.
-        self.hubs.get(key, 0, || Ok(()), feed)
+        self.caches.get(key, 0, || Ok(()), feed)
     }
 
-    /// Serves a call until kas ends it, or there is nothing more to tell.
-    pub(crate) async fn watch(
-        &self,
-        inbound: &mut Inbound,
-        outbound: &mut Outbound,
-    ) -> Result<(), Failure> {
+    async fn watch(&self, inbound: &mut Inbound, outbound: &mut Outbound) -> Result<(), CallError> {
         let request = request(inbound).await?;
-        let hub = self.hub(request.resource.unwrap_or_default())?;
+        let cache = self.cache(request.resource.unwrap_or_default())?;
         let known = Known {
             version: request.version,
             ..Known::default()
         };
-        let mut watch = outbound.unless_reset(hub.watch(&known, FIRST)).await??;
+        let mut watch = outbound
+            .unless_reset(cache.watch(&known, FIRST_LIST_TIMEOUT))
+            .await??;
         loop {
             let update = tokio::select! {
                 update = watch.next() => update?,
@@ -110,21 +108,31 @@ impl Graph {
             };
             let payload = Payload::message(&update);
             let frame = outbound.builder().nested(MESSAGE, payload).build();
-            let sent = tokio::time::timeout(UNREAD, outbound.send(frame)).await;
-            sent.map_err(|_| Status::aborted("kas does not read what it is told"))??;
+            let sent = tokio::time::timeout(SEND_TIMEOUT, outbound.send(frame)).await;
+            sent.map_err(|_| Status::aborted("kas did not read an update in time"))??;
         }
         Ok(outbound.end(add_trailer(outbound.builder()).build())?)
     }
 }
 
-async fn request(inbound: &mut Inbound) -> Result<SourceRequest, Failure> {
+async fn request(inbound: &mut Inbound) -> Result<SourceRequest, CallError> {
     match inbound.next().await? {
         Some(Msg::Message(message)) => SourceRequest::decode(message.data)
             .map_err(|error| Status::internal(format!("a request cannot be read: {error}")).into()),
         Some(Msg::RequestInfo(_) | Msg::CloseSend(_)) => {
             Err(Status::invalid_argument("a call without a request").into())
         }
-        None => Err(Lost::Ended(Status::ok("")).into()),
+        None => Err(TunnelError::Ended(Status::ok("")).into()),
+    }
+}
+
+impl Service for Graph {
+    fn serve<'a>(
+        &'a self,
+        inbound: &'a mut Inbound,
+        outbound: &'a mut Outbound,
+    ) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(self.watch(inbound, outbound))
     }
 }
 

@@ -1,168 +1,138 @@
-//! Follows one resource at the API server: finds it, lists it, watches it.
+//! Follows the objects of one collection at the Kubernetes API: lists them, then watches from there on.
+//!
+//! kube-runtime's `watcher` does the same, but hides the collection's resource version and bookmarks, which
+//! watchers of a cache need to go on where they were; has no timeout for a page or for starting a watch; and goes
+//! on forever with a version for which a watch is refused with 410 when it starts.
 
 use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::{
-    Client,
+    Client, ResourceExt,
     api::{ListParams, WatchEvent, WatchParams},
-    core::{ApiResource, DynamicObject, ObjectList, Request},
+    core::{ObjectList, Request},
 };
-use object_cache::Hub;
-use proto::graph::rpc::Update;
-use runtime::backoff::Backoff;
+use serde::de::DeserializeOwned;
 use tonic::Status;
 
-use super::{Key, object};
+/// Objects in one page of a list: no more are in memory at once before the handler has them.
+const PAGE_OBJECTS: u32 = 500;
+/// How long the API server may take for a page, or to start a watch.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the API server keeps a watch open.
+const WATCH_SECONDS: u32 = 290;
+/// How much later a watch is given up that the API server has not ended.
+const WATCH_GRACE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Objects of one answer to a list.
-const PAGE: u32 = 500;
-/// How long one answer may take.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// How long a watch lasts; the API server ends it then.
-const WATCH: u32 = 290;
-/// How much later a watch that did not end is given up.
-const OVERDUE: Duration = Duration::from_secs(15);
-
-/// Feeds `hub` until that has no sense any more, which the status explains.
-pub(super) async fn run(client: &Client, key: &Key, hub: &Hub) -> Status {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30), 2.0);
-    loop {
-        let error = match find(client, key).await {
-            Ok(api) => {
-                let informer = Informer::new(client, key, api);
-                match informer.follow(hub, || backoff.reset()).await {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                }
-            }
-            Err(error) => error,
-        };
-        if let Some(status) = error.last_word() {
-            return status;
-        }
-        tracing::debug!(%error, resource = %key.collection, "objects cannot be followed; trying again");
-        tokio::time::sleep(backoff.next(rand::random())).await;
-    }
+/// What becomes of a collection.
+#[derive(Debug)]
+pub(crate) enum Event<K> {
+    /// A list begins, the first one or because the place in the changes is lost.
+    ListStarted,
+    /// A page of the list.
+    Page(Vec<K>),
+    /// The list is complete, at this resource version.
+    Listed(String),
+    /// An object was added or modified.
+    Applied(K),
+    /// An object was deleted.
+    Deleted(K),
+    /// Nothing changed up to this resource version.
+    Bookmark(String),
 }
 
+/// Why a collection cannot be followed any more.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
+pub(crate) enum InformerError {
+    /// A request failed.
+    #[error("the request to the Kubernetes API failed")]
     Api(#[from] kube::Error),
-    #[error("{0}")]
+    /// The API server ended the watch.
+    #[error("the Kubernetes API ended the watch")]
     Watch(#[from] Box<kube::core::Status>),
-    #[error("the Kubernetes API does not answer")]
-    Silent,
-    #[error("the cluster has no such resource")]
-    Unknown,
-    #[error("{0}")]
-    Full(#[from] Status),
-    #[error("{0}")]
-    Request(Box<http::Error>),
+    /// No answer came in time.
+    #[error("the Kubernetes API did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The handler does not want to go on.
+    #[error("{}", .0.message())]
+    Handler(Status),
 }
 
-impl Failure {
-    fn is_expired(&self) -> bool {
+impl InformerError {
+    /// Whether the API server has forgotten the place in the changes: list again.
+    pub(crate) fn is_expired(&self) -> bool {
         match self {
             Self::Api(kube::Error::Api(status)) | Self::Watch(status) => status.code == 410,
-            Self::Api(_) | Self::Silent | Self::Unknown | Self::Full(_) | Self::Request(_) => false,
-        }
-    }
-
-    /// What is told if another try has no sense.
-    fn last_word(&self) -> Option<Status> {
-        match self {
-            Self::Unknown => Some(Status::not_found(self.to_string())),
-            Self::Api(kube::Error::Api(status)) => match status.code {
-                403 => Some(Status::permission_denied(format!(
-                    "the agent lacks rights in its cluster: {}; `agentk rbac --features …` prints those that are needed",
-                    status.message
-                ))),
-                404 | 405 => Some(Status::not_found(status.message.clone())),
-                _ => None,
-            },
-            Self::Full(status) => Some(status.clone()),
-            Self::Api(_) | Self::Watch(_) | Self::Silent | Self::Request(_) => None,
+            Self::Api(_) | Self::Timeout | Self::Handler(_) => false,
         }
     }
 }
 
-/// Asks the API server what it calls the resource.
-async fn find(client: &Client, key: &Key) -> Result<ApiResource, Failure> {
-    let collection = &key.collection;
-    let request = http::Request::get(collection.api_path()).body(Vec::new());
-    let request = request.map_err(|error| Failure::Request(Box::new(error)))?;
-    let asked = client.request::<APIResourceList>(request);
-    let list = tokio::time::timeout(DEADLINE, asked).await;
-    let list = list.map_err(|_| Failure::Silent)??;
-    let found = list
-        .resources
-        .into_iter()
-        .find(|it| it.name == collection.plural());
-    let found = found.ok_or(Failure::Unknown)?;
-    Ok(ApiResource {
-        group: collection.group().to_owned(),
-        version: collection.version().to_owned(),
-        api_version: collection.api_version(),
-        kind: found.kind,
-        plural: found.name,
-    })
-}
-
-struct Informer<'a> {
+/// Follows one collection.
+pub(crate) struct Informer<'a> {
     client: &'a Client,
-    key: &'a Key,
-    api: ApiResource,
     requests: Request,
+    metadata_only: bool,
+}
+
+/// Within how long an answer must come.
+pub(crate) async fn within<T>(
+    answer: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, InformerError> {
+    let answer = tokio::time::timeout(RESPONSE_TIMEOUT, answer).await;
+    Ok(answer.map_err(|_| InformerError::Timeout)??)
 }
 
 impl<'a> Informer<'a> {
-    fn new(client: &'a Client, key: &'a Key, api: ApiResource) -> Self {
+    /// Of the collection at a path. With `metadata_only` the API server leaves out the rest of the objects.
+    pub(crate) fn new(client: &'a Client, path: String, metadata_only: bool) -> Self {
         Self {
             client,
-            key,
-            api,
-            requests: Request::new(key.collection.path()),
+            requests: Request::new(path),
+            metadata_only,
         }
     }
 
-    /// Ends when the place in the changes is too old.
-    async fn follow(&self, hub: &Hub, mut well: impl FnMut()) -> Result<(), Failure> {
-        let mut version = self.list(hub).await?;
-        well();
+    /// Lists and watches until something fails; `listed` is called behind a complete list.
+    pub(crate) async fn follow<K: ResourceExt + Clone + DeserializeOwned>(
+        &self,
+        listed: impl FnOnce(),
+        mut handle: impl FnMut(Event<K>) -> Result<(), Status>,
+    ) -> InformerError {
+        let mut version = match self.list(&mut handle).await {
+            Ok(version) => version,
+            Err(error) => return error,
+        };
+        listed();
         loop {
-            let limit = Duration::from_secs(WATCH.into()) + OVERDUE;
-            let watched = tokio::time::timeout(limit, self.watch(hub, &mut version)).await;
-            match watched {
-                Ok(Err(error)) if error.is_expired() => return Ok(()),
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(())) | Err(_) => {}
+            let limit = Duration::from_secs(WATCH_SECONDS.into()) + WATCH_GRACE_TIMEOUT;
+            let watch = self.watch(&mut version, &mut handle);
+            if let Ok(Err(error)) = tokio::time::timeout(limit, watch).await {
+                return error;
             }
         }
     }
 
-    async fn list(&self, hub: &Hub) -> Result<String, Failure> {
-        let mut params = ListParams::default().limit(PAGE);
-        let mut all = hub.stage();
+    async fn list<K: Clone + DeserializeOwned>(
+        &self,
+        handle: &mut impl FnMut(Event<K>) -> Result<(), Status>,
+    ) -> Result<String, InformerError> {
+        let mut params = ListParams::default().limit(PAGE_OBJECTS);
+        handle(Event::ListStarted).map_err(InformerError::Handler)?;
         loop {
-            let request = if self.key.whole {
-                self.requests.list(&params)
-            } else {
+            let request = if self.metadata_only {
                 self.requests.list_metadata(&params)
+            } else {
+                self.requests.list(&params)
             };
             let request = request.map_err(kube::Error::BuildRequest)?;
-            let asked = self.client.request::<ObjectList<DynamicObject>>(request);
-            let page = tokio::time::timeout(DEADLINE, asked).await;
-            let page = page.map_err(|_| Failure::Silent)??;
-            let told = |item| object::told(&self.api, item, self.key.whole);
-            all.push(page.items.into_iter().map(told).collect())?;
+            let page = within(self.client.request::<ObjectList<K>>(request)).await?;
+            handle(Event::Page(page.items)).map_err(InformerError::Handler)?;
             match page.metadata.continue_.filter(|it| !it.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
                     let version = page.metadata.resource_version.unwrap_or_default();
-                    all.commit(version.clone());
+                    handle(Event::Listed(version.clone())).map_err(InformerError::Handler)?;
                     return Ok(version);
                 }
             }
@@ -170,35 +140,40 @@ impl<'a> Informer<'a> {
     }
 
     /// One watch, from `version` on, which moves.
-    async fn watch(&self, hub: &Hub, version: &mut String) -> Result<(), Failure> {
-        let params = WatchParams::default().timeout(WATCH);
-        let request = if self.key.whole {
-            self.requests.watch(&params, version)
-        } else {
+    async fn watch<K: ResourceExt + Clone + DeserializeOwned>(
+        &self,
+        version: &mut String,
+        handle: &mut impl FnMut(Event<K>) -> Result<(), Status>,
+    ) -> Result<(), InformerError> {
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let request = if self.metadata_only {
             self.requests.watch_metadata(&params, version)
+        } else {
+            self.requests.watch(&params, version)
         };
         let request = request.map_err(kube::Error::BuildRequest)?;
-        let begun = self.client.request_events::<DynamicObject>(request);
-        let begun = tokio::time::timeout(DEADLINE, begun).await;
-        let stream = begun.map_err(|_| Failure::Silent)??;
+        let stream = within(self.client.request_events::<K>(request)).await?;
         pin_mut!(stream);
         while let Some(event) = stream.next().await {
-            let mut update = Update::default();
-            match event? {
-                WatchEvent::Added(item) | WatchEvent::Modified(item) => {
-                    let object = object::told(&self.api, item, self.key.whole);
-                    update.version.clone_from(&object.resource_version);
-                    update.changed.push(object);
+            let (event, reached) = match event? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    let reached = object.resource_version();
+                    (Event::Applied(object), reached)
                 }
-                WatchEvent::Deleted(item) => {
-                    update.version = item.metadata.resource_version.unwrap_or_default();
-                    update.removed.extend(item.metadata.uid);
+                WatchEvent::Deleted(object) => {
+                    let reached = object.resource_version();
+                    (Event::Deleted(object), reached)
                 }
-                WatchEvent::Bookmark(mark) => update.version = mark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(Failure::Watch(status)),
+                WatchEvent::Bookmark(mark) => {
+                    let reached = mark.metadata.resource_version;
+                    (Event::Bookmark(reached.clone()), Some(reached))
+                }
+                WatchEvent::Error(status) => return Err(InformerError::Watch(status)),
+            };
+            if let Some(reached) = reached {
+                *version = reached;
             }
-            version.clone_from(&update.version);
-            hub.apply(update);
+            handle(event).map_err(InformerError::Handler)?;
         }
         Ok(())
     }

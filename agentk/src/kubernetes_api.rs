@@ -1,8 +1,6 @@
-//! The one service that kas calls: an HTTP request to the Kubernetes API.
+//! The service that carries an HTTP request to the Kubernetes API.
 
 mod batch;
-mod body;
-mod failure;
 mod feed;
 mod head;
 mod impersonate;
@@ -11,34 +9,28 @@ mod respond;
 mod upgrade;
 mod url;
 
-use std::pin::pin;
+use std::{error::Error, pin::pin};
 
-use http::{Request, header};
-
-pub(crate) use body::RequestBody;
-pub(crate) use failure::{Failure, chain};
-pub(crate) use impersonate::extra_header;
+use futures_util::future::BoxFuture;
+use http::{Request, StatusCode, header};
+use tonic::Status;
 
 use crate::{
-    cluster::Cluster,
+    call::{CallError, Inbound, Outbound},
+    cluster::{Cluster, RequestBody},
+    error_chain::chain,
     metrics::Metrics,
-    tunnels::{Inbound, Outbound},
+    services::Service,
 };
 use feed::Intake;
 use head::Head;
 use requests::Requests;
 
-/// The service's full name.
-pub(crate) const SERVICE: &str = "gitlab.agent.kubernetes_api.rpc.KubernetesApi";
-/// Its only method.
-pub(crate) const METHOD: &str = "MakeRequest";
-/// Both, as calls name them.
+/// The method, as calls name it.
 pub(crate) const PATH: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 
 /// The same for requests whose path and query must be sent as they are, which GitLab's agentk
 /// does not do: kas chooses a tunnel by what it offers.
-pub(crate) const EXACT_SERVICE: &str = "kas.kubernetes_api.rpc.KubernetesApi";
-/// [`EXACT_SERVICE`] and its only method, as calls name them.
 pub(crate) const EXACT_PATH: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 
 /// Makes requests of the cluster's API. Clones share it.
@@ -55,11 +47,11 @@ impl KubernetesApi {
 
     /// Serves a call up to its end or its failure. Dropping the future, or kas
     /// giving up the tunnel, cancels the request at the API server.
-    pub(crate) async fn make_request(
+    async fn make_request(
         &self,
         inbound: &mut Inbound,
         outbound: &mut Outbound,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CallError> {
         let mut requests = Requests::new(inbound);
         let head = Head::new(requests.header().await?, self.cluster.identity())?;
         let (feed, intake) = feed::between(&head, &mut requests, self.metrics.clone()).await?;
@@ -79,21 +71,21 @@ impl KubernetesApi {
         head: Head,
         intake: Intake,
         outbound: &mut Outbound,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CallError> {
         let Intake { body, upgraded } = intake;
         let (request, lasting) = self.request(head, body).await?;
         let Some(upgraded) = upgraded else {
             let response = outbound
                 .unless_reset(self.cluster.request(request, lasting))
                 .await?;
-            let response = response.map_err(|error| failure::outgoing(&error))?;
+            let response = response.map_err(|error| unavailable(&error))?;
             return respond::whole(outbound, response, &self.metrics).await;
         };
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
-        let (response, _driver) = response.map_err(|error| failure::outgoing(&*error))?;
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let (response, _driver) = response.map_err(|error| unavailable(&*error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::run(outbound, response, upgraded, &self.metrics).await
         } else {
             respond::whole(outbound, response, &self.metrics).await
@@ -104,17 +96,34 @@ impl KubernetesApi {
         &self,
         head: Head,
         body: RequestBody,
-    ) -> Result<(Request<RequestBody>, bool), Failure> {
+    ) -> Result<(Request<RequestBody>, bool), CallError> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = self
             .cluster
             .uri(&head.path_and_query)
-            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         *request.headers_mut() = head.headers;
         let authorized = self.cluster.authorize(request.headers_mut()).await;
-        authorized.map_err(|error| failure::outgoing(&*error))?;
+        authorized.map_err(|error| unavailable(&*error))?;
         debug_assert!(!request.headers().contains_key(header::HOST));
         Ok((request, head.lasting))
     }
+}
+
+impl Service for KubernetesApi {
+    fn serve<'a>(
+        &'a self,
+        inbound: &'a mut Inbound,
+        outbound: &'a mut Outbound,
+    ) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(self.make_request(inbound, outbound))
+    }
+}
+
+/// The status of a request that could not be made of the API server, or whose response broke.
+fn unavailable(error: &(dyn Error + 'static)) -> Status {
+    let error = chain(error);
+    tracing::error!(error, "request to the Kubernetes API failed");
+    Status::unavailable(format!("gRPC -> HTTP: {error}"))
 }

@@ -14,7 +14,9 @@ use proto::agent::agentcfg::AgentConfiguration;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, metrics::Metrics, pod::Pod};
+use crate::{
+    cluster::Cluster, error_chain::chain, last_failure::LastFailure, metrics::Metrics, pod::Pod,
+};
 use election::{Election, Record, Step};
 
 /// How long a leader leads without renewing.
@@ -74,7 +76,10 @@ impl Candidate {
                 };
                 Term::new(self, lock).run(stop).await;
             }
-            Err(error) => tracing::error!(%error, "no leader election"),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "no leader election: no client for the Kubernetes API"
+            ),
         }
     }
 }
@@ -183,7 +188,7 @@ struct Term {
     lock: Lock,
     election: Election,
     leading: Option<(CancellationToken, JoinSet<()>)>,
-    complaint: Option<String>,
+    failure: LastFailure,
 }
 
 impl Term {
@@ -194,7 +199,7 @@ impl Term {
             lock,
             election,
             leading: None,
-            complaint: None,
+            failure: LastFailure::default(),
         }
     }
 
@@ -217,7 +222,7 @@ impl Term {
         if self.leading.is_some() {
             self.end().await;
             let release = tokio::time::timeout(DEADLINE, self.lock.release()).await;
-            tracing::debug!(?release, "handed the lease back");
+            tracing::debug!(?release, "released the lease");
         }
     }
 
@@ -226,7 +231,7 @@ impl Term {
         let step = tokio::time::timeout(DEADLINE, self.lock.step(&mut self.election)).await;
         let error = match step {
             Ok(Ok(_)) => {
-                self.complaint = None;
+                self.failure.clear();
                 return RETRY;
             }
             // Another pod was faster.
@@ -235,10 +240,13 @@ impl Term {
             Err(_) => return RETRY,
         };
         let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
-        let complaint = error.to_string();
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::warn!(%error, lease = self.lock.name, "leader election does not work");
-            self.complaint = Some(complaint);
+        let error = chain(&error);
+        if self.failure.is_new(&error) {
+            tracing::warn!(
+                error,
+                lease = self.lock.name,
+                "leader election failed; retrying"
+            );
         }
         if forbidden { FORBIDDEN_RETRY } else { RETRY }
     }
@@ -247,7 +255,7 @@ impl Term {
         if self.leading.is_some() {
             return;
         }
-        tracing::info!(lease = self.lock.name, "this pod leads");
+        tracing::info!(lease = self.lock.name, "this pod is the leader");
         self.candidate.metrics.leader.set(1);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -259,7 +267,10 @@ impl Term {
 
     async fn end(&mut self) {
         if let Some((stop, mut tasks)) = self.leading.take() {
-            tracing::info!(lease = self.lock.name, "this pod does not lead any more");
+            tracing::info!(
+                lease = self.lock.name,
+                "this pod is not the leader any more"
+            );
             self.candidate.metrics.leader.set(0);
             stop.cancel();
             // What does not end in time is aborted: another pod may lead by now.

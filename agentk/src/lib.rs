@@ -6,16 +6,20 @@
 
 mod app;
 mod backoff;
+mod call;
 mod cluster;
 mod config;
 mod configuration;
 mod entrance;
+mod error_chain;
 mod events;
 mod features;
 pub mod flags;
 mod flux;
 mod graph;
+mod informer;
 mod kubernetes_api;
+mod last_failure;
 mod leader;
 pub mod logging;
 mod metrics;
@@ -24,6 +28,7 @@ mod pod;
 mod private_api;
 mod receptive;
 mod registration;
+mod services;
 mod session;
 mod token;
 mod tunnels;

@@ -18,7 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
     pub(crate) leader: Gauge,
-    pub(crate) events_told: Counter,
+    pub(crate) events_reported: Counter,
     pub(crate) events_dropped: Counter,
 }
 
@@ -73,9 +73,9 @@ impl Metrics {
             self.leader.clone(),
         );
         registry.register(
-            "events_told",
+            "events_reported",
             "Events of the cluster that kas has taken",
-            self.events_told.clone(),
+            self.events_reported.clone(),
         );
         registry.register(
             "events_dropped",

@@ -1,4 +1,4 @@
-//! Tells kas every few minutes that this pod is there, and that it goes.
+//! Registers this pod with kas every few minutes, and unregisters it when it stops.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -11,24 +11,24 @@ use proto::agent::{
     },
     entity::{AgentMeta, KubernetesVersion},
 };
-use runtime::backoff::Backoff;
 use tonic::{Code, Status, codec::CompressionEncoding};
 
 use crate::{
     cluster::Cluster,
     pod::Pod,
-    session::{Connection, Uplink},
+    session::{Attempt, Follower, Uplink},
     version,
 };
 
-/// How often kas is told.
-const INTERVAL: Duration = Duration::from_secs(300);
-/// How long a call may take.
-const DEADLINE: Duration = Duration::from_secs(20);
-/// How long the farewell may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How often the pod registers, and the longest wait after failures.
+const REGISTER_INTERVAL: Duration = Duration::from_secs(300);
+const MIN_BACKOFF: Duration = Duration::from_secs(5);
+/// How long kas may take to answer.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same when the agent stops.
+const UNREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who this is.
+/// The pod as kas knows it.
 #[derive(Debug)]
 pub(crate) struct Registration {
     pod_id: i64,
@@ -55,27 +55,22 @@ impl Registration {
     }
 
     async fn keep_line(&self, uplink: Uplink) {
-        let mut backoff = Backoff::new(Duration::from_secs(5), INTERVAL, 2.0);
+        let failed = "could not register with kas";
+        let mut follower = Follower::new(uplink, MIN_BACKOFF, REGISTER_INTERVAL, failed);
         loop {
-            let connection = uplink.connection().await;
-            let delay = match self.register(&connection).await {
+            let attempt = follower.attempt().await;
+            match self.register(&attempt).await {
                 Ok(()) => {
-                    connection.accept();
-                    backoff.reset();
-                    if self.learn_version().await {
-                        continue;
-                    }
-                    INTERVAL
+                    follower.succeeded(&attempt);
+                    let new = self.learn_version().await;
+                    let interval = if new {
+                        Duration::ZERO
+                    } else {
+                        REGISTER_INTERVAL
+                    };
+                    follower.answered(attempt, interval).await;
                 }
-                Err(status) => {
-                    tracing::debug!(%status, "cannot register with kas");
-                    connection.judge(&status);
-                    backoff.next(rand::random())
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = connection.left() => {}
+                Err(status) => follower.failed(attempt, &status).await,
             }
         }
     }
@@ -89,14 +84,14 @@ impl Registration {
         known != Some(version)
     }
 
-    async fn register(&self, connection: &Connection) -> Result<(), Status> {
+    async fn register(&self, attempt: &Attempt) -> Result<(), Status> {
         let request = RegisterRequest {
             agent_meta: Some(self.meta()),
             pod_id: self.pod_id,
         };
-        let mut client = AgentRegistrarClient::new(connection.channel())
+        let mut client = AgentRegistrarClient::new(attempt.channel())
             .accept_compressed(CompressionEncoding::Gzip);
-        match within(DEADLINE, client.register(request)).await {
+        match within(REGISTER_TIMEOUT, client.register(request)).await {
             Ok(_) => Ok(()),
             // An old kas, which answers all the same.
             Err(status) if status.code() == Code::Unimplemented => Ok(()),
@@ -104,23 +99,23 @@ impl Registration {
         }
     }
 
-    /// Says goodbye, if there is a connection for it.
-    pub(crate) async fn farewell(self, uplink: &Uplink) {
+    /// Unregisters, if there is a connection for it.
+    pub(crate) async fn unregister(self, uplink: &Uplink) {
         let request = UnregisterRequest {
             agent_meta: Some(self.meta()),
             pod_id: self.pod_id,
         };
-        let goodbye = async {
+        let unregistering = async {
             let connection = uplink.connection().await;
             AgentRegistrarClient::new(connection.channel())
                 .accept_compressed(CompressionEncoding::Gzip)
                 .unregister(request)
                 .await
         };
-        if let Err(status) = within(FAREWELL, goodbye).await
+        if let Err(status) = within(UNREGISTER_TIMEOUT, unregistering).await
             && status.code() != Code::Unimplemented
         {
-            tracing::debug!(%status, "cannot unregister from kas");
+            tracing::debug!(error = status.message(), code = ?status.code(), "could not unregister from kas");
         }
     }
 
@@ -138,7 +133,7 @@ impl Registration {
     }
 }
 
-/// What kas is told about this process.
+/// What kas learns about this process.
 pub(crate) fn meta(pod: Option<&Pod>) -> AgentMeta {
     AgentMeta {
         version: version::VERSION.to_owned(),

@@ -8,6 +8,7 @@
 mod connection;
 mod dial;
 mod driver;
+mod follower;
 mod line;
 mod source;
 mod uplink;
@@ -19,10 +20,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use connection::{Connection, Verdict, is_refusal, retry_after};
 pub(crate) use dial::Dialer;
+pub(crate) use follower::{Attempt, Follower};
 pub(crate) use source::{Arrivals, Source};
 pub(crate) use uplink::Uplink;
 
-use crate::{backoff::Reconnect, metrics::Metrics, token::TokenReader};
+use crate::{backoff::Reconnect, last_failure::LastFailure, metrics::Metrics, token::TokenReader};
 use line::Line;
 
 /// How long connections may take to close in order when the agent stops.
@@ -59,7 +61,7 @@ impl Session {
             // Another line shows first whether kas wants this agent.
             failures: if number == 0 { 0 } else { line::STAND_BY },
             last: None,
-            complaint: None,
+            failure: LastFailure::default(),
         });
         let session = Self {
             lines: lines.collect(),

@@ -4,8 +4,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use http::HeaderValue;
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+use crate::{error_chain::chain, last_failure::LastFailure};
+
+/// How often the file is read.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Something that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,12 +38,12 @@ pub enum Token {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("cannot read the token file {path}: {error}")]
+    #[error("cannot read the token file {path}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        error: std::io::Error,
+        source: std::io::Error,
     },
     /// It is empty, or cannot be sent.
     #[error("the token {0} is empty or has characters that no token has")]
@@ -53,7 +55,7 @@ pub enum TokenError {
 pub(crate) struct TokenReader {
     token: Token,
     last: Secret,
-    complaint: Option<String>,
+    failure: LastFailure,
 }
 
 impl TokenReader {
@@ -63,7 +65,7 @@ impl TokenReader {
         Ok(Self {
             token,
             last,
-            complaint: None,
+            failure: LastFailure::default(),
         })
     }
 
@@ -71,16 +73,15 @@ impl TokenReader {
     pub(crate) async fn refresh(&mut self) -> bool {
         match read(&self.token).await {
             Ok(token) => {
-                self.complaint = None;
+                self.failure.clear();
                 let changed = token != self.last;
                 self.last = token;
                 changed
             }
             Err(error) => {
-                let complaint = error.to_string();
-                if self.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!(%error, "the agent's token cannot be read; the last one stays in use");
-                    self.complaint = Some(complaint);
+                let error = chain(&error);
+                if self.failure.is_new(&error) {
+                    tracing::error!(error, "cannot read the agent's token; using the last one");
                 }
                 false
             }
@@ -93,7 +94,7 @@ impl TokenReader {
             std::future::pending::<()>().await;
         }
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(RELOAD_INTERVAL).await;
             if self.refresh().await {
                 return;
             }
@@ -117,9 +118,9 @@ async fn read(token: &Token) -> Result<Secret, TokenError> {
             let mut text =
                 tokio::fs::read_to_string(path)
                     .await
-                    .map_err(|error| TokenError::Read {
+                    .map_err(|source| TokenError::Read {
                         path: shown.clone(),
-                        error,
+                        source,
                     })?;
             if text.ends_with('\n') {
                 text.pop();

@@ -1,29 +1,20 @@
 //! Keeps tunnels open for kas, each for one call, and opens more as they are used.
 
-mod inbound;
-mod linger;
-mod outbound;
 mod pool;
+mod retiring;
 mod slot;
+mod tunnel;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
-use proto::agent::reverse_tunnel::{
-    info::{AgentDescriptor, Method, Service},
-    rpc::{ConnectRequest, Descriptor, connect_request::Msg},
-};
+use bytes::{Buf as _, Bytes};
+use proto::agent::reverse_tunnel::rpc::{ConnectRequest, Descriptor, connect_request::Msg};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use inbound::{Inbound, Lost};
-pub(crate) use outbound::{Outbound, add_trailer};
 use pool::Pool;
 use slot::Home;
 
-use crate::{
-    graph, graph::Graph, kubernetes_api, kubernetes_api::KubernetesApi, metrics::Metrics,
-    session::Uplink,
-};
+use crate::{metrics::Metrics, services::Services, session::Uplink};
 
 /// All tunnels of this process. Clones share them.
 #[derive(Debug, Clone)]
@@ -32,9 +23,7 @@ pub(crate) struct Tunnels(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     uplink: Uplink,
-    api: KubernetesApi,
-    /// If it is switched on.
-    graph: Option<Graph>,
+    services: Services,
     pool: Mutex<Pool>,
     tasks: TaskTracker,
     /// No new calls.
@@ -49,8 +38,7 @@ struct Shared {
 impl Tunnels {
     pub(crate) fn new(
         uplink: Uplink,
-        api: KubernetesApi,
-        graph: Option<Graph>,
+        services: Services,
         metrics: Metrics,
         stop: CancellationToken,
         force: CancellationToken,
@@ -58,9 +46,8 @@ impl Tunnels {
         let pool = Mutex::new(Pool::new(uplink.lines()));
         Self(Arc::new(Shared {
             uplink,
-            api,
-            descriptor: framed_descriptor(graph.is_some()),
-            graph,
+            descriptor: framed_descriptor(&services),
+            services,
             pool,
             tasks: TaskTracker::new(),
             stop,
@@ -108,14 +95,14 @@ impl Tunnels {
     }
 
     /// A call took a tunnel that another has replaced already.
-    fn extra_began(&self) {
+    fn uncounted_call_began(&self) {
         self.0.metrics.calls.inc();
-        self.pool().extra_began();
+        self.pool().uncounted_call_began();
         self.show();
     }
 
-    fn extra_ended(&self) {
-        self.pool().extra_ended();
+    fn uncounted_call_ended(&self) {
+        self.pool().uncounted_call_ended();
         self.show();
     }
 
@@ -131,24 +118,11 @@ impl Tunnels {
     }
 }
 
-fn framed_descriptor(graph: bool) -> Bytes {
-    use bytes::Buf;
-    let service = |name: &str, method: &str| Service {
-        name: name.to_owned(),
-        methods: vec![Method {
-            name: method.to_owned(),
-        }],
-    };
-    let mut services = vec![
-        service(kubernetes_api::SERVICE, kubernetes_api::METHOD),
-        service(kubernetes_api::EXACT_SERVICE, kubernetes_api::METHOD),
-    ];
-    if graph {
-        services.push(service(graph::SERVICE, graph::METHOD));
-    }
+/// The first message of each tunnel: what can be called through it.
+fn framed_descriptor(services: &Services) -> Bytes {
     let mut frame = proto::frame::Frame::message(&ConnectRequest {
         msg: Some(Msg::Descriptor(Descriptor {
-            agent_descriptor: Some(AgentDescriptor { services }),
+            agent_descriptor: Some(services.descriptor()),
         })),
     });
     frame.copy_to_bytes(frame.remaining())

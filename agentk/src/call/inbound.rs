@@ -1,4 +1,4 @@
-//! What kas sends on a tunnel.
+//! What kas sends through a tunnel.
 
 use std::{
     future::poll_fn,
@@ -13,21 +13,12 @@ use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::{ConnectResponse, connect_response::Msg},
     frame::{Deframer, Encoding, FrameError},
-    sequence::{CONNECT_RESPONSE, END, FieldNumber, Sequence},
+    sequence::{CONNECT_RESPONSE, END, FieldNumber, OutOfOrder, Sequence},
 };
 use runtime::grpc::{ReceiveError, poll_message};
 use tonic::Status;
 
-/// Why nothing more comes.
-#[derive(Debug, Clone)]
-pub(crate) enum Lost {
-    /// kas ended the tunnel with a status.
-    Ended(Status),
-    /// The stream or its connection broke.
-    Broken(Status),
-    /// kas sent what it must not send.
-    Protocol(Status),
-}
+use super::TunnelError;
 
 /// kas's side of a tunnel.
 #[derive(Debug)]
@@ -37,16 +28,27 @@ pub(crate) struct Inbound {
     order: Sequence,
 }
 
+/// A message that the protocol does not allow.
+#[derive(Debug, thiserror::Error)]
+enum MessageError {
+    #[error(transparent)]
+    Malformed(#[from] prost::DecodeError),
+    #[error("a message without content")]
+    Empty,
+    #[error(transparent)]
+    Order(#[from] OutOfOrder),
+}
+
 #[derive(Debug)]
 enum Source {
     Head(h2::client::ResponseFuture),
     Data(h2::RecvStream),
     Trailers(h2::RecvStream),
-    Over(Result<(), Lost>),
+    Over(Result<(), TunnelError>),
 }
 
 impl Inbound {
-    pub(super) fn new(response: h2::client::ResponseFuture) -> Self {
+    pub(crate) fn new(response: h2::client::ResponseFuture) -> Self {
         Self {
             source: Source::Head(response),
             deframer: Deframer::new(Encoding::Identity),
@@ -56,13 +58,13 @@ impl Inbound {
 
     /// The next message, in a right place; `None` when kas has ended the tunnel
     /// in order. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Option<Msg>, Lost> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Msg>, TunnelError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Reads on until kas ends the tunnel, and says whether it did; silence
     /// longer than `limit` is not waited out.
-    pub(super) async fn drain(&mut self, limit: Duration) -> bool {
+    pub(crate) async fn drain(&mut self, limit: Duration) -> bool {
         loop {
             match tokio::time::timeout(limit, self.next()).await {
                 Ok(Ok(Some(_))) => {}
@@ -72,41 +74,40 @@ impl Inbound {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Msg>, Lost>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Msg>, TunnelError>> {
         loop {
             if let Source::Over(end) = &self.source {
                 return Poll::Ready(end.clone().map(|()| None));
             }
             match ready!(self.poll_source(cx)) {
-                Ok(Some(message)) => return Poll::Ready(self.understand(message).map(Some)),
+                Ok(Some(message)) => return Poll::Ready(self.decode(message).map(Some)),
                 Ok(None) => {}
                 Err(lost) => self.source = Source::Over(Err(lost)),
             }
         }
     }
 
-    fn understand(&mut self, message: Bytes) -> Result<Msg, Lost> {
-        let decoded = ConnectResponse::decode(message).map_err(|error| error.to_string());
-        let known =
-            decoded.and_then(|it| it.msg.ok_or_else(|| "a message without content".to_owned()));
-        let checked = known.and_then(|msg| {
-            self.order
-                .step(msg.field_number())
-                .map_err(|error| error.to_string())?;
-            Ok(msg)
-        });
-        checked.map_err(|why| self.fail(Status::invalid_argument(why)))
+    fn decode(&mut self, message: Bytes) -> Result<Msg, TunnelError> {
+        self.checked(message)
+            .map_err(|error| self.fail(Status::invalid_argument(error.to_string())))
     }
 
-    fn fail(&mut self, status: Status) -> Lost {
-        let lost = Lost::Protocol(status);
+    fn checked(&mut self, message: Bytes) -> Result<Msg, MessageError> {
+        let message = ConnectResponse::decode(message)?;
+        let msg = message.msg.ok_or(MessageError::Empty)?;
+        self.order.step(msg.field_number())?;
+        Ok(msg)
+    }
+
+    fn fail(&mut self, status: Status) -> TunnelError {
+        let lost = TunnelError::Protocol(status);
         self.source = Source::Over(Err(lost.clone()));
         lost
     }
 
     /// Moves one step on, which may bring a message.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Lost>> {
-        let broken = |error: h2::Error| Lost::Broken(runtime::grpc::status_from(&error));
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, TunnelError>> {
+        let broken = |error: h2::Error| TunnelError::Broken(runtime::grpc::status_from(&error));
         match &mut self.source {
             Source::Head(response) => {
                 let response = ready!(Pin::new(response).poll(cx)).map_err(broken)?;
@@ -117,7 +118,7 @@ impl Inbound {
                 Ok(None) => self.end_data(),
                 Err(ReceiveError::Stream(error)) => return Poll::Ready(Err(broken(error))),
                 Err(ReceiveError::Frame(error)) => {
-                    return Poll::Ready(Err(Lost::Protocol(unframed(&error))));
+                    return Poll::Ready(Err(TunnelError::Protocol(unframed(&error))));
                 }
             },
             Source::Trailers(stream) => {
@@ -129,16 +130,16 @@ impl Inbound {
         Poll::Ready(Ok(None))
     }
 
-    fn take_head(&mut self, response: Response<h2::RecvStream>) -> Result<(), Lost> {
+    fn take_head(&mut self, response: Response<h2::RecvStream>) -> Result<(), TunnelError> {
         let (head, stream) = response.into_parts();
         if head.status != StatusCode::OK {
-            return Err(Lost::Ended(no_grpc(head.status)));
+            return Err(TunnelError::Ended(no_grpc(head.status)));
         }
         if let Some(status) = Status::from_header_map(&head.headers) {
             return self.end(status);
         }
         let encoding = Encoding::from_header(head.headers.get("grpc-encoding"))
-            .map_err(|error| Lost::Protocol(unframed(&error)))?;
+            .map_err(|error| TunnelError::Protocol(unframed(&error)))?;
         self.deframer = Deframer::new(encoding);
         self.source = Source::Data(stream);
         Ok(())
@@ -151,22 +152,22 @@ impl Inbound {
         }
     }
 
-    fn take_trailers(&mut self, trailers: &HeaderMap) -> Result<(), Lost> {
+    fn take_trailers(&mut self, trailers: &HeaderMap) -> Result<(), TunnelError> {
         self.deframer
             .finish()
-            .map_err(|error| Lost::Protocol(unframed(&error)))?;
+            .map_err(|error| TunnelError::Protocol(unframed(&error)))?;
         let status = Status::from_header_map(trailers)
             .unwrap_or_else(|| Status::unavailable("the tunnel ended without a status"));
         self.end(status)
     }
 
-    fn end(&mut self, status: Status) -> Result<(), Lost> {
+    fn end(&mut self, status: Status) -> Result<(), TunnelError> {
         if status.code() != tonic::Code::Ok {
-            return Err(Lost::Ended(status));
+            return Err(TunnelError::Ended(status));
         }
         self.order
             .step(END)
-            .map_err(|error| Lost::Protocol(Status::invalid_argument(error.to_string())))?;
+            .map_err(|error| TunnelError::Protocol(Status::invalid_argument(error.to_string())))?;
         self.source = Source::Over(Ok(()));
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! What the agent sends on a tunnel.
+//! What the agent sends through a tunnel.
 
 use std::{future::poll_fn, task::Poll};
 
 use proto::{
     agent::reverse_tunnel::rpc::{
-        ConnectRequest, Error as CallError, Header, Trailer, connect_request::Msg,
+        ConnectRequest, Error as ErrorMessage, Header, Trailer, connect_request::Msg,
     },
     frame::{Frame, FrameBuilder},
     google::rpc,
@@ -12,7 +12,7 @@ use proto::{
 use runtime::grpc::{SendStream, send_frame};
 use tonic::Status;
 
-use super::Lost;
+use super::TunnelError;
 
 /// The agent's side of a tunnel.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(stream: SendStream) -> Self {
+    pub(crate) fn new(stream: SendStream) -> Self {
         Self {
             stream,
             header_sent: false,
@@ -42,7 +42,7 @@ impl Outbound {
     }
 
     /// Sends a frame made with [`Self::builder`] when kas has room for it.
-    pub(crate) async fn send(&mut self, frame: Frame) -> Result<(), Lost> {
+    pub(crate) async fn send(&mut self, frame: Frame) -> Result<(), TunnelError> {
         let sent = send_frame(&mut self.stream, frame).await;
         sent.map_err(|error| broken(&error))?;
         self.header_sent = true;
@@ -50,7 +50,7 @@ impl Outbound {
     }
 
     /// Sends the last frame of a call, which ends with the call's trailer.
-    pub(crate) fn end(&mut self, frame: Frame) -> Result<(), Lost> {
+    pub(crate) fn end(&mut self, frame: Frame) -> Result<(), TunnelError> {
         self.header_sent = true;
         self.over = true;
         self.stream
@@ -60,11 +60,11 @@ impl Outbound {
 
     /// Ends the call with an error. A header comes before it in any case: kas
     /// as GitLab ships it wants one.
-    pub(super) fn fail(&mut self, status: &Status) {
+    pub(crate) fn fail(&mut self, status: &Status) {
         if self.over {
             return;
         }
-        let error = CallError {
+        let error = ErrorMessage {
             status: Some(rpc::Status {
                 code: status.code() as i32,
                 message: status.message().to_owned(),
@@ -80,13 +80,13 @@ impl Outbound {
     }
 
     /// Gives the tunnel up.
-    pub(super) fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self) {
         self.stream.send_reset(h2::Reason::CANCEL);
     }
 
     /// Gives back a tunnel on which no call has come: should kas have begun one
     /// in this moment, it knows from the code that the agent did nothing of it.
-    pub(super) fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         self.stream.send_reset(h2::Reason::REFUSED_STREAM);
     }
 
@@ -94,7 +94,7 @@ impl Outbound {
     pub(crate) async fn unless_reset<T>(
         &mut self,
         wait: impl Future<Output = T>,
-    ) -> Result<T, Lost> {
+    ) -> Result<T, TunnelError> {
         let mut wait = std::pin::pin!(wait);
         poll_fn(|cx| {
             if let Poll::Ready(value) = wait.as_mut().poll(cx) {
@@ -120,6 +120,6 @@ fn message(msg: Msg) -> ConnectRequest {
     ConnectRequest { msg: Some(msg) }
 }
 
-fn broken(error: &h2::Error) -> Lost {
-    Lost::Broken(runtime::grpc::status_from(error))
+fn broken(error: &h2::Error) -> TunnelError {
+    TunnelError::Broken(runtime::grpc::status_from(error))
 }

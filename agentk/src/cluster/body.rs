@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 /// A piece of a body on its way from the tunnel.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// Bytes.
     Data(Bytes),
     /// There are no more; without it the body was cut short.
@@ -40,7 +40,7 @@ impl RequestBody {
     }
 
     /// A body of so many bytes, where that is known.
-    pub(super) fn streamed(pieces: mpsc::Receiver<Piece>, length: Option<u64>) -> Self {
+    pub(crate) fn streamed(pieces: mpsc::Receiver<Piece>, length: Option<u64>) -> Self {
         Self(Some(Streamed {
             pieces,
             left: length,

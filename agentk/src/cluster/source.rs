@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::Uri;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use runtime::connect::{ProxySetting, ProxyUrl};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::ClusterError;
-use crate::kubernetes_api::extra_header;
 
 /// Where the cluster is.
 #[derive(Debug, Clone)]
@@ -167,38 +166,6 @@ pub(crate) fn proxy(
     }
 }
 
-/// Whom a user of the kubeconfig is to impersonate, as headers; a lone uid is
-/// nobody.
-pub(super) fn identity(user: &AuthInfo) -> Result<HeaderMap, ClusterError> {
-    let mut headers = HeaderMap::new();
-    let mut add = |name: HeaderName, value: &str, what| {
-        let value = HeaderValue::from_str(value).map_err(|_| ClusterError::Identity(what))?;
-        let added = headers.try_append(name, value);
-        added.map(drop).map_err(|_| ClusterError::LongIdentity)
-    };
-    let header = HeaderName::from_static;
-    for name in user.impersonate.iter().filter(|name| !name.is_empty()) {
-        add(header("impersonate-user"), name, "user")?;
-    }
-    for group in user.impersonate_groups.iter().flatten() {
-        add(header("impersonate-group"), group, "group")?;
-    }
-    for (key, values) in user.impersonate_user_extra.iter().flatten() {
-        let name = extra_header(key).ok_or(ClusterError::Identity("extra"))?;
-        for value in values {
-            add(name.clone(), value, "extra")?;
-        }
-    }
-    if let Some(uid) = &user.impersonate_uid
-        && !headers.is_empty()
-    {
-        let value = HeaderValue::from_str(uid).map_err(|_| ClusterError::Identity("uid"))?;
-        let added = headers.try_append(header("impersonate-uid"), value);
-        added.map_err(|_| ClusterError::LongIdentity)?;
-    }
-    Ok(headers)
-}
-
 fn server(url: &str) -> Result<Uri, ClusterError> {
     let with_scheme = if url.contains("://") {
         url.to_owned()
@@ -226,6 +193,7 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::identity::identity;
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
         clusters:\n- name: c\n  cluster: {server: 'https://c.example:6443/prefix'}\n\

@@ -1,4 +1,4 @@
-//! An event of the cluster in the form that kas is told.
+//! An event of the cluster in the form that kas receives.
 //!
 //! What is written through `events.k8s.io` is read through the core API too: it
 //! is the same object there, with its series and its own time.
@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{self, ObjectReference};
 use proto::events::rpc::{Event, Object};
 
 /// Longer messages are cut: the API server takes them up to 1 KiB where it looks.
-const MESSAGE: usize = 1024;
+const MESSAGE_BYTES: usize = 1024;
 
-/// An event without a uid is none.
-pub(super) fn told(event: v1::Event) -> Option<Event> {
+/// Converts an event; `None` for one without a uid.
+pub(super) fn from_kubernetes(event: v1::Event) -> Option<Event> {
     let uid = event.metadata.uid?;
     let count = count(event.count, event.series.as_ref().and_then(|it| it.count));
     let created = event.metadata.creation_timestamp.map(|it| it.0);
@@ -53,7 +53,7 @@ fn object(object: ObjectReference) -> Object {
 }
 
 fn cut(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(MESSAGE));
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
     message
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn read(event: Value) -> Option<Event> {
-        told(serde_json::from_value(event).unwrap())
+        from_kubernetes(serde_json::from_value(event).unwrap())
     }
 
     #[test]
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn an_event_that_says_little_is_one_and_a_long_message_is_cut() {
-        let long = "ä".repeat(MESSAGE);
+        let long = "ä".repeat(MESSAGE_BYTES);
         let event = json!({"metadata": {"uid": "u"}, "involvedObject": {}, "message": long});
 
         let event = read(event).unwrap();
 
-        assert_eq!((&*event.id, event.message.len()), ("u-1", MESSAGE));
+        assert_eq!((&*event.id, event.message.len()), ("u-1", MESSAGE_BYTES));
         assert_eq!(read(json!({"metadata": {}, "involvedObject": {}})), None);
     }
 }

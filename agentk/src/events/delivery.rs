@@ -1,4 +1,4 @@
-//! Tells kas, and tells it again until it says that it has the events.
+//! Reports events to kas, again and again until it acknowledges them.
 
 use std::time::Duration;
 
@@ -6,118 +6,76 @@ use proto::events::rpc::{ReportRequest, collector_client::CollectorClient};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{Waiting, pace::Pace};
-use crate::{
-    backoff::HotLoop,
-    session::{Connection, Uplink},
-};
+use super::{PendingEvents, rate::RateLimit};
+use crate::session::{Attempt, Follower, Uplink};
 
-/// Events that are told in one call.
-const BATCH: usize = 100;
-/// How long a call may take.
-const DEADLINE: Duration = Duration::from_secs(20);
-/// How long a connection is not asked again whose kas does not know events.
-const UNKNOWN: Duration = Duration::from_secs(300);
+/// Events in one report.
+const REPORT_EVENTS: usize = 100;
+/// How long kas may take to acknowledge a report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The way to kas.
+/// Delivers reports.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    uplink: Uplink,
-    hot: HotLoop,
-    pace: Pace,
-    complaint: Option<String>,
+    follower: Follower,
+    rate: RateLimit,
 }
-
-/// kas does not know events.
-struct Unknown;
 
 impl Delivery {
     pub(super) fn new(uplink: Uplink) -> Self {
+        let failed = "kas did not accept events; they stay queued";
         Self {
-            uplink,
-            hot: HotLoop::new(Duration::from_secs(1), Duration::from_secs(30)),
-            pace: Pace::default(),
-            complaint: None,
+            follower: Follower::new(uplink, MIN_BACKOFF, MAX_BACKOFF, failed),
+            rate: RateLimit::default(),
         }
     }
 
-    /// Waits until there is a kas that wants events.
+    /// Waits until there is a kas that collects events.
     pub(super) async fn until_wanted(&mut self) {
         loop {
-            let connection = self.uplink.connection().await;
-            match self.report(&connection, ReportRequest::default()).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(Unknown) => {
-                    tracing::debug!("kas does not know events");
-                    tokio::select! {
-                        () = tokio::time::sleep(UNKNOWN) => {}
-                        () = connection.left() => {}
-                    }
+            let attempt = self.follower.attempt().await;
+            match report(&attempt, ReportRequest::default()).await {
+                Ok(()) => return self.follower.answered(attempt, Duration::ZERO).await,
+                Err(status) if status.code() == Code::Unimplemented => {
+                    tracing::debug!("kas does not collect events");
+                    self.follower.unimplemented(attempt).await;
                 }
+                Err(status) => self.follower.failed(attempt, &status).await,
             }
         }
     }
 
-    /// Tells what waits. Ends when kas does not want it any more.
-    pub(super) async fn run(&mut self, waiting: &Waiting) {
+    /// Reports what is pending. Ends when kas does not collect events any more.
+    pub(super) async fn run(&mut self, pending: &PendingEvents) {
         loop {
-            let next = waiting.queue().next(BATCH);
-            let Some(report) = next else {
-                waiting.filled.notified().await;
+            let next = pending.queue().next(REPORT_EVENTS);
+            let Some(next) = next else {
+                pending.filled.notified().await;
                 continue;
             };
-            let events = u32::try_from(report.events.len()).unwrap_or(u32::MAX);
-            let connection = self.uplink.connection().await;
-            match self.report(&connection, report).await {
-                Ok(true) => {
-                    waiting.queue().acknowledged();
-                    waiting.metrics.events_told.inc_by(events.into());
-                    let pause = self.pace.told(events, Instant::now());
+            let events = u32::try_from(next.events.len()).unwrap_or(u32::MAX);
+            let attempt = self.follower.attempt().await;
+            match report(&attempt, next).await {
+                Ok(()) => {
+                    pending.queue().acknowledged();
+                    pending.metrics.events_reported.inc_by(events.into());
+                    self.follower.answered(attempt, Duration::ZERO).await;
+                    let pause = self.rate.after(events, Instant::now());
                     tokio::time::sleep(pause).await;
                 }
-                Ok(false) => {}
-                Err(Unknown) => return,
+                Err(status) if status.code() == Code::Unimplemented => return,
+                Err(status) => self.follower.failed(attempt, &status).await,
             }
         }
     }
+}
 
-    /// Whether kas has it; if not, it is time to tell it again.
-    async fn report(
-        &mut self,
-        connection: &Connection,
-        report: ReportRequest,
-    ) -> Result<bool, Unknown> {
-        let mut client = CollectorClient::new(connection.channel());
-        let call = tokio::time::timeout(DEADLINE, client.report(report)).await;
-        let status = match call {
-            Ok(Ok(_)) => {
-                connection.accept();
-                self.hot.reset();
-                self.complaint = None;
-                return Ok(true);
-            }
-            Ok(Err(status)) if status.code() == Code::Unimplemented => return Err(Unknown),
-            Ok(Err(_)) if connection.ends().await => return Ok(false),
-            Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded("kas does not answer"),
-        };
-        connection.judge(&status);
-        self.complain(&status);
-        let pause = self.hot.after_refusal(rand::random());
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = connection.left() => {}
-        }
-        Ok(false)
-    }
-
-    /// Says a thing once, however often it happens.
-    fn complain(&mut self, status: &Status) {
-        let complaint = format!("{:?}: {}", status.code(), status.message());
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::warn!(error = complaint, "kas does not take events; they wait");
-            self.complaint = Some(complaint);
-        }
+async fn report(attempt: &Attempt, report: ReportRequest) -> Result<(), Status> {
+    let mut client = CollectorClient::new(attempt.channel());
+    match tokio::time::timeout(REPORT_TIMEOUT, client.report(report)).await {
+        Ok(answer) => answer.map(drop),
+        Err(_) => Err(Status::deadline_exceeded("kas did not answer in time")),
     }
 }

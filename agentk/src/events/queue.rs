@@ -1,4 +1,4 @@
-//! Events that wait for kas: like ones become one, warnings go first, and when
+//! Events queued for kas: like ones become one, warnings go first, and when
 //! there is no room the oldest of the others go. Pure.
 
 use std::{
@@ -13,33 +13,33 @@ use super::seen::Seen;
 /// The type of events that go first.
 const WARNING: &str = "Warning";
 
-/// What tells like events.
-type Likeness = u64;
+/// What like events have in common.
+type Fingerprint = u64;
 
 /// What came of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
     /// It was counted before.
-    Known,
-    /// It waits.
-    Taken,
-    /// It waits, but so many occurrences of others will never be told.
-    TakenFor {
-        /// How many.
+    Duplicate,
+    /// It is queued.
+    Queued,
+    /// It is queued, and others were dropped for want of room.
+    QueuedInsteadOf {
+        /// Occurrences that were dropped.
         dropped: u64,
     },
 }
 
-/// The events that wait, and those that are being told.
+/// The events that are queued, and those of the report that kas has not acknowledged.
 #[derive(Debug)]
 pub(super) struct Queue {
     limit: usize,
     seen: Seen,
-    waiting: HashMap<Likeness, Event>,
-    warnings: VecDeque<Likeness>,
-    others: VecDeque<Likeness>,
-    /// Told, but not yet acknowledged.
-    told: ReportRequest,
+    queued: HashMap<Fingerprint, Event>,
+    warnings: VecDeque<Fingerprint>,
+    others: VecDeque<Fingerprint>,
+    /// Sent, but not yet acknowledged.
+    in_flight: ReportRequest,
     dropped: u64,
 }
 
@@ -48,78 +48,78 @@ impl Queue {
         Self {
             limit,
             seen: Seen::new(2 * limit),
-            waiting: HashMap::new(),
+            queued: HashMap::new(),
             warnings: VecDeque::new(),
             others: VecDeque::new(),
-            told: ReportRequest::default(),
+            in_flight: ReportRequest::default(),
             dropped: 0,
         }
     }
 
-    /// Takes an event as the cluster has it now; its id begins with its uid.
+    /// Adds an event as the cluster has it now; its id begins with its uid.
     pub(super) fn offer(&mut self, mut event: Event) -> Offered {
         let uid = event.id.rsplit_once('-').map_or("", |(uid, _)| uid);
         event.occurrences = self.seen.note(uid, event.count);
         if event.occurrences == 0 {
-            return Offered::Known;
+            return Offered::Duplicate;
         }
-        let likeness = likeness(&event);
-        if let Some(waiting) = self.waiting.get_mut(&likeness) {
+        let fingerprint = fingerprint(&event);
+        if let Some(waiting) = self.queued.get_mut(&fingerprint) {
             event.occurrences += waiting.occurrences;
             event.first_seen = waiting.first_seen.or(event.first_seen);
             *waiting = event;
-            return Offered::Taken;
+            return Offered::Queued;
         }
         let lane = if event.r#type == WARNING {
             &mut self.warnings
         } else {
             &mut self.others
         };
-        lane.push_back(likeness);
-        self.waiting.insert(likeness, event);
+        lane.push_back(fingerprint);
+        self.queued.insert(fingerprint, event);
         self.make_room()
     }
 
     fn make_room(&mut self) -> Offered {
-        if self.waiting.len() <= self.limit {
-            return Offered::Taken;
+        if self.queued.len() <= self.limit {
+            return Offered::Queued;
         }
         let oldest = self.others.pop_front();
         let oldest = oldest.or_else(|| self.warnings.pop_front());
-        let event = oldest.and_then(|oldest| self.waiting.remove(&oldest));
+        let event = oldest.and_then(|oldest| self.queued.remove(&oldest));
         let occurrences = event.map_or(0, |event| event.occurrences);
         let dropped = u64::try_from(occurrences).unwrap_or_default();
         self.dropped += dropped;
-        Offered::TakenFor { dropped }
+        Offered::QueuedInsteadOf { dropped }
     }
 
-    /// What to tell next, at most so many events: the same until it is acknowledged.
+    /// The next report, of at most so many events: the same one until it is acknowledged.
     pub(super) fn next(&mut self, most: usize) -> Option<ReportRequest> {
-        if self.told.events.is_empty() {
-            while self.told.events.len() < most
+        if self.in_flight.events.is_empty() {
+            while self.in_flight.events.len() < most
                 && let Some(event) = self.first()
             {
-                self.told.events.push(event);
+                self.in_flight.events.push(event);
             }
-            self.told.dropped = std::mem::take(&mut self.dropped);
+            self.in_flight.dropped = std::mem::take(&mut self.dropped);
         }
-        (!self.told.events.is_empty()).then(|| self.told.clone())
+        (!self.in_flight.events.is_empty()).then(|| self.in_flight.clone())
     }
 
     fn first(&mut self) -> Option<Event> {
-        let likeness = self.warnings.pop_front();
-        let likeness = likeness.or_else(|| self.others.pop_front())?;
-        self.waiting.remove(&likeness)
+        let fingerprint = self.warnings.pop_front();
+        let fingerprint = fingerprint.or_else(|| self.others.pop_front())?;
+        self.queued.remove(&fingerprint)
     }
 
-    /// kas has what was told.
+    /// Notes that kas has the report.
     pub(super) fn acknowledged(&mut self) {
-        self.told = ReportRequest::default();
+        self.in_flight = ReportRequest::default();
     }
 }
 
-/// Alike is what says the same of the same object.
-fn likeness(event: &Event) -> Likeness {
+/// Events are alike that say the same of the same object.
+fn fingerprint(event: &Event) -> Fingerprint {
     let object = event.regarding.as_ref();
     let object = object.map(|it| (&it.api_version, &it.kind, &it.namespace, &it.name, &it.uid));
     let words = (&event.r#type, &event.reason, &event.message, &event.action);
@@ -210,8 +210,8 @@ mod tests {
             let (mut counts, mut happened) = (HashMap::new(), 0);
             let (mut told, mut dropped) = (0, 0);
             let mut acknowledge = |queue: &mut Queue| {
-                told += queue.told.events.iter().map(|it| it.occurrences).sum::<i64>();
-                dropped += queue.told.dropped;
+                told += queue.in_flight.events.iter().map(|it| it.occurrences).sum::<i64>();
+                dropped += queue.in_flight.dropped;
                 queue.acknowledged();
             };
             for step in steps {
@@ -225,7 +225,7 @@ mod tests {
                         happened += more;
                         let warnings = queue.warnings.len();
                         let offered = queue.offer(event(uid, *count, kind, &uid.to_string()));
-                        prop_assert_eq!(offered == Offered::Known, more == 0);
+                        prop_assert_eq!(offered == Offered::Duplicate, more == 0);
                         prop_assert!(queue.warnings.len() >= warnings);
                     }
                     Step::Tell { most } => {
@@ -234,8 +234,8 @@ mod tests {
                     }
                     Step::Acknowledge => acknowledge(&mut queue),
                 }
-                prop_assert!(queue.waiting.len() <= LIMIT);
-                prop_assert_eq!(queue.waiting.len(), queue.warnings.len() + queue.others.len());
+                prop_assert!(queue.queued.len() <= LIMIT);
+                prop_assert_eq!(queue.queued.len(), queue.warnings.len() + queue.others.len());
             }
             while queue.next(5).is_some() {
                 acknowledge(&mut queue);

@@ -1,27 +1,28 @@
-//! How fast events are told: a burst, then at a rate. Pure.
+//! How fast events are reported: a burst, then at a rate. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two events, in the long run.
-const INTERVAL: Duration = Duration::from_millis(10);
-/// Events that may be told at once.
-const BURST: u32 = 1000;
+/// Time between two events, in the long run.
+const EVENT_INTERVAL: Duration = Duration::from_millis(10);
+/// Events that may be reported at once.
+const BURST_EVENTS: u32 = 1000;
 
-/// The rate of events.
+/// A limit on the rate of events.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// When all that was told would have been told at the rate.
+pub(super) struct RateLimit {
+    /// When everything reported so far would be through at the long-run rate.
     even: Option<Instant>,
 }
 
-impl Pace {
-    /// How long to wait behind so many events.
-    pub(super) fn told(&mut self, events: u32, now: Instant) -> Duration {
-        let even = self.even.unwrap_or(now).max(now) + events * INTERVAL;
+impl RateLimit {
+    /// How long to wait after reporting so many events.
+    pub(super) fn after(&mut self, events: u32, now: Instant) -> Duration {
+        let even = self.even.unwrap_or(now).max(now) + events * EVENT_INTERVAL;
         self.even = Some(even);
-        even.duration_since(now).saturating_sub(BURST * INTERVAL)
+        even.duration_since(now)
+            .saturating_sub(BURST_EVENTS * EVENT_INTERVAL)
     }
 }
 
@@ -31,13 +32,17 @@ mod tests {
 
     #[test]
     fn a_burst_does_not_wait_and_what_follows_it_does() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
+        let (mut limit, now) = (RateLimit::default(), Instant::now());
 
-        assert_eq!(pace.told(BURST, now), Duration::ZERO);
-        assert_eq!(pace.told(100, now), 100 * INTERVAL);
-        assert_eq!(pace.told(100, now + 200 * INTERVAL), Duration::ZERO);
-        let later = now + 10 * BURST * INTERVAL;
-        assert_eq!(pace.told(BURST, later), Duration::ZERO);
-        assert_eq!(pace.told(1, later), INTERVAL, "a rest saves up one burst");
+        assert_eq!(limit.after(BURST_EVENTS, now), Duration::ZERO);
+        assert_eq!(limit.after(100, now), 100 * EVENT_INTERVAL);
+        assert_eq!(limit.after(100, now + 200 * EVENT_INTERVAL), Duration::ZERO);
+        let later = now + 10 * BURST_EVENTS * EVENT_INTERVAL;
+        assert_eq!(limit.after(BURST_EVENTS, later), Duration::ZERO);
+        assert_eq!(
+            limit.after(1, later),
+            EVENT_INTERVAL,
+            "a rest saves up one burst"
+        );
     }
 }

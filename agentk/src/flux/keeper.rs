@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{NOTIFICATION, Settings, repository::Repository};
+use crate::{error_chain::chain, last_failure::LastFailure};
 
 /// The owner of the fields, as GitLab's agentk names it.
 const MANAGER: &str = "agentk";
@@ -31,7 +32,7 @@ pub(super) struct Keeper<'a> {
     due: BTreeMap<String, Repository>,
     again: Instant,
     backoff: Backoff,
-    complaint: Option<String>,
+    failure: LastFailure,
 }
 
 impl<'a> Keeper<'a> {
@@ -43,7 +44,7 @@ impl<'a> Keeper<'a> {
             due: BTreeMap::new(),
             again: Instant::now(),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(300), 2.0),
-            complaint: None,
+            failure: LastFailure::default(),
         }
     }
 
@@ -86,7 +87,7 @@ impl<'a> Keeper<'a> {
         let mut failed = None;
         for (uid, repository) in std::mem::take(&mut self.due) {
             if let Err(error) = self.apply(&repository).await {
-                failed = Some(error.to_string());
+                failed = Some(chain(&error));
                 self.due.insert(uid, repository);
             }
         }
@@ -94,16 +95,15 @@ impl<'a> Keeper<'a> {
             None => {
                 self.again = Instant::now();
                 self.backoff.reset();
-                self.complaint = None;
+                self.failure.clear();
             }
             Some(error) => {
                 self.again = Instant::now() + self.backoff.next(rand::random());
-                if self.complaint.as_ref() != Some(&error) {
+                if self.failure.is_new(&error) {
                     tracing::warn!(
                         error,
-                        "cannot keep Receivers for Flux; `agentk rbac --features flux` prints the rights that are needed"
+                        "could not write Flux's Receivers; `agentk rbac --features flux` prints the required rights"
                     );
-                    self.complaint = Some(error);
                 }
             }
         }
@@ -134,7 +134,7 @@ impl<'a> Keeper<'a> {
         let params = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(object);
         let patched = tokio::time::timeout(DEADLINE, api.patch(name, &params, &patch)).await;
-        match patched.map_err(|_| ApplyError::Late)? {
+        match patched.map_err(|_| ApplyError::Timeout)? {
             // Whoever wrote at the same time will be seen.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             patched => Ok(patched.map(drop)?),
@@ -144,8 +144,8 @@ impl<'a> Keeper<'a> {
 
 #[derive(Debug, thiserror::Error)]
 enum ApplyError {
-    #[error("{0}")]
+    #[error("the request to the Kubernetes API failed")]
     Api(#[from] kube::Error),
-    #[error("the Kubernetes API does not answer")]
-    Late,
+    #[error("the Kubernetes API did not answer in time")]
+    Timeout,
 }

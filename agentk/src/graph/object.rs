@@ -1,11 +1,11 @@
-//! A Kubernetes object as watchers are told of it.
+//! A Kubernetes object in the form that watchers receive.
 
 use kube::core::{ApiResource, DynamicObject, TypeMeta};
 use proto::graph::rpc::{Object, OwnerReference};
 
-/// What is told of `object`, with all of it if `whole`. Items of lists do not
-/// say themselves what they are.
-pub(super) fn told(api: &ApiResource, mut object: DynamicObject, whole: bool) -> Object {
+/// Converts an object, with all of its JSON if `whole`. The kind is added, which items of lists
+/// lack.
+pub(super) fn from_kubernetes(api: &ApiResource, mut object: DynamicObject, whole: bool) -> Object {
     object.types = Some(TypeMeta {
         api_version: api.api_version.clone(),
         kind: api.kind.clone(),

@@ -9,7 +9,7 @@ use proto::{
     frame::{Frame, FrameBuilder, Payload},
 };
 
-use crate::tunnels::{Lost, Outbound, add_trailer};
+use crate::call::{Outbound, TunnelError, add_trailer};
 
 /// `ConnectRequest.message`, `Message.data`.
 const MESSAGE: &[u32] = &[3, 1];
@@ -92,7 +92,7 @@ impl Batch {
     }
 
     /// Sends what is there.
-    pub(super) async fn flush(&mut self, outbound: &mut Outbound) -> Result<(), Lost> {
+    pub(super) async fn flush(&mut self, outbound: &mut Outbound) -> Result<(), TunnelError> {
         match self.take() {
             Some(frame) => outbound.send(frame).await,
             None => Ok(()),
@@ -100,7 +100,7 @@ impl Batch {
     }
 
     /// Sends what is there with the end of the call behind it.
-    pub(super) fn end(&mut self, outbound: &mut Outbound) -> Result<(), Lost> {
+    pub(super) fn end(&mut self, outbound: &mut Outbound) -> Result<(), TunnelError> {
         let builder = self.builder.take().unwrap_or_else(|| outbound.builder());
         outbound.end(add_trailer(builder).build())
     }

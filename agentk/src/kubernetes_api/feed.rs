@@ -8,12 +8,14 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{
-    Failure,
-    body::{Piece, RequestBody},
     head::{Head, Length},
     requests::{Part, Requests},
 };
-use crate::metrics::Metrics;
+use crate::{
+    call::CallError,
+    cluster::{Piece, RequestBody},
+    metrics::Metrics,
+};
 
 /// Pieces that may wait for the API server to take them.
 const QUEUE: usize = 4;
@@ -44,7 +46,7 @@ pub(super) async fn between(
     head: &Head,
     requests: &mut Requests<'_>,
     metrics: Metrics,
-) -> Result<(Feed, Intake), Failure> {
+) -> Result<(Feed, Intake), CallError> {
     let first = match head.length {
         Length::Unknown => match tokio::time::timeout(FIRST_BYTE, requests.next()).await {
             Ok(part) => part?,
@@ -78,7 +80,7 @@ pub(super) async fn between(
 impl Feed {
     /// Hands on all that comes until kas ends the tunnel. A receiver that is
     /// gone does not matter: the API server has answered already.
-    pub(super) async fn run(mut self, requests: &mut Requests<'_>) -> Result<(), Failure> {
+    pub(super) async fn run(mut self, requests: &mut Requests<'_>) -> Result<(), CallError> {
         if let Some(part) = self.first.take() {
             self.hand_on(part).await?;
         }
@@ -88,7 +90,7 @@ impl Feed {
         Ok(())
     }
 
-    async fn hand_on(&mut self, part: Part) -> Result<(), Failure> {
+    async fn hand_on(&mut self, part: Part) -> Result<(), CallError> {
         match part {
             Part::Header(_) => unreachable!("the sequence has one header"),
             Part::Data(bytes) => {

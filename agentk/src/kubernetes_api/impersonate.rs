@@ -4,10 +4,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use tonic::Status;
 
+use crate::cluster::identity::{EXTRA_PREFIX, extra_header};
+
 const USER: HeaderName = HeaderName::from_static("impersonate-user");
 const UID: HeaderName = HeaderName::from_static("impersonate-uid");
 const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
-const EXTRA_PREFIX: &str = "impersonate-extra-";
 
 const NESTED: &str = "gRPC -> HTTP: nested impersonation is not supported - agent is already configured to impersonate an identity";
 
@@ -68,20 +69,6 @@ fn value(text: &str) -> Result<HeaderValue, Status> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
         Status::invalid_argument("an identity has characters that HTTP does not allow")
     })
-}
-
-/// The header of an extra; what a header's name cannot hold is escaped.
-pub(crate) fn extra_header(key: &str) -> Option<HeaderName> {
-    use std::fmt::Write;
-    let mut name = EXTRA_PREFIX.to_owned();
-    for byte in key.bytes() {
-        if byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte) {
-            name.push(char::from(byte));
-        } else {
-            write!(name, "%{byte:02X}").expect("writing to a string cannot fail");
-        }
-    }
-    HeaderName::from_bytes(name.as_bytes()).ok()
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use proto::{
 };
 use tonic::Status;
 
-use super::Failure;
-use crate::tunnels::{Inbound, Lost};
+use crate::call::{CallError, Inbound, TunnelError};
 
 /// A part of an HTTP request.
 #[derive(Debug)]
@@ -45,16 +44,16 @@ impl<'a> Requests<'a> {
     }
 
     /// The first part.
-    pub(super) async fn header(&mut self) -> Result<http_request::Header, Failure> {
+    pub(super) async fn header(&mut self) -> Result<http_request::Header, CallError> {
         match self.next().await? {
             Some(Part::Header(header)) => Ok(header),
             Some(part) => unreachable!("the sequence begins with a header, not with {part:?}"),
-            None => Err(Lost::Ended(Status::ok("")).into()),
+            None => Err(TunnelError::Ended(Status::ok("")).into()),
         }
     }
 
     /// The next part, or `None` when kas has ended the tunnel in order. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Part>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<Part>, CallError> {
         match self.inbound.next().await? {
             None => Ok(None),
             Some(Msg::RequestInfo(_)) => unreachable!("the tunnel's sequence was checked"),
@@ -66,7 +65,7 @@ impl<'a> Requests<'a> {
         }
     }
 
-    fn understand(&mut self, bytes: Bytes) -> Result<Part, Failure> {
+    fn understand(&mut self, bytes: Bytes) -> Result<Part, CallError> {
         let message = HttpRequest::decode(bytes)
             .map_err(|error| Status::internal(format!("a request cannot be read: {error}")))?
             .message

@@ -9,8 +9,12 @@ use hyper::body::Incoming;
 use proto::{agent::prototool, metadata};
 use runtime::grpc::CHUNK;
 
-use super::{Failure, batch::Batch, failure};
-use crate::{metrics::Metrics, tunnels::Outbound, version};
+use super::{batch::Batch, unavailable};
+use crate::{
+    call::{CallError, Outbound},
+    metrics::Metrics,
+    version,
+};
 
 /// How long an answer's head may wait for what comes right behind it, so that
 /// a short answer is one frame.
@@ -28,7 +32,7 @@ pub(super) async fn whole(
     outbound: &mut Outbound,
     response: Response<Incoming>,
     metrics: &Metrics,
-) -> Result<(), Failure> {
+) -> Result<(), CallError> {
     let (head, body) = response.into_parts();
     let mut batch = Batch::new();
     batch.header(outbound, of_response(head));
@@ -53,7 +57,7 @@ pub(super) async fn whole(
             }
             Err(error) => {
                 batch.flush(outbound).await?;
-                return Err(failure::outgoing(&error).into());
+                return Err(unavailable(&error).into());
             }
         }
         if batch.is_full() {

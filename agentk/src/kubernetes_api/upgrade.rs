@@ -11,8 +11,11 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Failure, batch::Batch, failure, respond};
-use crate::{metrics::Metrics, tunnels::Outbound};
+use super::{batch::Batch, respond, unavailable};
+use crate::{
+    call::{CallError, Outbound},
+    metrics::Metrics,
+};
 
 /// Bytes read at a time.
 const CHUNK: usize = 32 << 10;
@@ -24,10 +27,10 @@ pub(super) async fn run(
     mut response: Response<Incoming>,
     from_kas: mpsc::Receiver<Bytes>,
     metrics: &Metrics,
-) -> Result<(), Failure> {
+) -> Result<(), CallError> {
     let upgrading = hyper::upgrade::on(&mut response);
     let upgraded = outbound.unless_reset(upgrading).await?;
-    let io = TokioIo::new(upgraded.map_err(|error| failure::outgoing(&error))?);
+    let io = TokioIo::new(upgraded.map_err(|error| unavailable(&error))?);
     let mut batch = Batch::new();
     batch.header(outbound, respond::of_response(response.into_parts().0));
     batch.trailer(outbound);
@@ -60,14 +63,14 @@ async fn to_kas(
     mut read: impl AsyncRead + Unpin,
     outbound: &mut Outbound,
     metrics: &Metrics,
-) -> Result<(), Failure> {
+) -> Result<(), CallError> {
     let mut buffer = BytesMut::new();
     let mut batch = Batch::new();
     loop {
         buffer.reserve(CHUNK);
         let reading = read.read_buf(&mut buffer);
         let count = outbound.unless_reset(reading).await?;
-        if count.map_err(|error| failure::outgoing(&error))? == 0 {
+        if count.map_err(|error| unavailable(&error))? == 0 {
             return Ok(batch.end(outbound)?);
         }
         metrics.bytes_sent.inc_by(buffer.len() as u64);

@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{PODS, client_tls, secret};
-use crate::{config::PrivateApi, entrance::EntranceError, session::Uplink, version};
+use crate::{
+    config::PrivateApi, entrance::EntranceError, error_chain::chain, last_failure::LastFailure,
+    session::Uplink, version,
+};
 
 /// Waits between searches. A pod that stands by is of no use, so they are short.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
@@ -36,7 +39,7 @@ pub(crate) struct Seeker {
     secret: Secret,
     uplink: Uplink,
     arrivals: mpsc::Sender<ByteStream>,
-    complaint: Option<String>,
+    failure: LastFailure,
 }
 
 /// Why no pod helps.
@@ -69,7 +72,7 @@ impl Seeker {
             secret: secret(config)?,
             uplink,
             arrivals,
-            complaint: None,
+            failure: LastFailure::default(),
         })
     }
 
@@ -88,7 +91,7 @@ impl Seeker {
             let dialled = timeout(backoff.next(rand::random()), self.uplink.until_accepted());
             if dialled.await.is_ok() {
                 backoff.reset();
-                self.complaint = None;
+                self.failure.clear();
                 self.uplink.connection().await.left().await;
                 continue;
             }
@@ -162,17 +165,16 @@ impl Seeker {
     /// Says a thing once, however often it happens; that kas has dialled no pod
     /// is nothing that another pod could help.
     fn complain(&mut self, trouble: &Trouble) {
-        let complaint = trouble.to_string();
-        if self.complaint.as_ref() == Some(&complaint) {
+        let error = chain(trouble);
+        if !self.failure.is_new(&error) {
             return;
         }
         let waits = matches!(trouble, Trouble::Refused(status)
             if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition));
         if waits {
-            tracing::debug!(pods = %self.pods, error = complaint, "no pod of this agent is connected to kas");
+            tracing::debug!(pods = %self.pods, error, "no pod of this agent is connected to kas");
         } else {
-            tracing::warn!(pods = %self.pods, error = complaint, "no pod of this agent lets this one use its connection to kas; trying again");
+            tracing::warn!(pods = %self.pods, error, "no pod of this agent relays this one to kas; retrying");
         }
-        self.complaint = Some(complaint);
     }
 }

@@ -11,6 +11,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Connection, Source, Uplink, Verdict, uplink::Place};
 use crate::{
     backoff::{Ended, Reconnect, hurried},
+    error_chain::chain,
+    last_failure::LastFailure,
     metrics::Metrics,
     token::TokenReader,
 };
@@ -33,7 +35,7 @@ pub(super) struct Line {
     pub(super) failures: u32,
     /// Where the last connection led to.
     pub(super) last: Option<SocketAddr>,
-    pub(super) complaint: Option<String>,
+    pub(super) failure: LastFailure,
 }
 
 /// Why a connection is not used any more.
@@ -60,7 +62,7 @@ impl Line {
                 Ok(connection) => self.attend(connection, &stop).await,
                 Err(error) => {
                     self.metrics.connection_failures.inc();
-                    self.complain(&error.to_string());
+                    self.failed(&chain(&error));
                     (Ended::Failed, None)
                 }
             };
@@ -107,7 +109,7 @@ impl Line {
         let ended = match left {
             Left::Ended => {
                 if worked == Ended::Failed {
-                    self.complain("kas or what stands before it ended the connection before it answered a call");
+                    self.failed("kas or what stands before it ended the connection before it answered a call");
                 } else {
                     tracing::info!(%kas_url, "a connection to kas ended; making another");
                 }
@@ -115,7 +117,7 @@ impl Line {
             }
             Left::Refused(status) => {
                 self.metrics.connection_failures.inc();
-                self.complain(&format!(
+                self.failed(&format!(
                     "kas refuses the agent's token ({:?}): {}",
                     status.code(),
                     status.message()
@@ -151,7 +153,7 @@ impl Line {
 
     fn accepted(&mut self) {
         self.metrics.connected.inc();
-        self.complaint = None;
+        self.failure.clear();
         tracing::info!(kas_url = %self.source, "connected to kas");
     }
 
@@ -177,15 +179,10 @@ impl Line {
         }
     }
 
-    /// Says a thing once, however often it happens.
-    fn complain(&mut self, complaint: &str) {
-        if self.complaint.as_deref() != Some(complaint) {
-            tracing::error!(
-                kas_url = %self.source,
-                error = complaint,
-                "no connection to kas; trying again"
-            );
-            self.complaint = Some(complaint.to_owned());
+    /// Logs a failure that repeats once.
+    fn failed(&mut self, error: &str) {
+        if self.failure.is_new(error) {
+            tracing::error!(kas_url = %self.source, error, "no connection to kas; retrying");
         }
     }
 }

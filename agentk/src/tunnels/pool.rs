@@ -74,12 +74,12 @@ impl Pool {
     }
 
     /// A call took a tunnel that was counted no more, since another replaces it.
-    pub(super) fn extra_began(&mut self) {
+    pub(super) fn uncounted_call_began(&mut self) {
         self.active += 1;
     }
 
     /// That call ended.
-    pub(super) fn extra_ended(&mut self) {
+    pub(super) fn uncounted_call_ended(&mut self) {
         self.active -= 1;
     }
 

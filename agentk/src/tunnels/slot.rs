@@ -2,26 +2,23 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, header};
-use proto::{
-    agent::reverse_tunnel::rpc::{RequestInfo, connect_response::Msg},
-    frame::Frame,
-};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{Inbound, Lost, Outbound, Tunnels, linger, pool::Next};
+use super::{
+    Tunnels,
+    pool::Next,
+    retiring,
+    tunnel::{self, Tunnel},
+};
 use crate::{
-    backoff::HotLoop,
-    graph, kubernetes_api,
+    backoff::StreamBackoff,
+    call::TunnelError,
     session::{Connection, Uplink, is_refusal, retry_after},
 };
 
-const PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
-/// Waits after failures: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
-/// How long kas may take to end a tunnel after its call has ended.
-const LAST_WORD: Duration = Duration::from_secs(60);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(20);
 
 /// Where a place in the pool opens its tunnels.
 #[derive(Debug)]
@@ -47,20 +44,12 @@ impl Home {
     }
 }
 
-/// A tunnel that waits for a call.
-#[derive(Debug)]
-pub(super) struct Tunnel {
-    pub(super) inbound: Inbound,
-    pub(super) outbound: Outbound,
-    pub(super) connection: Connection,
-}
-
 /// How one attempt ended.
 enum Attempt {
     /// It carried a call.
     Served,
     /// It carried nothing.
-    Idle(Lost),
+    Idle(TunnelError),
     /// Another connection takes over; this tunnel is still good.
     Replaced(Box<Tunnel>),
     /// The agent stops.
@@ -70,7 +59,7 @@ enum Attempt {
 /// Opens tunnels, one after the other, as long as the pool wants this one.
 pub(super) async fn run(tunnels: Tunnels, home: Home) {
     let shared = &tunnels.0;
-    let mut hot = HotLoop::new(BACKOFF.0, BACKOFF.1);
+    let mut backoff = StreamBackoff::new(MIN_BACKOFF, MAX_BACKOFF);
     let mut used = None;
     loop {
         let connection = tokio::select! {
@@ -81,12 +70,12 @@ pub(super) async fn run(tunnels: Tunnels, home: Home) {
         let delay = match attempt(&tunnels, &home, &connection).await {
             Attempt::Stopped => break,
             Attempt::Replaced(tunnel) => {
-                shared.tasks.spawn(linger::run(tunnels.clone(), *tunnel));
+                shared.tasks.spawn(retiring::run(tunnels.clone(), *tunnel));
                 continue;
             }
             Attempt::Served => {
                 used = Some(Instant::now());
-                hot.reset();
+                backoff.reset();
                 continue;
             }
             Attempt::Idle(end) => {
@@ -97,7 +86,7 @@ pub(super) async fn run(tunnels: Tunnels, home: Home) {
                     tunnels.show();
                     return;
                 }
-                after(end, begin.elapsed(), &connection, &mut hot).await
+                after(end, begin.elapsed(), &connection, &mut backoff).await
             }
         };
         // Without this, a server that refuses streams at once would be asked for ever.
@@ -111,34 +100,39 @@ pub(super) async fn run(tunnels: Tunnels, home: Home) {
 }
 
 /// How long to wait after a tunnel that carried nothing.
-async fn after(end: Lost, lived: Duration, connection: &Connection, hot: &mut HotLoop) -> Duration {
+async fn after(
+    end: TunnelError,
+    lived: Duration,
+    connection: &Connection,
+    backoff: &mut StreamBackoff,
+) -> Duration {
     match end {
-        Lost::Ended(status) if in_order(&status) => hot.after_end(lived, rand::random()),
-        Lost::Ended(status) => {
+        TunnelError::Ended(status) if in_order(&status) => backoff.after_end(lived, rand::random()),
+        TunnelError::Ended(status) => {
             connection.judge(&status);
             if !is_refusal(&status) && !connection.is_left() {
                 tracing::warn!(%status, "kas ended a tunnel");
             }
             let asked = retry_after(&status).unwrap_or_default();
             let delay = if is_refusal(&status) {
-                hot.after_refusal(rand::random())
+                backoff.after_refusal(rand::random())
             } else {
-                hot.after_failure(lived, rand::random())
+                backoff.after_failure(lived, rand::random())
             };
             delay.max(asked)
         }
-        Lost::Broken(status) if status.code() == Code::Cancelled => {
-            hot.after_end(lived, rand::random())
+        TunnelError::Broken(status) if status.code() == Code::Cancelled => {
+            backoff.after_end(lived, rand::random())
         }
         // The session sees to the next connection.
-        Lost::Broken(_) if connection.ends().await => Duration::ZERO,
-        Lost::Broken(status) => {
+        TunnelError::Broken(_) if connection.ends().await => Duration::ZERO,
+        TunnelError::Broken(status) => {
             tracing::debug!(%status, "a tunnel broke");
-            hot.after_failure(lived, rand::random())
+            backoff.after_failure(lived, rand::random())
         }
-        Lost::Protocol(status) => {
+        TunnelError::Protocol(status) => {
             tracing::warn!(%status, "kas broke the protocol of tunnels");
-            hot.after_failure(lived, rand::random())
+            backoff.after_failure(lived, rand::random())
         }
     }
 }
@@ -152,15 +146,15 @@ fn in_order(status: &Status) -> bool {
 
 async fn attempt(tunnels: &Tunnels, home: &Home, connection: &Connection) -> Attempt {
     let shared = &tunnels.0;
-    let mut tunnel = match open(tunnels, connection).await {
+    let mut tunnel = match tunnel::open(tunnels, connection).await {
         Ok(tunnel) => tunnel,
-        Err(status) => return Attempt::Idle(Lost::Broken(status)),
+        Err(status) => return Attempt::Idle(TunnelError::Broken(status)),
     };
     let idle = connection.idle_tunnel();
     let info = tokio::select! {
-        // A call that is here already is carried, whatever else happens.
+        // A call that has arrived is carried, whatever else happens.
         biased;
-        info = begin(&mut tunnel.inbound) => match info {
+        info = tunnel.call() => match info {
             Ok(info) => info,
             Err(lost) => {
                 tunnel.outbound.cancel();
@@ -177,113 +171,7 @@ async fn attempt(tunnels: &Tunnels, home: &Home, connection: &Connection) -> Att
     };
     drop(idle);
     tunnels.call_began();
-    carry(tunnels, &info, tunnel).await;
+    tunnel.carry(tunnels, &info).await;
     tunnels.call_ended();
     Attempt::Served
-}
-
-/// Carries a call to its end, unless the agent must stop at once.
-pub(super) async fn carry(tunnels: &Tunnels, info: &RequestInfo, tunnel: Tunnel) {
-    let Tunnel {
-        mut inbound,
-        mut outbound,
-        connection,
-    } = tunnel;
-    connection.accept();
-    tokio::select! {
-        () = serve(tunnels, info, &mut inbound, &mut outbound) => {}
-        () = tunnels.0.force.cancelled() => outbound.cancel(),
-    }
-}
-
-async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<Tunnel, Status> {
-    let failed = |error: h2::Error| runtime::grpc::status_from(&error);
-    let mut requests = connection.requests().ready().await.map_err(failed)?;
-    let (response, mut stream) = requests
-        .send_request(request(connection), false)
-        .map_err(failed)?;
-    let descriptor = Frame::raw(tunnels.0.descriptor.clone());
-    stream.send_data(descriptor, false).map_err(failed)?;
-    Ok(Tunnel {
-        inbound: Inbound::new(response),
-        outbound: Outbound::new(stream),
-        connection: connection.clone(),
-    })
-}
-
-fn request(connection: &Connection) -> Request<()> {
-    let mut parts = connection.origin().clone().into_parts();
-    parts.path_and_query = Some(http::uri::PathAndQuery::from_static(PATH));
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.uri_mut() = http::Uri::from_parts(parts).expect("an origin and a path make a URI");
-    let headers = request.headers_mut();
-    headers.extend(connection.metadata().clone());
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(
-        "grpc-accept-encoding",
-        HeaderValue::from_static("identity,gzip"),
-    );
-    request
-}
-
-/// Waits for a call.
-pub(super) async fn begin(inbound: &mut Inbound) -> Result<RequestInfo, Lost> {
-    match inbound.next().await? {
-        Some(Msg::RequestInfo(info)) => Ok(info),
-        Some(Msg::Message(_) | Msg::CloseSend(_)) => unreachable!("the sequence was checked"),
-        None => Err(Lost::Ended(Status::ok(""))),
-    }
-}
-
-async fn serve(
-    tunnels: &Tunnels,
-    info: &RequestInfo,
-    inbound: &mut Inbound,
-    outbound: &mut Outbound,
-) {
-    let method = info.method_name.as_str();
-    let result = match &tunnels.0.graph {
-        _ if method == kubernetes_api::PATH || method == kubernetes_api::EXACT_PATH => {
-            tunnels.0.api.make_request(inbound, outbound).await
-        }
-        Some(graph) if method == graph::PATH => graph.watch(inbound, outbound).await,
-        Some(_) | None => Err(unknown(method).into()),
-    };
-    match result {
-        Ok(()) => {}
-        Err(kubernetes_api::Failure::Call(status)) => {
-            tunnels.0.metrics.calls_failed.inc();
-            tracing::debug!(%status, "a call failed");
-            outbound.fail(&status);
-        }
-        Err(kubernetes_api::Failure::Tunnel(lost)) => {
-            tunnels.0.metrics.calls_failed.inc();
-            if let Lost::Protocol(status) = &lost {
-                tracing::warn!(%status, "kas broke the protocol of tunnels");
-            }
-            outbound.cancel();
-            return;
-        }
-    }
-    if !inbound.drain(LAST_WORD).await {
-        outbound.cancel();
-    }
-}
-
-fn unknown(method: &str) -> Status {
-    let (service, name) = method
-        .trim_start_matches('/')
-        .rsplit_once('/')
-        .unwrap_or(("", method));
-    if service == kubernetes_api::SERVICE {
-        Status::unimplemented(format!("unknown method {name} for service {service}"))
-    } else {
-        Status::unimplemented(format!("unknown service {service}"))
-    }
 }
