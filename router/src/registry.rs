@@ -17,6 +17,7 @@ use std::{
 };
 
 use cluster_state::{AgentId, RoutingTable};
+use foldhash::fast::RandomState;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -42,7 +43,7 @@ const MAX_WAITING: Limits = Limits {
 #[derive(Debug)]
 pub struct Registry {
     me: Weak<Self>,
-    shards: [Mutex<HashMap<AgentId, Agent>>; SHARDS],
+    shards: [Mutex<HashMap<AgentId, Agent, RandomState>>; SHARDS],
     table: Arc<dyn RoutingTable>,
     idle: AtomicUsize,
     alive: AtomicUsize,
@@ -292,7 +293,7 @@ impl Registry {
         }
     }
 
-    fn shard(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent>> {
+    fn shard(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent, RandomState>> {
         let index = usize::try_from(agent.0.unsigned_abs() % SHARDS as u64).unwrap_or(0);
         self.shards[index]
             .lock()

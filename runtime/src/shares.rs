@@ -12,6 +12,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::fast::RandomState;
+
 pub use rates::{Rate, Rates};
 
 /// How many places there are, and how they may be held.
@@ -50,7 +52,7 @@ struct Inner<K> {
 struct Taken<K> {
     total: usize,
     /// None of them zero.
-    by: HashMap<K, usize>,
+    by: HashMap<K, usize, RandomState>,
 }
 
 /// Some places of one holder, given back when it is dropped.
@@ -73,7 +75,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     pub fn new(limits: Limits) -> Self {
         let taken = Mutex::new(Taken {
             total: 0,
-            by: HashMap::new(),
+            by: HashMap::default(),
         });
         Self(Arc::new(Inner { limits, taken }))
     }

@@ -136,10 +136,9 @@ impl KubernetesApi {
         let mut connection =
             pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
         let mut leave = pin!(drain.wait());
-        let mut first_words = pin!(tokio::time::sleep(self.settings.first_request));
-        let mut idle = pin!(tokio::time::sleep(KEEP_ALIVE));
-        let mut look = pin!(tokio::time::sleep(PRESENCE_LOOK_INTERVAL));
-        let (mut leaving, mut begun) = (false, false);
+        let mut checks = Checks::begin(self.settings.first_request);
+        let mut check = pin!(tokio::time::sleep_until(checks.next()));
+        let mut leaving = false;
         loop {
             tokio::select! {
                 biased;
@@ -153,33 +152,76 @@ impl KubernetesApi {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                // HTTP/1.1 has a limit of its own for this.
-                () = idle.as_mut() => {
-                    let unused = activity.unused();
-                    if unused < KEEP_ALIVE || !activity.is_http2() {
-                        idle.as_mut().reset(Instant::now() + KEEP_ALIVE.saturating_sub(unused).max(IDLE_LOOK_INTERVAL));
-                    } else if leaving {
-                        return tracing::debug!(%peer, "a client's idle connection did not close in time");
-                    } else {
-                        leaving = true;
-                        connection.as_mut().graceful_shutdown();
-                        idle.as_mut().reset(Instant::now() + IDLE_CLOSE_TIMEOUT);
-                    }
-                }
-                () = look.as_mut() => {
-                    if presence.is_over() {
-                        return tracing::debug!(%peer, "a client has gone ahead of its answer");
-                    }
-                    look.as_mut().reset(Instant::now() + PRESENCE_LOOK_INTERVAL);
-                }
-                () = first_words.as_mut(), if !begun => {
-                    begun = true;
-                    if !activity.has_begun() {
+                () = check.as_mut() => {
+                    let now = Instant::now();
+                    if checks.first_request_is_due(now) && !activity.has_begun() {
                         return tracing::debug!(%peer, "a client sent no request in time");
                     }
+                    if checks.presence_is_due(now) && presence.is_over() {
+                        return tracing::debug!(%peer, "a client has gone ahead of its answer");
+                    }
+                    if checks.idle_is_due(now) {
+                        let unused = activity.unused();
+                        // HTTP/1.1 has a limit of its own for this.
+                        if unused < KEEP_ALIVE || !activity.is_http2() {
+                            checks.idle = now + KEEP_ALIVE.saturating_sub(unused).max(IDLE_LOOK_INTERVAL);
+                        } else if leaving {
+                            return tracing::debug!(%peer, "a client's idle connection did not close in time");
+                        } else {
+                            leaving = true;
+                            connection.as_mut().graceful_shutdown();
+                            checks.idle = now + IDLE_CLOSE_TIMEOUT;
+                        }
+                    }
+                    check.as_mut().reset(checks.next());
                 }
             }
         }
+    }
+}
+
+/// When a connection is looked at again, and for what. One timer serves all: what is awaited beside a
+/// connection is polled with each of its steps.
+#[derive(Debug)]
+struct Checks {
+    first_request: Option<Instant>,
+    presence: Instant,
+    idle: Instant,
+}
+
+impl Checks {
+    /// For a connection that begins now.
+    fn begin(first_request: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            first_request: Some(now + first_request),
+            presence: now + PRESENCE_LOOK_INTERVAL,
+            idle: now + KEEP_ALIVE,
+        }
+    }
+
+    fn next(&self) -> Instant {
+        let soonest = self.presence.min(self.idle);
+        self.first_request.map_or(soonest, |at| at.min(soonest))
+    }
+
+    /// True once.
+    fn first_request_is_due(&mut self, now: Instant) -> bool {
+        self.first_request.take_if(|at| *at <= now).is_some()
+    }
+
+    /// True each [`PRESENCE_LOOK_INTERVAL`].
+    fn presence_is_due(&mut self, now: Instant) -> bool {
+        let due = self.presence <= now;
+        if due {
+            self.presence = now + PRESENCE_LOOK_INTERVAL;
+        }
+        due
+    }
+
+    /// True until `idle` is set anew.
+    fn idle_is_due(&self, now: Instant) -> bool {
+        self.idle <= now
     }
 }
 

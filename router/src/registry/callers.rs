@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 /// Tunnels that one agentk opens at most, in use or idle.
 const POOL: usize = 500;
 /// Of all tunnels, the part that only callers may take who use none.
@@ -13,7 +15,7 @@ const RESERVED_PART: usize = 10;
 pub(super) struct Callers {
     total: usize,
     /// None of them zero.
-    by: HashMap<Arc<str>, usize>,
+    by: HashMap<Arc<str>, usize, RandomState>,
 }
 
 impl Callers {

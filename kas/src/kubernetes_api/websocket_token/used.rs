@@ -60,7 +60,8 @@ impl Used {
         let Some(everywhere) = &self.everywhere else {
             return Ok(());
         };
-        match everywhere.first(id, TTL).await {
+        // Boxed: it is large, and each request would carry its room.
+        match Box::pin(everywhere.first(id, TTL)).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(USED),
             Err(error) => {
