@@ -9,6 +9,7 @@ pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
+use agent_gateway::{Flux, Leaving, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events};
 use anyhow::Context;
 use cluster_state::{ReplicaId, redis::Once};
 use prometheus_client::registry::Registry as Metrics;
@@ -27,15 +28,11 @@ use control::Control;
 use directions::Directions;
 
 use crate::{
-    agent_api::{self, Leaving, Services, WEBSOCKET_PING_INTERVAL},
     config::{self, Config, TlsFiles},
-    events::Events,
-    flux::Flux,
     graph::Graph,
     kubernetes_api::{self, WebSocketTokens},
     notifications::Notifications,
     replica::{Graces, Port, Replica, Setup},
-    tracker::Tracker,
     usage::Usage,
     version,
 };
@@ -116,9 +113,10 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     let tracker = Tracker::new(shared.table.clone());
     control.read_repositories(shared.sharing, &shared.notifications);
     let events = config.agent.events.as_ref();
-    let events = events.map(|wanted| Events::open(wanted, shared.events, &mut metrics));
+    let events =
+        events.map(|wanted| Events::open(wanted, shared.events, &version::server(), &mut metrics));
     let events = events.transpose()?;
-    let settings = agent_api::Settings {
+    let settings = agent_gateway::Settings {
         max_connection_age: agents.max_connection_age,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         leaving: leaving(config),
@@ -172,10 +170,12 @@ fn agent_services(
 ) -> Services {
     let external_url = control::external_url(config).unwrap_or_default();
     let flux = Flux::new(pushes.clone(), control.usage.clone(), metrics);
-    let mut services = Services::standard(control.plane.clone(), tracker.clone(), external_url)
-        .with(agent_api::reconcile_projects(flux, control.plane.clone()));
+    let mut services =
+        Services::standard(control.plane.clone(), tracker.clone(), external_url).with(
+            agent_gateway::reconcile_projects(flux, control.plane.clone()),
+        );
     if let Some(events) = events {
-        services = services.with(agent_api::report_events(events.clone()));
+        services = services.with(agent_gateway::report_events(events.clone()));
     }
     services
 }

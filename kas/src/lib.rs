@@ -1,20 +1,15 @@
 //! The server: agents dial it, clients reach their clusters through it.
 
-pub mod agent_api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod events;
-pub mod flux;
 pub mod gitlab_api;
 pub mod graph;
 pub mod kubernetes_api;
 pub mod numbers;
 pub mod port;
 pub mod private_api;
-pub mod receptive;
 pub mod replica;
-pub mod tracker;
 #[cfg(feature = "playground")]
 pub mod up;
 pub mod version;

@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use agent_gateway::{
+    AgentApi, AgentMetrics, Keeper, ReceptiveStates,
+    events::{self, Events},
+};
 use prometheus_client::registry::Registry as Metrics;
 use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
@@ -21,15 +25,12 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    agent_api::{self, AgentApi, AgentMetrics},
     control_plane::ControlPlane,
-    events::{self, Events},
     gitlab_api::GitLabApi,
     graph::Graph,
     kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
     private_api::{self, PrivateApi},
-    receptive::{Keeper, ReceptiveStates},
 };
 
 pub use crate::{port::Port, private_api::PeerSettings};
@@ -61,7 +62,7 @@ pub struct Setup {
     /// What the table and others count; the replica adds its own.
     pub metrics: Metrics,
     /// The agents' port.
-    pub agents: Port<AgentAcceptor, agent_api::Settings>,
+    pub agents: Port<AgentAcceptor, agent_gateway::Settings>,
     /// The users' port.
     pub users: Option<Port<PlainAcceptor, kubernetes_api::Settings>>,
     /// The peers' port.
@@ -293,7 +294,7 @@ impl Replica {
 
     fn serve_agents(
         &mut self,
-        port: Port<AgentAcceptor, agent_api::Settings>,
+        port: Port<AgentAcceptor, agent_gateway::Settings>,
         control_plane: &Arc<dyn ControlPlane>,
         numbers: &mut Metrics,
     ) {
@@ -310,7 +311,13 @@ impl Replica {
         self.agent_api = Some(api.clone());
         let states = ReceptiveStates::default();
         states.register(numbers);
-        let keeper = Keeper::new(self.id.clone(), api.clone(), self.table.clone(), states);
+        let keeper = Keeper::new(
+            self.id.clone(),
+            api.clone(),
+            self.table.clone(),
+            states,
+            &crate::version::server(),
+        );
         let listed = control_plane.receptive_agents();
         let keeping = keeper.run(listed, self.agents.clone());
         self.agents.spawn(vital("receptive agents", keeping));

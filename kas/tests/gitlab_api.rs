@@ -5,12 +5,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use agent_gateway::Tracker;
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use http::{HeaderMap, Uri};
 use kas::{
     gitlab_api::{GitLabApi, Services, Settings},
     notifications::{Event, Notifications},
-    tracker::Tracker,
 };
 use proto::agent::{
     event::{GitPushEvent, Project},

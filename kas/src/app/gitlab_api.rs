@@ -2,6 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
+use agent_gateway::{
+    Tracker,
+    events::{Events, Reader},
+};
 use anyhow::Context as _;
 use proto::{events::rpc::reader_server::ReaderServer, graph::rpc::graph_server::GraphServer};
 use runtime::{
@@ -13,13 +17,11 @@ use runtime::{
 use super::{directions::Directions, server_tls};
 use crate::{
     config::{ApiListen, Config, Network},
-    events::{Events, Reader},
     gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
     graph::Graph,
     notifications::Notifications,
     replica::GitLabPort,
-    tracker::Tracker,
 };
 
 /// The port for GitLab, where there is one.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use agent_gateway::events;
 use anyhow::{Context, bail};
 use cluster_state::{
     Owner, RoutingTable, SharedTable,
@@ -15,7 +16,6 @@ use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use crate::{
     config::{Config, Redis, RedisServers},
     control_plane::gitlab::Sharing,
-    events,
     notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,

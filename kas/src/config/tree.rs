@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use agent_gateway::config::{Events, Webhook};
 pub use control_plane::config::{GitLab, Gitaly, RateLimit};
 use http::HeaderName;
 
@@ -197,26 +198,6 @@ pub struct KubernetesApi {
     pub allowed_agent_cache_ttl: Duration,
     /// How long a refusal is remembered.
     pub allowed_agent_cache_error_ttl: Duration,
-}
-
-/// Whom events of agents' clusters are passed on to, besides readers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Events {
-    /// Whether each is a line of the log.
-    pub log: bool,
-    /// Who is called.
-    pub webhooks: Vec<Webhook>,
-}
-
-/// Who is called with events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhook {
-    /// An http or https URL.
-    pub url: String,
-    /// The secret that requests are signed with.
-    pub secret_file: PathBuf,
-    /// A CA besides those of the system.
-    pub ca_certificate_file: Option<PathBuf>,
 }
 
 /// Logs, metrics, probes, traces.

@@ -1,5 +1,6 @@
 //! `AgentTracker`: who is connected, to whichever replica.
 
+use agent_gateway::Tracker;
 use std::{collections::HashMap, sync::Arc};
 
 use cluster_state::{AgentId, Wanted};
@@ -14,8 +15,6 @@ use proto::agent::agent_tracker::{
     },
 };
 use tonic::{Request, Response, Status};
-
-use crate::tracker::Tracker;
 
 /// Agents or projects that one question may be about.
 const MOST: usize = 10_000;

@@ -1,5 +1,6 @@
 //! Which services there are, and how they are told of.
 
+use agent_gateway::Tracker;
 use std::{convert::Infallible, sync::Arc};
 
 use http::{Request, Response};
@@ -26,7 +27,7 @@ use super::{
     agent_tracker::Connected, configuration_project::ConfigurationProject, limits::QUESTION_BYTES,
     notifications::Publisher, server_info::Version,
 };
-use crate::{gitaly::Gitaly, notifications::Notifications, tracker::Tracker};
+use crate::{gitaly::Gitaly, notifications::Notifications};
 
 /// The services of the API. Health and reflection come by themselves.
 #[derive(Debug)]

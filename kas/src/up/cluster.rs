@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use agent_gateway::{Services, Tracker};
 use anyhow::Context;
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions};
 use playground::balancer::Balancer;
@@ -15,14 +16,12 @@ use runtime::{
 use tokio::net::TcpListener;
 
 use crate::{
-    agent_api::{self, Services},
     app,
     control_plane::standalone::Standalone,
     graph::Graph,
     kubernetes_api,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
-    tracker::Tracker,
     version,
 };
 
@@ -188,17 +187,17 @@ fn owner(name: &str, url: String) -> Owner {
 
 fn acceptor() -> AgentAcceptor {
     AgentAcceptor::new(AgentAcceptorOptions {
-        ping_interval: Some(agent_api::WEBSOCKET_PING_INTERVAL),
+        ping_interval: Some(agent_gateway::WEBSOCKET_PING_INTERVAL),
         server: version::server(),
         ..AgentAcceptorOptions::default()
     })
 }
 
-fn settings(services: Services) -> agent_api::Settings {
-    agent_api::Settings {
+fn settings(services: Services) -> agent_gateway::Settings {
+    agent_gateway::Settings {
         max_connection_age: Duration::from_secs(7200),
         connections_per_token_per_minute: 40_000,
-        leaving: agent_api::Leaving::default(),
+        leaving: agent_gateway::Leaving::default(),
         services,
         directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
     }

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use agent_gateway::{Leaving, Services, Tracker};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use kas::{
-    agent_api::{self, Leaving, Services},
     control_plane::{
         Token,
         standalone::{
@@ -22,7 +22,6 @@ use kas::{
     notifications::Notifications,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
-    tracker::Tracker,
 };
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
@@ -103,7 +102,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         agents: Port {
             listener: agents,
             acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
-            settings: agent_api::Settings {
+            settings: agent_gateway::Settings {
                 max_connection_age: Duration::from_secs(7200),
                 connections_per_token_per_minute: 40_000,
                 leaving: Leaving::default(),
