@@ -1,5 +1,5 @@
-//! Composes a replica from its configuration, and runs it until it is told to
-//! leave. The only place that names concrete backends.
+//! Composes a replica from its configuration, and runs it until it has drained. The only place that names concrete
+//! backends.
 
 mod control;
 mod directions;
@@ -9,7 +9,9 @@ pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
-use agent_gateway::{Flux, Leaving, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events};
+use agent_gateway::{
+    DrainSettings, Flux, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events,
+};
 use anyhow::Context;
 use cluster_state::{ReplicaId, redis::Once};
 use prometheus_client::registry::Registry as Metrics;
@@ -32,7 +34,7 @@ use crate::{
     graph::Graph,
     kubernetes_api::{self, WebSocketTokens},
     notifications::Notifications,
-    replica::{Graces, Port, Replica, Setup},
+    replica::{GracePeriods, Port, Replica, Setup},
     usage::Usage,
     version,
 };
@@ -40,7 +42,7 @@ use crate::{
 /// Runs a replica by its configuration file, until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When the configuration cannot be used, or requests were cut when leaving.
+/// When the configuration cannot be used, or requests were cut.
 pub async fn run(file: &Path) -> anyhow::Result<()> {
     let config::Loaded { config, notes } = config::load(file)?;
     telemetry::start(
@@ -65,24 +67,27 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
     let signal = signals.next().await;
-    tracing::info!(signal, "leaving; a second signal ends this at once");
+    tracing::info!(
+        signal,
+        "draining; send the signal again to exit immediately"
+    );
     let force = CancellationToken::new();
-    let mut leaving = pin!(replica.leave(graces(&config), force.clone()));
+    let mut draining = pin!(replica.drain(grace_periods(&config), force.clone()));
     let cut = tokio::select! {
-        cut = &mut leaving => cut,
+        cut = &mut draining => cut,
         signal = signals.next() => {
-            tracing::warn!(signal, "a second signal: what is in progress is cut");
+            tracing::warn!(signal, "second signal; cutting requests in progress");
             force.cancel();
-            leaving.await
+            draining.await
         }
     };
     stop.cancel();
     control.stopped().await;
     anyhow::ensure!(
         cut.is_nothing(),
-        "left before all requests were finished; cut: {cut}"
+        "exited before all requests were finished; cut: {cut}"
     );
-    tracing::info!("left; all requests were finished");
+    tracing::info!("drained; all requests were finished");
     Ok(())
 }
 
@@ -119,7 +124,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     let settings = agent_gateway::Settings {
         max_connection_age: agents.max_connection_age,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
-        leaving: leaving(config),
+        drain: agent_drain(config),
         services: agent_services(
             config,
             control,
@@ -159,7 +164,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     })
 }
 
-/// What agents may call: a service is one line here.
+/// The methods that agents may call; those that every agent needs are in [`Services::standard`].
 fn agent_services(
     config: &Config,
     control: &Control,
@@ -249,14 +254,14 @@ fn server_tls(files: Option<&TlsFiles>, alpn: &[&[u8]]) -> anyhow::Result<Option
     Ok(files.map(load).transpose()?)
 }
 
-fn graces(config: &Config) -> Graces {
+fn grace_periods(config: &Config) -> GracePeriods {
     let agents = config.agent.listen.listen_grace_period;
     match &config.agent.kubernetes_api {
-        Some(users) => Graces {
+        Some(users) => GracePeriods {
             listen: agents.max(users.listen_grace_period),
             requests: users.shutdown_grace_period,
         },
-        None => Graces {
+        None => GracePeriods {
             listen: agents,
             requests: Duration::from_secs(3600),
         },
@@ -264,11 +269,11 @@ fn graces(config: &Config) -> Graces {
 }
 
 /// Agents must have moved before the time for requests in progress is over.
-fn leaving(config: &Config) -> Leaving {
-    let usual = Leaving::default();
-    Leaving {
-        per_second: config.agent.listen.drain_connections_per_second,
-        within: usual.within.min(graces(config).requests / 2),
+fn agent_drain(config: &Config) -> DrainSettings {
+    let usual = DrainSettings::default();
+    DrainSettings {
+        connections_per_second: config.agent.listen.drain_connections_per_second,
+        goaway_limit: usual.goaway_limit.min(grace_periods(config).requests / 2),
         ..usual
     }
 }

@@ -1,14 +1,14 @@
-//! Where something is served.
+//! A port of the server.
 
 use runtime::listen::Listener;
 
 /// A listener, how its connections are accepted, and how they are treated.
 #[derive(Debug)]
 pub struct Port<A, S> {
-    /// Where.
+    /// The listener.
     pub listener: Listener,
-    /// The handshakes.
+    /// Does the handshakes.
     pub acceptor: A,
-    /// What comes after them.
+    /// How connections are served after them.
     pub settings: S,
 }

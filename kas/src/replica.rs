@@ -1,16 +1,15 @@
-//! One replica, composed: its listeners, its router, and how it leaves.
+//! One replica, composed: its ports, its router, and its drain.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+mod drain;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use agent_gateway::{
-    AgentApi, AgentMetrics, Keeper, ReceptiveStates,
-    events::{self, Events},
+    AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor,
+    events::{EventWorkers, Events},
 };
 use prometheus_client::registry::Registry as Metrics;
 use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
@@ -21,7 +20,6 @@ use runtime::{
     metrics,
     panics::vital,
 };
-use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -34,32 +32,20 @@ use crate::{
 };
 
 pub use crate::{port::Port, private_api::PeerSettings};
-
-/// How long before the end of the grace period watches are ended in order.
-const LAST_CALL: Duration = Duration::from_secs(5);
-/// How long agents' connections may take to close when nothing runs on them.
-const AGENTS_CLOSE: Duration = Duration::from_secs(5);
-/// How long GitLab's calls may take to end; each is short.
-const GITLAB_CLOSE: Duration = Duration::from_secs(10);
-/// How long the routing table may take to forget this replica.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// The same when whoever runs the replica is in a hurry.
-const HURRIED_GOODBYE: Duration = Duration::from_secs(1);
-/// How long connections may take to close on which nothing is in progress.
-const MOMENT: Duration = Duration::from_millis(100);
+pub use drain::{Cut, GracePeriods};
 
 /// What a replica is made of.
 #[derive(Debug)]
 pub struct Setup {
-    /// Its name, and where peers reach it.
+    /// Its id, and its URL for peers.
     pub me: Owner,
-    /// Who knows agents and users.
+    /// The control plane.
     pub control_plane: Arc<dyn ControlPlane>,
     /// The routing table.
     pub table: Arc<dyn RoutingTable>,
-    /// What GitLab tells all replicas.
+    /// Pushes to repositories, of which GitLab notifies one replica.
     pub notifications: Notifications,
-    /// What the table and others count; the replica adds its own.
+    /// The registry of metrics; the replica adds its own.
     pub metrics: Metrics,
     /// The agents' port.
     pub agents: Port<AgentAcceptor, agent_gateway::Settings>,
@@ -69,59 +55,23 @@ pub struct Setup {
     pub peers: Option<Port<PlainAcceptor, PeerSettings>>,
     /// GitLab's port.
     pub gitlab: Option<GitLabPort>,
-    /// What passing on events of agents' clusters needs done, if they are taken.
-    pub events: Option<events::Work>,
-    /// What serves watches of clusters' objects, through the users' port.
+    /// The tasks that publish events of agents' clusters; `None` if events are not configured.
+    pub events: Option<EventWorkers>,
+    /// Serves watches of clusters' objects, at the users' port.
     pub graph: Graph,
     /// Metrics and probes.
     pub observability: Option<(Listener, metrics::Paths)>,
 }
 
-/// Where GitLab calls, and what it finds there.
+/// The port that GitLab calls.
 #[derive(Debug)]
 pub struct GitLabPort {
-    /// Where.
+    /// The listener.
     pub listener: AnyListener,
-    /// The handshakes.
+    /// Does the handshakes.
     pub acceptor: PlainAcceptor,
-    /// What comes after them.
+    /// Serves what comes after them.
     pub api: Arc<GitLabApi>,
-}
-
-/// How long each step of leaving may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Graces {
-    /// How long new connections are still accepted after readiness is gone.
-    pub listen: Duration,
-    /// How long requests in progress may go on.
-    pub requests: Duration,
-}
-
-/// What was cut when a replica left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cut {
-    /// Connections and requests of users.
-    pub users: usize,
-    /// Connections of other replicas, whose requests were passed on here.
-    pub peers: usize,
-}
-
-impl Cut {
-    /// Whether everything had been finished.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { users, peers } = self;
-        write!(
-            f,
-            "{users} connections or requests of users, {peers} connections of other replicas"
-        )
-    }
 }
 
 /// A running replica.
@@ -129,7 +79,7 @@ impl std::fmt::Display for Cut {
 pub struct Replica {
     id: ReplicaId,
     table: Arc<dyn RoutingTable>,
-    agent_api: Option<Arc<AgentApi>>,
+    agent_gateway: Option<Arc<AgentGateway>>,
     ready: Arc<AtomicBool>,
     users: Drain,
     agents: Drain,
@@ -151,7 +101,7 @@ impl Replica {
         let mut replica = Self {
             id: setup.me.replica.clone(),
             table: table.clone(),
-            agent_api: None,
+            agent_gateway: None,
             ready: Arc::new(AtomicBool::new(true)),
             users: Drain::new(),
             agents: Drain::new(),
@@ -196,7 +146,7 @@ impl Replica {
         replica
     }
 
-    /// Its name.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> &ReplicaId {
         &self.id
@@ -208,90 +158,6 @@ impl Replica {
         &self.registry
     }
 
-    /// Leaves: says so, takes no new work after a while, moves its agents
-    /// elsewhere, finishes what it carries. `force` ends it early.
-    pub async fn leave(self, graces: Graces, force: CancellationToken) -> Cut {
-        self.ready.store(false, Ordering::Relaxed);
-        self.table.drain();
-        self.users.announce();
-        let finishing = force.run_until_cancelled(self.finish(graces));
-        let forced = finishing.await.is_none();
-        if forced {
-            self.hurry().await;
-        }
-        let cut = Cut {
-            users: self.users.in_progress(),
-            peers: self.peers.in_progress(),
-        };
-        let limit = if forced { HURRIED_GOODBYE } else { GOODBYE };
-        if tokio::time::timeout(limit, self.table.leave())
-            .await
-            .is_err()
-        {
-            tracing::warn!(replica = %self.id, "the routing table was not told in time; this replica's entries expire by themselves");
-        }
-        self.stop.cancel();
-        self.background.close();
-        self.background.wait().await;
-        cut
-    }
-
-    /// Lets those go who have nothing in progress.
-    async fn hurry(&self) {
-        for leaving in [&self.users, &self.peers, &self.agents, &self.gitlab] {
-            leaving.start();
-        }
-        tokio::join!(
-            self.users.finished(MOMENT),
-            self.peers.finished(MOMENT),
-            self.gitlab.finished(MOMENT),
-        );
-    }
-
-    async fn finish(&self, graces: Graces) {
-        tokio::time::sleep(graces.listen).await;
-        let deadline = Instant::now() + graces.requests;
-        self.users.start();
-        self.gitlab.start();
-        if let Some(events) = &self.events {
-            events.leave();
-        }
-        self.agents.start();
-        tokio::select! {
-            () = self.finish_work(deadline) => {}
-            () = self.call_last(deadline, graces.requests) => {}
-        }
-    }
-
-    /// Ends what would go on until the deadline, such as watches, shortly before it; those of other
-    /// replicas' users go on through another owner.
-    async fn call_last(&self, deadline: Instant, grace: Duration) {
-        let ahead = LAST_CALL.min(grace / 4);
-        tokio::time::sleep_until(deadline - ahead).await;
-        self.users.last_call();
-        self.peers.last_call();
-        std::future::pending().await
-    }
-
-    async fn finish_work(&self, deadline: Instant) {
-        let left = || deadline.saturating_duration_since(Instant::now());
-        // Peers find this replica as long as agents have not moved.
-        if let Some(api) = &self.agent_api {
-            api.moved(left()).await;
-        }
-        self.peers.start();
-        // Requests of users and peers need the agents' connections, so those
-        // are waited for last; they end with their calls.
-        tokio::join!(
-            self.users.finished(left()),
-            self.peers.finished(left()),
-            self.gitlab.finished(left().min(GITLAB_CLOSE)),
-        );
-        if !self.agents.finished(AGENTS_CLOSE).await {
-            tracing::info!(replica = %self.id, "some agents did not leave in time");
-        }
-    }
-
     fn serve_agents(
         &mut self,
         port: Port<AgentAcceptor, agent_gateway::Settings>,
@@ -301,27 +167,27 @@ impl Replica {
         let counts = AgentMetrics::default();
         counts.register(numbers);
         let registry = self.registry.clone();
-        let api = AgentApi::new(
+        let gateway = AgentGateway::new(
             port.settings,
             control_plane.clone(),
             registry,
             self.table.clone(),
             counts,
         );
-        self.agent_api = Some(api.clone());
+        self.agent_gateway = Some(gateway.clone());
         let states = ReceptiveStates::default();
         states.register(numbers);
-        let keeper = Keeper::new(
+        let supervisor = ReceptiveSupervisor::new(
             self.id.clone(),
-            api.clone(),
+            gateway.clone(),
             self.table.clone(),
             states,
             &crate::version::server(),
         );
         let listed = control_plane.receptive_agents();
-        let keeping = keeper.run(listed, self.agents.clone());
-        self.agents.spawn(vital("receptive agents", keeping));
-        let serving = api.serve(port.listener, port.acceptor, self.agents.clone());
+        let supervising = supervisor.run(listed, self.agents.clone());
+        self.agents.spawn(vital("receptive agents", supervising));
+        let serving = gateway.serve(port.listener, port.acceptor, self.agents.clone());
         self.agents.spawn(vital("agents' port", serving));
     }
 

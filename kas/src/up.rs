@@ -20,7 +20,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{cli::UpArgs, control_plane::standalone::Standalone, replica::Graces};
+use crate::{cli::UpArgs, control_plane::standalone::Standalone, replica::GracePeriods};
 use accounts::Accounts;
 use cluster::{Cluster, Store};
 
@@ -29,7 +29,7 @@ const CONNECTED: Duration = Duration::from_secs(60);
 /// How often it is looked which replicas hold the agent.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long requests may go on when all of this ends.
-const GRACES: Graces = Graces {
+const GRACES: GracePeriods = GracePeriods {
     listen: Duration::ZERO,
     requests: Duration::from_secs(5),
 };
@@ -184,7 +184,7 @@ async fn leave(cluster: Cluster, agent: agent::Running, mut tasks: JoinSet<()>) 
     let _ = tokio::time::timeout(GRACES.requests, agent).await;
     let mut replicas = JoinSet::new();
     for replica in cluster.replicas {
-        replicas.spawn(replica.leave(GRACES, CancellationToken::new()));
+        replicas.spawn(replica.drain(GRACES, CancellationToken::new()));
     }
     while replicas.join_next().await.is_some() {}
     while tasks.join_next().await.is_some() {}

@@ -199,7 +199,7 @@ async fn a_second_signal_cuts_what_is_in_progress_and_the_exit_code_says_so() ->
     };
 
     site.replicas.signal(0, "TERM").await?;
-    logged(&site, "a second signal ends this at once").await?;
+    logged(&site, "send the signal again to exit immediately").await?;
     site.replicas.signal(0, "TERM").await?;
 
     let status = site.replicas.ended(0).await?;

@@ -1,12 +1,10 @@
-//! What agents tell of their clusters, passed on to whoever is to know: the log,
-//! webhooks, and readers of any replica.
+//! Events of agents' clusters, published to the log, to webhooks, and to readers at any replica.
 //!
-//! The replica that an agent tells serves the log and the webhooks; readers of
-//! the others hear through Redis. Nothing is kept here, and neither webhooks nor
-//! readers are waited for.
+//! The replica that gets a report writes the log and calls the webhooks; readers at others get it through Redis.
+//! Nothing is stored, and nobody waits for webhooks or readers.
 
-mod json;
-mod line;
+mod body;
+mod log;
 mod metrics;
 mod reader;
 mod webhook;
@@ -25,43 +23,44 @@ use crate::config;
 use metrics::EventMetrics;
 pub use reader::Reader;
 pub use webhook::WebhookError;
-use webhook::{Queue, Webhook};
+use webhook::{Webhook, WebhookQueue};
 
-/// The channel of replicas; its name has no prefix.
+/// The Redis channel of all replicas; its name has no prefix.
 pub const CHANNEL: &str = "kas_cluster_events";
-/// Batches on their way to readers; one that falls behind hears that it missed some.
-const QUEUE: usize = 64;
+/// Batches that a reader may be behind; one that falls further behind is told that it missed some.
+const READER_QUEUE_BATCHES: usize = 64;
 
-/// What a reader hears.
+/// What a reader gets.
 #[derive(Debug, Clone)]
-enum Told {
+enum Delivery {
     Batch(Arc<Batch>),
+    /// Batches may have been lost.
     Missed,
 }
 
-/// Passes events on. Clones share everything.
+/// Publishes events. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Events(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     log: bool,
-    webhooks: Vec<Queue>,
-    readers: broadcast::Sender<Told>,
+    webhooks: Vec<WebhookQueue>,
+    readers: broadcast::Sender<Delivery>,
     channel: Option<Channel>,
     metrics: EventMetrics,
-    leaving: CancellationToken,
+    readers_end: CancellationToken,
 }
 
-/// What works until the replica ends.
+/// The tasks behind [`Events`], which run until the replica ends.
 #[derive(Debug)]
-pub struct Work {
+pub struct EventWorkers {
     events: Events,
     webhooks: Vec<Webhook>,
 }
 
 impl Events {
-    /// As configured; readers of other replicas are told through the channel.
+    /// As configured; readers at other replicas get events through the channel.
     ///
     /// # Errors
     /// When a webhook's secret or certificates cannot be read.
@@ -70,7 +69,7 @@ impl Events {
         channel: Option<Channel>,
         user_agent: &str,
         registry: &mut Registry,
-    ) -> Result<Work, WebhookError> {
+    ) -> Result<EventWorkers, WebhookError> {
         let metrics = EventMetrics::default();
         metrics.register(registry);
         let (mut queues, mut webhooks) = (Vec::new(), Vec::new());
@@ -82,57 +81,62 @@ impl Events {
         let events = Self(Arc::new(Inner {
             log: settings.log,
             webhooks: queues,
-            readers: broadcast::Sender::new(QUEUE),
+            readers: broadcast::Sender::new(READER_QUEUE_BATCHES),
             channel,
             metrics,
-            leaving: CancellationToken::new(),
+            readers_end: CancellationToken::new(),
         }));
-        Ok(Work { events, webhooks })
+        Ok(EventWorkers { events, webhooks })
     }
 
-    /// Ends the streams of readers: they come back elsewhere.
-    pub fn leave(&self) {
-        self.0.leaving.cancel();
+    /// Ends the streams of readers, who come back at another replica.
+    pub fn end_readers(&self) {
+        self.0.readers_end.cancel();
     }
 
-    /// Passes on what an agent told this replica.
-    pub(crate) async fn pass_on(&self, batch: Batch) {
+    /// Publishes what an agent has reported to this replica.
+    pub(crate) async fn publish(&self, batch: Batch) {
         let inner = &self.0;
         inner.metrics.received(&batch);
         if inner.log {
-            line::log(&batch);
+            log::write(&batch);
         }
         let batch = Arc::new(batch);
         for webhook in &inner.webhooks {
             webhook.push(&batch);
         }
         match &inner.channel {
-            None => self.tell(Told::Batch(batch)),
+            None => self.deliver(Delivery::Batch(batch)),
             Some(channel) => {
                 let message = Bytes::from(batch.encode_to_vec());
                 if let Err(error) = channel.publish(message).await {
-                    tracing::warn!(%error, "readers of other replicas miss events of a cluster");
-                    self.tell(Told::Batch(batch));
+                    tracing::warn!(%error, "could not publish cluster events to other replicas; their readers miss them");
+                    self.deliver(Delivery::Batch(batch));
                 }
             }
         }
     }
 
-    /// Nobody may read, which is fine.
-    fn tell(&self, told: Told) {
-        let _ = self.0.readers.send(told);
+    fn deliver(&self, delivery: Delivery) {
+        // An error means that there is no reader.
+        let _ = self.0.readers.send(delivery);
     }
 
-    async fn hear(&self, stop: CancellationToken) {
+    /// Delivers what other replicas publish.
+    async fn follow_channel(&self, stop: CancellationToken) {
         let Some(channel) = &self.0.channel else {
             return;
         };
         let listening = channel.listen(|heard| match heard {
-            Heard::Gap => self.tell(Told::Missed),
+            Heard::Gap => self.deliver(Delivery::Missed),
             Heard::Message(message) => match Batch::decode(message) {
-                Ok(batch) => self.tell(Told::Batch(Arc::new(batch))),
+                Ok(batch) => self.deliver(Delivery::Batch(Arc::new(batch))),
                 Err(error) => {
-                    tracing::warn!(channel = CHANNEL, %error, "a message that is not understood");
+                    tracing::warn!(
+                        channel = CHANNEL,
+                        %error,
+                        "could not decode a message of cluster events; ignoring it"
+                    );
                 }
             },
         });
@@ -140,20 +144,20 @@ impl Events {
     }
 }
 
-impl Work {
-    /// What takes events.
+impl EventWorkers {
+    /// The handle by which events are published.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// Hears other replicas and tells webhooks, until `stop`.
+    /// Follows the channel and calls webhooks, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         for webhook in self.webhooks {
             tasks.spawn(webhook.run(stop.clone()));
         }
-        self.events.hear(stop).await;
+        self.events.follow_channel(stop).await;
         tasks.close();
         tasks.wait().await;
     }

@@ -1,9 +1,8 @@
-//! Pushes on their way to agents that run Flux, so that it looks at once.
+//! Notifications of pushes for agents that run Flux, so that it reconciles at once.
 //!
-//! Nothing is kept: what is pushed while an agent has no stream is found at
-//! Flux's own interval.
+//! Nothing is stored: a push while an agent has no stream is found at Flux's own interval.
 
-mod waiting;
+mod pending;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -14,37 +13,37 @@ use control_plane::{
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use waiting::Offered;
-pub(crate) use waiting::Waiting;
+use pending::Enqueued;
+pub(crate) use pending::PendingPushes;
 
-/// What agents' streams of pushes share. Clones share it.
+/// What all streams of pushes need. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Flux {
     pushes: Notifications,
     usage: Option<Usage>,
-    told: Counter,
+    notified: Counter,
     dropped: Counter,
 }
 
 impl Flux {
-    /// Hears pushes of `pushes`, and counts for GitLab in `usage`.
+    /// Follows `pushes`; `usage` counts for GitLab, `None` if it does not want to know.
     #[must_use]
     pub fn new(pushes: Notifications, usage: Option<Usage>, registry: &mut Registry) -> Self {
-        let (told, dropped) = (Counter::default(), Counter::default());
+        let (notified, dropped) = (Counter::default(), Counter::default());
         registry.register(
             "flux_git_push_notifications",
-            "Pushes to projects that agents were told of for Flux",
-            told.clone(),
+            "Push notifications sent to agents for Flux",
+            notified.clone(),
         );
         registry.register(
             "flux_dropped_git_push_notifications",
-            "Pushes that agents were not told of, because too many waited",
+            "Push notifications for Flux dropped because the agent's queue was full",
             dropped.clone(),
         );
         Self {
             pushes,
             usage,
-            told,
+            notified,
             dropped,
         }
     }
@@ -54,42 +53,43 @@ impl Flux {
         self.pushes.subscribe()
     }
 
-    /// Puts the pushes to these projects among those that wait for a stream,
-    /// for as long as any come. Never waits for the stream.
+    /// Queues the pushes to these projects for a stream, for as long as any come. Never waits for the stream.
     pub(crate) async fn collect(
         &self,
         mut events: Receiver<Event>,
         projects: &HashSet<String>,
-        waiting: &Waiting,
+        pending: &PendingPushes,
     ) {
         loop {
             match events.recv().await {
                 Ok(Event::GitPush(push)) if projects.contains(&*push.project_path) => {
-                    self.offer(push, waiting);
+                    self.enqueue(push, pending);
                 }
                 Ok(Event::GitPush(_)) => {}
                 Ok(Event::Missed) | Err(RecvError::Lagged(_)) => {
-                    tracing::debug!("pushes may have been missed; Flux finds them at its interval");
+                    tracing::debug!(
+                        "push notifications may have been missed; Flux reconciles at its own interval"
+                    );
                 }
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
-    fn offer(&self, push: GitPush, waiting: &Waiting) {
+    fn enqueue(&self, push: GitPush, pending: &PendingPushes) {
         let project = Arc::clone(&push.project_path);
-        if waiting.offer(push) == Offered::Dropped {
+        if pending.enqueue(push) == Enqueued::Dropped {
             self.dropped.inc();
             tracing::info!(
                 project = &*project,
-                "too many pushes wait for an agent; this one is dropped"
+                "push notification queue of the agent is full; dropping the notification"
             );
         }
     }
 
-    /// An agent was told.
-    pub(crate) fn told(&self, push: &GitPush) {
-        self.told.inc();
+    /// Counts a notification that was sent.
+    pub(crate) fn notified(&self, push: &GitPush) {
+        self.notified.inc();
         if let Some(usage) = &self.usage {
             usage.flux_told(push.project_id);
         }

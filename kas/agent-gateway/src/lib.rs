@@ -4,17 +4,17 @@
 //! It asks the control plane who an agent is, and gives tunnels to the router's registry. It knows no users,
 //! no requests and no other port of the server.
 
-mod agent_api;
 pub mod config;
 pub mod events;
 mod flux;
+mod gateway;
 mod receptive;
 mod tracker;
 
-pub use agent_api::{
-    AgentApi, AgentMetrics, Answer, Dialled, Leaving, Method, Services, Settings,
-    WEBSOCKET_PING_INTERVAL, reconcile_projects, report_events,
-};
 pub use flux::Flux;
-pub use receptive::{Keeper, ReceptiveStates};
-pub use tracker::{Here, RegisterError, Tracker};
+pub use gateway::{
+    AgentGateway, AgentMetrics, DialledAgent, DialledConnection, DrainSettings, Method, Services,
+    Settings, WEBSOCKET_PING_INTERVAL, reconcile_projects, report_events,
+};
+pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
+pub use tracker::{InstanceGuard, RegisterError, Tracker};

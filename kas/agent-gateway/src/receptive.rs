@@ -1,16 +1,14 @@
-//! Agents that cannot dial kas, and are dialled by it.
+//! Receptive agents: those that cannot dial kas, and are dialled by it.
 //!
-//! The control plane lists them. Of all live replicas, the one on duty in the
-//! order of the hash ring dials an agent; what follows is an ordinary connection
-//! of an agent, with the roles at the socket reversed. When the duty moves, the
-//! replica that had it keeps its connection until the agent is seen at the one
-//! that has it now.
+//! The control plane lists them. Of all live replicas, the agent's assignee in the hash ring dials it; what
+//! follows is an ordinary connection of an agent, with the roles at the socket reversed. When the assignee
+//! changes, the former one keeps its connection until the routing table shows the agent at the new one.
 
+mod assignee;
 mod dial;
-mod duty;
-mod keeper;
+mod dial_error;
 mod states;
-mod trouble;
+mod supervisor;
 
-pub use keeper::Keeper;
 pub use states::ReceptiveStates;
+pub use supervisor::ReceptiveSupervisor;

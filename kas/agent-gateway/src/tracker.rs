@@ -1,12 +1,11 @@
-//! Which agent processes are connected, to this replica and to all.
+//! The connected agent processes, of this replica and of all.
 //!
-//! A process is there while it has a configuration stream here, or while the
-//! connection is open on which it registered. What this replica knows of an
-//! agent's processes is told to the routing table, whose store shares it.
+//! A process is connected while it has a configuration stream here, or while the connection is open on which it
+//! registered. This replica's processes are published in the routing table, whose store all replicas read.
 
 mod instance;
+mod record;
 mod registrations;
-mod written;
 
 use std::{
     collections::HashMap,
@@ -25,19 +24,19 @@ use tokio::time::Instant;
 
 /// Processes that one agent may have on a replica.
 const MAX_INSTANCES: usize = 100;
-/// How often a process may register: it does every five minutes, and again on each new connection.
-const PER_POD: Rate = Rate {
+/// How often a process may register: it does so every five minutes, and on each new connection.
+const REGISTRATION_RATE_PER_POD: Rate = Rate {
     per_second: 1.0,
     burst: 5,
 };
-/// The same for all processes of an agent: each may come at once when a replica has started.
-const PER_AGENT: Rate = Rate {
+/// The same for all processes of an agent, which may come all at once when a replica has started.
+const REGISTRATION_RATE_PER_AGENT: Rate = Rate {
     per_second: 20.0,
     burst: 2 * MAX_INSTANCES as u32,
 };
-/// Processes or agents of which it is remembered how often they registered.
-const MAX_REMEMBERED: usize = 100_000;
-/// Parts of the agents that are locked one by one.
+/// Processes, and agents, whose rate of registrations is remembered.
+const MAX_REMEMBERED_RATES: usize = 100_000;
+/// Parts of the map of agents, each with a lock of its own.
 const SHARDS: usize = 32;
 
 /// The connected agent processes.
@@ -52,10 +51,10 @@ pub struct Tracker {
 /// Why a process cannot register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
-    /// It registers all the time, or the agent's processes together do.
+    /// It registers too often, or the agent's processes together do.
     #[error("this agent registers too often, try again later")]
     TooOften,
-    /// The agent has as many as it may have.
+    /// The agent has as many processes as it may have.
     #[error(
         "this agent has {MAX_INSTANCES} connected processes already, which is the most allowed"
     )]
@@ -68,9 +67,9 @@ struct Agent {
     instances: Vec<Instance>,
 }
 
-/// A process is there as long as this is held.
+/// A process counts as connected while this is held.
 #[derive(Debug)]
-pub struct Here {
+pub struct InstanceGuard {
     tracker: Arc<Tracker>,
     agent: AgentId,
     connection_id: i64,
@@ -78,18 +77,18 @@ pub struct Here {
 }
 
 impl Tracker {
-    /// A tracker that tells `table`.
+    /// A tracker that publishes to `table`.
     #[must_use]
     pub fn new(table: Arc<dyn RoutingTable>) -> Arc<Self> {
         Arc::new(Self {
             table,
             agents: std::array::from_fn(|_| Mutex::default()),
-            per_pod: Rates::new(PER_POD, MAX_REMEMBERED),
-            per_agent: Rates::new(PER_AGENT, MAX_REMEMBERED),
+            per_pod: Rates::new(REGISTRATION_RATE_PER_POD, MAX_REMEMBERED_RATES),
+            per_agent: Rates::new(REGISTRATION_RATE_PER_AGENT, MAX_REMEMBERED_RATES),
         })
     }
 
-    /// A process says that it is there; `pod_id` is a random number of its own.
+    /// A process registers; `pod_id` is a random number of its own.
     ///
     /// # Errors
     /// When it does so too often, or the agent has too many.
@@ -98,7 +97,7 @@ impl Tracker {
         agent: &AgentInfo,
         pod_id: i64,
         meta: &AgentMeta,
-    ) -> Result<Here, RegisterError> {
+    ) -> Result<InstanceGuard, RegisterError> {
         let now = Instant::now();
         if !self.per_pod.take(&(agent.id, pod_id), now) || !self.per_agent.take(&agent.id, now) {
             return Err(RegisterError::TooOften);
@@ -107,15 +106,15 @@ impl Tracker {
         self.hold(agent, instance)
     }
 
-    /// A process has opened a stream of its configuration. `None` if it says
-    /// too little of itself and will register besides, or if the agent has too many.
+    /// A process has opened a configuration stream. `None` if it does not name its pod and will register besides, or
+    /// if the agent has too many processes.
     #[must_use]
     pub fn streaming(
         self: &Arc<Self>,
         agent: &AgentInfo,
         meta: &AgentMeta,
         registers: bool,
-    ) -> Option<Here> {
+    ) -> Option<InstanceGuard> {
         if registers && meta.pod_name.is_empty() {
             return None;
         }
@@ -123,7 +122,7 @@ impl Tracker {
         self.hold(agent, instance).ok()
     }
 
-    /// A process leaves.
+    /// A process unregisters.
     pub fn unregister(&self, agent: AgentId, pod_id: i64) {
         self.change(agent, |instances| {
             let before = instances.len();
@@ -138,14 +137,14 @@ impl Tracker {
     /// When the store cannot say.
     pub async fn connected(&self, wanted: &Wanted) -> Result<Vec<ConnectedAgentInfo>, StoreError> {
         let told = self.table.told(wanted).await?;
-        Ok(written::merge(&told))
+        Ok(record::merge(&told))
     }
 
     fn hold(
         self: &Arc<Self>,
         agent: &AgentInfo,
         instance: Instance,
-    ) -> Result<Here, RegisterError> {
+    ) -> Result<InstanceGuard, RegisterError> {
         let (connection_id, pod) = (instance.connection_id, instance.pod());
         let mut agents = self.lock(agent.id);
         let entry = agents.entry(agent.id).or_insert_with(|| Agent {
@@ -155,25 +154,25 @@ impl Tracker {
         let moved = std::mem::replace(&mut entry.project, agent.project_id) != agent.project_id;
         let full = entry.instances.len() >= MAX_INSTANCES;
         let changed = match entry.instances.iter_mut().find(|it| it.is_same(&instance)) {
-            Some(known) => known.again(instance),
+            Some(known) => known.merge(instance),
             None if full => return Err(RegisterError::TooMany),
             None => {
                 tracing::info!(
-                    agent_id = agent.id.0,
-                    agent = agent.name,
-                    version = instance.meta.version,
+                    agent.id = agent.id.0,
+                    agent.name = agent.name,
+                    agent.version = instance.meta.version,
                     pod = instance.meta.pod_name,
-                    "an agent connected"
+                    "agent process connected"
                 );
                 entry.instances.push(instance);
                 true
             }
         };
-        // Whoever only registers again has nothing new to tell.
+        // A process that only registers again changes nothing.
         if changed || moved {
-            self.tell(agent.id, entry);
+            self.publish(agent.id, entry);
         }
-        Ok(Here {
+        Ok(InstanceGuard {
             tracker: self.clone(),
             agent: agent.id,
             connection_id,
@@ -181,26 +180,26 @@ impl Tracker {
         })
     }
 
-    /// Changes what is known of an agent; `change` says whether that is to be told.
+    /// Changes an agent's processes; `change` returns whether that is to be published.
     fn change(&self, agent: AgentId, change: impl FnOnce(&mut Vec<Instance>) -> bool) {
         let mut agents = self.lock(agent);
         let Some(entry) = agents.get_mut(&agent) else {
             return;
         };
         if change(&mut entry.instances) {
-            self.tell(agent, entry);
+            self.publish(agent, entry);
         }
         if entry.instances.is_empty() {
             agents.remove(&agent);
         }
     }
 
-    /// Under the lock, so that the last that is told is the last that is true.
-    fn tell(&self, id: AgentId, agent: &Agent) {
-        let told = &agent.instances;
-        let presence = (!told.is_empty()).then(|| Presence {
+    /// Called under the lock, so that the last state is the last that is published.
+    fn publish(&self, id: AgentId, agent: &Agent) {
+        let instances = &agent.instances;
+        let presence = (!instances.is_empty()).then(|| Presence {
             group: agent.project,
-            text: written::write(told).into(),
+            text: record::encode(instances).into(),
         });
         self.table.tell(id, presence);
     }
@@ -213,20 +212,20 @@ impl Tracker {
     }
 }
 
-impl Drop for Here {
+impl Drop for InstanceGuard {
     fn drop(&mut self) {
         self.tracker.change(self.agent, |instances| {
             let by_id = |it: &Instance| it.connection_id == self.connection_id;
-            // It has another number since it registered.
+            // Its id is another since it registered.
             let by_pod = |it: &Instance| !self.pod.is_empty() && it.pod() == self.pod;
             let held = instances.iter().position(by_id);
             let held = held.or_else(|| instances.iter().position(by_pod));
             let held = held.and_then(|at| instances.get_mut(at));
             if let Some(instance) = held {
-                instance.holders = instance.holders.saturating_sub(1);
+                instance.references = instance.references.saturating_sub(1);
             }
             let before = instances.len();
-            instances.retain(|it| it.holders > 0);
+            instances.retain(|it| it.references > 0);
             instances.len() != before
         });
     }

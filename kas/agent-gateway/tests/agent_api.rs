@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use agent_gateway::{AgentApi, AgentMetrics, Leaving, Services, Settings, Tracker};
+use agent_gateway::{AgentGateway, AgentMetrics, DrainSettings, Services, Settings, Tracker};
 use cluster_state::Wanted;
 use cluster_state::{AgentId, Owner, ReplicaId, RoutingTable, memory::MemoryStore};
 use control_plane::standalone::{
@@ -47,7 +47,7 @@ const AGENT: AgentId = AgentId(1);
 struct Kas {
     address: String,
     store: MemoryStore,
-    api: Arc<AgentApi>,
+    gateway: Arc<AgentGateway>,
     registry: Arc<Registry>,
     tracker: Arc<Tracker>,
     drain: Drain,
@@ -98,14 +98,14 @@ impl Kas {
         let settings = Settings {
             max_connection_age,
             connections_per_token_per_minute,
-            leaving: Leaving {
-                elsewhere: Duration::from_secs(3600),
-                ..Leaving::default()
+            drain: DrainSettings {
+                last_tunnel_timeout: Duration::from_secs(3600),
+                ..DrainSettings::default()
             },
             services,
             directions: String::new(),
         };
-        let api = AgentApi::new(
+        let gateway = AgentGateway::new(
             settings,
             control_plane.clone(),
             registry.clone(),
@@ -116,11 +116,11 @@ impl Kas {
         let address = listener.local_addr().to_string();
         let drain = Drain::new();
         let acceptor = AgentAcceptor::new(AgentAcceptorOptions::default());
-        tokio::spawn(api.clone().serve(listener, acceptor, drain.clone()));
+        tokio::spawn(gateway.clone().serve(listener, acceptor, drain.clone()));
         let token = token.expose().to_owned();
         Self {
             address,
-            api,
+            gateway,
             store,
             registry,
             tracker,
@@ -274,7 +274,7 @@ async fn a_tunnel_that_is_given_back_while_its_connection_leaves_ends_then() {
         url: String::new(),
     };
     kas.store.table(other).announce(AGENT);
-    assert!(kas.api.moved(Duration::from_secs(20)).await);
+    assert!(kas.gateway.agents_moved(Duration::from_secs(20)).await);
     drop(reserved);
 
     assert!(within(tunnel).await.unwrap().is_ok());

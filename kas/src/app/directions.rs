@@ -1,4 +1,4 @@
-//! What those are told who ask for something at a port that does not serve it.
+//! What each port answers to requests that belong to another.
 
 use crate::config::Config;
 
@@ -7,7 +7,7 @@ const AGENTS: &str = "Agents connect here, by gRPC or WebSocket.";
 /// What is served at GitLab's port.
 const GITLAB: &str = "This is the port that GitLab calls, for gRPC.";
 
-/// Sentences that lead from one port to another.
+/// The sentences of these answers.
 #[derive(Debug)]
 pub(super) struct Directions {
     kubernetes_api: String,

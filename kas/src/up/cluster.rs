@@ -197,7 +197,7 @@ fn settings(services: Services) -> agent_gateway::Settings {
     agent_gateway::Settings {
         max_connection_age: Duration::from_secs(7200),
         connections_per_token_per_minute: 40_000,
-        leaving: agent_gateway::Leaving::default(),
+        drain: agent_gateway::DrainSettings::default(),
         services,
         directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
     }

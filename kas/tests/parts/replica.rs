@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use agent_gateway::{Leaving, Services, Tracker};
+use agent_gateway::{DrainSettings, Services, Tracker};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use kas::{
     control_plane::{
@@ -105,7 +105,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
             settings: agent_gateway::Settings {
                 max_connection_age: Duration::from_secs(7200),
                 connections_per_token_per_minute: 40_000,
-                leaving: Leaving::default(),
+                drain: DrainSettings::default(),
                 services,
                 directions: String::new(),
             },

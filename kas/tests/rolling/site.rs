@@ -15,7 +15,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use kas::replica::{Cut, Graces};
+use kas::replica::{Cut, GracePeriods};
 use runtime::telemetry;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::{
 const AGENT: AgentId = AgentId(1);
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(60);
-const GRACES: Graces = Graces {
+const GRACES: GracePeriods = GracePeriods {
     listen: Duration::from_millis(300),
     requests: Duration::from_secs(50),
 };
@@ -98,7 +98,7 @@ impl Site {
     pub(crate) async fn leave(&self, member: Serving, force: CancellationToken) -> Cut {
         self.agents.remove(member.agents);
         self.users.remove(member.users);
-        member.replica.leave(GRACES, force).await
+        member.replica.drain(GRACES, force).await
     }
 
     /// Resets all of the agent's connections.

@@ -1,4 +1,4 @@
-//! What is counted of events.
+//! The metrics of cluster events.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
@@ -7,7 +7,7 @@ use prometheus_client::{
 };
 use proto::events::rpc::Batch;
 
-/// The numbers. Clones share them.
+/// The metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct EventMetrics {
     received: Counter,
@@ -20,16 +20,16 @@ struct Labels {
     outcome: Outcome,
 }
 
-/// What became of a batch for a webhook.
+/// The outcome of a delivery to a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(super) enum Outcome {
-    /// It was taken.
+    /// Delivered.
     Ok,
-    /// An attempt failed.
+    /// An attempt failed; there will be another.
     Retried,
-    /// It was given up.
+    /// The last attempt failed.
     Failed,
-    /// There was no room for it.
+    /// The queue was full.
     Dropped,
 }
 
@@ -37,17 +37,17 @@ impl EventMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "cluster_events",
-            "Events that agents told of",
+            "Cluster events reported by agents",
             self.received.clone(),
         );
         registry.register(
             "cluster_events_dropped",
-            "Occurrences of events that agents had no room for",
+            "Occurrences of cluster events dropped by agents whose queue was full",
             self.dropped.clone(),
         );
         registry.register(
             "cluster_event_webhooks",
-            "Batches of events for webhooks",
+            "Deliveries of cluster events to webhooks, by outcome",
             self.webhooks.clone(),
         );
     }

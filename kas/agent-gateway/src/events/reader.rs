@@ -1,4 +1,4 @@
-//! `Reader`: whoever GitLab's token lets in follows the events of all replicas.
+//! `Reader.Follow`: clients of GitLab's port follow the events that all replicas get.
 
 use std::pin::Pin;
 
@@ -7,10 +7,10 @@ use proto::events::rpc::{FollowRequest, FollowResponse, reader_server};
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
-use super::{Events, Told};
+use super::{Delivery, Events};
 
 /// Agents that one reader may name.
-const MOST: usize = 10_000;
+const MAX_AGENTS: usize = 10_000;
 
 /// The service.
 #[derive(Debug)]
@@ -25,37 +25,43 @@ impl reader_server::Reader for Reader {
         request: Request<FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let agents = request.into_inner().agent_ids;
-        if agents.len() > MOST {
-            let words = format!("{} agents, more than the {MOST} allowed", agents.len());
-            return Err(Status::invalid_argument(words));
+        if agents.len() > MAX_AGENTS {
+            let message = format!(
+                "{} agents, more than the {MAX_AGENTS} allowed",
+                agents.len()
+            );
+            return Err(Status::invalid_argument(message));
         }
-        let told = self.0.0.readers.subscribe();
-        let leaving = self.0.0.leaving.clone();
-        let responses = stream::unfold((told, agents), |(mut told, agents)| async move {
-            loop {
-                let response = match told.recv().await {
-                    Ok(told) => response(&told, &agents),
-                    Err(RecvError::Lagged(_)) => response(&Told::Missed, &agents),
-                    Err(RecvError::Closed) => return None,
-                };
-                if let Some(response) = response {
-                    return Some((Ok(response), (told, agents)));
+        let deliveries = self.0.0.readers.subscribe();
+        let end = self.0.0.readers_end.clone();
+        let responses = stream::unfold(
+            (deliveries, agents),
+            |(mut deliveries, agents)| async move {
+                loop {
+                    let response = match deliveries.recv().await {
+                        Ok(delivery) => response(&delivery, &agents),
+                        Err(RecvError::Lagged(_)) => response(&Delivery::Missed, &agents),
+                        Err(RecvError::Closed) => return None,
+                    };
+                    if let Some(response) = response {
+                        return Some((Ok(response), (deliveries, agents)));
+                    }
                 }
-            }
-        });
-        let left = async move { leaving.cancelled().await };
-        let responses = futures_util::StreamExt::take_until(responses, left);
+            },
+        );
+        let end = async move { end.cancelled().await };
+        let responses = futures_util::StreamExt::take_until(responses, end);
         Ok(Response::new(Box::pin(responses)))
     }
 }
 
-fn response(told: &Told, agents: &[i64]) -> Option<FollowResponse> {
-    match told {
-        Told::Missed => Some(FollowResponse {
+fn response(delivery: &Delivery, agents: &[i64]) -> Option<FollowResponse> {
+    match delivery {
+        Delivery::Missed => Some(FollowResponse {
             batch: None,
             missed: true,
         }),
-        Told::Batch(batch) => {
+        Delivery::Batch(batch) => {
             let wanted = agents.is_empty() || agents.contains(&batch.agent_id);
             wanted.then(|| FollowResponse {
                 batch: Some((**batch).clone()),

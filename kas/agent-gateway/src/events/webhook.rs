@@ -1,5 +1,5 @@
-//! A webhook: signed requests, as the Standard Webhooks specification has them,
-//! from a queue of its own, so that one that hangs keeps nobody else waiting.
+//! A webhook: signed requests, as in the Standard Webhooks specification, from a queue of its own, so that one
+//! that hangs delays no other.
 
 mod request;
 #[cfg(test)]
@@ -25,50 +25,49 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    json,
+    body,
     metrics::{EventMetrics, Outcome},
 };
 use crate::config;
 use request::Endpoint;
 
 /// Batches that wait for one webhook.
-const QUEUE: usize = 100;
-/// Attempts for each.
-const ATTEMPTS: usize = 6;
-/// The waits between them, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const QUEUE_BATCHES: usize = 100;
+/// Attempts for each batch.
+const MAX_ATTEMPTS: usize = 6;
+const RETRY_BACKOFF_MIN: Duration = Duration::from_secs(1);
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How long what waits may take when the replica ends.
-const FAREWELL: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long deliveries may go on when the replica ends.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A webhook that cannot be used.
+/// Why a webhook cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// Its URL.
+    /// Its URL cannot be parsed.
     #[error("agent.events.webhooks: {0}")]
     Url(#[from] TargetError),
-    /// Its secret.
+    /// Its secret cannot be read.
     #[error("agent.events.webhooks: {0}")]
     Secret(#[from] SecretError),
-    /// Its CA.
+    /// Its CA cannot be loaded.
     #[error("agent.events.webhooks: {0}")]
     Tls(#[from] TlsError),
 }
 
-/// What waits for a webhook.
+/// The batches that wait for a webhook.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct WebhookQueue {
     host: String,
     batches: mpsc::Sender<Arc<Batch>>,
-    /// Whether the last batch found no room.
+    /// Whether the last batch was dropped.
     full: AtomicBool,
     metrics: EventMetrics,
 }
 
-impl Queue {
-    /// Without room the batch is dropped, and counted; the first of several in a
-    /// row is said.
+impl WebhookQueue {
+    /// Adds a batch, or drops it when the queue is full; the first of several in a row is logged.
     pub(super) fn push(&self, batch: &Arc<Batch>) {
         let full = self.batches.try_send(batch.clone()).is_err();
         if full {
@@ -77,7 +76,7 @@ impl Queue {
         if full && !self.full.swap(full, Ordering::Relaxed) {
             tracing::warn!(
                 webhook = self.host,
-                "a webhook is too slow; events for it are dropped"
+                "webhook queue is full; dropping events"
             );
         } else if !full {
             self.full.store(false, Ordering::Relaxed);
@@ -85,7 +84,7 @@ impl Queue {
     }
 }
 
-/// A webhook and what it is to be told.
+/// A webhook, and its end of the queue.
 #[derive(Debug)]
 pub(super) struct Webhook {
     endpoint: Endpoint,
@@ -98,7 +97,7 @@ impl Webhook {
         settings: &config::Webhook,
         user_agent: &str,
         metrics: EventMetrics,
-    ) -> Result<(Queue, Self), WebhookError> {
+    ) -> Result<(WebhookQueue, Self), WebhookError> {
         let tls = ClientTls::load(&ClientTlsOptions {
             ca_files: settings.ca_certificate_file.iter().cloned().collect(),
             ..ClientTlsOptions::default()
@@ -109,12 +108,12 @@ impl Webhook {
             options: ConnectOptions {
                 tls: Some(tls),
                 user_agent: user_agent.to_owned(),
-                timeout: DEADLINE,
+                timeout: ATTEMPT_TIMEOUT,
                 ..ConnectOptions::default()
             },
         };
-        let (sender, batches) = mpsc::channel(QUEUE);
-        let queue = Queue {
+        let (sender, batches) = mpsc::channel(QUEUE_BATCHES);
+        let queue = WebhookQueue {
             host: endpoint.host().to_owned(),
             batches: sender,
             full: AtomicBool::new(false),
@@ -128,38 +127,38 @@ impl Webhook {
         Ok((queue, webhook))
     }
 
-    /// Tells batch after batch, until `stop`, and then what is left within a moment.
+    /// Delivers batch after batch, until `stop`, and then what is left within [`SHUTDOWN_TIMEOUT`].
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.tell_all()).await;
+        stop.run_until_cancelled(self.deliver_all()).await;
         self.batches.close();
-        if tokio::time::timeout(FAREWELL, self.tell_all())
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.deliver_all())
             .await
             .is_err()
         {
             tracing::warn!(
                 webhook = self.endpoint.host(),
-                "a webhook was not told all events"
+                "shutting down before all events were delivered to the webhook"
             );
         }
     }
 
-    /// Ends when no more can come.
-    async fn tell_all(&mut self) {
+    /// Ends when the queue is empty and closed.
+    async fn deliver_all(&mut self) {
         while let Some(batch) = self.batches.recv().await {
-            self.tell(&batch).await;
+            self.deliver(&batch).await;
         }
     }
 
-    async fn tell(&self, batch: &Batch) {
+    async fn deliver(&self, batch: &Batch) {
         let id = format!("{:032x}", rand::random::<u128>());
-        let body = json::body(batch, Timestamp::now());
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1, 3.0);
-        for left in (0..ATTEMPTS).rev() {
+        let body = body::encode(batch, Timestamp::now());
+        let mut backoff = Backoff::new(RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX, 3.0);
+        for left in (0..MAX_ATTEMPTS).rev() {
             let sent = self.endpoint.send(&id, body.clone(), Timestamp::now());
-            let error = match tokio::time::timeout(DEADLINE, sent).await {
+            let error = match tokio::time::timeout(ATTEMPT_TIMEOUT, sent).await {
                 Ok(Ok(())) => return self.metrics.webhook(Outcome::Ok),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => "it does not answer in time".to_owned(),
+                Err(_) => "no response in time".to_owned(),
             };
             let webhook = self.endpoint.host();
             if left == 0 {
@@ -167,16 +166,12 @@ impl Webhook {
                 tracing::warn!(
                     webhook,
                     error,
-                    "a webhook does not take events; they are given up"
+                    "webhook delivery failed; giving the batch up"
                 );
                 return;
             }
             self.metrics.webhook(Outcome::Retried);
-            tracing::debug!(
-                webhook,
-                error,
-                "a webhook does not take events; they are sent again"
-            );
+            tracing::debug!(webhook, error, "webhook delivery failed; retrying");
             tokio::time::sleep(backoff.next(rand::random())).await;
         }
     }

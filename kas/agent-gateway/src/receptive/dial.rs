@@ -14,24 +14,24 @@ use runtime::{
 };
 use tonic::{Code, Status};
 
-use super::trouble::Trouble;
-use crate::agent_api::WEBSOCKET_PING_INTERVAL;
+use super::dial_error::DialError;
+use crate::gateway::WEBSOCKET_PING_INTERVAL;
 
-/// How long the agent may take to let kas in.
-const ATTACH: Duration = Duration::from_secs(10);
-/// Who signs tokens, and for whom.
+/// How long the agent may take to accept the call.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// `iss` and `aud` of the tokens that kas shows.
 const ISSUER: &str = "gitlab-kas";
 const AUDIENCE: &str = "gitlab-agent";
 
-/// A connection that is about to speak HTTP/2, where the agent is the client.
-pub(super) struct Reached {
+/// A connection on which the agent, as the client, is about to speak HTTP/2.
+pub(super) struct Attached {
     pub(super) accepted: Accepted,
     /// Moves the bytes; ends when the socket has.
     pub(super) driver: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Dials the agent. Cancelling closes what was open.
-pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Reached, Trouble> {
+pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Attached, DialError> {
     let target = Target::parse(&agent.url)?;
     let options = ConnectOptions {
         tls: tls(agent, &target).await?,
@@ -42,46 +42,46 @@ pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Rea
     let metadata = metadata(&agent.proof, user_agent).await?;
     let connected = connect(&target, &options).await?;
     let handshake = grpc::client_settings().handshake(connected.io);
-    let (send, mut http2) = handshake.await.map_err(Trouble::of_http2)?;
+    let (send, mut http2) = handshake.await.map_err(DialError::of_http2)?;
     let (outgoing, chunks) = grpc::outgoing();
     let mut client = ReceptiveClient::new(Channel::new(send, target.origin(), metadata));
     let attached = tokio::select! {
         biased;
-        ended = &mut http2 => return Err(ended.map_or_else(Trouble::of_http2, |()| hung_up())),
-        attached = tokio::time::timeout(ATTACH, client.attach(chunks)) => attached,
+        ended = &mut http2 => return Err(ended.map_or_else(DialError::of_http2, |()| closed())),
+        attached = tokio::time::timeout(ATTACH_TIMEOUT, client.attach(chunks)) => attached,
     };
     let attached = match attached {
         Ok(Ok(attached)) => attached,
-        Ok(Err(status)) => return Err(Trouble::Refused(Box::new(status))),
+        Ok(Err(status)) => return Err(DialError::Refused(Box::new(status))),
         Err(_) => {
-            let status = Status::new(Code::DeadlineExceeded, "it did not answer in time");
-            return Err(Trouble::Refused(Box::new(status)));
+            let status = Status::new(Code::DeadlineExceeded, "no response in time");
+            return Err(DialError::Refused(Box::new(status)));
         }
     };
-    Ok(Reached {
+    Ok(Attached {
         accepted: Accepted {
             io: grpc::carried(attached.into_inner(), outgoing),
-            remote_addr: connected.peer.unwrap_or_else(unknown),
+            remote_addr: connected.peer.unwrap_or_else(unspecified),
             scheme: connected.scheme,
         },
         driver: Box::pin(async move {
             if let Err(error) = http2.await {
-                tracing::debug!(%error, "the connection to a receptive agent broke");
+                tracing::debug!(%error, "connection to receptive agent broke");
             }
         }),
     })
 }
 
-async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls>, Trouble> {
+async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls>, DialError> {
     if !target.scheme().is_tls() {
         return match agent.proof {
             Proof::Jwt(_) => Ok(None),
-            Proof::Certificate { .. } => Err(Trouble::Material(
+            Proof::Certificate { .. } => Err(DialError::Material(
                 "a certificate can only be shown to a grpcs:// or wss:// URL".to_owned(),
             )),
         };
     }
-    let read = |it| async move { Material::read(it).await.map_err(Trouble::Material) };
+    let read = |it| async move { Material::read(it).await.map_err(DialError::Material) };
     let mut options = ClientTlsOptions {
         server_name: agent.server_name.clone(),
         ..ClientTlsOptions::default()
@@ -98,12 +98,12 @@ async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls
     Ok(Some(ClientTls::load(&options)?))
 }
 
-async fn metadata(proof: &Proof, user_agent: &str) -> Result<HeaderMap, Trouble> {
+async fn metadata(proof: &Proof, user_agent: &str) -> Result<HeaderMap, DialError> {
     let mut metadata = HeaderMap::new();
     let user_agent = HeaderValue::from_str(user_agent).expect("the version is plain text");
     metadata.insert(header::USER_AGENT, user_agent);
     if let Proof::Jwt(key) = proof {
-        let key: Arc<str> = key.read().await.map_err(Trouble::Material)?;
+        let key: Arc<str> = key.read().await.map_err(DialError::Material)?;
         let token = SigningKey::parse(&key)?.sign(ISSUER, AUDIENCE)?;
         let mut bearer =
             HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is plain text");
@@ -113,10 +113,12 @@ async fn metadata(proof: &Proof, user_agent: &str) -> Result<HeaderMap, Trouble>
     Ok(metadata)
 }
 
-fn hung_up() -> Trouble {
-    Trouble::Refused(Box::new(Status::unavailable("it ended the connection")))
+fn closed() -> DialError {
+    DialError::Refused(Box::new(Status::unavailable(
+        "the agent closed the connection",
+    )))
 }
 
-fn unknown() -> SocketAddr {
+fn unspecified() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 0))
 }

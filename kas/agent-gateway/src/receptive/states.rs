@@ -1,4 +1,4 @@
-//! How the receptive agents stand that this replica dials: for logs and metrics.
+//! The state of each receptive agent that this replica dials, for logs and metrics.
 
 use std::{
     collections::BTreeMap,
@@ -13,67 +13,66 @@ use prometheus_client::{
 };
 use router::AgentId;
 
-use super::trouble::Trouble;
+use super::dial_error::DialError;
 
-/// Shared by all who dial. Clones share it.
+/// The states of all that are dialled. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct ReceptiveStates(Arc<Mutex<BTreeMap<AgentId, State>>>);
 
-/// How one stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
-    /// `connected`, `dialling`, or why it is not connected.
-    word: &'static str,
-    /// What was said of it last.
-    reason: String,
+    /// `connected`, `dialling`, or [`DialError::state`].
+    state: &'static str,
+    /// The error that was logged last.
+    error: String,
 }
 
 impl ReceptiveStates {
-    /// Adds them to the metrics.
+    /// Registers the metric `receptive_agent`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// It is dialled, for the first time or after all was well.
+    /// Notes an agent that is dialled for the first time; the state of a known one stays until the outcome.
     pub(super) fn dialling(&self, agent: AgentId) {
         self.lock().entry(agent).or_insert_with(|| State {
-            word: "dialling",
-            reason: String::new(),
+            state: "dialling",
+            error: String::new(),
         });
     }
 
     pub(super) fn connected(&self, agent: AgentId, url: &str) {
-        tracing::info!(agent_id = agent.0, url, "a receptive agent is connected");
+        tracing::info!(agent.id = agent.0, url, "receptive agent connected");
         self.put(agent, "connected", String::new());
     }
 
-    /// It cannot be used now; the same reason is said once.
-    pub(super) fn failed(&self, agent: AgentId, url: &str, trouble: &Trouble) {
-        let reason = trouble.to_string();
-        let before = self.put(agent, trouble.word(), reason.clone());
-        if matches!(trouble, Trouble::Ended) {
+    /// Notes that an agent is not connected. The same error is logged once in a row.
+    pub(super) fn failed(&self, agent: AgentId, url: &str, failure: &DialError) {
+        let error = chain(failure);
+        let before = self.put(agent, failure.state(), error.clone());
+        if matches!(failure, DialError::Ended) {
             tracing::info!(
-                agent_id = agent.0,
+                agent.id = agent.0,
                 url,
-                "the connection to a receptive agent ended"
+                "receptive agent disconnected; dialling it again"
             );
-        } else if before.is_none_or(|it| it.reason != reason) {
+        } else if before.is_none_or(|it| it.error != error) {
             tracing::warn!(
-                agent_id = agent.0,
+                agent.id = agent.0,
                 url,
-                reason,
-                "a receptive agent is not connected; it is dialled again"
+                error,
+                "could not connect to receptive agent; retrying"
             );
         }
     }
 
-    /// Another replica dials it, or nobody.
-    pub(super) fn gone(&self, agent: AgentId) {
+    /// Forgets an agent that this replica does not dial any more.
+    pub(super) fn remove(&self, agent: AgentId) {
         self.lock().remove(&agent);
     }
 
-    fn put(&self, agent: AgentId, word: &'static str, reason: String) -> Option<State> {
-        self.lock().insert(agent, State { word, reason })
+    fn put(&self, agent: AgentId, state: &'static str, error: String) -> Option<State> {
+        self.lock().insert(agent, State { state, error })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AgentId, State>> {
@@ -89,19 +88,31 @@ impl Collector for ReceptiveStates {
         }
         let mut family = encoder.encode_descriptor(
             "receptive_agent",
-            "Receptive agents that this replica dials, and how they stand",
+            "Receptive agents that this replica dials, by their state; 1 for each",
             None,
             MetricType::Gauge,
         )?;
         for (agent, state) in states.iter() {
             let labels = [
                 ("agent_id", agent.to_string()),
-                ("state", state.word.to_owned()),
+                ("state", state.state.to_owned()),
             ];
             ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
+}
+
+/// An error with those of its causes that its own text does not name.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            return text;
+        }
+        format!("{text}: {cause}")
+    })
 }
 
 #[cfg(test)]
@@ -121,10 +132,10 @@ mod tests {
         assert!(!shown().contains("receptive"));
 
         states.dialling(AgentId(1));
-        states.failed(AgentId(2), "grpc://a", &Trouble::Other(AgentId(9)));
+        states.failed(AgentId(2), "grpc://a", &DialError::Other(AgentId(9)));
         states.connected(AgentId(3), "grpc://b");
         states.dialling(AgentId(3));
-        states.gone(AgentId(1));
+        states.remove(AgentId(1));
 
         let text = shown();
         assert!(

@@ -1,5 +1,5 @@
-//! The processes that registered with one token on a connection: they are there while it is
-//! open, and as long as they register again.
+//! The processes that registered with one token on a connection: they are connected while it is open, and as long
+//! as they register again.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,15 +9,15 @@ use std::{
 use router::AgentId;
 use tokio::time::Instant;
 
-use super::Here;
+use super::InstanceGuard;
 
-/// Processes register every five minutes; one that has missed two is gone, even
-/// where a load balancer keeps the connection that it shared.
-const EXPIRY: Duration = Duration::from_secs(660);
-/// Processes that may register so: those of one agent.
-const MAX: usize = super::MAX_INSTANCES;
+/// Processes register every five minutes; one that has missed two is gone, even where a load balancer keeps the
+/// connection that it shared.
+const REGISTRATION_TTL: Duration = Duration::from_secs(660);
+/// Those of one agent.
+const MAX_REGISTRATIONS: usize = super::MAX_INSTANCES;
 
-/// The processes that are there while the connection is.
+/// The registered processes.
 #[derive(Debug, Default)]
 pub(crate) struct Registrations(Mutex<Vec<Registration>>);
 
@@ -27,39 +27,39 @@ struct Registration {
     pod_id: i64,
     at: Instant,
     #[expect(dead_code, reason = "held for its Drop")]
-    here: Here,
+    guard: InstanceGuard,
 }
 
 impl Registrations {
     /// A process has registered on this connection.
-    pub(crate) fn add(&self, agent: AgentId, pod_id: i64, here: Here) {
+    pub(crate) fn add(&self, agent: AgentId, pod_id: i64, guard: InstanceGuard) {
         let at = Instant::now();
         let new = Registration {
             agent,
             pod_id,
             at,
-            here,
+            guard,
         };
         let mut all = self.lock();
-        let (kept, gone) = std::mem::take(&mut *all)
-            .into_iter()
-            .partition(|it| (it.agent, it.pod_id) != (agent, pod_id) && at - it.at < EXPIRY);
+        let (kept, gone) = std::mem::take(&mut *all).into_iter().partition(|it| {
+            (it.agent, it.pod_id) != (agent, pod_id) && at - it.at < REGISTRATION_TTL
+        });
         *all = kept;
-        if all.len() < MAX {
+        if all.len() < MAX_REGISTRATIONS {
             all.push(new);
         }
         drop(all);
-        // Only now, so that a process that registers again stays all the while.
+        // Dropped last, so that a process that registers again stays connected all the while.
         drop::<Vec<Registration>>(gone);
     }
 
-    /// A process has left.
+    /// A process has unregistered.
     pub(crate) fn remove(&self, agent: AgentId, pod_id: i64) {
         let mut all = self.lock();
         all.retain(|it| (it.agent, it.pod_id) != (agent, pod_id));
     }
 
-    /// None is there any more.
+    /// All are gone.
     pub(crate) fn clear(&self) {
         let gone = std::mem::take(&mut *self.lock());
         drop(gone);
@@ -68,7 +68,7 @@ impl Registrations {
     /// Whether any has registered lately.
     pub(crate) fn are_any(&self) -> bool {
         let now = Instant::now();
-        self.lock().iter().any(|it| now - it.at < EXPIRY)
+        self.lock().iter().any(|it| now - it.at < REGISTRATION_TTL)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Registration>> {

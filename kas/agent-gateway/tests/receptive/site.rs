@@ -8,7 +8,8 @@ use std::{
 };
 
 use agent_gateway::{
-    AgentApi, AgentMetrics, Keeper, Leaving, ReceptiveStates, Services, Settings, Tracker,
+    AgentGateway, AgentMetrics, DrainSettings, ReceptiveStates, ReceptiveSupervisor, Services,
+    Settings, Tracker,
 };
 use agentk::{ClusterSource, Config, Link, PrivateApi, Receptive, Token};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -46,7 +47,7 @@ pub(crate) struct Replica {
     pub(crate) registry: Arc<Registry>,
     metrics: Metrics,
     pub(crate) drain: Drain,
-    _keeper: AbortOnDropHandle<()>,
+    _supervisor: AbortOnDropHandle<()>,
 }
 
 /// An agent that waits to be dialled.
@@ -191,11 +192,11 @@ impl Site {
         let settings = Settings {
             max_connection_age: Duration::from_secs(7200),
             connections_per_token_per_minute: 1000,
-            leaving: Leaving::default(),
+            drain: DrainSettings::default(),
             services,
             directions: String::new(),
         };
-        let api = AgentApi::new(
+        let gateway = AgentGateway::new(
             settings,
             self.control_plane.clone(),
             registry.clone(),
@@ -206,13 +207,14 @@ impl Site {
         let mut metrics = Metrics::default();
         states.register(&mut metrics);
         let drain = Drain::new();
-        let keeper = Keeper::new(ReplicaId::new(name), api, table, states, "kas");
-        let keeper = keeper.run(self.control_plane.receptive_agents(), drain.clone());
+        let supervisor =
+            ReceptiveSupervisor::new(ReplicaId::new(name), gateway, table, states, "kas");
+        let running = supervisor.run(self.control_plane.receptive_agents(), drain.clone());
         Replica {
             registry,
             metrics,
             drain,
-            _keeper: AbortOnDropHandle::new(tokio::spawn(keeper)),
+            _supervisor: AbortOnDropHandle::new(tokio::spawn(running)),
         }
     }
 }

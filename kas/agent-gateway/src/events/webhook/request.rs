@@ -17,18 +17,18 @@ pub(super) struct Endpoint {
     pub(super) options: ConnectOptions,
 }
 
-/// A request that was not taken.
+/// Why a delivery failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error(transparent)]
     Connect(#[from] Box<ConnectError>),
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Request(#[from] http::Error),
     #[error(transparent)]
     Signature(#[from] JwtError),
-    #[error("it answers {0}")]
+    #[error("the webhook answered {0}")]
     Refused(StatusCode),
 }
 

@@ -4,7 +4,7 @@ use tokio::{net::TcpListener, time::Instant};
 use super::*;
 
 struct Site {
-    queue: Queue,
+    queue: WebhookQueue,
     webhook: Webhook,
     numbers: Registry,
     _folder: tempfile::TempDir,
@@ -47,18 +47,18 @@ fn what_has_no_room_is_dropped_and_counted() {
     let site = Site::new("http://127.0.0.1:1/".to_owned());
     let batch = Arc::new(Batch::default());
 
-    (0..QUEUE + 3).for_each(|_| site.queue.push(&batch));
+    (0..QUEUE_BATCHES + 3).for_each(|_| site.queue.push(&batch));
 
     assert_eq!(site.number("Dropped"), 3);
     assert!(site.queue.full.load(Ordering::Relaxed));
-    assert_eq!(site.webhook.batches.len(), QUEUE);
+    assert_eq!(site.webhook.batches.len(), QUEUE_BATCHES);
 }
 
 #[test]
 fn there_is_room_again_when_a_batch_was_taken() {
     let mut site = Site::new("http://127.0.0.1:1/".to_owned());
     let batch = Arc::new(Batch::default());
-    (0..=QUEUE).for_each(|_| site.queue.push(&batch));
+    (0..=QUEUE_BATCHES).for_each(|_| site.queue.push(&batch));
 
     site.webhook.batches.try_recv().unwrap();
     site.queue.push(&batch);
@@ -73,11 +73,11 @@ async fn a_webhook_that_hangs_is_given_up_after_its_attempts() {
     let site = Site::new(format!("http://{}/", hangs.local_addr().unwrap()));
     let began = Instant::now();
 
-    site.webhook.tell(&Batch::default()).await;
+    site.webhook.deliver(&Batch::default()).await;
 
-    assert_eq!(site.number("Retried"), ATTEMPTS - 1);
+    assert_eq!(site.number("Retried"), MAX_ATTEMPTS - 1);
     assert_eq!(site.number("Failed"), 1);
-    let attempts = DEADLINE * u32::try_from(ATTEMPTS).unwrap();
+    let attempts = ATTEMPT_TIMEOUT * u32::try_from(MAX_ATTEMPTS).unwrap();
     assert!(began.elapsed() >= attempts, "{:?}", began.elapsed());
     assert!(began.elapsed() < attempts + Duration::from_secs(101));
 }

@@ -1,0 +1,142 @@
+//! Accepts the connections of agents, and serves what they call.
+//!
+//! Each connection is one task, which also keeps the idle tunnels and streams on it: they have no task and no
+//! buffer of their own.
+
+mod authenticate;
+mod caller;
+mod connection;
+mod descriptor;
+mod dialled;
+mod draining;
+mod idle_tunnel;
+mod metrics;
+mod service;
+mod services;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use control_plane::ControlPlane;
+use router::{Registry, RoutingTable};
+use runtime::{
+    drain::{Drain, Working},
+    listen::{Accepted, AgentAcceptor, Listener},
+    serve::Server,
+};
+
+use authenticate::Authenticator;
+pub use dialled::{DialledAgent, DialledConnection};
+use draining::DrainPace;
+pub use draining::DrainSettings;
+pub use metrics::AgentMetrics;
+pub use service::Method;
+pub use services::{Services, reconcile_projects, report_events};
+
+/// How often a WebSocket connection of an agent is pinged: more often than load balancers close silent ones,
+/// commonly after 60 s.
+pub const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(45);
+
+/// Settings of the agents' port.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Age at which a connection gets GOAWAY, before jitter.
+    pub max_connection_age: Duration,
+    /// Limit of new connections for each token.
+    pub connections_per_token_per_minute: u32,
+    /// How agents are moved to other replicas.
+    pub drain: DrainSettings,
+    /// The methods that agents may call.
+    pub services: Services,
+    /// The answer to requests that are no gRPC, such as kubectl's: where the Kubernetes API is.
+    pub directions: String,
+}
+
+/// Serves the connections of agents.
+#[derive(Debug)]
+pub struct AgentGateway {
+    settings: Settings,
+    control_plane: Arc<dyn ControlPlane>,
+    authenticator: Authenticator,
+    registry: Arc<Registry>,
+    table: Arc<dyn RoutingTable>,
+    metrics: AgentMetrics,
+    /// Connections on which idle tunnels are, or may come.
+    holding: Drain,
+    drain_pace: OnceLock<DrainPace>,
+    drain_turns: AtomicU32,
+}
+
+impl AgentGateway {
+    /// A gateway whose tunnels go to `registry`, which announces them to `table`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        control_plane: Arc<dyn ControlPlane>,
+        registry: Arc<Registry>,
+        table: Arc<dyn RoutingTable>,
+        metrics: AgentMetrics,
+    ) -> Arc<Self> {
+        let authenticator = Authenticator::new(
+            control_plane.clone(),
+            settings.connections_per_token_per_minute,
+            metrics.rate_exceeded.clone(),
+        );
+        Arc::new(Self {
+            settings,
+            control_plane,
+            authenticator,
+            registry,
+            table,
+            metrics,
+            holding: Drain::new(),
+            drain_pace: OnceLock::new(),
+            drain_turns: AtomicU32::new(0),
+        })
+    }
+
+    /// Waits, once draining has started, until no idle tunnel is left here, at most for `limit`; says whether
+    /// it is so. Calls in progress may go on after that.
+    pub async fn agents_moved(&self, limit: Duration) -> bool {
+        self.holding.start();
+        self.holding.finished(limit).await
+    }
+
+    /// Held by a connection while idle tunnels may be on it.
+    fn holds_tunnels(&self) -> Working {
+        self.holding.working()
+    }
+
+    /// When the next connection gets GOAWAY, counted from the start of the drain.
+    fn drain_turn(&self) -> Duration {
+        let pace = self.drain_pace.get_or_init(|| {
+            let connections = usize::try_from(self.metrics.connections.get()).unwrap_or(0);
+            DrainPace::new(connections, &self.settings.drain)
+        });
+        let turn = self.drain_turns.fetch_add(1, Ordering::Relaxed);
+        pace.turn(turn, rand::random())
+    }
+
+    /// Serves a connection that this replica dialled, as if the agent had dialled it, to its end.
+    pub async fn serve_dialled(
+        self: Arc<Self>,
+        accepted: Accepted,
+        dialled: Arc<DialledConnection>,
+        drain: Drain,
+    ) {
+        connection::serve(self, accepted, Some(dialled), drain).await;
+    }
+
+    /// Accepts agents until draining starts.
+    pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: AgentAcceptor, drain: Drain) {
+        let leaving = drain.clone();
+        let serve = move |accepted| connection::serve(self, accepted, None, leaving);
+        let server = Server::new("agents", listener, acceptor);
+        server.run(drain, serve).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! Authenticates agents by their tokens, and limits how many new connections a token may make.
+
+use std::{net::IpAddr, sync::Arc};
+
+use control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
+use http::HeaderMap;
+use prometheus_client::metrics::counter::Counter;
+use runtime::{
+    grpc::bearer,
+    shares::{Rate, Rates},
+};
+use tokio::time::{Duration, Instant};
+use tonic::Status;
+
+/// How long an agent waits for an answer of the control plane.
+pub(super) const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tokens whose rate of new connections is remembered.
+const MAX_REMEMBERED_TOKENS: usize = 100_000;
+
+/// Checks tokens.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    control_plane: Arc<dyn ControlPlane>,
+    connections: Rates<TokenHash>,
+    exceeded: Counter,
+}
+
+/// The token of a call.
+#[derive(Debug, Clone)]
+pub(super) struct PresentedToken {
+    pub(super) token: Token,
+    pub(super) hash: TokenHash,
+}
+
+impl PresentedToken {
+    /// The token in a call's headers.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, when they carry none.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Status> {
+        let token = Token::new(bearer(headers)?);
+        let hash = token.hash();
+        Ok(Self { token, hash })
+    }
+}
+
+impl Authenticator {
+    /// Asks `control_plane`. A token may make `limit` new connections in a minute.
+    pub(super) fn new(control_plane: Arc<dyn ControlPlane>, limit: u32, exceeded: Counter) -> Self {
+        let connections = Rate {
+            per_second: f64::from(limit) / 60.0,
+            burst: limit,
+        };
+        Self {
+            control_plane,
+            connections: Rates::new(connections, MAX_REMEMBERED_TOKENS),
+            exceeded,
+        }
+    }
+
+    /// The agent of a token that came `from` an address.
+    pub(super) async fn agent(
+        &self,
+        token: &Token,
+        from: IpAddr,
+    ) -> Result<Arc<AgentInfo>, Status> {
+        let asked = self.control_plane.agent_by_token_from(token, from);
+        let answer = tokio::time::timeout(CONTROL_PLANE_TIMEOUT, asked).await;
+        let answer = answer.map_err(|_| Status::unavailable("unavailable"))?;
+        answer.map_err(|error| status(&error))
+    }
+
+    /// Counts a new connection of a valid token.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when the token has made too many lately.
+    pub(super) fn connected(&self, token: TokenHash) -> Result<(), Status> {
+        if self.connections.take(&token, Instant::now()) {
+            return Ok(());
+        }
+        self.exceeded.inc();
+        Err(Status::resource_exhausted(
+            "new connection rate limit exhausted for this agent, try again later",
+        ))
+    }
+
+    /// Those of the tokens that are not valid any more. While the control plane cannot say, a token stays valid.
+    pub(super) async fn revoked(
+        &self,
+        tokens: Vec<PresentedToken>,
+        from: IpAddr,
+    ) -> Vec<TokenHash> {
+        let mut revoked = Vec::new();
+        for PresentedToken { token, hash } in tokens {
+            if matches!(self.agent(&token, from).await, Err(status) if is_refusal(&status)) {
+                revoked.push(hash);
+            }
+        }
+        revoked
+    }
+}
+
+/// Whether a token was refused, rather than not checked.
+pub(super) fn is_refusal(status: &Status) -> bool {
+    use tonic::Code::{ResourceExhausted, Unavailable};
+    !matches!(status.code(), Unavailable | ResourceExhausted)
+}
+
+fn status(error: &AuthError) -> Status {
+    match error {
+        AuthError::UnknownToken | AuthError::Expired { .. } => {
+            Status::unauthenticated("unauthenticated")
+        }
+        AuthError::Forbidden => Status::permission_denied("forbidden"),
+        AuthError::NoAgent => Status::not_found("agent not found"),
+        AuthError::TooManyStrangers => Status::resource_exhausted(error.to_string()),
+        AuthError::Unavailable(_) => Status::unavailable("unavailable"),
+    }
+}

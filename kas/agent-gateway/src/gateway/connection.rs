@@ -1,0 +1,269 @@
+//! One connection of an agent, or of a load balancer that carries those of several.
+//!
+//! The connection's task drives HTTP/2, and keeps the idle tunnels. Calls through tunnels belong to the requests
+//! that make them; they only need this task to move their bytes.
+
+mod admission;
+mod lifecycle;
+mod work;
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use router::tunnel::IdleEnd;
+use runtime::{
+    drain::{Drain, Working},
+    grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT},
+    io::{ByteStream, Heard},
+    listen::{Accepted, Scheme},
+    serve::http2,
+};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{Span, field};
+
+use super::{
+    AgentGateway,
+    caller::Callers,
+    dialled::DialledConnection,
+    idle_tunnel::IdleTunnel,
+    service::{self, Nested, Opened, Opening},
+};
+use admission::Authenticating;
+use lifecycle::Phase;
+use work::{Done, Work};
+
+/// HTTP/2 pings, as GitLab's kas sends them; but a call finds out sooner whether its agent is there.
+const PING_PACE: Pace = Pace {
+    interval: Duration::from_secs(50),
+    timeout: Duration::from_secs(20),
+    in_use: Duration::from_secs(5),
+};
+/// How long a native gRPC stream may be silent. Load balancers that take gRPC apart cut silent streams, commonly
+/// after 60 s, and do not count HTTP/2 pings; nothing may be sent on an idle tunnel. So it is ended in order before
+/// that, and the agent opens another at once. Inside WebSocket pings suffice.
+const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+/// The age of a dialled connection, which the agent could not make again: none that is ever reached.
+const DIALLED_CONNECTION_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+struct Connection {
+    gateway: Arc<AgentGateway>,
+    http2: ServerConnection<ByteStream>,
+    /// `None` where nobody on the way looks for silent streams.
+    silence: Option<Duration>,
+    remote_addr: SocketAddr,
+    /// `None` if the agent has dialled.
+    dialled: Option<Arc<DialledConnection>>,
+    nested: Option<Nested>,
+    /// Those whose tokens are valid.
+    callers: Callers,
+    authenticating: FuturesUnordered<Authenticating>,
+    /// Whether the control plane is being asked about all tokens again, and must be once more after that.
+    reauthenticating: Option<bool>,
+    /// Tunnels whose descriptor has not come yet.
+    opening: FuturesUnordered<Opening>,
+    idle: FuturesUnordered<IdleTunnel>,
+    work: FuturesUnordered<Work>,
+    pings: Option<Pings>,
+    /// Ends the streams of all callers.
+    streams_end: CancellationToken,
+    phase: Phase,
+    /// Agents whose last idle tunnel is kept for now.
+    moving: usize,
+    /// Held as long as tunnels may be idle.
+    holds_tunnels: Option<Working>,
+    timer: Pin<Box<Sleep>>,
+    /// `agent_connection`. Entered where something is decided, and not for each poll: that would cost each request.
+    span: Span,
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve(
+    gateway: Arc<AgentGateway>,
+    accepted: Accepted,
+    dialled: Option<Arc<DialledConnection>>,
+    drain: Drain,
+) {
+    // Nobody on the way sees the streams of a connection that was dialled.
+    let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
+    let remote_addr = accepted.remote_addr;
+    // The agent is the first whose token is valid. Lines about another, on the connection of a load balancer, name it.
+    let span = tracing::info_span!("agent_connection", %remote_addr, agent.id = field::Empty);
+    let begun = http2::handshake(accepted.io, runtime::grpc::server_settings()).await;
+    let (http2, heard) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            return tracing::debug!(parent: &span, %error, "agent connection did not begin with HTTP/2");
+        }
+    };
+    gateway.metrics.connections.inc();
+    tracing::debug!(parent: &span, scheme = ?accepted.scheme, "agent connection opened");
+    let metrics = gateway.metrics.clone();
+    let mut connection = Connection::new(gateway, http2, heard, remote_addr, dialled.clone());
+    connection.span = span.clone();
+    connection.silence = native.then_some(STREAM_SILENCE_TIMEOUT);
+    connection.nested = dialled.and_then(|it| connection.nested(&it, &drain));
+    connection.run(drain).await;
+    metrics.connections.dec();
+    tracing::debug!(parent: &span, "agent connection closed");
+}
+
+impl Connection {
+    fn new(
+        gateway: Arc<AgentGateway>,
+        mut http2: ServerConnection<ByteStream>,
+        heard: Heard,
+        remote_addr: SocketAddr,
+        dialled: Option<Arc<DialledConnection>>,
+    ) -> Self {
+        let (phase, time) = match dialled {
+            None => (Phase::Unauthenticated, UNKNOWN_TIMEOUT),
+            Some(_) => (Phase::Active, DIALLED_CONNECTION_AGE),
+        };
+        let pings = http2
+            .ping_pong()
+            .map(|pings| Pings::new(pings, heard, PING_PACE, rand::random()));
+        Self {
+            holds_tunnels: Some(gateway.holds_tunnels()),
+            gateway,
+            http2,
+            silence: None,
+            remote_addr,
+            dialled,
+            nested: None,
+            callers: Callers::default(),
+            authenticating: FuturesUnordered::new(),
+            reauthenticating: None,
+            opening: FuturesUnordered::new(),
+            idle: FuturesUnordered::new(),
+            work: FuturesUnordered::new(),
+            pings,
+            streams_end: CancellationToken::new(),
+            phase,
+            moving: 0,
+            timer: Box::pin(tokio::time::sleep(time)),
+            span: Span::none(),
+        }
+    }
+
+    async fn run(mut self, drain: Drain) {
+        let mut revision = self.gateway.control_plane.revision();
+        let span = self.span.clone();
+        loop {
+            tokio::select! {
+                accepted = self.http2.accept() => match accepted {
+                    Some(Ok((request, respond))) => span.in_scope(|| self.dispatch(request, respond)),
+                    Some(Err(error)) => {
+                        return tracing::debug!(parent: &span, %error, "agent connection broke");
+                    }
+                    None => return,
+                },
+                Some((call, authenticated)) = self.authenticating.next(), if !self.authenticating.is_empty() => {
+                    span.in_scope(|| self.admit(call, authenticated));
+                }
+                Some(opened) = self.opening.next(), if !self.opening.is_empty() => span.in_scope(|| self.park(opened)),
+                Some(end) = self.idle.next(), if !self.idle.is_empty() => match end {
+                    IdleEnd::Taken => self.probe(),
+                    IdleEnd::Lost => {
+                        self.gateway.metrics.tunnels_lost.inc();
+                    }
+                },
+                Some(done) = self.work.next(), if !self.work.is_empty() => match done {
+                    Done::Call => {}
+                    Done::Reauthenticated(revoked) => span.in_scope(|| self.reauthenticated(&revoked)),
+                    Done::Moved(agent) => self.agent_moved(agent),
+                },
+                () = unanswered(&mut self.pings) => {
+                    tracing::info!(parent: &span, "HTTP/2 keepalive timed out; closing agent connection");
+                    return;
+                }
+                () = &mut self.timer => match self.phase {
+                    Phase::Unauthenticated => {
+                        tracing::debug!(parent: &span, "no valid token in time; closing agent connection");
+                        self.close();
+                    }
+                    Phase::Active | Phase::Queued => self.send_goaway(drain.started()),
+                    Phase::Moving => self.finish(),
+                    Phase::Finishing => return,
+                },
+                () = drain.wait(), if matches!(self.phase, Phase::Unauthenticated | Phase::Active) => self.queue_goaway(),
+                () = given_up(self.dialled.as_deref()), if self.phase == Phase::Active => self.send_goaway(false),
+                Ok(()) = revision.changed() => self.reauthenticate(),
+            }
+        }
+    }
+
+    /// Serves connections of other pods that come inside this one, which was dialled; `None` if it came inside
+    /// another itself.
+    fn nested(&self, dialled: &Arc<DialledConnection>, drain: &Drain) -> Option<Nested> {
+        let carrier = dialled.is_direct().then(|| dialled.clone())?;
+        let (gateway, drain) = (self.gateway.clone(), drain.clone());
+        let remote_addr = self.remote_addr;
+        Some(Arc::new(move |io| {
+            let accepted = Accepted {
+                io,
+                remote_addr,
+                scheme: Scheme::Grpc,
+            };
+            let dialled = carrier.of_another_pod();
+            drain.spawn(serve(
+                gateway.clone(),
+                accepted,
+                Some(dialled),
+                drain.clone(),
+            ));
+        }))
+    }
+
+    /// Keeps a tunnel for calls.
+    fn park(&mut self, opened: Opened) {
+        match opened {
+            Ok((_, stream, permit)) if permit.caller.is_revoked() => {
+                let status = Status::unauthenticated("unauthenticated");
+                self.refuse(stream.respond, &status, "Connect");
+            }
+            Ok((offer, stream, permit)) => {
+                self.gateway.metrics.tunnels_opened.inc();
+                let watch = self.gateway.registry.park(offer, stream);
+                permit.caller.opened(watch.cutter());
+                let mut idle = IdleTunnel::new(watch, permit, self.silence);
+                if matches!(self.phase, Phase::Moving | Phase::Finishing) {
+                    idle.retire();
+                }
+                self.idle.push(idle);
+            }
+            Err((respond, status)) => self.refuse(respond, &status, "Connect"),
+        }
+    }
+
+    fn refuse(&self, respond: SendResponse, status: &Status, method: &str) {
+        if status.code() == tonic::Code::Unauthenticated {
+            self.gateway.metrics.unauthenticated.inc();
+        }
+        service::refuse(respond, status, method);
+    }
+
+    /// A call has begun: it should show soon whether the agent is still there.
+    fn probe(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            pings.probe();
+        }
+    }
+}
+
+async fn given_up(dialled: Option<&DialledConnection>) {
+    match dialled {
+        Some(dialled) => dialled.left().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn unanswered(pings: &mut Option<Pings>) {
+    match pings {
+        Some(pings) => pings.unanswered().await,
+        None => std::future::pending().await,
+    }
+}

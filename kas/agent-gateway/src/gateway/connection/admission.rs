@@ -1,0 +1,196 @@
+//! Authenticates the calls on a connection, before anything else of them is looked at.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use control_plane::{AgentInfo, TokenHash};
+use http::Request;
+use runtime::{backoff::jittered, grpc::SendResponse};
+use tonic::Status;
+use tracing::Instrument as _;
+
+use super::{
+    super::{
+        authenticate::{self, PresentedToken},
+        caller::{Caller, Identity},
+        service::{Call, Handler, Method},
+    },
+    Connection, Task,
+    lifecycle::Phase,
+    work::Work,
+};
+
+/// Calls that wait for the control plane: with one token, an agent's first calls; on a connection without a valid
+/// token yet, those of a few agents of a load balancer; on any other.
+const MAX_AUTHENTICATING_PER_TOKEN: usize = 8;
+const MAX_AUTHENTICATING_WITHOUT_CALLER: usize = 32;
+const MAX_AUTHENTICATING: usize = 256;
+
+/// A call whose token is not known yet. Nothing of its body is read.
+pub(super) struct PendingCall {
+    method: Arc<Method>,
+    token: PresentedToken,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse,
+}
+
+/// A call whose token the control plane is asked about.
+pub(super) struct Authenticating {
+    call: Option<PendingCall>,
+    token: TokenHash,
+    asked: Task<Authenticated>,
+}
+
+pub(super) type Authenticated = Result<Arc<AgentInfo>, Status>;
+
+impl Future for Authenticating {
+    type Output = (PendingCall, Authenticated);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let authenticated = std::task::ready!(self.asked.as_mut().poll(cx));
+        match self.call.take() {
+            Some(call) => Poll::Ready((call, authenticated)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Connection {
+    /// Begins to authenticate a call.
+    pub(super) fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse) {
+        let directions = &self.gateway.settings.directions;
+        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
+            return;
+        };
+        let services = &self.gateway.settings.services;
+        let method = match services.find(request.uri().path()) {
+            Ok(method) => method,
+            Err(status) => return self.refuse(respond, &status, "unknown"),
+        };
+        let token = match PresentedToken::read(request.headers()) {
+            Ok(token) => token,
+            Err(status) => return self.refuse(respond, &status, method.name()),
+        };
+        let (gateway, shown) = (self.gateway.clone(), token.token.clone());
+        let from = self.remote_addr.ip();
+        let mut authenticating = Authenticating {
+            token: token.hash,
+            asked: Box::pin(async move { gateway.authenticator.agent(&shown, from).await }),
+            call: Some(PendingCall {
+                method,
+                token,
+                request,
+                respond,
+            }),
+        };
+        // A token that is remembered is known at once, and needs no place among those that are asked about.
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready((call, authenticated)) = Pin::new(&mut authenticating).poll(&mut cx) {
+            return self.admit(call, authenticated);
+        }
+        if self.may_ask(&authenticating.token) {
+            return self.authenticating.push(authenticating);
+        }
+        if let Some(PendingCall {
+            method, respond, ..
+        }) = authenticating.call
+        {
+            let status =
+                Status::resource_exhausted("too many calls with tokens that are not known yet");
+            self.refuse(respond, &status, method.name());
+        }
+    }
+
+    fn may_ask(&self, token: &TokenHash) -> bool {
+        if self.callers.find(token).is_some() {
+            return true;
+        }
+        let limit = if self.callers.is_empty() {
+            MAX_AUTHENTICATING_WITHOUT_CALLER
+        } else {
+            MAX_AUTHENTICATING
+        };
+        let same = self.authenticating.iter().filter(|it| it.token == *token);
+        self.authenticating.len() < limit && same.count() < MAX_AUTHENTICATING_PER_TOKEN
+    }
+
+    /// Begins to serve a call, if its token is valid.
+    pub(super) fn admit(&mut self, call: PendingCall, authenticated: Authenticated) {
+        let PendingCall {
+            method,
+            token,
+            request,
+            respond,
+        } = call;
+        let checked = self
+            .dialled
+            .as_ref()
+            .map_or(Ok(()), |it| it.check(&authenticated));
+        let hash = token.hash;
+        let identity = checked
+            .and(authenticated)
+            .and_then(|agent| self.identify(token, agent));
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(status) => {
+                if authenticate::is_refusal(&status) {
+                    self.revoke(&hash);
+                }
+                return self.refuse(respond, &status, method.name());
+            }
+        };
+        let permit = match method.handler() {
+            Handler::Tunnel(_) => identity.caller.tunnel(),
+            Handler::Call(_) => identity.caller.call(),
+        };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(status) => return self.refuse(respond, &status, method.name()),
+        };
+        let call = Call {
+            identity,
+            request,
+            respond,
+            silence: self.silence,
+            nested: self.nested.clone(),
+            permit,
+        };
+        match method.handler() {
+            Handler::Tunnel(open) => self.opening.push(open(call)),
+            Handler::Call(serve) => {
+                let served = serve(call).instrument(self.span.clone());
+                self.work.push(Work::Call(served));
+            }
+        }
+    }
+
+    /// The caller with this token. The first one makes the connection an agent's.
+    fn identify(
+        &mut self,
+        token: PresentedToken,
+        agent: Arc<AgentInfo>,
+    ) -> Result<Identity, Status> {
+        if let Some(caller) = self.callers.find(&token.hash)
+            && caller.agent == agent.id
+        {
+            let caller = caller.clone();
+            return Ok(Identity { caller, agent });
+        }
+        self.gateway.authenticator.connected(token.hash)?;
+        let caller = Caller::new(token, agent.id, self.streams_end.child_token());
+        let first = self.callers.is_empty();
+        self.callers.add(caller.clone())?;
+        if first {
+            self.span.record("agent.id", agent.id.0);
+            runtime::grpc::welcome(&mut self.http2);
+        }
+        if self.phase == Phase::Unauthenticated {
+            self.phase = Phase::Active;
+            self.set_timer(jittered(self.gateway.settings.max_connection_age));
+        }
+        Ok(Identity { caller, agent })
+    }
+}

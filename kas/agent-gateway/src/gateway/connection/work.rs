@@ -1,0 +1,50 @@
+//! What runs in a connection's task besides its HTTP/2 and its tunnels.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use control_plane::TokenHash;
+use router::AgentId;
+use tracing::instrument::Instrumented;
+
+use super::{super::service::Served, Task};
+
+/// Something in progress.
+pub(super) enum Work {
+    /// A call that is no tunnel, in the connection's span.
+    Call(Instrumented<Served>),
+    /// The control plane is asked about all tokens again.
+    Reauthenticate(Task<Vec<TokenHash>>),
+    /// An agent has got GOAWAY.
+    Move(AgentId, Task<()>),
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) enum Done {
+    Call,
+    /// These tokens are not valid any more.
+    Reauthenticated(Vec<TokenHash>),
+    /// This agent has tunnels elsewhere, or was given enough time.
+    Moved(AgentId),
+}
+
+impl Future for Work {
+    type Output = Done;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        Poll::Ready(match self.get_mut() {
+            Self::Call(call) => {
+                ready!(Pin::new(call).poll(cx));
+                Done::Call
+            }
+            Self::Reauthenticate(asked) => Done::Reauthenticated(ready!(asked.as_mut().poll(cx))),
+            Self::Move(agent, moved) => {
+                ready!(moved.as_mut().poll(cx));
+                Done::Moved(*agent)
+            }
+        })
+    }
+}

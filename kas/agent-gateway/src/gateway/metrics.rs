@@ -1,0 +1,52 @@
+//! The metrics of the agents' port.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// The metrics of the agents' port. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct AgentMetrics {
+    /// Open connections.
+    pub connections: Gauge,
+    /// Connections refused by the limit per token.
+    pub rate_exceeded: Counter,
+    /// Tunnels that agents opened.
+    pub tunnels_opened: Counter,
+    /// Idle tunnels that agents or the network ended.
+    pub tunnels_lost: Counter,
+    /// Calls refused with UNAUTHENTICATED.
+    pub unauthenticated: Counter,
+}
+
+impl AgentMetrics {
+    /// Registers them under the names of GitLab's kas where it has them.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "agent_connections",
+            "Open connections at the agents' port",
+            self.connections.clone(),
+        );
+        registry.register(
+            "agent_server_rate_exceeded",
+            "New connections of agents refused by agent.listen.connections_per_token_per_minute",
+            self.rate_exceeded.clone(),
+        );
+        registry.register(
+            "agent_tunnels_opened",
+            "Tunnels opened by agents",
+            self.tunnels_opened.clone(),
+        );
+        registry.register(
+            "agent_tunnels_lost",
+            "Idle tunnels ended by the agent or by the network",
+            self.tunnels_lost.clone(),
+        );
+        registry.register(
+            "agent_unauthenticated_calls",
+            "Calls of agents refused for a missing or invalid token",
+            self.unauthenticated.clone(),
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! What a method of the agents' port declares: its path, the bounds of its request, whether it answers once or
+//! with a stream, and its handler. Reading requests, refusing calls and ending streams is done here, once.
+
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+
+use control_plane::AgentInfo;
+use http::Request;
+use proto::{bounds::Bounds, frame::Frame};
+use router::{
+    AgentId,
+    tunnel::{Offer, Stream},
+};
+use runtime::{
+    grpc::{SendResponse, SendStream, answer, receive, response_headers, send_frame, trailers},
+    io::ByteStream,
+    shares::Share,
+    telemetry::{Repeats, Untrusted},
+};
+use tonic::{Code, Status};
+
+use super::caller::{Identity, Permit};
+
+/// A call being served, until its end.
+pub(super) type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A tunnel being opened: its descriptor is read.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
+/// An open tunnel, or where to refuse it and why.
+pub(super) type Opened = Result<(Offer, Stream, Permit), (SendResponse, Status)>;
+/// Serves the bytes that a call carries as a connection of its own.
+pub(super) type Nested = Arc<dyn Fn(ByteStream) + Send + Sync>;
+
+/// A call with a valid token.
+pub(super) struct Call {
+    pub(super) identity: Identity,
+    pub(super) request: Request<h2::RecvStream>,
+    pub(super) respond: SendResponse,
+    /// How long a stream may be silent before a load balancer may cut it; `None` where pings keep it open.
+    pub(super) silence: Option<Duration>,
+    /// `None` unless the connection may carry those of other pods.
+    pub(super) nested: Option<Nested>,
+    /// Counts the call until it ends.
+    pub(super) permit: Permit,
+}
+
+/// A method with one request and one response.
+pub(super) trait Unary: Send + Sync + 'static {
+    /// `/<package>.<Service>/<Method>`.
+    const PATH: &'static str;
+    /// Checked before the request is decoded.
+    const BOUNDS: Bounds;
+    type Request: prost::Message + Default;
+    type Response: prost::Message;
+
+    /// Authenticated before the request is read; what it gives is held until the call ends.
+    fn admit(&self, _agent: &AgentInfo) -> Result<Option<Share<AgentId>>, Status> {
+        Ok(None)
+    }
+
+    fn call(
+        &self,
+        identity: &Identity,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Self::Response, Status>> + Send;
+}
+
+/// A method with one request and a stream of responses.
+pub(super) trait ServerStreaming: Send + Sync + 'static {
+    /// `/<package>.<Service>/<Method>`.
+    const PATH: &'static str;
+    /// Checked before the request is decoded.
+    const BOUNDS: Bounds;
+    type Request: prost::Message + Default;
+
+    /// Opens the responses, or refuses the call by an error before it does. The stream ends with the result.
+    fn serve(
+        &self,
+        call: &StreamCall,
+        request: Self::Request,
+        responses: &mut Responses,
+    ) -> impl Future<Output = Result<(), Status>> + Send;
+}
+
+/// A method with two streams, which it serves itself.
+pub(super) trait Bidirectional: Send + Sync + 'static {
+    /// `/<package>.<Service>/<Method>`.
+    const PATH: &'static str;
+    /// Of each message.
+    const BOUNDS: Bounds;
+
+    fn serve(&self, call: Call) -> impl Future<Output = ()> + Send;
+}
+
+/// A method of the agents' port: an entry of [`Services`](super::Services).
+pub struct Method {
+    path: &'static str,
+    handler: Handler,
+}
+
+/// How calls of a method are served.
+pub(super) enum Handler {
+    /// By a future that runs to the call's end.
+    Call(Box<dyn Fn(Call) -> Served + Send + Sync>),
+    /// As a tunnel, which the connection keeps for other callers once it is open.
+    Tunnel(Box<dyn Fn(Call) -> Opening + Send + Sync>),
+}
+
+impl Method {
+    pub(super) fn unary<S: Unary>(service: S) -> Self {
+        let service = Arc::new(service);
+        let serve = move |call| -> Served { Box::pin(serve_unary(service.clone(), call)) };
+        Self {
+            path: S::PATH,
+            handler: Handler::Call(Box::new(serve)),
+        }
+    }
+
+    pub(super) fn server_streaming<S: ServerStreaming>(service: S) -> Self {
+        let service = Arc::new(service);
+        let serve = move |call| -> Served { Box::pin(serve_stream(service.clone(), call)) };
+        Self {
+            path: S::PATH,
+            handler: Handler::Call(Box::new(serve)),
+        }
+    }
+
+    pub(super) fn bidirectional<S: Bidirectional>(service: S) -> Self {
+        let service = Arc::new(service);
+        let serve = move |call| -> Served {
+            let service = service.clone();
+            Box::pin(async move { service.serve(call).await })
+        };
+        Self {
+            path: S::PATH,
+            handler: Handler::Call(Box::new(serve)),
+        }
+    }
+
+    pub(super) fn tunnel(
+        path: &'static str,
+        open: impl Fn(Call) -> Opening + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path,
+            handler: Handler::Tunnel(Box::new(open)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Its service, for gRPC's refusals.
+    pub(super) fn service(&self) -> &'static str {
+        let (service, _) = self.path.rsplit_once('/').unwrap_or_default();
+        service.trim_start_matches('/')
+    }
+
+    /// Its name without its service, for the log.
+    pub(super) fn name(&self) -> &'static str {
+        name(self.path)
+    }
+
+    pub(super) fn handler(&self) -> &Handler {
+        &self.handler
+    }
+}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Method").field(&self.path).finish()
+    }
+}
+
+fn name(path: &'static str) -> &'static str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+async fn serve_unary<S: Unary>(service: Arc<S>, call: Call) {
+    let Call {
+        identity,
+        request,
+        respond,
+        permit: _permit,
+        ..
+    } = call;
+    let answered = async {
+        let _share = service.admit(&identity.agent)?;
+        let request = read(request, &S::BOUNDS).await?;
+        service.call(&identity, request).await
+    };
+    match answered.await {
+        // An agent that is gone needs no answer.
+        Ok(response) => drop(answer(respond, Frame::message(&response))),
+        Err(status) => refuse(respond, &status, name(S::PATH)),
+    }
+}
+
+async fn serve_stream<S: ServerStreaming>(service: Arc<S>, call: Call) {
+    let Call {
+        identity,
+        request,
+        respond,
+        silence,
+        permit: _permit,
+        ..
+    } = call;
+    let call = StreamCall { identity, silence };
+    let mut responses = Responses::Unopened(respond);
+    let served = async {
+        let request = read(request, &S::BOUNDS).await?;
+        service.serve(&call, request, &mut responses).await
+    };
+    let ended: Result<(), Status> = served.await;
+    responses.end(ended, name(S::PATH));
+}
+
+/// Nothing of the request is kept but its message: streams live long.
+async fn read<M: prost::Message + Default>(
+    request: Request<h2::RecvStream>,
+    bounds: &Bounds,
+) -> Result<M, Status> {
+    let (head, mut stream) = request.into_parts();
+    receive(&head.headers, &mut stream, bounds).await
+}
+
+/// Refuses a call, and logs it.
+pub(super) fn refuse(respond: SendResponse, status: &Status, method: &str) {
+    static REFUSED: Repeats = Repeats::new("agent call refused");
+    if REFUSED.admit() {
+        let error = Untrusted(status.message());
+        tracing::info!(code = ?status.code(), %error, method, "agent call refused");
+    }
+    // An agent that is gone needs no answer.
+    let _ = runtime::grpc::refuse(respond, status);
+}
+
+/// A call that is answered with a stream.
+pub(super) struct StreamCall {
+    pub(super) identity: Identity,
+    silence: Option<Duration>,
+}
+
+impl StreamCall {
+    /// Waits until the stream is to end in order: its connection is left, or it was open for as long as it may
+    /// be silent. The agent opens another at once.
+    pub(super) async fn ends(&self) {
+        let silent = async {
+            match self.silence {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.identity.caller.streams_end.cancelled() => {}
+            () = silent => {}
+        }
+    }
+}
+
+/// The stream of responses to a call.
+pub(super) enum Responses {
+    /// The call can still be refused.
+    Unopened(SendResponse),
+    Open(SendStream),
+    /// The agent has reset it.
+    Gone,
+}
+
+impl Responses {
+    /// Sends the response's header. From then on an error ends the stream.
+    pub(super) fn open(&mut self) -> Result<(), Status> {
+        if let Self::Unopened(respond) = self {
+            *self = match respond.send_response(response_headers(), false) {
+                Ok(stream) => Self::Open(stream),
+                Err(_) => Self::Gone,
+            };
+        }
+        self.stream().map(drop)
+    }
+
+    /// Sends a response when there is room for it.
+    pub(super) async fn send(&mut self, response: &impl prost::Message) -> Result<(), Status> {
+        let frame = Frame::message(response);
+        let sent = send_frame(self.stream()?, frame).await;
+        sent.map_err(|_| gone())
+    }
+
+    /// Waits until the agent has reset the stream.
+    pub(super) async fn gone(&mut self) -> Status {
+        if let Ok(stream) = self.stream() {
+            let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+        }
+        gone()
+    }
+
+    fn stream(&mut self) -> Result<&mut SendStream, Status> {
+        match self {
+            Self::Open(stream) => Ok(stream),
+            Self::Unopened(_) | Self::Gone => Err(gone()),
+        }
+    }
+
+    fn end(self, result: Result<(), Status>, method: &'static str) {
+        let status = result.err().unwrap_or_else(|| Status::ok(""));
+        match self {
+            // A stream that is gone needs no end.
+            Self::Open(mut stream) => drop(stream.send_trailers(trailers(&status))),
+            Self::Unopened(respond) => refuse(respond, &status, method),
+            Self::Gone => {}
+        }
+    }
+}
+
+fn gone() -> Status {
+    Status::new(Code::Cancelled, "the agent has reset the stream")
+}

@@ -1,0 +1,97 @@
+//! The table of methods that agents may call.
+
+mod agent_version;
+mod attach;
+mod configuration;
+mod connect;
+mod events;
+mod flux;
+mod registrar;
+
+use std::sync::Arc;
+
+use control_plane::ControlPlane;
+use tonic::Status;
+
+use super::service::Method;
+use crate::tracker::Tracker;
+pub use events::report_events;
+pub use flux::reconcile_projects;
+
+/// Methods by their paths. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Services(Vec<Arc<Method>>);
+
+impl Services {
+    /// What every agent needs. `external_url` tells agents which GitLab they serve; it may be empty.
+    #[must_use]
+    pub fn standard(
+        control_plane: Arc<dyn ControlPlane>,
+        tracker: Arc<Tracker>,
+        external_url: String,
+    ) -> Self {
+        Self::default()
+            .with(connect::connect())
+            .with(configuration::get(
+                control_plane,
+                tracker.clone(),
+                external_url,
+            ))
+            .with(registrar::register(tracker.clone()))
+            .with(registrar::unregister(tracker))
+            .with(attach::attach())
+    }
+
+    /// Adds a method.
+    #[must_use]
+    pub fn with(mut self, method: Method) -> Self {
+        self.0.push(Arc::new(method));
+        self
+    }
+
+    /// The method of a path.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED, in grpc-go's words.
+    pub(super) fn find(&self, path: &str) -> Result<Arc<Method>, Status> {
+        let found = self.0.iter().find(|method| method.path() == path);
+        found.cloned().ok_or_else(|| self.unknown(path))
+    }
+
+    fn unknown(&self, path: &str) -> Status {
+        let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
+            return Status::unimplemented(format!("malformed method name: {path:?}"));
+        };
+        if self.0.iter().any(|it| it.service() == service) {
+            return Status::unimplemented(format!("unknown method {method} for service {service}"));
+        }
+        Status::unimplemented(format!("unknown service {service}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_found_by_their_path_and_others_are_refused_as_grpc_go_does() {
+        let services = Services::default().with(connect::connect());
+        let service = "gitlab.agent.reverse_tunnel.rpc.ReverseTunnel";
+
+        let found = services.find(&format!("/{service}/Connect")).unwrap();
+
+        assert_eq!(found.name(), "Connect");
+        for (path, expected) in [
+            (
+                format!("/{service}/Other"),
+                format!("unknown method Other for service {service}"),
+            ),
+            ("/a.B/C".to_owned(), "unknown service a.B".to_owned()),
+            ("/x".to_owned(), "malformed method name: \"/x\"".to_owned()),
+        ] {
+            let status = services.find(&path).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::Unimplemented);
+            assert_eq!(status.message(), expected);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What an agent can do, by its version.
+
+use http::{HeaderMap, header::USER_AGENT};
+
+/// The first agentk that impersonates. Older ones ignore the identity silently and would act as themselves.
+const IMPERSONATION_MIN_VERSION: (u64, u64) = (14, 3);
+/// The first agentk that carries what follows an HTTP upgrade. Older ones answer 101 and nothing after it.
+const UPGRADE_MIN_VERSION: (u64, u64) = (14, 3);
+/// The version of a build without one.
+const UNVERSIONED: (u64, u64) = (0, 0);
+
+/// What an agent can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Capabilities {
+    /// Whether it impersonates. An unknown version counts as old: such an agent might act with more rights than the
+    /// user has.
+    pub(super) impersonates: bool,
+    /// Whether it carries upgraded connections. An unknown version counts as new: nothing worse than silence can
+    /// happen.
+    pub(super) upgrades: bool,
+}
+
+/// By the user agent in these headers, which begins with `gitlab-agent/<version>/`.
+pub(super) fn capabilities(headers: &HeaderMap) -> Capabilities {
+    let user_agent = headers.get(USER_AGENT);
+    let version = user_agent
+        .and_then(|value| value.to_str().ok())
+        .and_then(version);
+    Capabilities {
+        impersonates: version.is_some_and(|it| it >= IMPERSONATION_MIN_VERSION),
+        upgrades: version.is_none_or(|it| it >= UPGRADE_MIN_VERSION || it == UNVERSIONED),
+    }
+}
+
+fn version(user_agent: &str) -> Option<(u64, u64)> {
+    let version = user_agent
+        .strip_prefix("gitlab-agent/")?
+        .split('/')
+        .next()?;
+    let mut parts = version.trim_start_matches('v').split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
+    Some((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_from_14_3_impersonate_and_unknown_ones_do_not_but_may_upgrade() {
+        for (user_agent, impersonates, upgrades) in [
+            ("gitlab-agent/v14.3.0/abc grpc-go/1.40", true, true),
+            ("gitlab-agent/v16.5.0+kas.0.1.0/00000000", true, true),
+            ("gitlab-agent/18.0.1/abc grpc-go/1.70", true, true),
+            ("gitlab-agent/v14.1.1/abc grpc-go/1.38", false, false),
+            ("gitlab-agent/v0.0.0/00000000 grpc-go/1.58.3", false, true),
+            ("grpc-go/1.58.3", false, true),
+            ("gitlab-agent/", false, true),
+        ] {
+            let headers = HeaderMap::from_iter([(USER_AGENT, user_agent.parse().unwrap())]);
+            let expected = Capabilities {
+                impersonates,
+                upgrades,
+            };
+            assert_eq!(capabilities(&headers), expected, "{user_agent}");
+        }
+        assert!(!capabilities(&HeaderMap::new()).impersonates);
+    }
+}

@@ -1,0 +1,77 @@
+//! `ReverseTunnel.Connect`: the beginning of a tunnel, up to its descriptor.
+
+use std::{hash::RandomState, sync::Arc};
+
+use proto::frame::MAX_MESSAGE;
+use router::tunnel::{Offer, Stream};
+use runtime::grpc::{MESSAGE_TIMEOUT, deframer, first_message};
+use tonic::Status;
+
+use super::{
+    super::{
+        descriptor::{DESCRIPTOR_BOUNDS, MethodLists},
+        service::{Call, Method, Opened},
+    },
+    agent_version::capabilities,
+};
+
+const PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
+
+/// What all tunnels of a replica share.
+#[derive(Debug, Default)]
+struct Connect {
+    lists: MethodLists,
+    /// Keys the fingerprints of descriptors, so that no agent can make two alike.
+    fingerprints: RandomState,
+}
+
+/// Agents open tunnels by it.
+pub(super) fn connect() -> Method {
+    let connect = Arc::new(Connect::default());
+    Method::tunnel(PATH, move |call| Box::pin(connect.clone().open(call)))
+}
+
+impl Connect {
+    /// Reads the tunnel's descriptor.
+    async fn open(self: Arc<Self>, call: Call) -> Opened {
+        let Call {
+            identity,
+            request,
+            respond,
+            permit,
+            ..
+        } = call;
+        let (head, mut recv) = request.into_parts();
+        let read = async {
+            let mut deframer = deframer(&head.headers, DESCRIPTOR_BOUNDS.bytes)?;
+            let message = first_message(&mut recv, &mut deframer).await?;
+            let read = || self.lists.read(message.clone());
+            let caller = &identity.caller;
+            let methods = caller.methods(&self.fingerprints, &message, read)?;
+            deframer.set_limit(MAX_MESSAGE);
+            let capabilities = capabilities(&head.headers);
+            let offer = Offer {
+                agent: identity.agent.id,
+                methods,
+                impersonates: capabilities.impersonates,
+                upgrades: capabilities.upgrades,
+            };
+            Ok((offer, deframer))
+        };
+        match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
+            Ok(Ok((offer, deframer))) => {
+                let stream = Stream {
+                    recv,
+                    deframer,
+                    respond,
+                };
+                Ok((offer, stream, permit))
+            }
+            Ok(Err(status)) => Err((respond, status)),
+            Err(_) => Err((
+                respond,
+                Status::deadline_exceeded("the tunnel's descriptor did not come"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The agent processes of a replica as JSON, which all replicas read, and the list of all of them.
+
+use std::collections::HashMap;
+
+use cluster_state::{AgentId, Told};
+use jiff::Timestamp;
+use proto::agent::{
+    agent_tracker::ConnectedAgentInfo,
+    entity::{AgentMeta, KubernetesVersion},
+};
+use serde::{Deserialize, Serialize};
+
+use super::instance::Instance;
+
+/// A process as JSON. Unknown keys are ignored, so that replicas of different versions understand each other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct InstanceRecord {
+    id: i64,
+    at: Timestamp,
+    #[serde(default)]
+    registered: bool,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    commit: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    pod: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<Kubernetes>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kubernetes {
+    major: String,
+    minor: String,
+    git_version: String,
+    platform: String,
+}
+
+/// An agent's processes, as a line of JSON.
+pub(super) fn encode(instances: &[Instance]) -> String {
+    let records: Vec<_> = instances.iter().map(InstanceRecord::of).collect();
+    serde_json::to_string(&records).expect("strings and numbers are JSON")
+}
+
+/// The processes that all replicas have published, each once.
+pub(super) fn merge(told: &[Told]) -> Vec<ConnectedAgentInfo> {
+    let mut all: HashMap<(AgentId, String), (i64, InstanceRecord)> = HashMap::new();
+    for told in told {
+        let records = match serde_json::from_str::<Vec<InstanceRecord>>(&told.presence.text) {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::debug!(
+                    replica = %told.replica,
+                    agent.id = told.agent.0,
+                    %error,
+                    "could not decode a presence entry of another replica; ignoring it"
+                );
+                continue;
+            }
+        };
+        for one in records {
+            let key = (told.agent, one.process());
+            match all.get_mut(&key) {
+                Some((_, known)) => known.join(one),
+                None => {
+                    all.insert(key, (told.presence.group, one));
+                }
+            }
+        }
+    }
+    let infos = all
+        .into_iter()
+        .map(|((agent, _), (project, it))| it.info(agent, project));
+    let mut infos: Vec<_> = infos.collect();
+    infos.sort_by_key(|it| (it.agent_id, it.connection_id));
+    infos
+}
+
+impl InstanceRecord {
+    fn of(instance: &Instance) -> Self {
+        let AgentMeta {
+            version,
+            commit_id,
+            pod_namespace,
+            pod_name,
+            kubernetes_version,
+        } = instance.meta.clone();
+        Self {
+            id: instance.connection_id,
+            at: instance.connected_at,
+            registered: instance.registered,
+            version,
+            commit: commit_id,
+            namespace: pod_namespace,
+            pod: pod_name,
+            kubernetes: kubernetes_version.map(|it| Kubernetes {
+                major: it.major,
+                minor: it.minor,
+                git_version: it.git_version,
+                platform: it.platform,
+            }),
+        }
+    }
+
+    /// Identifies the process on whichever replica it is connected.
+    fn process(&self) -> String {
+        match self.pod.as_str() {
+            "" => self.id.to_string(),
+            pod => format!("{}/{pod}", self.namespace),
+        }
+    }
+
+    /// Merges the record of the same process on another replica. A registered one carries more.
+    fn join(&mut self, other: Self) {
+        let first = self.at.min(other.at);
+        if other.registered && !self.registered {
+            *self = other;
+        }
+        self.at = first;
+    }
+
+    fn info(self, agent: AgentId, project: i64) -> ConnectedAgentInfo {
+        ConnectedAgentInfo {
+            agent_meta: Some(AgentMeta {
+                version: self.version,
+                commit_id: self.commit,
+                pod_namespace: self.namespace,
+                pod_name: self.pod,
+                kubernetes_version: self.kubernetes.map(|it| KubernetesVersion {
+                    major: it.major,
+                    minor: it.minor,
+                    git_version: it.git_version,
+                    platform: it.platform,
+                }),
+            }),
+            connected_at: Some(prost_types::Timestamp {
+                seconds: self.at.as_second(),
+                nanos: self.at.subsec_nanosecond(),
+            }),
+            connection_id: self.id,
+            agent_id: agent.0,
+            project_id: project,
+        }
+    }
+}
