@@ -17,11 +17,11 @@ use crate::{
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
-    private_api::{Relay, Seeker},
-    receptive::Door,
+    private_api::{Relay, PodDialer},
+    receptive::ReceptiveService,
     registration::Registration,
     services::Services,
-    session::{Arrivals, Dialer, Session, Source, Uplink},
+    session::{IncomingConnections, Dialer, Session, Source, Uplink},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
 };
@@ -41,13 +41,13 @@ pub enum RunError {
     /// No metrics.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// No way in for kas.
+    /// No listener for kas or for other pods.
     #[error(transparent)]
     Entrance(#[from] EntranceError),
 }
 
-/// Runs an agent until `stop`: then it takes no more calls, finishes those it
-/// has, and says goodbye. `force` ends the calls as well.
+/// Runs an agent until `stop`: then it takes no more calls, finishes those in progress, and unregisters. `force`
+/// cancels calls in progress.
 ///
 /// # Errors
 /// [`RunError`] if it cannot start. A kas that cannot be reached is no error:
@@ -58,7 +58,7 @@ pub async fn run(
     force: CancellationToken,
 ) -> Result<(), RunError> {
     let token = TokenReader::open(config.token.clone()).await?;
-    let (source, way_in) = source(&config).await?;
+    let (source, dial_in) = source(&config).await?;
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let cluster = Cluster::open(access, proxy).await?;
@@ -66,19 +66,19 @@ pub async fn run(
     let (session, uplink) = Session::new(source, &token, &metrics, config.kas_connections);
     let endpoints = match &config.observability {
         Some(listen) => {
-            // Nobody dials an agent that is not ready.
-            let needed = way_in.is_none().then(|| uplink.clone());
+            // kas does not dial a pod that is not ready.
+            let needed = dial_in.is_none().then(|| uplink.clone());
             Some(Endpoints::bind(listen, metrics.registry(), needed).await?)
         }
         None => None,
     };
 
-    // What must outlive the last call.
+    // Ends what must outlive the last call.
     let last = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(session.run(last.clone()));
-    if let Some(way_in) = way_in {
-        way_in.open(&uplink, &mut tasks, &stop, &last).await?;
+    if let Some(dial_in) = dial_in {
+        dial_in.open(&uplink, &mut tasks, &stop, &last).await?;
     }
     if let Some(endpoints) = endpoints {
         tasks.spawn(endpoints.serve(last.clone()));
@@ -136,7 +136,7 @@ pub async fn run(
         () = stop.cancelled() => {}
     }
 
-    tracing::info!("the agent stops; calls in progress are finished");
+    tracing::info!("draining: waiting for calls in progress");
     let finish = async {
         tokio::join!(tunnels.finished(), registration.unregister(&uplink));
     };
@@ -145,44 +145,44 @@ pub async fn run(
         .await
         .is_err()
     {
-        tracing::warn!("calls were still in progress; they are cancelled");
+        tracing::warn!("grace period is over; cancelling calls in progress");
         force_tunnels.cancel();
         finish.await;
     }
     last.cancel();
     while tasks.join_next().await.is_some() {}
-    tracing::info!("the agent has stopped");
+    tracing::info!("stopped");
     Ok(())
 }
 
-/// Where connections to kas come from, and the way in if kas dials.
-async fn source(config: &Config) -> Result<(Source, Option<WayIn>), RunError> {
+/// Where connections to kas come from; with the listener if kas dials.
+async fn source(config: &Config) -> Result<(Source, Option<DialIn>), RunError> {
     match &config.link {
         Link::Dial(target) => {
             let dialer = Dialer::new(target.clone(), config)?;
             Ok((Source::Dial(Box::new(dialer)), None))
         }
         Link::Receive(receptive) => {
-            let (sender, arrivals) = Arrivals::new();
-            let way_in = WayIn {
-                entrance: Door::open(receptive, sender.clone()).await?,
+            let (sender, incoming) = IncomingConnections::new();
+            let dial_in = DialIn {
+                listener: ReceptiveService::open(receptive, sender.clone()).await?,
                 private_api: receptive.private_api.clone(),
-                arrivals: sender,
+                incoming: sender,
             };
-            Ok((Source::Receive(arrivals), Some(way_in)))
+            Ok((Source::Receive(incoming), Some(dial_in)))
         }
     }
 }
 
-/// How kas comes to an agent that it dials.
-struct WayIn {
-    entrance: Entrance<Door>,
+/// What an agent needs that kas dials.
+struct DialIn {
+    listener: Entrance<ReceptiveService>,
     private_api: Option<PrivateApi>,
-    arrivals: mpsc::Sender<ByteStream>,
+    incoming: mpsc::Sender<ByteStream>,
 }
 
-impl WayIn {
-    /// Lets kas in, and other pods if they are to.
+impl DialIn {
+    /// Serves kas, and other pods if there is a private API.
     async fn open(
         self,
         uplink: &Uplink,
@@ -192,11 +192,11 @@ impl WayIn {
     ) -> Result<(), EntranceError> {
         if let Some(config) = &self.private_api {
             let relay = Relay::open(config, uplink.clone()).await?;
-            let seeker = Seeker::new(config, uplink.clone(), self.arrivals)?;
+            let pod_dialer = PodDialer::new(config, uplink.clone(), self.incoming)?;
             tasks.spawn(relay.serve(stop.clone(), last.clone()));
-            tasks.spawn(seeker.run(stop.clone(), last.clone()));
+            tasks.spawn(pod_dialer.run(stop.clone(), last.clone()));
         }
-        tasks.spawn(self.entrance.serve(stop.clone(), last.clone()));
+        tasks.spawn(self.listener.serve(stop.clone(), last.clone()));
         Ok(())
     }
 }

@@ -33,47 +33,47 @@ pub(crate) use credentials::BoxError;
 use crate::error_chain::chain;
 
 /// Idle connections that are kept for HTTP/1.1.
-const IDLE_CONNECTIONS: usize = 32;
+const MAX_IDLE_CONNECTIONS: usize = 32;
 /// How long one is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Pings on HTTP/2 find an API server that is gone, as kubectl's do.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Flow control: a slow reader holds one window, not the whole connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Lines and bytes of an answer's head, at most: by far more than any API server sends, whose requests
-/// have no more than a MiB either. An answer beyond is lost, although the request was carried out.
-const ANSWER_LINES: usize = 4096;
-const ANSWER_HEAD_BYTES: usize = 1 << 20;
-/// How long the version may take to come.
-const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Lines and bytes of a response's head, at most: far more than any API server sends, whose requests
+/// have no more than a MiB either. A response beyond is lost, although the request was carried out.
+const MAX_RESPONSE_HEADER_LINES: usize = 4096;
+const MAX_RESPONSE_HEAD_BYTES: usize = 1 << 20;
+/// How long the API server may take to answer with its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cluster that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// There is no kubeconfig, and this is no pod.
     #[error(
-        "no cluster: there is no kubeconfig (flag --kubeconfig, environment variable KUBECONFIG, ~/.kube/config), and this is no pod of a cluster"
+        "no cluster: there is no kubeconfig (flag --kubeconfig, environment variable KUBECONFIG, ~/.kube/config), and this process does not run in a pod"
     )]
     NotFound,
     /// The kubeconfig is wrong.
-    #[error("kubeconfig: {}", chain(.0))]
+    #[error("cannot use the kubeconfig")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
     /// The pod has no service account.
-    #[error("in-cluster access: {}", chain(.0))]
+    #[error("cannot use the pod's service account")]
     InCluster(#[from] kube::config::InClusterError),
     /// The server's URL is wrong.
-    #[error("the Kubernetes server {0:?} is not an http or https URL: {1}")]
-    Server(String, String),
-    /// A file is wrong.
-    #[error("{0}: {1}")]
-    File(String, String),
+    #[error("the Kubernetes server {0:?} is not an http or https URL")]
+    Server(String, #[source] ServerUrlError),
+    /// A file of certificates is wrong.
+    #[error("cannot use the certificates in {0}")]
+    Certificates(String, #[source] CertificatesError),
     /// Certificates or credentials cannot be used.
-    #[error("access to the cluster: {}", chain(.0))]
-    Access(Box<kube::Error>),
+    #[error("cannot use the credentials or certificates for the cluster")]
+    Access(#[source] Box<kube::Error>),
     /// A proxy that is not supported.
-    #[error("the proxy for the Kubernetes API: {0}")]
+    #[error("cannot use the proxy for the Kubernetes API")]
     Proxy(#[from] runtime::connect::ProxyUrlError),
     /// An identity that no header can carry.
     #[error("the identity to impersonate ({0}) has characters that HTTP does not allow")]
@@ -83,6 +83,37 @@ pub enum ClusterError {
         "the identity to impersonate has more groups and extras than a request's headers can hold"
     )]
     LongIdentity,
+}
+
+/// Why a URL is not one of a Kubernetes API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerUrlError {
+    /// It is no URL.
+    #[error(transparent)]
+    Invalid(#[from] http::uri::InvalidUri),
+    /// It lacks the scheme.
+    #[error("it has no scheme")]
+    NoScheme,
+    /// The scheme is neither http nor https.
+    #[error("its scheme is another one")]
+    OtherScheme,
+    /// It lacks the host.
+    #[error("it has no host")]
+    NoHost,
+}
+
+/// Why a file has no usable certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificatesError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+    /// Its PEM is broken.
+    #[error(transparent)]
+    Pem(#[from] rustls_pki_types::pem::Error),
+    /// There are none in it.
+    #[error("it has no PEM certificate")]
+    Empty,
 }
 
 impl ClusterError {
@@ -151,7 +182,7 @@ impl Cluster {
         self.0.base.uri(path_and_query)
     }
 
-    /// Whom the agent itself was told to impersonate, as headers.
+    /// Whom the agent itself is configured to impersonate, as headers.
     pub(crate) fn identity(&self) -> &HeaderMap {
         &self.0.identity
     }
@@ -170,9 +201,9 @@ impl Cluster {
     pub(crate) async fn request(
         &self,
         request: Request<RequestBody>,
-        lasting: bool,
+        long_running: bool,
     ) -> Result<Response<Incoming>, ClientError> {
-        let client = if lasting { &self.0.long } else { &self.0.short };
+        let client = if long_running { &self.0.long } else { &self.0.short };
         client.request(request).await
     }
 
@@ -189,13 +220,13 @@ impl Cluster {
             .oneshot(request.uri().clone())
             .await?;
         let (mut send, connection) = hyper::client::conn::http1::Builder::new()
-            .max_headers(ANSWER_LINES)
-            .max_buf_size(ANSWER_HEAD_BYTES)
+            .max_headers(MAX_RESPONSE_HEADER_LINES)
+            .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
             .handshake(io)
             .await?;
         let driver = async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "an upgraded connection to the Kubernetes API broke");
+                tracing::debug!(error = chain(&error), "upgraded connection to the Kubernetes API broke");
             }
         };
         let driver = AbortOnDropHandle::new(self.0.tasks.spawn(driver));
@@ -206,7 +237,7 @@ impl Cluster {
         Ok((send.send_request(request).await?, driver))
     }
 
-    /// The server's version, if it tells.
+    /// The API server's version; `None` if it could not be had.
     pub(crate) async fn version(&self) -> Option<KubernetesVersion> {
         let asking = async {
             let mut request = Request::new(RequestBody::empty());
@@ -217,10 +248,10 @@ impl Cluster {
             let version: Version = serde_json::from_slice(&body)?;
             Ok::<_, BoxError>(version)
         };
-        match tokio::time::timeout(VERSION_DEADLINE, asking).await {
+        match tokio::time::timeout(VERSION_TIMEOUT, asking).await {
             Ok(Ok(version)) => Some(version.into()),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the Kubernetes API does not tell its version");
+                tracing::debug!(error = chain(&*error), "could not get the version of the Kubernetes API");
                 None
             }
             Err(_) => None,
@@ -245,13 +276,13 @@ fn pooled(connector: HttpsConnector<ApiConnector>, tasks: &TaskTracker) -> Poole
     Client::builder(Spawner(tasks.clone()))
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
         .timer(TokioTimer::new())
-        .http1_max_headers(ANSWER_LINES)
-        .http1_max_buf_size(ANSWER_HEAD_BYTES)
-        .http2_max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES).unwrap_or(u32::MAX))
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http1_max_headers(MAX_RESPONSE_HEADER_LINES)
+        .http1_max_buf_size(MAX_RESPONSE_HEAD_BYTES)
+        .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(u32::MAX))
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .build(connector)

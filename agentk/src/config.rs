@@ -1,4 +1,4 @@
-//! All that an agent is told when it starts.
+//! The configuration of an agent.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// How long calls in progress may go on when the agent ends, by default: the
 /// pod's own grace period is the limit that counts.
-const GRACE: Duration = Duration::from_secs(3600);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Connections to kas, by default.
 pub(crate) const KAS_CONNECTIONS: usize = 2;
@@ -47,11 +47,11 @@ pub struct Config {
     pub observability: Option<Observability>,
     /// How long calls in progress may go on after the stop.
     pub grace: Duration,
-    /// What the agent does besides carrying calls.
+    /// Features that are switched on.
     pub features: Vec<Feature>,
-    /// Work for one of an agent's pods.
+    /// Work for the pod that leads.
     pub leader_only: Vec<LeaderOnly>,
-    /// Who is told the log level that the agent's configuration asks for.
+    /// Applies the log level from the agent's configuration.
     pub log_level: Option<SetLogLevel>,
 }
 
@@ -118,7 +118,7 @@ pub struct Observability {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No address.
-    #[error("--kas-address: {0}")]
+    #[error("--kas-address")]
     Address(#[from] TargetError),
     /// No header.
     #[error("--kas-header {0:?}: write it as `Name: value`")]
@@ -127,8 +127,8 @@ pub enum ConfigError {
     #[error("--kas-header: there are more of them than a request can hold")]
     Headers,
     /// No proxy.
-    #[error("{0}: {1}")]
-    Proxy(&'static str, ProxyUrlError),
+    #[error("{0}")]
+    Proxy(&'static str, #[source] ProxyUrlError),
     /// Two tokens, or none.
     #[error(
         "the agent's token comes either from --token-file or from the environment variable AGENTK_TOKEN; {0}"
@@ -147,12 +147,12 @@ pub enum ConfigError {
     Network(&'static str, String),
     /// Who dials whom is not clear.
     #[error(
-        "either --kas-address says where kas is, or --api-jwt-file or --api-ca-cert-file how kas, which dials this agent, proves who it is; {0}"
+        "set either --kas-address, if the agent dials kas, or --api-jwt-file or --api-ca-cert-file, by which kas authenticates if it dials the agent; {0}"
     )]
     Link(&'static str),
     /// Anybody could dial.
     #[error(
-        "--api-cert-file needs --api-jwt-file or --api-ca-cert-file: else anybody could pass for kas"
+        "--api-cert-file needs --api-jwt-file or --api-ca-cert-file: without one of them anybody could pass for kas"
     )]
     NoProof,
     /// Half a private API.
@@ -161,8 +161,8 @@ pub enum ConfigError {
     )]
     PrivateApi,
     /// No name of pods.
-    #[error("--private-api-peers: {0}")]
-    Peers(TargetError),
+    #[error("--private-api-peers")]
+    Peers(#[source] TargetError),
     /// Certificates are shown with TLS only.
     #[error("--api-ca-cert-file needs --api-cert-file and --api-key-file")]
     ClientCa,
@@ -197,7 +197,7 @@ impl Config {
             kubernetes_proxy: ProxySetting::None,
             pod: None,
             observability: None,
-            grace: GRACE,
+            grace: STOP_TIMEOUT,
             features: Vec::new(),
             leader_only: Vec::new(),
             log_level: None,

@@ -20,8 +20,8 @@ use crate::{
     session::{Attempt, Follower, Uplink},
 };
 
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// Follows the configuration and publishes it.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl ConfigurationFollower {
     /// Follows on one connection after the other. Never ends.
     pub(crate) async fn follow(&mut self, uplink: &Uplink) {
         let failed = "cannot get the agent's configuration";
-        let mut follower = Follower::new(uplink.clone(), MIN_BACKOFF, MAX_BACKOFF, failed);
+        let mut follower = Follower::new(uplink.clone(), BACKOFF_MIN, BACKOFF_MAX, failed);
         loop {
             let attempt = follower.attempt().await;
             let end = self.stream(&mut follower, &attempt).await;
@@ -77,24 +77,24 @@ impl ConfigurationFollower {
 
     fn take(&mut self, response: ConfigurationResponse) {
         let Some(configuration) = response.configuration else {
-            tracing::error!("kas sent a configuration without content");
+            tracing::error!("ignoring an empty configuration from kas");
             return;
         };
         let id = configuration.agent_id;
         let known = self.known.borrow().as_ref().map(|it| it.agent_id);
         if known.is_some_and(|known| known != id) {
             tracing::error!(
-                agent_id = id,
-                "kas says that this agent is another one; its configuration is not used"
+                agent.id = id,
+                "ignoring a configuration from kas that is for another agent"
             );
             return;
         }
         self.apply(&configuration);
         tracing::info!(
-            agent_id = id,
-            project_id = configuration.project_path,
-            commit_id = response.commit_id,
-            "the agent's configuration is applied"
+            agent.id = id,
+            agent.project = configuration.project_path,
+            commit = response.commit_id,
+            "configuration applied"
         );
         self.commit = response.commit_id;
         self.known.send_replace(Some(Arc::new(configuration)));

@@ -43,14 +43,14 @@ pub(crate) struct Entrance<S> {
 #[derive(Debug, thiserror::Error)]
 pub enum EntranceError {
     /// The address.
-    #[error("--{0}-listen-address: {1}")]
-    Bind(&'static str, BindError),
+    #[error("--{0}-listen-address")]
+    Bind(&'static str, #[source] BindError),
     /// The certificates.
-    #[error("--{0}-cert-file: {1}")]
-    Tls(&'static str, Box<TlsError>),
+    #[error("--{0}-cert-file")]
+    Tls(&'static str, #[source] Box<TlsError>),
     /// The key's file, or what is in it.
-    #[error("--{0}-jwt-file: {1}")]
-    Key(&'static str, String),
+    #[error("--{0}-jwt-file")]
+    Key(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl<S: Service + Clone> Entrance<S> {

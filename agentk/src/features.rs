@@ -1,14 +1,14 @@
-//! What an agent does besides carrying calls, if it is told to.
+//! Features of an agent that are off by default.
 
 use clap::ValueEnum;
 
-/// Off unless it is named.
+/// A feature that is off by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Feature {
-    /// Tells kas what happens in the cluster.
+    /// Report the cluster's events to kas
     Events,
-    /// Has Flux look at repositories as soon as they were pushed to.
+    /// Notify Flux of pushes to its repositories
     Flux,
-    /// Tells kas of objects that somebody watches.
+    /// Let programs watch the cluster's objects through kas
     Graph,
 }

@@ -29,7 +29,7 @@ use receptive::ReceptiveFlags;
 #[derive(Debug, Parser)]
 #[command(name = "agentk", version = version::LONG, args_override_self = true)]
 pub struct Flags {
-    /// Address of kas: ws://, wss://, grpc:// or grpcs://; none if kas dials the agent
+    /// URL of kas (ws://, wss://, grpc:// or grpcs://); omit it if kas dials the agent
     #[arg(long, value_name = "URL")]
     kas_address: Option<String>,
     /// File with the agent's token
@@ -38,37 +38,37 @@ pub struct Flags {
     /// File with CA certificates (PEM) for the connection to kas
     #[arg(long, value_name = "FILE")]
     ca_cert_file: Option<PathBuf>,
-    /// Header for kas, as `Name: value`; may be repeated
+    /// Header sent to kas, as `Name: value`; may be repeated
     #[arg(long, value_name = "HEADER")]
     kas_header: Vec<String>,
-    /// Accept any certificate of kas: insecure
+    /// Do not verify the certificate of kas (insecure)
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
     kas_insecure_skip_tls_verify: bool,
-    /// Name in kas's certificate, if it is not the address's host
+    /// Name to verify in the certificate of kas, if it differs from the host of --kas-address
     #[arg(long, value_name = "NAME")]
     kas_tls_server_name: Option<String>,
-    /// HTTP proxy on the way to kas, instead of the environment's
+    /// HTTP proxy for connections to kas; overrides the environment
     #[arg(long, value_name = "URL")]
     kas_proxy: Option<String>,
-    /// Connections to kas: with two, the loss of one is not noticed
+    /// Number of connections to kas; with two, the loss of one does not delay requests
     #[arg(long, value_name = "NUMBER", default_value_t = KAS_CONNECTIONS, value_parser = kas_connections)]
     kas_connections: usize,
-    /// HTTP proxy on the way to the Kubernetes API, instead of the environment's
+    /// HTTP proxy for connections to the Kubernetes API; overrides the environment and the kubeconfig
     #[arg(long, value_name = "URL")]
     kubernetes_proxy: Option<String>,
-    /// Network of the listener for metrics and probes
+    /// Network on which metrics and probes are served
     #[arg(long, value_name = "NETWORK", default_value = "tcp")]
     observability_listen_network: String,
-    /// Address of the listener for metrics and probes
+    /// Address on which metrics and probes are served
     #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
     observability_listen_address: String,
-    /// Certificate (PEM) of the listener for metrics and probes
+    /// Certificate (PEM) for serving metrics and probes over TLS
     #[arg(long, value_name = "FILE")]
     observability_cert_file: Option<PathBuf>,
-    /// Private key (PEM) of the listener for metrics and probes
+    /// Private key (PEM) for serving metrics and probes over TLS
     #[arg(long, value_name = "FILE")]
     observability_key_file: Option<PathBuf>,
-    /// What the agent does besides carrying calls, with commas between: off unless named
+    /// Features to enable, separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
     features: Vec<Feature>,
     #[command(flatten)]
@@ -77,16 +77,16 @@ pub struct Flags {
     kubernetes: KubernetesFlags,
 }
 
-/// What the command line asks for.
+/// A command line.
 #[derive(Debug)]
-pub enum Asked {
-    /// An agent.
+pub enum CommandLine {
+    /// Runs an agent.
     Run(Box<Flags>),
-    /// The rights that it needs.
+    /// Prints the RBAC rules that it needs.
     Rbac(Rbac),
 }
 
-impl Asked {
+impl CommandLine {
     /// Reads a command line. Without a command it is an agent's.
     ///
     /// # Errors
@@ -165,15 +165,20 @@ fn link(kas_address: Option<String>, receptive: ReceptiveFlags) -> Result<Link, 
     match (kas_address, receptive.into_config()?) {
         (Some(address), None) => Ok(Link::Dial(Target::parse(&address)?)),
         (None, Some(receptive)) => Ok(Link::Receive(Box::new(receptive))),
-        (Some(_), Some(_)) => Err(ConfigError::Link("both are there")),
-        (None, None) => Err(ConfigError::Link("neither is there")),
+        (Some(_), Some(_)) => Err(ConfigError::Link("both are set")),
+        (None, None) => Err(ConfigError::Link("neither is set")),
     }
 }
 
-fn kas_connections(text: &str) -> Result<usize, String> {
+/// A number of connections out of range.
+#[derive(Debug, thiserror::Error)]
+#[error("it must be a number from 1 to 8")]
+struct KasConnectionsError;
+
+fn kas_connections(text: &str) -> Result<usize, KasConnectionsError> {
     match text.parse() {
         Ok(number @ 1..=8) => Ok(number),
-        Ok(_) | Err(_) => Err("it must be a number from 1 to 8".to_owned()),
+        Ok(_) | Err(_) => Err(KasConnectionsError),
     }
 }
 
@@ -239,6 +244,7 @@ fn given(file: Option<PathBuf>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_chain::chain;
 
     fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         let line = ["agentk", "--kas-address", "wss://kas.example.com"];
@@ -257,7 +263,7 @@ mod tests {
                 let found = variables.iter().rev().find(|(known, _)| known == name);
                 found.map(|(_, value)| value.clone())
             })
-            .map_err(|error| error.to_string())
+            .map_err(|error| chain(&error))
     }
 
     #[test]
@@ -371,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_rights_of_features_are_printed() {
-        let Ok(Asked::Rbac(rbac)) = Asked::read(["agentk", "rbac", "--features", "events"]) else {
+        let Ok(CommandLine::Rbac(rbac)) = CommandLine::read(["agentk", "rbac", "--features", "events"]) else {
             panic!("this asks for rights");
         };
         let yaml = rbac.yaml();
@@ -380,9 +386,9 @@ mod tests {
             yaml.contains("resources: [events], verbs: [list, watch]"),
             "{yaml}"
         );
-        assert!(Asked::read(["agentk", "rbac", "--features", "x"]).is_err());
-        let run = Asked::read(["agentk", "--kas-address", "ws://k"]);
-        assert!(matches!(run, Ok(Asked::Run(_))));
+        assert!(CommandLine::read(["agentk", "rbac", "--features", "x"]).is_err());
+        let run = CommandLine::read(["agentk", "--kas-address", "ws://k"]);
+        assert!(matches!(run, Ok(CommandLine::Run(_))));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Has Flux look at a repository as soon as its project was pushed to, on the pod that leads.
+//! Notifies Flux of pushes to its repositories, on the pod that leads.
 //!
-//! For each repository of Flux that is on the agent's GitLab it keeps a Receiver; kas tells of
-//! pushes to their projects, and then their Receivers are called. Field by field as GitLab's
-//! agentk does it, so that either may follow the other.
+//! For each repository of Flux that is on the agent's GitLab it maintains a Receiver; kas reports pushes to their
+//! projects, and then their Receivers are called. The objects equal those of GitLab's agentk field by field, so
+//! that either agent may follow the other.
 
-mod hooks;
-mod keeper;
+mod webhook;
+mod reconciler;
 mod pushes;
 mod receivers;
 mod repository;
@@ -26,8 +26,8 @@ use crate::{
     cluster::Cluster, error_chain::chain, graph::Graph, last_failure::LastFailure,
     leader::LeaderOnly, session::Uplink,
 };
-use hooks::{HookError, Hooks};
-use keeper::Keeper;
+use webhook::{WebhookError, WebhookClient};
+use reconciler::ReceiverReconciler;
 use pushes::PushSubscription;
 use receivers::Receivers;
 
@@ -39,26 +39,26 @@ const NOTIFICATION: &str = "notification.toolkit.fluxcd.io";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const OF_AGENT: &str = "agent.gitlab.com/id";
 const OF_PROJECT: &str = "agent.gitlab.com/project";
-/// Receivers that come one after the other are asked for together.
-const DEBOUNCE: Duration = Duration::from_secs(1);
-/// After this it is looked again for what the cluster does not have.
-const MISSING: Duration = Duration::from_secs(120);
-/// After this it is tried again otherwise.
-const RETRY: Duration = Duration::from_secs(10);
-/// Calls of Receivers at once.
-const CALLS: usize = 100;
+/// Receivers that change within this interval make one new subscription.
+const DEBOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which resources are looked for that the cluster lacks.
+const MISSING_RETRY_INTERVAL: Duration = Duration::from_secs(120);
+/// Delay after other failures.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Concurrent calls of Receivers.
+const MAX_CALLS: usize = 100;
 
-/// What keeps Receivers and calls them.
+/// The feature.
 #[derive(Debug)]
 pub(crate) struct Flux {
     pub(crate) cluster: Cluster,
     pub(crate) graph: Graph,
     pub(crate) uplink: Uplink,
-    /// As kas tells it.
+    /// The agent's configuration, from kas.
     pub(crate) configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
 }
 
-/// What of the agent's configuration matters here.
+/// The part of the agent's configuration that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Settings {
     agent: i64,
@@ -93,7 +93,7 @@ impl Flux {
         LeaderOnly(Arc::new(work))
     }
 
-    /// Never ends, unless the cluster cannot be asked at all.
+    /// Ends only when there is no client for the cluster.
     async fn run(&self) {
         let client = match self.cluster.typed() {
             Ok(client) => client,
@@ -142,14 +142,14 @@ impl Flux {
                     tracing::warn!(error, "cannot notify Flux of pushes; retrying");
                 }
             }
-            tokio::time::sleep(if missing { MISSING } else { RETRY }).await;
+            tokio::time::sleep(if missing { MISSING_RETRY_INTERVAL } else { RETRY_INTERVAL }).await;
         }
     }
 
     /// Ends when something cannot be followed any more.
     async fn follow(&self, client: &kube::Client, settings: &Settings) -> Status {
-        let hooks = match Hooks::new(&settings.webhooks) {
-            Ok(hooks) => hooks,
+        let webhook = match WebhookClient::new(&settings.webhooks) {
+            Ok(webhook) => webhook,
             Err(error) => {
                 return Status::failed_precondition(format!(
                     "flux.webhook_receiver_url: {}",
@@ -166,19 +166,19 @@ impl Flux {
             Err(status) => return status,
         };
         tracing::info!("notifying Flux of pushes");
-        let known = Known::default();
+        let known = KnownReceivers::default();
         tokio::select! {
-            end = keep(Keeper::new(client, settings), repositories) => end,
-            end = self.keep_packed(Keeper::new(client, settings)) => end,
+            end = reconcile(ReceiverReconciler::new(client, settings), repositories) => end,
+            end = self.reconcile_oci(ReceiverReconciler::new(client, settings)) => end,
             end = known.follow(receivers, settings.agent) => end,
-            () = self.call(client, &hooks, &known) => Status::internal("it has ended"),
+            () = self.call(client, &webhook, &known) => Status::internal("the calls of Receivers ended"),
         }
     }
 
     /// Repositories in registries are followed if this Flux has them.
-    async fn keep_packed(&self, keeper: Keeper<'_>) -> Status {
+    async fn reconcile_oci(&self, reconciler: ReceiverReconciler<'_>) -> Status {
         match self.watch(SOURCE, "ocirepositories").await {
-            Ok(watch) => keep(keeper, watch).await,
+            Ok(watch) => reconcile(reconciler, watch).await,
             Err(status) if status.code() == Code::NotFound => std::future::pending().await,
             Err(status) => status,
         }
@@ -202,7 +202,7 @@ impl Flux {
     }
 
     /// Calls Receivers when their projects were pushed to. Never ends.
-    async fn call(&self, client: &kube::Client, hooks: &Hooks, known: &Known) {
+    async fn call(&self, client: &kube::Client, webhook: &WebhookClient, known: &KnownReceivers) {
         let mut pushes = PushSubscription::new(self.uplink.clone());
         let mut calls = JoinSet::new();
         let mut changes = known.changed.subscribe();
@@ -214,7 +214,7 @@ impl Flux {
                     if changes.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }
-                    tokio::time::sleep(DEBOUNCE).await;
+                    tokio::time::sleep(DEBOUNCE_INTERVAL).await;
                     if known.receivers().projects() != projects {
                         return;
                     }
@@ -227,16 +227,16 @@ impl Flux {
             let pushed = |project: &str| {
                 while calls.try_join_next().is_some() {}
                 for path in known.receivers().paths(project) {
-                    if calls.len() >= CALLS {
+                    if calls.len() >= MAX_CALLS {
                         return tracing::warn!(
                             project,
                             "too many Receivers are being called; Flux checks the repository at its own interval"
                         );
                     }
-                    let (hooks, client) = (hooks.clone(), client.clone());
+                    let (webhook, client) = (webhook.clone(), client.clone());
                     let project = project.to_owned();
                     calls.spawn(async move {
-                        log(&project, hooks.call(&client, &path).await);
+                        log(&project, webhook.call(&client, &path).await);
                     });
                 }
             };
@@ -248,8 +248,8 @@ impl Flux {
     }
 }
 
-/// The path of a webhook is a secret.
-fn log(project: &str, called: Result<(), HookError>) {
+/// Without the path of the webhook, which is a secret.
+fn log(project: &str, called: Result<(), WebhookError>) {
     match called {
         Ok(()) => tracing::debug!(project, "notified Flux of a push"),
         Err(error) => {
@@ -262,28 +262,28 @@ fn log(project: &str, called: Result<(), HookError>) {
     }
 }
 
-async fn keep(mut keeper: Keeper<'_>, mut repositories: Watch) -> Status {
+async fn reconcile(mut reconciler: ReceiverReconciler<'_>, mut repositories: Watch) -> Status {
     loop {
         let update = tokio::select! {
             update = repositories.next() => Some(update),
-            () = keeper.is_due() => None,
+            () = reconciler.is_due() => None,
         };
         match update {
-            Some(Ok(update)) => keeper.take(update),
+            Some(Ok(update)) => reconciler.take(update),
             Some(Err(end)) => return end,
-            None => keeper.write().await,
+            None => reconciler.write().await,
         }
     }
 }
 
 /// The Receivers that are there.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownReceivers {
     receivers: Mutex<Receivers>,
     changed: watch::Sender<()>,
 }
 
-impl Known {
+impl KnownReceivers {
     async fn follow(&self, mut watch: Watch, agent: i64) -> Status {
         loop {
             let update = match watch.next().await {

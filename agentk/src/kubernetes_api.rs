@@ -24,7 +24,7 @@ use crate::{
 };
 use feed::Intake;
 use head::Head;
-use requests::Requests;
+use requests::RequestParts;
 
 /// The method, as calls name it.
 pub(crate) const PATH: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
@@ -52,9 +52,9 @@ impl KubernetesApi {
         inbound: &mut Inbound,
         outbound: &mut Outbound,
     ) -> Result<(), CallError> {
-        let mut requests = Requests::new(inbound);
+        let mut requests = RequestParts::new(inbound);
         let head = Head::new(requests.header().await?, self.cluster.identity())?;
-        let (feed, intake) = feed::between(&head, &mut requests, self.metrics.clone()).await?;
+        let (feed, intake) = feed::channel(&head, &mut requests, self.metrics.clone()).await?;
         let mut feeding = pin!(feed.run(&mut requests));
         let mut exchange = pin!(self.exchange(head, intake, outbound));
         tokio::select! {
@@ -73,10 +73,10 @@ impl KubernetesApi {
         outbound: &mut Outbound,
     ) -> Result<(), CallError> {
         let Intake { body, upgraded } = intake;
-        let (request, lasting) = self.request(head, body).await?;
+        let (request, long_running) = self.request(head, body).await?;
         let Some(upgraded) = upgraded else {
             let response = outbound
-                .unless_reset(self.cluster.request(request, lasting))
+                .unless_reset(self.cluster.request(request, long_running))
                 .await?;
             let response = response.map_err(|error| unavailable(&error))?;
             return respond::whole(outbound, response, &self.metrics).await;
@@ -107,7 +107,7 @@ impl KubernetesApi {
         let authorized = self.cluster.authorize(request.headers_mut()).await;
         authorized.map_err(|error| unavailable(&*error))?;
         debug_assert!(!request.headers().contains_key(header::HOST));
-        Ok((request, head.lasting))
+        Ok((request, head.long_running))
     }
 }
 

@@ -20,20 +20,20 @@ use crate::{
 use election::{Election, Record, Step};
 
 /// How long a leader leads without renewing.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE_TTL: Duration = Duration::from_secs(15);
 /// How long a leader tries to renew before it gives up.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often everybody looks.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often one looks who may not.
-const FORBIDDEN_RETRY: Duration = Duration::from_secs(60);
-/// How long one look may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often each candidate reads the lease.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// The same without the right to read it.
+const FORBIDDEN_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the API server may take to answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Work = dyn Fn(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
-/// Work for one of an agent's pods: started when this pod becomes the leader,
-/// told to end by the token when it no longer is.
+/// Work for one of an agent's pods: started when this pod becomes the leader, cancelled by the token
+/// when it no longer is.
 #[derive(Clone)]
 pub struct LeaderOnly(pub Arc<Work>);
 
@@ -50,7 +50,7 @@ pub(crate) struct Candidate {
     pub(crate) cluster: Cluster,
     pub(crate) metrics: Metrics,
     pub(crate) work: Vec<LeaderOnly>,
-    /// Has the agent's number, once kas has told it.
+    /// Has the agent's id, once kas has sent it.
     pub(crate) configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
 }
 
@@ -69,10 +69,10 @@ impl Candidate {
         match self.cluster.typed() {
             Ok(client) => {
                 let api = Api::namespaced(client, &self.pod.namespace);
-                let lock = Lock {
+                let lock = LeaseLock {
                     api,
                     name: format!("agent-{agent}-lock"),
-                    me: self.pod.name.clone(),
+                    identity: self.pod.name.clone(),
                 };
                 Term::new(self, lock).run(stop).await;
             }
@@ -85,13 +85,13 @@ impl Candidate {
 }
 
 /// The Lease in the cluster.
-struct Lock {
+struct LeaseLock {
     api: Api<Lease>,
     name: String,
-    me: String,
+    identity: String,
 }
 
-impl Lock {
+impl LeaseLock {
     async fn step(&self, election: &mut Election) -> Result<bool, kube::Error> {
         let lease = self.api.get_opt(&self.name).await?;
         let record = lease.as_ref().map(record);
@@ -116,8 +116,8 @@ impl Lock {
             .and_then(|lease| lease.spec.clone())
             .unwrap_or_default();
         let spec = LeaseSpec {
-            holder_identity: Some(self.me.clone()),
-            lease_duration_seconds: i32::try_from(LEASE.as_secs()).ok(),
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(LEASE_TTL.as_secs()).ok(),
             acquire_time: if new {
                 Some(now.clone())
             } else {
@@ -136,7 +136,7 @@ impl Lock {
             return Ok(());
         };
         let old = lease.spec.clone().unwrap_or_default();
-        if old.holder_identity.as_deref() != Some(&self.me) {
+        if old.holder_identity.as_deref() != Some(&self.identity) {
             return Ok(());
         }
         let spec = LeaseSpec {
@@ -185,15 +185,15 @@ fn record(lease: &Lease) -> Record {
 /// Leading, or not, and what goes on meanwhile.
 struct Term {
     candidate: Candidate,
-    lock: Lock,
+    lock: LeaseLock,
     election: Election,
     leading: Option<(CancellationToken, JoinSet<()>)>,
     failure: LastFailure,
 }
 
 impl Term {
-    fn new(candidate: Candidate, lock: Lock) -> Self {
-        let election = Election::new(lock.me.clone(), RENEW_DEADLINE);
+    fn new(candidate: Candidate, lock: LeaseLock) -> Self {
+        let election = Election::new(lock.identity.clone(), RENEW_TIMEOUT);
         Self {
             candidate,
             lock,
@@ -206,7 +206,7 @@ impl Term {
     async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = tokio::select! {
-                pause = self.look() => pause,
+                pause = self.try_step() => pause,
                 () = stop.cancelled() => break,
             };
             if self.election.leads(Instant::now()) {
@@ -221,23 +221,23 @@ impl Term {
         }
         if self.leading.is_some() {
             self.end().await;
-            let release = tokio::time::timeout(DEADLINE, self.lock.release()).await;
+            let release = tokio::time::timeout(REQUEST_TIMEOUT, self.lock.release()).await;
             tracing::debug!(?release, "released the lease");
         }
     }
 
-    /// Looks at the lease and says when to look again.
-    async fn look(&mut self) -> Duration {
-        let step = tokio::time::timeout(DEADLINE, self.lock.step(&mut self.election)).await;
+    /// Reads the lease and acts on it; returns when to do so again.
+    async fn try_step(&mut self) -> Duration {
+        let step = tokio::time::timeout(REQUEST_TIMEOUT, self.lock.step(&mut self.election)).await;
         let error = match step {
             Ok(Ok(_)) => {
                 self.failure.clear();
-                return RETRY;
+                return RETRY_INTERVAL;
             }
             // Another pod was faster.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return RETRY,
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return RETRY_INTERVAL,
             Ok(Err(error)) => error,
-            Err(_) => return RETRY,
+            Err(_) => return RETRY_INTERVAL,
         };
         let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
         let error = chain(&error);
@@ -248,7 +248,7 @@ impl Term {
                 "leader election failed; retrying"
             );
         }
-        if forbidden { FORBIDDEN_RETRY } else { RETRY }
+        if forbidden { FORBIDDEN_RETRY_INTERVAL } else { RETRY_INTERVAL }
     }
 
     fn begin(&mut self) {
@@ -275,7 +275,7 @@ impl Term {
             stop.cancel();
             // What does not end in time is aborted: another pod may lead by now.
             let ended = async { while tasks.join_next().await.is_some() {} };
-            let _ = tokio::time::timeout(LEASE - RENEW_DEADLINE, ended).await;
+            let _ = tokio::time::timeout(LEASE_TTL - RENEW_TIMEOUT, ended).await;
         }
     }
 }

@@ -9,9 +9,9 @@ pub enum LogLevel {
     Debug,
     /// State changes.
     Info,
-    /// What someone should look at tomorrow.
+    /// Somebody should look.
     Warn,
-    /// What someone should look at now.
+    /// Something does not work.
     Error,
 }
 
@@ -26,8 +26,8 @@ impl LogLevel {
     }
 }
 
-/// Starts logging at `info` and gives back what changes the level. The
-/// environment variable `RUST_LOG` wins, for good, if it is set.
+/// Starts logging at `info` and returns a function that changes the level. If the environment
+/// variable `RUST_LOG` is set, the level stays what it says.
 pub fn start() -> impl Fn(LogLevel) + Send + Sync + 'static {
     let fixed = EnvFilter::try_from_default_env().ok();
     let changeable = fixed.is_none();

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use agentk::{
     Config, SetLogLevel,
-    flags::{Asked, Flags},
+    flags::{CommandLine, Flags},
     logging,
 };
 use runtime::signal::Termination;
@@ -15,9 +15,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = match Asked::read(std::env::args_os()) {
-        Ok(Asked::Run(flags)) => *flags,
-        Ok(Asked::Rbac(rbac)) => {
+    let flags = match CommandLine::read(std::env::args_os()) {
+        Ok(CommandLine::Run(flags)) => *flags,
+        Ok(CommandLine::Rbac(rbac)) => {
             print(&rbac.yaml());
             return ExitCode::SUCCESS;
         }
@@ -29,7 +29,7 @@ async fn main() -> ExitCode {
     match start(flags, Arc::new(set_level)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             ExitCode::FAILURE
         }
     }
@@ -48,19 +48,19 @@ async fn start(
     for token in [&stop, &force] {
         tokio::select! {
             result = &mut running => return Ok(result?),
-            signal = signals.next() => tracing::info!(signal, "asked to stop"),
+            signal = signals.next() => tracing::info!(signal, "stopping; send the signal again to cancel calls in progress"),
         }
         token.cancel();
     }
     Ok(running.await?)
 }
 
-#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+#[expect(clippy::print_stdout, reason = "the output of a command")]
 fn print(text: &str) {
     print!("{text}");
 }
 
-#[expect(clippy::print_stderr, reason = "an operator's first look goes here")]
-fn complain(error: &anyhow::Error) {
+#[expect(clippy::print_stderr, reason = "the error that ends the process")]
+fn print_error(error: &anyhow::Error) {
     eprintln!("Program aborted: {error:#}");
 }

@@ -1,11 +1,11 @@
-//! What the agent counts.
+//! The agent's metrics.
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 
-/// The agent's numbers. Clones share them.
+/// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     pub(crate) connected: Gauge,
@@ -28,58 +28,58 @@ impl Metrics {
         let mut registry = Registry::with_prefix("agentk");
         registry.register(
             "connected",
-            "Connections on which kas has accepted the agent",
+            "Connections to kas on which the agent is accepted.",
             self.connected.clone(),
         );
         registry.register(
             "connections",
-            "Connections made to kas",
+            "Connections established to kas.",
             self.connections.clone(),
         );
         registry.register(
             "connection_failures",
-            "Connections to kas that could not be made, or were refused",
+            "Connections to kas that failed or were rejected.",
             self.connection_failures.clone(),
         );
         registry.register(
             "tunnels_idle",
-            "Tunnels that wait for a call",
+            "Idle tunnels.",
             self.tunnels_idle.clone(),
         );
         registry.register(
             "tunnels_active",
-            "Tunnels that carry a call",
+            "Tunnels with a call in progress.",
             self.tunnels_active.clone(),
         );
-        registry.register("calls", "Calls carried", self.calls.clone());
+        registry.register("calls", "Calls received through tunnels.", self.calls.clone());
         registry.register(
             "calls_failed",
-            "Calls that ended with an error",
+            "Calls that failed.",
             self.calls_failed.clone(),
         );
         registry.register(
             "received_bytes",
-            "Bytes of request bodies and upgraded connections from kas",
+            "Bytes received from kas in request bodies and upgraded connections.",
             self.bytes_received.clone(),
         );
         registry.register(
             "sent_bytes",
-            "Bytes of response bodies and upgraded connections to kas",
+            "Bytes sent to kas in response bodies and upgraded connections.",
             self.bytes_sent.clone(),
         );
         registry.register(
             "leader",
-            "Whether this pod leads its agent's pods",
+            "1 if this pod is the leader of its agent's pods, else 0.",
             self.leader.clone(),
         );
         registry.register(
             "events_reported",
-            "Events of the cluster that kas has taken",
+            "Events of the cluster that kas has acknowledged.",
             self.events_reported.clone(),
         );
         registry.register(
             "events_dropped",
-            "Occurrences of events for which there was no room while kas did not take them",
+            "Occurrences of events dropped because the queue for kas was full.",
             self.events_dropped.clone(),
         );
         registry

@@ -27,10 +27,10 @@ pub(crate) struct Endpoints {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address.
-    #[error("--observability-listen-address: {0}")]
+    #[error("--observability-listen-address")]
     Bind(#[from] BindError),
     /// The certificate.
-    #[error("--observability-cert-file: {0}")]
+    #[error("--observability-cert-file")]
     Tls(#[from] runtime::tls::TlsError),
 }
 
@@ -57,7 +57,7 @@ impl Endpoints {
 
     /// Answers until `stop`.
     pub(crate) async fn serve(self, stop: CancellationToken) {
-        tracing::info!(net_address = %self.listener.local_addr(), "metrics and probes are served");
+        tracing::info!(local_addr = %self.listener.local_addr(), "serving metrics and probes");
         let (registry, needed) = (self.registry, self.needed);
         let answer = move |path: &str| answer(path, &registry, needed.as_ref());
         probes::serve(self.listener, self.acceptor, answer, stop).await;
@@ -71,7 +71,7 @@ fn answer(path: &str, registry: &Registry, needed: Option<&Uplink>) -> Answer {
         "/readiness" if needed.is_none_or(Uplink::accepted) => Answer::default(),
         "/readiness" => text(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "kas: there is no connection that kas has accepted",
+            "kas: no connection on which kas has accepted the agent",
         ),
         _ => text(
             StatusCode::NOT_FOUND,

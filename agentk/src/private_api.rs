@@ -1,12 +1,11 @@
 //! The private API of an agent's pods: a pod that kas has not dialled reaches kas
 //! through one that kas has dialled.
 //!
-//! Of several pods behind one URL kas dials one. The others look for it
-//! ([`Seeker`]), and it passes their bytes on ([`Relay`]); each has a connection
-//! of its own to kas, which is as any other.
+//! Of several pods behind one URL kas dials one. The others dial it ([`PodDialer`]), and it relays their
+//! bytes to kas ([`Relay`]); so each has a connection of its own to kas, like any other.
 
 mod relay;
-mod seeker;
+mod pod_dialer;
 
 use runtime::{
     jwt::Secret,
@@ -14,21 +13,21 @@ use runtime::{
 };
 
 pub(crate) use relay::Relay;
-pub(crate) use seeker::Seeker;
+pub(crate) use pod_dialer::PodDialer;
 
 use crate::{config::PrivateApi, entrance::EntranceError};
 
 /// What the names of its flags begin with.
 const FLAGS: &str = "private-api";
-/// Who signs the pods' tokens, and for whom.
-const PODS: &str = "gitlab-agent";
+/// Issuer and audience of the pods' tokens.
+const PODS_AUDIENCE: &str = "gitlab-agent";
 
 fn secret(config: &PrivateApi) -> Result<Secret, EntranceError> {
     let secret = Secret::read(&config.secret);
-    secret.map_err(|error| EntranceError::Key(FLAGS, error.to_string()))
+    secret.map_err(|error| EntranceError::Key(FLAGS, error.into()))
 }
 
-/// How other pods are dialled, if they show certificates.
+/// TLS to other pods; `None` without certificates.
 fn client_tls(config: &PrivateApi) -> Result<Option<ClientTls>, EntranceError> {
     if config.tls.is_none() {
         return Ok(None);

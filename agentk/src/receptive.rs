@@ -1,13 +1,13 @@
-//! Where kas dials an agent that waits for it, and who may come in.
+//! The service by which kas dials a receptive agent.
 //!
-//! What kas's call carries is a connection with the roles reversed: all that
-//! follows is as if the agent had dialled kas.
+//! kas's call carries a connection with the roles reversed: from there on everything is as if the
+//! agent had dialled kas.
 
 use std::{path::PathBuf, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
 use proto::receptive::rpc::{Chunk, receptive_server::Receptive as Service};
-use runtime::{grpc, io::ByteStream, jwt::CheckingKey};
+use runtime::{grpc, io::ByteStream, jwt::{CheckingKey, KeyError}};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,46 +22,46 @@ const FLAGS: &str = "api";
 const ISSUER: &str = "gitlab-kas";
 const AUDIENCE: &str = "gitlab-agent";
 
-/// Lets kas in.
+/// Authenticates kas and hands its connections to the session.
 #[derive(Debug, Clone)]
-pub(crate) struct Door {
+pub(crate) struct ReceptiveService {
     key: Option<CheckingKey>,
-    arrivals: mpsc::Sender<ByteStream>,
+    incoming: mpsc::Sender<ByteStream>,
 }
 
-impl Door {
-    /// Listens; who comes in arrives at the lines.
+impl ReceptiveService {
+    /// Listens; connections go to the session.
     pub(crate) async fn open(
         config: &Receptive,
-        arrivals: mpsc::Sender<ByteStream>,
+        incoming: mpsc::Sender<ByteStream>,
     ) -> Result<Entrance<Self>, EntranceError> {
         let tls = tls(FLAGS, config.tls.clone(), config.client_ca.clone())?;
         let key = config.key.as_ref().map(read).transpose();
-        let door = Self {
-            key: key.map_err(|error| EntranceError::Key(FLAGS, error))?,
-            arrivals,
+        let service = Self {
+            key: key.map_err(|error| EntranceError::Key(FLAGS, error.into()))?,
+            incoming,
         };
-        let entrance = Entrance::bind(FLAGS, &config.address, tls, door).await?;
-        tracing::info!(net_address = %entrance.address(), "kas may dial this agent");
-        Ok(entrance)
+        let listener = Entrance::bind(FLAGS, &config.address, tls, service).await?;
+        tracing::info!(local_addr = %listener.address(), "listening for connections from kas");
+        Ok(listener)
     }
 
     fn check(&self, request: &Request<Streaming<Chunk>>) -> Result<(), Status> {
         let Some(key) = &self.key else {
-            // The TLS handshake has seen kas's certificate.
+            // The TLS handshake has checked kas's certificate.
             return Ok(());
         };
         let headers = request.metadata().clone().into_headers();
         let token = grpc::bearer(&headers)?;
         key.verify(token, ISSUER, AUDIENCE).map_err(|error| {
-            tracing::warn!(%error, "somebody dialled this agent and is not its kas");
+            tracing::warn!(%error, "rejected a connection whose token is not from this agent's kas");
             Status::unauthenticated(format!("the agent refuses kas: {error}"))
         })
     }
 }
 
 #[tonic::async_trait]
-impl Service for Door {
+impl Service for ReceptiveService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
     async fn attach(
@@ -69,18 +69,27 @@ impl Service for Door {
         request: Request<Streaming<Chunk>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         self.check(&request)?;
-        let place = self.arrivals.try_reserve();
-        let place =
-            place.map_err(|_| Status::resource_exhausted("too many connections of kas wait"))?;
+        let permit = self.incoming.try_reserve();
+        let permit =
+            permit.map_err(|_| Status::resource_exhausted("too many connections from kas are waiting"))?;
         let (outgoing, chunks) = grpc::outgoing();
-        place.send(grpc::carried(request.into_inner(), outgoing));
+        permit.send(grpc::carried(request.into_inner(), outgoing));
         Ok(Response::new(Box::pin(chunks.map(Ok))))
     }
 }
 
-fn read(path: &PathBuf) -> Result<CheckingKey, String> {
-    let shown = path.display();
+/// A file without a usable public key.
+#[derive(Debug, thiserror::Error)]
+enum KeyFileError {
+    #[error("cannot read {0}")]
+    Read(String, #[source] std::io::Error),
+    #[error("{0}")]
+    Parse(String, #[source] KeyError),
+}
+
+fn read(path: &PathBuf) -> Result<CheckingKey, KeyFileError> {
+    let shown = || path.display().to_string();
     let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| format!("cannot read {shown}: {error}"))?;
-    CheckingKey::parse(&text).map_err(|error| format!("{shown}: {error}"))
+    let text = text.map_err(|error| KeyFileError::Read(shown(), error))?;
+    CheckingKey::parse(&text).map_err(|error| KeyFileError::Parse(shown(), error))
 }

@@ -22,7 +22,7 @@ use crate::{
 
 /// How often the pod registers, and the longest wait after failures.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(300);
-const MIN_BACKOFF: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_secs(5);
 /// How long kas may take to answer.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same when the agent stops.
@@ -47,8 +47,8 @@ impl Registration {
         }
     }
 
-    /// Registers on every new connection, and again every few minutes: kas's
-    /// answer is also what shows that a connection is good. Never ends.
+    /// Registers on every new connection, and again every few minutes; the answer also shows that kas has
+    /// accepted the agent on the connection. Never ends.
     pub(crate) async fn keep(&self, uplink: &Uplink) {
         let lines = (0..uplink.lines()).map(|line| self.keep_line(uplink.line(line)));
         futures_util::future::join_all(lines).await;
@@ -56,7 +56,7 @@ impl Registration {
 
     async fn keep_line(&self, uplink: Uplink) {
         let failed = "could not register with kas";
-        let mut follower = Follower::new(uplink, MIN_BACKOFF, REGISTER_INTERVAL, failed);
+        let mut follower = Follower::new(uplink, BACKOFF_MIN, REGISTER_INTERVAL, failed);
         loop {
             let attempt = follower.attempt().await;
             match self.register(&attempt).await {
@@ -75,7 +75,7 @@ impl Registration {
         }
     }
 
-    /// Asks the cluster; whether kas should be told something new.
+    /// Asks the cluster for its version; returns whether it has changed.
     async fn learn_version(&self) -> bool {
         let Some(version) = self.cluster.version().await else {
             return false;
@@ -93,7 +93,7 @@ impl Registration {
             .accept_compressed(CompressionEncoding::Gzip);
         match within(REGISTER_TIMEOUT, client.register(request)).await {
             Ok(_) => Ok(()),
-            // An old kas, which answers all the same.
+            // An old kas, which has accepted the agent all the same.
             Err(status) if status.code() == Code::Unimplemented => Ok(()),
             Err(status) => Err(status),
         }

@@ -1,9 +1,8 @@
-//! Keeps connections to kas that new calls can use.
+//! Keeps connections to kas for new calls.
 //!
-//! The agent dials kas, or waits until kas dials it ([`source`]).
-//! There are several lines, so that the loss of one connection leaves another
-//! that is ready. A connection that the server wants to end is left at once: the
-//! next one is made while the calls on the old one go on to their ends.
+//! The agent dials kas, or waits until kas dials it ([`source`]). A *line* is one connection that is made again
+//! whenever it ends; with several, the loss of one leaves another that is ready. After a GOAWAY the next connection is
+//! made at once, while the calls on the old one, which *drains*, go on to their ends.
 
 mod connection;
 mod dial;
@@ -21,16 +20,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use connection::{Connection, Verdict, is_refusal, retry_after};
 pub(crate) use dial::Dialer;
 pub(crate) use follower::{Attempt, Follower};
-pub(crate) use source::{Arrivals, Source};
+pub(crate) use source::{IncomingConnections, Source};
 pub(crate) use uplink::Uplink;
 
-use crate::{backoff::Reconnect, last_failure::LastFailure, metrics::Metrics, token::TokenReader};
+use crate::{backoff::ReconnectBackoff, last_failure::LastFailure, metrics::Metrics, token::TokenReader};
 use line::Line;
 
 /// How long connections may take to close in order when the agent stops.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// All lines.
+/// All lines to kas.
 #[derive(Debug)]
 pub(crate) struct Session {
     lines: Vec<Line>,
@@ -38,7 +37,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// So many lines, at least one, where the agent dials.
+    /// Makes so many lines, at least one, where the agent dials.
     pub(crate) fn new(
         source: Source,
         token: &TokenReader,
@@ -56,12 +55,12 @@ impl Session {
             uplink: uplink.clone(),
             drivers: drivers.clone(),
             metrics: metrics.clone(),
-            reconnect: Reconnect::new(),
-            leads: number == 0,
-            // Another line shows first whether kas wants this agent.
-            failures: if number == 0 { 0 } else { line::STAND_BY },
-            last: None,
-            failure: LastFailure::default(),
+            reconnect: ReconnectBackoff::new(),
+            is_primary: number == 0,
+            // The primary line shows first whether kas accepts this agent.
+            failures: if number == 0 { 0 } else { line::STANDBY_FAILURES },
+            last_addr: None,
+            last_failure: LastFailure::default(),
         });
         let session = Self {
             lines: lines.collect(),
@@ -79,6 +78,6 @@ impl Session {
         while lines.join_next().await.is_some() {}
         self.drivers.close();
         // Nothing is lost if the other end does not close in time.
-        let _ = tokio::time::timeout(CLOSE, self.drivers.wait()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.drivers.wait()).await;
     }
 }

@@ -9,7 +9,7 @@ use crate::{error_chain::chain, last_failure::LastFailure};
 /// How often the file is read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Something that is never shown.
+/// Text whose `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -34,7 +34,7 @@ pub enum Token {
     File(PathBuf),
 }
 
-/// A token that cannot be had.
+/// A token that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
@@ -69,7 +69,7 @@ impl TokenReader {
         })
     }
 
-    /// Reads it again. If that fails, the last one is kept, and the log says so once.
+    /// Reads it again; returns whether it has changed. If that fails, the last one is kept.
     pub(crate) async fn refresh(&mut self) -> bool {
         match read(&self.token).await {
             Ok(token) => {

@@ -12,7 +12,7 @@ use proto::agent::reverse_tunnel::rpc::{ConnectRequest, Descriptor, connect_requ
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use pool::Pool;
-use slot::Home;
+use slot::Placement;
 
 use crate::{metrics::Metrics, services::Services, session::Uplink};
 
@@ -26,9 +26,9 @@ struct Shared {
     services: Services,
     pool: Mutex<Pool>,
     tasks: TaskTracker,
-    /// No new calls.
+    /// Cancelled when no new calls are taken.
     stop: CancellationToken,
-    /// No calls at all.
+    /// Cancelled when calls in progress are cut.
     force: CancellationToken,
     metrics: Metrics,
     /// The first message of every tunnel, framed.
@@ -62,8 +62,8 @@ impl Tunnels {
         let count = self.pool().start();
         let lines = self.0.uplink.lines();
         for line in 0..lines {
-            let home = Home::Line(self.0.uplink.line(line));
-            self.0.tasks.spawn(slot::run(self.clone(), home));
+            let placement = Placement::Line(self.0.uplink.line(line));
+            self.0.tasks.spawn(slot::run(self.clone(), placement));
         }
         self.open(count.saturating_sub(lines));
     }
@@ -76,10 +76,10 @@ impl Tunnels {
 
     fn open(&self, count: usize) {
         for _ in 0..count {
-            let home = Home::Anywhere(self.0.uplink.clone());
-            self.0.tasks.spawn(slot::run(self.clone(), home));
+            let placement = Placement::Anywhere(self.0.uplink.clone());
+            self.0.tasks.spawn(slot::run(self.clone(), placement));
         }
-        self.show();
+        self.update_metrics();
     }
 
     /// A call took a tunnel: others may be needed.
@@ -91,26 +91,26 @@ impl Tunnels {
 
     fn call_ended(&self) {
         self.pool().call_ended();
-        self.show();
+        self.update_metrics();
     }
 
-    /// A call took a tunnel that another has replaced already.
+    /// A call took a retiring tunnel.
     fn uncounted_call_began(&self) {
         self.0.metrics.calls.inc();
         self.pool().uncounted_call_began();
-        self.show();
+        self.update_metrics();
     }
 
     fn uncounted_call_ended(&self) {
         self.pool().uncounted_call_ended();
-        self.show();
+        self.update_metrics();
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.0.pool.lock().unwrap_or_else(|held| held.into_inner())
     }
 
-    fn show(&self) {
+    fn update_metrics(&self) {
         let (idle, active) = self.pool().counts();
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.0.metrics.tunnels_idle.set(gauge(idle));

@@ -187,7 +187,7 @@ fn unframed(error: &FrameError) -> Status {
 /// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
 fn no_grpc(status: StatusCode) -> Status {
     let message = format!(
-        "unexpected HTTP status {status}: kas or what stands before it did not understand the call"
+        "unexpected HTTP status {status}: kas or what stands before it did not decode the call"
     );
     let code = match status.as_u16() {
         400 => tonic::Code::Internal,

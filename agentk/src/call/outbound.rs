@@ -75,22 +75,22 @@ impl Outbound {
             .message(&message(Msg::Error(error)))
             .build();
         if self.end(frame).is_err() {
-            tracing::debug!("a tunnel was gone before its call's error was sent");
+            tracing::debug!("tunnel closed before the call's error could be sent");
         }
     }
 
-    /// Gives the tunnel up.
+    /// Resets the tunnel.
     pub(crate) fn cancel(&mut self) {
         self.stream.send_reset(h2::Reason::CANCEL);
     }
 
-    /// Gives back a tunnel on which no call has come: should kas have begun one
-    /// in this moment, it knows from the code that the agent did nothing of it.
-    pub(crate) fn give_back(&mut self) {
+    /// Resets a tunnel on which no call has come: should kas have begun one in this moment, REFUSED_STREAM
+    /// says that the agent did nothing of it.
+    pub(crate) fn refuse(&mut self) {
         self.stream.send_reset(h2::Reason::REFUSED_STREAM);
     }
 
-    /// Waits for something, unless kas gives the tunnel up first.
+    /// Waits for something, unless kas resets the tunnel first.
     pub(crate) async fn unless_reset<T>(
         &mut self,
         wait: impl Future<Output = T>,

@@ -1,8 +1,8 @@
-//! The URL under which the Kubernetes API lies. Pure.
+//! The base URL of the Kubernetes API. Pure.
 
 use http::{Uri, uri::Scheme};
 
-use super::ClusterError;
+use super::{ClusterError, ServerUrlError};
 
 /// Scheme, host, and a path before all paths, as some gateways have.
 #[derive(Debug, Clone)]
@@ -14,12 +14,12 @@ pub(super) struct Base {
 
 impl Base {
     pub(super) fn new(url: &Uri) -> Result<Self, ClusterError> {
-        let wrong = |why: &str| ClusterError::Server(url.to_string(), why.to_owned());
-        let scheme = url.scheme().ok_or_else(|| wrong("it has no scheme"))?;
+        let wrong = |why| ClusterError::Server(url.to_string(), why);
+        let scheme = url.scheme().ok_or_else(|| wrong(ServerUrlError::NoScheme))?;
         if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
-            return Err(wrong("its scheme is another one"));
+            return Err(wrong(ServerUrlError::OtherScheme));
         }
-        let authority = url.authority().ok_or_else(|| wrong("it has no host"))?;
+        let authority = url.authority().ok_or_else(|| wrong(ServerUrlError::NoHost))?;
         Ok(Self {
             scheme: scheme.clone(),
             authority: authority.to_string(),

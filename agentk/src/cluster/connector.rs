@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::BoxError;
 
 /// How long a connection may take to come about.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs what the HTTP clients have to run beside their requests.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl ApiConnector {
             tls: ClientTls::load(&ClientTlsOptions::default()).ok(),
             user_agent: crate::version::user_agent(),
             proxy,
-            timeout: TIMEOUT,
+            timeout: CONNECT_TIMEOUT,
             ..ConnectOptions::default()
         }))
     }

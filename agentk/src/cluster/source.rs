@@ -7,7 +7,7 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use runtime::connect::{ProxySetting, ProxyUrl};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::ClusterError;
+use super::{CertificatesError, ClusterError};
 
 /// Where the cluster is.
 #[derive(Debug, Clone)]
@@ -172,20 +172,22 @@ fn server(url: &str) -> Result<Uri, ClusterError> {
     } else {
         format!("http://{url}")
     };
-    with_scheme.parse().map_err(|error: http::uri::InvalidUri| {
-        ClusterError::Server(url.to_owned(), error.to_string())
-    })
+    let parsed = with_scheme.parse::<Uri>();
+    parsed.map_err(|error| ClusterError::Server(url.to_owned(), error.into()))
 }
 
 fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, ClusterError> {
-    let failed = |why: String| ClusterError::File(file.display().to_string(), why);
-    let pem = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+    read_certificates(file)
+        .map_err(|error| ClusterError::Certificates(file.display().to_string(), error))
+}
+
+fn read_certificates(file: &Path) -> Result<Vec<Vec<u8>>, CertificatesError> {
+    let pem = std::fs::read(file)?;
+    let found = CertificateDer::pem_slice_iter(&pem)
         .map(|certificate| certificate.map(|it| it.to_vec()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| failed(error.to_string()))?;
+        .collect::<Result<Vec<_>, _>>()?;
     if found.is_empty() {
-        return Err(failed("it has no PEM certificate".to_owned()));
+        return Err(CertificatesError::Empty);
     }
     Ok(found)
 }
@@ -193,7 +195,7 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::identity::identity;
+    use crate::{cluster::identity::identity, error_chain::chain};
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
         clusters:\n- name: c\n  cluster: {server: 'https://c.example:6443/prefix'}\n\
@@ -262,6 +264,7 @@ mod tests {
             .await
             .unwrap_err();
 
-        assert!(error.to_string().contains("/nonexistent/config"), "{error}");
+        let error = chain(&error);
+        assert!(error.contains("/nonexistent/config"), "{error}");
     }
 }

@@ -13,8 +13,8 @@ use crate::session::{Attempt, Follower, Uplink};
 const REPORT_EVENTS: usize = 100;
 /// How long kas may take to acknowledge a report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Delivers reports.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Delivery {
     pub(super) fn new(uplink: Uplink) -> Self {
         let failed = "kas did not accept events; they stay queued";
         Self {
-            follower: Follower::new(uplink, MIN_BACKOFF, MAX_BACKOFF, failed),
+            follower: Follower::new(uplink, BACKOFF_MIN, BACKOFF_MAX, failed),
             rate: RateLimit::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use proto::events::rpc::{Event, ReportRequest};
 
-use super::seen::Seen;
+use super::seen::SeenCounts;
 
 /// The type of events that go first.
 const WARNING: &str = "Warning";
@@ -34,7 +34,7 @@ pub(super) enum Offered {
 #[derive(Debug)]
 pub(super) struct Queue {
     limit: usize,
-    seen: Seen,
+    seen: SeenCounts,
     queued: HashMap<Fingerprint, Event>,
     warnings: VecDeque<Fingerprint>,
     others: VecDeque<Fingerprint>,
@@ -47,7 +47,7 @@ impl Queue {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            seen: Seen::new(2 * limit),
+            seen: SeenCounts::new(2 * limit),
             queued: HashMap::new(),
             warnings: VecDeque::new(),
             others: VecDeque::new(),
@@ -145,12 +145,12 @@ mod tests {
     }
 
     fn all(queue: &mut Queue) -> Vec<Event> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while let Some(report) = queue.next(7) {
-            told.extend(report.events);
+            reported.extend(report.events);
             queue.acknowledged();
         }
-        told
+        reported
     }
 
     #[test]
@@ -162,9 +162,9 @@ mod tests {
         queue.offer(event(1, 4, "Normal", "a"));
         queue.offer(event(3, 2, "Normal", "a"));
 
-        let told = all(&mut queue);
-        let told: Vec<_> = told.iter().map(|it| (&*it.id, it.occurrences)).collect();
-        assert_eq!(told, [("3-2", 6), ("2-1", 1)]);
+        let reported = all(&mut queue);
+        let reported: Vec<_> = reported.iter().map(|it| (&*it.id, it.occurrences)).collect();
+        assert_eq!(reported, [("3-2", 6), ("2-1", 1)]);
     }
 
     #[test]
@@ -202,15 +202,15 @@ mod tests {
     }
 
     proptest! {
-        /// Each occurrence is told or counted as dropped, whatever happens; no more
+        /// Each occurrence is reported or counted as dropped, whatever happens; no more
         /// wait than fit; and no warning goes as long as something else could.
         #[test]
         fn nothing_is_lost_unnoticed(steps in prop::collection::vec(step(), 0..300)) {
             let mut queue = Queue::new(LIMIT);
             let (mut counts, mut happened) = (HashMap::new(), 0);
-            let (mut told, mut dropped) = (0, 0);
+            let (mut reported, mut dropped) = (0, 0);
             let mut acknowledge = |queue: &mut Queue| {
-                told += queue.in_flight.events.iter().map(|it| it.occurrences).sum::<i64>();
+                reported += queue.in_flight.events.iter().map(|it| it.occurrences).sum::<i64>();
                 dropped += queue.in_flight.dropped;
                 queue.acknowledged();
             };
@@ -241,7 +241,7 @@ mod tests {
                 acknowledge(&mut queue);
             }
             let left = i64::try_from(dropped + queue.dropped).unwrap();
-            prop_assert_eq!(told + left, happened);
+            prop_assert_eq!(reported + left, happened);
         }
     }
 }

@@ -4,13 +4,13 @@ use std::collections::{HashMap, VecDeque};
 
 /// Counts by the event's uid, of as many events as fit; the oldest is forgotten.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenCounts {
     limit: usize,
     counts: HashMap<String, i64>,
     order: VecDeque<String>,
 }
 
-impl Seen {
+impl SeenCounts {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_not_counted_again_until_it_is_forgotten() {
-        let mut seen = Seen::new(2);
+        let mut seen = SeenCounts::new(2);
 
         let counted = [
             ("a", 2),

@@ -16,8 +16,8 @@ use crate::{
 
 /// The events of all namespaces.
 const PATH: &str = "/api/v1/events";
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// Offers each event, those of a new list again. Never ends.
 pub(super) async fn run(client: &Client, offer: impl Fn(Event)) {
@@ -27,7 +27,7 @@ pub(super) async fn run(client: &Client, offer: impl Fn(Event)) {
             offer(event);
         }
     };
-    let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF, 2.0);
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX, 2.0);
     let mut failure = LastFailure::default();
     loop {
         let handle = |event| {

@@ -10,28 +10,28 @@ use crate::cluster::source::KubernetesOptions;
 #[derive(Args)]
 #[command(next_help_heading = "Kubernetes")]
 pub(super) struct KubernetesFlags {
-    /// The kubeconfig file
+    /// Path of the kubeconfig
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context
+    /// Context in the kubeconfig
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// The kubeconfig's cluster
+    /// Cluster in the kubeconfig
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// The kubeconfig's user
+    /// User in the kubeconfig
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The namespace
+    /// Default namespace
     #[arg(long, short = 'n', value_name = "NAME")]
     namespace: Option<String>,
     /// Address of the API server
     #[arg(long, short = 's', value_name = "URL")]
     server: Option<String>,
-    /// Name in the API server's certificate
+    /// Name to verify in the certificate of the API server
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
-    /// Accept any certificate of the API server: insecure
+    /// Do not verify the certificate of the API server (insecure)
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
     insecure_skip_tls_verify: bool,
     /// File with CA certificates (PEM) for the API server
@@ -43,7 +43,7 @@ pub(super) struct KubernetesFlags {
     /// Client key (PEM) for the API server
     #[arg(long, value_name = "FILE")]
     client_key: Option<PathBuf>,
-    /// Bearer token for the API server; the agent's own comes by --token-file
+    /// Bearer token for the API server; the agent's token for kas is --token-file
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// User to impersonate
@@ -55,13 +55,13 @@ pub(super) struct KubernetesFlags {
     /// Group to impersonate; may be repeated
     #[arg(long = "as-group", value_name = "NAME")]
     impersonate_groups: Vec<String>,
-    /// Accepted and not used: requests may last as long as their clients want
+    /// Ignored: requests last as long as their clients want
     #[arg(long, value_name = "DURATION", default_value = "0")]
     request_timeout: String,
-    /// Accepted and not used: nothing is cached
+    /// Ignored: nothing is cached
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
-    /// Accepted and not used: clients decide about compression
+    /// Ignored: clients choose compression
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
     disable_compression: bool,
 }

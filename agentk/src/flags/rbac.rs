@@ -4,21 +4,21 @@ use clap::Args;
 
 use crate::features::Feature;
 
-/// Print the rights in the cluster that the agent needs for features
+/// Print the RBAC objects that the agent needs for its features
 #[derive(Debug, Args)]
 pub struct Rbac {
-    /// Features that are switched on, with commas between
+    /// Enabled features, separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
     features: Vec<Feature>,
     /// Namespace of the agent
     #[arg(long, value_name = "NAME", default_value = "agentk")]
     namespace: String,
-    /// Service account of the agent, and name of the objects that are printed
+    /// Service account of the agent; also the name of the printed objects
     #[arg(long, value_name = "NAME", default_value = "agentk")]
     service_account: String,
 }
 
-/// One of an agent's pods leads; a Lease says which.
+/// The lease by which the leader is elected.
 const LEASES: &str =
     "{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}";
 

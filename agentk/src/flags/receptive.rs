@@ -11,22 +11,22 @@ use crate::config::{ConfigError, PrivateApi, Receptive};
 /// How kas dials the agent.
 #[derive(Debug, Args)]
 pub(super) struct ReceptiveFlags {
-    /// Network of the listener that kas dials
+    /// Network on which the agent listens for kas
     #[arg(long, value_name = "NETWORK", default_value = "tcp")]
     api_listen_network: String,
-    /// Address of the listener that kas dials
+    /// Address on which the agent listens for kas
     #[arg(long, value_name = "ADDRESS", default_value = ":8082")]
     api_listen_address: String,
-    /// Certificate (PEM) of the listener that kas dials
+    /// Certificate (PEM) of the listener for kas
     #[arg(long, value_name = "FILE")]
     api_cert_file: Option<PathBuf>,
-    /// Private key (PEM) of the listener that kas dials
+    /// Private key (PEM) of the listener for kas
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// File with the CA (PEM) of the certificate that kas must show
+    /// CA certificate (PEM) that must have signed the client certificate of kas
     #[arg(long, value_name = "FILE")]
     api_ca_cert_file: Option<PathBuf>,
-    /// File with the public key (Ed25519) of the one with which kas signs its tokens
+    /// Ed25519 public key that verifies the tokens of kas
     #[arg(long, value_name = "FILE")]
     api_jwt_file: Option<PathBuf>,
     #[command(flatten)]
@@ -36,10 +36,10 @@ pub(super) struct ReceptiveFlags {
 /// How the agent's pods reach each other.
 #[derive(Debug, Args)]
 struct PrivateApiFlags {
-    /// Network of the listener for other pods of the agent
+    /// Network on which the agent listens for its other pods
     #[arg(long, value_name = "NETWORK", default_value = "tcp")]
     private_api_listen_network: String,
-    /// Address of the listener for other pods of the agent
+    /// Address on which the agent listens for its other pods
     #[arg(long, value_name = "ADDRESS", default_value = ":8081")]
     private_api_listen_address: String,
     /// Certificate (PEM) of the listener for other pods of the agent
@@ -48,20 +48,19 @@ struct PrivateApiFlags {
     /// Private key (PEM) of the listener for other pods of the agent
     #[arg(long, value_name = "FILE")]
     private_api_key_file: Option<PathBuf>,
-    /// File with the CA (PEM) of the other pods' certificate
+    /// CA certificate (PEM) of the other pods' certificates
     #[arg(long, value_name = "FILE")]
     private_api_ca_cert_file: Option<PathBuf>,
-    /// File with the secret (base64) that the pods of the agent share
+    /// File with the secret (base64) shared by the pods of the agent
     #[arg(long, value_name = "FILE")]
     private_api_jwt_file: Option<PathBuf>,
-    /// Where the pods of the agent listen for each other: a name that has the addresses of all
+    /// Address of the other pods: a DNS name with the addresses of all pods of the agent
     #[arg(long, value_name = "HOST:PORT")]
     private_api_peers: Option<String>,
 }
 
 impl ReceptiveFlags {
-    /// Where kas dials the agent, if that is what the flags ask for: when they
-    /// say how kas proves who it is.
+    /// How kas dials the agent; `None` unless the flags say how kas authenticates.
     pub(super) fn into_config(self) -> Result<Option<Receptive>, ConfigError> {
         let tls = identity(self.api_cert_file, self.api_key_file, "api")?;
         let (client_ca, key) = (given(self.api_ca_cert_file), given(self.api_jwt_file));

@@ -9,8 +9,8 @@ use tonic::{Status, codec::CompressionEncoding};
 
 use crate::session::{Attempt, Follower, Uplink};
 
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// A subscription to pushes, on one connection after the other.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct PushSubscription(Follower);
 impl PushSubscription {
     pub(super) fn new(uplink: Uplink) -> Self {
         let failed = "kas does not report pushes; Flux checks its repositories at its own interval";
-        Self(Follower::new(uplink, MIN_BACKOFF, MAX_BACKOFF, failed))
+        Self(Follower::new(uplink, BACKOFF_MIN, BACKOFF_MAX, failed))
     }
 
     /// Calls `pushed` for each push to one of these projects. Never ends.

@@ -21,12 +21,12 @@ use crate::{
     informer::{Event, Informer, InformerError},
 };
 
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Feeds the cache until that is of no use any more; the status says why.
 pub(super) async fn run(client: &Client, key: &Key, cache: &ObjectCache) -> Status {
-    let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF, 2.0);
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX, 2.0);
     loop {
         let error = match discovery::find(client, &key.collection).await {
             Ok(kind) => follow(client, key, &kind, cache, || backoff.reset())

@@ -19,7 +19,7 @@ const DATA: &[u32] = &[3, 1, 2, 1];
 const UPGRADE_DATA: &[u32] = &[3, 1, 4, 1];
 /// Bytes that are not worth waiting for others. Only payloads of frames that
 /// are sent before they have so many are ever copied.
-const ENOUGH: usize = 16 << 10;
+const FLUSH_BYTES: usize = 16 << 10;
 
 /// Messages for one frame.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Batch {
 
     /// Whether the frame should leave before more is added.
     pub(super) fn is_full(&self) -> bool {
-        self.length >= ENOUGH
+        self.length >= FLUSH_BYTES
     }
 
     /// Sends what is there.

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::{
     head::{Head, Length},
-    requests::{Part, Requests},
+    requests::{Part, RequestParts},
 };
 use crate::{
     call::CallError,
@@ -17,11 +17,11 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Pieces that may wait for the API server to take them.
-const QUEUE: usize = 4;
+/// Chunks that wait for the API server.
+const QUEUE_CHUNKS: usize = 4;
 /// How long the first byte of a body of unknown length is waited for, so that
 /// requests that have none are not sent as if they had.
-const FIRST_BYTE: Duration = Duration::from_millis(200);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Where a request's parts come out.
 #[derive(Debug)]
@@ -42,13 +42,13 @@ pub(super) struct Feed {
 }
 
 /// Both ends for a request.
-pub(super) async fn between(
+pub(super) async fn channel(
     head: &Head,
     requests: &mut Requests<'_>,
     metrics: Metrics,
 ) -> Result<(Feed, Intake), CallError> {
     let first = match head.length {
-        Length::Unknown => match tokio::time::timeout(FIRST_BYTE, requests.next()).await {
+        Length::Unknown => match tokio::time::timeout(FIRST_BYTE_TIMEOUT, requests.next()).await {
             Ok(part) => part?,
             Err(_) => None,
         },
@@ -58,14 +58,14 @@ pub(super) async fn between(
     let (feed, body) = if none {
         (None, RequestBody::empty())
     } else {
-        let (feed, pieces) = mpsc::channel(QUEUE);
+        let (feed, pieces) = mpsc::channel(QUEUE_CHUNKS);
         (
             Some(feed),
             RequestBody::streamed(pieces, head.length.known()),
         )
     };
     let (upgraded_feed, upgraded) = match head.upgrade {
-        true => Some(mpsc::channel(QUEUE)).unzip(),
+        true => Some(mpsc::channel(QUEUE_CHUNKS)).unzip(),
         false => (None, None),
     };
     let feed = Feed {

@@ -13,13 +13,13 @@ use super::{impersonate, url};
 use crate::version;
 
 /// What the protocol allows in `extra`.
-const EXTRA: &str = "gitlab.agent.kubernetes_api.rpc.HeaderExtra";
+const EXTRA_TYPE: &str = "gitlab.agent.kubernetes_api.rpc.HeaderExtra";
 
 /// Lines of a request's head, at most: more than any kas lets through.
-const MAX_LINES: usize = 16_384;
+const MAX_HEADER_LINES: usize = 16_384;
 
 /// Headers that are about one connection, or that the HTTP client sets itself.
-const NOT_OURS: [HeaderName; 9] = [
+const CONNECTION_HEADERS: [HeaderName; 9] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -63,7 +63,7 @@ pub(super) struct Head {
     /// Whether the connection is to be taken over.
     pub(super) upgrade: bool,
     /// Whether the answer may go on for long.
-    pub(super) lasting: bool,
+    pub(super) long_running: bool,
 }
 
 impl Head {
@@ -75,15 +75,15 @@ impl Head {
             .ok_or_else(|| Status::invalid_argument("a header without a request"))?;
         let method = Method::from_bytes(request.method.as_bytes())
             .map_err(|_| Status::invalid_argument("a request without a valid method"))?;
-        let lasting = lasts(&request);
+        let long_running = is_long_running(&request);
         let lines = request
             .header
             .values()
             .map(|it| it.value.len())
             .sum::<usize>();
-        if lines > MAX_LINES {
+        if lines > MAX_HEADER_LINES {
             return Err(Status::invalid_argument(format!(
-                "a request with {lines} header lines, more than the {MAX_LINES} allowed"
+                "a request with {lines} header lines, more than the {MAX_HEADER_LINES} allowed"
             )));
         }
         let path_and_query = if request.target.is_empty() {
@@ -109,7 +109,7 @@ impl Head {
             headers,
             length,
             upgrade,
-            lasting,
+            long_running,
         })
     }
 }
@@ -119,7 +119,7 @@ fn identity(extra: Option<prost_types::Any>) -> Result<Option<ImpersonationConfi
         return Ok(None);
     };
     let kind = extra.type_url.rsplit('/').next().unwrap_or_default();
-    if kind != EXTRA {
+    if kind != EXTRA_TYPE {
         return Err(Status::invalid_argument(format!(
             "{kind:?} is no extra of a request's header"
         )));
@@ -130,7 +130,7 @@ fn identity(extra: Option<prost_types::Any>) -> Result<Option<ImpersonationConfi
 }
 
 fn clean(headers: &mut HeaderMap, upgrade: bool) {
-    for name in NOT_OURS {
+    for name in CONNECTION_HEADERS {
         headers.remove(name);
     }
     if upgrade {
@@ -147,7 +147,7 @@ fn clean(headers: &mut HeaderMap, upgrade: bool) {
 }
 
 /// Watches, logs that are followed, and whatever a proxied pod does.
-fn lasts(request: &prototool::HttpRequest) -> bool {
+fn is_long_running(request: &prototool::HttpRequest) -> bool {
     let (path, raw_query) = match request.target.split_once('?') {
         Some((path, query)) => (path, query),
         None if request.target.is_empty() => (request.url_path.as_str(), ""),
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_may_last_is_told_apart() {
-        let lasting = |path: &str, query: &[(&str, &str)]| {
+        let long_running = |path: &str, query: &[(&str, &str)]| {
             header(|_, request| {
                 request.url_path = path.to_owned();
                 for (key, value) in query {
@@ -269,18 +269,18 @@ mod tests {
                 }
             })
             .unwrap()
-            .lasting
+            .long_running
         };
 
-        assert!(lasting("/api/v1/pods", &[("watch", "true")]));
-        assert!(lasting("/api/v1/pods", &[("watch", "1")]));
-        assert!(!lasting("/api/v1/pods", &[("watch", "false")]));
-        assert!(lasting(
+        assert!(long_running("/api/v1/pods", &[("watch", "true")]));
+        assert!(long_running("/api/v1/pods", &[("watch", "1")]));
+        assert!(!long_running("/api/v1/pods", &[("watch", "false")]));
+        assert!(long_running(
             "/api/v1/namespaces/a/pods/b/log",
             &[("follow", "true")]
         ));
-        assert!(lasting("/api/v1/namespaces/a/services/b/proxy/x", &[]));
-        assert!(!lasting("/api/v1/pods", &[]));
+        assert!(long_running("/api/v1/namespaces/a/services/b/proxy/x", &[]));
+        assert!(!long_running("/api/v1/pods", &[]));
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
                 request.url_path = url_path.to_owned();
                 request.query.insert("x".to_owned(), values(&["y"]));
             });
-            head.map(|head| (head.path_and_query, head.lasting))
+            head.map(|head| (head.path_and_query, head.long_running))
         };
         let sent = "/a%2Fb/%2e%2e/%zz?watch=1&b;c&%zz&a=|";
 

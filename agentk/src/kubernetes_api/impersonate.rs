@@ -12,8 +12,8 @@ const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 
 const NESTED: &str = "gRPC -> HTTP: nested impersonation is not supported - agent is already configured to impersonate an identity";
 
-/// Adds the identity to a request's headers. `own` is what the agent was told
-/// itself, `config` what kas says; the client may have said something too.
+/// Adds the identity to a request's headers. `own` is the agent's own configuration, `config` comes from
+/// kas; the client may have sent headers too.
 pub(super) fn apply(
     own: &HeaderMap,
     config: Option<ImpersonationConfig>,

@@ -61,11 +61,11 @@ impl<'a> Requests<'a> {
                 self.order.step(END).map_err(|error| wrong_order(&error))?;
                 Ok(Some(Part::HalfClose))
             }
-            Some(Msg::Message(message)) => self.understand(message.data).map(Some),
+            Some(Msg::Message(message)) => self.decode(message.data).map(Some),
         }
     }
 
-    fn understand(&mut self, bytes: Bytes) -> Result<Part, CallError> {
+    fn decode(&mut self, bytes: Bytes) -> Result<Part, CallError> {
         let message = HttpRequest::decode(bytes)
             .map_err(|error| Status::internal(format!("a request cannot be read: {error}")))?
             .message

@@ -1,4 +1,4 @@
-//! Sends the API server's answer to kas, as it comes.
+//! Streams the API server's response to kas.
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
@@ -16,12 +16,11 @@ use crate::{
     version,
 };
 
-/// How long an answer's head may wait for what comes right behind it, so that
-/// a short answer is one frame.
-const TOGETHER: Duration = Duration::from_millis(2);
+/// How long a response's head may wait for its body, so that a short response is one frame.
+const COALESCE_TIMEOUT: Duration = Duration::from_millis(2);
 
 /// Headers that are about the connection to the API server.
-const NOT_OURS: [HeaderName; 3] = [
+const CONNECTION_HEADERS: [HeaderName; 3] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     HeaderName::from_static("keep-alive"),
@@ -37,7 +36,7 @@ pub(super) async fn whole(
     let mut batch = Batch::new();
     batch.header(outbound, of_response(head));
     let mut pieces = Pieces::new(body);
-    let mut wait = TOGETHER;
+    let mut wait = COALESCE_TIMEOUT;
     loop {
         let piece = match pieces.soon(std::mem::take(&mut wait)).await {
             Some(piece) => piece,
@@ -68,12 +67,12 @@ pub(super) async fn whole(
 
 /// A response's head as kas wants it.
 pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
-    // Where both are given the coding counts, and the length is not that of the body (RFC 9112, 6.3).
+    // Where both are given the transfer coding counts, and the length is not that of the body (RFC 9112, 6.3).
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
         head.headers.remove(header::CONTENT_LENGTH);
     }
     if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
-        for name in NOT_OURS {
+        for name in CONNECTION_HEADERS {
             head.headers.remove(name);
         }
     }
@@ -86,7 +85,7 @@ pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
     }
 }
 
-/// The protocol carries values as UTF-8. What is not does not get lost without a word.
+/// The protocol carries values as UTF-8. Other values are dropped with a warning header.
 fn leave_out_what_would_change(headers: &mut HeaderMap) {
     let is_sendable = |value: &HeaderValue| {
         value.as_bytes().is_ascii() || std::str::from_utf8(value.as_bytes()).is_ok()
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_would_be_changed_is_left_out_and_that_is_told() {
+    fn a_value_that_would_be_changed_is_left_out_with_a_warning() {
         let response = Response::builder()
             .header("x-name", HeaderValue::from_bytes(b"caf\xE9").unwrap())
             .header(

@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// Bytes read at a time.
-const CHUNK: usize = 32 << 10;
+const READ_BYTES: usize = 32 << 10;
 
-/// Passes the answer on and then bytes, until the API server ends the
-/// connection. When kas has nothing more to say, the API server is told.
+/// Passes the response on and then bytes, until the API server closes the connection. When kas half-closes, so does
+/// the agent.
 pub(super) async fn run(
     outbound: &mut Outbound,
     mut response: Response<Incoming>,
@@ -67,7 +67,7 @@ async fn to_kas(
     let mut buffer = BytesMut::new();
     let mut batch = Batch::new();
     loop {
-        buffer.reserve(CHUNK);
+        buffer.reserve(READ_BYTES);
         let reading = read.read_buf(&mut buffer);
         let count = outbound.unless_reset(reading).await?;
         if count.map_err(|error| unavailable(&error))? == 0 {

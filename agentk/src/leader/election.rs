@@ -38,16 +38,16 @@ pub(super) enum Step {
 /// One candidate's view.
 #[derive(Debug)]
 pub(super) struct Election {
-    me: String,
+    identity: String,
     deadline: Duration,
     seen: Option<(String, Instant)>,
     renewed: Option<Instant>,
 }
 
 impl Election {
-    pub(super) fn new(me: String, deadline: Duration) -> Self {
+    pub(super) fn new(identity: String, deadline: Duration) -> Self {
         Self {
-            me,
+            identity,
             deadline,
             seen: None,
             renewed: None,
@@ -66,7 +66,7 @@ impl Election {
         {
             self.seen = Some((record.version.clone(), now));
         }
-        if record.holder == self.me {
+        if record.holder == self.identity {
             return Step::Renew {
                 transitions: record.transitions,
             };

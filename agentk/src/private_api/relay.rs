@@ -1,4 +1,4 @@
-//! Passes the bytes of other pods' connections on to kas.
+//! Relays other pods' connections to kas.
 
 use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
@@ -12,17 +12,17 @@ use runtime::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{FLAGS, PODS, secret};
+use super::{FLAGS, PODS_AUDIENCE, secret};
 use crate::{
     config::PrivateApi,
     entrance::{Entrance, EntranceError, tls},
     session::Uplink,
 };
 
-/// How long kas may take to let another pod in.
-const ATTACH: Duration = Duration::from_secs(10);
+/// How long kas may take to answer for another pod.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lets other pods in while this one is connected.
+/// Relays other pods while this one is connected.
 #[derive(Debug, Clone)]
 pub(crate) struct Relay {
     secret: Arc<Secret>,
@@ -40,16 +40,16 @@ impl Relay {
             uplink,
         };
         let tls = tls(FLAGS, config.tls.clone(), None)?;
-        let entrance = Entrance::bind(FLAGS, &config.address, tls, relay).await?;
-        tracing::info!(net_address = %entrance.address(), "other pods of this agent may use its connection to kas");
-        Ok(entrance)
+        let listener = Entrance::bind(FLAGS, &config.address, tls, relay).await?;
+        tracing::info!(local_addr = %listener.address(), "listening for other pods of this agent");
+        Ok(listener)
     }
 
     fn check(&self, request: &Request<Streaming<Chunk>>) -> Result<(), Status> {
         let headers = request.metadata().clone().into_headers();
         let token = grpc::bearer(&headers)?;
-        jwt::verify(&self.secret, token, PODS, Some(PODS)).map_err(|error| {
-            tracing::warn!(%error, "somebody dialled the private API and is not another pod of this agent");
+        jwt::verify(&self.secret, token, PODS_AUDIENCE, Some(PODS_AUDIENCE)).map_err(|error| {
+            tracing::warn!(%error, "rejected a connection to the private API whose token is not from a pod of this agent");
             Status::unauthenticated(format!("not another pod of this agent: {error}"))
         })
     }
@@ -71,13 +71,13 @@ impl Service for Relay {
         // Its end, in whatever way, is the end of the connection that is carried.
         let chunks = chunks.take_while(|chunk| ready(chunk.is_ok()));
         let chunks = chunks.filter_map(|chunk| ready(chunk.ok()));
-        let attached = tokio::time::timeout(ATTACH, async {
+        let attached = tokio::time::timeout(ATTACH_TIMEOUT, async {
             let connection = self.uplink.connection().await;
             let mut kas = ReceptiveClient::new(connection.channel());
             kas.attach(chunks).await
         });
         let attached = attached.await;
-        let attached = attached.map_err(|_| Status::unavailable("kas does not answer"))??;
+        let attached = attached.map_err(|_| Status::unavailable("kas did not answer in time"))??;
         Ok(Response::new(Box::pin(attached.into_inner())))
     }
 }

@@ -1,4 +1,4 @@
-//! One connection, as those who call on it see it.
+//! A connection to kas, as its users see it.
 
 use std::{
     net::SocketAddr,
@@ -15,12 +15,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-/// The metadata by which a server says how long to wait.
-const RETRY_AFTER: &str = "kas-retry-after-ms";
-/// Longest wait that a server may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// How much later than a call its connection may be seen to end.
-const MOMENT: Duration = Duration::from_millis(100);
+/// The metadata by which kas asks for a delay.
+const RETRY_AFTER_KEY: &str = "kas-retry-after-ms";
+/// The longest delay that kas may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// How long after a failed call it is waited for the end of its connection, which may have caused the failure.
+const END_NOTICE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What kas thinks of this agent.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(crate) enum Verdict {
     None,
     /// It answers the agent's calls.
     Accepted,
-    /// It does not want the agent's token.
+    /// It rejected the agent's token.
     Refused(Status),
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Connection(Arc<Inner>);
 struct Inner {
     parts: Parts,
     verdict: watch::Sender<Verdict>,
-    hint: std::sync::Mutex<Option<Duration>>,
+    retry_after: std::sync::Mutex<Option<Duration>>,
     idle: AtomicUsize,
 }
 
@@ -55,12 +55,12 @@ pub(super) struct Parts {
     pub(super) origin: Uri,
     /// Headers of all requests.
     pub(super) metadata: HeaderMap,
-    /// New calls should go elsewhere.
-    pub(super) left: CancellationToken,
-    /// The server said that it will end.
-    pub(super) told: Arc<AtomicBool>,
-    /// Where it leads to.
-    pub(super) peer: Option<SocketAddr>,
+    /// Cancelled when new calls must use another connection.
+    pub(super) draining: CancellationToken,
+    /// Whether the server sent GOAWAY.
+    pub(super) goaway: Arc<AtomicBool>,
+    /// The address it leads to; `None` through a proxy or when kas dialled.
+    pub(super) remote_addr: Option<SocketAddr>,
 }
 
 /// Counted as an idle tunnel of its connection, as long as it is held.
@@ -78,7 +78,7 @@ impl Connection {
         Self(Arc::new(Inner {
             parts,
             verdict: watch::Sender::new(Verdict::None),
-            hint: std::sync::Mutex::new(None),
+            retry_after: std::sync::Mutex::new(None),
             idle: AtomicUsize::new(0),
         }))
     }
@@ -94,9 +94,9 @@ impl Connection {
         self.0.idle.load(Ordering::Relaxed)
     }
 
-    /// Where it leads to.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.0.parts.peer
+    /// The address it leads to; `None` through a proxy or when kas dialled.
+    pub(super) fn remote_addr(&self) -> Option<SocketAddr> {
+        self.0.parts.remote_addr
     }
 
     /// Makes requests.
@@ -123,30 +123,30 @@ impl Connection {
         &self.0.parts.metadata
     }
 
-    /// Whether new calls should go elsewhere.
-    pub(crate) fn is_left(&self) -> bool {
-        self.0.parts.left.is_cancelled()
+    /// Whether new calls must use another connection.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.parts.draining.is_cancelled()
     }
 
-    /// Waits until new calls should go elsewhere. Cancel-safe.
-    pub(crate) async fn left(&self) {
-        self.0.parts.left.cancelled().await;
+    /// Waits until new calls must use another connection. Cancel-safe.
+    pub(crate) async fn draining(&self) {
+        self.0.parts.draining.cancelled().await;
     }
 
-    /// Whether the server said that it will end: it sees to what is idle on it.
-    pub(crate) fn is_ended_by_server(&self) -> bool {
-        self.0.parts.told.load(Ordering::Relaxed)
+    /// Whether the server sent GOAWAY: it ends what is idle on the connection.
+    pub(crate) fn has_goaway(&self) -> bool {
+        self.0.parts.goaway.load(Ordering::Relaxed)
     }
 
     /// Whether a call failed because its connection ends, which may be noticed a
     /// moment after the call.
-    pub(crate) async fn ends(&self) -> bool {
-        tokio::time::timeout(MOMENT, self.left()).await.is_ok()
+    pub(crate) async fn is_ending(&self) -> bool {
+        tokio::time::timeout(END_NOTICE_TIMEOUT, self.draining()).await.is_ok()
     }
 
-    /// Sends new calls elsewhere.
-    pub(crate) fn leave(&self) {
-        self.0.parts.left.cancel();
+    /// Makes new calls use another connection.
+    pub(crate) fn start_draining(&self) {
+        self.0.parts.draining.cancel();
     }
 
     /// Whether kas has answered a call.
@@ -167,7 +167,7 @@ impl Connection {
     }
 
     /// Notes that kas answers the agent's calls.
-    pub(crate) fn accept(&self) {
+    pub(crate) fn mark_accepted(&self) {
         self.0.verdict.send_if_modified(|verdict| {
             let first = matches!(verdict, Verdict::None);
             if first {
@@ -178,9 +178,9 @@ impl Connection {
     }
 
     /// Notes what a call's failure says about the connection.
-    pub(crate) fn judge(&self, status: &Status) {
-        if let Some(hint) = retry_after(status) {
-            *self.0.hint.lock().unwrap_or_else(|held| held.into_inner()) = Some(hint);
+    pub(crate) fn note_failure(&self, status: &Status) {
+        if let Some(asked) = retry_after(status) {
+            *self.0.retry_after.lock().unwrap_or_else(|held| held.into_inner()) = Some(asked);
         }
         if is_refusal(status) {
             self.0.verdict.send_if_modified(|verdict| {
@@ -194,12 +194,12 @@ impl Connection {
     }
 
     /// How long the server asked to wait before the next connection.
-    pub(super) fn hint(&self) -> Option<Duration> {
-        *self.0.hint.lock().unwrap_or_else(|held| held.into_inner())
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        *self.0.retry_after.lock().unwrap_or_else(|held| held.into_inner())
     }
 }
 
-/// Whether it is the token that kas does not want.
+/// Whether a status means that kas rejects the agent's token.
 pub(crate) fn is_refusal(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -211,10 +211,10 @@ pub(crate) fn is_refusal(status: &Status) -> bool {
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
     let millis = status
         .metadata()
-        .get(RETRY_AFTER)?
+        .get(RETRY_AFTER_KEY)?
         .to_str()
         .ok()?
         .parse()
         .ok()?;
-    Some(Duration::from_millis(millis).min(MAX_RETRY_AFTER))
+    Some(Duration::from_millis(millis).min(RETRY_AFTER_MAX))
 }

@@ -16,7 +16,7 @@ use crate::{config::Config, version};
 
 /// How often a WebSocket ping is sent: load balancers cut connections that are
 /// silent for a minute, and do not see the pings inside.
-const WEBSOCKET_PING: Duration = Duration::from_secs(30);
+const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Knows how to connect to kas.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Dialer {
                 headers: upgrade_headers,
                 user_agent: version::user_agent(),
                 proxy: config.kas_proxy.clone(),
-                ping_interval: Some(WEBSOCKET_PING),
+                ping_interval: Some(WEBSOCKET_PING_INTERVAL),
                 ..ConnectOptions::default()
             },
             target,
@@ -76,7 +76,7 @@ impl Dialer {
         };
         let connected = connect(&self.target, &options).await?;
         let (origin, metadata) = (self.origin.clone(), self.metadata.clone());
-        source::speak(
+        source::handshake(
             connected.io,
             origin,
             metadata,
@@ -84,15 +84,15 @@ impl Dialer {
             connected.peer,
         )
         .await
-        .map_err(|error| self.failed(&error))
+        .map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, error: &h2::Error) -> ConnectError {
+    fn failed(&self, error: h2::Error) -> ConnectError {
         ConnectError::Dial {
             target: self.target.to_string(),
             error: runtime::connect::DialError::Resolve {
                 host: self.target.host().to_owned(),
-                error: std::io::Error::other(error.to_string()),
+                error: std::io::Error::other(error),
             },
         }
     }

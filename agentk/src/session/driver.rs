@@ -1,4 +1,4 @@
-//! Does a connection's work: reads, writes, pings, and notices when to leave.
+//! Drives a connection: reads, writes, pings, and signals when it drains.
 
 use std::{
     future::poll_fn,
@@ -18,43 +18,43 @@ use runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Pings ask soon enough to notice a connection that a load balancer has
-/// silently forgotten, and less often than GitLab's kas minds (20 s).
-pub(super) const PACE: Pace = Pace {
+/// Often enough to notice a connection that a load balancer has
+/// silently forgotten, and less often than GitLab's kas tolerates (20 s).
+pub(super) const KEEPALIVE: Pace = Pace {
     interval: Duration::from_secs(30),
     timeout: Duration::from_secs(10),
     in_use: Duration::from_secs(10),
 };
 
-/// How a connection tells that no new calls can begin on it.
+/// Signals that no new calls can begin on a connection.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct DrainSignal {
     /// Cancelled then.
-    pub(super) left: CancellationToken,
-    /// Set before, if it is because the server said so.
-    pub(super) told: Arc<AtomicBool>,
+    pub(super) draining: CancellationToken,
+    /// Set before that if the reason is a GOAWAY.
+    pub(super) goaway: Arc<AtomicBool>,
 }
 
-/// Works until the connection has ended, and tells `end` when no new calls can
-/// begin on it: the server said so, or it broke.
+/// Drives the connection to its end, and signals when no new calls can begin on it: the server sent
+/// GOAWAY, or it broke.
 pub(super) async fn drive(
     mut http2: h2::client::Connection<ByteStream, Frame>,
     probe: SendRequest,
     mut pings: Option<Pings>,
-    end: End,
+    signal: DrainSignal,
 ) {
     let mut probe = Some(probe);
-    let mut left = std::pin::pin!(end.left.cancelled());
+    let mut draining = std::pin::pin!(signal.draining.cancelled());
     poll_fn(|cx| {
         let dead = pings
             .as_mut()
             .is_some_and(|pings| pings.poll_unanswered(cx).is_ready());
         if dead {
-            tracing::warn!("kas does not answer pings; the connection is given up");
+            tracing::warn!("HTTP/2 keepalive timed out; closing the connection to kas");
             return Poll::Ready(());
         }
         let polled = Pin::new(&mut http2).poll(cx);
-        if probe.is_some() && left.as_mut().poll(cx).is_ready() {
+        if probe.is_some() && draining.as_mut().poll(cx).is_ready() {
             // The connection ends when nobody holds it any more.
             probe = None;
         }
@@ -63,15 +63,15 @@ pub(super) async fn drive(
             && let Poll::Ready(Err(_)) = requests.poll_ready(cx)
         {
             probe = None;
-            end.told.store(polled.is_pending(), Ordering::Relaxed);
-            end.left.cancel();
+            signal.goaway.store(polled.is_pending(), Ordering::Relaxed);
+            signal.draining.cancel();
         }
         polled.map(|result| {
             if let Err(error) = result {
-                tracing::debug!(%error, "the connection to kas broke");
+                tracing::debug!(%error, "connection to kas broke");
             }
         })
     })
     .await;
-    end.left.cancel();
+    signal.draining.cancel();
 }

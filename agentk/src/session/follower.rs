@@ -58,7 +58,7 @@ impl Follower {
 
     /// Notes that kas has answered; of a stream, that a message came.
     pub(crate) fn succeeded(&mut self, attempt: &Attempt) {
-        attempt.connection.accept();
+        attempt.connection.mark_accepted();
         self.failure.clear();
     }
 
@@ -85,10 +85,10 @@ impl Follower {
     pub(crate) async fn failed(&mut self, attempt: Attempt, status: &Status) {
         let connection = attempt.connection;
         // What fails because its connection ends says nothing about kas.
-        if connection.ends().await {
+        if connection.is_ending().await {
             return;
         }
-        connection.judge(status);
+        connection.note_failure(status);
         let error = format!("{:?}: {}", status.code(), status.message());
         if self.failure.is_new(&error) {
             tracing::warn!(error, "{}", self.failed);
@@ -110,6 +110,6 @@ impl Follower {
 async fn pause(connection: &Connection, delay: Duration) {
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
-        () = connection.left() => {}
+        () = connection.draining() => {}
     }
 }

@@ -1,16 +1,17 @@
-//! One line to kas: makes connections, one after the other.
+//! A line: one connection to kas, made again whenever it ends.
 //!
-//! The first line tries for ever. The others stand by when they fail, until kas
-//! has accepted the agent on another line.
+//! The primary line never gives up. The others stand by when they fail, until kas has accepted the
+//! agent on another line.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use runtime::connect::ConnectError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use super::{Connection, Source, Uplink, Verdict, uplink::Place};
 use crate::{
-    backoff::{Ended, Reconnect, hurried},
+    backoff::{Outcome, ReconnectBackoff, shortened},
     error_chain::chain,
     last_failure::LastFailure,
     metrics::Metrics,
@@ -18,9 +19,9 @@ use crate::{
 };
 
 /// Failures in a row after which a line stands by.
-pub(super) const STAND_BY: u32 = 2;
+pub(super) const STANDBY_FAILURES: u32 = 2;
 
-/// Keeps one connection.
+/// Keeps one connection to kas.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) source: Arc<Source>,
@@ -29,22 +30,22 @@ pub(super) struct Line {
     pub(super) uplink: Uplink,
     pub(super) drivers: TaskTracker,
     pub(super) metrics: Metrics,
-    pub(super) reconnect: Reconnect,
-    /// Whether it tries even if nobody is connected.
-    pub(super) leads: bool,
+    pub(super) reconnect: ReconnectBackoff,
+    /// Whether it goes on trying while no line is connected.
+    pub(super) is_primary: bool,
     pub(super) failures: u32,
-    /// Where the last connection led to.
-    pub(super) last: Option<SocketAddr>,
-    pub(super) failure: LastFailure,
+    /// The address of the last connection.
+    pub(super) last_addr: Option<SocketAddr>,
+    pub(super) last_failure: LastFailure,
 }
 
 /// Why a connection is not used any more.
-enum Left {
-    /// It broke, or the server said that it will end.
+enum LeaveReason {
+    /// It broke, or the server sent GOAWAY.
     Ended,
     /// kas refuses the agent.
     Refused(tonic::Status),
-    /// There is another token.
+    /// The token has changed.
     NewToken,
     /// The agent stops.
     Stopped,
@@ -54,98 +55,103 @@ impl Line {
     /// Keeps a connection until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let ended = tokio::select! {
+            let connected = tokio::select! {
                 connected = self.connect() => connected,
                 () = stop.cancelled() => break,
             };
-            let (ended, hint) = match ended {
-                Ok(connection) => self.attend(connection, &stop).await,
+            let (outcome, retry_after) = match connected {
+                Ok(connection) => self.use_connection(connection, &stop).await,
                 Err(error) => {
                     self.metrics.connection_failures.inc();
-                    self.failed(&chain(&error));
-                    (Ended::Failed, None)
+                    self.log_failure(&chain(&error));
+                    (Outcome::Failed, None)
                 }
             };
             // The next one comes when kas dials again.
             if self.source.dials() {
-                self.pause(ended, hint, &stop).await;
+                self.pause(outcome, retry_after, &stop).await;
             }
         }
     }
 
     async fn connect(&mut self) -> Result<Connection, ConnectError> {
-        if !self.leads && self.failures >= STAND_BY && self.source.dials() {
+        if !self.is_primary && self.failures >= STANDBY_FAILURES && self.source.dials() {
             self.uplink.until_accepted().await;
         }
         self.token.refresh().await;
         let mut avoid = self.place.addresses_of_others();
-        avoid.extend(self.last);
+        avoid.extend(self.last_addr);
         let next = self.source.connection(self.token.bearer(), avoid);
         let (connection, driver) = next.await?;
-        self.last = connection.peer();
+        self.last_addr = connection.remote_addr();
         self.metrics.connections.inc();
-        self.drivers.spawn(driver);
+        let remote_addr = self.last_addr.map(tracing::field::display);
+        let span = tracing::info_span!("kas_connection", remote_addr);
+        self.drivers.spawn(driver.instrument(span));
         Ok(connection)
     }
 
-    /// Lets calls use a connection until it is to be left.
-    async fn attend(
+    /// Offers a connection to calls until it drains.
+    async fn use_connection(
         &mut self,
         connection: Connection,
         stop: &CancellationToken,
-    ) -> (Ended, Option<Duration>) {
+    ) -> (Outcome, Option<Duration>) {
         let kas_url = self.source.clone();
-        tracing::debug!(%kas_url, "connected");
-        self.place.show(Some(connection.clone()));
-        let left = self.watch(&connection, stop).await;
-        connection.leave();
-        self.place.show(None);
+        let remote_addr = connection.remote_addr().map(tracing::field::display);
+        tracing::debug!(%kas_url, remote_addr, "connection established; waiting for kas to accept the agent");
+        self.place.publish(Some(connection.clone()));
+        let reason = self.watch(&connection, stop).await;
+        connection.start_draining();
+        self.place.publish(None);
         let worked = if connection.is_accepted() {
             self.metrics.connected.dec();
-            Ended::Worked
+            Outcome::Worked
         } else {
-            Ended::Failed
+            Outcome::Failed
         };
-        let ended = match left {
-            Left::Ended => {
-                if worked == Ended::Failed {
-                    self.failed("kas or what stands before it ended the connection before it answered a call");
+        let outcome = match reason {
+            LeaveReason::Ended => {
+                if worked == Outcome::Failed {
+                    self.log_failure(
+                        "the connection was closed before kas, or a proxy before it, answered a call",
+                    );
                 } else {
-                    tracing::info!(%kas_url, "a connection to kas ended; making another");
+                    tracing::info!(%kas_url, remote_addr, "connection to kas ended; reconnecting");
                 }
                 worked
             }
-            Left::Refused(status) => {
+            LeaveReason::Refused(status) => {
                 self.metrics.connection_failures.inc();
-                self.failed(&format!(
-                    "kas refuses the agent's token ({:?}): {}",
+                self.log_failure(&format!(
+                    "kas rejected the agent's token ({:?}): {}",
                     status.code(),
                     status.message()
                 ));
-                Ended::Refused
+                Outcome::Refused
             }
-            Left::NewToken => {
-                tracing::info!("the token has changed; connecting with the new one");
-                Ended::Worked
+            LeaveReason::NewToken => {
+                tracing::info!("the agent's token has changed; reconnecting");
+                Outcome::Worked
             }
-            Left::Stopped => worked,
+            LeaveReason::Stopped => worked,
         };
-        (ended, connection.hint())
+        (outcome, connection.retry_after())
     }
 
-    async fn watch(&mut self, connection: &Connection, stop: &CancellationToken) -> Left {
+    async fn watch(&mut self, connection: &Connection, stop: &CancellationToken) -> LeaveReason {
         let mut verdicts = connection.verdicts();
         loop {
             let verdict = verdicts.borrow_and_update().clone();
             match verdict {
                 Verdict::None => {}
                 Verdict::Accepted => self.accepted(),
-                Verdict::Refused(status) => return Left::Refused(status),
+                Verdict::Refused(status) => return LeaveReason::Refused(status),
             }
             tokio::select! {
-                () = connection.left() => return Left::Ended,
-                () = self.token.changed() => return Left::NewToken,
-                () = stop.cancelled() => return Left::Stopped,
+                () = connection.draining() => return LeaveReason::Ended,
+                () = self.token.changed() => return LeaveReason::NewToken,
+                () = stop.cancelled() => return LeaveReason::Stopped,
                 Ok(()) = verdicts.changed() => {}
             }
         }
@@ -153,23 +159,23 @@ impl Line {
 
     fn accepted(&mut self) {
         self.metrics.connected.inc();
-        self.failure.clear();
+        self.last_failure.clear();
         tracing::info!(kas_url = %self.source, "connected to kas");
     }
 
-    async fn pause(&mut self, ended: Ended, hint: Option<Duration>, stop: &CancellationToken) {
-        self.failures = match ended {
-            Ended::Worked => 0,
-            Ended::Failed | Ended::Refused => self.failures.saturating_add(1),
+    async fn pause(&mut self, outcome: Outcome, retry_after: Option<Duration>, stop: &CancellationToken) {
+        self.failures = match outcome {
+            Outcome::Worked => 0,
+            Outcome::Failed | Outcome::Refused => self.failures.saturating_add(1),
         };
         let random = rand::random();
         let covered = self.place.is_covered();
-        let delay = self.reconnect.delay(ended, covered, hint, random);
-        tracing::debug!(?delay, "waiting before the next connection");
-        // What cut this connection may cut the others a moment later.
+        let delay = self.reconnect.delay(outcome, covered, retry_after, random);
+        tracing::debug!(?delay, "waiting before reconnecting");
+        // Whatever cut this connection may cut the other lines a moment later.
         let hurry = async {
             self.place.uncovered().await;
-            tokio::time::sleep(hurried(delay, hint, random)).await;
+            tokio::time::sleep(shortened(delay, retry_after, random)).await;
         };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
@@ -180,8 +186,8 @@ impl Line {
     }
 
     /// Logs a failure that repeats once.
-    fn failed(&mut self, error: &str) {
-        if self.failure.is_new(error) {
+    fn log_failure(&mut self, error: &str) {
+        if self.last_failure.is_new(error) {
             tracing::error!(kas_url = %self.source, error, "no connection to kas; retrying");
         }
     }

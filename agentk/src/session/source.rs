@@ -14,53 +14,53 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Connection, Dialer,
     connection::Parts,
-    driver::{self, PACE},
+    driver::{self, KEEPALIVE},
 };
 use crate::version;
 
-/// Lines where kas dials: one for each replica that may hold a connection
+/// Number of lines where kas dials: one for each replica that may hold a connection
 /// while the agent moves from one to another, and for one that died unnoticed.
-const RECEIVING: usize = 4;
-/// Those who came in and are not attended to yet.
-const WAITING: usize = 4;
-/// How long kas may take to read what begins an HTTP/2 connection.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const RECEPTIVE_LINES: usize = 4;
+/// Incoming connections that wait for a line.
+const MAX_INCOMING: usize = 4;
+/// How long kas may take for the HTTP/2 preface.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Does a connection's work, and ends when the connection has.
+/// Drives a connection; completes when the connection has ended.
 pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Gives connections.
+/// Where connections come from.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The agent dials kas.
     Dial(Box<Dialer>),
     /// kas dials the agent.
-    Receive(Arrivals),
+    Receive(IncomingConnections),
 }
 
-/// Byte streams of kas that has dialled the agent and proved who it is.
+/// Authenticated byte streams from kas, which dialled the agent.
 #[derive(Debug)]
-pub(crate) struct Arrivals(Mutex<mpsc::Receiver<ByteStream>>);
+pub(crate) struct IncomingConnections(Mutex<mpsc::Receiver<ByteStream>>);
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dial(dialer) => dialer.address().fmt(f),
-            Self::Receive(_) => f.write_str("whichever kas dials this agent"),
+            Self::Receive(_) => f.write_str("none (kas dials this agent)"),
         }
     }
 }
 
 impl Source {
-    /// How many lines to keep, where so many are wanted for dialling.
+    /// The number of lines, given the number that is wanted for dialling.
     pub(super) fn lines(&self, dialling: usize) -> usize {
         match self {
             Self::Dial(_) => dialling.max(1),
-            Self::Receive(_) => RECEIVING,
+            Self::Receive(_) => RECEPTIVE_LINES,
         }
     }
 
-    /// Whether the next connection depends on the agent.
+    /// Whether the agent dials.
     pub(super) fn dials(&self) -> bool {
         matches!(self, Self::Dial(_))
     }
@@ -73,16 +73,16 @@ impl Source {
     ) -> Result<(Connection, Driver), ConnectError> {
         match self {
             Self::Dial(dialer) => dialer.dial(authorization, avoid).await,
-            Self::Receive(arrivals) => Ok(arrivals.next(&authorization).await),
+            Self::Receive(incoming) => Ok(incoming.next(&authorization).await),
         }
     }
 }
 
-impl Arrivals {
-    /// With the way by which they come.
+impl IncomingConnections {
+    /// With the sender through which they come.
     pub(crate) fn new() -> (mpsc::Sender<ByteStream>, Self) {
-        let (sender, arrivals) = mpsc::channel(WAITING);
-        (sender, Self(Mutex::new(arrivals)))
+        let (sender, incoming) = mpsc::channel(MAX_INCOMING);
+        (sender, Self(Mutex::new(incoming)))
     }
 
     async fn next(&self, authorization: &HeaderValue) -> (Connection, Driver) {
@@ -93,11 +93,11 @@ impl Arrivals {
                 return std::future::pending().await;
             };
             let origin = Uri::from_static("http://kas/");
-            let spoken = speak(io, origin, metadata(), authorization.clone(), None);
-            match tokio::time::timeout(HANDSHAKE, spoken).await {
+            let connection = handshake(io, origin, metadata(), authorization.clone(), None);
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, connection).await {
                 Ok(Ok(connection)) => return connection,
-                Ok(Err(error)) => tracing::info!(%error, "kas dialled and left at once"),
-                Err(_) => tracing::info!("kas dialled and then read nothing"),
+                Ok(Err(error)) => tracing::info!(%error, "connection from kas broke during the HTTP/2 handshake"),
+                Err(_) => tracing::info!("connection from kas timed out during the HTTP/2 handshake"),
             }
         }
     }
@@ -110,13 +110,13 @@ pub(super) fn metadata() -> HeaderMap {
     HeaderMap::from_iter([(header::USER_AGENT, agent)])
 }
 
-/// Begins HTTP/2 on a byte stream at whose other end kas is the server.
-pub(super) async fn speak(
+/// Begins HTTP/2 as the client on a byte stream to kas.
+pub(super) async fn handshake(
     mut io: ByteStream,
     origin: Uri,
     mut metadata: HeaderMap,
     authorization: HeaderValue,
-    peer: Option<SocketAddr>,
+    remote_addr: Option<SocketAddr>,
 ) -> Result<(Connection, Driver), h2::Error> {
     let heard = io.heard();
     let (send, mut http2) = grpc::client_settings().handshake(io).await?;
@@ -125,16 +125,16 @@ pub(super) async fn speak(
         send: send.clone(),
         origin,
         metadata,
-        left: CancellationToken::new(),
-        told: Arc::default(),
-        peer,
+        draining: CancellationToken::new(),
+        goaway: Arc::default(),
+        remote_addr,
     };
-    let end = driver::End {
-        left: parts.left.clone(),
-        told: parts.told.clone(),
+    let signal = driver::DrainSignal {
+        draining: parts.draining.clone(),
+        goaway: parts.goaway.clone(),
     };
     let pings = http2.ping_pong();
-    let pings = pings.map(|pings| Pings::new(pings, heard, PACE, 1.0));
-    let driver = driver::drive(http2, send, pings, end);
+    let pings = pings.map(|pings| Pings::new(pings, heard, KEEPALIVE, 1.0));
+    let driver = driver::drive(http2, send, pings, signal);
     Ok((Connection::new(parts), Box::pin(driver)))
 }

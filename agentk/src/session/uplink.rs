@@ -1,4 +1,4 @@
-//! Gives out the connections that new calls use.
+//! Gives out connections for new calls.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Connection;
 
-/// What the lines are connected by now.
+/// The connection of each line.
 type Current = Vec<Option<Connection>>;
 
 /// Gives out connections of all lines, or of one. Clones share them.
@@ -16,7 +16,7 @@ pub(crate) struct Uplink {
     only: Option<usize>,
 }
 
-/// Where one line shows its connection.
+/// Where a line publishes its connection.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     all: Arc<watch::Sender<Current>>,
@@ -41,13 +41,13 @@ pub(super) fn places(lines: usize) -> (Vec<Place>, Uplink) {
 }
 
 impl Place {
-    /// Shows the connection that calls may use now, if any.
-    pub(super) fn show(&self, connection: Option<Connection>) {
+    /// Publishes the connection that calls may use, if any.
+    pub(super) fn publish(&self, connection: Option<Connection>) {
         self.all
             .send_modify(|current| current[self.line] = connection);
     }
 
-    /// Whether calls can use another line on which kas has accepted the agent.
+    /// Whether calls can use another line, on which kas has accepted the agent.
     pub(super) fn is_covered(&self) -> bool {
         self.cover().is_some()
     }
@@ -55,17 +55,17 @@ impl Place {
     /// Waits until calls can use no other line. Cancel-safe.
     pub(super) async fn uncovered(&self) {
         while let Some(connection) = self.cover() {
-            connection.left().await;
+            connection.draining().await;
         }
     }
 
     fn cover(&self) -> Option<Connection> {
-        self.others().find(|it| !it.is_left() && it.is_accepted())
+        self.others().find(|it| !it.is_draining() && it.is_accepted())
     }
 
-    /// Where the other lines lead to.
+    /// The addresses that the other lines lead to.
     pub(super) fn addresses_of_others(&self) -> Vec<SocketAddr> {
-        self.others().filter_map(|it| it.peer()).collect()
+        self.others().filter_map(|it| it.remote_addr()).collect()
     }
 
     fn others(&self) -> impl Iterator<Item = Connection> {
@@ -95,14 +95,14 @@ impl Uplink {
     }
 
     /// The same, but of all that can be used the one with the fewest idle tunnels.
-    pub(crate) async fn lightest(&self) -> Connection {
+    pub(crate) async fn least_loaded(&self) -> Connection {
         self.choose(|usable| usable.min_by_key(|it| it.idle_tunnels()))
             .await
     }
 
     /// Waits until there is a usable connection other than this one. Cancel-safe.
-    pub(crate) async fn other_than(&self, connection: &Connection) {
-        connection.left().await;
+    pub(crate) async fn until_other_than(&self, connection: &Connection) {
+        connection.draining().await;
         self.connection().await;
     }
 
@@ -118,7 +118,7 @@ impl Uplink {
             let connection = self.connection().await;
             tokio::select! {
                 () = connection.accepted() => return,
-                () = connection.left() => {}
+                () = connection.draining() => {}
             }
         }
     }
@@ -133,14 +133,14 @@ impl Uplink {
             let allowed = lines.filter(|(line, _)| self.only.is_none_or(|only| only == *line));
             let mut usable = allowed
                 .filter_map(|(_, it)| it.as_ref())
-                .filter(|it| !it.is_left());
+                .filter(|it| !it.is_draining());
             choice(&mut usable).cloned()
         };
         loop {
             let found = current.wait_for(|current| chosen(current).is_some()).await;
             match found.map(|current| chosen(&current)) {
                 Ok(Some(connection)) => return connection,
-                // Left in this very moment.
+                // It began to drain in this very moment.
                 Ok(None) => {}
                 // The session has ended; so will whoever waits here.
                 Err(_) => std::future::pending().await,

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 /// Idle tunnels that are always kept.
-const MIN_IDLE: usize = 2;
-/// Tunnels, idle or not, that there may be.
-const MAX: usize = 500;
+const MIN_IDLE_TUNNELS: usize = 2;
+/// The most tunnels, idle or not.
+const MAX_TUNNELS: usize = 500;
 /// How many are opened when idle ones run out.
-const STEP: usize = 10;
-/// An idle tunnel that was not used for so long is not needed.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+const OPEN_TUNNELS: usize = 10;
+/// An idle tunnel without a call for so long is surplus.
+const UNUSED_TTL: Duration = Duration::from_secs(60);
 
 /// Counts of tunnels.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Pool {
     /// A pool that keeps idle tunnels on so many lines.
     pub(super) fn new(lines: usize) -> Self {
         Self {
-            min_idle: MIN_IDLE.max(lines),
+            min_idle: MIN_IDLE_TUNNELS.max(lines),
             idle: 0,
             active: 0,
         }
@@ -51,7 +51,7 @@ impl Pool {
         if self.idle >= self.min_idle {
             return 0;
         }
-        let more = STEP.min(MAX.saturating_sub(self.idle + self.active));
+        let more = OPEN_TUNNELS.min(MAX_TUNNELS.saturating_sub(self.idle + self.active));
         self.idle += more;
         more
     }
@@ -65,7 +65,7 @@ impl Pool {
     /// A tunnel ended that had carried nothing this time; its last call, if
     /// any, ended so long ago.
     pub(super) fn idle_ended(&mut self, unused: Option<Duration>) -> Next {
-        let needed = unused.is_some_and(|unused| unused <= MAX_IDLE_TIME);
+        let needed = unused.is_some_and(|unused| unused <= UNUSED_TTL);
         if self.idle <= self.min_idle || needed {
             return Next::Again;
         }
@@ -73,7 +73,7 @@ impl Pool {
         Next::Stop
     }
 
-    /// A call took a tunnel that was counted no more, since another replaces it.
+    /// A call took a retiring tunnel, which does not count as idle.
     pub(super) fn uncounted_call_began(&mut self) {
         self.active += 1;
     }
@@ -84,7 +84,7 @@ impl Pool {
     }
 
     /// A tunnel is not opened again, since the agent stops.
-    pub(super) fn gone(&mut self) {
+    pub(super) fn closed(&mut self) {
         self.idle -= 1;
     }
 
@@ -129,9 +129,9 @@ mod tests {
         pool.start();
         pool.call_began();
 
-        assert_eq!(pool.idle_ended(Some(MAX_IDLE_TIME)), Next::Again);
+        assert_eq!(pool.idle_ended(Some(UNUSED_TTL)), Next::Again);
         assert_eq!(
-            pool.idle_ended(Some(MAX_IDLE_TIME + Duration::from_secs(1))),
+            pool.idle_ended(Some(UNUSED_TTL + Duration::from_secs(1))),
             Next::Stop
         );
     }
@@ -166,7 +166,7 @@ mod tests {
                     Step::Call(n) => if let Some(at) = pick(false, n) {
                         tunnels[at] = true;
                         let more = pool.call_began();
-                        prop_assert!(more == 0 || more <= STEP);
+                        prop_assert!(more == 0 || more <= OPEN_TUNNELS);
                         tunnels.extend(std::iter::repeat_n(false, more));
                     },
                     Step::End(n) => if let Some(at) = pick(true, n) {
@@ -181,8 +181,8 @@ mod tests {
                 }
                 let active = tunnels.iter().filter(|busy| **busy).count();
                 prop_assert_eq!(pool.counts(), (tunnels.len() - active, active));
-                prop_assert!(tunnels.len() <= MAX);
-                prop_assert!(tunnels.len() - active >= MIN_IDLE || tunnels.len() > MAX - STEP);
+                prop_assert!(tunnels.len() <= MAX_TUNNELS);
+                prop_assert!(tunnels.len() - active >= MIN_IDLE_TUNNELS || tunnels.len() > MAX_TUNNELS - OPEN_TUNNELS);
             }
         }
     }

@@ -13,7 +13,7 @@ const AFTER_LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for the tunnel's end, or for its last call.
 pub(super) async fn run(tunnels: Tunnels, mut tunnel: Tunnel) {
-    let limit = if tunnel.connection.is_ended_by_server() {
+    let limit = if tunnel.connection.has_goaway() {
         AFTER_GOAWAY_TIMEOUT
     } else {
         AFTER_LEAVING_TIMEOUT
@@ -22,8 +22,8 @@ pub(super) async fn run(tunnels: Tunnels, mut tunnel: Tunnel) {
         // A call that has arrived is carried, whatever else happens.
         biased;
         info = tunnel.call() => info,
-        () = tokio::time::sleep(limit) => return tunnel.outbound.give_back(),
-        () = tunnels.0.stop.cancelled() => return tunnel.outbound.give_back(),
+        () = tokio::time::sleep(limit) => return tunnel.outbound.refuse(),
+        () = tunnels.0.stop.cancelled() => return tunnel.outbound.refuse(),
     };
     match info {
         Ok(info) => {

@@ -1,4 +1,4 @@
-//! One place in the pool: opens a tunnel, waits for a call, carries it, again.
+//! A slot of the pool: opens a tunnel, waits for a call, carries it, and begins again.
 
 use std::time::Duration;
 
@@ -17,23 +17,23 @@ use crate::{
     session::{Connection, Uplink, is_refusal, retry_after},
 };
 
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(20);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(20);
 
-/// Where a place in the pool opens its tunnels.
+/// Where a slot opens its tunnels.
 #[derive(Debug)]
-pub(super) enum Home {
-    /// On one line, which thus always has a tunnel.
+pub(super) enum Placement {
+    /// On one line, which thus always has an idle tunnel.
     Line(Uplink),
-    /// Where the fewest idle tunnels are.
+    /// On the line with the fewest idle tunnels.
     Anywhere(Uplink),
 }
 
-impl Home {
+impl Placement {
     async fn connection(&self) -> Connection {
         match self {
             Self::Line(uplink) => uplink.connection().await,
-            Self::Anywhere(uplink) => uplink.lightest().await,
+            Self::Anywhere(uplink) => uplink.least_loaded().await,
         }
     }
 
@@ -50,24 +50,24 @@ enum Attempt {
     Served,
     /// It carried nothing.
     Idle(TunnelError),
-    /// Another connection takes over; this tunnel is still good.
+    /// Its connection drains and another takes over; this tunnel is still usable.
     Replaced(Box<Tunnel>),
     /// The agent stops.
     Stopped,
 }
 
-/// Opens tunnels, one after the other, as long as the pool wants this one.
-pub(super) async fn run(tunnels: Tunnels, home: Home) {
+/// Opens tunnels, one after the other, as long as the pool needs this slot.
+pub(super) async fn run(tunnels: Tunnels, placement: Placement) {
     let shared = &tunnels.0;
-    let mut backoff = StreamBackoff::new(MIN_BACKOFF, MAX_BACKOFF);
+    let mut backoff = StreamBackoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut used = None;
     loop {
         let connection = tokio::select! {
-            connection = home.connection() => connection,
+            connection = placement.connection() => connection,
             () = shared.stop.cancelled() => break,
         };
         let begin = Instant::now();
-        let delay = match attempt(&tunnels, &home, &connection).await {
+        let delay = match attempt(&tunnels, &placement, &connection).await {
             Attempt::Stopped => break,
             Attempt::Replaced(tunnel) => {
                 shared.tasks.spawn(retiring::run(tunnels.clone(), *tunnel));
@@ -78,61 +78,61 @@ pub(super) async fn run(tunnels: Tunnels, home: Home) {
                 backoff.reset();
                 continue;
             }
-            Attempt::Idle(end) => {
+            Attempt::Idle(error) => {
                 let unused = used.map(|used: Instant| used.elapsed());
-                if matches!(home, Home::Anywhere(_))
+                if matches!(placement, Placement::Anywhere(_))
                     && tunnels.pool().idle_ended(unused) == Next::Stop
                 {
-                    tunnels.show();
+                    tunnels.update_metrics();
                     return;
                 }
-                after(end, begin.elapsed(), &connection, &mut backoff).await
+                delay(error, begin.elapsed(), &connection, &mut backoff).await
             }
         };
-        // Without this, a server that refuses streams at once would be asked for ever.
+        // Without a delay, a server that refuses streams at once would be asked in a tight loop.
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = shared.stop.cancelled() => break,
         }
     }
-    tunnels.pool().gone();
-    tunnels.show();
+    tunnels.pool().closed();
+    tunnels.update_metrics();
 }
 
 /// How long to wait after a tunnel that carried nothing.
-async fn after(
-    end: TunnelError,
-    lived: Duration,
+async fn delay(
+    error: TunnelError,
+    lifetime: Duration,
     connection: &Connection,
     backoff: &mut StreamBackoff,
 ) -> Duration {
-    match end {
-        TunnelError::Ended(status) if in_order(&status) => backoff.after_end(lived, rand::random()),
+    match error {
+        TunnelError::Ended(status) if in_order(&status) => backoff.after_end(lifetime, rand::random()),
         TunnelError::Ended(status) => {
-            connection.judge(&status);
-            if !is_refusal(&status) && !connection.is_left() {
-                tracing::warn!(%status, "kas ended a tunnel");
+            connection.note_failure(&status);
+            if !is_refusal(&status) && !connection.is_draining() {
+                tracing::warn!(code = ?status.code(), error = status.message(), "kas ended an idle tunnel with an error");
             }
             let asked = retry_after(&status).unwrap_or_default();
             let delay = if is_refusal(&status) {
                 backoff.after_refusal(rand::random())
             } else {
-                backoff.after_failure(lived, rand::random())
+                backoff.after_failure(lifetime, rand::random())
             };
             delay.max(asked)
         }
         TunnelError::Broken(status) if status.code() == Code::Cancelled => {
-            backoff.after_end(lived, rand::random())
+            backoff.after_end(lifetime, rand::random())
         }
         // The session sees to the next connection.
-        TunnelError::Broken(_) if connection.ends().await => Duration::ZERO,
+        TunnelError::Broken(_) if connection.is_ending().await => Duration::ZERO,
         TunnelError::Broken(status) => {
-            tracing::debug!(%status, "a tunnel broke");
-            backoff.after_failure(lived, rand::random())
+            tracing::debug!(code = ?status.code(), error = status.message(), "idle tunnel broke");
+            backoff.after_failure(lifetime, rand::random())
         }
         TunnelError::Protocol(status) => {
-            tracing::warn!(%status, "kas broke the protocol of tunnels");
-            backoff.after_failure(lived, rand::random())
+            tracing::warn!(error = status.message(), "kas violated the tunnel protocol");
+            backoff.after_failure(lifetime, rand::random())
         }
     }
 }
@@ -144,7 +144,7 @@ fn in_order(status: &Status) -> bool {
     )
 }
 
-async fn attempt(tunnels: &Tunnels, home: &Home, connection: &Connection) -> Attempt {
+async fn attempt(tunnels: &Tunnels, placement: &Placement, connection: &Connection) -> Attempt {
     let shared = &tunnels.0;
     let mut tunnel = match tunnel::open(tunnels, connection).await {
         Ok(tunnel) => tunnel,
@@ -156,16 +156,16 @@ async fn attempt(tunnels: &Tunnels, home: &Home, connection: &Connection) -> Att
         biased;
         info = tunnel.call() => match info {
             Ok(info) => info,
-            Err(lost) => {
+            Err(error) => {
                 tunnel.outbound.cancel();
-                return Attempt::Idle(lost);
+                return Attempt::Idle(error);
             }
         },
-        () = home.uplink().other_than(connection) => {
+        () = placement.uplink().until_other_than(connection) => {
             return Attempt::Replaced(Box::new(tunnel));
         }
         () = shared.stop.cancelled() => {
-            tunnel.outbound.give_back();
+            tunnel.outbound.refuse();
             return Attempt::Stopped;
         }
     };

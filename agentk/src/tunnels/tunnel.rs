@@ -85,7 +85,7 @@ impl Tunnel {
             mut outbound,
             connection,
         } = self;
-        connection.accept();
+        connection.mark_accepted();
         let request_id = info.meta.get(REQUEST_ID).and_then(|it| it.value.first());
         let span = tracing::info_span!("request", request_id);
         let serving = serve(tunnels, &info.method_name, &mut inbound, &mut outbound);

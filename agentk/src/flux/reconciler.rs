@@ -1,4 +1,4 @@
-//! Keeps a Receiver and a Secret for each repository of the agent's GitLab.
+//! Maintains a Receiver and a Secret for each repository of the agent's GitLab.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,26 +16,26 @@ use super::{NOTIFICATION, Settings, repository::Repository};
 use crate::{error_chain::chain, last_failure::LastFailure};
 
 /// The owner of the fields, as GitLab's agentk names it.
-const MANAGER: &str = "agentk";
+const FIELD_MANAGER: &str = "agentk";
 /// How long one write may take.
-const DEADLINE: Duration = Duration::from_secs(20);
-/// What somebody else has changed is changed back so often.
-const RESYNC: Duration = Duration::from_secs(600);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often all objects are written again, in case somebody changed them.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The repositories of one kind.
-pub(super) struct Keeper<'a> {
+/// Reconciles the Receivers of the repositories of one kind.
+pub(super) struct ReceiverReconciler<'a> {
     client: &'a Client,
     settings: &'a Settings,
     /// By uid.
     all: BTreeMap<String, Repository>,
-    /// Those whose objects may not be as they should be.
+    /// Those whose objects are to be written.
     due: BTreeMap<String, Repository>,
     again: Instant,
     backoff: Backoff,
     failure: LastFailure,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> ReceiverReconciler<'a> {
     pub(super) fn new(client: &'a Client, settings: &'a Settings) -> Self {
         Self {
             client,
@@ -73,7 +73,7 @@ impl<'a> Keeper<'a> {
     /// Waits until something is to be written. Cancel-safe.
     pub(super) async fn is_due(&self) {
         if self.due.is_empty() {
-            tokio::time::sleep_until(self.again + RESYNC).await;
+            tokio::time::sleep_until(self.again + RESYNC_INTERVAL).await;
         } else {
             tokio::time::sleep_until(self.again).await;
         }
@@ -131,9 +131,9 @@ impl<'a> Keeper<'a> {
     ) -> Result<(), ApplyError> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, kind);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let params = PatchParams::apply(MANAGER).force();
+        let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(object);
-        let patched = tokio::time::timeout(DEADLINE, api.patch(name, &params, &patch)).await;
+        let patched = tokio::time::timeout(WRITE_TIMEOUT, api.patch(name, &params, &patch)).await;
         match patched.map_err(|_| ApplyError::Timeout)? {
             // Whoever wrote at the same time will be seen.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),

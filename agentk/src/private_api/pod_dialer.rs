@@ -1,4 +1,4 @@
-//! Looks for a pod of the agent that kas has dialled, while it has not dialled this one.
+//! Dials the pods of the agent for one that kas has dialled, while kas has not dialled this one.
 
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
@@ -15,39 +15,40 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PODS, client_tls, secret};
+use super::{PODS_AUDIENCE, client_tls, secret};
 use crate::{
     config::PrivateApi, entrance::EntranceError, error_chain::chain, last_failure::LastFailure,
     session::Uplink, version,
 };
 
-/// Waits between searches. A pod that stands by is of no use, so they are short.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Short, since a pod without a connection serves nobody.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// How long another pod may take to answer.
-const ATTACH: Duration = Duration::from_secs(15);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long kas may take to accept this pod through another.
-const WORD: Duration = Duration::from_secs(5);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Moves the bytes to and from another pod.
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Looks for the other pods.
+/// Dials the other pods.
 #[derive(Debug)]
-pub(crate) struct Seeker {
+pub(crate) struct PodDialer {
     pods: Target,
     options: ConnectOptions,
     secret: Secret,
     uplink: Uplink,
-    arrivals: mpsc::Sender<ByteStream>,
+    incoming: mpsc::Sender<ByteStream>,
     failure: LastFailure,
 }
 
-/// Why no pod helps.
+/// Why no pod relays this one.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum DialError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("what answers there does not speak HTTP/2: {0}")]
+    #[error("HTTP/2 handshake with another pod failed")]
     Protocol(#[from] h2::Error),
     #[error(transparent)]
     Sign(#[from] JwtError),
@@ -55,12 +56,12 @@ enum Trouble {
     Refused(Status),
 }
 
-impl Seeker {
-    /// What comes of it arrives at the lines.
+impl PodDialer {
+    /// Connections through other pods go to the session.
     pub(crate) fn new(
         config: &PrivateApi,
         uplink: Uplink,
-        arrivals: mpsc::Sender<ByteStream>,
+        incoming: mpsc::Sender<ByteStream>,
     ) -> Result<Self, EntranceError> {
         Ok(Self {
             pods: config.peers.clone(),
@@ -71,110 +72,108 @@ impl Seeker {
             },
             secret: secret(config)?,
             uplink,
-            arrivals,
+            incoming,
             failure: LastFailure::default(),
         })
     }
 
-    /// Looks whenever there is no connection, until `stop`; what was found is
-    /// kept until `last`.
+    /// Dials whenever there is no connection, until `stop`; connections are kept until `last`.
     pub(crate) async fn run(mut self, stop: CancellationToken, last: CancellationToken) {
         let mut drivers = JoinSet::new();
-        stop.run_until_cancelled(self.seek(&mut drivers)).await;
+        stop.run_until_cancelled(self.search(&mut drivers)).await;
         last.cancelled().await;
     }
 
-    async fn seek(&mut self, drivers: &mut JoinSet<()>) {
-        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1, 1.8);
+    async fn search(&mut self, drivers: &mut JoinSet<()>) {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX, 1.8);
         loop {
-            // kas may dial this pod meanwhile, which is better.
+            // A connection that kas makes to this pod meanwhile is better.
             let dialled = timeout(backoff.next(rand::random()), self.uplink.until_accepted());
             if dialled.await.is_ok() {
                 backoff.reset();
                 self.failure.clear();
-                self.uplink.connection().await.left().await;
+                self.uplink.connection().await.draining().await;
                 continue;
             }
             while drivers.try_join_next().is_some() {}
-            match self.ask_all().await {
+            match self.dial_all().await {
                 Ok((io, driver)) => {
                     drivers.spawn(driver);
-                    if self.arrivals.send(io).await.is_err() {
+                    if self.incoming.send(io).await.is_err() {
                         return;
                     }
-                    // Whether it is of use shows at the beginning of the loop.
-                    let _ = timeout(WORD, self.uplink.until_accepted()).await;
+                    // Whether kas accepts it shows at the beginning of the loop.
+                    let _ = timeout(ACCEPT_TIMEOUT, self.uplink.until_accepted()).await;
                 }
-                Err(trouble) => self.complain(&trouble),
+                Err(failure) => self.log(&failure),
             }
         }
     }
 
-    /// Asks each address of the pods' name until one lets this pod in.
-    async fn ask_all(&self) -> Result<(ByteStream, Driver), Trouble> {
-        let mut asked: Vec<SocketAddr> = Vec::new();
-        let mut trouble = None;
+    /// Dials each address of the pods' name until one relays this pod.
+    async fn dial_all(&self) -> Result<(ByteStream, Driver), DialError> {
+        let mut dialled: Vec<SocketAddr> = Vec::new();
+        let mut failure = None;
         loop {
             let options = ConnectOptions {
-                avoid: asked.clone(),
+                avoid: dialled.clone(),
                 ..self.options.clone()
             };
             let connected = match connect(&self.pods, &options).await {
                 Ok(connected) => connected,
-                Err(error) => return Err(trouble.unwrap_or_else(|| error.into())),
+                Err(error) => return Err(failure.unwrap_or_else(|| error.into())),
             };
-            let known = connected.peer.is_none_or(|peer| asked.contains(&peer));
-            match trouble {
-                Some(trouble) if known => return Err(trouble),
-                Some(_) | None => asked.extend(connected.peer),
+            let known = connected.peer.is_none_or(|peer| dialled.contains(&peer));
+            match failure {
+                Some(failure) if known => return Err(failure),
+                Some(_) | None => dialled.extend(connected.peer),
             }
             match self.attach(connected.io).await {
                 Ok(attached) => return Ok(attached),
-                Err(error) => trouble = Some(error),
+                Err(error) => failure = Some(error),
             }
         }
     }
 
-    async fn attach(&self, io: ByteStream) -> Result<(ByteStream, Driver), Trouble> {
+    async fn attach(&self, io: ByteStream) -> Result<(ByteStream, Driver), DialError> {
         let (send, http2) = grpc::client_settings().handshake(io).await?;
         let mut driver: Driver = Box::pin(async move {
             if let Err(error) = http2.await {
-                tracing::debug!(%error, "the connection to another pod broke");
+                tracing::debug!(%error, "connection to another pod broke");
             }
         });
         let (outgoing, chunks) = grpc::outgoing();
         let mut client =
             ReceptiveClient::new(Channel::new(send, self.pods.origin(), self.metadata()?));
         let attached = tokio::select! {
-            attached = timeout(ATTACH, client.attach(chunks)) => attached,
-            () = &mut driver => Ok(Err(Status::unavailable("it ended the connection"))),
+            attached = timeout(ATTACH_TIMEOUT, client.attach(chunks)) => attached,
+            () = &mut driver => Ok(Err(Status::unavailable("it closed the connection"))),
         };
-        let attached = attached.unwrap_or_else(|_| Err(Status::unavailable("it does not answer")));
-        let attached = attached.map_err(Trouble::Refused)?;
+        let attached = attached.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
+        let attached = attached.map_err(DialError::Refused)?;
         Ok((grpc::carried(attached.into_inner(), outgoing), driver))
     }
 
     fn metadata(&self) -> Result<HeaderMap, JwtError> {
-        let token = jwt::sign(&self.secret, PODS, PODS)?;
+        let token = jwt::sign(&self.secret, PODS_AUDIENCE, PODS_AUDIENCE)?;
         let bearer = HeaderValue::from_str(&format!("Bearer {token}"));
         let mut bearer = bearer.expect("a token is plain text");
         bearer.set_sensitive(true);
         Ok(HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]))
     }
 
-    /// Says a thing once, however often it happens; that kas has dialled no pod
-    /// is nothing that another pod could help.
-    fn complain(&mut self, trouble: &Trouble) {
-        let error = chain(trouble);
+    /// Logs a failure that repeats once; that kas has dialled no pod is the fault of no pod.
+    fn log(&mut self, failure: &DialError) {
+        let error = chain(failure);
         if !self.failure.is_new(&error) {
             return;
         }
-        let waits = matches!(trouble, Trouble::Refused(status)
+        let waits = matches!(failure, DialError::Refused(status)
             if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition));
         if waits {
             tracing::debug!(pods = %self.pods, error, "no pod of this agent is connected to kas");
         } else {
-            tracing::warn!(pods = %self.pods, error, "no pod of this agent relays this one to kas; retrying");
+            tracing::warn!(pods = %self.pods, error, "could not reach kas through another pod; retrying");
         }
     }
 }

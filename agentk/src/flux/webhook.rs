@@ -1,4 +1,4 @@
-//! Calls the notification controller, so that it has Flux look.
+//! Calls Receivers at Flux's notification controller.
 
 use std::time::Duration;
 
@@ -13,61 +13,61 @@ use runtime::{
 
 use crate::version;
 
-/// Where Flux has the controller by default.
-const DEFAULT: &str = "http://webhook-receiver.flux-system.svc.cluster.local";
+/// Where Flux installs the controller by default.
+const DEFAULT_URL: &str = "http://webhook-receiver.flux-system.svc.cluster.local";
 /// How long a call may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the controller is.
 #[derive(Debug, Clone)]
-pub(super) enum Hooks {
-    /// A service that the API server calls.
+pub(super) enum WebhookClient {
+    /// A service, through the API server's proxy.
     Cluster(String),
-    /// It is called without the API server's help.
+    /// A URL, called directly.
     Direct(String, Box<ConnectOptions>),
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HookError {
+pub(super) enum WebhookError {
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
     Connect(#[from] Box<ConnectError>),
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Request(#[from] http::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Cluster(#[from] kube::Error),
-    #[error("it does not answer in time")]
-    Late,
-    #[error("it answers {0}")]
+    #[error("the notification controller did not answer in time")]
+    Timeout,
+    #[error("the notification controller answered {0}")]
     Refused(StatusCode),
 }
 
-impl Hooks {
+impl WebhookClient {
     /// As configured: a URL, or the path of a service behind the API server.
-    pub(super) fn new(url: &str) -> Result<Self, HookError> {
+    pub(super) fn new(url: &str) -> Result<Self, WebhookError> {
         let url = url.trim_end_matches('/');
         if url.starts_with('/') {
             return Ok(Self::Cluster(url.to_owned()));
         }
-        let url = if url.is_empty() { DEFAULT } else { url };
+        let url = if url.is_empty() { DEFAULT_URL } else { url };
         Target::parse_http(url)?;
         let options = ConnectOptions {
             tls: Some(ClientTls::load(&ClientTlsOptions::default())?),
             user_agent: version::user_agent(),
-            timeout: DEADLINE,
+            timeout: CALL_TIMEOUT,
             ..ConnectOptions::default()
         };
         Ok(Self::Direct(url.to_owned(), Box::new(options)))
     }
 
     /// Calls a Receiver by its path.
-    pub(super) async fn call(&self, client: &kube::Client, path: &str) -> Result<(), HookError> {
+    pub(super) async fn call(&self, client: &kube::Client, path: &str) -> Result<(), WebhookError> {
         let called = async {
             match self {
                 Self::Cluster(service) => {
@@ -78,16 +78,16 @@ impl Hooks {
                 Self::Direct(url, options) => post(&format!("{url}{path}"), options).await,
             }
         };
-        let called = tokio::time::timeout(DEADLINE, called).await;
-        match called.map_err(|_| HookError::Late)?? {
+        let called = tokio::time::timeout(CALL_TIMEOUT, called).await;
+        match called.map_err(|_| WebhookError::Timeout)?? {
             StatusCode::OK => Ok(()),
-            status => Err(HookError::Refused(status)),
+            status => Err(WebhookError::Refused(status)),
         }
     }
 }
 
 /// The connection is used once.
-async fn post(url: &str, options: &ConnectOptions) -> Result<StatusCode, HookError> {
+async fn post(url: &str, options: &ConnectOptions) -> Result<StatusCode, WebhookError> {
     let target = Target::parse_http(url)?;
     let request = Request::post(target.path_and_query())
         .header(header::HOST, target.authority())
