@@ -5,10 +5,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    attach_listener::{AttachListener, AttachListenerError},
     cluster::{Cluster, ClusterError, source},
     config::{Config, Link, PrivateApi},
     configuration::ConfigurationFollower,
-    entrance::{Entrance, EntranceError},
     events::Events,
     features::Feature,
     flux::Flux,
@@ -17,11 +17,11 @@ use crate::{
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
-    private_api::{Relay, PodDialer},
+    private_api::{PodDialer, Relay},
     receptive::ReceptiveService,
     registration::Registration,
     services::Services,
-    session::{IncomingConnections, Dialer, Session, Source, Uplink},
+    session::{Dialer, IncomingConnections, Session, Source, Uplink},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
 };
@@ -43,7 +43,7 @@ pub enum RunError {
     Listen(#[from] ListenError),
     /// No listener for kas or for other pods.
     #[error(transparent)]
-    Entrance(#[from] EntranceError),
+    AttachListener(#[from] AttachListenerError),
 }
 
 /// Runs an agent until `stop`: then it takes no more calls, finishes those in progress, and unregisters. `force`
@@ -176,7 +176,7 @@ async fn source(config: &Config) -> Result<(Source, Option<DialIn>), RunError> {
 
 /// What an agent needs that kas dials.
 struct DialIn {
-    listener: Entrance<ReceptiveService>,
+    listener: AttachListener<ReceptiveService>,
     private_api: Option<PrivateApi>,
     incoming: mpsc::Sender<ByteStream>,
 }
@@ -189,7 +189,7 @@ impl DialIn {
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
         last: &CancellationToken,
-    ) -> Result<(), EntranceError> {
+    ) -> Result<(), AttachListenerError> {
         if let Some(config) = &self.private_api {
             let relay = Relay::open(config, uplink.clone()).await?;
             let pod_dialer = PodDialer::new(config, uplink.clone(), self.incoming)?;

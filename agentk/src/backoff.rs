@@ -49,7 +49,12 @@ impl ReconnectBackoff {
         retry_after: Option<Duration>,
         random: f64,
     ) -> Duration {
-        let at_once = if covered { COVERED_DELAY_MAX } else { UNCOVERED_DELAY_MAX }.mul_f64(random);
+        let at_once = if covered {
+            COVERED_DELAY_MAX
+        } else {
+            UNCOVERED_DELAY_MAX
+        }
+        .mul_f64(random);
         // What ends a good connection may hit the next one too.
         let had_succeeded = std::mem::replace(&mut self.succeeded, outcome == Outcome::Worked);
         let delay = match outcome {
@@ -152,9 +157,18 @@ mod tests {
     fn a_covered_line_waits_longer() {
         let mut reconnect = ReconnectBackoff::new();
 
-        assert_eq!(reconnect.delay(Outcome::Worked, true, None, 0.5), COVERED_DELAY_MAX / 2);
-        assert_eq!(shortened(COVERED_DELAY_MAX / 2, None, 0.5), UNCOVERED_DELAY_MAX / 2);
-        assert_eq!(shortened(COVERED_DELAY_MAX / 2, Some(SECOND), 0.5), COVERED_DELAY_MAX / 2);
+        assert_eq!(
+            reconnect.delay(Outcome::Worked, true, None, 0.5),
+            COVERED_DELAY_MAX / 2
+        );
+        assert_eq!(
+            shortened(COVERED_DELAY_MAX / 2, None, 0.5),
+            UNCOVERED_DELAY_MAX / 2
+        );
+        assert_eq!(
+            shortened(COVERED_DELAY_MAX / 2, Some(SECOND), 0.5),
+            COVERED_DELAY_MAX / 2
+        );
     }
 
     #[test]

@@ -203,7 +203,11 @@ impl Cluster {
         request: Request<RequestBody>,
         long_running: bool,
     ) -> Result<Response<Incoming>, ClientError> {
-        let client = if long_running { &self.0.long } else { &self.0.short };
+        let client = if long_running {
+            &self.0.long
+        } else {
+            &self.0.short
+        };
         client.request(request).await
     }
 
@@ -226,7 +230,10 @@ impl Cluster {
             .await?;
         let driver = async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(error = chain(&error), "upgraded connection to the Kubernetes API broke");
+                tracing::debug!(
+                    error = chain(&error),
+                    "upgraded connection to the Kubernetes API broke"
+                );
             }
         };
         let driver = AbortOnDropHandle::new(self.0.tasks.spawn(driver));
@@ -251,7 +258,10 @@ impl Cluster {
         match tokio::time::timeout(VERSION_TIMEOUT, asking).await {
             Ok(Ok(version)) => Some(version.into()),
             Ok(Err(error)) => {
-                tracing::debug!(error = chain(&*error), "could not get the version of the Kubernetes API");
+                tracing::debug!(
+                    error = chain(&*error),
+                    "could not get the version of the Kubernetes API"
+                );
                 None
             }
             Err(_) => None,

@@ -377,7 +377,9 @@ mod tests {
 
     #[test]
     fn the_rights_of_features_are_printed() {
-        let Ok(CommandLine::Rbac(rbac)) = CommandLine::read(["agentk", "rbac", "--features", "events"]) else {
+        let Ok(CommandLine::Rbac(rbac)) =
+            CommandLine::read(["agentk", "rbac", "--features", "events"])
+        else {
             panic!("this asks for rights");
         };
         let yaml = rbac.yaml();

@@ -4,11 +4,11 @@
 //! projects, and then their Receivers are called. The objects equal those of GitLab's agentk field by field, so
 //! that either agent may follow the other.
 
-mod webhook;
-mod reconciler;
 mod pushes;
 mod receivers;
+mod reconciler;
 mod repository;
+mod webhook;
 
 use std::{
     pin::Pin,
@@ -26,10 +26,10 @@ use crate::{
     cluster::Cluster, error_chain::chain, graph::Graph, last_failure::LastFailure,
     leader::LeaderOnly, session::Uplink,
 };
-use webhook::{WebhookError, WebhookClient};
-use reconciler::ReceiverReconciler;
 use pushes::PushSubscription;
 use receivers::Receivers;
+use reconciler::ReceiverReconciler;
+use webhook::{WebhookClient, WebhookError};
 
 /// The group of Flux's repositories.
 const SOURCE: &str = "source.toolkit.fluxcd.io";
@@ -142,7 +142,12 @@ impl Flux {
                     tracing::warn!(error, "cannot notify Flux of pushes; retrying");
                 }
             }
-            tokio::time::sleep(if missing { MISSING_RETRY_INTERVAL } else { RETRY_INTERVAL }).await;
+            tokio::time::sleep(if missing {
+                MISSING_RETRY_INTERVAL
+            } else {
+                RETRY_INTERVAL
+            })
+            .await;
         }
     }
 

@@ -12,7 +12,8 @@ mod url;
 use std::{error::Error, pin::pin};
 
 use futures_util::future::BoxFuture;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
@@ -73,18 +74,21 @@ impl KubernetesApi {
         outbound: &mut Outbound,
     ) -> Result<(), CallError> {
         let Intake { body, upgraded } = intake;
+        let exchange = Exchange::begin(&head);
         let (request, long_running) = self.request(head, body).await?;
         let Some(upgraded) = upgraded else {
             let response = outbound
                 .unless_reset(self.cluster.request(request, long_running))
                 .await?;
             let response = response.map_err(|error| unavailable(&error))?;
+            exchange.answered(response.status());
             return respond::whole(outbound, response, &self.metrics).await;
         };
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
         let (response, _driver) = response.map_err(|error| unavailable(&*error))?;
+        exchange.answered(response.status());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::run(outbound, response, upgraded, &self.metrics).await
         } else {
@@ -108,6 +112,31 @@ impl KubernetesApi {
         authorized.map_err(|error| unavailable(&*error))?;
         debug_assert!(!request.headers().contains_key(header::HOST));
         Ok((request, head.long_running))
+    }
+}
+
+/// A request to the API server, for its log line.
+struct Exchange {
+    method: Method,
+    started: Instant,
+}
+
+impl Exchange {
+    fn begin(head: &Head) -> Self {
+        Self {
+            method: head.method.clone(),
+            started: Instant::now(),
+        }
+    }
+
+    fn answered(self, status: StatusCode) {
+        let duration_ms = self.started.elapsed().as_millis();
+        tracing::debug!(
+            http.method = %self.method,
+            http.status = status.as_u16(),
+            duration_ms = u64::try_from(duration_ms).unwrap_or(u64::MAX),
+            "the Kubernetes API answered"
+        );
     }
 }
 

@@ -248,7 +248,11 @@ impl Term {
                 "leader election failed; retrying"
             );
         }
-        if forbidden { FORBIDDEN_RETRY_INTERVAL } else { RETRY_INTERVAL }
+        if forbidden {
+            FORBIDDEN_RETRY_INTERVAL
+        } else {
+            RETRY_INTERVAL
+        }
     }
 
     fn begin(&mut self) {

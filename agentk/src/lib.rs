@@ -5,12 +5,12 @@
 //! `kas up` calls it in its own process.
 
 mod app;
+mod attach_listener;
 mod backoff;
 mod call;
 mod cluster;
 mod config;
 mod configuration;
-mod entrance;
 mod error_chain;
 mod events;
 mod features;
@@ -35,9 +35,9 @@ mod tunnels;
 pub mod version;
 
 pub use app::{RunError, run};
+pub use attach_listener::AttachListenerError;
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
 pub use config::{Config, ConfigError, Link, Observability, PrivateApi, Receptive, SetLogLevel};
-pub use entrance::EntranceError;
 pub use features::Feature;
 pub use leader::LeaderOnly;
 pub use logging::LogLevel;

@@ -41,17 +41,17 @@ impl Metrics {
             "Connections to kas that failed or were rejected.",
             self.connection_failures.clone(),
         );
-        registry.register(
-            "tunnels_idle",
-            "Idle tunnels.",
-            self.tunnels_idle.clone(),
-        );
+        registry.register("tunnels_idle", "Idle tunnels.", self.tunnels_idle.clone());
         registry.register(
             "tunnels_active",
             "Tunnels with a call in progress.",
             self.tunnels_active.clone(),
         );
-        registry.register("calls", "Calls received through tunnels.", self.calls.clone());
+        registry.register(
+            "calls",
+            "Calls received through tunnels.",
+            self.calls.clone(),
+        );
         registry.register(
             "calls_failed",
             "Calls that failed.",

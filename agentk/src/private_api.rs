@@ -4,31 +4,31 @@
 //! Of several pods behind one URL kas dials one. The others dial it ([`PodDialer`]), and it relays their
 //! bytes to kas ([`Relay`]); so each has a connection of its own to kas, like any other.
 
-mod relay;
 mod pod_dialer;
+mod relay;
 
 use runtime::{
     jwt::Secret,
     tls::{ClientTls, ClientTlsOptions},
 };
 
-pub(crate) use relay::Relay;
 pub(crate) use pod_dialer::PodDialer;
+pub(crate) use relay::Relay;
 
-use crate::{config::PrivateApi, entrance::EntranceError};
+use crate::{attach_listener::AttachListenerError, config::PrivateApi};
 
 /// What the names of its flags begin with.
 const FLAGS: &str = "private-api";
 /// Issuer and audience of the pods' tokens.
 const PODS_AUDIENCE: &str = "gitlab-agent";
 
-fn secret(config: &PrivateApi) -> Result<Secret, EntranceError> {
+fn secret(config: &PrivateApi) -> Result<Secret, AttachListenerError> {
     let secret = Secret::read(&config.secret);
-    secret.map_err(|error| EntranceError::Key(FLAGS, error.into()))
+    secret.map_err(|error| AttachListenerError::Key(FLAGS, error.into()))
 }
 
 /// TLS to other pods; `None` without certificates.
-fn client_tls(config: &PrivateApi) -> Result<Option<ClientTls>, EntranceError> {
+fn client_tls(config: &PrivateApi) -> Result<Option<ClientTls>, AttachListenerError> {
     if config.tls.is_none() {
         return Ok(None);
     }
@@ -38,5 +38,5 @@ fn client_tls(config: &PrivateApi) -> Result<Option<ClientTls>, EntranceError> {
     };
     let tls = ClientTls::load(&options);
     tls.map(Some)
-        .map_err(|error| EntranceError::Tls(FLAGS, Box::new(error)))
+        .map_err(|error| AttachListenerError::Tls(FLAGS, Box::new(error)))
 }

@@ -7,13 +7,17 @@ use std::{path::PathBuf, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
 use proto::receptive::rpc::{Chunk, receptive_server::Receptive as Service};
-use runtime::{grpc, io::ByteStream, jwt::{CheckingKey, KeyError}};
+use runtime::{
+    grpc,
+    io::ByteStream,
+    jwt::{CheckingKey, KeyError},
+};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    attach_listener::{AttachListener, AttachListenerError, tls},
     config::Receptive,
-    entrance::{Entrance, EntranceError, tls},
 };
 
 /// What the names of the listener's flags begin with.
@@ -34,14 +38,14 @@ impl ReceptiveService {
     pub(crate) async fn open(
         config: &Receptive,
         incoming: mpsc::Sender<ByteStream>,
-    ) -> Result<Entrance<Self>, EntranceError> {
+    ) -> Result<AttachListener<Self>, AttachListenerError> {
         let tls = tls(FLAGS, config.tls.clone(), config.client_ca.clone())?;
         let key = config.key.as_ref().map(read).transpose();
         let service = Self {
-            key: key.map_err(|error| EntranceError::Key(FLAGS, error.into()))?,
+            key: key.map_err(|error| AttachListenerError::Key(FLAGS, error.into()))?,
             incoming,
         };
-        let listener = Entrance::bind(FLAGS, &config.address, tls, service).await?;
+        let listener = AttachListener::bind(FLAGS, &config.address, tls, service).await?;
         tracing::info!(local_addr = %listener.address(), "listening for connections from kas");
         Ok(listener)
     }
@@ -70,8 +74,8 @@ impl Service for ReceptiveService {
     ) -> Result<Response<Self::AttachStream>, Status> {
         self.check(&request)?;
         let permit = self.incoming.try_reserve();
-        let permit =
-            permit.map_err(|_| Status::resource_exhausted("too many connections from kas are waiting"))?;
+        let permit = permit
+            .map_err(|_| Status::resource_exhausted("too many connections from kas are waiting"))?;
         let (outgoing, chunks) = grpc::outgoing();
         permit.send(grpc::carried(request.into_inner(), outgoing));
         Ok(Response::new(Box::pin(chunks.map(Ok))))

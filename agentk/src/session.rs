@@ -23,7 +23,9 @@ pub(crate) use follower::{Attempt, Follower};
 pub(crate) use source::{IncomingConnections, Source};
 pub(crate) use uplink::Uplink;
 
-use crate::{backoff::ReconnectBackoff, last_failure::LastFailure, metrics::Metrics, token::TokenReader};
+use crate::{
+    backoff::ReconnectBackoff, last_failure::LastFailure, metrics::Metrics, token::TokenReader,
+};
 use line::Line;
 
 /// How long connections may take to close in order when the agent stops.
@@ -58,7 +60,11 @@ impl Session {
             reconnect: ReconnectBackoff::new(),
             is_primary: number == 0,
             // The primary line shows first whether kas accepts this agent.
-            failures: if number == 0 { 0 } else { line::STANDBY_FAILURES },
+            failures: if number == 0 {
+                0
+            } else {
+                line::STANDBY_FAILURES
+            },
             last_addr: None,
             last_failure: LastFailure::default(),
         });

@@ -10,6 +10,8 @@
 
 mod double;
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 use double::{
     api::BIG,
@@ -21,7 +23,7 @@ use proto::agent::{
     grpctool::http_request,
     kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
     prototool::Values,
-    reverse_tunnel::rpc::connect_request::Msg,
+    reverse_tunnel::rpc::{connect_request::Msg, connect_response},
 };
 use tonic::{Code, Status};
 
@@ -270,4 +272,61 @@ async fn stopping_ends_idle_tunnels_and_finishes_calls() {
     assert!(call.answer().await.body.starts_with(b"4 "));
     within(&mut world.agent).await.unwrap();
     drop(idle);
+}
+
+/// Log lines of this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_request_id_of_a_call_is_in_its_log_lines_and_not_sent_to_the_cluster() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let world = world().await;
+    let tunnel = world.kas.tunnel().await;
+    let mut call = tunnel.take();
+    let connect_response::Msg::RequestInfo(mut request_info) = info(kas::METHOD) else {
+        panic!("a call begins with it");
+    };
+    let values = Values {
+        value: vec!["id-of-the-test".to_owned()],
+    };
+    request_info.meta.insert("x-request-id".to_owned(), values);
+
+    call.send(vec![
+        connect_response::Msg::RequestInfo(request_info),
+        http(http_request::Message::Header(request("GET", "/api"))),
+    ]);
+    call.close();
+    let answer = call.answer().await;
+
+    let body = String::from_utf8(answer.body).unwrap();
+    assert!(!body.contains("id-of-the-test"), "{body}");
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let of_call: Vec<_> = text
+        .lines()
+        .filter(|it| it.contains("id-of-the-test"))
+        .collect();
+    assert!(
+        of_call
+            .iter()
+            .any(|it| it.contains("\"http.status\":200") && it.contains("duration_ms")),
+        "{text}"
+    );
 }

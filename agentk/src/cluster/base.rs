@@ -15,11 +15,15 @@ pub(super) struct Base {
 impl Base {
     pub(super) fn new(url: &Uri) -> Result<Self, ClusterError> {
         let wrong = |why| ClusterError::Server(url.to_string(), why);
-        let scheme = url.scheme().ok_or_else(|| wrong(ServerUrlError::NoScheme))?;
+        let scheme = url
+            .scheme()
+            .ok_or_else(|| wrong(ServerUrlError::NoScheme))?;
         if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
             return Err(wrong(ServerUrlError::OtherScheme));
         }
-        let authority = url.authority().ok_or_else(|| wrong(ServerUrlError::NoHost))?;
+        let authority = url
+            .authority()
+            .ok_or_else(|| wrong(ServerUrlError::NoHost))?;
         Ok(Self {
             scheme: scheme.clone(),
             authority: authority.to_string(),

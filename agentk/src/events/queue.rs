@@ -163,7 +163,10 @@ mod tests {
         queue.offer(event(3, 2, "Normal", "a"));
 
         let reported = all(&mut queue);
-        let reported: Vec<_> = reported.iter().map(|it| (&*it.id, it.occurrences)).collect();
+        let reported: Vec<_> = reported
+            .iter()
+            .map(|it| (&*it.id, it.occurrences))
+            .collect();
         assert_eq!(reported, [("3-2", 6), ("2-1", 1)]);
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Feed {
 /// Both ends for a request.
 pub(super) async fn channel(
     head: &Head,
-    requests: &mut Requests<'_>,
+    requests: &mut RequestParts<'_>,
     metrics: Metrics,
 ) -> Result<(Feed, Intake), CallError> {
     let first = match head.length {
@@ -80,7 +80,7 @@ pub(super) async fn channel(
 impl Feed {
     /// Hands on all that comes until kas ends the tunnel. A receiver that is
     /// gone does not matter: the API server has answered already.
-    pub(super) async fn run(mut self, requests: &mut Requests<'_>) -> Result<(), CallError> {
+    pub(super) async fn run(mut self, requests: &mut RequestParts<'_>) -> Result<(), CallError> {
         if let Some(part) = self.first.take() {
             self.hand_on(part).await?;
         }

@@ -30,12 +30,12 @@ pub(super) enum Part {
 
 /// Reads a request's parts from a tunnel.
 #[derive(Debug)]
-pub(super) struct Requests<'a> {
+pub(super) struct RequestParts<'a> {
     inbound: &'a mut Inbound,
     order: Sequence,
 }
 
-impl<'a> Requests<'a> {
+impl<'a> RequestParts<'a> {
     pub(super) fn new(inbound: &'a mut Inbound) -> Self {
         Self {
             inbound,

@@ -17,8 +17,8 @@ use tonic::{Code, Status};
 
 use super::{PODS_AUDIENCE, client_tls, secret};
 use crate::{
-    config::PrivateApi, entrance::EntranceError, error_chain::chain, last_failure::LastFailure,
-    session::Uplink, version,
+    attach_listener::AttachListenerError, config::PrivateApi, error_chain::chain,
+    last_failure::LastFailure, session::Uplink, version,
 };
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -62,7 +62,7 @@ impl PodDialer {
         config: &PrivateApi,
         uplink: Uplink,
         incoming: mpsc::Sender<ByteStream>,
-    ) -> Result<Self, EntranceError> {
+    ) -> Result<Self, AttachListenerError> {
         Ok(Self {
             pods: config.peers.clone(),
             options: ConnectOptions {
@@ -149,7 +149,8 @@ impl PodDialer {
             attached = timeout(ATTACH_TIMEOUT, client.attach(chunks)) => attached,
             () = &mut driver => Ok(Err(Status::unavailable("it closed the connection"))),
         };
-        let attached = attached.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
+        let attached =
+            attached.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
         let attached = attached.map_err(DialError::Refused)?;
         Ok((grpc::carried(attached.into_inner(), outgoing), driver))
     }

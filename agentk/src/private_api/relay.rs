@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{FLAGS, PODS_AUDIENCE, secret};
 use crate::{
+    attach_listener::{AttachListener, AttachListenerError, tls},
     config::PrivateApi,
-    entrance::{Entrance, EntranceError, tls},
     session::Uplink,
 };
 
@@ -34,13 +34,13 @@ impl Relay {
     pub(crate) async fn open(
         config: &PrivateApi,
         uplink: Uplink,
-    ) -> Result<Entrance<Self>, EntranceError> {
+    ) -> Result<AttachListener<Self>, AttachListenerError> {
         let relay = Self {
             secret: Arc::new(secret(config)?),
             uplink,
         };
         let tls = tls(FLAGS, config.tls.clone(), None)?;
-        let listener = Entrance::bind(FLAGS, &config.address, tls, relay).await?;
+        let listener = AttachListener::bind(FLAGS, &config.address, tls, relay).await?;
         tracing::info!(local_addr = %listener.address(), "listening for other pods of this agent");
         Ok(listener)
     }
@@ -77,7 +77,8 @@ impl Service for Relay {
             kas.attach(chunks).await
         });
         let attached = attached.await;
-        let attached = attached.map_err(|_| Status::unavailable("kas did not answer in time"))??;
+        let attached =
+            attached.map_err(|_| Status::unavailable("kas did not answer in time"))??;
         Ok(Response::new(Box::pin(attached.into_inner())))
     }
 }

@@ -141,7 +141,9 @@ impl Connection {
     /// Whether a call failed because its connection ends, which may be noticed a
     /// moment after the call.
     pub(crate) async fn is_ending(&self) -> bool {
-        tokio::time::timeout(END_NOTICE_TIMEOUT, self.draining()).await.is_ok()
+        tokio::time::timeout(END_NOTICE_TIMEOUT, self.draining())
+            .await
+            .is_ok()
     }
 
     /// Makes new calls use another connection.
@@ -180,7 +182,11 @@ impl Connection {
     /// Notes what a call's failure says about the connection.
     pub(crate) fn note_failure(&self, status: &Status) {
         if let Some(asked) = retry_after(status) {
-            *self.0.retry_after.lock().unwrap_or_else(|held| held.into_inner()) = Some(asked);
+            *self
+                .0
+                .retry_after
+                .lock()
+                .unwrap_or_else(|held| held.into_inner()) = Some(asked);
         }
         if is_refusal(status) {
             self.0.verdict.send_if_modified(|verdict| {
@@ -195,7 +201,11 @@ impl Connection {
 
     /// How long the server asked to wait before the next connection.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        *self.0.retry_after.lock().unwrap_or_else(|held| held.into_inner())
+        *self
+            .0
+            .retry_after
+            .lock()
+            .unwrap_or_else(|held| held.into_inner())
     }
 }
 

@@ -163,7 +163,12 @@ impl Line {
         tracing::info!(kas_url = %self.source, "connected to kas");
     }
 
-    async fn pause(&mut self, outcome: Outcome, retry_after: Option<Duration>, stop: &CancellationToken) {
+    async fn pause(
+        &mut self,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        stop: &CancellationToken,
+    ) {
         self.failures = match outcome {
             Outcome::Worked => 0,
             Outcome::Failed | Outcome::Refused => self.failures.saturating_add(1),

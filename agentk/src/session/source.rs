@@ -96,8 +96,12 @@ impl IncomingConnections {
             let connection = handshake(io, origin, metadata(), authorization.clone(), None);
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, connection).await {
                 Ok(Ok(connection)) => return connection,
-                Ok(Err(error)) => tracing::info!(%error, "connection from kas broke during the HTTP/2 handshake"),
-                Err(_) => tracing::info!("connection from kas timed out during the HTTP/2 handshake"),
+                Ok(Err(error)) => {
+                    tracing::info!(%error, "connection from kas broke during the HTTP/2 handshake")
+                }
+                Err(_) => {
+                    tracing::info!("connection from kas timed out during the HTTP/2 handshake")
+                }
             }
         }
     }

@@ -60,7 +60,8 @@ impl Place {
     }
 
     fn cover(&self) -> Option<Connection> {
-        self.others().find(|it| !it.is_draining() && it.is_accepted())
+        self.others()
+            .find(|it| !it.is_draining() && it.is_accepted())
     }
 
     /// The addresses that the other lines lead to.

@@ -107,7 +107,9 @@ async fn delay(
     backoff: &mut StreamBackoff,
 ) -> Duration {
     match error {
-        TunnelError::Ended(status) if in_order(&status) => backoff.after_end(lifetime, rand::random()),
+        TunnelError::Ended(status) if in_order(&status) => {
+            backoff.after_end(lifetime, rand::random())
+        }
         TunnelError::Ended(status) => {
             connection.note_failure(&status);
             if !is_refusal(&status) && !connection.is_draining() {

@@ -1,5 +1,4 @@
-//! A listener on which others make one call, `Receptive.Attach`, which carries
-//! the bytes of a connection.
+//! A listener for `Receptive.Attach`, the call that carries the bytes of a connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,29 +18,29 @@ use tonic::Status;
 
 use crate::version;
 
-/// Connections at once.
-const CONNECTIONS: usize = 100;
-/// Calls on one connection: one is made.
-const CALLS: usize = 4;
+/// Concurrent connections.
+const MAX_CONNECTIONS: usize = 100;
+/// Concurrent calls on one connection; one is expected.
+const MAX_CALLS_PER_CONNECTION: usize = 4;
 /// How long a connection may be without a call.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a WebSocket ping is sent: load balancers cut connections that are
 /// silent for a minute, and do not see the pings inside.
-const WEBSOCKET_PING: Duration = Duration::from_secs(30);
-/// What TLS offers.
+const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Protocols that TLS offers.
 pub(crate) const ALPN: [&[u8]; 2] = [H2, HTTP_1_1];
 
-/// A bound listener, and what serves the calls.
+/// A bound listener and the service behind it.
 #[derive(Debug)]
-pub(crate) struct Entrance<S> {
+pub(crate) struct AttachListener<S> {
     listener: Listener,
     acceptor: AgentAcceptor,
     service: S,
 }
 
-/// A listener that cannot be had.
+/// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum EntranceError {
+pub enum AttachListenerError {
     /// The address.
     #[error("--{0}-listen-address")]
     Bind(&'static str, #[source] BindError),
@@ -50,23 +49,26 @@ pub enum EntranceError {
     Tls(&'static str, #[source] Box<TlsError>),
     /// The key's file, or what is in it.
     #[error("--{0}-jwt-file")]
-    Key(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+    Key(
+        &'static str,
+        #[source] Box<dyn std::error::Error + Send + Sync>,
+    ),
 }
 
-impl<S: Service + Clone> Entrance<S> {
+impl<S: Service + Clone> AttachListener<S> {
     /// Listens; `flags` is what the names of its flags begin with.
     pub(crate) async fn bind(
         flags: &'static str,
         address: &str,
         tls: Option<ServerTls>,
         service: S,
-    ) -> Result<Self, EntranceError> {
+    ) -> Result<Self, AttachListenerError> {
         let listener = bind(address).await;
         Ok(Self {
-            listener: listener.map_err(|error| EntranceError::Bind(flags, error))?,
+            listener: listener.map_err(|error| AttachListenerError::Bind(flags, error))?,
             acceptor: AgentAcceptor::new(AgentAcceptorOptions {
                 tls,
-                ping_interval: Some(WEBSOCKET_PING),
+                ping_interval: Some(WEBSOCKET_PING_INTERVAL),
                 server: version::user_agent(),
                 ..AgentAcceptorOptions::default()
             }),
@@ -78,15 +80,16 @@ impl<S: Service + Clone> Entrance<S> {
         self.listener.local_addr()
     }
 
-    /// Lets others in until `stop`, and carries their bytes until `last`.
+    /// Accepts connections until `stop`, and serves them until `last`.
     pub(crate) async fn serve(self, stop: CancellationToken, last: CancellationToken) {
         let (service, cut) = (self.service, last.clone());
         let serve = move |accepted: Accepted| async move {
-            cut.run_until_cancelled(attend(service, accepted.io)).await;
+            cut.run_until_cancelled(serve_connection(service, accepted.io))
+                .await;
         };
         let server = Server::new("other pods", self.listener, self.acceptor);
         let serving = server
-            .limited(Limit::Wait(CONNECTIONS))
+            .limited(Limit::Wait(MAX_CONNECTIONS))
             .run(Drain::new(), serve);
         tokio::select! {
             () = serving => {}
@@ -98,42 +101,41 @@ impl<S: Service + Clone> Entrance<S> {
 }
 
 /// Serves one connection to its end.
-async fn attend<S: Service + Clone>(service: S, io: ByteStream) {
+async fn serve_connection<S: Service + Clone>(service: S, io: ByteStream) {
     let handshake = grpc::server_settings().handshake(io);
-    let http2 = tokio::time::timeout(IDLE, handshake).await;
+    let http2 = tokio::time::timeout(IDLE_TIMEOUT, handshake).await;
     let Ok(Ok(mut http2)): Result<Result<ServerConnection<_>, _>, _> = http2 else {
-        return tracing::debug!("what was dialled here is not gRPC");
+        return tracing::debug!("closing a connection that does not speak HTTP/2");
     };
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
             request = http2.accept() => {
                 let Some(Ok((request, respond))) = request else { return };
-                if calls.len() >= CALLS {
-                    // Who left needs no answer.
+                if calls.len() >= MAX_CALLS_PER_CONNECTION {
+                    // Fails only when the caller has gone.
                     let full = Status::resource_exhausted("too many calls on one connection");
                     let _ = grpc::refuse(respond, &full);
                     continue;
                 }
                 let mut service = ReceptiveServer::new(service.clone());
                 calls.spawn(async move {
-                    // Whose end it was shows in the connection that was carried.
+                    // A failure shows in the carried connection.
                     let _ = grpc::serve(&mut service, request, respond).await;
                 });
             }
             Some(_) = calls.join_next() => {}
-            () = tokio::time::sleep(IDLE), if calls.is_empty() => return,
+            () = tokio::time::sleep(IDLE_TIMEOUT), if calls.is_empty() => return,
         }
     }
 }
 
-/// The server's side of TLS, if there is a certificate; `ca` must have signed
-/// those of who comes.
+/// TLS of a listener, if there is a certificate; `ca` must have signed the clients' certificates.
 pub(crate) fn tls(
     flags: &'static str,
     identity: Option<Identity>,
     ca: Option<std::path::PathBuf>,
-) -> Result<Option<ServerTls>, EntranceError> {
+) -> Result<Option<ServerTls>, AttachListenerError> {
     let loaded = match (identity, ca) {
         (Some(identity), Some(ca)) => ServerTls::load_mutual(identity, ca, &ALPN),
         (Some(identity), None) => ServerTls::load(identity, &ALPN),
@@ -141,5 +143,5 @@ pub(crate) fn tls(
     };
     loaded
         .map(Some)
-        .map_err(|error| EntranceError::Tls(flags, Box::new(error)))
+        .map_err(|error| AttachListenerError::Tls(flags, Box::new(error)))
 }
