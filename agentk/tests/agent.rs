@@ -274,7 +274,7 @@ async fn stopping_ends_idle_tunnels_and_finishes_calls() {
     drop(idle);
 }
 
-/// Log lines of this thread.
+/// Log lines of all tests here.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -297,7 +297,8 @@ async fn the_request_id_of_a_call_is_in_its_log_lines_and_not_sent_to_the_cluste
         .with_max_level(tracing::Level::DEBUG)
         .with_writer(move || writer.clone())
         .finish();
-    let _subscriber = tracing::subscriber::set_default(subscriber);
+    // For the process: what threads without a subscriber register first would stay off for all.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let world = world().await;
     let tunnel = world.kas.tunnel().await;
     let mut call = tunnel.take();
@@ -327,6 +328,6 @@ async fn the_request_id_of_a_call_is_in_its_log_lines_and_not_sent_to_the_cluste
         of_call
             .iter()
             .any(|it| it.contains("\"http.status\":200") && it.contains("duration_ms")),
-        "{text}"
+        "{of_call:?}"
     );
 }
