@@ -25,14 +25,13 @@ use runtime::{
     tls::{H2, HTTP_1_1, Identity, ServerTls},
 };
 use tokio_util::sync::CancellationToken;
+use user_gateway::{Graph, WebSocketTokens};
 
 use control::Control;
 use directions::Directions;
 
 use crate::{
     config::{self, Config, TlsFiles},
-    graph::Graph,
-    kubernetes_api::{self, WebSocketTokens},
     notifications::Notifications,
     replica::{GracePeriods, Port, Replica, Setup},
     usage::Usage,
@@ -190,7 +189,7 @@ async fn users(
     usage: Option<Usage>,
     graph: &Graph,
     once: Option<Once>,
-) -> anyhow::Result<Option<Port<PlainAcceptor, kubernetes_api::Settings>>> {
+) -> anyhow::Result<Option<Port<PlainAcceptor, user_gateway::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
     };
@@ -199,7 +198,7 @@ async fn users(
         .context("agent.kubernetes_api.listen.address")?;
     tracing::info!(address = %listener.local_addr(), "Kubernetes API endpoint is up");
     let acceptor = PlainAcceptor::new(server_tls(users.tls.as_ref(), &[H2, HTTP_1_1])?);
-    let settings = kubernetes_api::Settings {
+    let settings = user_gateway::Settings {
         url_path_prefix: users.url_path_prefix.clone(),
         server: version::server_header(),
         origins: control::origins(config, &users.allowed_origins),
@@ -211,7 +210,7 @@ async fn users(
             .transpose()?,
         usage,
         graph: config.agent.graph.then(|| graph.clone()),
-        ..kubernetes_api::Settings::default()
+        ..user_gateway::Settings::default()
     };
     Ok(Some(Port {
         listener,

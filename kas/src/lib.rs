@@ -4,8 +4,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod gitlab_api;
-pub mod graph;
-pub mod kubernetes_api;
 pub mod numbers;
 pub mod port;
 pub mod private_api;

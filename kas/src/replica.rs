@@ -21,12 +21,11 @@ use runtime::{
     panics::vital,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use user_gateway::{Graph, UserGateway};
 
 use crate::{
     control_plane::ControlPlane,
     gitlab_api::GitLabApi,
-    graph::Graph,
-    kubernetes_api::{self, KubernetesApi},
     notifications::Notifications,
     private_api::{self, PrivateApi},
 };
@@ -50,7 +49,7 @@ pub struct Setup {
     /// The agents' port.
     pub agents: Port<AgentAcceptor, agent_gateway::Settings>,
     /// The users' port.
-    pub users: Option<Port<PlainAcceptor, kubernetes_api::Settings>>,
+    pub users: Option<Port<PlainAcceptor, user_gateway::Settings>>,
     /// The peers' port.
     pub peers: Option<Port<PlainAcceptor, PeerSettings>>,
     /// GitLab's port.
@@ -193,17 +192,17 @@ impl Replica {
 
     fn serve_users(
         &self,
-        port: Port<PlainAcceptor, kubernetes_api::Settings>,
+        port: Port<PlainAcceptor, user_gateway::Settings>,
         router: Arc<Router>,
         control_plane: Arc<dyn ControlPlane>,
         graph: &Graph,
         numbers: &mut Metrics,
     ) {
-        let counts = kubernetes_api::Metrics::default();
+        let counts = user_gateway::Metrics::default();
         counts.register(numbers);
-        let api = KubernetesApi::new(port.settings, router.clone(), control_plane, counts);
-        graph.open(&api, router, self.users.clone());
-        let serving = api.serve(port.listener, port.acceptor, self.users.clone());
+        let gateway = UserGateway::new(port.settings, router, control_plane, counts);
+        gateway.open_graph(graph, self.users.clone());
+        let serving = gateway.serve(port.listener, port.acceptor, self.users.clone());
         self.users.spawn(vital("users' port", serving));
     }
 

@@ -1,5 +1,6 @@
 //! Logs: one JSON object a line on stderr, with the keys of GitLab's kas.
 
+mod causes;
 mod level;
 mod repeats;
 mod untrusted;
@@ -7,6 +8,7 @@ mod untrusted;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
+pub use causes::Causes;
 pub use level::LogLevel;
 pub use repeats::Repeats;
 pub use untrusted::Untrusted;

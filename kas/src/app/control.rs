@@ -6,6 +6,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry as Metrics;
 use runtime::connect::ProxySetting;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use user_gateway::{Origins, origin_of};
 
 use crate::{
     config::{self, Config, ControlPlaneConfig},
@@ -15,7 +16,6 @@ use crate::{
         standalone::Standalone,
     },
     gitaly::{self, Gitaly},
-    kubernetes_api::{Origins, origin_of},
     notifications::Notifications,
     usage::Usage,
     version,

@@ -13,13 +13,13 @@ use runtime::{
     listen::{AnyListener, PlainAcceptor, bind, bind_unix},
     tls::H2,
 };
+use user_gateway::Graph;
 
 use super::{directions::Directions, server_tls};
 use crate::{
     config::{ApiListen, Config, Network},
     gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
-    graph::Graph,
     notifications::Notifications,
     replica::GitLabPort,
 };

@@ -14,12 +14,11 @@ use runtime::{
     tls::ServerTls,
 };
 use tokio::net::TcpListener;
+use user_gateway::Graph;
 
 use crate::{
     app,
     control_plane::standalone::Standalone,
-    graph::Graph,
-    kubernetes_api,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
     version,
@@ -120,10 +119,10 @@ impl Cluster {
             users: Some(Port {
                 listener: users,
                 acceptor: PlainAcceptor::new(Some(tls.clone())),
-                settings: kubernetes_api::Settings {
+                settings: user_gateway::Settings {
                     url_path_prefix: "/k8s-proxy/".to_owned(),
                     server: version::server_header(),
-                    ..kubernetes_api::Settings::default()
+                    ..user_gateway::Settings::default()
                 },
             }),
             peers: Some(Port {

@@ -17,8 +17,6 @@ use kas::{
             tokens::{TokenEntry, TokenKind},
         },
     },
-    graph::Graph,
-    kubernetes_api,
     notifications::Notifications,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
@@ -29,6 +27,7 @@ use runtime::{
     jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, PlainAcceptor, bind},
 };
+use user_gateway::Graph;
 
 /// Tokens of agents 1, 2 and so on, and of a user who may use them all.
 pub(crate) struct Site {
@@ -113,7 +112,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         users: Some(Port {
             listener: users,
             acceptor: PlainAcceptor::new(None),
-            settings: kubernetes_api::Settings::default(),
+            settings: user_gateway::Settings::default(),
         }),
         peers: Some(Port {
             listener: peers,

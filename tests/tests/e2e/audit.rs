@@ -31,6 +31,7 @@ pub(crate) struct Noted {
 #[derive(Deserialize)]
 struct Line {
     target: String,
+    #[serde(rename = "agent.id")]
     agent_id: Option<u64>,
     replays: u64,
     resumes: u64,

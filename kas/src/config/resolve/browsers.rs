@@ -1,12 +1,10 @@
 //! What browsers may do at the Kubernetes API, and what clusters may tell them.
 
 use http::{HeaderName, header};
+use user_gateway::origin_of;
 
 use super::parts::Rules;
-use crate::{
-    kubernetes_api::origin_of,
-    yaml::{Mistake, NonEmpty, Spot},
-};
+use crate::yaml::{Mistake, NonEmpty, Spot};
 
 /// Headers that speak of kas's own host or of one connection: no cluster decides on them.
 const NEVER: [HeaderName; 9] = [

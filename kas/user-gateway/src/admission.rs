@@ -1,0 +1,121 @@
+//! Who may use which agent: a request's credentials are read, the control plane is asked about them, and whoever it
+//! lets in takes a place among the requests in progress.
+
+mod credentials;
+mod denial;
+mod rights;
+
+use std::{net::IpAddr, sync::Arc};
+
+use control_plane::{
+    Access, ControlPlane, Identity,
+    usage::{Usage, Way},
+};
+use http::{HeaderMap, request::Parts};
+use router::AgentId;
+
+pub(crate) use credentials::Malformed;
+pub(crate) use rights::Rights;
+
+use crate::{
+    failure::Failure,
+    places::Places,
+    scope::Scope,
+    websocket_tokens::{self, Purpose, WebSocketTokens},
+};
+
+/// Admits requests.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    control_plane: Arc<dyn ControlPlane>,
+    places: Arc<Places>,
+    websocket_tokens: Option<WebSocketTokens>,
+    usage: Option<Usage>,
+}
+
+impl Admission {
+    /// Admits those whom `control_plane` lets in, and browsers with one of these tokens; `usage` counts them.
+    pub(crate) fn new(
+        control_plane: Arc<dyn ControlPlane>,
+        places: Arc<Places>,
+        websocket_tokens: Option<WebSocketTokens>,
+        usage: Option<Usage>,
+    ) -> Self {
+        Self {
+            control_plane,
+            places,
+            websocket_tokens,
+            usage,
+        }
+    }
+
+    /// Admits a request to `path`, as it was sent.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) async fn admit(
+        &self,
+        head: &Parts,
+        path: &str,
+        from: IpAddr,
+        scope: &mut Scope,
+    ) -> Result<(Access, Rights), Failure> {
+        let (access, rights) = self.identify(head, path, from, scope).await?;
+        scope.allowed(&access);
+        scope.admitted(self.places.begin(scope.caller())?);
+        Ok((access, rights))
+    }
+
+    /// The agent that a request's credentials are for, which are not checked.
+    pub(crate) fn agent_of(headers: &HeaderMap) -> Result<AgentId, Malformed> {
+        credentials::read(headers, "").map(|presented| presented.agent)
+    }
+
+    /// Who presents these credentials, if they may use the agent that they name.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) async fn identity_of(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Identity, Failure> {
+        let presented = credentials::read(headers, "");
+        let presented = presented.map_err(denial::of_credentials)?;
+        let (credentials, agent) = (presented.credentials, presented.agent);
+        let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
+        Ok(rights.ask().await?.identity)
+    }
+
+    /// Whom the credentials of a request make it, which has a place among those that are checked until that is known.
+    async fn identify(
+        &self,
+        head: &Parts,
+        path: &str,
+        from: IpAddr,
+        scope: &mut Scope,
+    ) -> Result<(Access, Rights), Failure> {
+        if let Some(tokens) = &self.websocket_tokens
+            && let Some(token) = websocket_tokens::presented(&head.headers)
+        {
+            let access = tokens.redeem(token, &Purpose::of(head, path)).await;
+            let access = access.map_err(denial::of_credentials)?;
+            scope.asks_for(access.agent.id);
+            let rights = Rights::new(self.control_plane.clone(), None, access.agent.id, from);
+            return Ok((access, rights));
+        }
+        let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""));
+        let presented = presented.map_err(denial::of_credentials)?;
+        scope.asks_for(presented.agent);
+        let _place = self.places.check(from)?;
+        let (credentials, agent) = (presented.credentials, presented.agent);
+        let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
+        let access = rights.ask().await?;
+        if let Some(usage) = &self.usage
+            && let Some(credentials) = rights.credentials()
+        {
+            usage.allowed(Way::of(credentials), access.user_id, access.agent.id);
+        }
+        Ok((access, rights))
+    }
+}

@@ -1,0 +1,115 @@
+//! The right to a request, which is asked for again before the request is made again: who was
+//! revoked meanwhile must not go on with what they were once allowed.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use control_plane::{Access, ControlPlane, Credentials};
+use http::StatusCode;
+use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
+use router::AgentId;
+use tokio::time::Instant;
+
+use super::denial;
+use crate::failure::Failure;
+
+/// How long the control plane may take to decide.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old a decision may be when another call is made on it.
+const DECISION_TTL: Duration = Duration::from_secs(5);
+
+/// What it takes to ask again. The credentials are kept as long as the request lives; their `Debug`
+/// shows nothing of them.
+#[derive(Debug)]
+pub(crate) struct Rights {
+    control_plane: Arc<dyn ControlPlane>,
+    /// None where they were good for one use.
+    credentials: Option<Credentials>,
+    agent: AgentId,
+    from: IpAddr,
+    decided: Mutex<Instant>,
+}
+
+impl Rights {
+    /// Rights to an agent, of somebody who asks from an address, that are decided on now.
+    pub(crate) fn new(
+        control_plane: Arc<dyn ControlPlane>,
+        credentials: Option<Credentials>,
+        agent: AgentId,
+        from: IpAddr,
+    ) -> Self {
+        Self {
+            control_plane,
+            credentials,
+            agent,
+            from,
+            decided: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Whether the decision is too old for another call to be made on it.
+    pub(crate) fn are_old(&self) -> bool {
+        self.age() >= DECISION_TTL
+    }
+
+    fn age(&self) -> Duration {
+        let decided = self.decided.lock();
+        decided.unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Asks whether the request is allowed still, and as whom. Cancel-safe.
+    ///
+    /// # Errors
+    /// The refusal; one that passes when nobody can say, which includes the control plane's grace
+    /// for outages.
+    pub(crate) async fn ask(&self) -> Result<Access, Failure> {
+        let Some(credentials) = &self.credentials else {
+            return Err(denial::of_credentials(
+                "the WebSocket token was good for one request",
+            ));
+        };
+        let decision = self
+            .control_plane
+            .authorize_from(credentials, self.agent, self.from);
+        let access = tokio::time::timeout(DECISION_TIMEOUT, decision)
+            .await
+            .map_err(|_| {
+                let message = "the control plane did not decide in time";
+                Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
+            })?
+            .map_err(|reason| denial::of_denial(&reason))?;
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(access)
+    }
+
+    /// Asks again and again while a call waits for its agent, so that the decision is never old when the call is
+    /// sent. Ends when the call may only be made as another, who is given; `is_same` says whether somebody is the one
+    /// as whom it would be made. Credentials that were good for one
+    /// use cannot be asked for again: their call waits on. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) async fn lapse(
+        &self,
+        is_same: impl Fn(Option<&ImpersonationConfig>) -> bool,
+    ) -> Result<Access, Failure> {
+        if self.credentials.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(DECISION_TTL.saturating_sub(self.age())).await;
+            let access = self.ask().await?;
+            if !is_same(access.impersonation.as_ref()) {
+                return Ok(access);
+            }
+        }
+    }
+
+    /// What the caller showed, unless it was good for one use.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+}

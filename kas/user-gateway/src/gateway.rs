@@ -1,0 +1,107 @@
+//! The users' port, composed: a route is one line here.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use control_plane::ControlPlane;
+use router::Router;
+use runtime::{
+    drain::Drain,
+    io::ByteStream,
+    listen::{Listener, PlainAcceptor},
+};
+
+use crate::{
+    admission::Admission,
+    front::{self, Front},
+    graph::{Graph, GraphRoute},
+    kubernetes_api::{self, KubernetesApi},
+    metrics::Metrics,
+    places::Places,
+    route::Route,
+    settings::Settings,
+    token_route::TokenRoute,
+};
+
+/// Serves users and their browsers. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct UserGateway {
+    front: Arc<Front>,
+    admission: Arc<Admission>,
+    router: Arc<Router>,
+}
+
+impl UserGateway {
+    /// A gateway to the agents that `router` finds, for those whom `control_plane` lets in.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        router: Arc<Router>,
+        control_plane: Arc<dyn ControlPlane>,
+        metrics: Metrics,
+    ) -> Self {
+        let places = Arc::new(Places::new(settings.max_in_flight, metrics.clone()));
+        let tokens = settings.websocket_tokens;
+        let admission = Arc::new(Admission::new(
+            control_plane,
+            places.clone(),
+            tokens.clone(),
+            settings.usage,
+        ));
+        let prefix = settings.url_path_prefix;
+        let mut routes: Vec<Box<dyn Route>> = Vec::new();
+        if let Some(graph) = settings.graph {
+            routes.push(Box::new(GraphRoute::new(graph, &prefix)));
+        }
+        if let Some(tokens) = tokens {
+            routes.push(Box::new(TokenRoute::new(
+                tokens,
+                admission.clone(),
+                &prefix,
+            )));
+        }
+        let proxy = kubernetes_api::Settings {
+            url_path_prefix: prefix,
+            hold: settings.hold,
+            server: settings.server.clone(),
+            body_pause: settings.body_pause,
+            response_header: settings.response_header,
+            idle: settings.idle,
+            response_headers: settings.response_headers,
+        };
+        routes.push(Box::new(KubernetesApi::new(
+            proxy,
+            router.clone(),
+            admission.clone(),
+            places,
+            metrics.clone(),
+        )));
+        let front = front::Settings {
+            server: settings.server,
+            first_request: settings.first_request,
+            idle: settings.idle,
+            max_head: settings.max_head,
+            origins: settings.origins,
+        };
+        Self {
+            front: Front::new(front, routes, metrics),
+            admission,
+            router,
+        }
+    }
+
+    /// Lets watches of `graph` begin; they end with `drain`. To be called once.
+    pub fn open_graph(&self, graph: &Graph, drain: Drain) {
+        let (admission, router) = (self.admission.clone(), self.router.clone());
+        graph.open(&self.front, admission, router, drain);
+    }
+
+    /// Accepts connections until draining starts; the drain waits for those that are being served.
+    pub async fn serve(self, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
+        self.front.serve(listener, acceptor, drain).await;
+    }
+
+    /// Serves the requests of a connection until either side ends it, or draining starts.
+    pub async fn serve_connection(self, io: ByteStream, remote_addr: SocketAddr, drain: Drain) {
+        self.front.serve_connection(io, remote_addr, drain).await;
+    }
+}

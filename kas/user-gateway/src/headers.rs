@@ -1,0 +1,175 @@
+//! Headers that belong to one hop, to us, or to the other side.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use proto::metadata::{self, Meta};
+
+use crate::websocket_tokens;
+
+/// The header that names the agent of a browser's session.
+pub(crate) const AGENT_ID: &str = "gitlab-agent-id";
+/// The header with the CSRF token of a browser's session.
+pub(crate) const CSRF: &str = "x-csrf-token";
+/// Headers that speak of one connection only.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+/// Headers of a request that are for kas.
+const FOR_US: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static(AGENT_ID),
+    HeaderName::from_static(CSRF),
+    header::HOST,
+];
+const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+
+/// The headers of a request as the agent gets them.
+pub(crate) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> Meta {
+    remove_hop_by_hop(&mut headers);
+    for name in &FOR_US {
+        headers.remove(name);
+    }
+    websocket_tokens::hide(&mut headers);
+    add(&mut headers, header::VIA, via.clone());
+    metadata::from_headers(&headers, metadata::canonical)
+}
+
+/// Whether a header of a request is for kas and does not go on.
+pub(crate) fn is_for_us(name: &HeaderName) -> bool {
+    FOR_US.contains(name)
+}
+
+/// The length that the headers announce, if they do so in an orderly way.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() || !value.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    value.parse().ok()
+}
+
+/// Bytes that headers take on the wire, about.
+pub(crate) fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let upgrade: Vec<_> = headers.get_all(header::UPGRADE).iter().cloned().collect();
+    for name in named_in_connection(headers) {
+        headers.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if upgrade.is_empty() {
+        return;
+    }
+    for value in upgrade {
+        add(headers, header::UPGRADE, value);
+    }
+    add(headers, header::CONNECTION, CONNECTION_UPGRADE);
+}
+
+/// Adds a line; what passed the limits of a request's head leaves room for a few more.
+fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let _ = headers.try_append(name, value);
+}
+
+fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIA: HeaderValue = HeaderValue::from_static("gRPC/1.0 kas/1");
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.try_append(*name, HeaderValue::from_static(value))
+                .unwrap();
+        }
+        map
+    }
+
+    fn sorted(meta: Meta) -> Vec<(String, Vec<String>)> {
+        let mut all: Vec<_> = meta.into_iter().map(|(k, v)| (k, v.value)).collect();
+        all.sort();
+        all
+    }
+
+    fn pair(name: &str, values: &[&str]) -> (String, Vec<String>) {
+        (
+            name.to_owned(),
+            values.iter().map(|v| (*v).to_owned()).collect(),
+        )
+    }
+
+    #[test]
+    fn a_request_loses_what_is_not_for_the_cluster() {
+        let headers = map(&[
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("host", "kas"),
+            ("gitlab-agent-id", "1"),
+            ("x-csrf-token", "t"),
+            ("connection", "keep-alive, X-Hop"),
+            ("keep-alive", "1"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "a"),
+            ("accept", "b"),
+            ("impersonate-user", "joe"),
+            ("via", "1.1 lb"),
+        ]);
+
+        assert_eq!(
+            sorted(of_request(headers, &VIA)),
+            [
+                pair("Accept", &["a", "b"]),
+                pair("Impersonate-User", &["joe"]),
+                pair("Via", &["1.1 lb", "gRPC/1.0 kas/1"]),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_upgrade_keeps_only_that_of_its_connection() {
+        let headers = map(&[
+            ("connection", "Upgrade, X-Hop"),
+            ("x-hop", "1"),
+            ("upgrade", "SPDY/3.1"),
+            ("x-stream-protocol-version", "v4.channel.k8s.io"),
+        ]);
+
+        assert_eq!(
+            sorted(of_request(headers, &VIA)),
+            [
+                pair("Connection", &["upgrade"]),
+                pair("Upgrade", &["SPDY/3.1"]),
+                pair("Via", &["gRPC/1.0 kas/1"]),
+                pair("X-Stream-Protocol-Version", &["v4.channel.k8s.io"]),
+            ]
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! The route of Kubernetes' API: a request is admitted, cleaned, and carried to the agent on one call; the answer is
+//! read from that call as fast as the client takes it. Nothing is buffered whole, and every failure is a Kubernetes
+//! `Status` with the true reason.
+
+mod exchange;
+mod failure;
+mod proxy_request;
+mod request_head;
+mod response_head;
+mod streamed;
+mod upgrade;
+mod upload;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use control_plane::Access;
+use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue};
+use router::Router;
+use runtime::drain::Drain;
+
+use crate::{
+    admission::Admission,
+    failure::Failure,
+    metrics::Metrics,
+    places::Places,
+    query,
+    route::{Answer, Route, UserRequest},
+    scope::Scope,
+    target::Target,
+};
+use request_head::RequestHead;
+use response_head::ResponseHeads;
+use upload::Upload;
+
+/// How requests are carried to agents.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where the API begins; paths outside it are served as they are.
+    pub(crate) url_path_prefix: String,
+    /// How long a request waits for a tunnel.
+    pub(crate) hold: Duration,
+    /// What names us in `Via`.
+    pub(crate) server: HeaderValue,
+    /// How long a client may pause in the middle of a body for which there is no answer yet.
+    pub(crate) body_pause: Duration,
+    /// How long the cluster may take to begin its answer.
+    pub(crate) response_header: Duration,
+    /// How long nothing may come in the middle of an answer.
+    pub(crate) idle: Duration,
+    /// Headers that clusters' answers may carry besides those of Kubernetes.
+    pub(crate) response_headers: Vec<HeaderName>,
+}
+
+/// Serves the Kubernetes APIs of agents' clusters.
+#[derive(Debug)]
+pub(crate) struct KubernetesApi {
+    settings: Settings,
+    via: HeaderValue,
+    heads: Arc<ResponseHeads>,
+    method: Arc<str>,
+    exact_method: Arc<str>,
+    router: Arc<Router>,
+    admission: Arc<Admission>,
+    metrics: Metrics,
+    places: Arc<Places>,
+}
+
+impl KubernetesApi {
+    /// A proxy to the agents that `router` finds, for those whom `admission` lets in.
+    pub(crate) fn new(
+        settings: Settings,
+        router: Arc<Router>,
+        admission: Arc<Admission>,
+        places: Arc<Places>,
+        metrics: Metrics,
+    ) -> Self {
+        let via = [b"gRPC/1.0 ", settings.server.as_bytes()].concat();
+        let via = HeaderValue::from_maybe_shared(Bytes::from(via))
+            .expect("a prefix of plain letters keeps a header value valid");
+        let heads = ResponseHeads::new(via.clone(), &settings.response_headers);
+        Self {
+            settings,
+            via,
+            heads: Arc::new(heads),
+            method: request_head::METHOD.into(),
+            exact_method: request_head::EXACT_METHOD.into(),
+            router,
+            admission,
+            metrics,
+            places,
+        }
+    }
+
+    async fn proxy(
+        &self,
+        request: &mut UserRequest,
+        scope: &mut Scope,
+        drain: &Drain,
+    ) -> Result<Answer, Failure> {
+        let target = Target::of_request(&request.head, &self.settings.url_path_prefix)?;
+        let (path, from) = (target.sent_path(), request.remote_addr.ip());
+        let admitted = self.admission.admit(&request.head, path, from, scope);
+        let (access, rights) = admitted.await?;
+        let Access {
+            agent,
+            impersonation,
+            ..
+        } = access;
+        scope.watch = query::is_true(target.query(), "watch");
+        let on_upgrade = request.on_upgrade.take();
+        let head = RequestHead {
+            method: request.head.method.clone(),
+            target,
+            headers: std::mem::take(&mut request.head.headers),
+            length: request.length,
+            upgrade: on_upgrade.is_some(),
+            impersonation,
+        };
+        let pause = self.settings.body_pause;
+        let body = request.body.take();
+        let upload = body.map(|body| Upload::new(body, on_upgrade.is_none(), pause));
+        self.forward((agent.id, rights), head, upload, on_upgrade, scope, drain)
+            .await
+    }
+}
+
+impl Route for KubernetesApi {
+    fn matches(&self, _request: &UserRequest) -> bool {
+        true
+    }
+
+    fn takes_ambient_credentials(&self) -> bool {
+        true
+    }
+
+    fn serve<'a>(
+        &'a self,
+        request: &'a mut UserRequest,
+        scope: &'a mut Scope,
+        drain: &'a Drain,
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(self.proxy(request, scope, drain))
+    }
+}

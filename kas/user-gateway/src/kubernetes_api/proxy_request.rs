@@ -1,0 +1,348 @@
+//! From an admitted request to an answer: a tunnel is found, the call made, and
+//! made again where that is safe.
+
+use std::{pin::pin, time::Duration};
+
+use control_plane::Access;
+use http::{HeaderMap, Method, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use router::{AgentId, Call, Need, OpenError, Opening};
+use runtime::drain::Drain;
+use tokio::time::Instant;
+
+use super::{
+    KubernetesApi,
+    exchange::{Ahead, Exchange, Interrupted},
+    failure,
+    request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
+    streamed::Streamed,
+    upgrade,
+    upload::Upload,
+    watch::{self, Position, Source, Watch},
+};
+use crate::{
+    admission::Rights, body::Content, failure::Failure, headers, query::Reencoding, route::Answer,
+    scope::Scope,
+};
+
+/// How long a request looks for a tunnel before it takes one of the places of those that wait.
+const QUEUED_AFTER: Duration = Duration::from_millis(100);
+/// How often a call is made again.
+const MAX_REPLAYS: u32 = 5;
+/// The pause before the second replay; later ones are longer. What cuts one connection of an
+/// agent cuts its others too, which may take a moment to show.
+const REPLAY_BACKOFF: Duration = Duration::from_millis(25);
+
+/// A request that is carried to its agent.
+struct ProxyRequest {
+    agent: AgentId,
+    rights: Rights,
+    method: Method,
+    need: Need,
+    opening: Opening,
+    upgrade: bool,
+    /// Where a watch begins that can be resumed.
+    watch: Option<Position>,
+    /// What an agent would change that encodes path and query anew.
+    reencoding: Option<Reencoding>,
+}
+
+impl ProxyRequest {
+    /// Asks for the right once more if it was given a while ago.
+    async fn renew_rights(&mut self) -> Result<(), Failure> {
+        if self.rights.are_old() {
+            let access = self.rights.ask().await?;
+            self.act_as(&access);
+        }
+        Ok(())
+    }
+
+    /// The call is made as whom the caller is allowed now.
+    fn act_as(&mut self, access: &Access) {
+        let impersonation = access.impersonation.as_ref();
+        self.need.impersonation = impersonation.is_some();
+        if let Some(opening) = on_behalf_of(&self.opening, impersonation) {
+            self.opening = opening;
+        }
+    }
+}
+
+/// What became of looking for a tunnel.
+enum Looked {
+    Over(Result<Call, OpenError>),
+    /// While the call waited, its caller became this one.
+    AllowedAs(Access),
+}
+
+/// The beginning of an answer.
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    ahead: Ahead,
+    exchange: Exchange,
+}
+
+impl KubernetesApi {
+    /// Carries a request to the agent and brings the answer.
+    pub(super) async fn forward(
+        &self,
+        whose: (AgentId, Rights),
+        head: RequestHead,
+        upload: Option<Upload>,
+        on_upgrade: Option<OnUpgrade>,
+        scope: &mut Scope,
+        drain: &Drain,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.plan(whose, head, scope);
+        let answered = self.call(&mut request, upload, scope, drain).await?;
+        Ok(match on_upgrade {
+            Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
+                let mut exchange = answered.exchange;
+                self.count(&mut exchange, &request);
+                let upgraded = |scope| Box::pin(upgrade::run(exchange, on_upgrade, scope)) as _;
+                Answer::Upgrade(answered.headers, Box::new(upgraded))
+            }
+            Some(_) | None => self.pass_on(answered, request, scope, drain),
+        })
+    }
+
+    fn plan(
+        &self,
+        (agent, rights): (AgentId, Rights),
+        mut head: RequestHead,
+        scope: &mut Scope,
+    ) -> ProxyRequest {
+        let watch = watch::prepare(&mut head);
+        let hold = self.settings.hold;
+        let hold =
+            request_head::timeout(head.target.query()).map_or(hold, |timeout| timeout.min(hold));
+        let moves = watch.is_some();
+        let reencoding = head.target.reencoding();
+        let method = match reencoding {
+            None => &self.method,
+            Some(_) => &self.exact_method,
+        };
+        scope.deadline = Instant::now() + hold;
+        ProxyRequest {
+            agent,
+            rights,
+            method: head.method.clone(),
+            need: Need {
+                method: method.clone(),
+                impersonation: head.impersonation.is_some(),
+                upgrade: head.upgrade,
+                caller: scope.caller(),
+            },
+            upgrade: head.upgrade,
+            watch,
+            opening: Opening {
+                moves,
+                ..head.opening(method, &self.via, scope.id())
+            },
+            reencoding,
+        }
+    }
+
+    /// Makes the call until there is an answer or no sense in another try.
+    async fn call(
+        &self,
+        request: &mut ProxyRequest,
+        mut upload: Option<Upload>,
+        scope: &mut Scope,
+        drain: &Drain,
+    ) -> Result<Answered, Failure> {
+        let bodyless = upload.is_none();
+        loop {
+            let call = self.open(request, upload.as_mut(), scope).await?;
+            let mut exchange = Exchange::new(call, upload.take(), drain.clone());
+            let answer = self.answer(&mut exchange, request).await;
+            scope.received = exchange.uploaded();
+            match answer {
+                Ok((status, headers, ahead)) => {
+                    return Ok(Answered {
+                        status,
+                        headers,
+                        ahead,
+                        exchange,
+                    });
+                }
+                Err(error)
+                    if bodyless
+                        && (request.opening.safe || error.is_before_the_agent())
+                        && error.is_about_the_path()
+                        && scope.replays < MAX_REPLAYS
+                        && Instant::now() < scope.deadline =>
+                {
+                    tokio::time::sleep(pause(scope.replays)).await;
+                    request.renew_rights().await?;
+                    scope.replays += 1;
+                    self.metrics.replayed();
+                    tracing::debug!(%error, replays = scope.replays, "call lost its tunnel; repeating it on another");
+                }
+                Err(error) => return Err(failure::of_interruption(&error, request.opening.safe)),
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        request: &mut ProxyRequest,
+        mut upload: Option<&mut Upload>,
+        scope: &mut Scope,
+    ) -> Result<Call, Failure> {
+        let started = Instant::now();
+        let opened = loop {
+            match self
+                .look(request, upload.as_deref_mut(), scope.deadline)
+                .await?
+            {
+                Looked::Over(opened) => break opened,
+                Looked::AllowedAs(access) => request.act_as(&access),
+            }
+        };
+        let took = started.elapsed();
+        scope.routing += took;
+        match opened {
+            Ok(call) => {
+                self.metrics.routed(took);
+                Ok(call)
+            }
+            Err(error) => {
+                self.metrics.not_routed(took);
+                Err(match (&error, request.reencoding) {
+                    (OpenError::NotOffered, Some(change)) => failure::of_reencoding(change),
+                    _ => failure::of_open(&error),
+                })
+            }
+        }
+    }
+
+    /// Looks for a tunnel, as long as the caller may have one.
+    async fn look(
+        &self,
+        request: &ProxyRequest,
+        upload: Option<&mut Upload>,
+        deadline: Instant,
+    ) -> Result<Looked, Failure> {
+        let open = (self.router).open(request.agent, &request.need, &request.opening, deadline);
+        let mut open = pin!(open);
+        tokio::select! {
+            biased;
+            opened = open.as_mut() => return Ok(Looked::Over(opened)),
+            () = tokio::time::sleep(QUEUED_AFTER) => {}
+        }
+        let _place = self.places.hold(request.need.caller.clone())?;
+        tokio::select! {
+            biased;
+            opened = open => Ok(Looked::Over(opened)),
+            error = fails_ahead(upload) => Err(failure::of_interruption(&error, true)),
+            access = request.rights.lapse(|it| is_on_behalf_of(&request.opening, it)) => access.map(Looked::AllowedAs),
+        }
+    }
+
+    async fn answer(
+        &self,
+        exchange: &mut Exchange,
+        request: &ProxyRequest,
+    ) -> Result<(StatusCode, HeaderMap, Ahead), Interrupted> {
+        let limit = self.settings.response_header;
+        let head = tokio::time::timeout(limit, exchange.head())
+            .await
+            .map_err(|_| Interrupted::Silence(limit))??;
+        let (status, headers) = self.heads.understand(head)?;
+        if status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade && !exchange.is_uploading()
+        {
+            return Ok((status, headers, Ahead::default()));
+        }
+        if status.is_informational() {
+            return Err(Interrupted::Malformed(format!(
+                "a final answer with status {status}"
+            )));
+        }
+        if request.upgrade {
+            exchange.close_send()?;
+        }
+        let ahead = exchange.look_ahead()?;
+        if ahead.whole && !is_bodyless(&request.method, status) {
+            ahead.expect_length(headers::content_length(&headers))?;
+        }
+        Ok((status, headers, ahead))
+    }
+
+    fn pass_on(
+        &self,
+        answered: Answered,
+        request: ProxyRequest,
+        scope: &mut Scope,
+        drain: &Drain,
+    ) -> Answer {
+        let Answered {
+            status,
+            headers,
+            ahead,
+            mut exchange,
+        } = answered;
+        let length = headers::content_length(&headers);
+        let watch = watch::Head::of(status, &headers).zip(request.watch.clone());
+        let content = if let Some((head, position)) = watch {
+            scope.cut = true;
+            self.count(&mut exchange, &request);
+            let (source, idle) = (self.source(request, drain), self.settings.idle);
+            let watch = Watch::new(head, position, source, (exchange, ahead), idle);
+            Content::Stream(Box::new(watch))
+        } else if is_bodyless(&request.method, status) || length == Some(0) {
+            exchange.complete();
+            Content::empty()
+        } else if ahead.whole {
+            exchange.complete();
+            Content::Whole(ahead.chunks)
+        } else {
+            scope.cut = true;
+            self.count(&mut exchange, &request);
+            let idle = self.settings.idle;
+            Content::Stream(Box::new(Streamed::new(exchange, ahead, length, idle)))
+        };
+        Answer::new(status, headers, content)
+    }
+
+    /// Counts an answer that is read at its client's pace.
+    fn count(&self, exchange: &mut Exchange, request: &ProxyRequest) {
+        let readers = self.router.registry().readers();
+        exchange.count(readers, request.agent, &request.need.caller);
+    }
+
+    /// What a watch needs to be asked for again.
+    fn source(&self, request: ProxyRequest, drain: &Drain) -> Source {
+        Source {
+            router: self.router.clone(),
+            agent: request.agent,
+            rights: request.rights,
+            need: request.need,
+            opening: request.opening,
+            hold: self.settings.hold,
+            heads: self.heads.clone(),
+            drain: drain.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// Ends when the client does not send its body.
+async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
+    match upload {
+        Some(upload) => upload.fails_ahead().await.into(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether an answer has no body whatever its headers say.
+fn is_bodyless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
+/// How long to wait before a call is made again that was made again so often: first not at all.
+fn pause(replays: u32) -> Duration {
+    REPLAY_BACKOFF * ((1 << replays.min(MAX_REPLAYS)) - 1)
+}

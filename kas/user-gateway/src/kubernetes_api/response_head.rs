@@ -1,0 +1,322 @@
+//! The head of a cluster's answer as the client gets it: what an answer of Kubernetes consists of,
+//! and nothing that would tell a browser about kas's own host.
+
+use std::collections::HashSet;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use proto::metadata::Meta;
+
+use super::exchange::{Head, Interrupted};
+use crate::headers::content_length;
+
+/// Headers that a cluster's answer may carry, in lower case; all others are removed, unless
+/// `agent.kubernetes_api.response_headers` names them. `Connection` and `Upgrade` pass with a 101
+/// only. Documented for operators in `docs/production.md`.
+///
+/// These are what Kubernetes' API server sends itself (`k8s.io/apiserver`: audit, warnings, priority
+/// and fairness, `OpenAPI`, logs, streams), what HTTP says about a body or a cache, and what limits a
+/// page that a proxied service shows. What reaches beyond its own answer is not among them:
+/// `Set-Cookie`, `Clear-Site-Data`, `Service-Worker-Allowed`, `Strict-Transport-Security`, `Refresh`,
+/// `Access-Control-*`, and `WWW-Authenticate`, which makes browsers ask for a password in the name of
+/// kas's host.
+pub(super) const FROM_THE_CLUSTER: [&str; 41] = [
+    "accept-ranges",
+    "age",
+    "allow",
+    "audit-id",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "cross-origin-resource-policy",
+    "date",
+    "deprecation",
+    "etag",
+    "expires",
+    "last-modified",
+    "link",
+    "location",
+    "pragma",
+    "referrer-policy",
+    "retry-after",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "server",
+    "sunset",
+    "vary",
+    "via",
+    "warning",
+    "x-accepted-stream-protocol-versions",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-kubernetes-pf-flowschema-uid",
+    "x-kubernetes-pf-prioritylevel-uid",
+    "x-stream-protocol-version",
+    "x-stream-protocol-versions",
+    "x-varied-accept",
+];
+/// HTTP knows no status beyond.
+const HIGHEST_STATUS: u16 = 599;
+/// Lines of a head that reach the client, at most.
+const MAX_LINES: usize = 1000;
+/// Bytes of a head that reach the client, at most.
+const MAX_BYTES: usize = 256 << 10;
+/// Colon, space and the end of a line.
+const AROUND_BYTES: usize = 4;
+const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+
+/// Makes heads.
+#[derive(Debug)]
+pub(super) struct ResponseHeads {
+    via: HeaderValue,
+    passing: HashSet<HeaderName>,
+}
+
+impl ResponseHeads {
+    /// Heads that name `via` among the proxies, and carry `more` headers than
+    /// [`FROM_THE_CLUSTER`].
+    pub(super) fn new(via: HeaderValue, more: &[HeaderName]) -> Self {
+        let known = FROM_THE_CLUSTER.into_iter().map(HeaderName::from_static);
+        Self {
+            via,
+            passing: known.chain(more.iter().cloned()).collect(),
+        }
+    }
+
+    /// The status and headers of an agent's answer as the client gets them.
+    pub(super) fn understand(&self, head: Head) -> Result<(StatusCode, HeaderMap), Interrupted> {
+        let status = u16::try_from(head.status_code)
+            .ok()
+            .filter(|code| *code <= HIGHEST_STATUS)
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
+        Ok((status, self.of(status, head.header)))
+    }
+
+    /// The head of an answer. Nothing of what an agent sends is too much: beyond 1,000 lines or 256
+    /// KiB, the largest headers lose lines, and a `Warning` says so. An answer that the cluster gave
+    /// is never an error because of its head.
+    pub(super) fn of(&self, status: StatusCode, meta: Meta) -> HeaderMap {
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let passing: Vec<_> = meta
+            .into_iter()
+            .filter_map(|(name, values)| {
+                let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                let passes = self.passing.contains(&name) || (switches && name == header::UPGRADE);
+                passes.then_some((name, values.value))
+            })
+            .collect();
+        let mut headers = fitting(passing);
+        if status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || content_length(&headers).is_none()
+        {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        if headers.contains_key(header::UPGRADE) {
+            put(&mut headers, header::CONNECTION, CONNECTION_UPGRADE);
+        }
+        add(&mut headers, &header::VIA, self.via.clone());
+        headers
+    }
+}
+
+/// As many lines as fit.
+fn fitting(mut lists: Vec<(HeaderName, Vec<String>)>) -> HeaderMap {
+    let lines = lists.iter().map(|(_, values)| values.len()).sum::<usize>();
+    let bytes = lists.iter().map(bytes).sum::<usize>();
+    let all_fit = lines <= MAX_LINES && bytes <= MAX_BYTES;
+    if !all_fit {
+        // What there is little of matters most, such as the type and the length.
+        lists.sort_by_key(bytes_and_lines);
+    }
+    let mut headers = HeaderMap::new();
+    let (mut lines_left, mut bytes_left, mut left_out) = (MAX_LINES, MAX_BYTES, 0);
+    for (name, values) in lists {
+        for value in values {
+            let size = name.as_str().len() + value.len() + AROUND_BYTES;
+            let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value));
+            if let Ok(value) = value
+                && lines_left > 0
+                && size <= bytes_left
+                && add(&mut headers, &name, value)
+            {
+                (lines_left, bytes_left) = (lines_left - 1, bytes_left - size);
+            } else {
+                left_out += 1;
+            }
+        }
+    }
+    if left_out > 0 {
+        let text =
+            format!("299 kas \"{left_out} of {lines} header lines of this answer were left out\"");
+        if let Ok(warning) = HeaderValue::from_str(&text) {
+            add(&mut headers, &header::WARNING, warning);
+        }
+    }
+    headers
+}
+
+fn bytes((name, values): &(HeaderName, Vec<String>)) -> usize {
+    let around = name.as_str().len() + AROUND_BYTES;
+    values.iter().map(|value| value.len() + around).sum()
+}
+
+fn bytes_and_lines(list: &(HeaderName, Vec<String>)) -> (usize, usize) {
+    (bytes(list), list.1.len())
+}
+
+/// Whether there was room.
+fn add(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) -> bool {
+    headers.try_append(name, value).is_ok()
+}
+
+/// A map of so few headers has room.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let _ = headers.try_insert(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::agent::prototool::Values;
+
+    const VIA: HeaderValue = HeaderValue::from_static("gRPC/1.0 kas/1");
+
+    fn meta<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Meta {
+        let mut meta = Meta::new();
+        for (name, value) in pairs {
+            let values: &mut Values = meta.entry(name.to_owned()).or_default();
+            values.value.push(value.to_owned());
+        }
+        meta
+    }
+
+    fn of(status: u16, pairs: &[(&str, &str)]) -> HeaderMap {
+        let heads = ResponseHeads::new(VIA, &[HeaderName::from_static("x-more")]);
+        heads.of(
+            StatusCode::from_u16(status).unwrap(),
+            meta(pairs.iter().copied()),
+        )
+    }
+
+    #[test]
+    fn what_tells_a_browser_about_our_host_is_removed() {
+        let evil = [
+            ("Set-Cookie", "_gitlab_kas=x"),
+            ("Clear-Site-Data", "*"),
+            ("Service-Worker-Allowed", "/"),
+            ("Strict-Transport-Security", "max-age=1"),
+            ("Refresh", "0; url=https://evil"),
+            ("Gitlab-Unauthorized", "true"),
+            ("Access-Control-Allow-Origin", "*"),
+            ("Access-Control-Expose-Headers", "Date"),
+            ("Www-Authenticate", "Basic"),
+            ("Connection", "close"),
+            ("Upgrade", "h2c"),
+            ("Transfer-Encoding", "chunked"),
+            ("X-Anything", "1"),
+            ("a b", "1"),
+        ];
+        let headers = of(200, &evil);
+
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["via"]);
+    }
+
+    #[test]
+    fn what_kubernetes_says_passes_and_so_does_what_was_allowed() {
+        let headers = of(
+            200,
+            &[
+                ("Content-Type", "application/json"),
+                ("Content-Length", "12"),
+                ("Warning", "299 - \"a\""),
+                ("Warning", "299 - \"b\""),
+                ("Audit-Id", "1"),
+                ("X-Kubernetes-Pf-Flowschema-Uid", "u"),
+                ("X-More", "m"),
+                ("Via", "2.0 agent"),
+            ],
+        );
+
+        assert_eq!(content_length(&headers), Some(12));
+        assert_eq!(headers["x-more"], "m");
+        assert_eq!(headers.get_all("warning").iter().count(), 2);
+        let via: Vec<_> = headers.get_all("via").iter().collect();
+        assert_eq!(via, ["2.0 agent", "gRPC/1.0 kas/1"]);
+        assert_eq!(headers.len(), 9);
+    }
+
+    #[test]
+    fn an_upgrade_is_for_a_switch_of_protocols() {
+        let pairs = [("Upgrade", "SPDY/3.1"), ("Connection", "Upgrade, X-Hop")];
+
+        let switched = of(101, &pairs);
+
+        assert_eq!(switched["upgrade"], "SPDY/3.1");
+        assert_eq!(switched["connection"], "upgrade");
+        assert!(!of(400, &pairs).contains_key("upgrade"));
+        assert!(!of(400, &pairs).contains_key("connection"));
+    }
+
+    #[test]
+    fn a_length_is_there_only_where_it_makes_sense() {
+        let length = |status, value: &[&str]| {
+            let pairs: Vec<_> = value.iter().map(|it| ("Content-Length", *it)).collect();
+            of(status, &pairs).contains_key("content-length")
+        };
+        assert!(length(200, &["1"]) && length(304, &["1"]));
+        assert!(!length(204, &["0"]) && !length(101, &["0"]));
+        assert!(!length(200, &["x"]) && !length(200, &["+1"]) && !length(200, &["1", "2"]));
+    }
+
+    #[test]
+    fn a_head_that_is_too_long_keeps_what_matters_and_says_what_it_lost() {
+        let line = "w".repeat(300);
+        let warnings = (0..2000).map(|_| ("Warning", line.as_str()));
+        let meta = meta(warnings.chain([("Content-Type", "text/plain"), ("Content-Length", "3")]));
+
+        let headers = ResponseHeads::new(VIA, &[]).of(StatusCode::CREATED, meta);
+
+        assert_eq!(headers["content-type"], "text/plain");
+        assert_eq!(headers["content-length"], "3");
+        assert!(headers.len() < MAX_LINES);
+        let word = headers.get_all("warning").iter().next_back().unwrap();
+        let word = word.to_str().unwrap();
+        assert!(
+            word.starts_with("299 kas \"") && word.contains(" of 2002 header lines"),
+            "{word}"
+        );
+    }
+
+    #[test]
+    fn any_number_of_names_is_harmless() {
+        let names: Vec<_> = (0..40_000).map(|number| format!("X-{number}")).collect();
+        let many = || names.iter().map(|name| (name.as_str(), "1"));
+
+        assert_eq!(
+            ResponseHeads::new(VIA, &[])
+                .of(StatusCode::OK, meta(many()))
+                .len(),
+            1
+        );
+        let allowed: Vec<_> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let headers = ResponseHeads::new(VIA, &allowed).of(StatusCode::OK, meta(many()));
+        assert_eq!(headers.len(), MAX_LINES + 2);
+    }
+
+    #[test]
+    fn the_list_is_in_order_and_in_lower_case() {
+        assert!(FROM_THE_CLUSTER.is_sorted());
+        let lower = |name: &&str| **name == name.to_ascii_lowercase();
+        assert!(FROM_THE_CLUSTER.iter().all(lower));
+    }
+}

@@ -1,0 +1,173 @@
+//! An upgraded connection (exec, attach, port-forward): bytes both ways.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use proto::frame::Payload;
+use router::Call;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
+
+use super::exchange::{Exchange, Part};
+use crate::{idle::Idle, scope::Scope};
+
+/// Bytes of one message to the agent, at most.
+const CHUNK_BYTES: usize = 32 << 10;
+/// `HttpRequest.upgradeData`, `UpgradeData.data`.
+const DATA: &[u32] = &[4, 1];
+/// How long the switch of protocols may take.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client may leave a write waiting.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the agent may be silent after the client has closed its side.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes over the client's connection once the 101 is written, and carries
+/// bytes until either side ends.
+pub(super) async fn run(exchange: Exchange, on_upgrade: OnUpgrade, mut scope: Box<Scope>) {
+    scope.cut = true;
+    let io = match tokio::time::timeout(SWITCH_TIMEOUT, on_upgrade).await {
+        Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+        Ok(Err(error)) => {
+            scope.reason = format!("the client left before the upgrade: {error}");
+            return;
+        }
+        Err(_) => {
+            scope.reason = "the client did not take the upgrade in time".into();
+            return;
+        }
+    };
+    let mut splice = Splice {
+        exchange,
+        io,
+        scope,
+        buffer: BytesMut::new(),
+        outgoing: Bytes::new(),
+        unsent: Bytes::new(),
+        unflushed: false,
+        stalled: Idle::new(WRITE_TIMEOUT),
+        agent_done: false,
+        client_done: None,
+    };
+    match poll_fn(|cx| splice.poll(cx)).await {
+        Ok(()) => splice.scope.cut = false,
+        Err(error) => splice.scope.reason = error.to_string(),
+    }
+}
+
+struct Splice<IO> {
+    exchange: Exchange,
+    io: IO,
+    scope: Box<Scope>,
+    buffer: BytesMut,
+    /// For the client.
+    outgoing: Bytes,
+    /// For the agent.
+    unsent: Bytes,
+    unflushed: bool,
+    stalled: Idle,
+    agent_done: bool,
+    /// Runs once the client has closed its side.
+    client_done: Option<Idle>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client_done.is_none()
+            && let Poll::Ready(result) = self.poll_to_agent(cx)
+        {
+            result?;
+            self.client_done = Some(Idle::new(HALF_CLOSED_TIMEOUT));
+        }
+        if let Poll::Ready(result) = self.poll_to_client(cx) {
+            return Poll::Ready(result);
+        }
+        if let Some(idle) = &mut self.client_done {
+            ready!(idle.poll(cx));
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the client has closed its side and the agent knows.
+    fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.unsent.is_empty() {
+                let length = self.unsent.len();
+                let ready = (self.exchange).with(|call| call.poll_ready(cx, length));
+                ready!(ready.map_err(io::Error::other)?).map_err(io::Error::other)?;
+                let bytes = std::mem::take(&mut self.unsent);
+                self.scope.received += bytes.len() as u64;
+                let sent =
+                    (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)));
+                sent.and_then(|sent| sent).map_err(io::Error::other)?;
+            }
+            self.buffer.reserve(CHUNK_BYTES);
+            let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
+            if read == 0 {
+                let closed = self.exchange.with(Call::close_send);
+                return Poll::Ready(closed.and_then(|closed| closed).map_err(io::Error::other));
+            }
+            self.unsent = self.buffer.split().freeze();
+        }
+    }
+
+    /// Ready when the agent has closed its side and the client knows.
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.agent_done {
+                let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+                // A client that is gone needs no end of its stream.
+                return self.in_time(shutdown, cx).map(|_| Ok(()));
+            }
+            while !self.outgoing.is_empty() {
+                let write = Pin::new(&mut self.io).poll_write(cx, &self.outgoing);
+                let written = ready!(self.in_time(write, cx))?;
+                self.scope.sent += written as u64;
+                self.outgoing.advance(written);
+                self.unflushed = true;
+            }
+            match self.exchange.poll_part(cx) {
+                Poll::Ready(Ok(Part::UpgradeData(data))) => {
+                    if let Some(idle) = &mut self.client_done {
+                        idle.progress();
+                    }
+                    self.outgoing = data;
+                }
+                Poll::Ready(Ok(Part::End)) => self.agent_done = true,
+                Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Poll::Pending => {
+                    if self.unflushed {
+                        let flush = Pin::new(&mut self.io).poll_flush(cx);
+                        ready!(self.in_time(flush, cx))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Turns a write that waits too long into an error.
+    fn in_time<T>(
+        &mut self,
+        write: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stalled.progress();
+            return write;
+        }
+        ready!(self.stalled.poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}

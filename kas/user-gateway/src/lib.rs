@@ -1,0 +1,33 @@
+//! The users' port: Kubernetes' API of each agent's cluster, and what else users and their browsers ask for.
+//!
+//! Every request passes one front (its connection's limits, its origin, its id, its audit record) and then goes to the
+//! first route of a table that answers it. It knows the control plane and the router, and nothing of agents'
+//! connections, of GitLab, or of where its settings come from.
+
+mod admission;
+mod body;
+mod failure;
+mod front;
+mod gateway;
+mod graph;
+mod headers;
+mod idle;
+mod kubernetes_api;
+mod metrics;
+mod places;
+mod query;
+mod request_id;
+mod route;
+mod scope;
+mod settings;
+mod target;
+mod token_route;
+mod websocket_tokens;
+
+pub use body::{CutShort, ResponseBody};
+pub use front::{Origins, origin_of};
+pub use gateway::UserGateway;
+pub use graph::Graph;
+pub use metrics::Metrics;
+pub use settings::Settings;
+pub use websocket_tokens::WebSocketTokens;

@@ -1,0 +1,247 @@
+//! Metrics of the users' port.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+/// A limit that a request reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Over {
+    /// Requests of one address whose credentials are being checked.
+    AskedOfAddress,
+    /// All of these.
+    Asked,
+    /// Requests of one caller in progress.
+    InProgressOfCaller,
+    /// All of these.
+    InProgress,
+    /// Requests of one caller that wait for a tunnel.
+    HeldOfCaller,
+    /// All of these.
+    Held,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: Over,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    status: &'static str,
+}
+
+const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Metrics of the users' port. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requests: Family<Code, Counter>,
+    by_class: [Counter; 6],
+    in_flight: Gauge,
+    held: Gauge,
+    over_limit: Family<Limit, Counter>,
+    routing: Family<Outcome, Histogram, fn() -> Histogram>,
+    routed: Histogram,
+    aborted: Histogram,
+    routing_timeout: Counter,
+    received: Counter,
+    sent: Counter,
+    replays: Counter,
+    resumes: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let requests = Family::<Code, Counter>::default();
+        let by_class = CLASSES.map(|code| requests.get_or_create_owned(&Code { code }));
+        let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let routing = Family::new_with_constructor(new);
+        let outcome = |status| routing.get_or_create_owned(&Outcome { status });
+        Self(Arc::new(Inner {
+            by_class,
+            requests,
+            in_flight: Gauge::default(),
+            held: Gauge::default(),
+            over_limit: Family::default(),
+            routed: outcome("success"),
+            aborted: outcome("aborted"),
+            routing,
+            routing_timeout: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            replays: Counter::default(),
+            resumes: Counter::default(),
+        }))
+    }
+}
+
+/// Counts a request in as long as it lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(Metrics);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.in_flight.dec();
+    }
+}
+
+impl Metrics {
+    /// Registers them under the names of GitLab's kas where it has them.
+    pub fn register(&self, registry: &mut Registry) {
+        let inner = &self.0;
+        registry.register(
+            "k8s_api_proxy_requests",
+            "Requests by status class; aborted requests got no response or one that was cut short",
+            inner.requests.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_requests_in_flight",
+            "Requests in progress, including upgraded connections",
+            inner.in_flight.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_requests_held",
+            "Requests in progress that are queued for a tunnel of their agent",
+            inner.held.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_requests_over_limit",
+            "Requests refused with 429, by the limit that was reached: of a caller, of an address, or in total",
+            inner.over_limit.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_routing_duration_seconds",
+            "Time from a request to a tunnel of its agent, or to the failure to get one",
+            inner.routing.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_routing_timeout",
+            "Requests that got no tunnel of their agent",
+            inner.routing_timeout.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_received_bytes",
+            "Bytes of request bodies received from clients",
+            inner.received.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_sent_bytes",
+            "Bytes of response bodies sent to clients",
+            inner.sent.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_replays",
+            "Calls repeated on another tunnel because the first one broke",
+            inner.replays.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_watch_resumes",
+            "Kubernetes watches resumed on another tunnel because the first one broke",
+            inner.resumes.clone(),
+        );
+    }
+
+    /// Counts a request in.
+    pub(crate) fn begin(&self) -> InFlight {
+        self.0.in_flight.inc();
+        InFlight(self.clone())
+    }
+
+    /// Counts one more request that waits for a tunnel, or one less.
+    pub(crate) fn held(&self, change: i64) {
+        self.0.held.inc_by(change);
+    }
+
+    /// Counts a request that is refused because of a limit.
+    pub(crate) fn refused(&self, limit: Over) {
+        self.0.over_limit.get_or_create(&Limit { limit }).inc();
+    }
+
+    /// Requests in progress.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.0.in_flight.get()
+    }
+
+    pub(crate) fn routed(&self, took: Duration) {
+        self.0.routed.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn not_routed(&self, took: Duration) {
+        self.0.routing_timeout.inc();
+        self.0.aborted.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn replayed(&self) {
+        self.0.replays.inc();
+    }
+
+    pub(crate) fn resumed(&self) {
+        self.0.resumes.inc();
+    }
+
+    /// Counts a request that is over; status 0 is one without a whole answer.
+    pub(crate) fn over(&self, status: u16, received: u64, sent: u64) {
+        let class = usize::from(status / 100).min(CLASSES.len() - 1);
+        self.0.by_class[class].inc();
+        self.0.received.inc_by(received);
+        self.0.sent.inc_by(sent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_in_flight_until_it_is_over() {
+        let metrics = Metrics::default();
+
+        let (first, _second) = (metrics.begin(), metrics.begin());
+        drop(first);
+
+        assert_eq!(metrics.in_flight(), 1);
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_runbooks() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        metrics.routed(Duration::from_millis(1));
+        metrics.not_routed(Duration::from_secs(1));
+        metrics.over(204, 1, 2);
+        metrics.refused(Over::HeldOfCaller);
+
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+
+        for line in [
+            "k8s_api_proxy_routing_duration_seconds_count{status=\"success\"} 1",
+            "k8s_api_proxy_routing_duration_seconds_count{status=\"aborted\"} 1",
+            "k8s_api_proxy_routing_timeout_total 1",
+            "k8s_api_proxy_requests_total{code=\"2xx\"} 1",
+            "k8s_api_proxy_sent_bytes_total 2",
+            "k8s_api_proxy_requests_over_limit_total{limit=\"HeldOfCaller\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+}

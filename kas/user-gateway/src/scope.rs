@@ -1,0 +1,183 @@
+//! What a request owns until it is over: its id and span, its audit record, its deadline, and its part of the metrics.
+
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+
+use control_plane::{Access, Identity};
+use http::{HeaderValue, Method, Uri, header, request::Parts};
+use router::AgentId;
+use runtime::telemetry::{Repeats, Untrusted};
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::{
+    metrics::{InFlight, Metrics},
+    places::InProgress,
+    request_id::RequestId,
+};
+
+/// A request in progress. Dropping it ends it: one line in the log (target `audit`), and its numbers in the metrics.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    id: RequestId,
+    span: Span,
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    remote_addr: SocketAddr,
+    user_agent: Option<HeaderValue>,
+    who: Option<Identity>,
+    agent: Option<AgentId>,
+    agent_name: String,
+    metrics: Metrics,
+    _in_flight: InFlight,
+    place: Option<InProgress>,
+    caller: Arc<str>,
+    /// Until when it may wait for a tunnel.
+    pub(crate) deadline: Instant,
+    /// Whether it is a Kubernetes watch.
+    pub(crate) watch: bool,
+    /// The status of the answer, 0 before there is one.
+    pub(crate) status: u16,
+    /// Whether the answer ended before it was whole.
+    pub(crate) cut: bool,
+    /// Bytes of the request's body.
+    pub(crate) received: u64,
+    /// Bytes of the answer's body.
+    pub(crate) sent: u64,
+    /// How long it waited for tunnels.
+    pub(crate) routing: Duration,
+    /// How often the call was made again.
+    pub(crate) replays: u32,
+    /// How often a watch was resumed.
+    pub(crate) resumes: u32,
+    /// Why it was refused or failed.
+    pub(crate) reason: String,
+}
+
+impl Scope {
+    /// The scope of a request that begins now.
+    pub(crate) fn begin(head: &Parts, remote_addr: SocketAddr, metrics: &Metrics) -> Box<Self> {
+        let id = RequestId::of(&head.headers);
+        let span =
+            tracing::debug_span!("request", request_id = %id, agent.id = tracing::field::Empty);
+        let started = Instant::now();
+        Box::new(Self {
+            id,
+            span,
+            started,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            remote_addr,
+            user_agent: head.headers.get(header::USER_AGENT).cloned(),
+            who: None,
+            agent: None,
+            agent_name: String::new(),
+            metrics: metrics.clone(),
+            _in_flight: metrics.begin(),
+            place: None,
+            caller: Arc::default(),
+            deadline: started,
+            watch: false,
+            status: 0,
+            cut: false,
+            received: 0,
+            sent: 0,
+            routing: Duration::ZERO,
+            replays: 0,
+            resumes: 0,
+            reason: String::new(),
+        })
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The span of its log lines.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// It keeps this place until it is over.
+    pub(crate) fn admitted(&mut self, place: InProgress) {
+        self.place = Some(place);
+    }
+
+    /// It asks for this agent.
+    pub(crate) fn asks_for(&mut self, agent: AgentId) {
+        self.span.record("agent.id", agent.0);
+        self.agent = Some(agent);
+    }
+
+    /// It was allowed.
+    pub(crate) fn allowed(&mut self, access: &Access) {
+        self.agent_name.clone_from(&access.agent.name);
+        self.identified(access.identity.clone());
+    }
+
+    /// It is known whose it is.
+    pub(crate) fn identified(&mut self, who: Identity) {
+        self.caller = who.to_string().into();
+        self.who = Some(who);
+    }
+
+    /// Who asks, as in `user:alice`; empty while that is not known.
+    pub(crate) fn caller(&self) -> Arc<str> {
+        self.caller.clone()
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        let whole = if self.cut { 0 } else { self.status };
+        self.metrics.over(whole, self.received, self.sent);
+        // A stranger's requests are summed up, and their texts cut; a user's are all there.
+        static STRANGERS: Repeats = Repeats::new("request without valid credentials");
+        let known = self.who.is_some();
+        if !known && !STRANGERS.admit() {
+            return;
+        }
+        let text = |text| -> Cow<'_, str> {
+            if known {
+                Cow::Borrowed(text)
+            } else {
+                Untrusted(text).to_string().into()
+            }
+        };
+        let user_agent = self.user_agent.as_ref();
+        let user_agent = user_agent.and_then(|value| value.to_str().ok());
+        let verb = if self.watch {
+            "WATCH"
+        } else {
+            self.method.as_str()
+        };
+        // It has all fields of the request's span itself.
+        tracing::info!(
+            target: "audit",
+            parent: None,
+            request_id = %self.id,
+            who = self.who.as_ref().map(tracing::field::display),
+            agent.id = self.agent.map(|agent| agent.0),
+            agent.name = self.agent_name,
+            verb = &*text(verb),
+            path = &*text(self.uri.path()),
+            status = self.status,
+            cut = self.cut || self.status == 0,
+            received = self.received,
+            sent = self.sent,
+            duration_ms = millis(self.started.elapsed()),
+            routing_ms = millis(self.routing),
+            replays = self.replays,
+            resumes = self.resumes,
+            remote_addr = %self.remote_addr,
+            user_agent = user_agent.map(text).as_deref(),
+            reason = &*text(&self.reason),
+            "request"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,14 @@
+//! The Kubernetes API proxy, from a client's socket to an agent's stream.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod agent;
+mod failures;
+mod leaving;
+mod proxy;
+mod request_ids;
+mod requests;
+mod streams;
+mod unused;
+mod upgrades;
+mod watches;
