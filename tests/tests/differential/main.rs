@@ -247,10 +247,12 @@ fn same_answer(given: &Got, got: &Got) -> Result<()> {
         got.status,
         String::from_utf8_lossy(&got.body)
     );
-    let (before, after) = (
+    let (before, mut after) = (
         meaning::headers(&given.headers),
         meaning::headers(&got.headers),
     );
+    let id = after.remove("x-request-id");
+    ensure!(id.is_some(), "an answer has no request id");
     ensure!(before == after, "{before:?} became {after:?}");
     ensure!(
         got.body == given.body,
