@@ -13,7 +13,7 @@ use agent_gateway::{
     DrainSettings, Flux, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events,
 };
 use anyhow::Context;
-use cluster_state::{ReplicaId, redis::Once};
+use cluster_state::{OneTimeClaims, ReplicaId};
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
     descriptors,
@@ -154,7 +154,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             acceptor,
             settings,
         },
-        users: users(config, control.usage.clone(), &graph, shared.once).await?,
+        users: users(config, control.usage.clone(), &graph, shared.one_time).await?,
         peers,
         gitlab,
         events,
@@ -188,7 +188,7 @@ async fn users(
     config: &Config,
     usage: Option<Usage>,
     graph: &Graph,
-    once: Option<Once>,
+    one_time: Option<Arc<dyn OneTimeClaims>>,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, user_gateway::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
@@ -206,7 +206,7 @@ async fn users(
         websocket_tokens: users
             .websocket_token_secret_file
             .as_deref()
-            .map(|file| websocket_tokens(file, once))
+            .map(|file| websocket_tokens(file, one_time))
             .transpose()?,
         usage,
         graph: config.agent.graph.then(|| graph.clone()),
@@ -219,10 +219,13 @@ async fn users(
     }))
 }
 
-fn websocket_tokens(file: &Path, once: Option<Once>) -> anyhow::Result<WebSocketTokens> {
+fn websocket_tokens(
+    file: &Path,
+    one_time: Option<Arc<dyn OneTimeClaims>>,
+) -> anyhow::Result<WebSocketTokens> {
     let secret = Secret::read(file);
     let secret = secret.context("agent.kubernetes_api.websocket_token_secret_file")?;
-    Ok(WebSocketTokens::new(secret, once))
+    Ok(WebSocketTokens::new(secret, one_time))
 }
 
 async fn observability(

@@ -32,18 +32,18 @@ impl Collector for Tunnels {
         let (idle, alive) = registry.counts();
         let agents = registry.agents().len();
         let gauges = [
-            ("tunnels_idle", "Tunnels that wait for a call", idle),
-            ("tunnels", "Tunnels, idle or in use", alive),
+            ("tunnels_idle", "Idle tunnels", idle),
+            ("tunnels", "Tunnels, idle and in use", alive),
             (
                 "connected_agents_count",
-                "Agents with a tunnel to this replica",
+                "Agents with at least one tunnel to this replica",
                 agents,
             ),
         ];
         encode(&mut encoder, gauges)?;
         let cut = ConstCounter::new(registry.readers().cut());
         let kind = prometheus_client::metrics::MetricType::Counter;
-        let help = "Answers of agents cut because their clients did not read them while others needed the window of the agent's connection";
+        let help = "Responses of agents cut because their client did not read them while other requests needed the flow-control window of the agent's connection";
         cut.encode(encoder.encode_descriptor("unread_answers_cut", help, None, kind)?)
     }
 }
@@ -56,32 +56,32 @@ impl Collector for Table {
         let Some(table) = self.0.upgrade() else {
             return Ok(());
         };
-        let numbers = table.numbers();
+        let stats = table.stats();
         let gauges = [
             (
                 "routing_replicas",
-                "Replicas that live, as this one sees it",
-                numbers.replicas,
+                "Live replicas, as this one sees them",
+                stats.replicas,
             ),
             (
                 "routing_records",
-                "Agents whose owners are remembered",
-                numbers.records,
+                "Agents whose routing records are cached",
+                stats.records,
             ),
             (
                 "routing_changes_pending",
-                "Changes that the routing store was not told yet",
-                numbers.pending,
+                "Changes not written to the routing store yet",
+                stats.pending,
             ),
             (
                 "routing_store_budget",
-                "Operations that the routing store may be asked for at once",
-                numbers.budget,
+                "Operations on the routing store that the budget allows now",
+                stats.budget,
             ),
             (
                 "routing_certain",
-                "Whether the routing store's word on absent agents counts",
-                usize::from(numbers.certain),
+                "Whether an agent without an entry in the routing store is known to be absent (1), or entries may be missing (0)",
+                usize::from(stats.authoritative),
             ),
         ];
         encode(&mut encoder, gauges)

@@ -1,6 +1,6 @@
-//! The private API: replicas ask each other for tunnels.
+//! The private API: the port on which replicas request tunnels from each other.
 
-mod doorman;
+mod authenticator;
 mod self_test;
 mod tokens;
 
@@ -21,44 +21,47 @@ use runtime::{
 };
 use tracing::Span;
 
-use doorman::{Doorman, Visitor};
+use authenticator::{Authenticator, Session};
 pub use self_test::{SelfTestError, self_test};
 pub use tokens::Tokens;
 
-/// A peer that is gone without a word lets go of the tunnels that it used.
-const PATIENCE: Patience = Patience {
+/// Keepalive: tunnels that an unresponsive peer uses are released.
+const KEEPALIVE: Patience = Patience {
     busy: Duration::from_secs(5),
     idle: Duration::from_secs(30),
     answer: Duration::from_secs(5),
 };
 /// The port's name in the log.
 const PORT: &str = "other replicas";
-/// What those are told whose request is no call.
+/// The answer to requests that are not gRPC.
 const DIRECTIONS: &str = "This is the port of other replicas, for gRPC. The Kubernetes API is served at the address \
      of agent.kubernetes_api.listen (by default port 8154).";
 
-/// How replicas talk to each other.
+/// Settings for connections between replicas.
 #[derive(Debug, Clone)]
 pub struct PeerSettings {
-    /// How they prove that they are replicas.
+    /// Authentication.
     pub tokens: Arc<Tokens>,
-    /// How to dial a peer.
+    /// Dialling.
     pub dial: ConnectOptions,
 }
 
-/// Answers peers that ask for tunnels held here.
+/// Serves peers that request tunnels of this replica.
 #[derive(Debug)]
 pub struct PrivateApi {
     registry: Arc<Registry>,
-    doorman: Doorman,
+    authenticator: Authenticator,
 }
 
 impl PrivateApi {
-    /// Serves tunnels of the replica `me` to peers that show such `tokens`, made for it.
+    /// Serves tunnels of the replica `me` to peers that it authenticates by `tokens`.
     #[must_use]
     pub fn new(me: Owner, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
-        let doorman = Doorman::new(me, tokens);
-        Arc::new(Self { registry, doorman })
+        let authenticator = Authenticator::new(me, tokens);
+        Arc::new(Self {
+            registry,
+            authenticator,
+        })
     }
 
     /// Accepts peers until draining starts; calls in progress are finished.
@@ -76,7 +79,7 @@ impl PrivateApi {
 fn options() -> http2::Options {
     http2::Options {
         settings: runtime::grpc::peer_settings(),
-        liveness: PATIENCE,
+        liveness: KEEPALIVE,
         max_age: None,
         // HTTP/2 has a limit of its own.
         max_calls: usize::MAX,
@@ -85,24 +88,24 @@ fn options() -> http2::Options {
 }
 
 impl http2::Service for PrivateApi {
-    type Session = Visitor;
+    type Session = Session;
 
-    fn connected(&self) -> Visitor {
-        self.doorman.visitor()
+    fn connected(&self) -> Session {
+        self.authenticator.session()
     }
 
     fn span(&self, remote_addr: RemoteAddr) -> Span {
-        tracing::debug_span!("peer_connection", peer = %remote_addr)
+        tracing::debug_span!("peer_connection", remote_addr = %remote_addr)
     }
 
     fn admit(
         &self,
-        visitor: &Visitor,
+        session: &Session,
         request: &Request<RecvStream>,
         respond: SendResponse,
     ) -> Option<(Caller, SendResponse)> {
         let respond = runtime::grpc::turn_away(request, respond, DIRECTIONS)?;
-        let respond = self.doorman.admit(visitor, request, respond)?;
+        let respond = self.authenticator.admit(session, request, respond)?;
         Some((Caller::Authenticated, respond))
     }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cluster_state::{AgentId, Owner, ReplicaId, Vouch as _, Word, memory::MemoryStore};
+use cluster_state::{AgentId, Liveness, Owner, PeerProbe as _, ReplicaId, memory::MemoryStore};
 use kas::{
     private_api::{PrivateApi, SelfTestError, Tokens, dial, self_test},
     replica::{PeerSettings, Port},
@@ -22,7 +22,7 @@ use kas::{
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use router::{
     Need, Opening, Registry,
-    peers::{Answer, Credentials, Greeting, Peers},
+    peers::{Challenge, Credentials, Peers, TunnelReply},
 };
 use runtime::{
     connect::ConnectOptions,
@@ -79,7 +79,7 @@ fn serve(me: &Owner, port: Port<PlainAcceptor, PeerSettings>) -> Drain {
     drain
 }
 
-async fn ask(pool: &Peers, url: &str) -> Result<Answer, tonic::Status> {
+async fn ask(pool: &Peers, url: &str) -> Result<TunnelReply, tonic::Status> {
     let need = Need {
         method: "/test.Echo/Echo".into(),
         impersonation: false,
@@ -94,8 +94,8 @@ async fn ask(pool: &Peers, url: &str) -> Result<Answer, tonic::Status> {
         safe: false,
         moves: false,
     };
-    let asked = pool.ask(url, AgentId(1), &need, &opening).await;
-    asked?.answer().await
+    let asked = pool.request_tunnel(url, AgentId(1), &need, &opening).await;
+    asked?.reply().await
 }
 
 fn pool(options: ConnectOptions, tokens: Arc<Tokens>) -> Peers {
@@ -265,7 +265,7 @@ async fn only_who_has_the_secret_is_answered() {
     let right = pool(ConnectOptions::default(), tokens(1));
     let wrong = pool(ConnectOptions::default(), tokens(2));
 
-    assert_eq!(ask(&right, &url).await.unwrap(), Answer::None);
+    assert_eq!(ask(&right, &url).await.unwrap(), TunnelReply::NoneYet);
     let refused = ask(&wrong, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     assert!(refused.message().contains("does not prove"), "{refused}");
@@ -294,8 +294,8 @@ async fn a_token_is_of_no_use_on_another_connection_or_at_another_replica() {
 
     // The first token that is shown is shown again to all others.
     let first = caller(&caught);
-    assert_eq!(ask(&first, &here.0).await.unwrap(), Answer::None);
-    assert_eq!(ask(&first, &here.0).await.unwrap(), Answer::None);
+    assert_eq!(ask(&first, &here.0).await.unwrap(), TunnelReply::NoneYet);
+    assert_eq!(ask(&first, &here.0).await.unwrap(), TunnelReply::NoneYet);
     for (pool, url) in [(&first, &there.0), (&caller(&caught), &here.0)] {
         let refused = ask(pool, url).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{url}");
@@ -309,13 +309,13 @@ struct Caught {
 }
 
 impl Credentials for Caught {
-    fn greet(&self, url: &str) -> Option<Box<dyn Greeting>> {
-        self.tokens.greet(url)
+    fn challenge(&self, url: &str) -> Option<Box<dyn Challenge>> {
+        self.tokens.challenge(url)
     }
 
-    fn prove(&self, url: &str, audience: &str) -> http::HeaderMap {
+    fn metadata(&self, url: &str, audience: &str) -> http::HeaderMap {
         let mut shown = self.shown.lock().unwrap();
-        let first = || self.tokens.prove(url, audience);
+        let first = || self.tokens.metadata(url, audience);
         shown.get_or_insert_with(first).clone()
     }
 }
@@ -331,7 +331,7 @@ async fn a_set_with_gitlabs_kas_takes_its_tokens() {
 
     for tokens in [tokens(1), Tokens::unbound(secret(1))] {
         let pool = pool(ConnectOptions::default(), tokens);
-        assert_eq!(ask(&pool, &url).await.unwrap(), Answer::None);
+        assert_eq!(ask(&pool, &url).await.unwrap(), TunnelReply::NoneYet);
     }
     let stranger = pool(ConnectOptions::default(), Tokens::unbound(secret(2)));
     let refused = ask(&stranger, &url).await.unwrap_err();
@@ -366,10 +366,10 @@ async fn a_replica_whose_clock_is_wrong_or_steps_is_told_the_time_and_let_in() {
 
         let answer = ask(&pool, &url).await;
 
-        assert_eq!(answer.unwrap(), Answer::None, "{wrong_by} s");
+        assert_eq!(answer.unwrap(), TunnelReply::NoneYet, "{wrong_by} s");
     }
     WRONG_BY.store(-7200, Ordering::SeqCst);
-    assert_eq!(settings.ask(&me).await, Word::Lives);
+    assert_eq!(settings.probe(&me).await, Liveness::Alive);
 }
 
 /// What a refusal says of the time is signed, and for nothing else.
@@ -394,7 +394,7 @@ async fn nobody_without_the_secret_learns_or_sets_a_clock() {
     let token = runtime::jwt::sign(&secret(1), "gitlab-kas", "gitlab-kas").unwrap();
     taken.insert("kas-hop-clock", token.parse().unwrap());
     for answer in [forged, taken, http::HeaderMap::new()] {
-        assert!(!tokens(1).refused(&url, &answer), "{answer:?}");
+        assert!(!tokens(1).rejected(&url, &answer), "{answer:?}");
     }
 }
 
@@ -409,7 +409,7 @@ async fn with_a_client_ca_only_who_shows_a_certificate_of_it_gets_in() {
     let _serving = serve(&me, port);
 
     let member = pool(with(Some(files.identity())), tokens(1));
-    assert_eq!(ask(&member, &url).await.unwrap(), Answer::None);
+    assert_eq!(ask(&member, &url).await.unwrap(), TunnelReply::NoneYet);
 
     for identity in [None, Some(stranger.identity())] {
         let refused = ask(&pool(with(identity), tokens(1)), &url).await;

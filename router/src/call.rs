@@ -1,5 +1,5 @@
 //! A call in progress: one method call on an agent, through a tunnel of this
-//! replica or through the replica that holds one.
+//! replica or through the peer that holds one.
 //!
 //! Both paths carry the same messages under the same field numbers
 //! (`ConnectRequest` and `GatewayKasResponse`, 2 to 5), so one type serves both.
@@ -9,7 +9,6 @@ mod end;
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -28,41 +27,24 @@ use tonic::Status;
 
 use crate::{
     error::Broken,
-    peers::Lease,
-    tunnel::{Tunnel, Using},
+    opening::Opening,
+    peers::{PeerStream, StreamPermit, TunnelRequest},
+    tunnel::{Tunnel, TunnelInUse},
 };
 
 /// Field numbers around a message to the agent:
 /// `ConnectResponse.message`, `Message.data`.
 const TO_AGENT: &[u32] = &[2, 1];
-/// Framing and field keys around a payload, at most, in bytes.
-const OVERHEAD: usize = 32;
+/// Bytes of framing and field keys around a payload, at most.
+const MAX_OVERHEAD_BYTES: usize = 32;
 
-/// The beginning of a call: all that can be said before an answer is awaited.
-/// Clones share the bytes, so that a call can be begun again elsewhere.
-#[derive(Debug, Clone)]
-pub struct Opening {
-    /// Path of the method, `/package.Service/Method`.
-    pub method: Arc<str>,
-    /// Metadata for the agent.
-    pub meta: Meta,
-    /// First messages.
-    pub messages: Vec<Payload>,
-    /// Whether these are all messages.
-    pub close: bool,
-    /// Whether doing it twice is like doing it once.
-    pub safe: bool,
-    /// Whether it is made again elsewhere whenever it breaks, so that a replica that leaves may end it.
-    pub moves: bool,
-}
-
-/// What an agent answers, in this order: header, messages, trailer, perhaps an
-/// error, end.
+/// An event of an agent's response, in this order: header, messages, trailer,
+/// perhaps an error, end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Metadata ahead of the first message.
     Header(Meta),
-    /// A message of the method, encoded.
+    /// A message of the method, encoded as the agent sent it.
     Message(Bytes),
     /// Metadata behind the last message.
     Trailer(Meta),
@@ -87,10 +69,10 @@ pub struct Call {
 
 #[derive(Debug)]
 enum Path {
-    /// The stream is the agent's, held by this replica.
-    Tunnel(Using),
-    /// The stream leads to the replica that holds the tunnel.
-    Peer(#[expect(dead_code, reason = "held for its Drop")] Lease),
+    /// The stream is a tunnel of this replica.
+    Tunnel(TunnelInUse),
+    /// The stream leads to the peer that holds the tunnel.
+    Peer(#[expect(dead_code, reason = "held for its Drop")] StreamPermit),
 }
 
 impl Call {
@@ -99,7 +81,7 @@ impl Call {
     /// # Errors
     /// [`Broken`] when the tunnel is gone.
     pub fn through_tunnel(tunnel: Tunnel, opening: Opening) -> Result<Self, Broken> {
-        let (mut stream, using) = tunnel.commit();
+        let (mut stream, in_use) = tunnel.commit();
         let mut send = stream
             .respond
             .send_response(runtime::grpc::response_headers(), false)?;
@@ -123,46 +105,47 @@ impl Call {
             recv: stream.recv,
             deframer: stream.deframer,
             sequence,
-            path: Path::Tunnel(using),
+            path: Path::Tunnel(in_use),
             send_closed: opening.close,
             ended: false,
             broken: false,
         })
     }
 
-    /// A call on a stream to a peer that has a tunnel ready, and was sent the
-    /// opening.
-    pub(crate) fn through_peer(
-        send: SendStream,
-        recv: h2::RecvStream,
-        deframer: Deframer,
-        sequence: Sequence,
-        lease: Lease,
-        send_closed: bool,
-    ) -> Self {
-        Self {
+    /// Begins a call on the tunnel that a peer has reserved, unless it began with
+    /// the request for the tunnel.
+    ///
+    /// # Errors
+    /// [`Broken`] when the stream is gone.
+    pub fn through_peer(request: TunnelRequest, opening: &Opening) -> Result<Self, Broken> {
+        let PeerStream {
             send,
             recv,
             deframer,
             sequence,
-            path: Path::Peer(lease),
-            send_closed,
+            permit,
+        } = request.begin(opening)?;
+        Ok(Self {
+            send,
+            recv,
+            deframer,
+            sequence,
+            path: Path::Peer(permit),
+            send_closed: opening.close,
             ended: false,
             broken: false,
-        }
+        })
     }
 
-    /// Waits until a payload of `length` bytes can be sent without piling up.
+    /// Waits until the flow-control window has room for a payload.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<Result<(), Broken>> {
-        self.send.reserve_capacity(length + OVERHEAD);
+        self.send.reserve_capacity(length + MAX_OVERHEAD_BYTES);
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(self.broke(error.into()))),
+                Some(Err(error)) => return Poll::Ready(Err(self.fail(error.into()))),
                 None => {
-                    return Poll::Ready(
-                        Err(self.broke(h2::Error::from(h2::Reason::CANCEL).into())),
-                    );
+                    return Poll::Ready(Err(self.fail(h2::Error::from(h2::Reason::CANCEL).into())));
                 }
             }
         }
@@ -179,10 +162,10 @@ impl Call {
             Path::Peer(_) => &[],
         };
         let sent = self.send.send_data(Frame::nested(fields, payload), false);
-        sent.map_err(|error| self.broke(error.into()))
+        sent.map_err(|error| self.fail(error.into()))
     }
 
-    /// Sends a message once there is room. Cancelled, it has sent nothing.
+    /// Sends a message once there is room. Cancel-safe: a cancelled call has sent nothing.
     ///
     /// # Errors
     /// [`Broken`] when the tunnel is gone.
@@ -191,7 +174,7 @@ impl Call {
         self.start_send(payload)
     }
 
-    /// Says that no more messages follow.
+    /// Half-closes: no more messages follow.
     ///
     /// # Errors
     /// [`Broken`] when the tunnel is gone.
@@ -206,25 +189,25 @@ impl Call {
             }
             Path::Peer(_) => self.send.send_data(Frame::default(), true),
         };
-        sent.map_err(|error| self.broke(error.into()))
+        sent.map_err(|error| self.fail(error.into()))
     }
 
-    /// The next event, and with it the bytes that it came in.
+    /// The next event, with the bytes that it came in.
     pub(crate) fn poll_raw(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Event, Bytes), Broken>> {
         match ready!(self.poll_message(cx)) {
             Ok(Some(bytes)) => {
-                let event = self.understand(bytes.clone());
+                let event = self.decode(bytes.clone());
                 Poll::Ready(
                     event
                         .map(|event| (event, bytes))
-                        .map_err(|error| self.broke(error)),
+                        .map_err(|error| self.fail(error)),
                 )
             }
             Ok(None) => Poll::Ready(Ok((Event::End, Bytes::new()))),
-            Err(error) => Poll::Ready(Err(self.broke(error))),
+            Err(error) => Poll::Ready(Err(self.fail(error))),
         }
     }
 
@@ -241,7 +224,7 @@ impl Call {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// Bytes of the answer that are here and were not looked at.
+    /// Bytes of the response that were received and not read.
     pub(crate) fn unread(&mut self) -> usize {
         self.recv.flow_control().used_capacity()
     }
@@ -249,10 +232,10 @@ impl Call {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         let message = poll_message(&mut self.recv, &mut self.deframer, cx);
         if message.is_pending()
-            && let Path::Tunnel(using) = &self.path
-            && using.poll_cut(cx)
+            && let Path::Tunnel(in_use) = &self.path
+            && in_use.poll_cut(cx)
         {
-            let revoked = "the agent's token is good no more";
+            let revoked = "the agent's token is not valid any more";
             return Poll::Ready(Err(Broken::Connection(revoked.to_owned())));
         }
         match ready!(message)? {
@@ -270,17 +253,17 @@ impl Call {
                 return Poll::Ready(Err(Broken::from_owner(status)));
             }
         }
-        // A load balancer that takes gRPC apart ends a stream in order when it cuts the agent off, or
-        // loses it: an end that comes too early is the path's.
+        // A load balancer that terminates gRPC ends a stream in order when it loses the agent: an end
+        // that comes too early is a failure of the path.
         if self.deframer.finish().is_err() || self.sequence.step(END).is_err() {
-            let early = "the stream ended before the answer did";
+            let early = "the stream ended before the response was complete";
             return Poll::Ready(Err(Broken::Connection(early.to_owned())));
         }
         self.ended = true;
         Poll::Ready(Ok(()))
     }
 
-    fn understand(&mut self, bytes: Bytes) -> Result<Event, Broken> {
+    fn decode(&mut self, bytes: Bytes) -> Result<Event, Broken> {
         use connect_request::Msg;
         let Some(message) = ConnectRequest::decode(bytes)?.msg else {
             return Err(Broken::Malformed("a message without content".into()));
@@ -297,7 +280,7 @@ impl Call {
         })
     }
 
-    fn broke(&mut self, error: Broken) -> Broken {
+    fn fail(&mut self, error: Broken) -> Broken {
         self.broken = true;
         error
     }

@@ -1,4 +1,4 @@
-//! What can go wrong between a request and its agent.
+//! Errors between a request and its agent.
 
 use std::time::Duration;
 
@@ -6,24 +6,26 @@ use proto::{frame::FrameError, sequence::OutOfOrder};
 use runtime::grpc::ReceiveError;
 use tonic::Status;
 
-/// A call broke: its tunnel, or the path to it, is of no use any more.
+/// A call broke: its tunnel, or the path to it, cannot be used any more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Broken {
     /// The connection or stream ended.
     #[error("the tunnel broke: {0}")]
     Connection(String),
-    /// The agent gave the tunnel back before it had seen the call: any call may
-    /// be made again.
-    #[error("the agent gave the tunnel back unused")]
+    /// The agent refused the stream before it had seen the call: any call may be
+    /// made again.
+    #[error("the agent closed the tunnel before the call began")]
     Unused,
-    /// The other side sent what the protocol forbids.
-    #[error("the agent broke the protocol: {0}")]
+    /// The other side violated the protocol.
+    #[error("the agent violated the protocol: {0}")]
     Order(#[from] OutOfOrder),
-    /// The other side sent bytes that are no message.
+    /// The other side sent bytes that cannot be decoded.
     #[error("the agent sent a malformed message: {0}")]
     Malformed(String),
-    /// The answer was not read while others needed the agent's connection.
-    #[error("the answer was not read, while others needed the window of the agent's connection")]
+    /// The response was not read while other calls needed the window of the agent's connection.
+    #[error(
+        "the response was not read while other requests needed the flow-control window of the agent's connection"
+    )]
     Unread,
     /// The replica that holds the tunnel ended the call.
     #[error("the replica that holds the tunnel ended the call: {0}")]
@@ -39,13 +41,13 @@ impl From<h2::Error> for Broken {
     }
 }
 
-/// Marks the status by which an owner says [`Broken::Unused`].
+/// Metadata of a status that means [`Broken::Unused`].
 const UNUSED: &str = "kas-tunnel-unused";
-/// Marks the status by which an owner says [`Broken::Unread`].
+/// Metadata of a status that means [`Broken::Unread`].
 const UNREAD: &str = "kas-answer-unread";
 
 impl Broken {
-    /// What the replica that asked is told.
+    /// The status for the peer.
     pub(crate) fn for_peer(&self) -> Status {
         let mut status = Status::unavailable(self.to_string());
         let mark = match self {
@@ -60,7 +62,7 @@ impl Broken {
         status
     }
 
-    /// What the replica that holds the tunnel says.
+    /// The meaning of an owner's status.
     pub(crate) fn from_owner(status: Status) -> Self {
         if status.metadata().contains_key(UNUSED) {
             return Self::Unused;
@@ -93,59 +95,70 @@ impl From<prost::DecodeError> for Broken {
     }
 }
 
-/// No tunnel could be had for a call.
+/// Requests of one agent that may be queued, of all callers.
+pub(crate) const MAX_QUEUED_PER_AGENT: usize = 3000;
+/// Requests of one agent that may be queued, of one caller: others keep room.
+pub(crate) const MAX_QUEUED_PER_CALLER: usize = 1000;
+
+/// There is no tunnel for a call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpenError {
     /// No replica has ever seen the agent.
-    #[error("the agent has never connected")]
+    #[error("the agent has never connected: check that agentk runs in its cluster, and its log")]
     NeverConnected,
-    /// The agent was there and is not now.
-    #[error("the agent is not connected; it was last seen {} ago", human(*ago))]
+    /// The agent was connected and is not now.
+    #[error(
+        "the agent is not connected, it was last seen {} ago: check that agentk runs in its cluster, and its log",
+        human(*ago)
+    )]
     Disconnected {
         /// Time since its last tunnel ended.
         ago: Duration,
     },
-    /// The agent is connected, but no tunnel became free in time.
-    #[error("the agent is connected, but all its tunnels were busy for {}", human(*waited))]
+    /// The agent is connected, but no tunnel became idle in time.
+    #[error(
+        "the agent is connected, but all its tunnels were in use for {}: end some requests or watches, or try again",
+        human(*waited)
+    )]
     AllBusy {
         /// How long the request waited.
         waited: Duration,
     },
-    /// The agent is connected and serves no such calls.
-    #[error(
-        "the agent does not offer the method that the request needs: its agentk is too old, or another"
-    )]
+    /// The agent does not support the method.
+    #[error("the agent does not support the method of the request: upgrade agentk")]
     NotOffered,
-    /// The request wants another protocol on its connection, which the agent cannot carry.
+    /// The agent does not support connection upgrades.
     #[error(
-        "the agent is too old for requests that upgrade their connection, such as exec, attach and port-forward: agentk 14.3 or later is needed"
+        "the agent does not support requests that upgrade their connection (exec, attach, port-forward): agentk 14.3 or later is needed"
     )]
     NoUpgrades,
-    /// The request must run as somebody, which the agent would ignore.
+    /// The agent does not support impersonation.
     #[error(
-        "the agent is too old to act on behalf of a user: agentk 14.3 or later is needed, and it must say its version"
+        "the agent does not support impersonation: agentk 14.3 or later is needed, and it must report its version"
     )]
     CannotImpersonate,
-    /// A replica that holds tunnels of the agent could not be asked.
-    #[error("the replica that holds the agent's tunnels did not give one: {0}")]
+    /// A replica that holds tunnels of the agent failed.
+    #[error("could not forward to the replica that holds the agent's tunnels: {0}")]
     OwnerUnreachable(String),
-    /// Nobody can say whether the agent is connected.
+    /// The table is not authoritative, and no replica has a tunnel.
     #[error(
-        "no replica that could be asked holds a tunnel of the agent, and the routing store is away, for this replica or for another: whether the agent is connected is not known"
+        "cannot tell whether the agent is connected: no reachable replica holds a tunnel of it, and the routing store is unavailable to some replica; try again"
     )]
     Uncertain,
-    /// Of the agent's tunnels, those are in use that callers may use who use one already.
+    /// The caller uses tunnels of the agent, and those for such callers are all in use.
     #[error(
-        "all {limit} tunnels of the agent are in use that callers may use who use one already, as this one does; the rest is for others: end some requests or watches, or try again"
+        "all {limit} tunnels of the agent are in use that callers with requests in progress may use, the rest is reserved for other callers: end some requests or watches, or try again"
     )]
     ShareUsed {
-        /// How many these are, on the replica that holds them.
+        /// Their number, on the replica that holds them.
         limit: usize,
     },
-    /// Too many requests wait for this agent already.
-    #[error("too many requests of this caller, or of all, wait for the agent already")]
+    /// The agent's queue is full.
+    #[error(
+        "too many requests are queued for this agent (limit: {MAX_QUEUED_PER_CALLER} per caller, {MAX_QUEUED_PER_AGENT} in total): try again"
+    )]
     TooManyWaiting,
-    /// The tunnel that was found broke before the call could begin.
+    /// The tunnel broke before the call could begin.
     #[error(transparent)]
     Broken(#[from] Broken),
 }
@@ -169,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_paths_fault_survives_the_way_through_a_peer() {
+    fn errors_that_are_not_the_paths_fault_survive_the_way_through_a_peer() {
         assert!(matches!(passed_on(&Broken::Unused), Broken::Unused));
         assert!(matches!(passed_on(&Broken::Unread), Broken::Unread));
         let broken = Broken::Connection("reset".into());

@@ -1,13 +1,19 @@
-//! Finds the tunnel of an agent, wherever it is, and carries calls through it.
+//! Finds the tunnel of an agent, on whichever replica it ends, and carries calls
+//! through it.
 //!
-//! Agents' tunnels wait in the [`registry`]; the [`RoutingTable`] says which replica
-//! holds tunnels of which agent. [`Router::open`](search::Router::open) finds a
-//! tunnel for a call: here, at a [peer](peers), or after a hold; [`owner`]
-//! answers peers that ask for a tunnel held here. No listener, no HTTP, no
-//! GitLab and no Kubernetes is known in this crate.
+//! Agents' tunnels are idle in the [`registry`] until a call takes one; the
+//! [`RoutingTable`] lists the replicas that hold tunnels of an agent.
+//! [`Router::open`](search::Router::open) finds a tunnel for a call: on this
+//! replica, at a [peer](peers), or after a hold; [`owner`] serves peers that
+//! request a tunnel of this replica. No listener, no HTTP, no GitLab and no
+//! Kubernetes is known in this crate.
+//!
+//! Modules depend on each other in this order: `opening`, `error`, `refusal` ◄
+//! `tunnel`, `peers` ◄ `call` ◄ `reader` ◄ `registry` ◄ `search`, `owner`.
 
 pub mod call;
 pub mod error;
+pub mod opening;
 pub mod owner;
 pub mod peers;
 pub mod reader;
@@ -16,10 +22,11 @@ pub mod registry;
 pub mod search;
 pub mod tunnel;
 
-pub use call::{Call, Event, Opening};
+pub use call::{Call, Event};
 pub use cluster_state::{AgentId, Owner, ReplicaId, RoutingTable};
 pub use error::{Broken, OpenError};
+pub use opening::{Need, Opening, REQUEST_ID};
 pub use reader::{Reader, Readers};
 pub use refusal::Refusal;
 pub use registry::Registry;
-pub use search::{Need, Router};
+pub use search::Router;

@@ -1,6 +1,7 @@
-//! The other end of a peer's question: finds a tunnel here, and relays.
+//! Serves peers' requests for tunnels: finds a tunnel of this replica, and relays
+//! the call.
 //!
-//! Messages pass through as they came: those of the agent's answer have the
+//! Messages pass through as they came: those of the agent's response have the
 //! same field numbers on both streams, those of the request are wrapped once.
 
 mod relay;
@@ -23,42 +24,58 @@ use runtime::{
     grpc::{ReceiveError, SendResponse, SendStream, poll_message, send_frame},
 };
 use tonic::Status;
+use tracing::Instrument as _;
 
 use crate::{
-    call::{Call, Opening},
-    error::Broken,
-    peers::Question,
-    reader::Reader,
-    refusal::Refusal,
-    registry::Registry,
-    tunnel::Tunnel,
+    call::Call, error::Broken, opening::Opening, peers::TunnelQuery, reader::Reader,
+    refusal::Refusal, registry::Registry, tunnel::Tunnel,
 };
 use relay::Relay;
 
 /// How long a peer may keep a tunnel without using it.
-const BEGIN: Duration = Duration::from_secs(5);
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of messages from which on the rest is relayed one by one, uncopied.
-const AT_ONCE: usize = 16 << 10;
+/// Bytes of messages that are written with the call's head; the rest is relayed
+/// one by one, uncopied.
+const FIRST_WRITE_BYTES: usize = 16 << 10;
 
-/// Serves one question of a peer, to its end. The caller has checked that the
-/// peer is one. A peer that still waits for a tunnel when `leaving` starts is
-/// told to look elsewhere, and so is one whose call [moves](Opening::moves) at
-/// the last call.
+/// Serves one request of an authenticated peer, to its end. A peer that still
+/// waits for a tunnel when `leaving` starts is refused and looks elsewhere, and
+/// so is one whose call [moves](Opening::moves) at the last call.
 pub async fn serve(
     registry: &Arc<Registry>,
     request: Request<h2::RecvStream>,
-    mut respond: SendResponse,
+    respond: SendResponse,
     leaving: &Drain,
 ) {
-    let question = match Question::read(&request) {
-        Ok(question) => question,
+    let query = match TunnelQuery::read(&request) {
+        Ok(query) => query,
         Err(status) => {
-            // A peer that is gone needs no answer.
+            tracing::debug!(error = %status, "malformed request of a peer");
+            // Fails only when the peer is gone.
             let _ = runtime::grpc::refuse(respond, &status);
             return;
         }
     };
+    let span = tracing::debug_span!(
+        "call",
+        request_id = query.request_id(),
+        agent.id = %query.agent,
+        method = &*query.need.method,
+    );
+    answer(registry, query, request, respond, leaving)
+        .instrument(span)
+        .await;
+}
+
+async fn answer(
+    registry: &Arc<Registry>,
+    query: TunnelQuery,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse,
+    leaving: &Drain,
+) {
+    tracing::debug!("serving a call for a peer");
     let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
         return;
     };
@@ -66,28 +83,33 @@ pub async fn serve(
         recv: request.into_body(),
         deframer: Deframer::new(Encoding::Identity),
     };
-    let status = match relay(registry, question, peer, &mut send, leaving).await {
+    let status = match relay(registry, query, peer, &mut send, leaving).await {
         Ok(()) => Status::ok(""),
-        Err(Ended::Peer) => return,
+        Err(Ended::Peer) => {
+            tracing::debug!("the peer cancelled the call");
+            return;
+        }
         Err(Ended::Call(broken)) => broken.for_peer(),
         Err(Ended::Refused(status)) => status,
     };
+    tracing::debug!(code = ?status.code(), message = status.message(), "call for a peer ended");
+    // Fails only when the peer is gone.
     let _ = send.send_trailers(runtime::grpc::trailers(&status));
 }
 
 /// Why a relay ended early.
 enum Ended {
-    /// The peer left or broke; there is nobody to tell.
+    /// The peer cancelled the call, or its connection broke.
     Peer,
     /// The tunnel broke.
     Call(Broken),
-    /// The question could not be served.
+    /// The request was refused.
     Refused(Status),
 }
 
 impl Ended {
     fn leaving() -> Self {
-        Self::Refused(Status::unavailable("this replica leaves"))
+        Self::Refused(Status::unavailable("this replica is shutting down"))
     }
 }
 
@@ -110,71 +132,72 @@ impl From<h2::Error> for Ended {
 
 async fn relay(
     registry: &Arc<Registry>,
-    question: Question,
+    query: TunnelQuery,
     mut peer: Incoming,
     send: &mut SendStream,
     leaving: &Drain,
 ) -> Result<(), Ended> {
-    let Some(tunnel) = find(registry, &question, &mut peer, send, leaving).await? else {
+    let Some(tunnel) = find_tunnel(registry, &query, &mut peer, send, leaving).await? else {
         return Ok(());
     };
-    say(
+    send_reply(
         send,
         gateway_kas_response::Msg::TunnelReady(Default::default()),
     )
     .await?;
-    // The first message only says to begin; without it the tunnel goes back.
-    let Ok(begin) = tokio::time::timeout(BEGIN, peer.message()).await else {
+    // The first message only says to begin; without it the tunnel is put back.
+    let Ok(begin) = tokio::time::timeout(BEGIN_TIMEOUT, peer.message()).await else {
         return Err(Ended::Refused(Status::deadline_exceeded(
-            "the tunnel that was ready was not used",
+            "the peer did not use the tunnel that was reserved for it",
         )));
     };
     if begin?.is_none() {
         return Ok(());
     }
-    let (messages, close) = peer.at_once()?;
+    let (messages, close) = peer.received()?;
     let opening = Opening {
-        method: question.need.method,
-        meta: question.meta,
+        method: query.need.method,
+        meta: query.meta,
         messages,
         close,
-        safe: question.begins,
-        moves: question.moves,
+        safe: query.begins,
+        moves: query.moves,
     };
-    // Dead already: the agent has seen nothing.
+    // A failure here means that the tunnel was dead: the agent has seen nothing.
     let begun = Call::through_tunnel(tunnel, opening);
     let mut call = Reader::new(begun.map_err(|_| Ended::Call(Broken::Unused))?);
     let relayed = Relay {
         call: &mut call,
-        whose: (question.agent, &question.need.caller),
+        agent: query.agent,
+        caller: &query.need.caller,
         readers: registry.readers(),
         peer: &mut peer,
         send,
-        up: None,
-        down: None,
-        asking: !close,
+        to_agent: None,
+        to_peer: None,
+        peer_sends: !close,
     };
     tokio::select! {
         biased;
         ended = relayed.run() => ended,
-        // What goes on elsewhere need not be cut at the end of the grace period.
-        () = leaving.last_called(), if question.moves => Err(Ended::leaving()),
+        // Calls that continue elsewhere are ended before the grace period is over.
+        () = leaving.last_called(), if query.moves => Err(Ended::leaving()),
     }
 }
 
-async fn find(
+async fn find_tunnel(
     registry: &Arc<Registry>,
-    question: &Question,
+    query: &TunnelQuery,
     peer: &mut Incoming,
     send: &mut SendStream,
     leaving: &Drain,
 ) -> Result<Option<Tunnel>, Ended> {
-    if let Some(tunnel) = registry.take(question.agent, &question.need) {
+    if let Some(tunnel) = registry.take(query.agent, &query.need) {
         return Ok(Some(tunnel));
     }
-    if question.begins {
-        // What was to begin now would be late; it is asked for again.
-        say(
+    if query.begins {
+        // The call was to begin at once; the peer asks again without that.
+        send_reply(
             send,
             gateway_kas_response::Msg::NoTunnel(Default::default()),
         )
@@ -182,9 +205,9 @@ async fn find(
         return Ok(None);
     }
     let waiting = registry
-        .wait(question.agent, &question.need)
+        .wait(query.agent, &query.need)
         .map_err(|_| Ended::Refused(Refusal::TooManyWaiting.for_peer()))?;
-    say(
+    send_reply(
         send,
         gateway_kas_response::Msg::NoTunnel(Default::default()),
     )
@@ -192,20 +215,20 @@ async fn find(
     tokio::select! {
         biased;
         tunnel = waiting.tunnel() => Ok(tunnel),
-        // The peer found one elsewhere, or gave up.
+        // The peer found a tunnel elsewhere, or gave up.
         _ = peer.message() => Ok(None),
         () = leaving.wait() => Err(Ended::leaving()),
-        refusal = registry.stays_refused(question.agent, &question.need) => {
+        refusal = registry.persistent_refusal(query.agent, &query.need) => {
             Err(Ended::Refused(refusal.for_peer()))
         }
     }
 }
 
-async fn say(send: &mut SendStream, msg: gateway_kas_response::Msg) -> Result<(), Ended> {
+async fn send_reply(send: &mut SendStream, msg: gateway_kas_response::Msg) -> Result<(), Ended> {
     Ok(send_frame(send, Frame::message(&GatewayKasResponse { msg: Some(msg) })).await?)
 }
 
-/// What the asking peer sends.
+/// What the peer sends.
 struct Incoming {
     recv: h2::RecvStream,
     deframer: Deframer,
@@ -217,12 +240,12 @@ impl Incoming {
         poll_fn(|cx| self.poll_message(cx)).await
     }
 
-    /// The messages that have come already, as far as they are short, and
-    /// whether these are all: they leave in one write with the call's head.
-    fn at_once(&mut self) -> Result<(Vec<Payload>, bool), Ended> {
+    /// The messages that were received already, up to a size, and whether these
+    /// are all: they are written together with the call's head.
+    fn received(&mut self) -> Result<(Vec<Payload>, bool), Ended> {
         let mut cx = Context::from_waker(Waker::noop());
         let (mut messages, mut length) = (Vec::new(), 0);
-        while length < AT_ONCE {
+        while length < FIRST_WRITE_BYTES {
             let Poll::Ready(message) = self.poll_message(&mut cx)? else {
                 break;
             };

@@ -1,70 +1,70 @@
-//! Calls to other replicas: pooled connections, and the question whether a
-//! peer has a tunnel.
+//! Calls through other replicas: pooled connections, and requests for tunnels.
 
-mod asked;
-mod hop;
 mod pool;
+mod query;
+mod tunnel_request;
 
 use cluster_state::AgentId;
 use http::{HeaderMap, Request};
 use runtime::grpc::status_from;
 use tonic::{Code, Status};
 
-pub use asked::{Answer, Asked};
-pub(crate) use hop::Question;
-pub use hop::{AGENT_ID, CALLER, IMPERSONATION};
-pub(crate) use pool::Lease;
+pub(crate) use pool::StreamPermit;
 pub use pool::{Dial, Peers, Random};
+pub(crate) use query::TunnelQuery;
+pub use query::{AGENT_ID, CALLER, IMPERSONATION};
+pub(crate) use tunnel_request::PeerStream;
+pub use tunnel_request::{TunnelReply, TunnelRequest};
 
-use crate::{call::Opening, search::Need};
+use crate::opening::{Need, Opening};
 
-/// How this replica proves to its peers who it is, and they to it.
+/// Mutual authentication of replicas.
 pub trait Credentials: Send + Sync {
-    /// What whoever answers on a new connection to `url` must prove before anything of a user goes
-    /// there. None where nobody proves anything.
-    fn greet(&self, _url: &str) -> Option<Box<dyn Greeting>> {
+    /// The challenge that the other side of a new connection to `url` has to pass before any request
+    /// is sent on it; `None` if it need not authenticate itself.
+    fn challenge(&self, _url: &str) -> Option<Box<dyn Challenge>> {
         None
     }
 
-    /// Metadata for a question to the peer at `url`, made anew for each. They are of use on connections of this
-    /// `audience` only, which the peer's answer to the greeting has named; empty without one.
-    fn prove(&self, url: &str, audience: &str) -> HeaderMap;
+    /// Metadata that authenticate a request to the peer at `url`. They are valid on connections of this
+    /// `audience` only, which the answer to the challenge named; empty without a challenge.
+    fn metadata(&self, url: &str, audience: &str) -> HeaderMap;
 
-    /// A peer has refused them, with these metadata. Whether other ones can be
-    /// made now, so that it makes sense to ask once more.
-    fn refused(&self, _url: &str, _refusal: &HeaderMap) -> bool {
+    /// A peer has rejected the metadata, and answered with these. Returns whether
+    /// new ones may be accepted, so that the request is sent once more.
+    fn rejected(&self, _url: &str, _rejection: &HeaderMap) -> bool {
         false
     }
 }
 
-/// The question by which a peer is found to be one.
-pub trait Greeting: Send + Sync {
-    /// The question, which tells whoever answers nothing.
-    fn question(&self) -> Request<()>;
+/// Proves that the other side of a connection is a replica.
+pub trait Challenge: Send + Sync {
+    /// The request. It reveals no secret.
+    fn request(&self) -> Request<()>;
 
-    /// For whom credentials on this connection are, if the metadata of the answer prove that a replica
-    /// has answered that is published at the URL.
-    fn audience(&self, answer: &HeaderMap) -> Option<String>;
+    /// Verifies the metadata of the answer: the audience of credentials for this connection, if they prove that
+    /// a replica has answered that is published at the URL.
+    fn verify(&self, answer: &HeaderMap) -> Option<String>;
 }
 
-/// For peers that need no proof.
+/// For peers that need no authentication.
 impl Credentials for () {
-    fn prove(&self, _: &str, _: &str) -> HeaderMap {
+    fn metadata(&self, _: &str, _: &str) -> HeaderMap {
         HeaderMap::new()
     }
 }
 
-/// Why a question was not answered.
+/// A request for a tunnel that failed.
 struct Failed {
     status: Status,
-    /// Whether it makes sense to ask once more.
-    again: bool,
+    /// Whether to send it once more.
+    retry: bool,
 }
 
 impl From<Status> for Failed {
     fn from(status: Status) -> Self {
-        let again = false;
-        Self { status, again }
+        let retry = false;
+        Self { status, retry }
     }
 }
 
@@ -72,95 +72,94 @@ impl From<h2::Error> for Failed {
     fn from(error: h2::Error) -> Self {
         Self {
             status: status_from(&error),
-            again: is_of_the_connection(&error),
+            retry: is_connection_error(&error),
         }
     }
 }
 
 impl Peers {
-    /// Asks the peer at `url` for a tunnel of the agent, for the call that
-    /// `opening` begins. A connection that turns out to be dead is not held
-    /// against the peer: it is asked once more through another, and so is one
-    /// that refused credentials which can be mended.
+    /// Requests a tunnel of the agent from the peer at `url`, for the call that
+    /// `opening` begins. Sent once more through another connection if the first
+    /// was dead, or if the peer rejected credentials that can be renewed.
     ///
     /// # Errors
-    /// A status when the peer cannot be reached, or refuses.
-    pub async fn ask(
+    /// A status when the peer is unreachable or refuses.
+    pub async fn request_tunnel(
         &self,
         url: &str,
         agent: AgentId,
         need: &Need,
         opening: &Opening,
-    ) -> Result<Asked, Status> {
-        let question = |audience: &str| {
-            let credentials = self.credentials.prove(url, audience);
-            hop::request(agent, need, opening, credentials)
+    ) -> Result<TunnelRequest, Status> {
+        let query = |audience: &str| {
+            let credentials = self.credentials.metadata(url, audience);
+            query::request(agent, need, opening, credentials)
         };
-        self.ask_twice(url, &question, None).await
+        self.send_with_retry(url, &query, None).await
     }
 
-    /// Asks, and begins the call in the same breath, which saves it a journey:
-    /// the peer need not hear that its tunnel is wanted. A peer that has none now
-    /// says so, and does not wait for one. The call may already run when another
-    /// peer is faster, so it must be [safe](Opening::safe).
+    /// Requests a tunnel and begins the call at once, which saves a round trip. A
+    /// peer without an idle tunnel says so and does not wait for one. The call may
+    /// already run when another peer is faster, so it must be
+    /// [safe](Opening::safe).
     ///
     /// # Errors
-    /// A status when the peer cannot be reached, or refuses.
-    pub async fn ask_and_begin(
+    /// A status when the peer is unreachable or refuses.
+    pub async fn request_tunnel_and_begin(
         &self,
         url: &str,
         agent: AgentId,
         need: &Need,
         opening: &Opening,
-    ) -> Result<Asked, Status> {
-        let question = |audience: &str| {
-            let credentials = self.credentials.prove(url, audience);
-            let mut question = hop::request(agent, need, opening, credentials);
-            hop::say_that_it_begins(&mut question);
-            question
+    ) -> Result<TunnelRequest, Status> {
+        let query = |audience: &str| {
+            let credentials = self.credentials.metadata(url, audience);
+            let mut request = query::request(agent, need, opening, credentials);
+            query::set_begins(&mut request);
+            request
         };
-        self.ask_twice(url, &question, Some(opening)).await
+        self.send_with_retry(url, &query, Some(opening)).await
     }
 
-    async fn ask_twice(
+    async fn send_with_retry(
         &self,
         url: &str,
-        question: &(dyn Fn(&str) -> Request<()> + Sync),
+        query: &(dyn Fn(&str) -> Request<()> + Sync),
         begin: Option<&Opening>,
-    ) -> Result<Asked, Status> {
-        let asked = match self.ask_once(url, question, begin).await {
-            Err(failed) if failed.again => self.ask_once(url, question, begin).await,
-            asked => asked,
+    ) -> Result<TunnelRequest, Status> {
+        let sent = match self.send_once(url, query, begin).await {
+            Err(failed) if failed.retry => self.send_once(url, query, begin).await,
+            sent => sent,
         };
-        asked.map_err(|failed| failed.status)
+        sent.map_err(|failed| failed.status)
     }
 
-    /// Asks until the peer has begun to answer.
-    async fn ask_once(
+    /// Sends the request and waits for the response headers.
+    async fn send_once(
         &self,
         url: &str,
-        question: &(dyn Fn(&str) -> Request<()> + Sync),
+        query: &(dyn Fn(&str) -> Request<()> + Sync),
         begin: Option<&Opening>,
-    ) -> Result<Asked, Failed> {
-        let (mut connection, lease) = self.connection(url).await?;
-        let question = question(&connection.audience);
-        let (response, mut send) = connection.send.send_request(question, false)?;
+    ) -> Result<TunnelRequest, Failed> {
+        let (mut connection, permit) = self.connection(url).await?;
+        let request = query(&connection.audience);
+        let (response, mut send) = connection.send.send_request(request, false)?;
         if let Some(opening) = begin {
-            asked::begin(&mut send, opening.clone())?;
+            tunnel_request::begin(&mut send, opening.clone())?;
         }
         let response = response.await?;
-        lease.answered();
+        permit.answered();
         if let Some(status) = Status::from_header_map(response.headers()) {
-            let again = status.code() == Code::Unauthenticated
-                && self.credentials.refused(url, response.headers());
-            return Err(Failed { status, again });
+            let retry = status.code() == Code::Unauthenticated
+                && self.credentials.rejected(url, response.headers());
+            return Err(Failed { status, retry });
         }
         let recv = response.into_body();
-        Ok(Asked::new(send, recv, lease, begin.is_some()))
+        Ok(TunnelRequest::new(send, recv, permit, begin.is_some()))
     }
 }
 
-/// Whether the connection failed rather than the question.
-fn is_of_the_connection(error: &h2::Error) -> bool {
+/// Whether the connection failed rather than the request.
+fn is_connection_error(error: &h2::Error) -> bool {
     error.is_io() || error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }

@@ -1,8 +1,8 @@
-//! Calls whose answers are read as fast as a client takes them, and what becomes of those that nobody reads.
+//! Calls whose responses are read as fast as a client takes them, and the end of those that are not read.
 //!
-//! What an agent has sent and nobody takes uses up the window of its connection, which all who use the agent
-//! share. Such calls are [counted](Reader::count) by agent and caller; while a window is scarce,
-//! [`Readers::watch`] ends those that stand still, first those of whoever holds most.
+//! Unread data of a response uses up the flow-control window of the agent's connection, which all its calls
+//! share. Calls with unread data are [counted](Reader::count) by agent and caller; while a window is scarce,
+//! [`Readers::watch`] cuts those that make no progress, first those of the caller with most unread data.
 
 mod overdue;
 
@@ -27,10 +27,10 @@ use crate::{
 };
 use overdue::{Held, SCARCE_BYTES, overdue};
 
-/// How often it is looked who reads.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often unread responses are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A call in progress whose answer somebody reads. Dropping it cancels the call.
+/// A call in progress whose response is being read. Dropping it cancels the call.
 #[derive(Debug)]
 pub struct Reader {
     /// The call, until it is counted.
@@ -38,10 +38,10 @@ pub struct Reader {
     counted: Option<Place>,
 }
 
-/// All counted calls of a replica.
+/// The counted calls of a replica.
 #[derive(Debug, Default)]
 pub struct Readers {
-    /// By the address of each.
+    /// By agent, then by the call's address.
     agents: Mutex<HashMap<AgentId, HashMap<usize, Arc<Counted>>>>,
     cut: AtomicU64,
 }
@@ -64,24 +64,24 @@ struct Counted {
 struct State {
     /// Gone once it was cut.
     call: Option<Call>,
-    /// Messages that the reader took.
+    /// Messages that were read.
     taken: u64,
     seen: Seen,
     waker: Option<Waker>,
 }
 
-/// What a look found.
+/// The result of the last check.
 #[derive(Debug)]
 struct Seen {
-    /// Its number: only what two looks in a row found says that nothing moves.
-    look: u64,
+    /// Its number: only two checks in a row prove that nothing was read.
+    check: u64,
     taken: u64,
-    /// Since when something is there that the reader does not take.
+    /// Since when there has been data that is not read.
     since: Instant,
 }
 
 impl Reader {
-    /// A call that is not counted yet, which costs nothing: most answers are short.
+    /// A call that is not counted yet, which costs nothing: most responses are short.
     #[must_use]
     pub fn new(call: Call) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// Does something with the call.
+    /// Calls `act` with the call.
     ///
     /// # Errors
     /// [`Broken::Unread`] when it was cut.
@@ -114,7 +114,7 @@ impl Reader {
         self.poll_raw(cx).map_ok(|(event, _)| event)
     }
 
-    /// The next event, and with it the bytes that it came in.
+    /// The next event, with the bytes that it came in.
     pub(crate) fn poll_raw(
         &mut self,
         cx: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl Reader {
         event
     }
 
-    /// Whether the call was cut; a reader that waits for something else is woken when it is.
+    /// Whether the call was cut; the task is woken when it is.
     pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(place) = &self.counted else {
             return false;
@@ -158,17 +158,17 @@ impl Reader {
 }
 
 impl Readers {
-    /// Looks again and again who reads, and cuts those who keep others waiting. Ends when dropped.
+    /// Checks unread responses at the interval, for ever, and cuts those that keep other calls waiting.
     pub async fn watch(self: Arc<Self>) {
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut checks = tokio::time::interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for number in 1.. {
-            looks.tick().await;
-            self.look(number, Instant::now());
+            checks.tick().await;
+            self.check(number, Instant::now());
         }
     }
 
-    /// Answers that were cut because nobody read them.
+    /// Number of responses that were cut.
     #[must_use]
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
@@ -182,7 +182,7 @@ impl Readers {
                 call: Some(call),
                 taken: 0,
                 seen: Seen {
-                    look: 0,
+                    check: 0,
                     taken: 0,
                     since: Instant::now(),
                 },
@@ -199,8 +199,8 @@ impl Readers {
         }
     }
 
-    fn look(&self, number: u64, now: Instant) {
-        // Fewer than these cannot hold enough, however little they read.
+    fn check(&self, number: u64, now: Instant) {
+        // Fewer calls than these cannot hold enough unread data.
         let few = SCARCE_BYTES / STREAM_WINDOW as usize;
         let crowds: Vec<Vec<Arc<Counted>>> = {
             let agents = self.agents();
@@ -208,30 +208,32 @@ impl Readers {
             crowds.map(|it| it.values().cloned().collect()).collect()
         };
         for crowd in crowds {
-            self.look_at(&crowd, number, now);
+            self.cut_overdue(&crowd, number, now);
         }
     }
 
-    fn look_at(&self, crowd: &[Arc<Counted>], number: u64, now: Instant) {
-        let held: Vec<_> = crowd.iter().map(|it| it.look(number, now)).collect();
-        let mut told: HashMap<&str, (AgentId, usize, usize)> = HashMap::new();
+    fn cut_overdue(&self, crowd: &[Arc<Counted>], number: u64, now: Instant) {
+        let held: Vec<_> = crowd.iter().map(|it| it.check(number, now)).collect();
+        let mut cut_by_caller: HashMap<&str, (AgentId, usize, usize)> = HashMap::new();
         for index in overdue(&held) {
             let counted = &crowd[index];
             if counted.cut() {
                 self.cut.fetch_add(1, Ordering::Relaxed);
-                let (_, answers, bytes) =
-                    told.entry(&counted.caller).or_insert((counted.agent, 0, 0));
-                *answers += 1;
+                let (_, responses, bytes) =
+                    cut_by_caller
+                        .entry(&counted.caller)
+                        .or_insert((counted.agent, 0, 0));
+                *responses += 1;
                 *bytes += held[index].unread;
             }
         }
-        for (caller, (agent, answers, bytes)) in told {
+        for (caller, (agent, responses, bytes)) in cut_by_caller {
             tracing::warn!(
-                agent_id = agent.0,
+                agent.id = %agent,
                 caller,
-                answers,
+                responses,
                 bytes,
-                "cut answers that their client does not read: they use up the window of the agent's connection, which others need"
+                "cut responses that their client does not read: they used up the flow-control window of the agent's connection"
             );
         }
     }
@@ -255,16 +257,16 @@ impl Drop for Place {
 }
 
 impl Counted {
-    /// What is here that the reader has not taken, and for how long.
-    fn look(&self, number: u64, now: Instant) -> Held<'_> {
+    /// The unread data, and for how long nothing was read.
+    fn check(&self, number: u64, now: Instant) -> Held<'_> {
         let mut state = self.state();
         let unread = state.call.as_mut().map_or(0, Call::unread);
         let State { taken, seen, .. } = &mut *state;
-        if unread == 0 || seen.taken != *taken || seen.look + 1 != number {
+        if unread == 0 || seen.taken != *taken || seen.check + 1 != number {
             seen.since = now;
         }
         seen.taken = *taken;
-        seen.look = number;
+        seen.check = number;
         Held {
             caller: &self.caller,
             unread,
@@ -272,7 +274,7 @@ impl Counted {
         }
     }
 
-    /// Cancels the call, wherever its reader is; false when it was over already.
+    /// Cancels the call; `false` if it had ended already.
     fn cut(&self) -> bool {
         let (call, waker) = {
             let mut state = self.state();

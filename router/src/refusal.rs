@@ -1,5 +1,4 @@
-//! Why a replica that holds an agent's tunnels does not serve a call by one of them, and how that travels to the
-//! replica that asked: a user hears the same, whichever replica they ask.
+//! Why an owner refuses a call, and how that travels to the peer: a user gets the same error from every replica.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,30 +6,30 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::error::OpenError;
 
-/// Marks the status by which an owner refuses; other kinds of kas ignore it.
+/// Metadata of a refusal; GitLab's kas ignores it.
 const REFUSAL: &str = "kas-tunnel-refusal";
-/// How the name of [`Refusal::ShareUsed`] begins; the limit follows.
-const SHARE: &str = "share-";
-/// How long an agent whose idle tunnels do not serve a call may take to offer one that does.
-const FIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Prefix of the name of [`Refusal::ShareUsed`]; the limit follows.
+const SHARE_PREFIX: &str = "share-";
+/// How long an agent may take to open a tunnel with the capability that its idle ones lack.
+const CAPABILITY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a caller whose share is used up may wait for one of its own calls to end.
 const SHARE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why no tunnel of an agent serves a call. The later ones come nearer to serving it.
+/// Why no tunnel of an agent can serve a call, in ascending order of how much of it they could serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// Its tunnels do not offer the method.
+    /// The agent does not support the method.
     NotOffered,
-    /// Its tunnels offer the method, but the agent would ignore on whose behalf it acts.
+    /// The agent does not support impersonation.
     CannotImpersonate,
-    /// The agent would answer an upgrade and carry nothing.
+    /// The agent does not support connection upgrades.
     NoUpgrades,
-    /// Those are in use that callers may use who use one already.
+    /// The tunnels for callers that use one already are all in use.
     ShareUsed {
-        /// How many these are.
+        /// Their number.
         limit: usize,
     },
-    /// Too many wait for one already.
+    /// The agent's queue is full.
     TooManyWaiting,
 }
 
@@ -42,10 +41,10 @@ impl Refusal {
         Self::TooManyWaiting,
     ];
 
-    /// For how long there must have been this reason before it is given.
-    pub(crate) fn patience(self) -> Duration {
+    /// How long this reason may pass by itself before the call is refused.
+    pub(crate) fn hold_time(self) -> Duration {
         match self {
-            Self::NotOffered | Self::CannotImpersonate | Self::NoUpgrades => FIT_TIMEOUT,
+            Self::NotOffered | Self::CannotImpersonate | Self::NoUpgrades => CAPABILITY_TIMEOUT,
             Self::ShareUsed { .. } => SHARE_TIMEOUT,
             Self::TooManyWaiting => Duration::ZERO,
         }
@@ -56,12 +55,12 @@ impl Refusal {
             Self::NotOffered => "method".into(),
             Self::CannotImpersonate => "impersonation".into(),
             Self::NoUpgrades => "upgrade".into(),
-            Self::ShareUsed { limit } => format!("{SHARE}{limit}").into(),
+            Self::ShareUsed { limit } => format!("{SHARE_PREFIX}{limit}").into(),
             Self::TooManyWaiting => "queue".into(),
         }
     }
 
-    /// What the replica that asked is told.
+    /// The status for the peer.
     pub(crate) fn for_peer(self) -> Status {
         let code = match self {
             Self::NotOffered | Self::CannotImpersonate | Self::NoUpgrades => {
@@ -76,10 +75,10 @@ impl Refusal {
         status
     }
 
-    /// What the replica that holds the tunnels said, if it refused for a reason of these.
+    /// The refusal in an owner's status, if it is one.
     pub(crate) fn from_owner(status: &Status) -> Option<Self> {
         let name = status.metadata().get(REFUSAL)?.to_str().ok()?;
-        if let Some(limit) = name.strip_prefix(SHARE) {
+        if let Some(limit) = name.strip_prefix(SHARE_PREFIX) {
             let limit = limit.parse().ok()?;
             return Some(Self::ShareUsed { limit });
         }

@@ -21,22 +21,21 @@ use foldhash::fast::RandomState;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    error::OpenError,
+    error::{MAX_QUEUED_PER_AGENT, MAX_QUEUED_PER_CALLER, OpenError},
+    opening::Need,
     reader::Readers,
     refusal::Refusal,
-    search::Need,
-    tunnel::{IdleWatch, Offer, Slot, Stream, Tunnel},
+    tunnel::{IdleWatch, LifetimeGuard, Offer, Slot, Stream, Tunnel, TunnelPool, UsageGuard},
 };
 use state::{Agent, Limits};
 
 const SHARDS: usize = 64;
-/// How often it is looked whether it did.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Requests that may wait for one agent at once. Others keep room when one
-/// caller has all it may have.
-const MAX_WAITING: Limits = Limits {
-    of_agent: 3000,
-    of_caller: 1000,
+/// How often a waiting request checks whether it is still refused.
+const REFUSAL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Requests that may be queued for one agent.
+const QUEUE_LIMITS: Limits = Limits {
+    of_agent: MAX_QUEUED_PER_AGENT,
+    of_caller: MAX_QUEUED_PER_CALLER,
 };
 
 /// All tunnels of this replica.
@@ -50,27 +49,12 @@ pub struct Registry {
     readers: Arc<Readers>,
 }
 
-/// Held by every tunnel as long as its stream lives, idle or in use.
-#[derive(Debug)]
-pub struct Alive {
-    agent: AgentId,
-    registry: Weak<Registry>,
-}
-
-/// Held by whoever has a tunnel for a caller: it counts for that caller until it is dropped.
-#[derive(Debug)]
-pub(crate) struct InUse {
-    agent: AgentId,
-    caller: Arc<str>,
-    registry: Weak<Registry>,
-}
-
-/// What a replica knows of an agent's tunnels by itself.
+/// An agent's tunnels to this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Presence {
-    /// Tunnels that wait for a call.
+    /// Idle tunnels.
     pub idle: usize,
-    /// Tunnels, idle or in use.
+    /// Tunnels, idle and in use.
     pub alive: usize,
     /// When the last tunnel ended, if none is alive.
     pub last_seen: Option<Instant>,
@@ -86,7 +70,7 @@ impl Waiting {
         self.0.await.ok()
     }
 
-    /// The same through a reference. Cancel-safe.
+    /// Waits for a tunnel. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Tunnel> {
         (&mut self.0).await.ok()
     }
@@ -106,11 +90,11 @@ impl Registry {
         })
     }
 
-    /// Takes in a tunnel that just opened: gives it to a waiting request, or
-    /// keeps it. The connection must poll the returned watch.
+    /// Adds a new tunnel: it goes to a waiting request, or stays idle. The
+    /// connection must poll the returned watch.
     pub fn park(&self, offer: Offer, stream: Stream) -> IdleWatch {
-        let alive = self.born(offer.agent);
-        let slot = Slot::new(offer, stream, self.me.clone(), alive);
+        let lifetime = self.tunnel_opened(offer.agent);
+        let slot = Slot::new(offer, stream, self.me.clone(), lifetime);
         self.put_back(&slot);
         IdleWatch::new(slot)
     }
@@ -119,7 +103,7 @@ impl Registry {
     pub fn take(&self, agent: AgentId, need: &Need) -> Option<Tunnel> {
         let tunnel = self.shard(agent).get_mut(&agent)?.take(need)?;
         self.idle.fetch_sub(1, Ordering::Relaxed);
-        Some(tunnel.used(self.in_use(agent, need)))
+        Some(tunnel.used(self.usage(agent, need)))
     }
 
     /// Queues for a tunnel: callers take turns, each served in its own order.
@@ -129,7 +113,7 @@ impl Registry {
     pub fn wait(&self, agent: AgentId, need: &Need) -> Result<Waiting, OpenError> {
         let mut shard = self.shard(agent);
         let entry = shard.entry(agent).or_default();
-        if !entry.has_room(&need.caller, MAX_WAITING) {
+        if !entry.has_room(&need.caller, QUEUE_LIMITS) {
             return Err(OpenError::TooManyWaiting);
         }
         let (sender, receiver) = oneshot::channel();
@@ -137,7 +121,7 @@ impl Registry {
             self.idle.fetch_sub(1, Ordering::Relaxed);
             drop(shard);
             sender
-                .send(tunnel.used(self.in_use(agent, need)))
+                .send(tunnel.used(self.usage(agent, need)))
                 .expect("the receiver is in this function");
         } else {
             entry.wait(need.clone(), sender);
@@ -145,7 +129,7 @@ impl Registry {
         Ok(Waiting(receiver))
     }
 
-    /// What is known of an agent here.
+    /// The agent's tunnels to this replica.
     #[must_use]
     pub fn presence(&self, agent: AgentId) -> Presence {
         self.shard(agent)
@@ -154,29 +138,29 @@ impl Registry {
             .unwrap_or_default()
     }
 
-    /// Why none of the agent's tunnels here serves the call, if there are any.
+    /// Why none of the agent's tunnels here can serve the call; `None` if one can or there are none.
     pub(crate) fn refusal(&self, agent: AgentId, need: &Need) -> Option<Refusal> {
         self.shard(agent).get(&agent)?.refusal(need)
     }
 
-    /// Completes when there has been a refusal for as long as it may pass.
-    pub(crate) async fn stays_refused(&self, agent: AgentId, need: &Need) -> Refusal {
+    /// Completes when the call was refused for as long as the reason may pass by itself.
+    pub(crate) async fn persistent_refusal(&self, agent: AgentId, need: &Need) -> Refusal {
         let mut since = None;
         loop {
             match self.refusal(agent, need) {
                 Some(refusal) => {
                     let since: &mut Instant = since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= refusal.patience() {
+                    if since.elapsed() >= refusal.hold_time() {
                         return refusal;
                     }
                 }
                 None => since = None,
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(REFUSAL_CHECK_INTERVAL).await;
         }
     }
 
-    /// Who reads answers of agents, through tunnels of this replica or of others.
+    /// The calls whose responses are being read, through tunnels of this replica or of peers.
     #[must_use]
     pub fn readers(&self) -> &Arc<Readers> {
         &self.readers
@@ -204,7 +188,36 @@ impl Registry {
             .collect()
     }
 
-    pub(crate) fn put_back(&self, slot: &Arc<Slot>) {
+    fn usage(&self, agent: AgentId, need: &Need) -> UsageGuard {
+        UsageGuard {
+            agent,
+            caller: need.caller.clone(),
+            pool: self.me.clone(),
+        }
+    }
+
+    fn tunnel_opened(&self, agent: AgentId) -> LifetimeGuard {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        let first = self.shard(agent).entry(agent).or_default().tunnel_opened();
+        if first {
+            self.table.announce(agent);
+        }
+        LifetimeGuard {
+            agent,
+            pool: self.me.clone(),
+        }
+    }
+
+    fn shard(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent, RandomState>> {
+        let index = usize::try_from(agent.0.unsigned_abs() % SHARDS as u64).unwrap_or(0);
+        self.shards[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TunnelPool for Registry {
+    fn put_back(&self, slot: &Arc<Slot>) {
         let agent = slot.offer.agent;
         loop {
             let waiter = {
@@ -218,101 +231,58 @@ impl Registry {
                 waiter
             };
             let Some(waiter) = waiter else {
-                // Its watch may have found it dead before it was in the list.
+                // Its watch may have found it dead before it was listed.
                 if slot.is_gone() {
-                    self.forget(slot);
+                    self.remove(slot);
                 }
                 return;
             };
-            let in_use = self.in_use(agent, &waiter.need);
+            let usage = self.usage(agent, &waiter.need);
             let Some(tunnel) = slot.reserve() else { return };
-            match waiter.sender.send(tunnel.used(in_use)) {
+            match waiter.sender.send(tunnel.used(usage)) {
                 Ok(()) => return,
-                // The request left meanwhile: on to the next.
+                // The request was cancelled meanwhile: on to the next.
                 Err(tunnel) => tunnel.unreserve(),
             }
         }
     }
 
-    fn in_use(&self, agent: AgentId, need: &Need) -> InUse {
-        InUse {
-            agent,
-            caller: need.caller.clone(),
-            registry: self.me.clone(),
-        }
-    }
-
-    /// A caller uses one tunnel less, which may let it, or another, have an idle one.
-    fn gave_back(&self, agent: AgentId, caller: &str) {
+    fn released(&self, agent: AgentId, caller: &str) {
         if let Some(entry) = self.shard(agent).get_mut(&agent) {
-            entry.gave_back(caller);
+            entry.released(caller);
         }
+        // That may free an idle tunnel for this caller, or for another.
         loop {
             let pair = self.shard(agent).get_mut(&agent).and_then(Agent::next_pair);
             let Some((waiter, tunnel)) = pair else {
                 return;
             };
             self.idle.fetch_sub(1, Ordering::Relaxed);
-            let in_use = self.in_use(agent, &waiter.need);
-            // A request that left meanwhile leaves the tunnel, which is put back.
-            drop(waiter.sender.send(tunnel.used(in_use)));
+            let usage = self.usage(agent, &waiter.need);
+            // A request that was cancelled meanwhile drops the tunnel, which puts it back.
+            drop(waiter.sender.send(tunnel.used(usage)));
         }
     }
 
-    pub(crate) fn forget(&self, slot: &Arc<Slot>) {
+    fn remove(&self, slot: &Arc<Slot>) {
         let mut shard = self.shard(slot.offer.agent);
         if shard
             .get_mut(&slot.offer.agent)
-            .is_some_and(|entry| entry.forget(slot))
+            .is_some_and(|entry| entry.remove(slot))
         {
             self.idle.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn born(&self, agent: AgentId) -> Alive {
-        self.alive.fetch_add(1, Ordering::Relaxed);
-        let first = self.shard(agent).entry(agent).or_default().born();
-        if first {
-            self.table.announce(agent);
-        }
-        Alive {
-            agent,
-            registry: self.me.clone(),
-        }
-    }
-
-    fn died(&self, agent: AgentId) {
+    fn tunnel_ended(&self, agent: AgentId) {
         self.alive.fetch_sub(1, Ordering::Relaxed);
         let last = self
             .shard(agent)
             .entry(agent)
             .or_default()
-            .died(Instant::now());
+            .tunnel_ended(Instant::now());
         if last {
             self.table.retract(agent);
-        }
-    }
-
-    fn shard(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent, RandomState>> {
-        let index = usize::try_from(agent.0.unsigned_abs() % SHARDS as u64).unwrap_or(0);
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        if let Some(registry) = self.registry.upgrade() {
-            registry.gave_back(self.agent, &self.caller);
-        }
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        if let Some(registry) = self.registry.upgrade() {
-            registry.died(self.agent);
         }
     }
 }

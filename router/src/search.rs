@@ -1,4 +1,4 @@
-//! Finding a tunnel for a call: here, at an owner, or after a hold.
+//! Finding a tunnel for a call: on this replica, at an owner, or after a hold.
 
 mod owners;
 mod plan;
@@ -7,38 +7,27 @@ use std::{sync::Arc, time::Duration};
 
 use cluster_state::{AgentId, RoutingTable};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::{
-    call::{Call, Opening},
+    call::Call,
     error::OpenError,
+    opening::{Need, Opening},
     peers::Peers,
     refusal::Refusal,
     registry::{Registry, Waiting},
 };
-use owners::{Owners, Trouble};
+use owners::{Failures, OwnerSearch};
 
-/// How long after its last tunnel an agent's return is plausible: agentk's own
+/// How long after its last tunnel an agent may be reconnecting: agentk's own
 /// backoff grows to 20 s for each tunnel.
-const PLAUSIBLE: Duration = Duration::from_secs(120);
-/// How long after its start a replica cannot know yet who is absent.
-const YOUNG: Duration = Duration::from_secs(15);
-/// Tunnels of this replica that may turn out dead in one search.
-const STALE: usize = 8;
-/// How long an agent is waited for while nobody can say who is absent.
-const UNCERTAIN: Duration = Duration::from_secs(30);
-
-/// What a call needs of a tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// Path of the method.
-    pub method: Arc<str>,
-    /// The agent must act on behalf of somebody, and be known to do so.
-    pub impersonation: bool,
-    /// The connection changes its protocol, and the agent must carry what follows.
-    pub upgrade: bool,
-    /// On whose behalf, as in `user:alice`: those who wait for one agent take turns by caller.
-    pub caller: Arc<str>,
-}
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long after its start a replica waits for agents, whatever is known of them.
+const STARTUP_GRACE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Tunnels of this replica that one search tries, at most: each may be dead.
+const MAX_LOCAL_ATTEMPTS: usize = 8;
+/// How long an agent is waited for while the table is not authoritative.
+const NOT_AUTHORITATIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens calls on agents.
 #[derive(Debug)]
@@ -46,20 +35,20 @@ pub struct Router {
     registry: Arc<Registry>,
     table: Arc<dyn RoutingTable>,
     peers: Peers,
-    born: Instant,
+    started: Instant,
 }
 
 impl Router {
     /// A router over these tunnels, this table and these peers.
     #[must_use]
     pub fn new(registry: Arc<Registry>, table: Arc<dyn RoutingTable>, peers: Peers) -> Self {
-        let looks_after = table.clone();
-        let peers = peers.looked_after_by(Arc::new(move |url| looks_after.lost(url)));
+        let members = table.clone();
+        let peers = peers.on_connection_lost(Arc::new(move |url| members.connection_lost(url)));
         Self {
             registry,
             table,
             peers,
-            born: Instant::now(),
+            started: Instant::now(),
         }
     }
 
@@ -69,8 +58,8 @@ impl Router {
         &self.registry
     }
 
-    /// Begins a call on the agent, at the latest at `deadline`. Cancelled, it
-    /// has begun nothing.
+    /// Begins a call on the agent, at the latest at `deadline`. Cancel-safe: a
+    /// cancelled search has begun nothing.
     ///
     /// # Errors
     /// [`OpenError`] says why there was no tunnel.
@@ -81,29 +70,49 @@ impl Router {
         opening: &Opening,
         deadline: Instant,
     ) -> Result<Call, OpenError> {
-        for _ in 0..STALE {
+        let span = tracing::debug_span!(
+            "call",
+            request_id = opening.request_id(),
+            agent.id = %agent,
+            method = &*need.method,
+        );
+        self.find(agent, need, opening, deadline)
+            .instrument(span)
+            .await
+    }
+
+    async fn find(
+        &self,
+        agent: AgentId,
+        need: &Need,
+        opening: &Opening,
+        deadline: Instant,
+    ) -> Result<Call, OpenError> {
+        for _ in 0..MAX_LOCAL_ATTEMPTS {
             let Some(tunnel) = self.registry.take(agent, need) else {
                 break;
             };
             // A tunnel that breaks at once was dead already: nothing was sent.
             if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
+                tracing::debug!("call started through an idle tunnel of this replica");
                 return Ok(call);
             }
         }
+        tracing::debug!("no idle tunnel on this replica; asking the owners");
         let waiting = self.registry.wait(agent, need)?;
         let started = Instant::now();
-        let trouble = Trouble::default();
+        let failures = Failures::default();
         tokio::select! {
             biased;
-            call = self.search(agent, need, opening, waiting, &trouble) => call,
-            refusal = self.refused(agent, need, &trouble) => Err(refusal.into()),
+            call = self.search(agent, need, opening, waiting, &failures) => call,
+            refusal = self.refused(agent, need, &failures) => Err(refusal.into()),
             reason = self.give_up(agent, need, started, deadline) => Err(match reason {
                 OpenError::CannotImpersonate
                 | OpenError::NotOffered
                 | OpenError::NoUpgrades
                 | OpenError::ShareUsed { .. }
                 | OpenError::NeverConnected => reason,
-                reason => trouble.reason().map_or(reason, OpenError::OwnerUnreachable),
+                reason => failures.reason().map_or(reason, OpenError::OwnerUnreachable),
             }),
         }
     }
@@ -114,22 +123,23 @@ impl Router {
         need: &Need,
         opening: &Opening,
         mut waiting: Waiting,
-        trouble: &Trouble,
+        failures: &Failures,
     ) -> Result<Call, OpenError> {
         let (peers, table) = (&self.peers, self.table.as_ref());
-        let mut owners = Owners::new(peers, table, agent, need, opening, trouble);
+        let mut owners = OwnerSearch::new(peers, table, agent, need, opening, failures);
         loop {
             tokio::select! {
                 biased;
                 tunnel = waiting.next() => {
                     let Some(tunnel) = tunnel else { return std::future::pending().await };
                     if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
+                        tracing::debug!("call started through a tunnel of this replica, after a wait");
                         return Ok(call);
                     }
                     waiting = self.registry.wait(agent, need)?;
                 }
-                asked = owners.ready() => {
-                    if let Ok(call) = asked.start(opening) {
+                request = owners.ready() => {
+                    if let Ok(call) = Call::through_peer(request, opening) {
                         return Ok(call);
                     }
                 }
@@ -137,10 +147,10 @@ impl Router {
         }
     }
 
-    /// Waits until those who hold the agent's tunnels refuse, this replica included if it is one of them.
-    async fn refused(&self, agent: AgentId, need: &Need, trouble: &Trouble) -> Refusal {
+    /// Waits until all owners refuse, this replica included if it is one.
+    async fn refused(&self, agent: AgentId, need: &Need, failures: &Failures) -> Refusal {
         loop {
-            let refusal = trouble.refused().await;
+            let refusal = failures.refused().await;
             let holds = self.registry.presence(agent).alive > 0;
             if !holds || self.registry.refusal(agent, need).is_some() {
                 return refusal;
@@ -148,7 +158,7 @@ impl Router {
         }
     }
 
-    /// Waits until a hold makes no more sense, and says why it was in vain.
+    /// Waits until a tunnel is not to be expected any more; returns why there is none.
     async fn give_up(
         &self,
         agent: AgentId,
@@ -157,32 +167,32 @@ impl Router {
         deadline: Instant,
     ) -> OpenError {
         loop {
-            let patience = self.patience(agent, need, started).await;
-            if patience.is_zero() || Instant::now() >= deadline {
+            let left = self.hold_time(agent, need, started).await;
+            if left.is_zero() || Instant::now() >= deadline {
                 return self.reason(agent, need, started).await;
             }
-            // Looked at again each second, since an agent may leave meanwhile.
-            let next = Instant::now() + patience.min(Duration::from_secs(1));
+            // Checked each second, since an agent may disconnect meanwhile.
+            let next = Instant::now() + left.min(Duration::from_secs(1));
             tokio::time::sleep_until(next.min(deadline)).await;
         }
     }
 
-    /// How much longer the agent's tunnel may plausibly appear.
-    async fn patience(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
+    /// How much longer a tunnel of the agent is to be expected.
+    async fn hold_time(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
         if let Some(refusal) = self.registry.refusal(agent, need) {
-            return refusal.patience().saturating_sub(started.elapsed());
+            return refusal.hold_time().saturating_sub(started.elapsed());
         }
-        let plausible = match self.last_seen(agent).await {
-            Some(ago) => PLAUSIBLE.saturating_sub(ago),
+        let reconnect = match self.last_seen(agent).await {
+            Some(ago) => RECONNECT_TIMEOUT.saturating_sub(ago),
             None => Duration::ZERO,
         };
-        let uncertain = if self.table.certain_of(agent) {
+        let unknown = if self.table.is_authoritative_for(agent) {
             Duration::ZERO
         } else {
-            UNCERTAIN.saturating_sub(started.elapsed())
+            NOT_AUTHORITATIVE_TIMEOUT.saturating_sub(started.elapsed())
         };
-        let plausible = plausible.max(uncertain);
-        plausible.max(YOUNG.saturating_sub(self.born.elapsed()))
+        let left = reconnect.max(unknown);
+        left.max(STARTUP_GRACE_TIMEOUT.saturating_sub(self.started.elapsed()))
     }
 
     async fn reason(&self, agent: AgentId, need: &Need, started: Instant) -> OpenError {
@@ -190,7 +200,7 @@ impl Router {
             return refusal.into();
         }
         match self.last_seen(agent).await {
-            None if !self.table.certain_of(agent) => OpenError::Uncertain,
+            None if !self.table.is_authoritative_for(agent) => OpenError::Uncertain,
             None => OpenError::NeverConnected,
             Some(Duration::ZERO) => OpenError::AllBusy {
                 waited: started.elapsed(),
@@ -199,7 +209,7 @@ impl Router {
         }
     }
 
-    /// How long ago the agent was connected to any replica.
+    /// Time since the agent was connected to any replica; zero while it is.
     pub async fn last_seen(&self, agent: AgentId) -> Option<Duration> {
         let presence = self.registry.presence(agent);
         if presence.alive > 0 {

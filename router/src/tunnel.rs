@@ -5,11 +5,12 @@
 //! then in use (a [`Call`](crate::Call)), unless it is [cut](Cutter). A reserved tunnel
 //! that is dropped unused becomes idle again.
 
+mod idle;
+mod pool;
+
 use std::{
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use cluster_state::AgentId;
@@ -17,11 +18,9 @@ use proto::frame::Deframer;
 use runtime::grpc::SendResponse;
 use tonic::Status;
 
-use crate::{
-    refusal::Refusal,
-    registry::{Alive, InUse, Registry},
-    search::Need,
-};
+use crate::{opening::Need, refusal::Refusal};
+pub use idle::{IdleEnd, IdleWatch};
+pub(crate) use pool::{LifetimeGuard, TunnelPool, UsageGuard};
 
 /// The two halves of an agent's stream.
 #[derive(Debug)]
@@ -34,16 +33,16 @@ pub struct Stream {
     pub respond: SendResponse,
 }
 
-/// What is known of a tunnel without looking at its stream.
+/// What a tunnel can be used for.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// Whose tunnel it is.
+    /// The agent.
     pub agent: AgentId,
     /// Paths of the methods that can be called through it.
     pub methods: Arc<[String]>,
-    /// Whether the agent acts on behalf of others when told to.
+    /// Whether the agent supports impersonation.
     pub impersonates: bool,
-    /// Whether the agent carries what follows an HTTP upgrade.
+    /// Whether the agent supports connection upgrades.
     pub upgrades: bool,
 }
 
@@ -52,7 +51,7 @@ impl Offer {
         self.unfit(need).is_none()
     }
 
-    /// Why the tunnel cannot serve the call, if so.
+    /// Why the tunnel cannot serve the call; `None` if it can.
     pub(crate) fn unfit(&self, need: &Need) -> Option<Refusal> {
         if !self.methods.iter().any(|offered| **offered == *need.method) {
             return Some(Refusal::NotOffered);
@@ -64,14 +63,14 @@ impl Offer {
     }
 }
 
-/// Where a tunnel waits.
+/// The shared state of a tunnel, idle or in use.
 #[derive(Debug)]
 pub struct Slot {
     pub(crate) offer: Offer,
-    registry: Weak<Registry>,
+    pool: Weak<dyn TunnelPool>,
     state: Mutex<State>,
     #[expect(dead_code, reason = "held for its Drop")]
-    alive: Alive,
+    lifetime: LifetimeGuard,
 }
 
 #[derive(Debug)]
@@ -86,7 +85,7 @@ enum State {
     InUse {
         call: Option<Waker>,
     },
-    /// It ends because its agent may not stay, whatever it is used for.
+    /// Ended from outside: its agent's token was revoked.
     Cut,
     Gone,
 }
@@ -95,8 +94,8 @@ impl Slot {
     pub(crate) fn new(
         offer: Offer,
         stream: Stream,
-        registry: Weak<Registry>,
-        alive: Alive,
+        pool: Weak<dyn TunnelPool>,
+        lifetime: LifetimeGuard,
     ) -> Arc<Self> {
         let state = Mutex::new(State::Idle {
             stream,
@@ -104,13 +103,13 @@ impl Slot {
         });
         Arc::new(Self {
             offer,
-            registry,
+            pool,
             state,
-            alive,
+            lifetime,
         })
     }
 
-    /// Reserves the tunnel, unless somebody else was faster or it is gone.
+    /// Reserves the tunnel if it is idle.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<Tunnel> {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Gone) {
@@ -119,7 +118,7 @@ impl Slot {
                 Some(Tunnel {
                     slot: self.clone(),
                     stream: Some(stream),
-                    in_use: None,
+                    usage: None,
                 })
             }
             other => {
@@ -129,7 +128,7 @@ impl Slot {
         }
     }
 
-    /// Takes an idle tunnel out for good, to end its stream.
+    /// Takes the stream of an idle tunnel, to end it.
     fn retire(&self) -> Option<Stream> {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Gone) {
@@ -145,7 +144,7 @@ impl Slot {
         }
     }
 
-    /// Makes a reserved tunnel idle again; its watch looks at the stream anew.
+    /// Makes a reserved tunnel idle again; its watch polls the stream anew.
     fn unreserve(&self, stream: Stream) {
         let mut state = self.lock();
         let State::Reserved { watcher } = std::mem::replace(&mut *state, State::Gone) else {
@@ -184,8 +183,8 @@ impl Slot {
         let before = std::mem::replace(&mut *self.lock(), State::Cut);
         match before {
             State::Idle { stream, watcher } => {
-                if let Some(registry) = self.registry.upgrade() {
-                    registry.forget(self);
+                if let Some(pool) = self.pool.upgrade() {
+                    pool.remove(self);
                 }
                 // A stream that is gone already needs no end.
                 let _ = runtime::grpc::refuse(stream.respond, &Status::ok(""));
@@ -202,50 +201,50 @@ impl Slot {
     }
 }
 
-/// Held by the call that uses a tunnel: the tunnel is alive, and counted as its caller's, as long as this is.
+/// Held by the call that uses a tunnel: keeps the tunnel alive and counted for its caller.
 #[derive(Debug)]
-pub(crate) struct Using {
+pub(crate) struct TunnelInUse {
     slot: Arc<Slot>,
-    _in_use: Option<InUse>,
+    _usage: Option<UsageGuard>,
 }
 
-/// A tunnel that one request has to itself and has not used yet.
+/// A tunnel that is reserved for one request and not used yet.
 #[derive(Debug)]
 pub struct Tunnel {
     slot: Arc<Slot>,
     stream: Option<Stream>,
-    /// Given back after the tunnel.
-    in_use: Option<InUse>,
+    /// Dropped after the tunnel was put back.
+    usage: Option<UsageGuard>,
 }
 
 impl Tunnel {
-    /// Whose tunnel it is, and what it offers.
+    /// The agent, and what the tunnel can be used for.
     #[must_use]
     pub fn offer(&self) -> &Offer {
         &self.slot.offer
     }
 
-    /// Counts as in use by somebody.
-    pub(crate) fn used(mut self, in_use: InUse) -> Self {
-        self.in_use = Some(in_use);
+    /// Counts for a caller.
+    pub(crate) fn used(mut self, usage: UsageGuard) -> Self {
+        self.usage = Some(usage);
         self
     }
 
     /// Commits to using the tunnel: it never becomes idle again.
-    pub(crate) fn commit(mut self) -> (Stream, Using) {
+    pub(crate) fn commit(mut self) -> (Stream, TunnelInUse) {
         let stream = self
             .stream
             .take()
             .expect("only commit and drop take the stream");
         self.slot.started();
-        let using = Using {
+        let in_use = TunnelInUse {
             slot: self.slot.clone(),
-            _in_use: self.in_use.take(),
+            _usage: self.usage.take(),
         };
-        (stream, using)
+        (stream, in_use)
     }
 
-    /// Makes the tunnel idle without telling the registry, which is placing it.
+    /// Makes the tunnel idle without putting it back: the pool is placing it.
     pub(crate) fn unreserve(mut self) {
         if let Some(stream) = self.stream.take() {
             self.slot.unreserve(stream);
@@ -259,13 +258,13 @@ impl Drop for Tunnel {
             return;
         };
         self.slot.unreserve(stream);
-        if let Some(registry) = self.slot.registry.upgrade() {
-            registry.put_back(&self.slot);
+        if let Some(pool) = self.slot.pool.upgrade() {
+            pool.put_back(&self.slot);
         }
     }
 }
 
-impl Using {
+impl TunnelInUse {
     /// Whether the tunnel was cut; the call is woken when it is.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> bool {
         let mut state = self.slot.lock();
@@ -282,7 +281,7 @@ impl Using {
     }
 }
 
-/// Ends a tunnel from outside, idle or in use. It keeps nothing alive.
+/// Ends a tunnel from outside, idle or in use. Holds it weakly.
 #[derive(Debug, Clone)]
 pub struct Cutter(Weak<Slot>);
 
@@ -298,97 +297,6 @@ impl Cutter {
     #[must_use]
     pub fn is_of_use(&self) -> bool {
         self.0.strong_count() > 0
-    }
-}
-
-/// How the idle life of a tunnel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdleEnd {
-    /// A call took it, or it was retired.
-    Taken,
-    /// The agent ended or reset the stream, or broke the protocol on it.
-    Lost,
-}
-
-/// Watches an idle tunnel from its connection's task, so that a stream that
-/// dies leaves the registry at once. Completes when the idle life ends.
-#[derive(Debug)]
-pub struct IdleWatch(Arc<Slot>);
-
-impl IdleWatch {
-    pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        Self(slot)
-    }
-
-    /// Ends the tunnel with `status` if it is idle; a call in progress goes on.
-    pub fn retire(&self, status: &Status) {
-        if let Some(registry) = self.0.registry.upgrade() {
-            registry.forget(&self.0);
-        }
-        if let Some(stream) = self.0.retire() {
-            // A stream that is gone already needs no end.
-            let _ = runtime::grpc::refuse(stream.respond, status);
-        }
-    }
-
-    /// Whose tunnel it is.
-    #[must_use]
-    pub fn agent(&self) -> AgentId {
-        self.0.offer.agent
-    }
-
-    /// What ends the tunnel even after this watch is gone, when a call uses it.
-    #[must_use]
-    pub fn cutter(&self) -> Cutter {
-        Cutter(Arc::downgrade(&self.0))
-    }
-}
-
-/// Nobody drives the stream of a tunnel that is not watched: the connection is
-/// gone, and the tunnel with it.
-impl Drop for IdleWatch {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        let before = match &*state {
-            State::Idle { .. } | State::Reserved { .. } => {
-                std::mem::replace(&mut *state, State::Gone)
-            }
-            State::InUse { .. } | State::Cut | State::Gone => return,
-        };
-        drop(state);
-        if let (State::Idle { .. }, Some(registry)) = (before, self.0.registry.upgrade()) {
-            registry.forget(&self.0);
-        }
-    }
-}
-
-impl Future for IdleWatch {
-    type Output = IdleEnd;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IdleEnd> {
-        let mut state = self.0.lock();
-        match &mut *state {
-            State::InUse { .. } | State::Cut | State::Gone => {
-                return Poll::Ready(IdleEnd::Taken);
-            }
-            State::Reserved { watcher } => {
-                *watcher = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            State::Idle { stream, watcher } => {
-                // Nothing may come from an idle agent: any data, end or reset is the end.
-                if stream.recv.poll_data(cx).is_pending() {
-                    *watcher = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-            }
-        }
-        *state = State::Gone;
-        drop(state);
-        if let Some(registry) = self.0.registry.upgrade() {
-            registry.forget(&self.0);
-        }
-        Poll::Ready(IdleEnd::Lost)
     }
 }
 

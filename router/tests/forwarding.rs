@@ -17,7 +17,7 @@ use bytes::Bytes;
 use cluster_state::AgentId;
 use double::{Agent, Replica, Replicas, need, opening, url};
 use proto::{agent::prototool::Values, frame::Payload};
-use router::{Broken, Call, Event, Opening, peers::Answer};
+use router::{Broken, Call, Event, Opening, peers::TunnelReply};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -86,43 +86,45 @@ async fn the_agent_gets_the_same_metadata_as_without_a_peer() {
 }
 
 #[tokio::test]
-async fn a_question_that_came_over_a_hop_is_not_passed_on() {
+async fn a_tunnel_request_of_a_peer_is_not_passed_on() {
     let replicas = Replicas::start(3);
     let _agent = Agent::connect(&replicas.all[2], AGENT, 1).await;
     let stranger = replicas.stranger();
 
     let opening = opening(&[], false);
-    let asked = stranger.ask(&url(1), AGENT, &need(), &opening).await;
+    let asked = stranger
+        .request_tunnel(&url(1), AGENT, &need(), &opening)
+        .await;
     let mut asked = asked.unwrap();
 
-    assert_eq!(asked.answer().await.unwrap(), Answer::None);
-    let more = tokio::time::timeout(Duration::from_millis(300), asked.answer()).await;
+    assert_eq!(asked.reply().await.unwrap(), TunnelReply::NoneYet);
+    let more = tokio::time::timeout(Duration::from_millis(300), asked.reply()).await;
     assert!(more.is_err(), "{more:?}");
     assert_eq!(replicas.dials(2), 0, "nobody has asked the owner");
     assert_eq!(replicas.all[2].registry().presence(AGENT).idle, 1);
 }
 
 #[tokio::test]
-async fn a_question_that_is_dropped_takes_no_tunnel() {
+async fn a_tunnel_request_that_is_dropped_takes_no_tunnel() {
     let replicas = Replicas::start(1);
     let stranger = replicas.stranger();
     let (url, need, opening) = (url(0), need(), opening(&[], false));
-    let ask = || stranger.ask(&url, AGENT, &need, &opening);
+    let ask = || stranger.request_tunnel(&url, AGENT, &need, &opening);
     let mut waits = ask().await.unwrap();
-    assert_eq!(waits.answer().await.unwrap(), Answer::None);
+    assert_eq!(waits.reply().await.unwrap(), TunnelReply::NoneYet);
     drop(waits);
-    // Questions of one connection are seen in order: the next proves that the drop was.
+    // Requests of one connection are seen in order: the next proves that the drop was.
     let mut seen = ask().await.unwrap();
-    assert_eq!(seen.answer().await.unwrap(), Answer::None);
+    assert_eq!(seen.reply().await.unwrap(), TunnelReply::NoneYet);
     drop(seen);
 
     let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
 
     let mut asked = ask().await.unwrap();
-    assert_eq!(asked.answer().await.unwrap(), Answer::Ready);
+    assert_eq!(asked.reply().await.unwrap(), TunnelReply::Ready);
 }
 
-/// A call that may be begun with the question.
+/// A call that may begin with the request for its tunnel.
 fn safe(messages: &[&'static [u8]]) -> Opening {
     Opening {
         safe: true,
@@ -131,20 +133,20 @@ fn safe(messages: &[&'static [u8]]) -> Opening {
 }
 
 #[tokio::test]
-async fn a_safe_call_begins_with_the_question_where_there_is_a_tunnel_and_never_later() {
+async fn a_safe_call_begins_with_the_request_where_there_is_a_tunnel_and_never_later() {
     let replicas = Replicas::start(1);
     let stranger = replicas.stranger();
     let (url, need, opening) = (url(0), need(), safe(&[b"a", b"b"]));
-    let ask = || stranger.ask_and_begin(&url, AGENT, &need, &opening);
+    let ask = || stranger.request_tunnel_and_begin(&url, AGENT, &need, &opening);
     let mut early = ask().await.unwrap();
-    assert_eq!(early.answer().await.unwrap(), Answer::None);
-    assert_eq!(early.answer().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(early.reply().await.unwrap(), TunnelReply::NoneYet);
+    assert_eq!(early.reply().await.unwrap_err().code(), Code::Unavailable);
 
     let _agent = Agent::connect(&replicas.all[0], AGENT, 1).await;
 
     let mut asked = ask().await.unwrap();
-    assert_eq!(asked.answer().await.unwrap(), Answer::Ready);
-    let mut call = asked.start(&opening).unwrap();
+    assert_eq!(asked.reply().await.unwrap(), TunnelReply::Ready);
+    let mut call = Call::through_peer(asked, &opening).unwrap();
     assert_eq!(next_message(&mut call).await, "a");
     assert_eq!(next_message(&mut call).await, "b");
 }
@@ -201,10 +203,12 @@ async fn a_tunnel_that_was_ready_and_is_not_used_is_idle_again() {
     let stranger = replicas.stranger();
     let opening = opening(&[], false);
     for _ in 0..3 {
-        let asked = stranger.ask(&url(0), AGENT, &need(), &opening).await;
+        let asked = stranger
+            .request_tunnel(&url(0), AGENT, &need(), &opening)
+            .await;
         let mut asked = asked.unwrap();
 
-        assert_eq!(asked.answer().await.unwrap(), Answer::Ready);
+        assert_eq!(asked.reply().await.unwrap(), TunnelReply::Ready);
     }
 }
 

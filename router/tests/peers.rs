@@ -60,12 +60,12 @@ async fn a_connection_that_ends_in_order_gets_no_new_calls_and_finishes_its_old(
 
     peer.go_away();
     let mut new = ask(&pool, 1).await.unwrap();
-    // A question that was on its way is still answered on the old connection.
+    // A request that was on its way is still answered on the old connection.
     while peer.dials() == 1 {
         new = ask(&pool, 1).await.unwrap();
     }
 
-    let goes_on = tokio::time::timeout(Duration::from_millis(200), old.answer()).await;
+    let goes_on = tokio::time::timeout(Duration::from_millis(200), old.reply()).await;
     assert!(goes_on.is_err(), "{goes_on:?}");
     drop(old);
     eventually("the end of the old connection", || peer.open() == 1).await;
@@ -96,7 +96,7 @@ async fn a_dead_peer_fails_fast_and_is_dialled_again_when_asked_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_freezes_is_found_out_within_three_seconds_of_a_question() {
+async fn a_peer_that_freezes_is_found_out_within_three_seconds_of_a_request() {
     for idle in [0, 1, 100] {
         let peer = Peer::start(Mood::Serves);
         let pool = peer.pool();
@@ -117,7 +117,7 @@ async fn a_peer_that_freezes_is_found_out_within_three_seconds_of_a_question() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_question_ends_within_three_seconds_when_the_peer_freezes() {
+async fn an_open_request_ends_within_three_seconds_when_the_peer_freezes() {
     let peer = Peer::start(Mood::Serves);
     let pool = peer.pool();
     let mut asked = ask(&pool, 0).await.unwrap();
@@ -125,7 +125,7 @@ async fn an_open_question_ends_within_three_seconds_when_the_peer_freezes() {
     peer.becomes(Mood::Frozen);
 
     let since = Instant::now();
-    let answer = asked.answer().await;
+    let answer = asked.reply().await;
 
     assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
     assert!(
@@ -149,27 +149,27 @@ async fn a_frozen_peer_that_is_dialled_fails_and_serves_again_when_thawed() {
 }
 
 #[tokio::test]
-async fn questions_that_are_dropped_in_numbers_leave_the_connection_to_others() {
+async fn requests_that_are_dropped_in_numbers_leave_the_connection_to_others() {
     let peer = Peer::start(Mood::Serves);
     let pool = peer.pool();
     let mut other = ask(&pool, 0).await.unwrap();
 
-    // The peer is slow: it sees the questions and their end at once.
+    // The peer is slow: it sees the requests and their end at once.
     peer.becomes(Mood::Frozen);
-    let questions = join_all((0..50).map(|n| ask(&pool, n)));
+    let requests = join_all((0..50).map(|n| ask(&pool, n)));
     let moment = Duration::from_millis(100);
-    assert!(tokio::time::timeout(moment, questions).await.is_err());
+    assert!(tokio::time::timeout(moment, requests).await.is_err());
     tokio::time::sleep(moment).await;
     peer.becomes(Mood::Serves);
 
     assert!(ask(&pool, 1).await.is_ok());
-    let goes_on = tokio::time::timeout(moment, other.answer()).await;
+    let goes_on = tokio::time::timeout(moment, other.reply()).await;
     assert!(goes_on.is_err(), "{goes_on:?}");
     assert_eq!(peer.dials(), 1);
 }
 
 #[tokio::test]
-async fn a_question_on_a_connection_that_just_died_is_asked_again_through_another() {
+async fn a_request_on_a_connection_that_just_died_is_sent_again_through_another() {
     let peer = Peer::start(Mood::Serves);
     let pool = peer.pool();
     for round in 1..20 {

@@ -196,8 +196,8 @@ async fn an_agent_that_does_not_impersonate_is_refused_identities() {
 async fn what_an_agent_lacks_is_said_alike_by_every_replica_and_within_seconds() {
     type Lack = fn(&mut Offer);
     let lacks: [(&str, Lack); 3] = [
-        ("act on behalf", |offer| offer.impersonates = false),
-        ("upgrade", |offer| offer.upgrades = false),
+        ("impersonation", |offer| offer.impersonates = false),
+        ("upgrade their connection", |offer| offer.upgrades = false),
         ("method", |offer| {
             offer.methods = ["/a.B/C".to_owned()].into()
         }),

@@ -12,7 +12,7 @@ mod webhook;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster_state::redis::{Channel, Heard};
+use cluster_state::{Channel, ChannelEvent};
 use prometheus_client::registry::Registry;
 use prost::Message as _;
 use proto::events::rpc::Batch;
@@ -47,7 +47,7 @@ struct Inner {
     log: bool,
     webhooks: Vec<WebhookQueue>,
     readers: broadcast::Sender<Delivery>,
-    channel: Option<Channel>,
+    channel: Option<Arc<dyn Channel>>,
     metrics: EventMetrics,
     readers_end: CancellationToken,
 }
@@ -66,7 +66,7 @@ impl Events {
     /// When a webhook's secret or certificates cannot be read.
     pub fn open(
         settings: &config::Events,
-        channel: Option<Channel>,
+        channel: Option<Arc<dyn Channel>>,
         user_agent: &str,
         registry: &mut Registry,
     ) -> Result<EventWorkers, WebhookError> {
@@ -127,9 +127,9 @@ impl Events {
         let Some(channel) = &self.0.channel else {
             return;
         };
-        let listening = channel.listen(|heard| match heard {
-            Heard::Gap => self.deliver(Delivery::Missed),
-            Heard::Message(message) => match Batch::decode(message) {
+        let mut on_event = |event| match event {
+            ChannelEvent::Gap => self.deliver(Delivery::Missed),
+            ChannelEvent::Message(message) => match Batch::decode(message) {
                 Ok(batch) => self.deliver(Delivery::Batch(Arc::new(batch))),
                 Err(error) => {
                     tracing::warn!(
@@ -139,7 +139,8 @@ impl Events {
                     );
                 }
             },
-        });
+        };
+        let listening = channel.listen(&mut on_event);
         stop.run_until_cancelled(listening).await;
     }
 }

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cluster_state::{AgentId, Presence, RoutingTable, StoreError, Wanted};
+use cluster_state::{AgentId, Presence, PresenceQuery, RoutingTable, StoreError};
 use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
 
@@ -135,9 +135,12 @@ impl Tracker {
     ///
     /// # Errors
     /// When the store cannot say.
-    pub async fn connected(&self, wanted: &Wanted) -> Result<Vec<ConnectedAgentInfo>, StoreError> {
-        let told = self.table.told(wanted).await?;
-        Ok(record::merge(&told))
+    pub async fn connected(
+        &self,
+        query: &PresenceQuery,
+    ) -> Result<Vec<ConnectedAgentInfo>, StoreError> {
+        let entries = self.table.find_presence(query).await?;
+        Ok(record::merge(&entries))
     }
 
     fn hold(
@@ -201,7 +204,7 @@ impl Tracker {
             group: agent.project,
             text: record::encode(instances).into(),
         });
-        self.table.tell(id, presence);
+        self.table.set_presence(id, presence);
     }
 
     fn lock(&self, agent: AgentId) -> MutexGuard<'_, HashMap<AgentId, Agent>> {

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use agent_gateway::{AgentGateway, AgentMetrics, DrainSettings, Services, Settings, Tracker};
-use cluster_state::Wanted;
+use cluster_state::PresenceQuery;
 use cluster_state::{AgentId, Owner, ReplicaId, RoutingTable, memory::MemoryStore};
 use control_plane::standalone::{
     Standalone, edit,
@@ -67,7 +67,7 @@ impl Kas {
     }
 
     async fn processes(&self) -> Vec<ConnectedAgentInfo> {
-        self.tracker.connected(&Wanted::All).await.unwrap()
+        self.tracker.connected(&PresenceQuery::All).await.unwrap()
     }
 
     async fn aged(max_connection_age: Duration) -> Self {

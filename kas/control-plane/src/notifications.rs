@@ -1,33 +1,32 @@
-//! What GitLab tells one replica, and all replicas hear: pushes to projects.
+//! Notifications of GitLab about pushes to projects: GitLab calls one replica,
+//! which publishes them to all.
 //!
-//! With Redis, events go through GitLab's own channel, each as the message that
-//! GitLab's kas writes there; without, they stay in the process. Nothing is
-//! kept, so a listener only looks sooner than it would have looked anyway.
+//! With a shared store, notifications go through GitLab's own channel in the
+//! format of GitLab's kas; without, they stay in the process. Nothing is stored:
+//! a notification makes a subscriber poll earlier than it would have anyway.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster_state::{
-    StoreError,
-    redis::{Channel, Heard},
-};
+use cluster_state::{Channel, ChannelEvent, StoreError};
 use prost::Message as _;
 use prost_types::Any;
 use proto::agent::event::{GitPushEvent, Project};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-/// The channel that GitLab's kas uses, whatever the key prefix is.
+/// The channel of GitLab's kas. It has no key prefix.
 pub const CHANNEL: &str = "kas_events";
 
-const GIT_PUSH: &str = "type.googleapis.com/gitlab.agent.event.GitPushEvent";
-/// Events on their way to listeners; one that falls behind hears that it missed some.
-const QUEUE: usize = 256;
+/// The protobuf type of a notification.
+const GIT_PUSH_TYPE_URL: &str = "type.googleapis.com/gitlab.agent.event.GitPushEvent";
+/// Events that may wait for a subscriber; one that falls behind lags.
+const EVENT_QUEUE: usize = 256;
 
-/// What a listener hears.
+/// What a subscriber receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Something was pushed to a project.
+    /// A push to a project.
     GitPush(GitPush),
     /// Events may have been missed: anything may have been pushed.
     Missed,
@@ -36,26 +35,26 @@ pub enum Event {
 /// A push to a project's repository, to whichever branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitPush {
-    /// The project's number.
+    /// The project's id.
     pub project_id: i64,
     /// Its full path.
     pub project_path: Arc<str>,
 }
 
-/// Passes events to all listeners of all replicas. Clones share them.
+/// Publishes events to the subscribers of all replicas. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Notifications {
     events: broadcast::Sender<Event>,
-    channel: Option<Channel>,
+    channel: Option<Arc<dyn Channel>>,
 }
 
 impl Notifications {
-    /// For one process, or through a channel that replicas share; then
-    /// [`run`](Self::run) must run.
+    /// Notifications through a channel that replicas share, for which
+    /// [`run`](Self::run) has to run; `None` keeps them in the process.
     #[must_use]
-    pub fn new(channel: Option<Channel>) -> Self {
+    pub fn new(channel: Option<Arc<dyn Channel>>) -> Self {
         Self {
-            events: broadcast::Sender::new(QUEUE),
+            events: broadcast::Sender::new(EVENT_QUEUE),
             channel,
         }
     }
@@ -66,39 +65,40 @@ impl Notifications {
         self.events.subscribe()
     }
 
-    /// Tells all listeners of all replicas.
+    /// Publishes a push to the subscribers of all replicas.
     ///
     /// # Errors
-    /// When the store does not take it.
+    /// When the store does not take it; some replicas may have received it.
     pub async fn publish(&self, push: GitPush) -> Result<(), StoreError> {
         match &self.channel {
             Some(channel) => channel.publish(encode(&push)).await,
             None => {
-                self.tell(Event::GitPush(push));
+                self.dispatch(Event::GitPush(push));
                 Ok(())
             }
         }
     }
 
-    /// Hears what other replicas publish, until `stop`.
+    /// Receives what replicas publish, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Some(channel) = self.channel.clone() else {
             return;
         };
-        let listening = channel.listen(|heard| match heard {
-            Heard::Gap => self.tell(Event::Missed),
-            Heard::Message(message) => match decode(message) {
-                Ok(push) => self.tell(Event::GitPush(push)),
-                Err(why) => {
-                    tracing::warn!(channel = CHANNEL, why, "an event that is not understood");
+        let mut on_event = |event| match event {
+            ChannelEvent::Gap => self.dispatch(Event::Missed),
+            ChannelEvent::Message(message) => match decode(message) {
+                Ok(push) => self.dispatch(Event::GitPush(push)),
+                Err(error) => {
+                    tracing::warn!(channel = CHANNEL, %error, "ignored a malformed push notification");
                 }
             },
-        });
-        stop.run_until_cancelled(listening).await;
+        };
+        stop.run_until_cancelled(channel.listen(&mut on_event))
+            .await;
     }
 
-    /// Nobody may listen, which is fine.
-    fn tell(&self, event: Event) {
+    /// There may be no subscriber.
+    fn dispatch(&self, event: Event) {
         let _ = self.events.send(event);
     }
 }
@@ -111,19 +111,30 @@ fn encode(push: &GitPush) -> Bytes {
         }),
     };
     let any = Any {
-        type_url: GIT_PUSH.to_owned(),
+        type_url: GIT_PUSH_TYPE_URL.to_owned(),
         value: event.encode_to_vec(),
     };
     any.encode_to_vec().into()
 }
 
-fn decode(message: Bytes) -> Result<GitPush, String> {
-    let any = Any::decode(message).map_err(|error| error.to_string())?;
-    if any.type_url != GIT_PUSH {
-        return Err(format!("its type is {:?}", any.type_url));
+/// A message that is no push notification.
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum NotificationError {
+    #[error(transparent)]
+    Decode(#[from] prost::DecodeError),
+    #[error("its type is {0:?}")]
+    Type(String),
+    #[error("it names no project")]
+    NoProject,
+}
+
+fn decode(message: Bytes) -> Result<GitPush, NotificationError> {
+    let any = Any::decode(message)?;
+    if any.type_url != GIT_PUSH_TYPE_URL {
+        return Err(NotificationError::Type(any.type_url));
     }
-    let event = GitPushEvent::decode(any.value.as_slice()).map_err(|error| error.to_string())?;
-    let project = event.project.ok_or("it names no project")?;
+    let event = GitPushEvent::decode(any.value.as_slice())?;
+    let project = event.project.ok_or(NotificationError::NoProject)?;
     Ok(GitPush {
         project_id: project.id,
         project_path: project.full_path.into(),
@@ -142,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn within_a_process_every_listener_hears_a_push() {
+    async fn within_a_process_every_subscriber_receives_a_push() {
         let notifications = Notifications::new(None);
         let (mut one, mut two) = (notifications.subscribe(), notifications.subscribe());
 

@@ -1,4 +1,4 @@
-//! The private API, as the configuration wants it.
+//! The private API's port, as configured.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::{
     replica::{PeerSettings, Port},
 };
 
-/// How long the published URL may take until it leads here.
-const SELF_TEST: Duration = Duration::from_secs(10);
+/// How long the published URL may take until it leads to this replica.
+const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The port for peers, once it is certain that they can reach it.
+/// The peers' port, after its self-test.
 pub(super) async fn peers(
     config: &Config,
     id: &ReplicaId,
 ) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
     let Some(peers) = &config.private_api else {
-        let nowhere = Owner {
+        let unpublished = Owner {
             replica: id.clone(),
             url: String::new(),
         };
-        return Ok((nowhere, None));
+        return Ok((unpublished, None));
     };
     let variables = OwnAddressVariables::read(|name| std::env::var(name).ok());
     let address = &peers.listen.address;
@@ -45,10 +45,10 @@ pub(super) async fn peers(
         url: own.url.clone(),
     };
     let port = port(peers, own).await?;
-    self_test(&me, &port, SELF_TEST)
+    self_test(&me, &port, SELF_TEST_TIMEOUT)
         .await
         .context("the self-test of the private API failed")?;
-    tracing::info!(url = me.url, address = %port.listener.local_addr(), "other replicas' port is up");
+    tracing::info!(url = me.url, address = %port.listener.local_addr(), "listening for other replicas");
     Ok((me, Some(port)))
 }
 
@@ -71,7 +71,7 @@ async fn port(
             ..ClientTlsOptions::default()
         })
     };
-    // Where no TLS is spoken, a machine without root certificates will do.
+    // Without TLS the machine needs no root certificates.
     let tls = spoken.then(load).transpose()?;
     let server = match (identity, client_ca) {
         (Some(identity), Some(ca)) => Some(ServerTls::load_mutual(identity, ca, &[H2])?),
@@ -99,7 +99,7 @@ async fn port(
     })
 }
 
-/// Every replica that publishes a loopback address takes itself for all others.
+/// A replica that dials a loopback address reaches itself instead of the other.
 fn warn_of_loopback(url: &str) {
     let Ok(target) = Target::parse(url) else {
         return;
@@ -108,7 +108,7 @@ fn warn_of_loopback(url: &str) {
     if ip.is_some_and(|ip| ip.is_loopback()) || target.host() == "localhost" {
         tracing::warn!(
             url,
-            "the private API is published under a loopback address: replicas on other machines cannot reach \
+            "the published URL of the private API is a loopback address: replicas on other machines cannot reach \
              this one; set private_api.listen.address and OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
         );
     }

@@ -1,14 +1,13 @@
-//! Which routing table a replica has: in memory, or in Redis.
+//! The state that replicas share: in memory, or in Redis.
 
 use std::{sync::Arc, time::Duration};
 
 use agent_gateway::events;
 use anyhow::{Context, bail};
 use cluster_state::{
-    Owner, RoutingTable, SharedTable,
+    Channel, ClusterStore, OneTimeClaims, Owner, RoutingTable, SharedTable, TableSettings,
     memory::MemoryStore,
-    redis::{Address, Channel, Once, RedisOptions, RedisStore, Servers},
-    shared::Settings,
+    redis::{Address, RedisOptions, RedisStore, Servers},
 };
 use prometheus_client::registry::Registry as Metrics;
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
@@ -22,17 +21,17 @@ use crate::{
     version,
 };
 
-/// What replicas share, or the same within one process.
+/// What replicas share through a store, or its equivalent within one process.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) table: Arc<dyn RoutingTable>,
     pub(crate) notifications: Notifications,
-    /// How replicas share the reading of repositories.
+    /// How replicas share the polling of repositories; `None`: each polls by itself.
     pub(crate) sharing: Option<Sharing>,
-    /// How replicas tell each other's readers of events.
-    pub(crate) events: Option<Channel>,
-    /// What is done once by all replicas together.
-    pub(crate) once: Option<Once>,
+    /// The channel for clusters' events; `None` keeps them in the process.
+    pub(crate) events: Option<Arc<dyn Channel>>,
+    /// One-time claims of all replicas; `None` keeps them in the process.
+    pub(crate) one_time: Option<Arc<dyn OneTimeClaims>>,
 }
 
 impl Shared {
@@ -43,12 +42,42 @@ impl Shared {
             notifications: Notifications::new(None),
             sharing: None,
             events: None,
-            once: None,
+            one_time: None,
+        }
+    }
+
+    /// Everything through a store.
+    fn through(
+        store: Arc<dyn ClusterStore>,
+        me: &Owner,
+        peers: &PeerSettings,
+        metrics: &mut Metrics,
+    ) -> Self {
+        let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
+        let events = store.channel(events::CHANNEL);
+        let polls = store.poll_state(me.replica.clone());
+        let one_time = store.one_time_claims();
+        let table = SharedTable::start(
+            store,
+            Arc::new(peers.clone()),
+            me.clone(),
+            version::VERSION,
+            TableSettings::default(),
+        );
+        numbers::register_table(metrics, &table);
+        let members = table.clone();
+        let live = Arc::new(move || members.ring());
+        Self {
+            table,
+            notifications,
+            sharing: Some(Sharing { polls, live }),
+            events: Some(events),
+            one_time: Some(one_time),
         }
     }
 }
 
-/// What the configuration asks for.
+/// The configured table.
 pub(super) fn table(
     config: &Config,
     me: &Owner,
@@ -56,9 +85,7 @@ pub(super) fn table(
     metrics: &mut Metrics,
 ) -> anyhow::Result<Shared> {
     let Some(redis) = &config.redis else {
-        tracing::info!(
-            "there is no redis section: the routing table is in memory, for one replica"
-        );
+        tracing::info!("no redis section: the routing table is in memory, for a single replica");
         let table = MemoryStore::default().table(me.clone());
         return Ok(Shared::alone(Arc::new(table)));
     };
@@ -70,7 +97,7 @@ pub(super) fn table(
     shared(&options(redis)?, me, peers, metrics)
 }
 
-/// A table in this Redis, for replicas that reach each other so.
+/// A table in this Redis, for replicas that reach each other with these settings.
 pub(crate) fn shared(
     options: &RedisOptions,
     me: &Owner,
@@ -83,27 +110,7 @@ pub(crate) fn shared(
     };
     let store = RedisStore::connect(&options).context("redis")?;
     store.metrics().register(metrics);
-    let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
-    let events = store.channel(events::CHANNEL);
-    let board = store.board(me.replica.clone());
-    let once = store.once();
-    let table = SharedTable::start(
-        Arc::new(store),
-        Arc::new(peers.clone()),
-        me.clone(),
-        version::VERSION,
-        Settings::default(),
-    );
-    numbers::register_table(metrics, &table);
-    let members = table.clone();
-    let live = Arc::new(move || members.ring());
-    Ok(Shared {
-        table,
-        notifications,
-        sharing: Some(Sharing { board, live }),
-        events: Some(events),
-        once: Some(once),
-    })
+    Ok(Shared::through(Arc::new(store), me, peers, metrics))
 }
 
 fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
@@ -170,7 +177,7 @@ fn addresses_of(texts: &[String]) -> anyhow::Result<Vec<Address>> {
     Ok(addresses.collect::<Result<_, _>>()?)
 }
 
-/// A password, byte for byte as GitLab's kas takes it.
+/// A password file's content, byte for byte as GitLab's kas takes it.
 fn secret(file: Option<&std::path::Path>, key: &str) -> anyhow::Result<Option<String>> {
     let Some(file) = file else {
         return Ok(None);

@@ -3,7 +3,7 @@
 use agent_gateway::Tracker;
 use std::{collections::HashMap, sync::Arc};
 
-use cluster_state::{AgentId, Wanted};
+use cluster_state::{AgentId, PresenceQuery};
 use proto::agent::agent_tracker::{
     ConnectedAgentInfo,
     rpc::{
@@ -31,7 +31,9 @@ impl agent_tracker_server::AgentTracker for Connected {
     ) -> Result<Response<GetConnectedAgentsResponse>, Status> {
         let (wanted, call) = match request.into_inner().request {
             Some(Asked::AgentId(id)) => (by_agents(&[id]), "GetConnectionsByAgentId"),
-            Some(Asked::ProjectId(id)) => (Wanted::Groups(vec![id]), "GetConnectionsByProjectId"),
+            Some(Asked::ProjectId(id)) => {
+                (PresenceQuery::Groups(vec![id]), "GetConnectionsByProjectId")
+            }
             None => {
                 let words = "invalid GetConnectedAgentsRequest.Request: value is required";
                 return Err(Status::invalid_argument(words));
@@ -46,7 +48,7 @@ impl agent_tracker_server::AgentTracker for Connected {
         request: Request<GetConnectedAgentsByProjectIDsRequest>,
     ) -> Result<Response<GetConnectedAgentsByProjectIDsResponse>, Status> {
         let ids = bounded(request.into_inner().project_ids)?;
-        let wanted = Wanted::Groups(ids);
+        let wanted = PresenceQuery::Groups(ids);
         let agents = self.ask(&wanted, "GetConnectedAgentsByProjectIDs").await?;
         Ok(Response::new(GetConnectedAgentsByProjectIDsResponse {
             agents,
@@ -83,7 +85,9 @@ impl agent_tracker_server::AgentTracker for Connected {
         &self,
         _: Request<CountAgentsByAgentVersionsRequest>,
     ) -> Result<Response<CountAgentsByAgentVersionsResponse>, Status> {
-        let agents = self.ask(&Wanted::All, "CountAgentsByAgentVersions").await?;
+        let agents = self
+            .ask(&PresenceQuery::All, "CountAgentsByAgentVersions")
+            .await?;
         Ok(Response::new(CountAgentsByAgentVersionsResponse {
             agent_versions: count_versions(agents),
         }))
@@ -91,7 +95,11 @@ impl agent_tracker_server::AgentTracker for Connected {
 }
 
 impl Connected {
-    async fn ask(&self, wanted: &Wanted, call: &str) -> Result<Vec<ConnectedAgentInfo>, Status> {
+    async fn ask(
+        &self,
+        wanted: &PresenceQuery,
+        call: &str,
+    ) -> Result<Vec<ConnectedAgentInfo>, Status> {
         self.0.connected(wanted).await.map_err(|error| {
             tracing::warn!(%error, call, "cannot tell GitLab who is connected");
             Status::unavailable(format!("{call}() failed"))
@@ -99,8 +107,8 @@ impl Connected {
     }
 }
 
-fn by_agents(ids: &[i64]) -> Wanted {
-    Wanted::Agents(ids.iter().copied().map(AgentId).collect())
+fn by_agents(ids: &[i64]) -> PresenceQuery {
+    PresenceQuery::Agents(ids.iter().copied().map(AgentId).collect())
 }
 
 fn bounded(mut ids: Vec<i64>) -> Result<Vec<i64>, Status> {

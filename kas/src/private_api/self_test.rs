@@ -1,10 +1,10 @@
-//! Who answers at the URL of a replica: itself, as it finds out before it asks
-//! others to dial it; and it lives, as others find out that miss its lease.
+//! The health probe of a replica at its URL: of this one before it publishes the
+//! URL, and of others whose lease has expired.
 
 use std::{sync::Arc, time::Duration};
 
-use cluster_state::{Owner, TableFuture, Vouch, Word};
-use router::peers::Greeting as _;
+use cluster_state::{Liveness, Owner, PeerProbe, TableFuture};
+use router::peers::Challenge as _;
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, connect},
     drain::Drain,
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PORT, PeerSettings, doorman::Doorman, tokens::Question};
+use super::{PORT, PeerSettings, authenticator::Authenticator, tokens::PeerChallenge};
 use crate::port::Port;
 
 /// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(3);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time between attempts.
-const PAUSE: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why other replicas could not reach this one.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
-    /// It is not this replica that answers.
+    /// Another replica answers.
     #[error(
         "another replica ({replica}) answers at {url}, which this replica publishes as its own: \
          each needs a URL to itself, set OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
@@ -34,10 +34,10 @@ pub enum SelfTestError {
     Shared {
         /// The URL.
         url: String,
-        /// Who answers.
+        /// The other replica.
         replica: String,
     },
-    /// Whoever answers does not have the secret.
+    /// The other side did not pass the challenge.
     #[error(
         "what answers at {url} is not this replica ({why}): either \
          another replica is there, with another private_api.listen.authentication_secret_file, or \
@@ -46,26 +46,24 @@ pub enum SelfTestError {
     Refused {
         /// The URL.
         url: String,
-        /// What it did not prove.
+        /// Why not.
         why: String,
     },
-    /// It cannot be reached.
-    #[error(
-        "this replica cannot reach itself at {url}, under which it is published: {why}; {hint}"
-    )]
+    /// This replica is unreachable at its URL.
+    #[error("this replica cannot reach itself at {url}, the URL that it publishes: {why}; {hint}")]
     Unreachable {
         /// The URL.
         url: String,
-        /// What happened last.
+        /// The last failure.
         why: String,
         /// What to set.
         hint: &'static str,
     },
 }
 
-/// Dials the URL that `me` is published under, and checks that it leads to the
-/// port, which nobody else serves yet. What may heal, such as a service that
-/// is not programmed yet, is waited for up to `limit`.
+/// Dials the URL that `me` publishes, and checks that it leads to the port, which
+/// is not served otherwise yet. Failures that may pass, such as a Kubernetes
+/// service without endpoints, are retried up to `limit`.
 ///
 /// # Errors
 /// [`SelfTestError`] says what was dialled, what happened, and what to set.
@@ -74,10 +72,10 @@ pub async fn self_test(
     port: &Port<PlainAcceptor, PeerSettings>,
     limit: Duration,
 ) -> Result<(), SelfTestError> {
-    let doorman = Doorman::new(me.clone(), port.settings.tokens.clone());
+    let authenticator = Authenticator::new(me.clone(), port.settings.tokens.clone());
     tokio::select! {
         tested = attempts(me, port, limit) => tested,
-        () = answer(&port.listener, &port.acceptor, Arc::new(doorman)) => {
+        () = answer(&port.listener, &port.acceptor, Arc::new(authenticator)) => {
             unreachable!("it answers for ever")
         }
     }
@@ -91,9 +89,9 @@ async fn attempts(
     let deadline = Instant::now() + limit;
     let tls = port.acceptor.tls.is_some();
     loop {
-        let asked = tokio::time::timeout(ATTEMPT, ask(&me.url, &port.settings));
-        let asked = asked.await.unwrap_or_else(|_| Err(Failed::silent()));
-        let failed = match asked {
+        let probed = tokio::time::timeout(ATTEMPT_TIMEOUT, probe(&me.url, &port.settings));
+        let probed = probed.await.unwrap_or_else(|_| Err(Failed::timeout()));
+        let failed = match probed {
             Ok(name) if name == me.replica.to_string() => return Ok(()),
             Ok(replica) => {
                 let url = me.url.clone();
@@ -101,39 +99,43 @@ async fn attempts(
             }
             Err(failed) => failed,
         };
-        let last = failed.lasts || Instant::now() + PAUSE >= deadline;
+        let last = failed.permanent || Instant::now() + RETRY_INTERVAL >= deadline;
         if last {
             return Err(failed.explain(&me.url, tls));
         }
-        tracing::debug!(url = me.url, why = failed.why, "not reachable yet");
-        tokio::time::sleep(PAUSE).await;
+        tracing::debug!(
+            url = me.url,
+            error = failed.why,
+            "self-test of the private API failed; retrying"
+        );
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// An attempt that has failed.
+/// A failed probe.
 struct Failed {
     why: String,
-    /// Whether another attempt makes no sense.
-    lasts: bool,
+    /// Whether another attempt cannot succeed.
+    permanent: bool,
     refused: bool,
     wrong_name: bool,
-    /// Whether nobody listens.
-    nobody: bool,
+    /// Whether nothing listens at the address.
+    not_listening: bool,
 }
 
 impl Failed {
     fn new(why: String) -> Self {
         Self {
             why,
-            lasts: false,
+            permanent: false,
             refused: false,
             wrong_name: false,
-            nobody: false,
+            not_listening: false,
         }
     }
 
-    fn silent() -> Self {
-        Self::new(format!("no answer within {ATTEMPT:?}"))
+    fn timeout() -> Self {
+        Self::new(format!("no answer within {ATTEMPT_TIMEOUT:?}"))
     }
 
     fn explain(self, url: &str, tls: bool) -> SelfTestError {
@@ -172,32 +174,32 @@ impl From<ConnectError> for Failed {
         let wrong_name = why.contains("for another name");
         Self {
             wrong_name,
-            nobody: error.is_refusal(),
+            not_listening: error.is_refusal(),
             ..Self::new(why)
         }
     }
 }
 
-impl Vouch for PeerSettings {
-    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
+impl PeerProbe for PeerSettings {
+    fn probe<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Liveness> {
         Box::pin(async move {
-            match ask(&replica.url, self).await {
-                Ok(name) if name == replica.replica.to_string() => Word::Lives,
-                Ok(_) => Word::Ended,
-                Err(failed) if failed.nobody => Word::Ended,
-                Err(_) => Word::Silence,
+            match probe(&replica.url, self).await {
+                Ok(name) if name == replica.replica.to_string() => Liveness::Alive,
+                Ok(_) => Liveness::Gone,
+                Err(failed) if failed.not_listening => Liveness::Gone,
+                Err(_) => Liveness::Unknown,
             }
         })
     }
 }
 
-/// Asks who answers at `url`.
-async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
+/// The id of the replica that answers at `url`.
+async fn probe(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
     let stream = dial(url, &settings.dial).await?;
     let http2 = runtime::grpc::client_settings();
     let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
-    let question = Question::new(&settings.tokens, url);
-    let (response, _) = send.send_request(question.question(), true)?;
+    let challenge = PeerChallenge::new(&settings.tokens, url);
+    let (response, _) = send.send_request(challenge.request(), true)?;
     let response = tokio::select! {
         response = response => response?,
         ended = connection => {
@@ -206,17 +208,17 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
         }
     };
     let status = Status::from_header_map(response.headers());
-    if let Some(greeted) = question.answered_by(response.headers()) {
-        return Ok(greeted.replica().to_owned());
+    if let Some(identity) = challenge.identify(response.headers()) {
+        return Ok(identity.replica().to_owned());
     }
     match status {
         Some(status) if matches!(status.code(), Code::Ok | Code::Unauthenticated) => Err(Failed {
-            lasts: true,
+            permanent: true,
             refused: true,
             ..Failed::new("it did not prove that it has this replica's secret".to_owned())
         }),
         status => Err(Failed::new(format!(
-            "what answers is no replica of this kind (HTTP {}, {})",
+            "what answers is not a replica of this server (HTTP {}, {})",
             response.status(),
             status.map_or("no gRPC status".to_owned(), |status| status.to_string()),
         ))),
@@ -225,33 +227,33 @@ async fn ask(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
 
 async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteStream, Failed> {
     let target = Target::parse(url).map_err(|error| Failed {
-        lasts: true,
+        permanent: true,
         ..Failed::new(error.to_string())
     })?;
     Ok(connect(&target, options).await?.io)
 }
 
-/// Answers whoever dials who it is, and nothing else yet.
-async fn answer(listener: &Listener, acceptor: &PlainAcceptor, doorman: Arc<Doorman>) {
-    // Nobody is answered any more once this is dropped.
+/// Answers challenges, and nothing else yet.
+async fn answer(listener: &Listener, acceptor: &PlainAcceptor, authenticator: Arc<Authenticator>) {
+    // Dropping this ends all connections.
     let stop = CancellationToken::new();
     let _dropped = stop.clone().drop_guard();
     let serve = move |accepted: PlainAccepted| async move {
-        let answered = receive(accepted.io, &doorman);
+        let answered = receive(accepted.io, &authenticator);
         stop.run_until_cancelled(answered).await;
     };
     let server = Server::new(PORT, listener, acceptor.clone());
     server.run(Drain::new(), serve).await;
 }
 
-async fn receive(stream: runtime::io::ByteStream, doorman: &Doorman) {
+async fn receive(stream: runtime::io::ByteStream, authenticator: &Authenticator) {
     let Ok(mut http2) = runtime::grpc::server_settings().handshake(stream).await else {
         return;
     };
-    let visitor = doorman.visitor();
+    let session = authenticator.session();
     while let Some(Ok((request, respond))) = http2.accept().await {
-        if let Some(respond) = doorman.admit(&visitor, &request, respond) {
-            // A peer that is gone needs no answer.
+        if let Some(respond) = authenticator.admit(&session, &request, respond) {
+            // Fails only when the peer is gone.
             let _ = runtime::grpc::refuse(respond, &Status::unavailable("kas is starting"));
         }
     }

@@ -1,8 +1,8 @@
-//! The tokens by which replicas prove to each other who they are, whatever their clocks say.
+//! The tokens with which replicas authenticate themselves to each other, also when their clocks differ.
 //!
-//! A token is for one connection to one replica, which has proved to be one before: it is of no use elsewhere.
-//! It lives for seconds by the clock of who reads it. A replica whose clock differs is refused, and
-//! told the time with it, signed: it signs by the other's clock from then on. Nobody without the secret can make it sign for another time.
+//! A token is valid for one connection to one replica, which has authenticated itself before. It is valid for
+//! seconds by the verifier's clock. A replica whose clock differs is rejected with the verifier's time, signed,
+//! and signs by that clock from then on. Only replicas can sign a time.
 
 use std::{
     collections::HashMap,
@@ -11,34 +11,34 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::AUTHORIZATION};
-use router::peers::{Credentials, Greeting};
+use router::peers::{Challenge, Credentials};
 use runtime::jwt::{self, JwtError, Secret};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::doorman::{CONNECTION, PROOF, REPLICA, SELF_TEST};
+use super::authenticator::{CONNECTION, PROOF, REPLICA, SELF_TEST};
 
-/// Issuer of the tokens between replicas, and their audience where they are good at every replica, as GitLab's
-/// kas has it.
-const NAME: &str = "gitlab-kas";
-/// What the secret for proofs is derived for.
-const PROOFS: &str = "kas private api proof";
-/// The audience of a word on the time: it opens no door.
+/// Issuer of the tokens between replicas, and their audience where they are valid at every replica, as with
+/// GitLab's kas.
+const ISSUER: &str = "gitlab-kas";
+/// Purpose for which the key of proofs is derived from the shared secret.
+const PROOF_KEY_PURPOSE: &str = "kas private api proof";
+/// Audience of a signed time; it authenticates nothing.
 const CLOCK_AUDIENCE: &str = "gitlab-kas-clock";
-/// The metadata of a refusal that says what time it is there.
-const CLOCK: &str = "kas-hop-clock";
-/// How long a token is used, of the five seconds that it is valid for.
-pub(super) const REUSE: Duration = Duration::from_secs(1);
-/// Differences between clocks that matter to nobody, in seconds.
-const CLOSE: i64 = 1;
-/// Peers whose clocks differ that are remembered, at most.
-const MOST: usize = 64;
+/// Metadata of a rejection: the verifier's signed time.
+const CLOCK_METADATA: &str = "kas-hop-clock";
+/// How long a token is reused, of the five seconds that it is valid for.
+pub(super) const TOKEN_REUSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Difference between clocks that is ignored, in seconds.
+const CLOCK_TOLERANCE_SECONDS: i64 = 1;
+/// Peers with differing clocks that are remembered, at most.
+const MAX_SKEWED_PEERS: usize = 64;
 
-/// Signs and checks with the secret that all replicas share.
+/// Signs and verifies tokens with the secret that all replicas share.
 pub struct Tokens {
     secret: Secret,
     proofs: Secret,
-    /// Whether they are made and taken as GitLab's kas does.
+    /// Whether tokens are made and accepted as by GitLab's kas.
     unbound: bool,
     clock: fn() -> SystemTime,
     state: Mutex<State>,
@@ -46,28 +46,28 @@ pub struct Tokens {
 
 #[derive(Default)]
 struct State {
-    /// By how many seconds the clocks of peers are ahead of this one's, by URL, where they are not close.
+    /// Seconds that peers' clocks are ahead of this replica's, by URL, beyond the tolerance.
     ahead: HashMap<String, i64>,
-    /// What was signed lately, by its audience. A header that stays the same for a while costs one byte
-    /// on the wire.
+    /// Recently signed tokens by audience. A header that stays the same for a while costs one byte on the
+    /// wire.
     signed: HashMap<String, Signed>,
 }
 
 struct Signed {
     at: Instant,
-    /// For a clock that is so many seconds ahead.
+    /// The clock difference that it was signed for.
     ahead: i64,
     headers: HeaderMap,
 }
 
-/// A replica, and a connection to it.
+/// The identity of a replica on one connection.
 #[derive(Debug, Clone)]
-pub(super) struct Greeted {
+pub(super) struct PeerIdentity {
     replica: String,
     connection: String,
 }
 
-impl Greeted {
+impl PeerIdentity {
     /// A new connection to the replica of this name.
     pub(super) fn new(replica: &str) -> Self {
         Self {
@@ -76,8 +76,8 @@ impl Greeted {
         }
     }
 
-    /// What the metadata of an answer say.
-    fn of(answer: &HeaderMap) -> Option<Self> {
+    /// The identity in the metadata of an answer.
+    fn read(answer: &HeaderMap) -> Option<Self> {
         let text = |name| Some(answer.get(name)?.to_str().ok()?.to_owned());
         Some(Self {
             replica: text(REPLICA)?,
@@ -93,9 +93,9 @@ impl Greeted {
         &self.connection
     }
 
-    /// For whom tokens on the connection are.
+    /// The audience of tokens on the connection.
     pub(super) fn audience(&self) -> String {
-        format!("{NAME} {} {}", self.replica, self.connection)
+        format!("{ISSUER} {} {}", self.replica, self.connection)
     }
 }
 
@@ -110,19 +110,19 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Tokens of those who share this secret.
+    /// Tokens of the replicas that share this secret.
     #[must_use]
     pub fn new(secret: Secret) -> Arc<Self> {
         Self::by(secret, SystemTime::now)
     }
 
-    /// The same, signed by another clock than the machine's.
+    /// The same with another clock than the machine's.
     #[must_use]
     pub fn by(secret: Secret, clock: fn() -> SystemTime) -> Arc<Self> {
         Arc::new(Self::with(secret, false, clock))
     }
 
-    /// Tokens as GitLab's kas makes and takes them: one is good at every replica, and no replica proves anything.
+    /// Tokens as GitLab's kas makes and accepts them: valid at every replica, without challenges.
     #[must_use]
     pub fn unbound(secret: Secret) -> Arc<Self> {
         Arc::new(Self::with(secret, true, SystemTime::now))
@@ -130,7 +130,7 @@ impl Tokens {
 
     fn with(secret: Secret, unbound: bool, clock: fn() -> SystemTime) -> Self {
         Self {
-            proofs: secret.derive(PROOFS),
+            proofs: secret.derive(PROOF_KEY_PURPOSE),
             secret,
             unbound,
             clock,
@@ -138,9 +138,9 @@ impl Tokens {
         }
     }
 
-    /// What only a replica can say that is published at `url`, to whoever asks with this nonce.
-    pub(super) fn proof(&self, nonce: &str, url: &str, greeted: &Greeted) -> String {
-        let (replica, connection) = (greeted.replica(), greeted.connection());
+    /// The proof that the replica published at `url` answers a challenge with this nonce.
+    pub(super) fn proof(&self, nonce: &str, url: &str, identity: &PeerIdentity) -> String {
+        let (replica, connection) = (identity.replica(), identity.connection());
         self.proofs.mac(&[nonce, url, replica, connection])
     }
 
@@ -149,32 +149,32 @@ impl Tokens {
         &self.secret
     }
 
-    /// Checks what a peer proves itself with on a connection of this audience.
+    /// Verifies a peer's token on a connection of this audience.
     ///
     /// # Errors
-    /// The refusal; it says what time it is here if only that is wrong.
+    /// The rejection; with this replica's time if only the token's time is wrong.
     pub(super) fn check(&self, credentials: &HeaderValue, audience: &str) -> Result<(), Status> {
         let token = credentials.to_str().ok();
         let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")) else {
-            return Err(refusal());
+            return Err(rejection());
         };
-        let verify = |audience| jwt::verify(&self.secret, token, audience, Some(NAME));
-        if self.unbound && verify(NAME).is_ok() {
+        let verify = |audience| jwt::verify(&self.secret, token, audience, Some(ISSUER));
+        if self.unbound && verify(ISSUER).is_ok() {
             return Ok(());
         }
         verify(audience).map_err(|error| {
-            tracing::debug!(%error, "refused a peer");
-            self.refuse(&error)
+            tracing::debug!(%error, "rejected the token of a peer");
+            self.reject(&error)
         })
     }
 
-    fn refuse(&self, error: &JwtError) -> Status {
-        let mut status = refusal();
+    fn reject(&self, error: &JwtError) -> Status {
+        let mut status = rejection();
         if error.is_about_time()
-            && let Ok(word) = jwt::sign(&self.secret, NAME, CLOCK_AUDIENCE)
-            && let Ok(word) = word.parse()
+            && let Ok(time) = jwt::sign(&self.secret, ISSUER, CLOCK_AUDIENCE)
+            && let Ok(time) = time.parse()
         {
-            status.metadata_mut().insert(CLOCK, word);
+            status.metadata_mut().insert(CLOCK_METADATA, time);
         }
         status
     }
@@ -182,7 +182,7 @@ impl Tokens {
     fn sign(&self, audience: &str, ahead: i64) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let now = self.now().saturating_add_signed(ahead);
-        if let Ok(token) = jwt::sign_at(&self.secret, NAME, audience, now)
+        if let Ok(token) = jwt::sign_at(&self.secret, ISSUER, audience, now)
             && let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
         {
             headers.insert(AUTHORIZATION, value);
@@ -202,25 +202,31 @@ impl Tokens {
 }
 
 impl Credentials for Tokens {
-    fn greet(&self, url: &str) -> Option<Box<dyn Greeting>> {
+    fn challenge(&self, url: &str) -> Option<Box<dyn Challenge>> {
         if self.unbound {
             return None;
         }
-        Some(Box::new(Question::new(self, url)))
+        Some(Box::new(PeerChallenge::new(self, url)))
     }
 
-    fn prove(&self, url: &str, audience: &str) -> HeaderMap {
-        let audience = if audience.is_empty() { NAME } else { audience };
+    fn metadata(&self, url: &str, audience: &str) -> HeaderMap {
+        let audience = if audience.is_empty() {
+            ISSUER
+        } else {
+            audience
+        };
         let mut state = self.state();
         let ahead = state.ahead.get(url).copied().unwrap_or_default();
         if let Some(signed) = state.signed.get(audience)
             && signed.ahead == ahead
-            && signed.at.elapsed() < REUSE
+            && signed.at.elapsed() < TOKEN_REUSE_TIMEOUT
         {
             return signed.headers.clone();
         }
         let headers = self.sign(audience, ahead);
-        state.signed.retain(|_, signed| signed.at.elapsed() < REUSE);
+        state
+            .signed
+            .retain(|_, signed| signed.at.elapsed() < TOKEN_REUSE_TIMEOUT);
         let signed = Signed {
             at: Instant::now(),
             ahead,
@@ -230,58 +236,63 @@ impl Credentials for Tokens {
         headers
     }
 
-    fn refused(&self, url: &str, refusal: &HeaderMap) -> bool {
-        let word = refusal.get(CLOCK).and_then(|word| word.to_str().ok());
+    fn rejected(&self, url: &str, rejection: &HeaderMap) -> bool {
+        let signed = rejection
+            .get(CLOCK_METADATA)
+            .and_then(|it| it.to_str().ok());
         let time =
-            word.and_then(|word| jwt::issued_at(&self.secret, word, CLOCK_AUDIENCE, NAME).ok());
+            signed.and_then(|it| jwt::issued_at(&self.secret, it, CLOCK_AUDIENCE, ISSUER).ok());
         let Some(time) = time else {
             return false;
         };
         let ahead = time.cast_signed().wrapping_sub(self.now().cast_signed());
         let before = self.state().learn(url, ahead);
-        if before.abs_diff(ahead) > CLOSE.unsigned_abs() {
-            tell(url, ahead);
+        if before.abs_diff(ahead) > CLOCK_TOLERANCE_SECONDS.unsigned_abs() {
+            report_clock(url, ahead);
         }
         true
     }
 }
 
 impl State {
-    /// Takes in how a peer's clock goes; gives what was thought before.
+    /// Remembers how far a peer's clock is ahead; returns what was known before.
     fn learn(&mut self, url: &str, ahead: i64) -> i64 {
-        // What was signed may be of a time before the clock was set.
+        // Tokens may have been signed for another time.
         self.signed.clear();
-        if self.ahead.len() >= MOST {
+        if self.ahead.len() >= MAX_SKEWED_PEERS {
             self.ahead.clear();
         }
         let before = self.ahead.remove(url).unwrap_or_default();
-        if ahead.unsigned_abs() > CLOSE.unsigned_abs() {
+        if ahead.unsigned_abs() > CLOCK_TOLERANCE_SECONDS.unsigned_abs() {
             self.ahead.insert(url.to_owned(), ahead);
         }
         before
     }
 }
 
-fn tell(url: &str, ahead: i64) {
-    if ahead.unsigned_abs() <= CLOSE.unsigned_abs() {
-        return tracing::info!(url, "the clocks of this replica and another agree again");
+fn report_clock(url: &str, ahead: i64) {
+    if ahead.unsigned_abs() <= CLOCK_TOLERANCE_SECONDS.unsigned_abs() {
+        return tracing::info!(
+            peer = url,
+            "clock of a peer agrees with this replica's again"
+        );
     }
     tracing::warn!(
-        url,
-        seconds = ahead,
-        "the clock of another replica is so many seconds ahead of this one's: they go on talking to each other, but \
-         one of the clocks is wrong, and certificates and tokens are judged by it; set it (NTP)"
+        peer = url,
+        seconds_ahead = ahead,
+        "clock of a peer differs from this replica's: replicas compensate for that, but certificates and other \
+         tokens are checked by the wrong clock; synchronize the clocks (NTP)"
     );
 }
 
-/// The question who answers at a URL, which tells whoever answers nothing.
-pub(super) struct Question {
+/// A challenge to whoever answers at a URL. It reveals nothing.
+pub(super) struct PeerChallenge {
     proofs: Secret,
     nonce: String,
     url: String,
 }
 
-impl Question {
+impl PeerChallenge {
     pub(super) fn new(tokens: &Tokens, url: &str) -> Self {
         Self {
             proofs: tokens.proofs.clone(),
@@ -290,22 +301,22 @@ impl Question {
         }
     }
 
-    /// Which replica has answered, and proved to be one that is published there.
-    pub(super) fn answered_by(&self, answer: &HeaderMap) -> Option<Greeted> {
-        let greeted = Greeted::of(answer)?;
+    /// The replica that has answered, if it proved that it is published at the URL.
+    pub(super) fn identify(&self, answer: &HeaderMap) -> Option<PeerIdentity> {
+        let identity = PeerIdentity::read(answer)?;
         let proof = answer.get(PROOF)?.to_str().ok()?;
-        let said = [
+        let message = [
             &self.nonce,
             &self.url,
-            greeted.replica(),
-            greeted.connection(),
+            identity.replica(),
+            identity.connection(),
         ];
-        self.proofs.is_mac(&said, proof).then_some(greeted)
+        self.proofs.is_mac(&message, proof).then_some(identity)
     }
 }
 
-impl Greeting for Question {
-    fn question(&self) -> Request<()> {
+impl Challenge for PeerChallenge {
+    fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -319,11 +330,11 @@ impl Greeting for Question {
         request
     }
 
-    fn audience(&self, answer: &HeaderMap) -> Option<String> {
-        Some(self.answered_by(answer)?.audience())
+    fn verify(&self, answer: &HeaderMap) -> Option<String> {
+        Some(self.identify(answer)?.audience())
     }
 }
 
-fn refusal() -> Status {
+fn rejection() -> Status {
     Status::unauthenticated("JWT validation failed")
 }

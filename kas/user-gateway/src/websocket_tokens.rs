@@ -9,7 +9,7 @@ mod spent;
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cluster_state::{AgentId, redis::Once};
+use cluster_state::{AgentId, OneTimeClaims};
 use control_plane::{Access, AgentInfo, Identity, IdentityKind};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use prost::Message as _;
@@ -85,10 +85,10 @@ struct Grant {
 }
 
 impl WebSocketTokens {
-    /// Tokens signed with a secret that all replicas share. With `once` they share too which were used.
+    /// Tokens signed with a secret that all replicas share. With `one_time` they share too which were used.
     #[must_use]
-    pub fn new(secret: Secret, once: Option<Once>) -> Self {
-        let spent = Arc::new(SpentTokens::new(once));
+    pub fn new(secret: Secret, one_time: Option<Arc<dyn OneTimeClaims>>) -> Self {
+        let spent = Arc::new(SpentTokens::new(one_time));
         Self { secret, spent }
     }
 

@@ -30,11 +30,11 @@ impl std::fmt::Display for ReplicaId {
     }
 }
 
-/// A replica that holds tunnels of an agent.
+/// A replica that holds tunnels of an agent, or this replica as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Which one.
+    /// Its id.
     pub replica: ReplicaId,
-    /// Where its private API is reached.
+    /// URL of its private API.
     pub url: String,
 }

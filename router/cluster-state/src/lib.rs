@@ -1,23 +1,37 @@
-//! What the replicas of a cluster share: leases, membership, routes, presence, boards, channels.
+//! What the replicas of a cluster share: routes, leases and membership,
+//! presence, channels, poll state and one-time claims.
 //!
-//! [`RoutingTable`] is what a replica knows of all: in one process by
-//! [`memory`], or over a [`RouteStore`] that all replicas share, such as
-//! [`redis`]. No tunnel, no call and no agent's protocol is known in this crate.
+//! [`RoutingTable`] is one replica's view of routes, presence and members:
+//! [`memory`] has one for a single process, [`SharedTable`] keeps one over a
+//! [`RouteStore`]. A [`ClusterStore`] offers everything that replicas share;
+//! [`redis`] is one, and nothing outside that module knows Redis. No tunnel, no
+//! call and no wire protocol is known in this crate.
 
+mod channel;
+mod cluster_store;
 mod id;
 pub mod memory;
+mod one_time;
+mod poll_state;
 mod presence;
+mod probe;
 pub mod redis;
 mod ring;
-pub mod shared;
+mod shared;
 mod store;
 mod table;
 
+pub use channel::{Channel, ChannelEvent};
+pub use cluster_store::ClusterStore;
 pub use id::{AgentId, Owner, ReplicaId};
-pub use presence::{Before, Presence, Telling, Told, Wanted};
+pub use one_time::OneTimeClaims;
+pub use poll_state::{PollRecord, SharedPollState};
+pub use presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence};
+pub use probe::{Liveness, PeerProbe};
 pub use ring::Ring;
-pub use shared::{SharedTable, Vouch, Word};
+pub use shared::{SharedTable, TableSettings, TableStats};
 pub use store::{
-    Change, Lease, Record, Renewal, ReplicaState, RouteStore, StoreError, StoreEvent, StoreFuture,
+    Lease, Record, Renewal, ReplicaState, RouteChange, RouteStore, StoreError, StoreEvent,
+    StoreFuture,
 };
 pub use table::{RoutingTable, TableFuture};

@@ -10,17 +10,17 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
-    presence::{Presence, Told, Wanted},
+    presence::{Presence, PresenceEntry, PresenceQuery},
     ring::Ring,
     store::StoreError,
     table::{RoutingTable, TableFuture},
 };
 
-/// The table itself. Clones share it.
+/// The table of all replicas in this process. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     agents: Arc<Mutex<HashMap<AgentId, Entry>>>,
-    told: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
+    presence: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
     replicas: Arc<Mutex<BTreeSet<ReplicaId>>>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Entry {
     }
 }
 
-/// The table as one replica uses it.
+/// The table, as one replica uses it.
 #[derive(Debug)]
 pub struct MemoryTable {
     store: MemoryStore,
@@ -81,8 +81,8 @@ impl MemoryStore {
         entry.changes.send_modify(|version| *version += 1);
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<(AgentId, ReplicaId), Presence>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn presence(&self) -> MutexGuard<'_, HashMap<(AgentId, ReplicaId), Presence>> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replicas(&self) -> MutexGuard<'_, BTreeSet<ReplicaId>> {
@@ -136,23 +136,28 @@ impl RoutingTable for MemoryTable {
         Box::pin(std::future::ready(seen))
     }
 
-    fn tell(&self, agent: AgentId, presence: Option<Presence>) {
+    fn set_presence(&self, agent: AgentId, presence: Option<Presence>) {
         let key = (agent, self.me.replica.clone());
-        let mut told = self.store.told();
+        let mut all = self.store.presence();
         match presence {
-            Some(presence) => told.insert(key, presence),
-            None => told.remove(&key),
+            Some(presence) => all.insert(key, presence),
+            None => all.remove(&key),
         };
     }
 
-    fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>> {
-        let told = self.store.told();
-        let all = told.iter().map(|((agent, replica), presence)| Told {
-            replica: replica.clone(),
-            agent: *agent,
-            presence: presence.clone(),
-        });
-        let found = all.filter(|it| wanted.includes(it.agent, it.presence.group));
+    fn find_presence<'a>(
+        &'a self,
+        query: &'a PresenceQuery,
+    ) -> TableFuture<'a, Result<Vec<PresenceEntry>, StoreError>> {
+        let all = self.store.presence();
+        let entries = all
+            .iter()
+            .map(|((agent, replica), presence)| PresenceEntry {
+                replica: replica.clone(),
+                agent: *agent,
+                presence: presence.clone(),
+            });
+        let found = entries.filter(|it| query.includes(it.agent, it.presence.group));
         Box::pin(std::future::ready(Ok(found.collect())))
     }
 
@@ -160,18 +165,18 @@ impl RoutingTable for MemoryTable {
         Ring::new(&*self.store.replicas())
     }
 
-    fn certain(&self) -> bool {
+    fn is_authoritative(&self) -> bool {
         true
     }
 
-    fn certain_of(&self, _: AgentId) -> bool {
+    fn is_authoritative_for(&self, _: AgentId) -> bool {
         true
     }
 
-    /// Replicas of one process are always within reach.
-    fn unreachable(&self, _: &ReplicaId) {}
+    /// Replicas of one process always reach each other.
+    fn mark_unreachable(&self, _: &ReplicaId) {}
 
-    /// Where one process ends with all its replicas, none is preferred.
+    /// The process ends with all its replicas, so none is preferred.
     fn drain(&self) {}
 
     fn leave(&self) -> TableFuture<'_, ()> {
@@ -186,7 +191,9 @@ impl RoutingTable for MemoryTable {
         }
         let me = &self.me.replica;
         self.store.replicas().remove(me);
-        self.store.told().retain(|(_, replica), _| replica != me);
+        self.store
+            .presence()
+            .retain(|(_, replica), _| replica != me);
         Box::pin(std::future::ready(()))
     }
 }

@@ -1,23 +1,23 @@
-//! What replicas tell of the agents that they hold, for whoever asks who is
-//! connected. The router does not look into it.
+//! Presence: what each replica publishes about the agents that are connected to
+//! it. Opaque text for this crate.
 
 use std::sync::Arc;
 
 use crate::id::{AgentId, ReplicaId};
 
-/// What a replica tells of an agent.
+/// What a replica publishes about an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
-    /// By what agents are looked up together: their project.
+    /// The group by which agents are looked up: their project.
     pub group: i64,
-    /// What is told. One line of text.
+    /// The content. One line of text.
     pub text: Arc<str>,
 }
 
-/// Who is asked for.
+/// Selects agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// Everyone.
+pub enum PresenceQuery {
+    /// All agents.
     All,
     /// These agents.
     Agents(Vec<AgentId>),
@@ -25,39 +25,39 @@ pub enum Wanted {
     Groups(Vec<i64>),
 }
 
-/// An agent, as a replica tells of it.
+/// An agent's presence at one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// Which replica.
+pub struct PresenceEntry {
+    /// The replica that published it.
     pub replica: ReplicaId,
-    /// Which agent.
+    /// The agent.
     pub agent: AgentId,
-    /// What it tells.
+    /// The content.
     pub presence: Presence,
 }
 
-/// A change of what a replica tells of an agent.
+/// A change of one agent's presence at one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Telling {
-    /// Which agent.
+pub struct PresenceUpdate {
+    /// The agent.
     pub agent: AgentId,
-    /// What is to be there.
+    /// The new content; `None` removes it.
     pub new: Option<Presence>,
-    /// What is there.
-    pub old: Before,
+    /// The content that it replaces.
+    pub old: StoredPresence,
 }
 
-/// What a store has of an agent before a change.
+/// What a store holds for an agent before an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Before {
-    /// Just this.
+pub enum StoredPresence {
+    /// Exactly this.
     Known(Option<Presence>),
-    /// Who knows: something went wrong.
+    /// Anything: the outcome of an earlier write is unknown.
     Unknown,
 }
 
-impl Wanted {
-    /// Whether an agent of a group is meant.
+impl PresenceQuery {
+    /// Whether it selects an agent of this group.
     #[must_use]
     pub fn includes(&self, agent: AgentId, group: i64) -> bool {
         match self {

@@ -1,23 +1,24 @@
-//! A routing store in Redis: single, behind Sentinel, or a cluster.
+//! A cluster store in Redis: one server, one behind Sentinel, or a cluster.
 //!
-//! One connection (to each node) carries everything, so that the reports about
-//! changed keys come on the connection that read them. The client connects
-//! again by itself for ever; commands that were under way when a connection
-//! broke fail, and the table asks again.
+//! One connection (to each node) carries everything, so that invalidations come
+//! on the connection that read the keys. The client reconnects by itself for
+//! ever; commands that were under way when a connection broke fail, and the
+//! table repeats them.
 
-mod board;
 mod channel;
+mod events;
 mod format;
 mod metrics;
-mod once;
+mod one_time;
 mod options;
+mod poll_state;
 mod presence;
-mod reports;
-mod seal;
+mod signature;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use fred::{
@@ -26,89 +27,94 @@ use fred::{
     types::{ClusterHash, CustomCommand},
 };
 use futures_util::{FutureExt, future::try_join_all};
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
-pub use board::{Board, Posted};
-pub use channel::{Channel, Heard};
 pub use metrics::StoreMetrics;
-pub use once::Once;
 pub use options::{Address, AddressError, RedisOptions, Servers};
 
 use crate::{
+    channel::Channel,
+    cluster_store::ClusterStore,
     id::{AgentId, Owner, ReplicaId},
-    presence::{Telling, Told, Wanted},
-    store::{Change, Lease, Record, Renewal, RouteStore, StoreError, StoreEvent, StoreFuture},
+    one_time::OneTimeClaims,
+    poll_state::SharedPollState,
+    presence::{PresenceEntry, PresenceQuery, PresenceUpdate},
+    store::{Lease, Record, Renewal, RouteChange, RouteStore, StoreError, StoreEvent, StoreFuture},
 };
-use format::{Keys, LAST_SEEN, LEASES, OWNERS};
-use reports::Reports;
-use seal::Seal;
+use events::EventSource;
+use format::{Keys, LAST_SEEN, MAX_LEASES, MAX_OWNERS};
+use signature::Signer;
 
-/// How long an agent's record outlives its last writing, in seconds: three
-/// times as long as it takes until it is written again.
-const EXPIRY: i64 = 3 * 24 * 3600;
-/// Renewals of the lease after which what the replica tells is kept for longer.
-const PRESENCE_BEATS: u64 = 720;
-/// Reports on their way to the table.
-const EVENTS: usize = 1024;
-/// Reports on their way to those who read boards; who misses one looks later.
-const BOARDS: usize = 1024;
+/// Seconds that an agent's record outlives its last write: three refresh
+/// intervals.
+const RECORD_TTL: i64 = 3 * 24 * 3600;
+/// Renewals of the lease after which the TTL of the replica's presence is extended.
+const PRESENCE_TTL_BEATS: u64 = 720;
+/// Events that may wait for the table.
+const EVENT_QUEUE: usize = 1024;
+/// Changes of poll records that may wait for a subscriber; one that misses a
+/// change polls at its interval.
+const POLL_CHANGE_QUEUE: usize = 1024;
 
-/// A routing store in Redis.
+/// A cluster store in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
     client: Client,
     keys: Keys,
     server: String,
     metrics: StoreMetrics,
-    seal: Arc<Seal>,
-    /// Whose lease was written here.
+    signer: Arc<Signer>,
+    /// The replica whose lease was written through this store.
     registered: OnceLock<String>,
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
-    boards: broadcast::Sender<i64>,
+    poll_changes: broadcast::Sender<i64>,
     _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
-    _reports: AbortOnDropHandle<()>,
+    _events: AbortOnDropHandle<()>,
 }
 
 impl RedisStore {
-    /// A store that begins to connect, and goes on without end. Ends when dropped.
+    /// A store that connects in the background, and reconnects until it is dropped.
     ///
     /// # Errors
-    /// When the options make no sense together. That nobody answers is no error.
+    /// When the options contradict each other. A server that does not answer is no error.
     pub fn connect(options: &RedisOptions) -> Result<Self, StoreError> {
         let server = options.servers.to_string();
         let client = options
             .client()
-            .map_err(|error| StoreError(format!("{server}: {error}")))?;
+            .map_err(|error| StoreError::failed(&server, error))?;
         let keys = Keys::new(&options.key_prefix, options.secret.is_some());
         let metrics = StoreMetrics::default();
-        let seal = Arc::new(Seal::new(options.secret.as_ref(), metrics.clone()));
-        let (sender, receiver) = mpsc::channel(EVENTS);
-        let boards = broadcast::Sender::new(BOARDS);
-        let reports = Reports {
+        let signer = Arc::new(Signer::new(options.secret.as_ref(), metrics.clone()));
+        let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+        let poll_changes = broadcast::Sender::new(POLL_CHANGE_QUEUE);
+        let source = EventSource {
             client: client.clone(),
             keys: keys.clone(),
             server: server.clone(),
             metrics: metrics.clone(),
             events: sender,
-            boards: boards.clone(),
+            poll_changes: poll_changes.clone(),
         };
-        let reports = AbortOnDropHandle::new(tokio::spawn(reports.run()));
+        let source = AbortOnDropHandle::new(tokio::spawn(source.run()));
         Ok(Self {
             _connection: AbortOnDropHandle::new(client.connect()),
-            _reports: reports,
+            _events: source,
             client,
             keys,
             server,
             metrics,
-            seal,
+            signer,
             registered: OnceLock::new(),
             events: Mutex::new(Some(receiver)),
-            boards,
+            poll_changes,
         })
     }
 
-    /// Its counts.
+    /// Its metrics.
     #[must_use]
     pub fn metrics(&self) -> &StoreMetrics {
         &self.metrics
@@ -120,11 +126,11 @@ impl RedisStore {
         result: Result<T, fred::error::Error>,
     ) -> Result<T, StoreError> {
         self.metrics.count(operation, result.is_ok());
-        result.map_err(|error| StoreError(format!("{}: {error}", self.server)))
+        result.map_err(|error| StoreError::failed(&self.server, error))
     }
 
-    /// Whether the store has lost this replica's lease, and so what all replicas had written. Redis reports
-    /// that as a change of no key, which the client keeps for itself.
+    /// Whether this replica's lease is missing, and so everything that replicas had written. Redis reports a
+    /// FLUSHALL as an invalidation of no key, which the client does not pass on.
     async fn was_emptied(&self) -> Result<bool, StoreError> {
         let Some(me) = self.registered.get() else {
             return Ok(false);
@@ -134,19 +140,21 @@ impl RedisStore {
         Ok(!there)
     }
 
-    async fn write(&self, me: &Owner, change: &Change) -> Result<(), fred::error::Error> {
+    async fn write(&self, me: &Owner, change: &RouteChange) -> Result<(), fred::error::Error> {
         let client = &self.client;
         match change {
-            Change::Own(agent) => {
+            RouteChange::Announce(agent) => {
                 let key = self.keys.agent(*agent);
-                let field = format::write_owner(*agent, me, &self.seal);
+                let field = format::write_owner(*agent, me, &self.signer);
                 tokio::try_join!(
                     client.hset::<(), _, _>(&key, field),
-                    client.expire::<(), _>(&key, EXPIRY, None),
+                    client.expire::<(), _>(&key, RECORD_TTL, None),
                 )?;
             }
-            Change::Disown(agent, at) => self.remove(*agent, &me.replica, *at).await?,
-            Change::Bury(agent, replica, at) => self.remove(*agent, replica, *at).await?,
+            RouteChange::Retract(agent, at) => self.remove(*agent, &me.replica, *at).await?,
+            RouteChange::RemoveDead(agent, replica, at) => {
+                self.remove(*agent, replica, *at).await?
+            }
         }
         Ok(())
     }
@@ -162,14 +170,14 @@ impl RedisStore {
         tokio::try_join!(
             client.hdel::<(), _, _>(&key, replica.to_string()),
             client.hset::<(), _, _>(&key, (LAST_SEEN, at.to_string())),
-            client.expire::<(), _>(&key, EXPIRY, None),
+            client.expire::<(), _>(&key, RECORD_TTL, None),
         )?;
         Ok(())
     }
 }
 
-/// The fields of a hash, and whether that are all: about so many are read at most, in one command, however many
-/// somebody has put there.
+/// The fields of a hash, and whether these are all: reads about `most` in one command, however large the hash
+/// was made.
 async fn fields(
     client: &Client,
     key: &str,
@@ -190,24 +198,24 @@ impl RouteStore for RedisStore {
         async move {
             let field = (
                 lease.replica.to_string(),
-                format::write_lease(lease, &self.seal),
+                format::write_lease(lease, &self.signer),
             );
             let replicas = &self.keys.replicas;
-            if lease.beat.is_multiple_of(PRESENCE_BEATS) {
+            if lease.beat.is_multiple_of(PRESENCE_TTL_BEATS) {
                 let presence = self.keys.presence(&lease.replica);
-                // It is for the case that nobody removes the key; there may be none.
-                let expiry = self.client.expire::<(), _>(presence, EXPIRY, None);
+                // In case that no replica removes the key. There may be none.
+                let expiry = self.client.expire::<(), _>(presence, RECORD_TTL, None);
                 self.done("expire", expiry.await)?;
             }
             let renewed = tokio::try_join!(
                 self.client.hset::<i64, _, _>(replicas, field),
-                fields(&self.client, replicas, LEASES),
+                fields(&self.client, replicas, MAX_LEASES),
             );
             let (added, (leases, _)) = self.done("renew", renewed)?;
             self.registered.get_or_init(|| lease.replica.to_string());
             Ok(Renewal {
                 existed: added == 0,
-                leases: format::read_leases(leases, &self.seal),
+                leases: format::read_leases(leases, &self.signer),
             })
         }
         .boxed()
@@ -215,8 +223,6 @@ impl RouteStore for RedisStore {
 
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
         async move {
-            // The lease goes last: a replica that was only frozen and finds it
-            // gone tells everything again.
             let ended = async {
                 self.client
                     .unlink::<(), _>(self.keys.presence(replica))
@@ -230,9 +236,9 @@ impl RouteStore for RedisStore {
         .boxed()
     }
 
-    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()> {
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [RouteChange]) -> StoreFuture<'a, ()> {
         async move {
-            // All are sent at once, in order; in a cluster to whichever node each belongs.
+            // Pipelined in order; in a cluster to the node of each key.
             let writes = changes.iter().map(|change| self.write(me, change));
             let applied = try_join_all(writes).await.map(|_| ());
             self.done("apply", applied)
@@ -243,33 +249,37 @@ impl RouteStore for RedisStore {
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
         async move {
             let key = self.keys.agent(agent);
-            let read = fields(&self.client, &key, OWNERS).await;
+            let read = fields(&self.client, &key, MAX_OWNERS).await;
             let (fields, whole) = self.done("read", read)?;
-            let mut record = format::read_record(agent, fields, &self.seal);
-            record.doubtful |= !whole;
-            record.doubtful |= record.is_empty() && self.was_emptied().await?;
+            let mut record = format::read_record(agent, fields, &self.signer);
+            record.incomplete |= !whole;
+            record.incomplete |= record.is_empty() && self.was_emptied().await?;
             Ok(record)
         }
         .boxed()
     }
 
-    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()> {
+    fn update_presence<'a>(
+        &'a self,
+        me: &'a ReplicaId,
+        updates: &'a [PresenceUpdate],
+    ) -> StoreFuture<'a, ()> {
         async move {
             let key = self.keys.presence(me);
-            let told = presence::tell(&self.client, &key, tellings).await;
-            self.done("tell", told)
+            let updated = presence::update(&self.client, &key, updates).await;
+            self.done("update_presence", updated)
         }
         .boxed()
     }
 
-    fn told<'a>(
+    fn find_presence<'a>(
         &'a self,
         replicas: &'a [ReplicaId],
-        wanted: &'a Wanted,
-    ) -> StoreFuture<'a, Vec<Told>> {
+        query: &'a PresenceQuery,
+    ) -> StoreFuture<'a, Vec<PresenceEntry>> {
         async move {
-            let told = presence::told(&self.client, &self.keys, replicas, wanted);
-            self.done("told", told.await)
+            let found = presence::find(&self.client, &self.keys, replicas, query);
+            self.done("find_presence", found.await)
         }
         .boxed()
     }
@@ -279,5 +289,31 @@ impl RouteStore for RedisStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+}
+
+impl ClusterStore for RedisStore {
+    fn channel(&self, name: &'static str) -> Arc<dyn Channel> {
+        Arc::new(channel::RedisChannel::new(self, name))
+    }
+
+    fn poll_state(&self, me: ReplicaId) -> Arc<dyn SharedPollState> {
+        Arc::new(poll_state::RedisPollState::new(self, me))
+    }
+
+    fn one_time_claims(&self) -> Arc<dyn OneTimeClaims> {
+        Arc::new(one_time::RedisClaims::new(self))
+    }
+}
+
+/// The outcome of a command that was given so long.
+async fn in_time<T>(
+    server: &str,
+    limit: Duration,
+    command: impl Future<Output = Result<T, fred::error::Error>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, command).await {
+        Ok(done) => done.map_err(|error| StoreError::failed(server, error)),
+        Err(_) => Err(StoreError::Timeout(limit)),
     }
 }

@@ -1,13 +1,12 @@
-//! The order in which replicas are asked for an agent, and which one of them
-//! does what only one should: by consistent hashing, so that all replicas agree
-//! and little moves when one comes or goes.
+//! Assigns work to replicas by consistent hashing: all replicas agree, and
+//! little moves when one comes or goes.
 
 use hashring::HashRing;
 
 use crate::id::{AgentId, ReplicaId};
 
-/// Points of each replica: more make shares more even.
-const POINTS: u32 = 32;
+/// Virtual nodes of each replica: more make shares more even.
+const VIRTUAL_NODES: u32 = 32;
 
 /// Replicas in a ring.
 #[derive(Debug, Clone)]
@@ -23,7 +22,7 @@ impl Ring {
     /// A ring of these replicas, in whatever order.
     pub fn new<'a>(replicas: impl IntoIterator<Item = &'a ReplicaId>) -> Self {
         let points = replicas.into_iter().flat_map(|replica| {
-            (0..POINTS).map(|number| Point {
+            (0..VIRTUAL_NODES).map(|number| Point {
                 replica: replica.clone(),
                 number,
             })
@@ -33,19 +32,19 @@ impl Ring {
         Self(ring)
     }
 
-    /// The replica that alone does a duty for the agent; `None` in an empty ring.
+    /// The one replica that does what only one should do for the agent; `None` in an empty ring.
     #[must_use]
-    pub fn duty(&self, agent: AgentId) -> Option<&ReplicaId> {
+    pub fn assignee(&self, agent: AgentId) -> Option<&ReplicaId> {
         self.0.get(&agent.0).map(|point| &point.replica)
     }
 
-    /// All replicas, the one on duty for the agent first.
+    /// All replicas, the agent's assignee first.
     #[must_use]
     pub fn order(&self, agent: AgentId) -> Vec<ReplicaId> {
         self.order_for(agent.0)
     }
 
-    /// All replicas, the one on duty for what has this number first.
+    /// All replicas, the assignee of this number first.
     #[must_use]
     pub fn order_for(&self, number: i64) -> Vec<ReplicaId> {
         let others = self.0.len().saturating_sub(1);
@@ -75,14 +74,14 @@ mod tests {
         let after = Ring::new(&all[..2]);
 
         for agent in (0..500).map(AgentId) {
-            let kept = before.duty(agent).filter(|it| **it != all[2]);
+            let kept = before.assignee(agent).filter(|it| **it != all[2]);
             if kept.is_some() {
-                assert_eq!(after.duty(agent), kept);
+                assert_eq!(after.assignee(agent), kept);
             }
         }
         for replica in &all {
             let share = (0..500)
-                .filter(|id| before.duty(AgentId(*id)) == Some(replica))
+                .filter(|id| before.assignee(AgentId(*id)) == Some(replica))
                 .count();
             assert!(share > 50, "{replica} has {share} of 500");
         }
@@ -96,11 +95,11 @@ mod tests {
         for agent in (0..50).map(AgentId) {
             let order = ring.order(agent);
             assert_eq!(order, other.order(agent));
-            assert_eq!(order.first(), ring.duty(agent));
+            assert_eq!(order.first(), ring.assignee(agent));
             let mut sorted = order.clone();
             sorted.sort();
             assert_eq!(sorted, replicas(&["a", "b", "c"]));
         }
-        assert_eq!(Ring::new(&[]).duty(AgentId(1)), None);
+        assert_eq!(Ring::new(&[]).assignee(AgentId(1)), None);
     }
 }

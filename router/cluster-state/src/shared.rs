@@ -1,28 +1,28 @@
 //! A routing table over a store that all replicas share.
 //!
-//! The store is a hint, never in the way: what is known stays usable while it
-//! is away, announcements wait and are told when it is back, and agents whose
+//! The store is never in the way: cached records stay usable while it is
+//! unavailable, changes wait and are written when it is back, and agents whose
 //! owners are not known are asked for at all live replicas meanwhile.
 //!
 //! ```text
-//! announce, retract → ledger → writer ─┐
-//!                                      ├─► store
-//! owners, last_seen → records ← reader ┤
-//!                     membership ← keeper (leases)
+//! announce, retract → route outbox    → route writer ───┐
+//! set_presence      → presence outbox → presence writer ┼─► store
+//! owners, last_seen → record cache    ← lookup ─────────┤
+//!                     membership      ← lease renewal ──┘
 //! ```
 
-mod agenda;
 mod budget;
-mod exchange;
-mod keeper;
-mod ledger;
+mod flush;
+mod lease_renewal;
+mod lookup;
 mod membership;
-mod reader;
-mod records;
-mod roll;
+mod presence_outbox;
+mod presence_writer;
+mod record_cache;
+mod route_outbox;
+mod route_writer;
+mod schedule;
 mod state;
-mod teller;
-mod writer;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,54 +40,52 @@ use tokio_util::{
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
-    presence::{Presence, Told, Wanted},
+    presence::{Presence, PresenceEntry, PresenceQuery},
+    probe::PeerProbe,
     ring::Ring,
     store::{RouteStore, StoreError, StoreEvent},
     table::{RoutingTable, TableFuture},
 };
 use state::State;
 
-/// What is said of a store that is too slow.
-const TOO_LATE: &str = "it did not answer in time";
-
-/// How a table treats its store. The defaults are for production.
+/// Timing and limits of a table. The defaults are for production.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct TableSettings {
     /// How often the lease is renewed and the others' are read.
-    pub renew_every: Duration,
+    pub renew_interval: Duration,
     /// A replica whose lease is not renewed for so long is dead, unless it
-    /// answers itself.
-    pub expiry: Duration,
-    /// How long an agent must be gone before the store is told.
+    /// answers its health probe.
+    pub lease_expiry: Duration,
+    /// How long an agent must be gone before it is retracted in the store.
     pub debounce: Duration,
-    /// After what time an agent's entry is written again; stores may drop those
-    /// that were not written for three times as long.
-    pub refresh: Duration,
-    /// How long one operation of the store may take. Nobody waits for it.
-    pub operation: Duration,
+    /// After what time an agent's entry is written again; stores may drop
+    /// entries that were not written for three times as long.
+    pub refresh_interval: Duration,
+    /// How long one operation of the store may take in the background.
+    pub operation_timeout: Duration,
     /// How long a request waits for the store before it does without.
-    pub patience: Duration,
-    /// How long, after the store was away or lost something, others have to
-    /// write again what they hold before its word on absent agents counts.
-    pub doubt: Duration,
-    /// Operations of agents' records a second, at most.
+    pub lookup_timeout: Duration,
+    /// How long, after the store was unavailable or lost data, replicas have to
+    /// write their entries again before the table is authoritative.
+    pub recovery_grace: Duration,
+    /// Operations on agents' records per second, at most.
     pub operations_per_second: u32,
-    /// How many of them at once.
+    /// Operations on agents' records at once, at most.
     pub burst: u32,
     /// Seconds since 1970.
     pub clock: fn() -> u64,
 }
 
-impl Default for Settings {
+impl Default for TableSettings {
     fn default() -> Self {
         Self {
-            renew_every: Duration::from_secs(5),
-            expiry: Duration::from_secs(15),
+            renew_interval: Duration::from_secs(5),
+            lease_expiry: Duration::from_secs(15),
             debounce: Duration::from_secs(1),
-            refresh: Duration::from_secs(24 * 3600),
-            operation: Duration::from_secs(10),
-            patience: Duration::from_millis(200),
-            doubt: Duration::from_secs(15),
+            refresh_interval: Duration::from_secs(24 * 3600),
+            operation_timeout: Duration::from_secs(10),
+            lookup_timeout: Duration::from_millis(200),
+            recovery_grace: Duration::from_secs(15),
             operations_per_second: 2000,
             burst: 4000,
             clock: || {
@@ -98,36 +96,19 @@ impl Default for Settings {
     }
 }
 
-/// What metrics show of a table.
+/// A table's numbers, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Numbers {
+pub struct TableStats {
     /// Replicas that may live, this one included.
     pub replicas: usize,
-    /// Agents whose records are kept.
+    /// Agents whose records are cached.
     pub records: usize,
-    /// Changes that the store was not told yet.
+    /// Changes that are not written to the store yet.
     pub pending: usize,
-    /// Operations that may be asked of the store at once now.
+    /// Operations on the store that the budget allows now.
     pub budget: usize,
-    /// Whether the store's word on absent agents counts.
-    pub certain: bool,
-}
-
-/// Asks replicas themselves, past the store.
-pub trait Vouch: std::fmt::Debug + Send + Sync + 'static {
-    /// Who answers at the replica's URL. It has a few seconds.
-    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word>;
-}
-
-/// What is heard at a replica's URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// Exactly this replica answers.
-    Lives,
-    /// Nobody listens there, or another replica answers: this one has ended.
-    Ended,
-    /// Nothing that says either.
-    Silence,
+    /// Whether the table is [authoritative](RoutingTable::is_authoritative).
+    pub authoritative: bool,
 }
 
 /// The table of one replica.
@@ -142,43 +123,43 @@ pub struct SharedTable {
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn RouteStore>,
-    vouch: Arc<dyn Vouch>,
+    probe: Arc<dyn PeerProbe>,
     me: Owner,
     version: String,
-    settings: Settings,
+    settings: TableSettings,
     state: Mutex<State>,
     renew: Notify,
-    write: Notify,
-    tell: Notify,
+    routes_changed: Notify,
+    presence_changed: Notify,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl SharedTable {
-    /// The table of the replica `me` of this version; others are asked by
-    /// `vouch` before they are taken for dead. Its tasks run until
+    /// The table of the replica `me` of this version; others are probed by
+    /// `probe` before they count as dead. Its tasks run until
     /// [`leave`](RoutingTable::leave), or until it is dropped.
     #[must_use]
     pub fn start(
         store: Arc<dyn RouteStore>,
-        vouch: Arc<dyn Vouch>,
+        probe: Arc<dyn PeerProbe>,
         me: Owner,
         version: &str,
-        settings: Settings,
+        settings: TableSettings,
     ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let state = State::new(&me.replica, &settings, Instant::now());
         let inner = Arc::new(Inner {
             store,
-            vouch,
+            probe,
             me,
             version: version.to_owned(),
             settings,
             state: Mutex::new(state),
             renew: Notify::new(),
-            write: Notify::new(),
-            tell: Notify::new(),
+            routes_changed: Notify::new(),
+            presence_changed: Notify::new(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
@@ -189,9 +170,9 @@ impl SharedTable {
             }
         };
         let runs: [TableFuture<'static, ()>; 4] = [
-            Box::pin(keeper::run(inner.clone())),
-            Box::pin(writer::run(inner.clone())),
-            Box::pin(teller::run(inner.clone())),
+            Box::pin(lease_renewal::run(inner.clone())),
+            Box::pin(route_writer::run(inner.clone())),
+            Box::pin(presence_writer::run(inner.clone())),
             Box::pin(listen(inner.clone())),
         ];
         for run in runs {
@@ -205,10 +186,10 @@ impl SharedTable {
         })
     }
 
-    /// For metrics.
+    /// The table's numbers.
     #[must_use]
-    pub fn numbers(&self) -> Numbers {
-        self.inner.lock().numbers(Instant::now())
+    pub fn stats(&self) -> TableStats {
+        self.inner.lock().stats(Instant::now())
     }
 }
 
@@ -217,21 +198,22 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store may have lost anything: it is told everything again.
-    fn retell(&self, state: &mut State, now: Instant) {
-        state.ledger.retell(now);
-        state.roll.retell(now);
-        self.write.notify_one();
-        self.tell.notify_one();
+    /// The store may have lost data: everything is written again.
+    fn write_all_again(&self, state: &mut State, now: Instant) {
+        state.routes.write_all_again(now);
+        state.presence.write_all_again(now);
+        self.routes_changed.notify_one();
+        self.presence_changed.notify_one();
     }
 
-    /// The outcome of an operation of the store, which has its time.
+    /// The outcome of an operation of the store within the operation timeout.
     async fn in_time<T>(
         &self,
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let done = timeout(self.settings.operation, operation).await;
-        done.unwrap_or_else(|_| Err(StoreError(TOO_LATE.into())))
+        let limit = self.settings.operation_timeout;
+        let done = timeout(limit, operation).await;
+        done.unwrap_or(Err(StoreError::Timeout(limit)))
     }
 
     fn unix(&self) -> u64 {
@@ -241,27 +223,27 @@ impl Inner {
 
 impl RoutingTable for SharedTable {
     fn announce(&self, agent: AgentId) {
-        self.inner.lock().ledger.announce(agent, Instant::now());
-        self.inner.write.notify_one();
+        self.inner.lock().routes.announce(agent, Instant::now());
+        self.inner.routes_changed.notify_one();
     }
 
     fn retract(&self, agent: AgentId) {
         let unix = self.inner.unix();
         let now = Instant::now();
-        self.inner.lock().ledger.retract(agent, now, unix);
-        self.inner.write.notify_one();
+        self.inner.lock().routes.retract(agent, now, unix);
+        self.inner.routes_changed.notify_one();
     }
 
     fn owners(&self, agent: AgentId) -> TableFuture<'_, Vec<Owner>> {
         let inner = &self.inner;
         Box::pin(async move {
-            let known = reader::fresh(inner, agent).await;
+            let known = lookup::fresh(inner, agent).await;
             let mut state = inner.lock();
             let owners = state.owners(agent, &known, &inner.me, Instant::now());
-            if state.ledger.has_graves() {
-                inner.write.notify_one();
+            if state.routes.has_dead_entries() {
+                inner.routes_changed.notify_one();
             }
-            if std::mem::take(&mut state.suspects) {
+            if std::mem::take(&mut state.has_suspects) {
                 inner.renew.notify_one();
             }
             owners
@@ -275,42 +257,47 @@ impl RoutingTable for SharedTable {
     fn last_seen(&self, agent: AgentId) -> TableFuture<'_, Option<Duration>> {
         let inner = &self.inner;
         Box::pin(async move {
-            let known = reader::fresh(inner, agent).await;
-            reader::look_again(inner, agent, &known);
+            let known = lookup::fresh(inner, agent).await;
+            lookup::recheck(inner, agent, &known);
             inner
                 .lock()
                 .last_seen(&known, &inner.me, Instant::now(), inner.unix())
         })
     }
 
-    fn tell(&self, agent: AgentId, presence: Option<Presence>) {
+    fn set_presence(&self, agent: AgentId, presence: Option<Presence>) {
         let now = Instant::now();
-        self.inner.lock().roll.tell(agent, presence, now);
-        self.inner.tell.notify_one();
+        self.inner.lock().presence.set(agent, presence, now);
+        self.inner.presence_changed.notify_one();
     }
 
-    fn told<'a>(&'a self, wanted: &'a Wanted) -> TableFuture<'a, Result<Vec<Told>, StoreError>> {
-        Box::pin(teller::told(&self.inner, wanted))
+    fn find_presence<'a>(
+        &'a self,
+        query: &'a PresenceQuery,
+    ) -> TableFuture<'a, Result<Vec<PresenceEntry>, StoreError>> {
+        Box::pin(presence_writer::find(&self.inner, query))
     }
 
     fn ring(&self) -> Ring {
         self.inner.lock().membership.ring().clone()
     }
 
-    fn certain(&self) -> bool {
-        self.inner.lock().certain(Instant::now())
+    fn is_authoritative(&self) -> bool {
+        self.inner.lock().is_authoritative(Instant::now())
     }
 
-    fn certain_of(&self, agent: AgentId) -> bool {
-        self.inner.lock().certain_of(agent, Instant::now())
+    fn is_authoritative_for(&self, agent: AgentId) -> bool {
+        self.inner
+            .lock()
+            .is_authoritative_for(agent, Instant::now())
     }
 
-    fn unreachable(&self, replica: &ReplicaId) {
-        self.inner.lock().membership.unreachable(replica);
+    fn mark_unreachable(&self, replica: &ReplicaId) {
+        self.inner.lock().membership.mark_unreachable(replica);
     }
 
-    fn lost(&self, url: &str) {
-        self.inner.lock().membership.lost(url);
+    fn connection_lost(&self, url: &str) {
+        self.inner.lock().membership.mark_disconnected(url);
         self.inner.renew.notify_one();
     }
 
@@ -324,12 +311,12 @@ impl RoutingTable for SharedTable {
             self.stop.cancel();
             self.tasks.close();
             self.tasks.wait().await;
-            writer::leave(&self.inner).await;
+            route_writer::leave(&self.inner).await;
         })
     }
 }
 
-/// Hears what the store reports.
+/// Applies the store's events.
 async fn listen(inner: Arc<Inner>) {
     let Some(mut events) = inner.store.events() else {
         return;
@@ -338,15 +325,15 @@ async fn listen(inner: Arc<Inner>) {
         let now = Instant::now();
         let mut state = inner.lock();
         match event {
-            StoreEvent::Changed(agent) => state.records.changed(agent, now),
-            StoreEvent::Missed => {
-                state.records.outdate_all(now);
+            StoreEvent::RecordChanged(agent) => state.records.invalidate(agent, now),
+            StoreEvent::EventsMissed => {
+                state.records.invalidate_all(now);
                 inner.renew.notify_one();
             }
-            StoreEvent::Back => {
-                state.records.outdate_all(now);
-                state.doubt(now);
-                inner.retell(&mut state, now);
+            StoreEvent::Reconnected => {
+                state.records.invalidate_all(now);
+                state.start_recovery_grace(now);
+                inner.write_all_again(&mut state, now);
                 inner.renew.notify_one();
             }
         }

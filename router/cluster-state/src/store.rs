@@ -1,138 +1,175 @@
-//! Where routing tables are kept: in this process, or in a store that all
-//! replicas share.
+//! Leases, routes and presence in a store that replicas share: what
+//! [`SharedTable`](crate::SharedTable) needs of one.
 //!
-//! [`RouteStore`] is what a table needs of a shared store, and all it needs.
-//! Everything kept there can be lost without harm: each replica writes again
+//! Everything in a store may be lost without harm: each replica writes again
 //! what it holds.
 
-use std::{fmt::Debug, future::Future, pin::Pin};
+use std::{
+    error::Error,
+    fmt::{Debug, Display},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
-    presence::{Telling, Told, Wanted},
+    presence::{PresenceEntry, PresenceQuery, PresenceUpdate},
 };
 
-/// A replica's proof of life. Its id is new at each start, so that it is the
+/// A replica's lease. A replica has a new id with each start, so the id is the
 /// epoch too: an entry of an earlier run never counts for a later one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Which run of which replica.
+    /// The run of a replica.
     pub replica: ReplicaId,
-    /// Where its private API is reached.
+    /// URL of its private API.
     pub url: String,
-    /// Whether it stays.
+    /// Whether it drains.
     pub state: ReplicaState,
-    /// Its version, for people who look.
+    /// Its version; informational.
     pub version: String,
-    /// Grows with every renewal. A lease whose beat stands still for long
-    /// enough, by the reader's own clock, is dead.
+    /// Grows with every renewal. The lease has expired when it stands still
+    /// for long enough by the reader's own clock.
     pub beat: u64,
 }
 
-/// Whether a replica stays.
+/// Whether a replica drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplicaState {
     /// It takes new work.
     #[default]
     Serving,
-    /// It leaves; others are asked first.
+    /// It leaves; other owners are asked first.
     Draining,
 }
 
-/// What a renewal found.
+/// The outcome of renewing a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Renewal {
-    /// Whether the lease was there before: if not, the store has lost it, and
-    /// maybe more.
+    /// Whether the lease was there before. If not, the store has lost it, and
+    /// possibly more.
     pub existed: bool,
-    /// The leases of all replicas, this one's included.
+    /// The leases of all replicas, the renewed one included.
     pub leases: Vec<Lease>,
 }
 
-/// One change of an agent's record.
+/// A change of one agent's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum RouteChange {
     /// This replica holds tunnels of the agent.
-    Own(AgentId),
-    /// This replica holds none any more; it had one until then, in seconds since 1970.
-    Disown(AgentId, u64),
-    /// A dead replica's entry goes. It was found dead then, in seconds since
-    /// 1970, which becomes the agent's last seen time if there is none later.
-    Bury(AgentId, ReplicaId, u64),
+    Announce(AgentId),
+    /// This replica has held none since this time, in seconds since 1970.
+    Retract(AgentId, u64),
+    /// Removes the entry of a replica that was found dead at this time, in
+    /// seconds since 1970, which becomes the agent's last-seen time unless
+    /// there is a later one.
+    RemoveDead(AgentId, ReplicaId, u64),
 }
 
-/// What is kept of an agent.
+/// An agent's record.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// Who holds tunnels of it, dead replicas included.
+    /// The replicas that hold tunnels of the agent; some may be dead.
     pub owners: Vec<Owner>,
-    /// When a replica last had to say that it holds none any more, in seconds since 1970.
+    /// When a replica last retracted the agent, in seconds since 1970.
     pub last_seen: Option<u64>,
-    /// Whether who is not named here may be an owner nevertheless: there are entries that no replica
-    /// wrote, or what was there has vanished whole, which no replica ever does.
-    pub doubtful: bool,
+    /// Whether there may be owners beyond those listed: entries were rejected,
+    /// or the whole record vanished, which no replica ever causes.
+    pub incomplete: bool,
 }
 
 impl Record {
-    /// Whether nothing is kept of the agent, not even that it was there once.
+    /// Whether nothing is stored for the agent, not even a last-seen time.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.owners.is_empty() && self.last_seen.is_none()
     }
 }
 
-/// What a store reports by itself.
+/// What a store reports on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreEvent {
-    /// The record of an agent that was read has changed since.
-    Changed(AgentId),
-    /// Reports may have been lost: whatever was read is of no use any more.
-    Missed,
-    /// The store is back after it was away, or was emptied meanwhile.
-    Back,
+    /// The record of an agent has changed since it was read.
+    RecordChanged(AgentId),
+    /// Events may have been missed: no record that was read counts any more.
+    EventsMissed,
+    /// The store is reachable again; it may have lost data meanwhile.
+    Reconnected,
 }
 
-/// A store failed to do what it was asked to; whether it did so nevertheless is unknown.
+/// A store operation failed. It may have taken effect nevertheless.
+///
+/// The message contains the cause, so [`Error::source`] is `None`.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the routing store: {0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// The store did not answer in time.
+    #[error("the routing store did not answer within {0:?}")]
+    Timeout(Duration),
+    /// The store refused, or the connection to it failed.
+    #[error("the routing store ({store}): {cause}")]
+    Failed {
+        /// The store, for people.
+        store: String,
+        /// Why.
+        cause: Arc<dyn Error + Send + Sync>,
+    },
+}
 
-/// A future of a store operation. Dropping it gives up waiting, not always the operation.
+impl StoreError {
+    /// A failed operation of a store of this name.
+    pub fn failed(
+        store: impl Display,
+        cause: impl Into<Box<dyn Error + Send + Sync + 'static>>,
+    ) -> Self {
+        Self::Failed {
+            store: store.to_string(),
+            cause: cause.into().into(),
+        }
+    }
+}
+
+/// A future of a store operation. Dropping it stops waiting, not always the operation.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A store that all replicas share. It may be slow, away or emptied at any
-/// time; callers bound their waiting.
+/// Leases, routes and presence in a shared store. It may be slow, unavailable
+/// or emptied at any time; callers bound their waiting.
 pub trait RouteStore: Debug + Send + Sync + 'static {
-    /// Renews this replica's lease, and reads all.
+    /// Renews this replica's lease, and reads all leases.
     fn renew<'a>(&'a self, lease: &'a Lease) -> StoreFuture<'a, Renewal>;
 
-    /// Removes what a replica told, and then its lease: of one that leaves, or
-    /// one that is dead.
+    /// Removes a replica's presence and then its lease: of one that leaves or
+    /// is dead. The lease goes last, so that a replica that was only frozen
+    /// finds it missing and writes everything again.
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()>;
 
-    /// Applies changes of agents' records for the replica `me`, in one exchange
-    /// where that is possible. Doing so again does no harm.
-    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()>;
+    /// Applies changes of agents' records for the replica `me`, in one round
+    /// trip where possible. Idempotent.
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [RouteChange]) -> StoreFuture<'a, ()>;
 
-    /// Reads an agent's record. Its next change after that is reported once. An empty one of a store that
-    /// has lost this replica's lease meanwhile is [doubtful](Record::doubtful): it was emptied, which
-    /// need not be reported.
+    /// Reads an agent's record. Its next change is reported once. An empty
+    /// record is [incomplete](Record::incomplete) if this replica's lease is
+    /// missing from the store: it was emptied, which need not be reported.
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record>;
 
-    /// Changes what the replica `me` tells of agents, in one exchange where
-    /// that is possible. Doing so again does no harm. All of it goes with the
-    /// replica's lease.
-    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()>;
+    /// Updates the presence that the replica `me` publishes, in one round trip
+    /// where possible. Idempotent. All of it goes with the replica's lease.
+    fn update_presence<'a>(
+        &'a self,
+        me: &'a ReplicaId,
+        updates: &'a [PresenceUpdate],
+    ) -> StoreFuture<'a, ()>;
 
-    /// What these replicas tell of those who are wanted.
-    fn told<'a>(
+    /// The presence that these replicas publish for the selected agents.
+    fn find_presence<'a>(
         &'a self,
         replicas: &'a [ReplicaId],
-        wanted: &'a Wanted,
-    ) -> StoreFuture<'a, Vec<Told>>;
+        query: &'a PresenceQuery,
+    ) -> StoreFuture<'a, Vec<PresenceEntry>>;
 
-    /// The reports. Taken once; `None` after that.
+    /// The store's events. Can be taken once; `None` after that.
     fn events(&self) -> Option<mpsc::Receiver<StoreEvent>>;
 }

@@ -1,4 +1,4 @@
-//! How a call ends: both streams are closed as their peers expect it.
+//! The end of a call: its stream is closed as the other side expects it.
 
 use std::{
     task::{Context, Waker},
@@ -9,15 +9,15 @@ use tonic::Status;
 
 use super::{Call, Event, Path};
 
-/// How long the rest of a finished answer is waited for.
-const REST: Duration = Duration::from_secs(5);
-/// How many events of the rest are looked at when a call is dropped.
-const LOOK_AHEAD: usize = 8;
+/// How long the rest of a complete response is waited for.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events that are polled for when a call is finished without waiting.
+const MAX_LOOK_AHEAD: usize = 8;
 
 impl Call {
-    /// Reads what is left of an answer whose content is complete, so that the
-    /// stream ends in order rather than by a reset (a connection endures only
-    /// so many resets). Bounded in time.
+    /// Reads the rest of a response whose content is complete, so that the stream
+    /// ends in order rather than by a reset (HTTP/2 peers limit resets per
+    /// connection). Bounded in time.
     pub async fn finish(mut self) {
         let rest = async {
             while let Ok(event) = self.event().await {
@@ -27,13 +27,13 @@ impl Call {
             }
         };
         // Cancelled or not, dropping the call ends its streams.
-        let _ = tokio::time::timeout(REST, rest).await;
+        let _ = tokio::time::timeout(FINISH_TIMEOUT, rest).await;
     }
 
-    /// Looks whether the rest of the answer is here already; true if it is.
+    /// Whether the rest of the response is here already. Does not wait.
     pub fn finish_now(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..LOOK_AHEAD {
+        for _ in 0..MAX_LOOK_AHEAD {
             if self.ended || self.broken {
                 return true;
             }
@@ -48,8 +48,8 @@ impl Call {
         let status = if self.ended {
             runtime::grpc::ok_trailers()
         } else {
-            // OK would leave the agent's inner call running; an error cancels it.
-            runtime::grpc::trailers(&Status::cancelled("the caller has gone"))
+            // OK would leave the call to the Kubernetes API running; an error cancels it.
+            runtime::grpc::trailers(&Status::cancelled("the caller cancelled the call"))
         };
         // Fails only when the stream is gone.
         let _ = self.send.send_trailers(status);

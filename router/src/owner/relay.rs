@@ -1,5 +1,5 @@
-//! Both directions of a relayed call, each at its own pace: a direction that
-//! is full never stops the other.
+//! The two directions of a relayed call. Each has its own flow control: one that
+//! is blocked never stops the other.
 
 use std::{
     future::poll_fn,
@@ -22,35 +22,35 @@ use crate::{
 /// A call between a peer and an agent.
 pub(super) struct Relay<'a> {
     pub(super) call: &'a mut Reader,
-    /// Of which agent, and for whom.
-    pub(super) whose: (AgentId, &'a Arc<str>),
+    pub(super) agent: AgentId,
+    pub(super) caller: &'a Arc<str>,
     pub(super) readers: &'a Arc<Readers>,
     pub(super) peer: &'a mut Incoming,
     pub(super) send: &'a mut SendStream,
     /// Waits for room towards the agent.
-    pub(super) up: Option<Payload>,
+    pub(super) to_agent: Option<Payload>,
     /// Waits for room towards the peer.
-    pub(super) down: Option<Frame>,
-    /// Whether the peer may still send.
-    pub(super) asking: bool,
+    pub(super) to_peer: Option<Frame>,
+    /// Whether the peer has not half-closed yet.
+    pub(super) peer_sends: bool,
 }
 
 impl Relay<'_> {
-    /// Relays until the agent's answer has ended and was sent on.
+    /// Relays until the agent's response has ended and was sent on.
     pub(super) async fn run(mut self) -> Result<(), Ended> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        while self.poll_up(cx)?.is_ready() {}
+        while self.poll_to_agent(cx)?.is_ready() {}
         loop {
-            match self.poll_down(cx)? {
+            match self.poll_to_peer(cx)? {
                 Poll::Ready(true) => return Poll::Ready(Ok(())),
                 Poll::Ready(false) => {}
                 Poll::Pending => break,
             }
         }
-        // A peer that has half-closed shows its going only by a reset.
+        // A peer that has half-closed can cancel only by a reset.
         match self.send.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(Err(Ended::Peer)),
             Poll::Pending => Poll::Pending,
@@ -58,28 +58,28 @@ impl Relay<'_> {
     }
 
     /// One step towards the agent.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        if let Some(payload) = &self.up {
+    fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        if let Some(payload) = &self.to_agent {
             let length = payload.len();
             let ready = self.call.with(|call| call.poll_ready(cx, length));
             std::task::ready!(ready.map_err(Ended::Call)?).map_err(Ended::Call)?;
         }
-        if let Some(payload) = self.up.take() {
+        if let Some(payload) = self.to_agent.take() {
             let sent = self.call.with(|call| call.start_send(payload));
             return Poll::Ready(sent.and_then(|sent| sent).map_err(Ended::Call));
         }
-        if !self.asking {
+        if !self.peer_sends {
             return Poll::Pending;
         }
         match std::task::ready!(self.peer.poll_message(cx))? {
             Some(body) => {
-                self.up = Some(Payload {
+                self.to_agent = Some(Payload {
                     head: Bytes::new(),
                     body,
                 })
             }
             None => {
-                self.asking = false;
+                self.peer_sends = false;
                 let closed = self.call.with(Call::close_send);
                 closed.and_then(|closed| closed).map_err(Ended::Call)?;
             }
@@ -87,9 +87,9 @@ impl Relay<'_> {
         Poll::Ready(Ok(()))
     }
 
-    /// One step towards the peer; true when the answer is over.
-    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
-        if let Some(frame) = &self.down {
+    /// One step towards the peer; `true` when the response is complete.
+    fn poll_to_peer(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
+        if let Some(frame) = &self.to_peer {
             self.send.reserve_capacity(frame.remaining());
             while self.send.capacity() == 0 {
                 match self.send.poll_capacity(cx) {
@@ -101,14 +101,14 @@ impl Relay<'_> {
                 }
             }
         }
-        if let Some(frame) = self.down.take() {
+        if let Some(frame) = self.to_peer.take() {
             self.send.send_data(frame, false)?;
         }
         let (event, body) = std::task::ready!(self.call.poll_raw(cx)).map_err(Ended::Call)?;
         if event == Event::End {
             return Poll::Ready(Ok(true));
         }
-        self.down = Some(Frame::nested(
+        self.to_peer = Some(Frame::nested(
             &[],
             Payload {
                 head: Bytes::new(),
@@ -118,10 +118,9 @@ impl Relay<'_> {
         Poll::Ready(Ok(false))
     }
 
-    /// The peer takes nothing for now: it counts among those who do not read.
+    /// The peer takes nothing for now: the call is watched for unread responses.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
-        let (agent, caller) = self.whose;
-        self.call.count(self.readers, agent, caller);
+        self.call.count(self.readers, self.agent, self.caller);
         if self.call.poll_cut(cx) {
             return Poll::Ready(Err(Ended::Call(Broken::Unread)));
         }

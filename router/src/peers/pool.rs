@@ -1,6 +1,6 @@
-//! Connections to peers: dialled when needed, shared, and let go.
+//! A pool of connections to peers: dialled on demand, shared, closed when idle.
 
-mod link;
+mod connection;
 mod state;
 
 use std::{
@@ -15,10 +15,11 @@ use runtime::{grpc::SendRequest, io::ByteStream};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::Credentials;
-use link::End;
-use state::{LinkId, State, Take};
+use connection::{DialError, End};
+use state::{Checkout, ConnectionId, State};
 
 /// Dials the private API of a peer by its URL.
 pub type Dial = Arc<
@@ -27,21 +28,21 @@ pub type Dial = Arc<
         + Sync,
 >;
 
-/// Where pauses get their jitter from: uniform in `0.0..1.0`.
+/// Source of jitter: uniform in `0.0..1.0`.
 pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 
-/// Is told the URL of a peer whose connection broke without a word.
-pub(crate) type Lost = Arc<dyn Fn(&str) + Send + Sync>;
+/// Called with the URL of a peer whose connection broke without a goodbye.
+pub(crate) type OnConnectionLost = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What a call makes requests with.
+/// A connection, as requests use it.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
     pub(super) send: SendRequest,
-    /// For whom credentials on this connection are.
+    /// The audience of credentials on this connection.
     pub(super) audience: Arc<str>,
 }
 
-/// Connections to peers.
+/// A pool of connections to peers.
 pub struct Peers {
     dial: Dial,
     random: Random,
@@ -49,7 +50,7 @@ pub struct Peers {
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    lost: Lost,
+    on_connection_lost: OnConnectionLost,
 }
 
 impl std::fmt::Debug for Peers {
@@ -59,7 +60,7 @@ impl std::fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// No connections yet. Their tasks end with `stop`.
+    /// An empty pool. Its tasks end with `stop`.
     #[must_use]
     pub fn new(dial: Dial, credentials: Arc<dyn Credentials>, stop: CancellationToken) -> Self {
         Self {
@@ -69,42 +70,42 @@ impl Peers {
             peers: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
-            lost: Arc::new(|_| {}),
+            on_connection_lost: Arc::new(|_| {}),
         }
     }
 
-    /// The same with another source of jitter, as a simulation needs it.
+    /// Replaces the source of jitter, for simulations.
     #[must_use]
-    pub fn jittered_by(mut self, random: Random) -> Self {
+    pub fn with_random(mut self, random: Random) -> Self {
         self.random = random;
         self
     }
 
-    /// The same, with somebody who looks after peers that broke off.
+    /// Sets what is called when a connection broke.
     #[must_use]
-    pub(crate) fn looked_after_by(mut self, lost: Lost) -> Self {
-        self.lost = lost;
+    pub(crate) fn on_connection_lost(mut self, callback: OnConnectionLost) -> Self {
+        self.on_connection_lost = callback;
         self
     }
 
     /// A connection to the peer at `url`, dialled if there is none.
     ///
     /// # Errors
-    /// A status that names the URL and says why the peer cannot be reached.
-    pub(super) async fn connection(&self, url: &str) -> Result<(Handle, Lease), Status> {
+    /// A status with the URL and the reason.
+    pub(super) async fn connection(&self, url: &str) -> Result<(Handle, StreamPermit), Status> {
         let peer = self.peer(url);
         let mut changes = peer.changes.subscribe();
         loop {
-            match peer.take() {
-                Take::Use { id, handle, dial } => {
+            match peer.check_out() {
+                Checkout::Use { id, handle, dial } => {
                     if dial {
                         self.dial(peer.clone());
                     }
-                    return Ok((handle, Lease { peer, id }));
+                    return Ok((handle, StreamPermit { peer, id }));
                 }
-                Take::Dial => self.dial(peer.clone()),
-                Take::Wait => {}
-                Take::Refuse { reason, pause } => return Err(unreachable(url, &reason, pause)),
+                Checkout::Dial => self.dial(peer.clone()),
+                Checkout::Wait => {}
+                Checkout::Refuse { reason, pause } => return Err(unreachable(url, &reason, pause)),
             }
             // Dialling has a deadline, and the peer outlives this wait.
             let _ = changes.changed().await;
@@ -122,46 +123,50 @@ impl Peers {
         peer
     }
 
-    /// Dials for all who wait, even if none of them goes on waiting.
+    /// Dials for all requests that wait, even if all of them are cancelled meanwhile.
     fn dial(&self, peer: Arc<Peer>) {
-        let (dial, stop, lost) = (self.dial.clone(), self.stop.clone(), self.lost.clone());
+        let (dial, stop) = (self.dial.clone(), self.stop.clone());
         let credentials = self.credentials.clone();
-        self.tasks.spawn(async move {
+        let on_connection_lost = self.on_connection_lost.clone();
+        let span = tracing::info_span!(parent: None, "peer_connection", peer = peer.url);
+        let connection = async move {
             let opened = tokio::select! {
                 biased;
-                opened = link::open(&dial, &*credentials, &peer.url) => opened,
-                () = stop.cancelled() => Err("this replica is leaving".to_owned()),
+                opened = connection::open(&dial, &*credentials, &peer.url) => opened,
+                () = stop.cancelled() => Err(DialError::Leaving),
             };
             match opened {
-                Ok(link) => {
-                    let id = peer.dialled(link.handle.clone());
-                    if link.drive(&peer, id, &stop).await == End::Broke {
-                        lost(&peer.url);
+                Ok(connection) => {
+                    tracing::debug!("connected to a peer");
+                    let id = peer.dialled(connection.handle.clone());
+                    if connection.drive(&peer, id, &stop).await == End::Broken {
+                        on_connection_lost(&peer.url);
                     }
                 }
-                Err(reason) => {
-                    tracing::debug!(url = peer.url, reason, "a peer could not be dialled");
-                    peer.failed(&reason);
+                Err(error) => {
+                    tracing::debug!(%error, "connecting to a peer failed");
+                    peer.failed(&error.to_string());
                 }
             }
-        });
+        };
+        self.tasks.spawn(connection.instrument(span));
     }
 }
 
 fn unreachable(url: &str, reason: &str, pause: Duration) -> Status {
     Status::unavailable(format!(
-        "the replica at {url} cannot be reached: {reason} (not tried again for {} ms)",
+        "cannot connect to the replica at {url}: {reason} (next attempt in {} ms)",
         pause.as_millis()
     ))
 }
 
-/// A peer, and the connections to it.
+/// A peer and the connections to it.
 struct Peer {
     url: String,
     random: Random,
     born: Instant,
     state: Mutex<State<Handle>>,
-    /// Changes when dialling is over.
+    /// Changes when dialling has ended.
     changes: watch::Sender<()>,
 }
 
@@ -184,11 +189,11 @@ impl Peer {
         }
     }
 
-    fn take(&self) -> Take<Handle> {
-        self.state().take(self.now())
+    fn check_out(&self) -> Checkout<Handle> {
+        self.state().check_out(self.now())
     }
 
-    fn is_busy(&self, id: LinkId) -> bool {
+    fn is_busy(&self, id: ConnectionId) -> bool {
         self.state().is_busy(id)
     }
 
@@ -196,7 +201,7 @@ impl Peer {
         self.state().is_forgettable(self.now())
     }
 
-    fn dialled(&self, handle: Handle) -> LinkId {
+    fn dialled(&self, handle: Handle) -> ConnectionId {
         let id = self.state().dialled(handle, self.now());
         self.changes.send_replace(());
         id
@@ -207,19 +212,19 @@ impl Peer {
         self.changes.send_replace(());
     }
 
-    fn leave(&self, id: LinkId, fault: Option<&str>) {
-        self.state().leave(id, fault, (self.random)(), self.now());
+    fn remove(&self, id: ConnectionId, fault: Option<&str>) {
+        self.state().remove(id, fault, (self.random)(), self.now());
     }
 
-    fn retire(&self, id: LinkId) -> bool {
+    fn retire(&self, id: ConnectionId) -> bool {
         self.state().retire(id, self.now())
     }
 
-    fn answered(&self, id: LinkId) {
+    fn answered(&self, id: ConnectionId) {
         self.state().answered(id);
     }
 
-    fn release(&self, id: LinkId) {
+    fn release(&self, id: ConnectionId) {
         self.state().release(id, self.now());
     }
 
@@ -232,21 +237,21 @@ impl Peer {
     }
 }
 
-/// The right to one stream on a connection, held as long as the stream lasts.
+/// Permission for one stream on a connection, held as long as the stream lasts.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct StreamPermit {
     peer: Arc<Peer>,
-    id: LinkId,
+    id: ConnectionId,
 }
 
-impl Lease {
-    /// The peer has answered on the connection: it is of use.
+impl StreamPermit {
+    /// The peer has answered on the connection, so the connection works.
     pub(super) fn answered(&self) {
         self.peer.answered(self.id);
     }
 }
 
-impl Drop for Lease {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.peer.release(self.id);
     }

@@ -1,29 +1,29 @@
-//! Which unread answers of one agent are to be cut. Pure.
+//! Which unread responses of one agent are to be cut. Pure.
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
-/// Bytes of an agent's answers that may be unread: half the window of one connection.
+/// Unread bytes from which on the window is scarce: half the window of one connection.
 pub(super) const SCARCE_BYTES: usize = 32 << 20;
-/// From so many on nobody waits who has too many: three quarters of a window.
+/// Unread bytes from which on callers with too many are cut at once: three quarters of a window.
 const PRESSING_BYTES: usize = 48 << 20;
-/// Bytes of an agent's answers that one caller may leave unread when they are scarce.
+/// Unread bytes of one caller that are tolerated for longer.
 const CALLER_BYTES: usize = 16 << 20;
-/// How long an answer of a caller who has more may stand still then.
+/// How long a response of a caller with more may go unread while the window is scarce.
 const CALLER_STILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long anybody's may.
+/// How long any response may go unread while the window is scarce.
 const STILL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is here of one answer.
+/// The unread data of one response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held<'a> {
     pub(super) caller: &'a str,
-    /// Bytes that came and were not taken.
+    /// Bytes that were received and not read.
     pub(super) unread: usize,
-    /// How long nothing of them was taken.
+    /// For how long nothing was read.
     pub(super) still: Duration,
 }
 
-/// Those to cut, by their place: of whoever holds most, those first that stand still for longest.
+/// The indices of responses to cut: first the caller with most unread data, its longest unread first.
 pub(super) fn overdue(held: &[Held<'_>]) -> Vec<usize> {
     let mut total: usize = held.iter().map(|it| it.unread).sum();
     if total <= SCARCE_BYTES {
@@ -47,7 +47,7 @@ pub(super) fn overdue(held: &[Held<'_>]) -> Vec<usize> {
         let Some(callers) = of_caller.get_mut(it.caller) else {
             continue;
         };
-        if it.unread == 0 || it.still < patience(total, *callers) {
+        if it.unread == 0 || it.still < still_limit(total, *callers) {
             continue;
         }
         total -= it.unread;
@@ -57,8 +57,8 @@ pub(super) fn overdue(held: &[Held<'_>]) -> Vec<usize> {
     cut
 }
 
-/// How long an answer may stand still when so much is unread in all, and of its caller.
-fn patience(total: usize, of_caller: usize) -> Duration {
+/// How long a response may go unread when so much is unread in all, and of its caller.
+fn still_limit(total: usize, of_caller: usize) -> Duration {
     if of_caller <= CALLER_BYTES {
         STILL_TIMEOUT
     } else if total <= PRESSING_BYTES {

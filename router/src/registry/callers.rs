@@ -1,20 +1,20 @@
-//! Who uses an agent's tunnels: the last tenth is for callers who use none, so that one with hundreds
-//! of watches does not keep others out. Pure state.
+//! An agent's tunnels in use, by caller: the last tenth is reserved for callers that use none, so that one with
+//! hundreds of watches does not keep others out. Pure state.
 
 use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 
 /// Tunnels that one agentk opens at most, in use or idle.
-const POOL: usize = 500;
-/// Of all tunnels, the part that only callers may take who use none.
-const RESERVED_PART: usize = 10;
+const MAX_TUNNELS_PER_AGENTK: usize = 500;
+/// The part of all tunnels that is reserved for callers that use none: one in so many.
+const RESERVED_ONE_IN: usize = 10;
 
 /// Tunnels in use, by caller.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     total: usize,
-    /// None of them zero.
+    /// No count is zero.
     by: HashMap<Arc<str>, usize, RandomState>,
 }
 
@@ -25,10 +25,10 @@ impl Callers {
         self.used_up(caller, alive).is_none()
     }
 
-    /// How many tunnels those may use who use one, if that is why a caller may not use one more.
+    /// The limit of tunnels for callers that use one already, if that is why this caller may not use one more.
     pub(super) fn used_up(&self, caller: &str, alive: usize) -> Option<usize> {
-        let most = alive.div_ceil(POOL).max(1) * POOL;
-        let limit = most - most / RESERVED_PART;
+        let most = alive.div_ceil(MAX_TUNNELS_PER_AGENTK).max(1) * MAX_TUNNELS_PER_AGENTK;
+        let limit = most - most / RESERVED_ONE_IN;
         (self.total >= limit && self.by.contains_key(caller)).then_some(limit)
     }
 
@@ -42,7 +42,7 @@ impl Callers {
     }
 
     /// A caller uses one less.
-    pub(super) fn gave_back(&mut self, caller: &str) {
+    pub(super) fn released(&mut self, caller: &str) {
         let Some(used) = self.by.get_mut(caller) else {
             return;
         };
@@ -79,8 +79,8 @@ mod tests {
         assert_eq!(callers.used_up("greedy", 500), Some(450));
         assert_eq!(callers.used_up("newcomer", 500), None);
 
-        callers.gave_back("bystander");
-        callers.gave_back("greedy");
+        callers.released("bystander");
+        callers.released("greedy");
         assert!(take(&mut callers, "greedy", 500));
         assert!(take(&mut callers, "bystander", 500));
     }

@@ -1,5 +1,5 @@
-//! Who waits for an agent's tunnel: callers take turns, so that one with a
-//! thousand requests does not starve another. Pure state.
+//! A fair queue: callers take turns, so that one with a thousand requests does
+//! not starve another. Pure state.
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! One agent in the registry: what is idle, who waits, what is alive.
+//! One agent in the registry: idle tunnels, queued requests, counts. Pure state.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{Presence, callers::Callers, queue::FairQueue};
 use crate::{
+    opening::Need,
     refusal::Refusal,
-    search::Need,
     tunnel::{Offer, Slot, Tunnel},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Waiter {
     pub(super) sender: oneshot::Sender<Tunnel>,
 }
 
-/// Whether one more request may wait.
+/// Limits of an agent's queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) of_agent: usize,
@@ -36,8 +36,8 @@ pub(super) struct Limits {
 }
 
 impl Agent {
-    /// Reserves the tunnel that became idle last: it is the likeliest to live. Counted for the
-    /// caller, if it may have one more.
+    /// Reserves the tunnel that became idle last, which is the likeliest to be alive, if the caller may use one
+    /// more, and counts it for the caller.
     pub(super) fn take(&mut self, need: &Need) -> Option<Tunnel> {
         if !self.callers.may_take(&need.caller, self.alive) {
             return None;
@@ -59,7 +59,7 @@ impl Agent {
         self.idle.push(slot);
     }
 
-    pub(super) fn forget(&mut self, slot: &Arc<Slot>) -> bool {
+    pub(super) fn remove(&mut self, slot: &Arc<Slot>) -> bool {
         let found = self.idle.iter().position(|kept| Arc::ptr_eq(kept, slot));
         found.map(|index| self.idle.swap_remove(index)).is_some()
     }
@@ -69,7 +69,7 @@ impl Agent {
         self.queue.push(&caller, Waiter { need, sender });
     }
 
-    /// Whether one more request of this caller may wait.
+    /// Whether one more request of this caller may be queued.
     pub(super) fn has_room(&mut self, caller: &str, limits: Limits) -> bool {
         let room = |queue: &FairQueue<Waiter>| {
             queue.len() < limits.of_agent && queue.len_of(caller) < limits.of_caller
@@ -80,8 +80,7 @@ impl Agent {
         room(&self.queue)
     }
 
-    /// Whose turn it is among those whom a tunnel with this offer would serve. The tunnel is counted
-    /// for that caller.
+    /// The next request that a tunnel with this offer can serve. The tunnel is counted for its caller.
     pub(super) fn next_waiter(&mut self, offer: &Offer) -> Option<Waiter> {
         loop {
             let may = |caller: &str| self.callers.may_take(caller, self.alive);
@@ -93,13 +92,13 @@ impl Agent {
         }
     }
 
-    /// A tunnel is not in use any more that was counted for a caller.
-    pub(super) fn gave_back(&mut self, caller: &str) {
-        self.callers.gave_back(caller);
+    /// A caller uses one tunnel less.
+    pub(super) fn released(&mut self, caller: &str) {
+        self.callers.released(caller);
     }
 
-    /// Whose turn it is, with an idle tunnel for it: one that was kept for callers who use none may
-    /// be had by others when tunnels are given back.
+    /// The next request with an idle tunnel for it: a tunnel that was reserved for callers without one may become
+    /// available to others when tunnels are released.
     pub(super) fn next_pair(&mut self) -> Option<(Waiter, Tunnel)> {
         if self.queue.len() == 0 {
             return None;
@@ -122,29 +121,29 @@ impl Agent {
         None
     }
 
-    /// Why none of the idle tunnels serves the call: what the best of them lacks. `None` without any.
+    /// Why none of the idle tunnels can serve the call: what the best of them lacks. `None` without any.
     fn unfit(&self, need: &Need) -> Option<Refusal> {
         let mut lacks = self.idle.iter().map(|slot| slot.offer.unfit(need));
         let first = lacks.next()??;
         lacks.try_fold(first, |best, lack| Some(best.max(lack?)))
     }
 
-    /// Why none of the tunnels serves the call, for want of a fit one or of a share.
+    /// Why none of the tunnels can serve the call: it lacks a capability, or the caller's share is used up.
     pub(super) fn refusal(&self, need: &Need) -> Option<Refusal> {
         let share = self.callers.used_up(&need.caller, self.alive);
         let share = share.map(|limit| Refusal::ShareUsed { limit });
         self.unfit(need).or(share)
     }
 
-    /// Counts a tunnel; says whether it is the agent's first.
-    pub(super) fn born(&mut self) -> bool {
+    /// Counts a tunnel; returns whether it is the agent's first.
+    pub(super) fn tunnel_opened(&mut self) -> bool {
         self.alive += 1;
         self.last_seen = None;
         self.alive == 1
     }
 
-    /// Counts a tunnel out; says whether it was the agent's last.
-    pub(super) fn died(&mut self, now: Instant) -> bool {
+    /// Discounts a tunnel; returns whether it was the agent's last.
+    pub(super) fn tunnel_ended(&mut self, now: Instant) -> bool {
         self.alive = self.alive.saturating_sub(1);
         if self.alive == 0 {
             self.last_seen = Some(now);

@@ -1,4 +1,4 @@
-//! Asking the owners of an agent. The first that is ready wins.
+//! Requests tunnels from the owners of an agent. The first that has one wins.
 
 use std::{
     collections::BTreeMap,
@@ -13,39 +13,36 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 
-use super::{
-    Need,
-    plan::{Plan, Turn},
-};
+use super::plan::{Plan, Turn};
 use crate::{
-    call::Opening,
-    peers::{Answer, Asked, Peers},
+    opening::{Need, Opening},
+    peers::{Peers, TunnelReply, TunnelRequest},
     refusal::Refusal,
 };
 
-/// An owner's silence after which the next is asked too.
-const HEDGE: Duration = Duration::from_millis(10);
-/// How long an owner that failed is left alone.
-const RETRY: Duration = Duration::from_millis(100);
+/// How long an owner may be silent before the next one is asked too.
+const HEDGE_TIMEOUT: Duration = Duration::from_millis(10);
+/// How long an owner that failed is not asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why owners give no tunnel.
+/// Why owners provide no tunnel.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
-    /// Why one could not be asked, last.
-    unasked: Mutex<Option<Status>>,
-    /// Why all refuse.
+pub(super) struct Failures {
+    /// The last failure of a request to an owner.
+    failure: Mutex<Option<Status>>,
+    /// Why all owners refuse.
     refusal: Mutex<Option<Refusal>>,
     refused: Notify,
 }
 
-impl Trouble {
-    /// The reason, if there was trouble at all.
+impl Failures {
+    /// The last failure.
     pub(super) fn reason(&self) -> Option<String> {
-        let trouble = self.unasked.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.as_ref().map(|status| status.message().to_owned())
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.as_ref().map(|status| status.message().to_owned())
     }
 
-    /// Waits until all owners that are asked refuse. Cancel-safe.
+    /// Waits until all owners that were asked refuse. Cancel-safe.
     pub(super) async fn refused(&self) -> Refusal {
         loop {
             self.refused.notified().await;
@@ -61,41 +58,42 @@ impl Trouble {
         self.refused.notify_one();
     }
 
-    fn note(&self, status: Option<Status>) {
-        *self.unasked.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    fn set_failure(&self, status: Option<Status>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }
 
-pub(super) struct Owners<'a> {
+/// The requests to the owners of an agent, for one call.
+pub(super) struct OwnerSearch<'a> {
     peers: &'a Peers,
     table: &'a dyn RoutingTable,
     agent: AgentId,
     need: &'a Need,
     opening: &'a Opening,
-    trouble: &'a Trouble,
+    failures: &'a Failures,
     changes: watch::Receiver<u64>,
-    asking: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
+    requests: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>>,
     plan: Plan,
-    /// Those that hold tunnels of the agent, and refuse.
+    /// Owners that refuse.
     refusals: BTreeMap<ReplicaId, Refusal>,
-    /// Whether the next question may bring the call with it: the first only,
-    /// since the others are asked when it is slow or in vain.
+    /// Whether the next request may begin the call: the first only, since others
+    /// are sent when that is slow or fails.
     begins: bool,
 }
 
 struct Outcome {
     owner: Owner,
-    answer: Result<(Answer, Asked), Status>,
+    reply: Result<(TunnelReply, TunnelRequest), Status>,
 }
 
-impl<'a> Owners<'a> {
+impl<'a> OwnerSearch<'a> {
     pub(super) fn new(
         peers: &'a Peers,
         table: &'a dyn RoutingTable,
         agent: AgentId,
         need: &'a Need,
         opening: &'a Opening,
-        trouble: &'a Trouble,
+        failures: &'a Failures,
     ) -> Self {
         Self {
             peers,
@@ -103,17 +101,17 @@ impl<'a> Owners<'a> {
             agent,
             need,
             opening,
-            trouble,
+            failures,
             changes: table.changes(agent),
-            asking: FuturesUnordered::new(),
+            requests: FuturesUnordered::new(),
             plan: Plan::new(),
             refusals: BTreeMap::new(),
             begins: opening.safe && opening.close,
         }
     }
 
-    /// Waits for an owner that has a tunnel reserved. Cancel-safe.
-    pub(super) async fn ready(&mut self) -> Asked {
+    /// Waits for an owner that has reserved a tunnel. Cancel-safe.
+    pub(super) async fn ready(&mut self) -> TunnelRequest {
         loop {
             if self.plan.turn() == Turn::Pick {
                 self.ask_next().await;
@@ -121,16 +119,16 @@ impl<'a> Owners<'a> {
             let hedge = self.plan.turn() == Turn::Hedge;
             tokio::select! {
                 biased;
-                Some(outcome) = self.asking.next(), if !self.asking.is_empty() => {
-                    if let Some(asked) = self.consider(outcome) {
-                        return asked;
+                Some(outcome) = self.requests.next(), if !self.requests.is_empty() => {
+                    if let Some(request) = self.consider(outcome) {
+                        return request;
                     }
                 }
                 changed = self.changes.changed() => match changed {
                     Ok(()) => self.plan.go_on(),
                     Err(_) => return std::future::pending().await,
                 },
-                () = tokio::time::sleep(HEDGE), if hedge => self.plan.go_on(),
+                () = tokio::time::sleep(HEDGE_TIMEOUT), if hedge => self.plan.go_on(),
             }
         }
     }
@@ -144,45 +142,51 @@ impl<'a> Owners<'a> {
         let (peers, table) = (self.peers, self.table);
         let (agent, need, opening) = (self.agent, self.need, self.opening);
         let begin = std::mem::take(&mut self.begins);
-        self.asking.push(Box::pin(async move {
-            let answer = ask(peers, &owner, agent, need, opening, begin).await;
-            if let Err(status) = &answer {
+        self.requests.push(Box::pin(async move {
+            let reply = request(peers, &owner, agent, need, opening, begin).await;
+            if let Err(status) = &reply {
                 if status.code() == Code::Unavailable {
-                    table.unreachable(&owner.replica);
+                    table.mark_unreachable(&owner.replica);
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            Outcome { owner, answer }
+            Outcome { owner, reply }
         }));
     }
 
-    fn consider(&mut self, outcome: Outcome) -> Option<Asked> {
-        let Outcome { owner, answer } = outcome;
-        match answer {
-            Ok((Answer::Ready, asked)) => {
+    fn consider(&mut self, outcome: Outcome) -> Option<TunnelRequest> {
+        let Outcome { owner, reply } = outcome;
+        match reply {
+            Ok((TunnelReply::Ready, request)) => {
+                tracing::debug!(peer = owner.url, replica = %owner.replica, "call started through a peer");
                 self.plan.over(&owner.replica);
-                return Some(asked);
+                return Some(request);
             }
-            Ok((Answer::None, asked)) if asked.has_begun() => {
-                self.trouble.note(None);
+            Ok((TunnelReply::NoneYet, request)) if request.has_begun() => {
+                self.failures.set_failure(None);
                 self.plan.over(&owner.replica);
             }
-            Ok((Answer::None, mut asked)) => {
-                self.trouble.note(None);
-                self.asking.push(Box::pin(async move {
-                    let answer = asked.answer().await.map(|answer| (answer, asked));
-                    Outcome { owner, answer }
+            Ok((TunnelReply::NoneYet, mut request)) => {
+                self.failures.set_failure(None);
+                self.requests.push(Box::pin(async move {
+                    let reply = request.reply().await.map(|reply| (reply, request));
+                    Outcome { owner, reply }
                 }));
                 self.plan.go_on();
             }
             Err(status) => {
-                tracing::debug!(%status, url = owner.url, "an owner could not be asked");
+                tracing::debug!(
+                    peer = owner.url,
+                    replica = %owner.replica,
+                    error = %status,
+                    "owner provides no tunnel"
+                );
                 self.plan.over(&owner.replica);
                 match Refusal::from_owner(&status) {
                     Some(refusal) => {
                         self.refusals.insert(owner.replica, refusal);
                     }
-                    None => self.trouble.note(Some(status)),
+                    None => self.failures.set_failure(Some(status)),
                 }
                 self.conclude();
             }
@@ -190,29 +194,32 @@ impl<'a> Owners<'a> {
         None
     }
 
-    /// Those who are still asked may have what others lack, unless they are asked for want of better knowledge.
+    /// Refuses the call once every owner that is being asked has refused. While the table is not authoritative,
+    /// replicas that hold no tunnels are asked too: these are not waited for.
     fn conclude(&self) {
         let all = self.plan.asks_only(|it| self.refusals.contains_key(it));
         if let Some(best) = self.refusals.values().max()
-            && (all || !self.table.certain_of(self.agent))
+            && (all || !self.table.is_authoritative_for(self.agent))
         {
-            self.trouble.refuse(*best);
+            self.failures.refuse(*best);
         }
     }
 }
 
-async fn ask(
+async fn request(
     peers: &Peers,
     owner: &Owner,
     agent: AgentId,
     need: &Need,
     opening: &Opening,
     begin: bool,
-) -> Result<(Answer, Asked), Status> {
-    let mut asked = if begin {
-        peers.ask_and_begin(&owner.url, agent, need, opening).await
+) -> Result<(TunnelReply, TunnelRequest), Status> {
+    let mut request = if begin {
+        peers
+            .request_tunnel_and_begin(&owner.url, agent, need, opening)
+            .await
     } else {
-        peers.ask(&owner.url, agent, need, opening).await
+        peers.request_tunnel(&owner.url, agent, need, opening).await
     }?;
-    Ok((asked.answer().await?, asked))
+    Ok((request.reply().await?, request))
 }

@@ -1,8 +1,8 @@
-//! Whom to ask next: pure state.
+//! Which owner to ask next. Pure state.
 //!
-//! The next owner is asked as soon as one says that it has no idle tunnel or
-//! cannot be asked, or is silent for the hedge delay, or when the owners may
-//! have changed. All questions stay open: an owner without a tunnel may get one.
+//! The next owner is asked as soon as one has no idle tunnel or fails, or is
+//! silent for the hedge timeout, or when the owners may have changed. All
+//! requests stay open: an owner without a tunnel may get one.
 
 use std::collections::HashSet;
 
@@ -15,15 +15,15 @@ pub(super) struct Plan {
     turn: Turn,
 }
 
-/// What is to be done now.
+/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The next owner is to be picked.
     Pick,
-    /// The one asked last has the hedge delay to itself.
+    /// The owner that was asked last has the hedge timeout to itself.
     Hedge,
-    /// All owners are being asked; only news change that.
-    Rest,
+    /// All owners are being asked.
+    Wait,
 }
 
 impl Plan {
@@ -47,22 +47,22 @@ impl Plan {
                 self.asked.insert(owner.replica.clone());
                 Turn::Hedge
             }
-            None => Turn::Rest,
+            None => Turn::Wait,
         };
         owner
     }
 
-    /// Whether all that are being asked are such.
-    pub(super) fn asks_only(&self, such: impl Fn(&ReplicaId) -> bool) -> bool {
-        self.asked.iter().all(such)
+    /// Whether all owners that are being asked match.
+    pub(super) fn asks_only(&self, matches: impl Fn(&ReplicaId) -> bool) -> bool {
+        self.asked.iter().all(matches)
     }
 
-    /// The hedge delay is over, an owner has none, or the owners have changed.
+    /// The hedge timeout is over, an owner has no tunnel, or the owners have changed.
     pub(super) fn go_on(&mut self) {
         self.turn = Turn::Pick;
     }
 
-    /// The question to this owner is over; it may be asked again.
+    /// The request to this owner has ended; it may be asked again.
     pub(super) fn over(&mut self, replica: &ReplicaId) {
         self.asked.remove(replica);
         self.go_on();
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_owner_has_one_question_and_all_are_asked_in_the_end(steps in steps()) {
+        fn each_owner_has_one_request_and_all_are_asked_in_the_end(steps in steps()) {
             let mut plan = Plan::new();
             let mut owners = Vec::new();
             let mut open: Vec<Owner> = Vec::new();
@@ -124,12 +124,12 @@ mod tests {
                 if plan.turn() == Turn::Pick
                     && let Some(picked) = plan.pick(owners.iter().copied().map(owner).collect())
                 {
-                    prop_assert!(!open.contains(&picked), "one question at a time");
+                    prop_assert!(!open.contains(&picked), "one request at a time");
                     open.push(picked);
                 }
             }
 
-            while plan.turn() != Turn::Rest {
+            while plan.turn() != Turn::Wait {
                 plan.go_on();
                 open.extend(plan.pick(owners.iter().copied().map(owner).collect()));
             }

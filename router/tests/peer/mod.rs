@@ -8,7 +8,7 @@ use std::sync::{
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
 use router::{
     Need, Opening, Registry,
-    peers::{Answer, Asked, Peers},
+    peers::{Peers, TunnelReply, TunnelRequest},
 };
 use runtime::{drain::Drain, io::ByteStream};
 use tokio::{io::DuplexStream, sync::watch, time::Instant};
@@ -147,8 +147,8 @@ fn need(caller: usize) -> Need {
     }
 }
 
-/// A question to the peer that stays open, since it has no tunnel.
-pub async fn ask(pool: &Peers, caller: usize) -> Result<Asked, Status> {
+/// A request to the peer that stays open, since it has no tunnel.
+pub async fn ask(pool: &Peers, caller: usize) -> Result<TunnelRequest, Status> {
     let need = need(caller);
     let opening = Opening {
         method: need.method.clone(),
@@ -158,8 +158,8 @@ pub async fn ask(pool: &Peers, caller: usize) -> Result<Asked, Status> {
         safe: false,
         moves: false,
     };
-    let mut asked = pool.ask(URL, AGENT, &need, &opening).await?;
-    assert_eq!(asked.answer().await?, Answer::None);
+    let mut asked = pool.request_tunnel(URL, AGENT, &need, &opening).await?;
+    assert_eq!(asked.reply().await?, TunnelReply::NoneYet);
     Ok(asked)
 }
 

@@ -3,8 +3,8 @@
 use std::{cell::Cell, sync::Arc, time::Duration};
 
 use cluster_state::{
-    AgentId, Owner, ReplicaId, RoutingTable, SharedTable, TableFuture, Vouch, Word,
-    shared::Settings,
+    AgentId, Liveness, Owner, PeerProbe, ReplicaId, RoutingTable, SharedTable, TableFuture,
+    TableSettings,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use proto::frame::{Deframer, Encoding};
@@ -47,27 +47,27 @@ thread_local! {
     pub static UNIX: Cell<u64> = const { Cell::new(0) };
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> TableSettings {
+    TableSettings {
         operations_per_second: BUDGET.0,
         burst: BUDGET.1,
         clock: || UNIX.get(),
-        ..Settings::default()
+        ..TableSettings::default()
     }
 }
 
-/// How a replica asks others whether they live.
-struct Calls(Arc<World>, usize);
+/// How a replica probes others.
+struct Probe(Arc<World>, usize);
 
-impl std::fmt::Debug for Calls {
+impl std::fmt::Debug for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Calls").field(&self.1).finish()
+        f.debug_tuple("Probe").field(&self.1).finish()
     }
 }
 
-impl Vouch for Calls {
-    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
-        Box::pin(self.0.answers(self.1, replica))
+impl PeerProbe for Probe {
+    fn probe<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Liveness> {
+        Box::pin(self.0.probe(self.1, replica))
     }
 }
 
@@ -79,8 +79,8 @@ impl Replica {
             url: format!("grpc://r{number}"),
         };
         let store = world.store.client(&me.replica);
-        let vouch = Arc::new(Calls(world.clone(), number));
-        let table = SharedTable::start(store.clone(), vouch, me.clone(), "sim", settings());
+        let probe = Arc::new(Probe(world.clone(), number));
+        let table = SharedTable::start(store.clone(), probe, me.clone(), "sim", settings());
         let registry = Registry::new(table.clone());
         let stop = CancellationToken::new();
         let peers = world.peers(number, stop.clone());

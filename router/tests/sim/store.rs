@@ -12,8 +12,8 @@ use std::{
 };
 
 use cluster_state::{
-    AgentId, Change, Lease, Owner, Record, Renewal, ReplicaId, RouteStore, StoreError, StoreEvent,
-    StoreFuture, Telling, Told, Wanted,
+    AgentId, Lease, Owner, PresenceEntry, PresenceQuery, PresenceUpdate, Record, Renewal,
+    ReplicaId, RouteChange, RouteStore, StoreError, StoreEvent, StoreFuture,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -127,7 +127,7 @@ impl SimServer {
         let was = self.mood.borrow().0;
         self.mood.send_modify(|(now, _)| *now = mood);
         if was == Mood::Refuses {
-            self.report_all(StoreEvent::Back);
+            self.report_all(StoreEvent::Reconnected);
         }
     }
 
@@ -158,7 +158,7 @@ impl SimServer {
                 server.contents = contents;
             }
         }
-        self.report_all(StoreEvent::Back);
+        self.report_all(StoreEvent::Reconnected);
     }
 
     /// Everything is gone, and nobody is told.
@@ -178,7 +178,7 @@ impl SimServer {
         };
         client.deaf = on;
         if !on {
-            let _ = client.events.try_send(StoreEvent::Missed);
+            let _ = client.events.try_send(StoreEvent::EventsMissed);
         }
     }
 
@@ -196,7 +196,7 @@ impl Server {
         change(self.contents.records.entry(agent).or_default());
         for client in self.clients.values_mut() {
             if client.agents.remove(&agent) && !client.deaf {
-                let _ = client.events.try_send(StoreEvent::Changed(agent));
+                let _ = client.events.try_send(StoreEvent::RecordChanged(agent));
             }
         }
     }
@@ -234,7 +234,7 @@ async fn work(
             return;
         }
         if now == Mood::Refuses {
-            act(Err(StoreError("connection refused".into())));
+            act(Err(StoreError::failed("sim", "connection refused")));
         } else {
             let mut server = server.server.lock().unwrap();
             server.remember();
@@ -266,8 +266,8 @@ impl SimStore {
             let _ = answer.send(server.map(act));
         }));
         Box::pin(async move {
-            let gone = |_| StoreError("connection closed".into());
-            sent.map_err(|_| StoreError("connection closed".into()))?;
+            let gone = |_| StoreError::failed("sim", "connection closed");
+            sent.map_err(|_| StoreError::failed("sim", "connection closed"))?;
             answered.await.map_err(gone)?
         })
     }
@@ -295,14 +295,14 @@ impl RouteStore for SimStore {
         })
     }
 
-    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()> {
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [RouteChange]) -> StoreFuture<'a, ()> {
         let (me, changes) = (me.clone(), changes.to_vec());
         self.ask(changes.len(), move |server| {
             for change in changes {
                 let (agent, gone, at) = match change {
-                    Change::Own(agent) => (agent, me.replica.clone(), None),
-                    Change::Disown(agent, at) => (agent, me.replica.clone(), Some(at)),
-                    Change::Bury(agent, replica, at) => (agent, replica, Some(at)),
+                    RouteChange::Announce(agent) => (agent, me.replica.clone(), None),
+                    RouteChange::Retract(agent, at) => (agent, me.replica.clone(), Some(at)),
+                    RouteChange::RemoveDead(agent, replica, at) => (agent, replica, Some(at)),
                 };
                 server.change(agent, |record| {
                     record.owners.retain(|owner| owner.replica != gone);
@@ -325,16 +325,24 @@ impl RouteStore for SimStore {
             let record = server.contents.records.get(&agent);
             let mut record = record.cloned().unwrap_or_default();
             let lost = registered && !server.contents.leases.contains_key(&me);
-            record.doubtful = record.is_empty() && lost;
+            record.incomplete = record.is_empty() && lost;
             record
         })
     }
 
-    fn tell<'a>(&'a self, _: &'a ReplicaId, _: &'a [Telling]) -> StoreFuture<'a, ()> {
+    fn update_presence<'a>(
+        &'a self,
+        _: &'a ReplicaId,
+        _: &'a [PresenceUpdate],
+    ) -> StoreFuture<'a, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn told<'a>(&'a self, _: &'a [ReplicaId], _: &'a Wanted) -> StoreFuture<'a, Vec<Told>> {
+    fn find_presence<'a>(
+        &'a self,
+        _: &'a [ReplicaId],
+        _: &'a PresenceQuery,
+    ) -> StoreFuture<'a, Vec<PresenceEntry>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cluster_state::{Owner, Word};
+use cluster_state::{Liveness, Owner};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use router::peers::Peers;
 use runtime::io::ByteStream;
@@ -134,8 +134,8 @@ impl World {
         choice.get(index).map(|run| run.replica.clone())
     }
 
-    /// What `me` hears where this run of another replica was.
-    pub async fn answers(self: &Arc<Self>, me: usize, other: &Owner) -> Word {
+    /// What a probe by `me` finds at the address of this run of another replica.
+    pub async fn probe(self: &Arc<Self>, me: usize, other: &Owner) -> Liveness {
         let number = number(&other.url);
         let (_, _, link) = self
             .net
@@ -144,8 +144,10 @@ impl World {
         link.cut();
         let there = self.replica(number);
         match there {
-            Some(it) if it.me.replica == other.replica && !it.stop.is_cancelled() => Word::Lives,
-            Some(_) | None => Word::Ended,
+            Some(it) if it.me.replica == other.replica && !it.stop.is_cancelled() => {
+                Liveness::Alive
+            }
+            Some(_) | None => Liveness::Gone,
         }
     }
 
@@ -173,7 +175,7 @@ impl World {
             Box::pin(dialled) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
         };
         Peers::new(Arc::new(dial), Arc::new(()), stop)
-            .jittered_by(Arc::new(move || rng.lock().unwrap().random()))
+            .with_random(Arc::new(move || rng.lock().unwrap().random()))
     }
 
     /// An agent got a request.

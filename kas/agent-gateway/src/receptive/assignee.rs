@@ -11,7 +11,7 @@ pub(super) enum Assignee {
 
 impl Assignee {
     pub(super) fn new(ring: &Ring, agent: AgentId, me: &ReplicaId) -> Self {
-        match ring.duty(agent) {
+        match ring.assignee(agent) {
             Some(replica) if replica != me => Self::Replica(replica.clone()),
             // An empty ring knows of no other.
             Some(_) | None => Self::ThisReplica,

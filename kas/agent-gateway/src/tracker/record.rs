@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cluster_state::{AgentId, Told};
+use cluster_state::{AgentId, PresenceEntry};
 use jiff::Timestamp;
 use proto::agent::{
     agent_tracker::ConnectedAgentInfo,
@@ -46,15 +46,15 @@ pub(super) fn encode(instances: &[Instance]) -> String {
 }
 
 /// The processes that all replicas have published, each once.
-pub(super) fn merge(told: &[Told]) -> Vec<ConnectedAgentInfo> {
+pub(super) fn merge(entries: &[PresenceEntry]) -> Vec<ConnectedAgentInfo> {
     let mut all: HashMap<(AgentId, String), (i64, InstanceRecord)> = HashMap::new();
-    for told in told {
-        let records = match serde_json::from_str::<Vec<InstanceRecord>>(&told.presence.text) {
+    for entry in entries {
+        let records = match serde_json::from_str::<Vec<InstanceRecord>>(&entry.presence.text) {
             Ok(records) => records,
             Err(error) => {
                 tracing::debug!(
-                    replica = %told.replica,
-                    agent.id = told.agent.0,
+                    replica = %entry.replica,
+                    agent.id = entry.agent.0,
                     %error,
                     "could not decode a presence entry of another replica; ignoring it"
                 );
@@ -62,11 +62,11 @@ pub(super) fn merge(told: &[Told]) -> Vec<ConnectedAgentInfo> {
             }
         };
         for one in records {
-            let key = (told.agent, one.process());
+            let key = (entry.agent, one.process());
             match all.get_mut(&key) {
                 Some((_, known)) => known.join(one),
                 None => {
-                    all.insert(key, (told.presence.group, one));
+                    all.insert(key, (entry.presence.group, one));
                 }
             }
         }

@@ -38,7 +38,7 @@ fn meta(pod: &str, git_version: Option<&str>) -> AgentMeta {
 }
 
 async fn ids(tracker: &Tracker) -> Vec<i64> {
-    let all = tracker.connected(&Wanted::All).await.unwrap();
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
     all.iter().map(|it| it.connection_id).collect()
 }
 
@@ -50,7 +50,7 @@ async fn a_process_is_there_once_whatever_it_calls_and_as_long_as_one_call_lasts
     let first = ids(&tracker).await;
     let registered = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
     let registered = registered.unwrap();
-    let all = tracker.connected(&Wanted::All).await.unwrap();
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
     drop(stream);
 
     assert_eq!(first.len(), 1);
@@ -75,12 +75,15 @@ async fn processes_on_several_replicas_are_listed_on_each_and_each_once() {
     assert_eq!(ids(&a).await, [42, 43]);
     assert_eq!(ids(&b).await, [42, 43]);
     let by = |wanted| async move { ids_of(&a, wanted).await };
-    let (group, other) = (Wanted::Groups(vec![3]), Wanted::Agents(vec![AgentId(8)]));
+    let (group, other) = (
+        PresenceQuery::Groups(vec![3]),
+        PresenceQuery::Agents(vec![AgentId(8)]),
+    );
     assert_eq!(by(group).await, 2);
     assert_eq!(ids_of(&b, other).await, 0);
 }
 
-async fn ids_of(tracker: &Tracker, wanted: Wanted) -> usize {
+async fn ids_of(tracker: &Tracker, wanted: PresenceQuery) -> usize {
     tracker.connected(&wanted).await.unwrap().len()
 }
 
@@ -136,7 +139,7 @@ async fn what_a_process_says_is_bounded() {
 
     let _here = tracker.register(&agent(), 1, &meta(&"ü".repeat(10_000), None));
 
-    let all = tracker.connected(&Wanted::All).await.unwrap();
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
     let name = all[0].agent_meta.clone().unwrap().pod_name;
     assert_eq!(name.len(), 252, "whole characters");
 }

@@ -108,7 +108,7 @@ async fn an_agent_moves_to_the_replica_that_joins_without_a_gap() {
     // The ring decides who has the duty: replicas join until it moves.
     let table = site.table("a");
     let mut joined = Vec::new();
-    while table.ring().duty(AGENT) == Some(&ReplicaId::new("a")) {
+    while table.ring().assignee(AGENT) == Some(&ReplicaId::new("a")) {
         joined.push(site.replica(&format!("b{}", joined.len())));
     }
     let second = joined.last().unwrap();

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use cluster_state::{AgentId, Ring, redis::Board};
+use cluster_state::{AgentId, Ring, SharedPollState};
 use tokio::{
     sync::{Notify, broadcast},
     task::JoinSet,
@@ -46,8 +46,8 @@ pub struct Reading {
 /// How replicas share the work.
 #[derive(Clone)]
 pub struct Sharing {
-    /// What they tell each other.
-    pub board: Board,
+    /// The shared poll state.
+    pub polls: Arc<dyn SharedPollState>,
     /// Those that live.
     pub live: Arc<dyn Fn() -> Ring + Send + Sync>,
 }
@@ -126,7 +126,7 @@ impl GitLab {
         stop: CancellationToken,
     ) {
         let mut pushes = notifications.subscribe();
-        let mut changes = sharing.as_ref().map(|it| it.board.changes());
+        let mut changes = sharing.as_ref().map(|it| it.polls.changes());
         let mut followers = JoinSet::new();
         let repositories = &self.0.repositories;
         loop {

@@ -5,11 +5,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use cluster_state::redis::Once;
+use cluster_state::OneTimeClaims;
 use runtime::{
     shares::{Limits, Share, Shares},
     telemetry::Repeats,
@@ -41,7 +41,7 @@ pub(crate) enum SpendError {
 pub(crate) struct SpentTokens {
     shares: Shares<i64>,
     here: Mutex<Here>,
-    everywhere: Option<Once>,
+    everywhere: Option<Arc<dyn OneTimeClaims>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ struct Here {
 
 impl SpentTokens {
     /// Nothing yet. `everywhere` is what replicas share.
-    pub(crate) fn new(everywhere: Option<Once>) -> Self {
+    pub(crate) fn new(everywhere: Option<Arc<dyn OneTimeClaims>>) -> Self {
         Self {
             shares: Shares::new(REMEMBERED),
             here: Mutex::default(),
@@ -69,8 +69,7 @@ impl SpentTokens {
         let Some(everywhere) = &self.everywhere else {
             return Ok(());
         };
-        // Boxed: it is large, and each request would carry its room.
-        match Box::pin(everywhere.first(id, SPENT_TTL)).await {
+        match everywhere.claim(id, SPENT_TTL).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(SpendError::Used),
             Err(error) => {

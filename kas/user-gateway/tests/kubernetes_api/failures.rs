@@ -92,7 +92,10 @@ async fn an_agent_too_old_to_impersonate_is_not_asked_to() {
 
     let (code, message) = failure(response).await;
     assert_eq!(code, StatusCode::FORBIDDEN);
-    assert!(message.contains("too old"), "{message}");
+    assert!(
+        message.contains("does not support impersonation"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
-//! Messages to all replicas, by Redis' publish and subscribe.
-//!
-//! Nothing is kept: who does not listen just then misses a message.
+//! Channels by Redis' publish and subscribe.
 
-use std::time::Duration;
+use std::{future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use fred::{
@@ -10,121 +8,112 @@ use fred::{
     error::ErrorKind,
     interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _},
 };
+use futures_util::FutureExt as _;
+use runtime::backoff::Backoff;
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{sleep, timeout},
 };
 
-use super::{RedisStore, metrics::StoreMetrics};
-use crate::store::StoreError;
+use super::{RedisStore, in_time, metrics::StoreMetrics};
+use crate::{
+    channel::{Channel, ChannelEvent},
+    store::{StoreError, StoreFuture},
+};
 
-/// How long an operation may take.
-const OPERATION: Duration = Duration::from_secs(5);
-/// The waits before a subscription is tried again, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long a command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The waits before subscribing again.
+const RETRY_BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(10), 2.0);
 
-/// A named channel; its name has no prefix, so that it is the same for all who
-/// share the Redis. Clones share the connection.
-#[derive(Debug, Clone)]
-pub struct Channel {
+/// A channel. Its name has no key prefix, so that it is the same for all that
+/// share the Redis.
+#[derive(Debug)]
+pub(super) struct RedisChannel {
     client: Client,
     server: String,
     name: &'static str,
     metrics: StoreMetrics,
 }
 
-/// What is heard on a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// A message.
-    Message(Bytes),
-    /// Messages may have been missed.
-    Gap,
-}
-
-impl RedisStore {
-    /// A channel that lives as long as the store.
-    #[must_use]
-    pub fn channel(&self, name: &'static str) -> Channel {
-        Channel {
-            client: self.client.clone(),
-            server: self.server.clone(),
+impl RedisChannel {
+    pub(super) fn new(store: &RedisStore, name: &'static str) -> Self {
+        Self {
+            client: store.client.clone(),
+            server: store.server.clone(),
             name,
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
-impl Channel {
-    /// Tells all who listen, this replica included.
-    ///
-    /// # Errors
-    /// When the store does not take the message in time; some may have got it.
-    pub async fn publish(&self, message: Bytes) -> Result<(), StoreError> {
-        let published = self.client.publish::<(), _, _>(self.name, message);
-        let published = timeout(OPERATION, published).await;
-        self.metrics
-            .count("publish", matches!(published, Ok(Ok(()))));
-        match published {
-            Ok(published) => published.map_err(|error| self.error(&error)),
-            Err(_) => Err(self.error(&"it did not answer in time")),
+            metrics: store.metrics.clone(),
         }
     }
 
-    /// Listens until the store ends. After each time that messages could have
-    /// been missed, and at the beginning, says so.
-    pub async fn listen(&self, mut heard: impl FnMut(Heard)) {
+    async fn run(&self, on_event: &mut (dyn FnMut(ChannelEvent) + Send)) {
         let mut messages = self.client.message_rx();
         let mut connections = self.client.reconnect_rx();
         if self.client.wait_for_connect().await.is_err() || !self.subscribe().await {
             return;
         }
-        heard(Heard::Gap);
+        on_event(ChannelEvent::Gap);
         loop {
+            // Biased: what came before a reconnection is older than its gap.
             tokio::select! {
                 biased;
                 message = messages.recv() => match message {
                     Ok(message) if *message.channel == *self.name => {
-                        heard(Heard::Message(message.value.into_bytes().unwrap_or_default()));
+                        let content = message.value.into_bytes().unwrap_or_default();
+                        on_event(ChannelEvent::Message(content));
                     }
                     Ok(_) => {}
-                    Err(RecvError::Lagged(_)) => heard(Heard::Gap),
+                    Err(RecvError::Lagged(_)) => on_event(ChannelEvent::Gap),
                     Err(RecvError::Closed) => return,
                 },
                 connection = connections.recv() => {
                     if matches!(connection, Err(RecvError::Closed)) || !self.subscribe().await {
                         return;
                     }
-                    heard(Heard::Gap);
+                    on_event(ChannelEvent::Gap);
                 }
             }
         }
     }
 
-    /// Says whether there is still a client to do it.
+    /// Subscribes, however long that takes; `false` if the client has ended.
     async fn subscribe(&self) -> bool {
-        let mut pause = RETRY.0;
+        let (mut backoff, mut reported) = (RETRY_BACKOFF, false);
         loop {
-            let error = match timeout(OPERATION, self.client.subscribe(self.name)).await {
+            let error = match timeout(COMMAND_TIMEOUT, self.client.subscribe(self.name)).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) if *error.kind() == ErrorKind::Canceled => return false,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it did not answer in time".to_owned(),
+                Ok(Err(error)) => StoreError::failed(&self.server, error),
+                Err(_) => StoreError::Timeout(COMMAND_TIMEOUT),
             };
-            if pause == RETRY.0 {
+            if !std::mem::replace(&mut reported, true) {
                 tracing::warn!(
-                    error,
+                    %error,
                     channel = self.name,
-                    server = self.server,
-                    "cannot listen on a channel of Redis; what is told there is not heard meanwhile"
+                    "cannot subscribe to a Redis channel; its messages are missed until that succeeds"
                 );
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
+            sleep(backoff.next(1.0)).await;
         }
     }
+}
 
-    fn error(&self, error: &dyn std::fmt::Display) -> StoreError {
-        StoreError(format!("{}: {error}", self.server))
+impl Channel for RedisChannel {
+    fn publish(&self, message: Bytes) -> StoreFuture<'_, ()> {
+        async move {
+            let published = self.client.publish::<(), _, _>(self.name, message);
+            let published = in_time(&self.server, COMMAND_TIMEOUT, published).await;
+            self.metrics.count("publish", published.is_ok());
+            published
+        }
+        .boxed()
+    }
+
+    fn listen<'a>(
+        &'a self,
+        on_event: &'a mut (dyn FnMut(ChannelEvent) + Send),
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        self.run(on_event).boxed()
     }
 }

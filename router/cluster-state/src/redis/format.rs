@@ -1,21 +1,21 @@
-//! What is written where in Redis.
+//! Keys and values in Redis.
 //!
 //! | key | type | content |
 //! |---|---|---|
-//! | `<prefix>:kas2:replicas` | hash | replica id → its lease, as JSON, with its code |
-//! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's code, a space and the replica's URL, for each owner; `last_seen` → seconds since 1970 |
+//! | `<prefix>:kas2:replicas` | hash | replica id → its lease, as JSON, with its signature |
+//! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's signature, a space and the replica's URL, for each owner; `last_seen` → seconds since 1970 |
 //! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
-//! | `<prefix>:kas2:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → the code and, behind a space, what the one on duty found |
-//! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration GitLab was told |
-//! | `<prefix>:kas:once:{<name>}` | string | `1`, for what was done once, such as using a WebSocket token |
+//! | `<prefix>:kas2:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → the signature, a space and the assignee's last result |
+//! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration was reported to GitLab |
+//! | `<prefix>:kas:once:{<name>}` | string | `1`, for a one-time claim, such as the use of a WebSocket token |
 //!
-//! Codes: see [`super::seal`]. Without a secret there are none, and `kas2` is `kas`, as it was before there were codes.
+//! Signatures: see [`super::signature`]. Without a secret there are none, and `kas2` is `kas`.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::seal::Seal;
+use super::signature::Signer;
 use crate::{
     id::{AgentId, Owner, ReplicaId},
     store::{Lease, Record, ReplicaState},
@@ -24,12 +24,12 @@ use crate::{
 /// The field of an agent's hash that names no replica.
 pub(super) const LAST_SEEN: &str = "last_seen";
 
-/// Replicas whose leases are read, at most.
-pub(super) const LEASES: usize = 1000;
+/// Leases that are read, at most.
+pub(super) const MAX_LEASES: usize = 1000;
 /// Owners of one agent that are read, at most.
-pub(super) const OWNERS: usize = 64;
+pub(super) const MAX_OWNERS: usize = 64;
 /// Bytes of a lease or an owner's entry, with its field, at most.
-const ENTRY_BYTES: usize = 4096;
+const MAX_ENTRY_BYTES: usize = 4096;
 
 /// The field of a repository's hash that names no replica.
 pub(super) const HEAD: &str = "head";
@@ -42,11 +42,11 @@ pub(super) struct Keys {
     presence: String,
     repository: String,
     configured: String,
-    once: String,
+    one_time: String,
 }
 
 impl Keys {
-    /// Keys with this prefix; those of entries that are `signed` have names of their own.
+    /// Keys with this prefix; signed entries have keys of their own.
     pub(super) fn new(prefix: &str, signed: bool) -> Self {
         let table = if signed { "kas2" } else { "kas" };
         Self {
@@ -55,29 +55,29 @@ impl Keys {
             presence: format!("{prefix}:kas:presence:"),
             repository: format!("{prefix}:{table}:repository:"),
             configured: format!("{prefix}:kas:configured:"),
-            once: format!("{prefix}:kas:once:"),
+            one_time: format!("{prefix}:kas:once:"),
         }
     }
 
-    /// The key of what is posted about a project's repository.
+    /// The key of a repository's poll record.
     pub(super) fn repository(&self, project: i64) -> String {
         format!("{}{{{project}}}", self.repository)
     }
 
-    /// About which project's repository a key is.
+    /// The project whose repository's poll record a key is.
     pub(super) fn project_of(&self, key: &str) -> Option<i64> {
         let id = key.strip_prefix(&self.repository)?;
         id.strip_prefix('{')?.strip_suffix('}')?.parse().ok()
     }
 
-    /// The key of what GitLab was told of an agent's configuration.
+    /// The key of the version of an agent's configuration that was reported to GitLab.
     pub(super) fn configured(&self, agent: AgentId) -> String {
         format!("{}{{{agent}}}", self.configured)
     }
 
-    /// The key of what was done once.
-    pub(super) fn once(&self, name: &str) -> String {
-        format!("{}{{{name}}}", self.once)
+    /// The key of a one-time claim.
+    pub(super) fn one_time(&self, name: &str) -> String {
+        format!("{}{{{name}}}", self.one_time)
     }
 
     /// The key of an agent's record; the braces choose its slot in a cluster.
@@ -85,12 +85,12 @@ impl Keys {
         format!("{}{{{agent}}}", self.agent)
     }
 
-    /// The key of what a replica tells of its agents.
+    /// The key of a replica's presence.
     pub(super) fn presence(&self, replica: &ReplicaId) -> String {
         format!("{}{{{replica}}}", self.presence)
     }
 
-    /// Whose record a key is.
+    /// The agent whose record a key is.
     pub(super) fn agent_of(&self, key: &str) -> Option<AgentId> {
         let id = key.strip_prefix(&self.agent)?;
         let id = id.strip_prefix('{')?.strip_suffix('}')?;
@@ -115,8 +115,8 @@ enum State {
     Draining,
 }
 
-/// A lease as it is written.
-pub(super) fn write_lease(lease: &Lease, seal: &Seal) -> String {
+/// The value of a lease.
+pub(super) fn write_lease(lease: &Lease, signer: &Signer) -> String {
     let written = Written {
         url: lease.url.clone(),
         state: match lease.state {
@@ -125,16 +125,16 @@ pub(super) fn write_lease(lease: &Lease, seal: &Seal) -> String {
         },
         version: lease.version.clone(),
         beat: lease.beat,
-        mac: seal.of_lease(lease),
+        mac: signer.of_lease(lease),
     };
     serde_json::to_string(&written).expect("strings and numbers are JSON")
 }
 
-/// The leases among the fields of the replicas' hash; what is none, or none of a replica's, is left out.
-pub(super) fn read_leases(fields: HashMap<String, String>, seal: &Seal) -> Vec<Lease> {
+/// The valid leases among the fields of the replicas' hash.
+pub(super) fn read_leases(fields: HashMap<String, String>, signer: &Signer) -> Vec<Lease> {
     let lease = |(id, text): (String, String)| {
-        if id.len() + text.len() > ENTRY_BYTES {
-            seal.reject("lease");
+        if id.len() + text.len() > MAX_ENTRY_BYTES {
+            signer.reject("lease");
             return None;
         }
         let written: Written = serde_json::from_str(&text).ok()?;
@@ -149,24 +149,24 @@ pub(super) fn read_leases(fields: HashMap<String, String>, seal: &Seal) -> Vec<L
             beat: written.beat,
         };
         let mac = written.mac.as_deref();
-        seal.admits_lease(&lease, mac).then_some(lease)
+        signer.accepts_lease(&lease, mac).then_some(lease)
     };
     let leases = fields.into_iter().filter_map(lease);
-    leases.take(LEASES).collect()
+    leases.take(MAX_LEASES).collect()
 }
 
-/// An owner's entry as it is written: its field and value.
-pub(super) fn write_owner(agent: AgentId, owner: &Owner, seal: &Seal) -> (String, String) {
-    let value = match seal.of_owner(agent, owner) {
+/// The field and the value of an owner's entry.
+pub(super) fn write_owner(agent: AgentId, owner: &Owner, signer: &Signer) -> (String, String) {
+    let value = match signer.of_owner(agent, owner) {
         Some(mac) => format!("{mac} {}", owner.url),
         None => owner.url.clone(),
     };
     (owner.replica.to_string(), value)
 }
 
-fn read_owner(agent: AgentId, id: &str, value: &str, seal: &Seal) -> Option<Owner> {
-    if id.len() + value.len() > ENTRY_BYTES {
-        seal.reject("owner");
+fn read_owner(agent: AgentId, id: &str, value: &str, signer: &Signer) -> Option<Owner> {
+    if id.len() + value.len() > MAX_ENTRY_BYTES {
+        signer.reject("owner");
         return None;
     }
     let (mac, url) = match value.split_once(' ') {
@@ -177,26 +177,26 @@ fn read_owner(agent: AgentId, id: &str, value: &str, seal: &Seal) -> Option<Owne
         replica: ReplicaId::new(id),
         url: url.to_owned(),
     };
-    seal.admits_owner(agent, &owner, mac).then_some(owner)
+    signer.accepts_owner(agent, &owner, mac).then_some(owner)
 }
 
 /// An agent's record from the fields of its hash.
 pub(super) fn read_record(
     agent: AgentId,
     mut fields: HashMap<String, String>,
-    seal: &Seal,
+    signer: &Signer,
 ) -> Record {
     let last_seen = fields.remove(LAST_SEEN);
     let named = fields.len();
     let mut owners: Vec<_> = fields
         .iter()
-        .filter_map(|(id, value)| read_owner(agent, id, value, seal))
-        .take(OWNERS)
+        .filter_map(|(id, value)| read_owner(agent, id, value, signer))
+        .take(MAX_OWNERS)
         .collect();
-    // Two readings of the same content are equal.
+    // So that two reads of the same content are equal.
     owners.sort_by(|a, b| a.replica.cmp(&b.replica));
     Record {
-        doubtful: owners.len() < named,
+        incomplete: owners.len() < named,
         owners,
         last_seen: last_seen.and_then(|text| text.parse().ok()),
     }
@@ -219,14 +219,14 @@ mod tests {
             beat: 7,
         };
         let keys = Keys::new("p", false);
-        let seal = Seal::new(None, StoreMetrics::default());
+        let signer = Signer::new(None, StoreMetrics::default());
 
         let fields = [
-            ("kas-1".to_owned(), write_lease(&lease, &seal)),
+            ("kas-1".to_owned(), write_lease(&lease, &signer)),
             ("kas-2".to_owned(), "garbage".to_owned()),
         ];
 
-        assert_eq!(read_leases(fields.into(), &seal), [lease]);
+        assert_eq!(read_leases(fields.into(), &signer), [lease]);
         assert_eq!(keys.agent(AgentId(7)), "p:kas:agent:{7}");
         assert_eq!(keys.agent_of("p:kas:agent:{7}"), Some(AgentId(7)));
         assert_eq!(keys.agent_of("p:kas:replicas"), None);
@@ -236,12 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_replica_with_the_secret_wrote_counts_and_only_where_it_wrote_it() {
-        let seal = |byte| {
+    fn entries_count_only_with_a_replicas_signature_and_only_where_it_wrote_them() {
+        let signer = |byte| {
             let secret = Secret::new(vec![byte; 32]);
-            Seal::new(Some(&secret), StoreMetrics::default())
+            Signer::new(Some(&secret), StoreMetrics::default())
         };
-        let (ours, theirs) = (seal(1), seal(2));
+        let (ours, theirs) = (signer(1), signer(2));
         let lease = Lease {
             replica: ReplicaId::new("a"),
             url: "grpc://10.0.0.1:8155".into(),
@@ -269,7 +269,7 @@ mod tests {
             ("a", write_lease(&lease, &theirs)),
             (
                 "a",
-                write_lease(&lease, &Seal::new(None, StoreMetrics::default())),
+                write_lease(&lease, &Signer::new(None, StoreMetrics::default())),
             ),
         ] {
             assert_eq!(read(id, text), []);

@@ -1,4 +1,4 @@
-//! How Redis is used.
+//! Metrics of the store.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Counts of one store. Clones share them.
+/// Metrics of one store. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct StoreMetrics {
     operations: Family<Operation, Counter>,
@@ -26,21 +26,21 @@ struct Operation {
 }
 
 impl StoreMetrics {
-    /// Adds them to `registry`.
+    /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "routing_store_operations",
-            "Operations asked of the routing store",
+            "Operations on the routing store, by operation and outcome",
             self.operations.clone(),
         );
         registry.register(
             "routing_store_connected",
-            "Whether the routing store is connected",
+            "Whether the connection to the routing store is up (1) or down (0)",
             self.connected.clone(),
         );
         registry.register(
             "routing_store_rejected_entries",
-            "Entries read from the routing store that no replica had written, or that were too large or too many; each reading counts",
+            "Entries read from the routing store and ignored, since their signature was invalid or they were too large; counted with each read",
             self.rejected.clone(),
         );
     }

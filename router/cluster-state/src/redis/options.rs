@@ -1,4 +1,4 @@
-//! Where Redis is, and how it is talked to.
+//! Addresses of Redis, and settings of the client.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,22 +15,22 @@ use fred::{
 
 use runtime::jwt::Secret;
 
-/// A command may wait for its answer so long before its connection is given
-/// up. Longer than a slow Redis needs, so that slowness is no outage.
-const UNRESPONSIVE: Duration = Duration::from_secs(8);
+/// How long a command may go unanswered before its connection is closed. Longer
+/// than a slow Redis needs, so that slowness is no outage.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a command may take in all, reconnections included.
-const COMMAND: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that may wait to be sent.
-const QUEUE: usize = 20_000;
-/// Reports that may wait to be heard; more become one that says so.
-const REPORTS: usize = 8192;
-/// The waits between attempts to connect, in milliseconds, and their jitter.
-const RECONNECT: (u32, u32, u32) = (50, 2000, 50);
+const MAX_QUEUED_COMMANDS: usize = 20_000;
+/// Invalidations that may wait to be received; beyond these they count as missed.
+const MAX_QUEUED_INVALIDATIONS: usize = 8192;
+/// Backoff between attempts to connect: first, longest and jitter, in milliseconds.
+const RECONNECT_BACKOFF_MS: (u32, u32, u32) = (50, 2000, 50);
 
 /// How to reach a Redis or Valkey, 6.2 or later.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// Which servers.
+    /// The servers.
     pub servers: Servers,
     /// The ACL user, if not the default one.
     pub username: Option<String>,
@@ -38,24 +38,24 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// The number of the database; a cluster has only 0.
     pub database: u8,
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub key_prefix: String,
-    /// TLS with this configuration, if any.
+    /// TLS configuration; `None` disables TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// How long dialling may take, with the TLS handshake.
     pub dial_timeout: Duration,
-    /// The secret that all replicas share: what none of them has signed is ignored. Without one nothing is signed.
+    /// The secret that all replicas share, for signing entries; `None` disables signatures.
     pub secret: Option<Secret>,
 }
 
-/// Which servers.
+/// The servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Servers {
     /// One server.
     Single(Address),
     /// One server, through a Unix socket.
     Unix(PathBuf),
-    /// The master that sentinels know by this name.
+    /// A master behind sentinels.
     Sentinel {
         /// The master's name.
         master: String,
@@ -64,7 +64,7 @@ pub enum Servers {
         /// The sentinels' password.
         password: Option<String>,
     },
-    /// A cluster, of which these nodes are asked first.
+    /// A cluster; these are its seed nodes.
     Cluster(Vec<Address>),
 }
 
@@ -77,9 +77,9 @@ pub struct Address {
     pub port: u16,
 }
 
-/// Not an address.
+/// Text that is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no address of the form host:port")]
+#[error("`{0}` is not an address of the form host:port")]
 pub struct AddressError(String);
 
 impl std::str::FromStr for Address {
@@ -130,7 +130,7 @@ impl std::fmt::Display for Servers {
     }
 }
 
-/// Secrets stay out.
+/// Without secrets.
 impl std::fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisOptions")
@@ -144,7 +144,7 @@ impl std::fmt::Debug for RedisOptions {
 }
 
 impl RedisOptions {
-    /// These servers, without anything special.
+    /// Default options for these servers.
     #[must_use]
     pub fn new(servers: Servers) -> Self {
         Self {
@@ -159,7 +159,7 @@ impl RedisOptions {
         }
     }
 
-    /// A client that is not connected yet, and keeps trying once it is told to.
+    /// A client that is not connected yet.
     pub(super) fn client(&self) -> Result<Client, fred::error::Error> {
         let config = Config {
             fail_fast: false,
@@ -174,7 +174,7 @@ impl RedisOptions {
                 .map(|tls| TlsConnector::from(rustls::ClientConfig::clone(tls)).into()),
             ..Config::default()
         };
-        let (first, most, jitter) = RECONNECT;
+        let (first, most, jitter) = RECONNECT_BACKOFF_MS;
         let mut policy = ReconnectPolicy::new_exponential(0, first, most, 2);
         policy.set_jitter(jitter);
         Builder::from_config(config)
@@ -182,11 +182,11 @@ impl RedisOptions {
             .with_connection_config(|connection| {
                 connection.connection_timeout = self.dial_timeout;
                 connection.internal_command_timeout = self.dial_timeout;
-                // Changes are written again by whoever asked for them.
+                // The table repeats failed writes itself.
                 connection.max_command_attempts = 1;
-                connection.max_command_buffer_len = QUEUE;
+                connection.max_command_buffer_len = MAX_QUEUED_COMMANDS;
                 connection.unresponsive = UnresponsiveConfig {
-                    max_timeout: Some(UNRESPONSIVE),
+                    max_timeout: Some(UNRESPONSIVE_TIMEOUT),
                     interval: Duration::from_secs(1),
                 };
                 connection.tcp = TcpConfig {
@@ -195,8 +195,8 @@ impl RedisOptions {
                 };
             })
             .with_performance_config(|performance| {
-                performance.default_command_timeout = COMMAND;
-                performance.broadcast_channel_capacity = REPORTS;
+                performance.default_command_timeout = COMMAND_TIMEOUT;
+                performance.broadcast_channel_capacity = MAX_QUEUED_INVALIDATIONS;
             })
             .build()
     }

@@ -1,11 +1,11 @@
-//! What replicas tell of their agents: a sorted set for each replica, so that
-//! all of it goes in one step when the replica does.
+//! Presence: a sorted set for each replica, so that all of it is removed in one
+//! step with the replica.
 //!
 //! All scores are 0, so that members are in the order of their text:
 //!
 //! | member | for |
 //! |---|---|
-//! | `a/<agent id>/<group>/<text>` | what is told of the agent |
+//! | `a/<agent id>/<group>/<text>` | an agent's presence |
 //! | `g/<group>/<agent id>` | finding the agents of a group |
 
 use fred::{clients::Client, error::Error, interfaces::SortedSetsInterface as _};
@@ -14,27 +14,33 @@ use futures_util::future::{try_join_all, try_join3};
 use super::format::Keys;
 use crate::{
     id::{AgentId, ReplicaId},
-    presence::{Before, Presence, Telling, Told, Wanted},
+    presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence},
 };
 
-/// Members of one set that are read at once, at most.
-const MEMBERS: i64 = 100_000;
+/// Members that one range reads, at most.
+const MAX_MEMBERS: i64 = 100_000;
 
-/// Writes changes: few commands, however many agents they are about.
-pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Result<(), Error> {
+/// Writes updates, in few commands however many agents they concern.
+pub(super) async fn update(
+    client: &Client,
+    key: &str,
+    updates: &[PresenceUpdate],
+) -> Result<(), Error> {
     let (mut new, mut old) = (Vec::new(), Vec::new());
-    for telling in tellings {
-        let now = members(telling.agent, telling.new.as_ref());
-        if let Before::Known(before) = &telling.old {
-            let mut gone = members(telling.agent, before.as_ref());
+    for update in updates {
+        let now = members(update.agent, update.new.as_ref());
+        if let StoredPresence::Known(before) = &update.old {
+            let mut gone = members(update.agent, before.as_ref());
             gone.retain(|member| !now.contains(member));
             old.append(&mut gone);
         }
         new.extend(now.into_iter().map(|member| (0.0, member)));
     }
-    let clean = tellings.iter().filter(|it| it.old == Before::Unknown);
-    let clean = clean.map(|telling| async move {
-        let (from, to) = range(&format!("a/{}/", telling.agent));
+    let clean = updates
+        .iter()
+        .filter(|it| it.old == StoredPresence::Unknown);
+    let clean = clean.map(|update| async move {
+        let (from, to) = range(&format!("a/{}/", update.agent));
         client.zremrangebylex::<(), _, _, _>(key, from, to).await
     });
     let add = async {
@@ -45,7 +51,7 @@ pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Re
         }
         Ok(())
     };
-    // Readers see the new before the old goes.
+    // Readers see the new member before the old one is removed.
     let remove = async {
         if !old.is_empty() {
             client.zrem::<(), _, _>(key, old).await?;
@@ -55,31 +61,31 @@ pub(super) async fn tell(client: &Client, key: &str, tellings: &[Telling]) -> Re
     try_join3(try_join_all(clean), add, remove).await.map(drop)
 }
 
-/// Reads what these replicas tell.
-pub(super) async fn told(
+/// Reads the presence that these replicas publish.
+pub(super) async fn find(
     client: &Client,
     keys: &Keys,
     replicas: &[ReplicaId],
-    wanted: &Wanted,
-) -> Result<Vec<Told>, Error> {
+    query: &PresenceQuery,
+) -> Result<Vec<PresenceEntry>, Error> {
     let reads = replicas.iter().map(|replica| async move {
         let key = keys.presence(replica);
-        let members = match wanted {
-            Wanted::All => read(client, &key, &["a/".to_owned()]).await?,
-            Wanted::Agents(agents) => read_agents(client, &key, agents).await?,
-            Wanted::Groups(groups) => {
+        let members = match query {
+            PresenceQuery::All => read(client, &key, &["a/".to_owned()]).await?,
+            PresenceQuery::Agents(agents) => read_agents(client, &key, agents).await?,
+            PresenceQuery::Groups(groups) => {
                 let groups: Vec<_> = groups.iter().map(|group| format!("g/{group}/")).collect();
                 let found = read(client, &key, &groups).await?;
                 let agents: Vec<_> = found.iter().filter_map(|it| agent_of_group(it)).collect();
                 read_agents(client, &key, &agents).await?
             }
         };
-        let told = members.iter().filter_map(|member| parse(member));
-        // What a group's index says may be older than what is told.
-        let meant = told.filter(|(agent, it)| wanted.includes(*agent, it.group));
+        let entries = members.iter().filter_map(|member| parse(member));
+        // The index of a group may be older than the presence.
+        let selected = entries.filter(|(agent, it)| query.includes(*agent, it.group));
         Ok::<_, Error>(
-            meant
-                .map(|(agent, presence)| Told {
+            selected
+                .map(|(agent, presence)| PresenceEntry {
                     replica: replica.clone(),
                     agent,
                     presence,
@@ -98,12 +104,12 @@ async fn read_agents(client: &Client, key: &str, agents: &[AgentId]) -> Result<V
 async fn read(client: &Client, key: &str, prefixes: &[String]) -> Result<Vec<String>, Error> {
     let ranges = prefixes.iter().map(|prefix| {
         let (from, to) = range(prefix);
-        client.zrangebylex::<Vec<String>, _, _, _>(key, from, to, Some((0, MEMBERS)))
+        client.zrangebylex::<Vec<String>, _, _, _>(key, from, to, Some((0, MAX_MEMBERS)))
     });
     Ok(try_join_all(ranges).await?.concat())
 }
 
-/// The members that begin with this, which ends in a slash: `0` comes after it.
+/// The range of members that begin with this prefix, which ends in a slash: `0` sorts after a slash.
 fn range(prefix: &str) -> (String, String) {
     let end = prefix.trim_end_matches('/');
     (format!("[{prefix}"), format!("({end}0"))

@@ -1,12 +1,11 @@
-//! How much may be asked of the store: a token bucket.
-//!
-//! A mistake or a storm in one replica must not become everybody's overload.
+//! The budget of store operations: a token bucket, so that a mistake or a storm
+//! in one replica does not overload the store for all.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Tokens that come back at a steady rate.
+/// A token bucket.
 #[derive(Debug)]
 pub(super) struct Budget {
     per_second: f64,
@@ -27,7 +26,7 @@ impl Budget {
         }
     }
 
-    /// Takes up to `wanted` tokens; gives how many.
+    /// Takes up to `wanted` tokens; returns how many.
     pub(super) fn take(&mut self, wanted: usize, now: Instant) -> usize {
         self.refill(now);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -36,14 +35,14 @@ impl Budget {
         granted as usize
     }
 
-    /// How long until there is a token.
+    /// Time until there is a token.
     pub(super) fn wait(&mut self, now: Instant) -> Duration {
         self.refill(now);
         let missing = (1.0 - self.tokens).max(0.0);
         Duration::from_secs_f64(missing / self.per_second)
     }
 
-    /// Tokens at hand.
+    /// Tokens left.
     pub(super) fn left(&mut self, now: Instant) -> usize {
         self.refill(now);
         self.tokens as usize

@@ -1,10 +1,10 @@
-//! Which replicas live, as one reader of their leases sees it: pure state.
+//! Which replicas live, as one reader of their leases sees it. Pure state.
 //!
 //! A lease carries a beat that grows with every renewal. The reader counts, by
-//! its own clock and only while it can read, how long a beat stands still; no
-//! clock of another machine matters, and neither does a store that was away.
-//! One whose beat stands still may only be cut off from the store: it is asked
-//! itself before it is taken for dead.
+//! its own clock and only while it can read, how long a beat stands still: no
+//! other machine's clock matters, and neither does an outage of the store. A
+//! replica whose lease expires may only be cut off from the store: it is probed
+//! before it counts as dead.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,19 +16,19 @@ use crate::{
     store::{Lease, ReplicaState},
 };
 
-/// How many dead replicas are remembered.
-const GRAVEYARD: usize = 1000;
+/// Dead replicas that are remembered.
+const MAX_DEAD: usize = 1000;
 
-/// What is known of the other replicas.
+/// The other replicas.
 #[derive(Debug)]
 pub(super) struct Membership {
     me: ReplicaId,
     /// How often leases are renewed and read.
     period: Duration,
-    /// One whose beat stands still for so long is suspected to be dead.
+    /// A lease whose beat stands still for so long has expired.
     expiry: Duration,
     peers: BTreeMap<ReplicaId, Peer>,
-    dead: BTreeMap<ReplicaId, Grave>,
+    dead: BTreeMap<ReplicaId, Dead>,
     read_at: Option<Instant>,
     ring: Ring,
 }
@@ -36,31 +36,32 @@ pub(super) struct Membership {
 #[derive(Debug)]
 struct Peer {
     lease: Lease,
+    /// How long its beat has stood still.
     silent: Duration,
     unreachable: bool,
-    /// Whether a connection to it broke, and it was not asked yet what became of it.
-    lost: bool,
+    /// Whether a connection to it broke and it was not probed since.
+    disconnected: bool,
 }
 
 /// When a replica was found dead, and its last beat.
 #[derive(Debug)]
-struct Grave {
+struct Dead {
     at: Instant,
     beat: u64,
 }
 
-/// How a replica stands; the better ones come first.
+/// The state of a replica, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
     /// It renews its lease.
     Live,
     /// Its lease was not seen yet: it may be new.
     Unknown,
-    /// It leaves.
+    /// It drains.
     Draining,
     /// It could not be reached lately.
     Unreachable,
-    /// It has left or died; its id never comes back.
+    /// It has left or died. Its id is never used again.
     Dead,
 }
 
@@ -78,11 +79,11 @@ impl Membership {
         }
     }
 
-    /// Takes in the leases as they were read; gives those whose beats stand
-    /// still for so long that it must be found out whether these replicas live.
+    /// Applies the leases that were read; returns those that have expired, whose
+    /// replicas are to be probed.
     pub(super) fn observe(&mut self, leases: Vec<Lease>, now: Instant) -> Vec<Lease> {
         // Time in which nothing could be read, or this process stood still,
-        // says nothing about others.
+        // proves nothing about others.
         let elapsed = self.read_at.map_or(Duration::ZERO, |at| now - at);
         let elapsed = elapsed.min(self.period);
         self.read_at = Some(now);
@@ -93,12 +94,12 @@ impl Membership {
         for lease in leases {
             gone.retain(|replica| *replica != lease.replica);
             if lease.replica != self.me {
-                self.heard(lease);
+                self.renewed(lease);
             }
         }
         for replica in gone {
-            // One that was draining has left. The lease of another may be lost
-            // with all the store had: it has its time to write it again.
+            // A replica that drained has left. Any other may have lost its lease
+            // with the store's data: it has time to write it again.
             let left = |peer: &mut Peer| peer.lease.state == ReplicaState::Draining;
             if self.peers.get_mut(&replica).is_some_and(left) {
                 self.remove(&replica, now);
@@ -109,57 +110,58 @@ impl Membership {
         suspects.map(|peer| peer.lease.clone()).collect()
     }
 
-    /// A suspect lives, as it said itself.
-    pub(super) fn reached(&mut self, replica: &ReplicaId) {
+    /// The replica answered its health probe.
+    pub(super) fn mark_reachable(&mut self, replica: &ReplicaId) {
         if let Some(peer) = self.peers.get_mut(replica) {
             peer.unreachable = false;
         }
     }
 
-    /// A replica does not live.
-    pub(super) fn bury(&mut self, replica: &ReplicaId, now: Instant) {
+    /// The replica is dead.
+    pub(super) fn mark_dead(&mut self, replica: &ReplicaId, now: Instant) {
         self.remove(replica, now);
         self.rebuild_ring();
     }
 
-    /// Whether a replica was found dead since then: what was read of it before
-    /// says nothing.
-    pub(super) fn buried_since(&self, replica: &ReplicaId, at: Instant) -> bool {
-        self.dead.get(replica).is_some_and(|grave| grave.at >= at)
+    /// Whether a replica was found dead since then: leases that were read before
+    /// are outdated.
+    pub(super) fn died_since(&self, replica: &ReplicaId, at: Instant) -> bool {
+        self.dead.get(replica).is_some_and(|dead| dead.at >= at)
     }
 
-    /// Whether there is a replica that may live and does not reach the store:
-    /// what it holds may not be written there.
-    pub(super) fn has_mute(&self) -> bool {
-        let mute = 2 * self.period;
-        self.peers.values().any(|peer| peer.silent >= mute)
+    /// Whether a replica may live without reaching the store: its entries may be
+    /// missing there.
+    pub(super) fn has_silent(&self) -> bool {
+        let limit = 2 * self.period;
+        self.peers.values().any(|peer| peer.silent >= limit)
     }
 
-    /// A replica could not be reached, until its lease is renewed again.
-    pub(super) fn unreachable(&mut self, replica: &ReplicaId) {
+    /// The replica could not be reached; holds until its lease is renewed.
+    pub(super) fn mark_unreachable(&mut self, replica: &ReplicaId) {
         if let Some(peer) = self.peers.get_mut(replica) {
             peer.unreachable = true;
         }
     }
 
     /// The connection to the replica at this URL broke.
-    pub(super) fn lost(&mut self, url: &str) {
+    pub(super) fn mark_disconnected(&mut self, url: &str) {
         for peer in self.peers.values_mut() {
-            peer.lost |= peer.lease.url == url;
+            peer.disconnected |= peer.lease.url == url;
         }
     }
 
-    /// Those to whom a connection broke since this was asked last.
-    pub(super) fn take_lost(&mut self) -> Vec<Lease> {
-        let lost = self.peers.values_mut().filter(|peer| peer.lost);
-        lost.map(|peer| {
-            peer.lost = false;
-            peer.lease.clone()
-        })
-        .collect()
+    /// The replicas to which a connection broke since the last call.
+    pub(super) fn take_disconnected(&mut self) -> Vec<Lease> {
+        let disconnected = self.peers.values_mut().filter(|peer| peer.disconnected);
+        disconnected
+            .map(|peer| {
+                peer.disconnected = false;
+                peer.lease.clone()
+            })
+            .collect()
     }
 
-    /// How a replica stands whose entry was read at `read_at`.
+    /// The state of a replica whose entry was read at `read_at`.
     pub(super) fn standing(&self, replica: &ReplicaId, read_at: Instant) -> Standing {
         if self.dead.contains_key(replica) {
             return Standing::Dead;
@@ -170,13 +172,13 @@ impl Membership {
                 ReplicaState::Serving => Standing::Live,
                 ReplicaState::Draining => Standing::Draining,
             },
-            // Leases read later than the entry would show it if it lived.
+            // Leases that were read later than the entry would include it if it lived.
             None if self.has_read_since(read_at) => Standing::Dead,
             None => Standing::Unknown,
         }
     }
 
-    /// Whether the leases were read later than this.
+    /// Whether the leases were read after this.
     pub(super) fn has_read_since(&self, at: Instant) -> bool {
         self.read_at.is_some_and(|read_at| read_at > at)
     }
@@ -186,25 +188,25 @@ impl Membership {
         self.peers.values().map(|peer| &peer.lease)
     }
 
-    /// The live replicas, this one included, in a ring.
+    /// The serving replicas, this one included.
     pub(super) fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    fn heard(&mut self, lease: Lease) {
+    fn renewed(&mut self, lease: Lease) {
         let known = self.peers.get(&lease.replica).map(|peer| peer.lease.beat);
-        let last = known.or(self.dead.get(&lease.replica).map(|grave| grave.beat));
-        // A lease of before says nothing, whoever wrote it there again.
+        let last = known.or(self.dead.get(&lease.replica).map(|dead| dead.beat));
+        // An old lease proves nothing, whoever wrote it again.
         if last.is_some_and(|last| lease.beat <= last) {
             return;
         }
-        // One that was only frozen goes on: it writes its lease, so it lives.
+        // A replica that was only frozen renews its lease again, so it lives.
         self.dead.remove(&lease.replica);
         let peer = Peer {
             lease,
             silent: Duration::ZERO,
             unreachable: false,
-            lost: false,
+            disconnected: false,
         };
         self.peers.insert(peer.lease.replica.clone(), peer);
     }
@@ -214,12 +216,12 @@ impl Membership {
             return;
         };
         let beat = peer.lease.beat;
-        let oldest = self.dead.iter().min_by_key(|(_, grave)| grave.at);
-        if let Some((oldest, _)) = oldest.filter(|_| self.dead.len() >= GRAVEYARD) {
+        let oldest = self.dead.iter().min_by_key(|(_, dead)| dead.at);
+        if let Some((oldest, _)) = oldest.filter(|_| self.dead.len() >= MAX_DEAD) {
             let oldest = oldest.clone();
             self.dead.remove(&oldest);
         }
-        self.dead.insert(replica.clone(), Grave { at: now, beat });
+        self.dead.insert(replica.clone(), Dead { at: now, beat });
     }
 
     fn rebuild_ring(&mut self) {

@@ -1,88 +1,90 @@
-//! All that a table knows, and what follows from it: pure state.
+//! All state of a table, and the decisions that follow from it. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
-    Numbers, Settings,
+    TableSettings, TableStats,
     budget::Budget,
-    ledger::{Ledger, Pace},
     membership::{Membership, Standing},
-    records::{Known, Records},
-    roll::Roll,
+    presence_outbox::PresenceOutbox,
+    record_cache::{CachedRecord, RecordCache},
+    route_outbox::{RouteOutbox, Timing},
 };
 use crate::id::{AgentId, Owner, ReplicaId};
 
-const A_SECOND: Duration = Duration::from_secs(1);
+/// The least last-seen time of an agent that is not connected: zero means connected.
+const MIN_LAST_SEEN: Duration = Duration::from_secs(1);
 
-/// What one replica knows of the table.
+/// The state of one replica's table.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) ledger: Ledger,
-    pub(super) roll: Roll,
+    pub(super) routes: RouteOutbox,
+    pub(super) presence: PresenceOutbox,
     pub(super) membership: Membership,
-    pub(super) records: Records,
+    pub(super) records: RecordCache,
     pub(super) budget: Budget,
     pub(super) draining: bool,
-    /// Whether there are entries of replicas taken for dead that may be newer
-    /// than that.
-    pub(super) suspects: bool,
-    /// Grows with each renewal of the own lease.
+    /// Whether an owner counts as dead by leases that are older than its entry:
+    /// the leases are to be read again.
+    pub(super) has_suspects: bool,
+    /// Renewals of this replica's lease.
     pub(super) beat: u64,
-    /// Whether the own lease was ever written.
+    /// Whether this replica's lease was ever written.
     pub(super) registered: bool,
-    /// Whether the store failed the last time it was used.
-    pub(super) away: bool,
-    /// It is not waited for until then.
-    pub(super) slow_until: Instant,
-    doubt: Duration,
-    doubted_until: Instant,
+    /// Whether the last renewal failed.
+    pub(super) unavailable: bool,
+    /// Requests do not wait for the store until then.
+    pub(super) do_not_wait_until: Instant,
+    recovery_grace: Duration,
+    grace_until: Instant,
 }
 
 impl State {
-    pub(super) fn new(me: &ReplicaId, settings: &Settings, now: Instant) -> Self {
-        let pace = Pace {
+    pub(super) fn new(me: &ReplicaId, settings: &TableSettings, now: Instant) -> Self {
+        let timing = Timing {
             debounce: settings.debounce,
-            refresh: settings.refresh,
+            refresh_interval: settings.refresh_interval,
         };
         Self {
-            ledger: Ledger::new(pace),
-            roll: Roll::new(settings.debounce),
-            membership: Membership::new(me.clone(), settings.renew_every, settings.expiry),
-            records: Records::default(),
+            routes: RouteOutbox::new(timing),
+            presence: PresenceOutbox::new(settings.debounce),
+            membership: Membership::new(me.clone(), settings.renew_interval, settings.lease_expiry),
+            records: RecordCache::default(),
             budget: Budget::new(settings.operations_per_second, settings.burst, now),
             draining: false,
-            suspects: false,
+            has_suspects: false,
             beat: 0,
             registered: false,
-            away: true,
-            slow_until: now,
-            doubt: settings.doubt,
-            doubted_until: now,
+            unavailable: true,
+            do_not_wait_until: now,
+            recovery_grace: settings.recovery_grace,
+            grace_until: now,
         }
     }
 
-    /// The store may have lost what others wrote.
-    pub(super) fn doubt(&mut self, now: Instant) {
-        self.doubted_until = now + self.doubt;
+    /// Entries may be missing from the store: the table is not authoritative
+    /// until replicas have had time to write them again.
+    pub(super) fn start_recovery_grace(&mut self, now: Instant) {
+        self.grace_until = now + self.recovery_grace;
     }
 
-    /// Whether the store's word on absent agents counts.
-    pub(super) fn certain(&self, now: Instant) -> bool {
-        !self.away && now >= self.doubted_until && !self.membership.has_mute()
+    /// Whether an agent that is not in the store is really absent.
+    pub(super) fn is_authoritative(&self, now: Instant) -> bool {
+        !self.unavailable && now >= self.grace_until && !self.membership.has_silent()
     }
 
-    /// Whether its word on this agent counts.
-    pub(super) fn certain_of(&self, agent: AgentId, now: Instant) -> bool {
-        self.certain(now) && !self.records.is_doubtful(agent)
+    /// The same for this agent.
+    pub(super) fn is_authoritative_for(&self, agent: AgentId, now: Instant) -> bool {
+        self.is_authoritative(now) && !self.records.is_incomplete(agent)
     }
 
     /// The replicas to ask for the agent, best first.
     pub(super) fn owners(
         &mut self,
         agent: AgentId,
-        known: &Known,
+        known: &CachedRecord,
         me: &Owner,
         now: Instant,
     ) -> Vec<Owner> {
@@ -95,19 +97,20 @@ impl State {
                 (standing, owner.clone())
             })
             .collect();
-        let certain = self.certain_of(agent, now) && known.fresh;
+        let authoritative = self.is_authoritative_for(agent, now) && known.fresh;
         for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
-            // One that came back writes its lease first, then its entries: only
-            // leases read later than an entry tell that it is a dead one's.
+            // A replica that comes back writes its lease first, then its entries:
+            // only leases that were read later than an entry prove that its
+            // replica is dead.
             if !self.membership.has_read_since(known.read_at) {
-                self.suspects = true;
-            } else if certain {
-                self.ledger.bury(agent, dead.replica.clone());
+                self.has_suspects = true;
+            } else if authoritative {
+                self.routes.remove_dead(agent, dead.replica.clone());
             }
         }
         ranked.retain(|(standing, _)| *standing != Standing::Dead);
         self.sort(agent, &mut ranked);
-        if !certain {
+        if !authoritative {
             let mut others = self.others(&ranked, known.read_at);
             self.sort(agent, &mut others);
             ranked.append(&mut others);
@@ -115,11 +118,11 @@ impl State {
         ranked.into_iter().map(|(_, owner)| owner).collect()
     }
 
-    /// How long ago any other replica held the agent.
-    /// By the clock of that one and of this, unless this one knew the agent then.
+    /// Time since any other replica held the agent: by this replica's clock if
+    /// it had the record then, else by both replicas' clocks.
     pub(super) fn last_seen(
         &self,
-        known: &Known,
+        known: &CachedRecord,
         me: &Owner,
         now: Instant,
         unix: u64,
@@ -133,29 +136,28 @@ impl State {
             .min();
         match held {
             Some(Standing::Live | Standing::Unknown | Standing::Draining) => Some(Duration::ZERO),
-            // It went with its replica, so it comes back soon.
-            Some(Standing::Unreachable | Standing::Dead) => Some(A_SECOND),
+            // It was cut off with its replica, so it reconnects soon.
+            Some(Standing::Unreachable | Standing::Dead) => Some(MIN_LAST_SEEN),
             None => {
                 let at = record.last_seen?;
                 let ago = Duration::from_secs(unix.saturating_sub(at));
                 let known = known.held_at.map(|at| now.saturating_duration_since(at));
-                // Zero is for those that are connected.
-                Some(known.map_or(ago, |known| known.min(ago)).max(A_SECOND))
+                Some(known.map_or(ago, |known| known.min(ago)).max(MIN_LAST_SEEN))
             }
         }
     }
 
-    pub(super) fn numbers(&mut self, now: Instant) -> Numbers {
-        Numbers {
+    pub(super) fn stats(&mut self, now: Instant) -> TableStats {
+        TableStats {
             replicas: self.membership.leases().count() + 1,
             records: self.records.len(),
-            pending: self.ledger.pending(),
+            pending: self.routes.pending(),
             budget: self.budget.left(now),
-            certain: self.certain(now),
+            authoritative: self.is_authoritative(now),
         }
     }
 
-    /// All that may live and are not among `ranked`.
+    /// The replicas that may live and are not among `ranked`.
     fn others(&self, ranked: &[(Standing, Owner)], read_at: Instant) -> Vec<(Standing, Owner)> {
         let named = |id: &ReplicaId| ranked.iter().any(|(_, owner)| owner.replica == *id);
         self.membership

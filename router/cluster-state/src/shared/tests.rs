@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::presence::Telling;
-use crate::store::{Change, Lease, Record, Renewal, StoreError, StoreFuture};
+use crate::{
+    presence::PresenceUpdate,
+    probe::Liveness,
+    store::{Lease, Record, Renewal, RouteChange, StoreFuture},
+};
 
 const A: AgentId = AgentId(7);
 
@@ -15,9 +18,9 @@ const A: AgentId = AgentId(7);
 struct World {
     leases: BTreeMap<String, Lease>,
     records: HashMap<AgentId, Record>,
-    told: BTreeMap<(String, AgentId), Presence>,
+    presence: BTreeMap<(String, AgentId), Presence>,
     clients: Vec<Client>,
-    away: bool,
+    unavailable: bool,
     /// Who does not reach the store, and says so to whoever asks.
     cut_off: HashSet<String>,
     /// Whose process has ended.
@@ -47,7 +50,10 @@ impl World {
     fn change(&mut self, agent: AgentId) {
         for client in &mut self.clients {
             if client.armed.remove(&agent) {
-                client.events.try_send(StoreEvent::Changed(agent)).unwrap();
+                client
+                    .events
+                    .try_send(StoreEvent::RecordChanged(agent))
+                    .unwrap();
             }
         }
     }
@@ -74,8 +80,8 @@ impl Played {
         act: impl FnOnce(&mut World, usize) -> T,
     ) -> StoreFuture<'_, T> {
         let mut world = self.world.lock().unwrap();
-        let answer = if world.away || world.cut_off.contains(&self.name) {
-            Err(StoreError("away".into()))
+        let answer = if world.unavailable || world.cut_off.contains(&self.name) {
+            Err(StoreError::failed("played", "unavailable"))
         } else {
             Ok(act(&mut world, self.client))
         };
@@ -104,24 +110,26 @@ impl RouteStore for Played {
     fn end_lease<'a>(&'a self, replica: &'a ReplicaId) -> StoreFuture<'a, ()> {
         self.with(|world, _| {
             let replica = replica.to_string();
-            world.told.retain(|(of, _), _| *of != replica);
+            world.presence.retain(|(of, _), _| *of != replica);
             world.leases.remove(&replica);
         })
     }
 
-    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [Change]) -> StoreFuture<'a, ()> {
+    fn apply<'a>(&'a self, me: &'a Owner, changes: &'a [RouteChange]) -> StoreFuture<'a, ()> {
         self.with(|world, _| {
             for change in changes {
                 world.writes += 1;
                 let (agent, replica) = match change {
-                    Change::Own(agent) | Change::Disown(agent, _) => (*agent, &me.replica),
-                    Change::Bury(agent, replica, _) => (*agent, replica),
+                    RouteChange::Announce(agent) | RouteChange::Retract(agent, _) => {
+                        (*agent, &me.replica)
+                    }
+                    RouteChange::RemoveDead(agent, replica, _) => (*agent, replica),
                 };
                 let record = world.records.entry(agent).or_default();
                 record.owners.retain(|owner| owner.replica != *replica);
                 match change {
-                    Change::Own(_) => record.owners.push(me.clone()),
-                    Change::Disown(_, at) | Change::Bury(_, _, at) => {
+                    RouteChange::Announce(_) => record.owners.push(me.clone()),
+                    RouteChange::Retract(_, at) | RouteChange::RemoveDead(_, _, at) => {
                         record.last_seen = Some(record.last_seen.unwrap_or(0).max(*at));
                     }
                 }
@@ -138,32 +146,40 @@ impl RouteStore for Played {
         })
     }
 
-    fn tell<'a>(&'a self, me: &'a ReplicaId, tellings: &'a [Telling]) -> StoreFuture<'a, ()> {
+    fn update_presence<'a>(
+        &'a self,
+        me: &'a ReplicaId,
+        updates: &'a [PresenceUpdate],
+    ) -> StoreFuture<'a, ()> {
         self.with(|world, _| {
-            for Telling { agent, new, .. } in tellings {
+            for PresenceUpdate { agent, new, .. } in updates {
                 world.writes += 1;
                 let key = (me.to_string(), *agent);
                 match new {
-                    Some(new) => world.told.insert(key, new.clone()),
-                    None => world.told.remove(&key),
+                    Some(new) => world.presence.insert(key, new.clone()),
+                    None => world.presence.remove(&key),
                 };
             }
         })
     }
 
-    fn told<'a>(
+    fn find_presence<'a>(
         &'a self,
         replicas: &'a [ReplicaId],
-        wanted: &'a Wanted,
-    ) -> StoreFuture<'a, Vec<Told>> {
+        query: &'a PresenceQuery,
+    ) -> StoreFuture<'a, Vec<PresenceEntry>> {
         self.with(|world, _| {
-            let told = world.told.iter().map(|((replica, agent), presence)| Told {
-                replica: ReplicaId::new(replica),
-                agent: *agent,
-                presence: presence.clone(),
-            });
-            told.filter(|it| replicas.contains(&it.replica))
-                .filter(|it| wanted.includes(it.agent, it.presence.group))
+            let entries = world
+                .presence
+                .iter()
+                .map(|((replica, agent), presence)| PresenceEntry {
+                    replica: ReplicaId::new(replica),
+                    agent: *agent,
+                    presence: presence.clone(),
+                });
+            entries
+                .filter(|it| replicas.contains(&it.replica))
+                .filter(|it| query.includes(it.agent, it.presence.group))
                 .collect()
         })
     }
@@ -173,24 +189,24 @@ impl RouteStore for Played {
     }
 }
 
-impl Vouch for Played {
-    fn ask<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Word> {
+impl PeerProbe for Played {
+    fn probe<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Liveness> {
         let world = self.world.lock().unwrap();
         let name = replica.replica.to_string();
-        let word = match name {
-            _ if world.cut_off.contains(&name) => Word::Lives,
-            _ if world.ended.contains(&name) => Word::Ended,
-            _ => Word::Silence,
+        let liveness = match name {
+            _ if world.cut_off.contains(&name) => Liveness::Alive,
+            _ if world.ended.contains(&name) => Liveness::Gone,
+            _ => Liveness::Unknown,
         };
-        Box::pin(std::future::ready(word))
+        Box::pin(std::future::ready(liveness))
     }
 }
 
 fn replica(world: &Arc<Mutex<World>>, name: &str) -> Arc<SharedTable> {
     let me = owner(name);
-    let settings = Settings {
+    let settings = TableSettings {
         clock: || 1000,
-        ..Settings::default()
+        ..TableSettings::default()
     };
     let store = Played::new(world, name);
     SharedTable::start(store.clone(), store, me, "1", settings)
@@ -218,7 +234,7 @@ async fn until<F: Future<Output = bool>>(probe: impl Fn() -> F) {
 async fn two() -> (Arc<Mutex<World>>, Arc<SharedTable>, Arc<SharedTable>) {
     let world = Arc::default();
     let (a, b) = (replica(&world, "a"), replica(&world, "b"));
-    until(|| async { a.numbers().replicas == 2 && b.numbers().replicas == 2 }).await;
+    until(|| async { a.stats().replicas == 2 && b.stats().replicas == 2 }).await;
     (world, a, b)
 }
 
@@ -229,40 +245,46 @@ fn presence(text: &str) -> Option<Presence> {
     })
 }
 
-async fn texts(table: &SharedTable, wanted: &Wanted) -> Vec<String> {
-    let told = table.told(wanted).await.unwrap();
-    told.iter().map(|it| it.presence.text.to_string()).collect()
+async fn texts(table: &SharedTable, query: &PresenceQuery) -> Vec<String> {
+    let found = table.find_presence(query).await.unwrap();
+    found
+        .iter()
+        .map(|it| it.presence.text.to_string())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_told_of_an_agent_is_heard_everywhere_until_its_replica_leaves() {
+async fn presence_is_found_everywhere_until_its_replica_leaves() {
     let (world, a, b) = two().await;
-    a.tell(A, presence("at a"));
-    b.tell(A, presence("at b"));
-    let (all, none) = (Wanted::Agents(vec![A]), Wanted::Groups(vec![2]));
+    a.set_presence(A, presence("at a"));
+    b.set_presence(A, presence("at b"));
+    let (all, none) = (
+        PresenceQuery::Agents(vec![A]),
+        PresenceQuery::Groups(vec![2]),
+    );
     until(|| async { texts(&a, &all).await == ["at b", "at a"] }).await;
-    until(|| async { texts(&b, &Wanted::Groups(vec![1])).await == ["at a", "at b"] }).await;
+    until(|| async { texts(&b, &PresenceQuery::Groups(vec![1])).await == ["at a", "at b"] }).await;
     assert!(texts(&a, &none).await.is_empty());
 
     a.leave().await;
 
-    assert_eq!(world.lock().unwrap().told.len(), 1);
+    assert_eq!(world.lock().unwrap().presence.len(), 1);
     until(|| async { texts(&b, &all).await == ["at b"] }).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_lost_everything_is_told_again_of_every_agent() {
+async fn a_store_that_lost_everything_gets_all_presence_again() {
     let (world, a, b) = two().await;
-    a.tell(A, presence("at a"));
-    until(|| async { texts(&b, &Wanted::All).await == ["at a"] }).await;
+    a.set_presence(A, presence("at a"));
+    until(|| async { texts(&b, &PresenceQuery::All).await == ["at a"] }).await;
 
     {
         let mut world = world.lock().unwrap();
-        world.told.clear();
+        world.presence.clear();
         world.leases.clear();
     }
 
-    until(|| async { texts(&b, &Wanted::All).await == ["at a"] }).await;
+    until(|| async { texts(&b, &PresenceQuery::All).await == ["at a"] }).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,7 +322,7 @@ async fn what_is_known_costs_no_reading_however_often_it_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_agents_of_a_dead_replica_are_buried_and_its_lease_ends() {
+async fn the_entries_of_a_dead_replica_are_removed_and_its_lease_ends() {
     let (world, a, b) = two().await;
     a.announce(A);
     until(|| async { !b.owners(A).await.is_empty() }).await;
@@ -321,17 +343,17 @@ async fn one_whose_connection_broke_is_forgotten_within_a_second_if_its_process_
     until(|| async { b.owners(A).await == [owner("a")] }).await;
     let second = Duration::from_secs(1);
 
-    b.lost(&owner("a").url);
+    b.connection_lost(&owner("a").url);
     tokio::time::sleep(second).await;
     assert_eq!(b.owners(A).await, [owner("a")], "nothing is known of it");
 
     world.lock().unwrap().ended.insert("a".into());
     drop(a);
-    b.lost(&owner("a").url);
+    b.connection_lost(&owner("a").url);
     tokio::time::sleep(second).await;
 
     assert_eq!(b.owners(A).await, []);
-    assert_eq!(b.numbers().replicas, 1);
+    assert_eq!(b.stats().replicas, 1);
     assert_eq!(b.last_seen(A).await, Some(second), "it may come back");
     until(|| async { world.lock().unwrap().records[&A].owners.is_empty() }).await;
     assert!(!world.lock().unwrap().leases.contains_key("a"));
@@ -349,10 +371,10 @@ async fn a_lease_that_was_read_before_its_replica_was_found_dead_does_not_bring_
         world.leases.get_mut("a").unwrap().beat += 1;
     }
 
-    b.lost(&owner("a").url);
+    b.connection_lost(&owner("a").url);
     tokio::time::sleep(Duration::from_secs(1)).await;
 
-    assert_eq!(b.numbers().replicas, 1);
+    assert_eq!(b.stats().replicas, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,13 +400,13 @@ async fn a_replica_taken_for_dead_announces_its_agents_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_leaves_what_is_known_and_else_all_are_asked() {
+async fn an_unavailable_store_leaves_what_is_known_and_else_all_are_asked() {
     let (world, a, b) = two().await;
     a.announce(A);
     until(|| async { !b.owners(A).await.is_empty() }).await;
 
-    world.lock().unwrap().away = true;
-    until(|| async { !b.certain() }).await;
+    world.lock().unwrap().unavailable = true;
+    until(|| async { !b.is_authoritative() }).await;
 
     assert_eq!(b.owners(A).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
@@ -392,11 +414,11 @@ async fn a_store_that_is_away_leaves_what_is_known_and_else_all_are_asked() {
     tokio::time::sleep(Duration::from_secs(1800)).await;
     {
         let mut world = world.lock().unwrap();
-        world.away = false;
+        world.unavailable = false;
         world.records.clear();
         world.leases.clear();
     }
-    until(|| async { b.certain() }).await;
+    until(|| async { b.is_authoritative() }).await;
     assert_eq!(b.owners(A).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(9)).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(8)).await, []);
@@ -412,7 +434,7 @@ async fn a_replica_that_alone_is_cut_off_from_the_store_keeps_its_agents_and_get
     world.lock().unwrap().cut_off.insert("a".into());
     a.announce(AgentId(8));
     changes.mark_unchanged();
-    until(|| async { !b.certain() }).await;
+    until(|| async { !b.is_authoritative() }).await;
 
     assert!(changes.has_changed().unwrap(), "those who hold look again");
     for _ in 0..10 {
@@ -421,7 +443,7 @@ async fn a_replica_that_alone_is_cut_off_from_the_store_keeps_its_agents_and_get
         assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
     }
     world.lock().unwrap().cut_off.clear();
-    until(|| async { b.certain() }).await;
+    until(|| async { b.is_authoritative() }).await;
     assert_eq!(b.owners(AgentId(8)).await, [owner("a")]);
     assert_eq!(b.owners(AgentId(9)).await, []);
 }
@@ -466,7 +488,7 @@ async fn an_unreachable_owner_is_asked_last_until_it_renews_its_lease() {
     until(|| async { b.owners(A).await.len() == 2 }).await;
     let first = b.owners(A).await[0].clone();
 
-    b.unreachable(&first.replica);
+    b.mark_unreachable(&first.replica);
 
     assert_eq!(b.owners(A).await[1], first);
     until(|| async { b.owners(A).await[0] == first }).await;
@@ -478,7 +500,7 @@ async fn a_fleet_at_rest_costs_the_store_leases_only() {
     for id in 0..10_000 {
         a.announce(AgentId(id));
     }
-    until(|| async { a.numbers().pending == 0 }).await;
+    until(|| async { a.stats().pending == 0 }).await;
     let writes = world.lock().unwrap().writes;
 
     tokio::time::sleep(Duration::from_secs(3600)).await;

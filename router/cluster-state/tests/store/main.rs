@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by it")]
 
-mod boards;
+mod poll_states;
 mod server;
 mod single;
 mod tables;
@@ -10,9 +10,9 @@ mod tables;
 use std::{sync::Arc, time::Duration};
 
 use cluster_state::{
-    AgentId, RoutingTable, Wanted,
+    AgentId, ChannelEvent, ClusterStore as _, PresenceQuery, RoutingTable,
     memory::MemoryStore,
-    redis::{Heard, RedisStore, Servers},
+    redis::{RedisStore, Servers},
 };
 use redis::Commands as _;
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
@@ -52,7 +52,7 @@ async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
     knows(&*a, AgentId(199), &[owner("b")]).await;
     b.leave().await;
     knows(&*a, AgentId(199), &[]).await;
-    hears(&*a, &Wanted::All, &[]).await;
+    hears(&*a, &PresenceQuery::All, &[]).await;
     knows(&*a, A, &[]).await;
     until("the agent to be gone", async || {
         a.last_seen(A).await.is_some_and(|ago| !ago.is_zero())
@@ -60,26 +60,29 @@ async fn conforms(a: Arc<dyn RoutingTable>, b: Arc<dyn RoutingTable>) {
     .await;
 }
 
-/// What is told of agents is heard by everyone; afterwards only b still tells.
+/// All replicas find the presence of all; afterwards only b has any.
 async fn presence_conforms(a: &dyn RoutingTable, b: &dyn RoutingTable) {
     let other = AgentId(70);
-    let (both, one) = (Wanted::Agents(vec![A, other]), Wanted::Agents(vec![A]));
-    a.tell(A, presence(1, "a/one"));
-    b.tell(A, presence(1, "b one"));
-    b.tell(other, presence(2, "b other"));
+    let (both, one) = (
+        PresenceQuery::Agents(vec![A, other]),
+        PresenceQuery::Agents(vec![A]),
+    );
+    a.set_presence(A, presence(1, "a/one"));
+    b.set_presence(A, presence(1, "b one"));
+    b.set_presence(other, presence(2, "b other"));
     for table in [a, b] {
         hears(table, &both, &["a/one", "b one", "b other"]).await;
         hears(table, &one, &["a/one", "b one"]).await;
-        hears(table, &Wanted::Groups(vec![2]), &["b other"]).await;
-        hears(table, &Wanted::Groups(vec![3]), &[]).await;
+        hears(table, &PresenceQuery::Groups(vec![2]), &["b other"]).await;
+        hears(table, &PresenceQuery::Groups(vec![3]), &[]).await;
     }
 
-    a.tell(A, presence(3, "a two"));
+    a.set_presence(A, presence(3, "a two"));
     hears(b, &one, &["a two", "b one"]).await;
-    hears(b, &Wanted::Groups(vec![1]), &["b one"]).await;
-    hears(b, &Wanted::Groups(vec![1, 3]), &["a two", "b one"]).await;
-    a.tell(A, None);
-    hears(b, &Wanted::All, &["b one", "b other"]).await;
+    hears(b, &PresenceQuery::Groups(vec![1]), &["b one"]).await;
+    hears(b, &PresenceQuery::Groups(vec![1, 3]), &["a two", "b one"]).await;
+    a.set_presence(A, None);
+    hears(b, &PresenceQuery::All, &["b one", "b other"]).await;
 }
 
 #[tokio::test]
@@ -122,7 +125,10 @@ async fn a_redis_behind_sentinels_conforms_and_fails_over() {
     })
     .await;
     for table in [&a, &b] {
-        until("certainty", async || table.certain()).await;
+        until("the table to be authoritative", async || {
+            table.is_authoritative()
+        })
+        .await;
     }
     a.retract(A);
     a.retract(AgentId(8));
@@ -272,15 +278,15 @@ async fn tls_with_a_client_certificate_is_spoken() {
 }
 
 #[tokio::test]
-async fn an_emptied_redis_is_told_everything_again() {
+async fn an_emptied_redis_gets_everything_again() {
     let server = Server::start(&[]);
     let (a, b) = two(&server.options()).await;
     for id in 1..=500 {
         a.announce(AgentId(id));
     }
-    a.tell(A, presence(1, "here"));
+    a.set_presence(A, presence(1, "here"));
     knows(&*b, AgentId(500), &[owner("a")]).await;
-    hears(&*b, &Wanted::All, &["here"]).await;
+    hears(&*b, &PresenceQuery::All, &["here"]).await;
 
     server.cli(&["flushall"]);
 
@@ -288,7 +294,7 @@ async fn an_emptied_redis_is_told_everything_again() {
         server.cli(&["dbsize"]).trim() == "502"
     })
     .await;
-    hears(&*b, &Wanted::All, &["here"]).await;
+    hears(&*b, &PresenceQuery::All, &["here"]).await;
     knows(&*b, AgentId(500), &[owner("a")]).await;
     knows(&*b, AgentId(501), &[]).await;
 }
@@ -304,7 +310,10 @@ async fn a_redis_that_is_killed_and_comes_back_empty_loses_nothing_that_is_held(
     knows(&*b, AgentId(2), &[owner("a")]).await;
 
     server.kill();
-    until("doubt", async || !b.certain()).await;
+    until("the table not to be authoritative", async || {
+        !b.is_authoritative()
+    })
+    .await;
     knows(&*b, AgentId(1), &[owner("a")]).await;
     // Whom b never asked for may be at any replica.
     knows(&*b, AgentId(3), &[owner("a")]).await;
@@ -312,7 +321,10 @@ async fn a_redis_that_is_killed_and_comes_back_empty_loses_nothing_that_is_held(
     a.announce(AgentId(4));
     let _again = Server::on(server.port, &[]);
 
-    until("certainty", async || b.certain()).await;
+    until("the table to be authoritative", async || {
+        b.is_authoritative()
+    })
+    .await;
     knows(&*b, AgentId(1), &[owner("a")]).await;
     knows(&*b, AgentId(2), &[]).await;
     knows(&*b, AgentId(3), &[owner("a")]).await;
@@ -329,11 +341,17 @@ async fn a_frozen_redis_is_done_without_and_caught_up_with() {
     redis.freeze().await;
     a.announce(AgentId(8));
     a.retract(A);
-    until("doubt", async || !b.certain()).await;
+    until("the table not to be authoritative", async || {
+        !b.is_authoritative()
+    })
+    .await;
     knows(&*b, AgentId(8), &[owner("a")]).await;
     redis.thaw().await;
 
-    until("certainty", async || b.certain()).await;
+    until("the table to be authoritative", async || {
+        b.is_authoritative()
+    })
+    .await;
     knows(&*b, AgentId(8), &[owner("a")]).await;
     knows(&*b, A, &[]).await;
 }
@@ -362,7 +380,7 @@ async fn a_replica_may_start_before_its_redis() {
     let options = cluster_state::redis::RedisOptions::new(Servers::Single(address));
     let (a, b) = (replica(&options, "a"), replica(&options, "b"));
     a.announce(A);
-    assert!(!a.certain());
+    assert!(!a.is_authoritative());
 
     let _server = Server::on(port, &[]);
 
@@ -370,11 +388,11 @@ async fn a_replica_may_start_before_its_redis() {
 }
 
 #[tokio::test]
-async fn a_replica_that_dies_takes_along_what_it_told() {
+async fn the_presence_of_a_replica_that_dies_is_removed() {
     let server = Server::start(&[]);
     let (a, b) = two(&server.options()).await;
-    a.tell(A, presence(1, "here"));
-    hears(&*b, &Wanted::All, &["here"]).await;
+    a.set_presence(A, presence(1, "here"));
+    hears(&*b, &PresenceQuery::All, &["here"]).await;
     assert_eq!(
         server
             .cli(&["exists", "gitlab-kas:kas:presence:{a}"])
@@ -384,7 +402,7 @@ async fn a_replica_that_dies_takes_along_what_it_told() {
 
     drop(a);
 
-    hears(&*b, &Wanted::All, &[]).await;
+    hears(&*b, &PresenceQuery::All, &[]).await;
     until("the key to be gone", async || {
         server
             .cli(&["exists", "gitlab-kas:kas:presence:{a}"])
@@ -402,7 +420,7 @@ async fn an_agent_that_connects_costs_two_commands_and_a_few_for_all() {
     server.cli(&["config", "resetstat"]);
 
     for id in 1..=AGENTS {
-        a.tell(AgentId(id), presence(id, "here"));
+        a.set_presence(AgentId(id), presence(id, "here"));
         a.announce(AgentId(id));
     }
 
@@ -439,24 +457,27 @@ async fn a_message_reaches_all_who_listen_also_after_they_were_cut_off() {
     let (speaker, heard) = (speaker.channel("events"), listener.channel("events"));
     let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
     let listening = tokio::spawn(async move {
-        heard.listen(|it| sender.try_send(it).unwrap()).await;
+        heard.listen(&mut |it| sender.try_send(it).unwrap()).await;
     });
-    let next = async |receiver: &mut tokio::sync::mpsc::Receiver<Heard>| {
+    let next = async |receiver: &mut tokio::sync::mpsc::Receiver<ChannelEvent>| {
         let next = tokio::time::timeout(Duration::from_secs(30), receiver.recv());
         next.await.unwrap().unwrap()
     };
-    assert_eq!(next(&mut receiver).await, Heard::Gap);
+    assert_eq!(next(&mut receiver).await, ChannelEvent::Gap);
     speaker.publish("one".into()).await.unwrap();
     // The first connection counts as one that was made again.
-    while next(&mut receiver).await != Heard::Message("one".into()) {}
+    while next(&mut receiver).await != ChannelEvent::Message("one".into()) {}
 
     server.cli(&["client", "kill", "type", "pubsub"]);
-    assert_eq!(next(&mut receiver).await, Heard::Gap);
+    assert_eq!(next(&mut receiver).await, ChannelEvent::Gap);
     until("the speaker to be back", async || {
         speaker.publish("two".into()).await.is_ok()
     })
     .await;
-    assert_eq!(next(&mut receiver).await, Heard::Message("two".into()));
+    assert_eq!(
+        next(&mut receiver).await,
+        ChannelEvent::Message("two".into())
+    );
 
     listening.abort();
 }
@@ -476,7 +497,7 @@ async fn a_store_that_came_late_counts_as_connected() {
     until("the first connection", async || is_connected(&numbers)).await;
     let _table = replica_with(store, "a");
     let other = replica(&options, "b");
-    until("two replicas", async || other.numbers().replicas == 2).await;
+    until("two replicas", async || other.stats().replicas == 2).await;
 
     assert!(is_connected(&numbers));
 }

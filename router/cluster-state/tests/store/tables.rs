@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use cluster_state::{
-    AgentId, Owner, Presence, ReplicaId, RoutingTable, SharedTable, TableFuture, Vouch, Wanted,
-    Word,
+    AgentId, Liveness, Owner, PeerProbe, Presence, PresenceQuery, ReplicaId, RoutingTable,
+    SharedTable, TableFuture, TableSettings,
     redis::{RedisOptions, RedisStore},
-    shared::Settings,
 };
 
 /// How long anything may take to come to hold.
@@ -23,11 +22,11 @@ pub(crate) fn owner(name: &str) -> Owner {
 
 /// Nobody answers whose lease stands still.
 #[derive(Debug)]
-struct Silence;
+struct NoAnswer;
 
-impl Vouch for Silence {
-    fn ask<'a>(&'a self, _: &'a Owner) -> TableFuture<'a, Word> {
-        Box::pin(std::future::ready(Word::Silence))
+impl PeerProbe for NoAnswer {
+    fn probe<'a>(&'a self, _: &'a Owner) -> TableFuture<'a, Liveness> {
+        Box::pin(std::future::ready(Liveness::Unknown))
     }
 }
 
@@ -37,15 +36,15 @@ pub(crate) fn replica(options: &RedisOptions, name: &str) -> Arc<SharedTable> {
 }
 
 pub(crate) fn replica_with(store: RedisStore, name: &str) -> Arc<SharedTable> {
-    let settings = Settings {
-        renew_every: Duration::from_millis(200),
-        expiry: Duration::from_secs(2),
+    let settings = TableSettings {
+        renew_interval: Duration::from_millis(200),
+        lease_expiry: Duration::from_secs(2),
         debounce: Duration::from_millis(50),
-        doubt: Duration::from_secs(2),
-        ..Settings::default()
+        recovery_grace: Duration::from_secs(2),
+        ..TableSettings::default()
     };
-    let (store, vouch) = (Arc::new(store), Arc::new(Silence));
-    SharedTable::start(store, vouch, owner(name), "1", settings)
+    let (store, probe) = (Arc::new(store), Arc::new(NoAnswer));
+    SharedTable::start(store, probe, owner(name), "1", settings)
 }
 
 /// Two replicas that know each other.
@@ -53,7 +52,7 @@ pub(crate) async fn two(options: &RedisOptions) -> (Arc<SharedTable>, Arc<Shared
     let (a, b) = (replica(options, "a"), replica(options, "b"));
     for table in [&a, &b] {
         until("two replicas", async || {
-            table.numbers().replicas == 2 && table.certain()
+            table.stats().replicas == 2 && table.is_authoritative()
         })
         .await;
     }
@@ -78,13 +77,13 @@ pub(crate) fn presence(group: i64, text: &str) -> Option<Presence> {
     })
 }
 
-/// Waits until `reader` hears exactly this of those who are wanted.
-pub(crate) async fn hears(reader: &dyn RoutingTable, wanted: &Wanted, texts: &[&str]) {
-    until(&format!("{texts:?} of {wanted:?}"), async || {
-        let told = reader.told(wanted).await.unwrap_or_default();
-        let mut told: Vec<_> = told.iter().map(|it| &*it.presence.text).collect();
-        told.sort_unstable();
-        told == texts
+/// Waits until `reader` finds exactly this presence.
+pub(crate) async fn hears(reader: &dyn RoutingTable, query: &PresenceQuery, texts: &[&str]) {
+    until(&format!("{texts:?} of {query:?}"), async || {
+        let found = reader.find_presence(query).await.unwrap_or_default();
+        let mut found: Vec<_> = found.iter().map(|it| &*it.presence.text).collect();
+        found.sort_unstable();
+        found == texts
     })
     .await;
 }

@@ -1,34 +1,35 @@
-//! Which connections to one peer there are, which of them a call takes, and
-//! when another is dialled: decisions only. Times are since any fixed moment.
+//! The connections to one peer: which of them a request uses, and when another
+//! is dialled. Pure state. Times are since any fixed moment.
 
 use std::{sync::Arc, time::Duration};
 
 use runtime::backoff::Backoff;
 
-/// Streams on a connection from which on another is wanted. With the windows of
-/// [`runtime::grpc`], as many stalled readers leave the others their room.
-pub(super) const FULL: usize =
+/// Streams on a connection from which on another one is dialled. With the windows
+/// of [`runtime::grpc`], so many stalled readers leave room for the others.
+pub(super) const MAX_STREAMS: usize =
     (runtime::grpc::CONNECTION_WINDOW / runtime::grpc::STREAM_WINDOW) as usize;
 /// Connections to one peer, at most.
-pub(super) const MOST: usize = 4;
-/// How long a connection beside another may be idle.
-pub(super) const SURPLUS: Duration = Duration::from_secs(30);
-/// How long a peer that nobody asks is remembered.
-pub(super) const FORGET: Duration = Duration::from_secs(300);
-/// A connection that ends younger than this, and of no use to anybody, has failed.
-pub(super) const YOUNG: Duration = Duration::from_secs(1);
-/// How long a peer is left alone after its first failure, and after many.
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const MAX_CONNECTIONS: usize = 4;
+/// How long one of several connections may be idle.
+pub(super) const SURPLUS_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the only connection may be idle, and an unused peer is remembered.
+pub(super) const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A connection that ends earlier than this, and never answered a request, has failed.
+pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(1);
+/// The pause after a peer's first failure.
+const DIAL_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause after failures.
+const DIAL_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Names a connection to one peer.
-pub(super) type LinkId = u64;
+/// Identifies a connection to one peer.
+pub(super) type ConnectionId = u64;
 
-/// The connections to one peer; `C` is what a call makes requests with.
+/// The connections to one peer; `C` is a connection, as requests use it.
 #[derive(Debug)]
 pub(super) struct State<C> {
-    links: Vec<Link<C>>,
-    next: LinkId,
+    connections: Vec<Connection<C>>,
+    next: ConnectionId,
     dialling: bool,
     failure: Option<Failure>,
     backoff: Backoff,
@@ -36,13 +37,13 @@ pub(super) struct State<C> {
 }
 
 #[derive(Debug)]
-struct Link<C> {
-    id: LinkId,
+struct Connection<C> {
+    id: ConnectionId,
     handle: C,
     streams: usize,
     born: Duration,
     idle_since: Duration,
-    useful: bool,
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -51,27 +52,27 @@ struct Failure {
     until: Duration,
 }
 
-/// What a call that asks for a connection is told.
+/// The outcome of checking out a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Take<C> {
-    /// Use this one, and give it back by its name.
+pub(super) enum Checkout<C> {
+    /// Use this one, and release it by its id.
     Use {
-        /// Its name.
-        id: LinkId,
+        /// Its id.
+        id: ConnectionId,
         /// The connection.
         handle: C,
-        /// Whether another must be dialled now, for those who come later.
+        /// Whether to dial another one now, for later requests.
         dial: bool,
     },
-    /// Dial, then ask again.
+    /// Dial, then check out again.
     Dial,
-    /// Somebody dials: ask again when that is over.
+    /// Another request dials: check out again when that has ended.
     Wait,
     /// The peer has failed lately.
     Refuse {
-        /// How it failed.
+        /// Why it failed.
         reason: Arc<str>,
-        /// How long it is left alone.
+        /// Time until the next attempt.
         pause: Duration,
     },
 }
@@ -80,45 +81,47 @@ impl<C: Clone> State<C> {
     /// No connections.
     pub(super) fn new(now: Duration) -> Self {
         Self {
-            links: Vec::new(),
+            connections: Vec::new(),
             next: 0,
             dialling: false,
             failure: None,
-            backoff: Backoff::new(PAUSE, LONGEST_PAUSE, 2.0),
+            backoff: Backoff::new(DIAL_BACKOFF_MIN, DIAL_BACKOFF_MAX, 2.0),
             used: now,
         }
     }
 
-    /// A call wants a connection: the least loaded.
-    pub(super) fn take(&mut self, now: Duration) -> Take<C> {
+    /// Checks out the least loaded connection.
+    pub(super) fn check_out(&mut self, now: Duration) -> Checkout<C> {
         self.used = now;
         let wanted = self.wants_another(now);
-        let Some(link) = self.links.iter_mut().min_by_key(|link| link.streams) else {
-            return self.take_none(now);
+        let Some(it) = self.connections.iter_mut().min_by_key(|it| it.streams) else {
+            return self.without_connection(now);
         };
-        link.streams += 1;
+        it.streams += 1;
         self.dialling |= wanted;
-        Take::Use {
-            id: link.id,
-            handle: link.handle.clone(),
+        Checkout::Use {
+            id: it.id,
+            handle: it.handle.clone(),
             dial: wanted,
         }
     }
 
     fn wants_another(&self, now: Duration) -> bool {
-        let full = self.links.iter().all(|link| link.streams >= FULL);
-        full && self.links.len() < MOST && !self.dialling && self.pause(now).is_none()
+        let full = self.connections.iter().all(|it| it.streams >= MAX_STREAMS);
+        full && self.connections.len() < MAX_CONNECTIONS
+            && !self.dialling
+            && self.pause(now).is_none()
     }
 
-    fn take_none(&mut self, now: Duration) -> Take<C> {
+    fn without_connection(&mut self, now: Duration) -> Checkout<C> {
         if self.dialling {
-            return Take::Wait;
+            return Checkout::Wait;
         }
         if let Some((reason, pause)) = self.pause(now) {
-            return Take::Refuse { reason, pause };
+            return Checkout::Refuse { reason, pause };
         }
         self.dialling = true;
-        Take::Dial
+        Checkout::Dial
     }
 
     fn pause(&self, now: Duration) -> Option<(Arc<str>, Duration)> {
@@ -127,40 +130,40 @@ impl<C: Clone> State<C> {
         (!pause.is_zero()).then(|| (failure.reason.clone(), pause))
     }
 
-    /// A call is over that was told to use the connection.
-    pub(super) fn release(&mut self, id: LinkId, now: Duration) {
+    /// A request that used the connection has ended.
+    pub(super) fn release(&mut self, id: ConnectionId, now: Duration) {
         self.used = now;
-        if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
-            link.streams = link.streams.saturating_sub(1);
-            link.idle_since = now;
+        if let Some(it) = self.connections.iter_mut().find(|it| it.id == id) {
+            it.streams = it.streams.saturating_sub(1);
+            it.idle_since = now;
         }
     }
 
-    /// A call was answered on the connection.
-    pub(super) fn answered(&mut self, id: LinkId) {
-        if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
-            link.useful = true;
+    /// The peer has answered a request on the connection.
+    pub(super) fn answered(&mut self, id: ConnectionId) {
+        if let Some(it) = self.connections.iter_mut().find(|it| it.id == id) {
+            it.answered = true;
         }
     }
 
-    /// Dialling has brought a connection.
-    pub(super) fn dialled(&mut self, handle: C, now: Duration) -> LinkId {
+    /// Dialling has succeeded.
+    pub(super) fn dialled(&mut self, handle: C, now: Duration) -> ConnectionId {
         self.dialling = false;
         self.failure = None;
         let id = self.next;
         self.next += 1;
-        self.links.push(Link {
+        self.connections.push(Connection {
             id,
             handle,
             streams: 0,
             born: now,
             idle_since: now,
-            useful: false,
+            answered: false,
         });
         id
     }
 
-    /// Dialling was in vain. `random` is uniform in `0.0..1.0`.
+    /// Dialling has failed. `random` is uniform in `0.0..1.0`.
     pub(super) fn failed(&mut self, reason: &str, random: f64, now: Duration) {
         self.dialling = false;
         self.failure = Some(Failure {
@@ -169,55 +172,62 @@ impl<C: Clone> State<C> {
         });
     }
 
-    /// Whether calls use the connection.
-    pub(super) fn is_busy(&self, id: LinkId) -> bool {
-        let link = self.links.iter().find(|link| link.id == id);
-        link.is_none_or(|link| link.streams > 0)
+    /// Whether requests use the connection.
+    pub(super) fn is_busy(&self, id: ConnectionId) -> bool {
+        let it = self.connections.iter().find(|it| it.id == id);
+        it.is_none_or(|it| it.streams > 0)
     }
 
-    /// The peer takes no new calls on the connection, or it is over: nobody is
-    /// told to use it any more. A `fault` is a reason to leave the peer alone,
-    /// and so is a life too short to be of any use.
-    pub(super) fn leave(&mut self, id: LinkId, fault: Option<&str>, random: f64, now: Duration) {
-        let Some(at) = self.links.iter().position(|link| link.id == id) else {
+    /// Removes a connection that has ended or takes no new requests. A `fault`
+    /// starts a pause, and so does a lifetime too short to be of use.
+    pub(super) fn remove(
+        &mut self,
+        id: ConnectionId,
+        fault: Option<&str>,
+        random: f64,
+        now: Duration,
+    ) {
+        let Some(at) = self.connections.iter().position(|it| it.id == id) else {
             return;
         };
-        let link = self.links.remove(at);
-        let in_vain = !link.useful && now < link.born + YOUNG;
-        if !in_vain {
+        let it = self.connections.remove(at);
+        let failed_early = !it.answered && now < it.born + MIN_LIFETIME;
+        if !failed_early {
             self.backoff.reset();
         }
-        let fault = fault.or(in_vain.then_some("it closes connections at once"));
+        let fault = fault.or(failed_early.then_some("it closes connections at once"));
         if let Some(reason) = fault
-            && self.links.is_empty()
+            && self.connections.is_empty()
             && !self.dialling
         {
             self.failed(reason, random, now);
         }
     }
 
-    /// Takes a connection out that is not needed any more; true if it is to be closed.
-    pub(super) fn retire(&mut self, id: LinkId, now: Duration) -> bool {
-        let Some(at) = self.links.iter().position(|link| link.id == id) else {
+    /// Removes a connection that has been idle for long; `true` if it is to be closed.
+    pub(super) fn retire(&mut self, id: ConnectionId, now: Duration) -> bool {
+        let Some(at) = self.connections.iter().position(|it| it.id == id) else {
             return false;
         };
-        let link = &self.links[at];
-        let idle = now.saturating_sub(link.idle_since);
-        let limit = if self.links.len() > 1 {
-            SURPLUS
+        let it = &self.connections[at];
+        let idle = now.saturating_sub(it.idle_since);
+        let limit = if self.connections.len() > 1 {
+            SURPLUS_IDLE_TIMEOUT
         } else {
-            FORGET
+            PEER_IDLE_TIMEOUT
         };
-        let retires = link.streams == 0 && idle >= limit;
+        let retires = it.streams == 0 && idle >= limit;
         if retires {
-            self.links.remove(at);
+            self.connections.remove(at);
         }
         retires
     }
 
-    /// Whether nothing would be lost by forgetting the peer.
+    /// Whether the peer has no connections and was not used for long.
     pub(super) fn is_forgettable(&self, now: Duration) -> bool {
-        self.links.is_empty() && !self.dialling && now.saturating_sub(self.used) >= FORGET
+        self.connections.is_empty()
+            && !self.dialling
+            && now.saturating_sub(self.used) >= PEER_IDLE_TIMEOUT
     }
 }
 

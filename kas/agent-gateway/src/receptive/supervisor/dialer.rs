@@ -205,7 +205,10 @@ async fn taken_over(
         changes.mark_unchanged();
         let now = assignee.borrow_and_update().clone();
         if !now.is_this_replica()
-            && now.has_taken_over(&table.owners(agent).await, table.certain_of(agent))
+            && now.has_taken_over(
+                &table.owners(agent).await,
+                table.is_authoritative_for(agent),
+            )
         {
             return;
         }

@@ -1,7 +1,7 @@
 //! Who polls a repository, and what the one who did has found: decided in plain
 //! values from what is posted on the board.
 
-use cluster_state::{ReplicaId, Ring, redis::Posted};
+use cluster_state::{PollRecord, ReplicaId, Ring};
 use serde::{Deserialize, Serialize};
 
 use super::follower::Due;
@@ -78,7 +78,7 @@ impl Watch {
         due: Due,
         me: &ReplicaId,
         project: i64,
-        posted: &Posted,
+        posted: &PollRecord,
         live: &Ring,
     ) -> Duty {
         let order = live.order_for(project);
@@ -114,15 +114,15 @@ mod tests {
         names.iter().map(|name| ReplicaId::new(name)).collect()
     }
 
-    fn posted(names: &[&str], beat: u64) -> Posted {
+    fn posted(names: &[&str], beat: u64) -> PollRecord {
         let head = Head::Commit("c".to_owned());
-        Posted {
+        PollRecord {
             replicas: replicas(names),
             head: Some(Found { beat, head }.write()),
         }
     }
 
-    fn decide(watch: &mut Watch, due: Due, me: &str, posted: &Posted, live: &[&str]) -> Duty {
+    fn decide(watch: &mut Watch, due: Due, me: &str, posted: &PollRecord, live: &[&str]) -> Duty {
         let live = Ring::new(&replicas(live));
         watch.decide(due, &ReplicaId::new(me), 7, posted, &live)
     }

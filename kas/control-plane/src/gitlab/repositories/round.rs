@@ -77,7 +77,7 @@ impl Round {
     /// Says that nobody here follows any more.
     pub(super) async fn leave(&self) {
         if let Some(sharing) = &self.sharing
-            && let Err(error) = sharing.board.leave(self.follower.project).await
+            && let Err(error) = sharing.polls.leave(self.follower.project).await
         {
             tracing::debug!(%error, "the others find out by themselves");
         }
@@ -120,20 +120,20 @@ impl Round {
         let Some(sharing) = self.sharing.clone() else {
             return self.poll(any).await.map(Some);
         };
-        let posted = match sharing.board.join(project).await {
+        let posted = match sharing.polls.join(project).await {
             Ok(posted) => posted,
             Err(error) => {
                 tracing::debug!(%error, project, "the board cannot be read: everybody polls");
                 return self.poll(any).await.map(Some);
             }
         };
-        let (me, live) = (sharing.board.me(), (sharing.live)());
+        let (me, live) = (sharing.polls.me(), (sharing.live)());
         match self.watch.decide(due, me, project, &posted, &live) {
             Duty::Others(head) => Ok(head),
             Duty::Mine { beat, gone } => {
                 let head = self.poll(any).await?;
                 let found = Found { beat, head };
-                if let Err(error) = sharing.board.post(project, &found.write(), &gone).await {
+                if let Err(error) = sharing.polls.post(project, &found.write(), &gone).await {
                     tracing::debug!(%error, project, "the board cannot be written");
                 }
                 Ok(Some(found.head))
@@ -254,7 +254,7 @@ impl Round {
             given.told = true;
             return;
         };
-        let board = self.sharing.as_ref().map(|it| &it.board);
+        let board = self.sharing.as_ref().map(|it| &it.polls);
         if let Some(board) = board
             && let Ok(false) = board.claim(id, &given.commit).await
         {

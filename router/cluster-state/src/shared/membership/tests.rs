@@ -1,4 +1,4 @@
-//! Who is dead, by the reader's own clock.
+//! Which replicas are dead, by the reader's own clock.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn members() -> (Membership, Instant) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beat_that_stands_still_is_suspected_after_the_expiry_and_dead_if_it_does_not_answer() {
+async fn a_beat_that_stands_still_is_suspected_after_the_expiry_and_dead_if_its_probe_fails() {
     let (mut members, start) = members();
     members.observe(vec![lease("a", 1), lease("me", 1)], start);
 
@@ -37,7 +37,7 @@ async fn a_beat_that_stands_still_is_suspected_after_the_expiry_and_dead_if_it_d
 
     assert_eq!(members.observe(vec![lease("a", 1)], now), [lease("a", 1)]);
     assert_eq!(members.standing(&id("a"), now), Standing::Live);
-    members.bury(&id("a"), now);
+    members.mark_dead(&id("a"), now);
     assert_eq!(members.standing(&id("a"), now), Standing::Dead);
     assert_eq!(members.observe(vec![lease("a", 1)], now + PERIOD), []);
     assert_eq!(
@@ -54,7 +54,7 @@ async fn a_frozen_replica_that_goes_on_lives() {
         members.observe(vec![lease("a", 1)], start + PERIOD * n);
     }
     let now = start + PERIOD * 4;
-    members.bury(&id("a"), now);
+    members.mark_dead(&id("a"), now);
 
     members.observe(vec![lease("a", 2)], now);
 
@@ -62,23 +62,23 @@ async fn a_frozen_replica_that_goes_on_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_answers_lives_as_long_as_it_does_and_is_known_to_be_mute() {
+async fn one_that_answers_its_probe_lives_and_is_known_to_be_silent() {
     let (mut members, start) = members();
     members.observe(vec![lease("a", 1)], start);
-    members.unreachable(&id("a"));
+    members.mark_unreachable(&id("a"));
     for n in 1..10 {
         let now = start + PERIOD * n;
         for suspect in members.observe(vec![lease("a", 1)], now) {
-            members.reached(&suspect.replica);
+            members.mark_reachable(&suspect.replica);
         }
-        assert_eq!(members.has_mute(), n >= 2, "after {n} periods");
+        assert_eq!(members.has_silent(), n >= 2, "after {n} periods");
     }
     let now = start + PERIOD * 10;
     assert_eq!(members.standing(&id("a"), now), Standing::Live);
 
     members.observe(vec![lease("a", 2)], now);
 
-    assert!(!members.has_mute());
+    assert!(!members.has_silent());
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,11 +124,11 @@ async fn an_entry_of_nobody_is_unknown_until_the_leases_were_read_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreachable_replica_is_so_until_it_is_heard_of() {
+async fn an_unreachable_replica_is_so_until_it_renews_its_lease() {
     let (mut members, start) = members();
     members.observe(vec![lease("a", 1)], start);
 
-    members.unreachable(&id("a"));
+    members.mark_unreachable(&id("a"));
 
     assert_eq!(members.standing(&id("a"), start), Standing::Unreachable);
     members.observe(vec![lease("a", 1)], start + PERIOD);

@@ -6,8 +6,8 @@ use super::*;
 
 const ZERO: Duration = Duration::ZERO;
 
-fn used(take: Take<()>) -> LinkId {
-    let Take::Use { id, .. } = take else {
+fn used(take: Checkout<()>) -> ConnectionId {
+    let Checkout::Use { id, .. } = take else {
         panic!("{take:?}");
     };
     id
@@ -25,11 +25,11 @@ fn with_links(count: usize) -> State<()> {
 fn a_call_takes_the_least_loaded_connection() {
     let mut state = with_links(2);
 
-    let (first, second) = (used(state.take(ZERO)), used(state.take(ZERO)));
+    let (first, second) = (used(state.check_out(ZERO)), used(state.check_out(ZERO)));
     state.release(second, ZERO);
 
     assert_ne!(first, second);
-    assert_eq!(used(state.take(ZERO)), second);
+    assert_eq!(used(state.check_out(ZERO)), second);
 }
 
 #[test]
@@ -37,18 +37,21 @@ fn another_connection_is_dialled_once_all_are_full_and_no_more_than_a_few() {
     let mut state = with_links(1);
     let mut dials = 0;
 
-    for _ in 0..10 * MOST * FULL {
-        let Take::Use { dial, .. } = state.take(ZERO) else {
+    for _ in 0..10 * MAX_CONNECTIONS * MAX_STREAMS {
+        let Checkout::Use { dial, .. } = state.check_out(ZERO) else {
             panic!("there is a connection");
         };
         if dial {
             dials += 1;
-            assert!(matches!(state.take(ZERO), Take::Use { dial: false, .. }));
+            assert!(matches!(
+                state.check_out(ZERO),
+                Checkout::Use { dial: false, .. }
+            ));
             state.dialled((), ZERO);
         }
     }
 
-    assert_eq!(dials, MOST - 1);
+    assert_eq!(dials, MAX_CONNECTIONS - 1);
 }
 
 #[test]
@@ -56,9 +59,9 @@ fn a_peer_that_failed_is_left_alone_longer_each_time_and_then_dialled_again() {
     let (mut state, mut now, mut pauses) = (State::<()>::new(ZERO), ZERO, Vec::new());
 
     for _ in 0..8 {
-        assert_eq!(state.take(now), Take::Dial);
+        assert_eq!(state.check_out(now), Checkout::Dial);
         state.failed("refused", 1.0, now);
-        let Take::Refuse { reason, pause } = state.take(now) else {
+        let Checkout::Refuse { reason, pause } = state.check_out(now) else {
             panic!("it has just failed");
         };
         assert_eq!(&*reason, "refused");
@@ -67,18 +70,21 @@ fn a_peer_that_failed_is_left_alone_longer_each_time_and_then_dialled_again() {
     }
 
     assert!(pauses.is_sorted());
-    assert_eq!((pauses[0], pauses[7]), (PAUSE, LONGEST_PAUSE));
+    assert_eq!((pauses[0], pauses[7]), (DIAL_BACKOFF_MIN, DIAL_BACKOFF_MAX));
 }
 
 #[test]
 fn a_peer_that_closes_connections_at_once_is_left_alone() {
     let mut state = State::new(ZERO);
-    assert_eq!(state.take(ZERO), Take::Dial);
+    assert_eq!(state.check_out(ZERO), Checkout::Dial);
     let link = state.dialled((), ZERO);
 
-    state.leave(link, None, 0.5, YOUNG / 2);
+    state.remove(link, None, 0.5, MIN_LIFETIME / 2);
 
-    assert!(matches!(state.take(YOUNG / 2), Take::Refuse { .. }));
+    assert!(matches!(
+        state.check_out(MIN_LIFETIME / 2),
+        Checkout::Refuse { .. }
+    ));
 }
 
 #[test]
@@ -86,25 +92,25 @@ fn a_connection_that_served_is_replaced_at_once() {
     let mut state = with_links(1);
     state.answered(0);
 
-    state.leave(0, None, 0.5, ZERO);
+    state.remove(0, None, 0.5, ZERO);
 
-    assert_eq!(state.take(ZERO), Take::Dial);
+    assert_eq!(state.check_out(ZERO), Checkout::Dial);
 }
 
 #[test]
 fn idle_connections_go_first_those_beside_others_then_the_last() {
     let mut state = with_links(2);
 
-    assert!(!state.retire(0, SURPLUS - Duration::from_millis(1)));
-    assert!(state.retire(0, SURPLUS));
-    assert!(!state.retire(1, SURPLUS));
-    assert!(state.retire(1, FORGET));
-    assert!(state.is_forgettable(FORGET));
+    assert!(!state.retire(0, SURPLUS_IDLE_TIMEOUT - Duration::from_millis(1)));
+    assert!(state.retire(0, SURPLUS_IDLE_TIMEOUT));
+    assert!(!state.retire(1, SURPLUS_IDLE_TIMEOUT));
+    assert!(state.retire(1, PEER_IDLE_TIMEOUT));
+    assert!(state.is_forgettable(PEER_IDLE_TIMEOUT));
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Take(usize),
+    Checkout(usize),
     Release(usize),
     Answered(usize),
     Dialled,
@@ -116,13 +122,13 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (1..2 * FULL).prop_map(Step::Take),
-        4 => (1..2 * FULL).prop_map(Step::Release),
-        1 => (0..MOST).prop_map(Step::Answered),
+        4 => (1..2 * MAX_STREAMS).prop_map(Step::Checkout),
+        4 => (1..2 * MAX_STREAMS).prop_map(Step::Release),
+        1 => (0..MAX_CONNECTIONS).prop_map(Step::Answered),
         3 => Just(Step::Dialled),
         2 => Just(Step::Failed),
-        2 => (0..MOST, any::<bool>()).prop_map(|(at, fault)| Step::Leave(at, fault)),
-        3 => (0..MOST).prop_map(Step::Retire),
+        2 => (0..MAX_CONNECTIONS, any::<bool>()).prop_map(|(at, fault)| Step::Leave(at, fault)),
+        3 => (0..MAX_CONNECTIONS).prop_map(Step::Retire),
         3 => (0..40_000_u64).prop_map(Step::Pass),
     ];
     prop::collection::vec(step, 1..200)
@@ -132,46 +138,54 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Debug, Default)]
 struct Model {
     now: Duration,
-    streams: BTreeMap<LinkId, usize>,
-    leases: Vec<LinkId>,
+    streams: BTreeMap<ConnectionId, usize>,
+    leases: Vec<ConnectionId>,
     dialling: bool,
     failed: Option<Duration>,
 }
 
 impl Model {
-    fn take(&mut self, took: Take<()>) {
+    fn check_out(&mut self, took: Checkout<()>) {
         let fewest = self.streams.values().min().copied();
-        let left_alone = self.failed.is_some_and(|at| self.now < at + LONGEST_PAUSE);
+        let left_alone = self
+            .failed
+            .is_some_and(|at| self.now < at + DIAL_BACKOFF_MAX);
         match took {
-            Take::Use { id, dial, .. } => {
+            Checkout::Use { id, dial, .. } => {
                 assert_eq!(self.streams.get(&id).copied(), fewest);
                 if dial {
-                    assert!(fewest >= Some(FULL) && self.streams.len() < MOST && !self.dialling);
+                    assert!(
+                        fewest >= Some(MAX_STREAMS)
+                            && self.streams.len() < MAX_CONNECTIONS
+                            && !self.dialling
+                    );
                 }
                 self.dialling |= dial;
                 *self.streams.entry(id).or_default() += 1;
                 self.leases.push(id);
             }
-            Take::Dial => {
+            Checkout::Dial => {
                 assert!(fewest.is_none() && !self.dialling);
                 self.dialling = true;
             }
-            Take::Wait => assert!(fewest.is_none() && self.dialling),
-            Take::Refuse { pause, .. } => {
+            Checkout::Wait => assert!(fewest.is_none() && self.dialling),
+            Checkout::Refuse { pause, .. } => {
                 assert!(fewest.is_none() && !self.dialling && left_alone);
-                assert!(pause <= LONGEST_PAUSE);
+                assert!(pause <= DIAL_BACKOFF_MAX);
             }
         }
     }
 
-    fn link(&self, at: usize) -> Option<LinkId> {
+    fn link(&self, at: usize) -> Option<ConnectionId> {
         self.streams.keys().nth(at).copied()
     }
 }
 
 fn run(state: &mut State<()>, model: &mut Model, step: Step) {
     match step {
-        Step::Take(times) => (0..times).for_each(|_| model.take(state.take(model.now))),
+        Step::Checkout(times) => {
+            (0..times).for_each(|_| model.check_out(state.check_out(model.now)))
+        }
         Step::Release(times) => {
             for id in model.leases.drain(..times.min(model.leases.len())) {
                 state.release(id, model.now);
@@ -196,7 +210,7 @@ fn run(state: &mut State<()>, model: &mut Model, step: Step) {
         }
         Step::Leave(at, fault) => {
             if let Some(id) = model.link(at) {
-                state.leave(id, fault.then_some("silent"), 0.5, model.now);
+                state.remove(id, fault.then_some("silent"), 0.5, model.now);
                 model.streams.remove(&id);
                 model.failed = Some(model.now);
             }
@@ -225,11 +239,11 @@ proptest! {
         // In the end all is given back, and nothing stays.
         run(&mut state, &mut model, Step::Release(usize::MAX));
         run(&mut state, &mut model, Step::Failed);
-        model.now += FORGET;
-        for _ in 0..MOST {
+        model.now += PEER_IDLE_TIMEOUT;
+        for _ in 0..MAX_CONNECTIONS {
             run(&mut state, &mut model, Step::Retire(0));
         }
         prop_assert!(state.is_forgettable(model.now));
-        prop_assert_eq!(state.take(model.now), Take::Dial);
+        prop_assert_eq!(state.check_out(model.now), Checkout::Dial);
     }
 }

@@ -1,4 +1,4 @@
-//! When something is to be written about which agent: pure state of those who tell the store.
+//! Agents in the order in which they are due. Pure state.
 
 use std::collections::BTreeSet;
 
@@ -6,18 +6,13 @@ use tokio::time::Instant;
 
 use crate::id::AgentId;
 
-/// The agents in the order of their times.
+/// Agents by due time.
 #[derive(Debug, Default)]
-pub(super) struct Agenda(BTreeSet<(Instant, AgentId)>);
+pub(super) struct Schedule(BTreeSet<(Instant, AgentId)>);
 
-impl Agenda {
-    /// Moves an agent from its time, which `slot` knows, to another, or takes it off.
-    pub(super) fn schedule(
-        &mut self,
-        agent: AgentId,
-        slot: &mut Option<Instant>,
-        due: Option<Instant>,
-    ) {
+impl Schedule {
+    /// Moves an agent from its due time, which is kept in `slot`, to another, or removes it.
+    pub(super) fn set(&mut self, agent: AgentId, slot: &mut Option<Instant>, due: Option<Instant>) {
         if let Some(before) = std::mem::replace(slot, due) {
             self.0.remove(&(before, agent));
         }

@@ -1,7 +1,7 @@
-//! The head of a question, which goes over one hop between replicas.
+//! The head of a request for a tunnel: the metadata of one hop between replicas.
 //!
-//! `kas-hop-*` is for the replica that is asked, `authorization` proves who
-//! asks; the rest is the call's own metadata and reaches the agent.
+//! `kas-hop-*` is for the peer, `authorization` authenticates this replica; the
+//! rest is the call's own metadata and reaches the agent.
 
 use std::sync::Arc;
 
@@ -18,40 +18,40 @@ use proto::{
 };
 use tonic::Status;
 
-use crate::{call::Opening, search::Need};
+use crate::opening::{Need, Opening, request_id};
 
-/// The metadata that names the agent on the private API.
+/// The agent's id.
 pub const AGENT_ID: &str = "kas-hop-routing-agent-id";
-/// The metadata that says that the agent must act on behalf of somebody.
+/// Set if the agent must support impersonation.
 pub const IMPERSONATION: &str = "kas-hop-impersonation";
-/// The metadata that says that the agent must carry what follows an HTTP upgrade.
+/// Set if the agent must support connection upgrades.
 const UPGRADE: &str = "kas-hop-upgrade";
-/// The metadata that says on whose behalf the call is made, percent-encoded.
+/// The caller, percent-encoded.
 pub const CALLER: &str = "kas-hop-caller";
 
-/// The metadata that says that the call's messages follow at once.
+/// Set if the call's messages follow at once.
 const BEGINS: &str = "kas-hop-begins";
-/// The metadata that says that the call may be ended by a replica that leaves.
+/// Set if a draining replica may end the call.
 const MOVES: &str = "kas-hop-moves";
-/// What all metadata between replicas begin with that stay between them.
-const HOP: &str = "kas-hop-";
-/// What cannot stand for itself in [`CALLER`].
+/// Prefix of metadata that stay between replicas.
+const HOP_PREFIX: &str = "kas-hop-";
+/// Characters that are percent-encoded in [`CALLER`].
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// A question for a tunnel.
+/// A peer's request for a tunnel.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Question {
+pub(crate) struct TunnelQuery {
     pub(crate) agent: AgentId,
     pub(crate) need: Need,
     /// Metadata for the agent.
     pub(crate) meta: Meta,
-    /// Whether the call's messages follow without waiting for an answer.
+    /// Whether the call's messages follow without waiting for a reply.
     pub(crate) begins: bool,
-    /// Whether the call is made again elsewhere whenever it breaks.
+    /// See [`Opening::moves`].
     pub(crate) moves: bool,
 }
 
-/// The question as a request that proves with `credentials` who asks.
+/// The HTTP request, authenticated by `credentials`.
 pub(super) fn request(
     agent: AgentId,
     need: &Need,
@@ -93,20 +93,19 @@ pub(super) fn request(
     request
 }
 
-pub(super) fn say_that_it_begins(question: &mut Request<()>) {
-    let headers = question.headers_mut();
+/// The call's messages follow at once.
+pub(super) fn set_begins(request: &mut Request<()>) {
+    let headers = request.headers_mut();
     headers.insert(BEGINS, HeaderValue::from_static("now"));
 }
 
-impl Question {
-    /// Reads the head of a question.
+impl TunnelQuery {
+    /// Reads the head of a request.
     ///
     /// # Errors
-    /// A status for the one who asks.
+    /// A status for the peer.
     pub(crate) fn read<B>(request: &Request<B>) -> Result<Self, Status> {
         let headers = request.headers();
-        // Whether the agent must act for somebody is known to the asking
-        // replica, which says so by a hop header.
         let impersonation = headers.contains_key(IMPERSONATION);
         Ok(Self {
             agent: agent(headers)?,
@@ -120,6 +119,11 @@ impl Question {
             begins: headers.contains_key(BEGINS),
             moves: headers.contains_key(MOVES),
         })
+    }
+
+    /// The request's id; empty without one.
+    pub(crate) fn request_id(&self) -> &str {
+        request_id(&self.meta)
     }
 }
 
@@ -142,7 +146,7 @@ fn caller(headers: &HeaderMap) -> Arc<str> {
 }
 
 fn put_meta(headers: &mut HeaderMap, meta: &Meta) {
-    let own = meta.iter().filter(|(name, _)| goes_on(name));
+    let own = meta.iter().filter(|(name, _)| is_forwarded(name));
     for (name, values) in own {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
             continue;
@@ -153,18 +157,18 @@ fn put_meta(headers: &mut HeaderMap, meta: &Meta) {
                 false => HeaderValue::from_str(value),
             };
             if let Ok(value) = value {
-                // What is beyond any request's headers stays here.
+                // Headers beyond the map's capacity are left out.
                 let _ = headers.try_append(&name, value);
             }
         }
     }
 }
 
-/// What the agent gets: neither what is for this replica nor what belongs to
-/// the stream, and above all nothing that proves who a replica is.
+/// The metadata for the agent: without those of the hop and of the stream, and
+/// above all without credentials.
 fn meta(headers: &HeaderMap) -> Meta {
     let mut meta = metadata::from_headers(headers, |name| name.as_str().to_owned());
-    meta.retain(|name, _| goes_on(name));
+    meta.retain(|name, _| is_forwarded(name));
     for (name, Values { value }) in &mut meta {
         if name.ends_with("-bin") {
             value.retain_mut(|value| decode(value).map(|bytes| *value = bytes).is_some());
@@ -173,7 +177,7 @@ fn meta(headers: &HeaderMap) -> Meta {
     meta
 }
 
-fn goes_on(name: &str) -> bool {
+fn is_forwarded(name: &str) -> bool {
     let belongs_to_the_stream = [CONTENT_TYPE, TE, AUTHORIZATION, USER_AGENT]
         .iter()
         .any(|reserved| name.eq_ignore_ascii_case(reserved.as_str()));
@@ -181,7 +185,7 @@ fn goes_on(name: &str) -> bool {
         let start = name.get(..with.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(with))
     };
-    !belongs_to_the_stream && !begins(HOP) && !begins("grpc-")
+    !belongs_to_the_stream && !begins(HOP_PREFIX) && !begins("grpc-")
 }
 
 fn is_binary(name: &HeaderName) -> bool {
@@ -196,6 +200,7 @@ fn decode(value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::opening::REQUEST_ID;
 
     fn values(values: &[&str]) -> Values {
         let value = values.iter().map(|value| (*value).to_owned()).collect();
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_arrives_as_it_was_asked() {
+    fn a_request_arrives_as_it_was_sent() {
         for (caller, moves) in [
             ("", false),
             ("user:alice", true),
@@ -231,6 +236,7 @@ mod tests {
         ] {
             let meta = Meta::from([
                 ("traceparent".to_owned(), values(&["00-ab-cd-01"])),
+                (REQUEST_ID.to_owned(), values(&["r-1"])),
                 ("tracestate".to_owned(), values(&["a=1", "b=2"])),
                 ("blob-bin".to_owned(), values(&["line\nbreak é"])),
             ]);
@@ -238,10 +244,11 @@ mod tests {
             let opening = opening(&meta, moves);
             let request = request(AgentId(42), &need(caller), &opening, HeaderMap::new());
 
-            let read = Question::read(&request).unwrap();
+            let read = TunnelQuery::read(&request).unwrap();
+            assert_eq!(read.request_id(), "r-1");
             assert_eq!(
                 read,
-                Question {
+                TunnelQuery {
                     agent: AgentId(42),
                     need: need(caller),
                     meta,
@@ -273,7 +280,7 @@ mod tests {
 
         assert_eq!(request.headers()[AUTHORIZATION], "x");
         assert_eq!(request.headers().get_all(AUTHORIZATION).iter().count(), 1);
-        let read = Question::read(&request).unwrap();
+        let read = TunnelQuery::read(&request).unwrap();
         assert_eq!(&*read.need.caller, "user:a");
         assert_eq!(read.meta, Meta::new());
     }
@@ -291,7 +298,7 @@ mod tests {
                 request.headers_mut().try_append(AGENT_ID, id).unwrap();
             }
 
-            let refused = Question::read(&request).unwrap_err();
+            let refused = TunnelQuery::read(&request).unwrap_err();
 
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
             assert!(refused.message().contains(why), "{refused}");

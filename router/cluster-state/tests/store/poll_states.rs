@@ -1,10 +1,10 @@
-//! The board on which replicas tell each other about repositories.
+//! The poll state that replicas share, and one-time claims.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cluster_state::{
-    AgentId, ReplicaId, RouteStore, StoreEvent,
-    redis::{Board, RedisStore},
+    AgentId, ClusterStore as _, ReplicaId, RouteStore, SharedPollState, StoreEvent,
+    redis::RedisStore,
 };
 use tokio::sync::mpsc;
 
@@ -12,9 +12,9 @@ use super::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A replica's board, and what keeps it alive.
+/// A replica's poll state, and what keeps it alive.
 struct Replica {
-    board: Board,
+    polls: Arc<dyn SharedPollState>,
     store: RedisStore,
     _events: mpsc::Receiver<StoreEvent>,
 }
@@ -24,31 +24,31 @@ async fn replica(server: &Server, name: &str) -> Replica {
     let store = RedisStore::connect(&server.options()).unwrap();
     let mut events = store.events().unwrap();
     let tracks = tokio::time::timeout(LIMIT, events.recv()).await;
-    assert_eq!(tracks.unwrap(), Some(StoreEvent::Missed));
+    assert_eq!(tracks.unwrap(), Some(StoreEvent::EventsMissed));
     Replica {
-        board: store.board(ReplicaId::new(name)),
+        polls: store.poll_state(ReplicaId::new(name)),
         store,
         _events: events,
     }
 }
 
 #[tokio::test]
-async fn what_one_replica_posts_wakes_those_who_have_read() {
+async fn a_posted_result_wakes_the_replicas_that_have_read() {
     let server = Server::start(&[]);
     let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
-    let (one, two) = (&a.board, &b.board);
+    let (one, two) = (&a.polls, &b.polls);
     one.join(7).await.unwrap();
-    let posted = two.join(7).await.unwrap();
+    let record = two.join(7).await.unwrap();
     let mut changes = two.changes();
-    assert_eq!(posted.replicas, ["a", "b"].map(ReplicaId::new));
-    assert_eq!(posted.head, None);
+    assert_eq!(record.replicas, ["a", "b"].map(ReplicaId::new));
+    assert_eq!(record.head, None);
 
     one.post(7, "found", &[ReplicaId::new("c")]).await.unwrap();
 
     let woken = tokio::time::timeout(LIMIT, changes.recv()).await;
     assert_eq!(woken.unwrap(), Ok(7));
-    let posted = two.join(7).await.unwrap();
-    assert_eq!(posted.head.as_deref(), Some("found"));
+    let record = two.join(7).await.unwrap();
+    assert_eq!(record.head.as_deref(), Some("found"));
     two.leave(7).await.unwrap();
     assert_eq!(one.join(7).await.unwrap().replicas, [ReplicaId::new("a")]);
 }
@@ -57,7 +57,7 @@ async fn what_one_replica_posts_wakes_those_who_have_read() {
 async fn each_version_is_claimed_by_one_replica() {
     let server = Server::start(&[]);
     let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
-    let (one, two) = (&a.board, &b.board);
+    let (one, two) = (&a.polls, &b.polls);
     let agent = AgentId(5);
 
     assert!(one.claim(agent, "1").await.unwrap());
@@ -71,27 +71,27 @@ async fn each_version_is_claimed_by_one_replica() {
 async fn a_redis_that_is_gone_is_an_error_soon() {
     let mut server = Server::start(&[]);
     let a = replica(&server, "a").await;
-    a.board.join(7).await.unwrap();
+    a.polls.join(7).await.unwrap();
 
     server.kill();
 
-    let failed = tokio::time::timeout(LIMIT, a.board.join(7)).await.unwrap();
+    let failed = tokio::time::timeout(LIMIT, a.polls.join(7)).await.unwrap();
     assert!(failed.is_err());
 }
 
 #[tokio::test]
-async fn what_is_done_once_is_done_at_one_replica_until_it_is_forgotten() {
+async fn a_claim_is_won_by_one_replica_until_it_expires() {
     let server = Server::start(&[]);
     let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
-    let (a_once, b_once) = (a.store.once(), b.store.once());
+    let (a_claims, b_claims) = (a.store.one_time_claims(), b.store.one_time_claims());
     let ttl = Duration::from_millis(300);
 
-    assert!(a_once.first("token", LIMIT).await.unwrap());
-    assert!(!b_once.first("token", LIMIT).await.unwrap());
+    assert!(a_claims.claim("token", LIMIT).await.unwrap());
+    assert!(!b_claims.claim("token", LIMIT).await.unwrap());
 
-    assert!(b_once.first("other", ttl).await.unwrap());
+    assert!(b_claims.claim("other", ttl).await.unwrap());
     let forgotten = async {
-        while !a_once.first("other", ttl).await.unwrap() {
+        while !a_claims.claim("other", ttl).await.unwrap() {
             tokio::time::sleep(ttl / 10).await;
         }
     };

@@ -1,7 +1,7 @@
-//! What Redis reports by itself: keys that changed, connections that broke.
+//! Store events from Redis: invalidated keys, and the state of the connection.
 //!
-//! Reports count from the moment that tracking is switched on, on every new
-//! connection again; what was read before that is declared void afterwards.
+//! Key tracking has to be enabled on every new connection. What was read before
+//! that may have changed unnoticed, so each time is reported as missed events.
 
 use std::time::Duration;
 
@@ -23,94 +23,98 @@ use tokio::{
 };
 
 use super::{format::Keys, metrics::StoreMetrics};
-use crate::store::StoreEvent;
+use crate::store::{StoreError, StoreEvent};
 
-/// How long switching tracking on may take.
-const TRACKING: Duration = Duration::from_secs(5);
-/// The wait before that is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+/// How long enabling key tracking may take.
+const TRACKING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The wait before enabling it is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-pub(super) struct Reports {
+/// Turns what the client reports into store events.
+pub(super) struct EventSource {
     pub(super) client: Client,
     pub(super) keys: Keys,
     pub(super) server: String,
     pub(super) metrics: StoreMetrics,
     pub(super) events: mpsc::Sender<StoreEvent>,
-    pub(super) boards: broadcast::Sender<i64>,
+    pub(super) poll_changes: broadcast::Sender<i64>,
 }
 
-impl Reports {
-    /// Passes reports on until nobody listens or the client ends.
+impl EventSource {
+    /// Runs until the table or the client has ended.
     pub(super) async fn run(self) {
         let mut invalidations = self.client.invalidation_rx();
         let mut connections = self.client.reconnect_rx();
         let mut changes = self.client.cluster_change_rx();
         let mut errors = self.client.error_rx();
         let mut lost = false;
-        if !self.connects(&mut errors).await {
+        if !self.connect(&mut errors).await {
             return;
         }
         self.metrics.connected.set(1);
-        tracing::info!(server = self.server, "the routing store is connected");
-        let mut heard = self.track().await;
-        while heard {
-            heard = tokio::select! {
+        tracing::info!(server = self.server, "connected to the routing store");
+        let mut running = self.track().await;
+        while running {
+            running = tokio::select! {
                 biased;
                 invalidation = invalidations.recv() => self.invalidated(invalidation).await,
                 connection = connections.recv() => {
                     if std::mem::take(&mut lost) {
-                        tracing::info!(server = self.server, "the routing store is connected again");
+                        tracing::info!(server = self.server, "reconnected to the routing store");
                     }
-                    forget(&mut errors);
+                    discard(&mut errors);
                     self.metrics.connected.set(1);
-                    going_on(&connection) && self.track().await && self.tell(StoreEvent::Back).await
+                    is_open(&connection) && self.track().await && self.report(StoreEvent::Reconnected).await
                 }
-                change = changes.recv() => going_on(&change) && self.track().await,
+                change = changes.recv() => is_open(&change) && self.track().await,
                 error = errors.recv() => {
                     if let Ok((error, _)) = &error
                         && !std::mem::replace(&mut lost, true)
                     {
-                        tracing::warn!(server = self.server, %error, "the routing store is lost; known and local agents stay reachable");
+                        tracing::warn!(server = self.server, %error, "connection to the routing store lost; reconnecting");
                         self.metrics.connected.set(0);
                     }
-                    going_on(&error)
+                    is_open(&error)
                 }
             };
         }
     }
 
-    /// Waits for the first connection; what is in its way is told once.
-    async fn connects(&self, errors: &mut Receiver<(Error, Option<Server>)>) -> bool {
+    /// Waits for the first connection; its first error is logged.
+    async fn connect(&self, errors: &mut Receiver<(Error, Option<Server>)>) -> bool {
         let mut connection = std::pin::pin!(self.client.wait_for_connect());
-        let mut told = false;
+        let mut reported = false;
         loop {
             tokio::select! {
                 biased;
                 connected = &mut connection => {
-                    forget(errors);
+                    discard(errors);
                     return connected.is_ok();
                 }
-                Ok((error, _)) = errors.recv(), if !told => {
-                    told = true;
-                    tracing::warn!(server = self.server, %error, "the routing store cannot be reached; other replicas are not found");
+                Ok((error, _)) = errors.recv(), if !reported => {
+                    reported = true;
+                    tracing::warn!(server = self.server, %error, "cannot connect to the routing store; other replicas are not found until that succeeds");
                 }
             }
         }
     }
 
-    /// Switches tracking on, and voids what was read without it.
+    /// Enables key tracking; what was read without it does not count.
     async fn track(&self) -> bool {
         loop {
             let started = self.client.start_tracking(None, false, false, false, false);
-            match timeout(TRACKING, started).await {
-                Ok(Ok(())) => return self.tell(StoreEvent::Missed).await,
-                Ok(Err(error)) => tracing::debug!(%error, "tracking could not be switched on"),
-                Err(_) => tracing::debug!("tracking was not switched on in time"),
+            match timeout(TRACKING_TIMEOUT, started).await {
+                Ok(Ok(())) => return self.report(StoreEvent::EventsMissed).await,
+                Ok(Err(error)) => tracing::debug!(%error, "enabling key tracking failed; retrying"),
+                Err(_) => {
+                    let error = StoreError::Timeout(TRACKING_TIMEOUT);
+                    tracing::debug!(%error, "enabling key tracking failed; retrying");
+                }
             }
             if self.events.is_closed() {
                 return false;
             }
-            sleep(RETRY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -119,37 +123,37 @@ impl Reports {
             Ok(Invalidation { keys, .. }) => {
                 for key in keys {
                     if let Some(project) = key.as_str().and_then(|it| self.keys.project_of(it)) {
-                        // Nobody may read boards, which is fine.
-                        let _ = self.boards.send(project);
+                        // There may be no subscriber.
+                        let _ = self.poll_changes.send(project);
                         continue;
                     }
                     let agent = key.as_str().and_then(|key| self.keys.agent_of(key));
                     if let Some(agent) = agent
-                        && !self.tell(StoreEvent::Changed(agent)).await
+                        && !self.report(StoreEvent::RecordChanged(agent)).await
                     {
                         return false;
                     }
                 }
                 true
             }
-            Err(RecvError::Lagged(_)) => self.tell(StoreEvent::Missed).await,
+            Err(RecvError::Lagged(_)) => self.report(StoreEvent::EventsMissed).await,
             Err(RecvError::Closed) => false,
         }
     }
 
-    async fn tell(&self, event: StoreEvent) -> bool {
+    async fn report(&self, event: StoreEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
 }
 
-/// Drops the errors from before a connection: they say nothing about it.
-fn forget(errors: &mut Receiver<(Error, Option<Server>)>) {
+/// Discards errors from before a connection: they do not concern it.
+fn discard(errors: &mut Receiver<(Error, Option<Server>)>) {
     while !matches!(
         errors.try_recv(),
         Err(TryRecvError::Empty | TryRecvError::Closed)
     ) {}
 }
 
-fn going_on<T>(received: &Result<T, RecvError>) -> bool {
+fn is_open<T>(received: &Result<T, RecvError>) -> bool {
     !matches!(received, Err(RecvError::Closed))
 }

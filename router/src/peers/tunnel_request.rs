@@ -1,4 +1,4 @@
-//! A question under way: the peer answers, and perhaps a call begins.
+//! A request for a tunnel that a peer is answering.
 
 use std::future::poll_fn;
 
@@ -11,35 +11,38 @@ use proto::{
 use runtime::grpc::{ReceiveError, SendStream, status_from};
 use tonic::Status;
 
-use super::Lease;
-use crate::{
-    call::{Call, Opening},
-    error::Broken,
-};
+use super::StreamPermit;
+use crate::{error::Broken, opening::Opening};
 
-/// A peer's answer to the question for a tunnel.
+/// A peer's reply to a request for a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum TunnelReply {
     /// A tunnel is reserved.
     Ready,
-    /// There is none; the peer waits for one.
-    None,
+    /// No tunnel is idle; the peer waits for one.
+    NoneYet,
 }
 
-/// A stream to a peer that is asked for a tunnel. Dropping it gives a reserved
+/// A stream to a peer that was asked for a tunnel. Dropping it gives a reserved
 /// tunnel back.
 #[derive(Debug)]
-pub struct Asked {
-    send: SendStream,
-    recv: h2::RecvStream,
-    deframer: Deframer,
-    sequence: Sequence,
-    lease: Lease,
-    /// Whether the opening followed the question.
+pub struct TunnelRequest {
+    stream: PeerStream,
+    /// Whether the opening was sent with the request.
     begun: bool,
 }
 
-/// Tells the peer to begin, all in one write.
+/// A stream to a peer, and the state of its messages.
+#[derive(Debug)]
+pub(crate) struct PeerStream {
+    pub(crate) send: SendStream,
+    pub(crate) recv: h2::RecvStream,
+    pub(crate) deframer: Deframer,
+    pub(crate) sequence: Sequence,
+    pub(crate) permit: StreamPermit,
+}
+
+/// Sends the opening, in one write.
 pub(super) fn begin(send: &mut SendStream, opening: Opening) -> Result<(), h2::Error> {
     let mut frame = FrameBuilder::default().message(&StartStreaming {});
     for payload in opening.messages {
@@ -48,70 +51,64 @@ pub(super) fn begin(send: &mut SendStream, opening: Opening) -> Result<(), h2::E
     send.send_data(frame.build(), opening.close)
 }
 
-impl Asked {
-    pub(super) fn new(send: SendStream, recv: h2::RecvStream, lease: Lease, begun: bool) -> Self {
-        Self {
+impl TunnelRequest {
+    pub(super) fn new(
+        send: SendStream,
+        recv: h2::RecvStream,
+        permit: StreamPermit,
+        begun: bool,
+    ) -> Self {
+        let stream = PeerStream {
             send,
             recv,
             deframer: Deframer::new(Encoding::Identity),
             sequence: Sequence::new(proto::sequence::GATEWAY_KAS_RESPONSE),
-            lease,
-            begun,
-        }
+            permit,
+        };
+        Self { stream, begun }
     }
 
-    /// Whether the call was begun with the question.
+    /// Whether the call began with the request.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun
     }
 
-    /// The next answer: [`Answer::None`] may be followed by [`Answer::Ready`].
-    /// Cancel-safe.
+    /// The next reply: [`TunnelReply::NoneYet`] may be followed by
+    /// [`TunnelReply::Ready`]. Cancel-safe.
     ///
     /// # Errors
     /// A status when the peer refused or its connection broke.
-    pub async fn answer(&mut self) -> Result<Answer, Status> {
+    pub async fn reply(&mut self) -> Result<TunnelReply, Status> {
         let message = self.message().await?;
         let Some(message) = decode(message)? else {
             return Err(Status::internal("the peer sent a message without content"));
         };
-        self.sequence
+        self.stream
+            .sequence
             .step(message.field_number())
             .map_err(|error| Status::internal(error.to_string()))?;
         match message {
-            Msg::TunnelReady(_) => Ok(Answer::Ready),
-            Msg::NoTunnel(_) => Ok(Answer::None),
-            Msg::Header(_) | Msg::Message(_) | Msg::Trailer(_) | Msg::Error(_) => {
-                Err(Status::internal("the peer answered before the call began"))
-            }
+            Msg::TunnelReady(_) => Ok(TunnelReply::Ready),
+            Msg::NoTunnel(_) => Ok(TunnelReply::NoneYet),
+            Msg::Header(_) | Msg::Message(_) | Msg::Trailer(_) | Msg::Error(_) => Err(
+                Status::internal("the peer sent a response before the call began"),
+            ),
         }
     }
 
-    /// Begins the call on the tunnel that the peer has reserved, if it did not
-    /// begin with the question.
-    ///
-    /// # Errors
-    /// [`Broken`] when the stream is gone.
-    pub fn start(self, opening: &Opening) -> Result<Call, Broken> {
-        let Self {
-            mut send,
-            recv,
-            deframer,
-            sequence,
-            lease,
-            begun,
-        } = self;
-        if !begun {
-            begin(&mut send, opening.clone())?;
+    /// Sends the opening, unless it was sent with the request; gives the stream
+    /// that carries the call.
+    pub(crate) fn begin(mut self, opening: &Opening) -> Result<PeerStream, Broken> {
+        if !self.begun {
+            begin(&mut self.stream.send, opening.clone())?;
         }
-        let call = Call::through_peer(send, recv, deframer, sequence, lease, opening.close);
-        Ok(call)
+        Ok(self.stream)
     }
 
     async fn message(&mut self) -> Result<bytes::Bytes, Status> {
-        match runtime::grpc::message(&mut self.recv, &mut self.deframer).await {
+        match runtime::grpc::message(&mut self.stream.recv, &mut self.stream.deframer).await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(ended(&mut self.recv).await),
+            Ok(None) => Err(ended(&mut self.stream.recv).await),
             Err(ReceiveError::Stream(error)) => Err(status_from(&error)),
             Err(ReceiveError::Frame(error)) => Err(Status::internal(error.to_string())),
         }
