@@ -27,7 +27,7 @@ use webhook::{Webhook, WebhookQueue};
 
 /// The Redis channel of all replicas; its name has no prefix.
 pub const CHANNEL: &str = "kas_cluster_events";
-/// Batches that a reader may be behind; one that falls further behind is told that it missed some.
+/// Batches that a reader may be behind; one that falls further behind gets a note that it missed some.
 const READER_QUEUE_BATCHES: usize = 64;
 
 /// What a reader gets.

@@ -1,7 +1,9 @@
 //! What a method of the agents' port declares: its path, the bounds of its request, whether it answers once or
 //! with a stream, and its handler. Reading requests, refusing calls and ending streams is done here, once.
 
-use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+mod responses;
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use control_plane::AgentInfo;
 use http::Request;
@@ -11,14 +13,15 @@ use router::{
     tunnel::{Offer, Stream},
 };
 use runtime::{
-    grpc::{SendResponse, SendStream, answer, receive, response_headers, send_frame, trailers},
+    grpc::{SendResponse, answer, receive},
     io::ByteStream,
     shares::Share,
     telemetry::{Repeats, Untrusted},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::caller::{Identity, Permit};
+pub(super) use responses::Responses;
 
 /// A call being served, until its end.
 pub(super) type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -255,62 +258,4 @@ impl StreamCall {
             () = silent => {}
         }
     }
-}
-
-/// The stream of responses to a call.
-pub(super) enum Responses {
-    /// The call can still be refused.
-    Unopened(SendResponse),
-    Open(SendStream),
-    /// The agent has reset it.
-    Gone,
-}
-
-impl Responses {
-    /// Sends the response's header. From then on an error ends the stream.
-    pub(super) fn open(&mut self) -> Result<(), Status> {
-        if let Self::Unopened(respond) = self {
-            *self = match respond.send_response(response_headers(), false) {
-                Ok(stream) => Self::Open(stream),
-                Err(_) => Self::Gone,
-            };
-        }
-        self.stream().map(drop)
-    }
-
-    /// Sends a response when there is room for it.
-    pub(super) async fn send(&mut self, response: &impl prost::Message) -> Result<(), Status> {
-        let frame = Frame::message(response);
-        let sent = send_frame(self.stream()?, frame).await;
-        sent.map_err(|_| gone())
-    }
-
-    /// Waits until the agent has reset the stream.
-    pub(super) async fn gone(&mut self) -> Status {
-        if let Ok(stream) = self.stream() {
-            let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
-        }
-        gone()
-    }
-
-    fn stream(&mut self) -> Result<&mut SendStream, Status> {
-        match self {
-            Self::Open(stream) => Ok(stream),
-            Self::Unopened(_) | Self::Gone => Err(gone()),
-        }
-    }
-
-    fn end(self, result: Result<(), Status>, method: &'static str) {
-        let status = result.err().unwrap_or_else(|| Status::ok(""));
-        match self {
-            // A stream that is gone needs no end.
-            Self::Open(mut stream) => drop(stream.send_trailers(trailers(&status))),
-            Self::Unopened(respond) => refuse(respond, &status, method),
-            Self::Gone => {}
-        }
-    }
-}
-
-fn gone() -> Status {
-    Status::new(Code::Cancelled, "the agent has reset the stream")
 }

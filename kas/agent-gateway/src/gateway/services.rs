@@ -23,7 +23,7 @@ pub use flux::reconcile_projects;
 pub struct Services(Vec<Arc<Method>>);
 
 impl Services {
-    /// What every agent needs. `external_url` tells agents which GitLab they serve; it may be empty.
+    /// The methods that every agent needs. `external_url` is GitLab's, for agents' configuration; it may be empty.
     #[must_use]
     pub fn standard(
         control_plane: Arc<dyn ControlPlane>,

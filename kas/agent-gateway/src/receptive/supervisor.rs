@@ -33,7 +33,7 @@ pub struct ReceptiveSupervisor {
     dialers: JoinSet<()>,
 }
 
-/// A listed agent, and what its dialer is told.
+/// A listed agent, and the state that its dialer follows.
 #[derive(Debug)]
 struct Assignment {
     agent: ReceptiveAgent,
@@ -42,7 +42,7 @@ struct Assignment {
 }
 
 impl ReceptiveSupervisor {
-    /// A supervisor whose connections are served by `gateway`; agents are told its `user_agent`.
+    /// A supervisor whose connections are served by `gateway`; they carry its `user_agent`.
     #[must_use]
     pub fn new(
         me: ReplicaId,

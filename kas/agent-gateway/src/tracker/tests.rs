@@ -1,4 +1,4 @@
-//! Who is there, and for how long.
+//! Which processes are connected, and for how long.
 
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 

@@ -15,7 +15,7 @@ use super::super::service::{Bidirectional, Call, Method, Nested};
 
 struct Attach;
 
-/// Pods attach the connections of others by it.
+/// A pod carries the connections of others by it.
 pub(super) fn attach() -> Method {
     Method::bidirectional(Attach)
 }

@@ -23,12 +23,12 @@ struct Register(Arc<Tracker>);
 
 struct Unregister(Arc<Tracker>);
 
-/// A process that has connected describes itself by it, again and again.
+/// Agent processes register by it when they have connected, and regularly after that.
 pub(super) fn register(tracker: Arc<Tracker>) -> Method {
     Method::unary(Register(tracker))
 }
 
-/// A process that stops says so by it.
+/// Agent processes unregister by it when they stop.
 pub(super) fn unregister(tracker: Arc<Tracker>) -> Method {
     Method::unary(Unregister(tracker))
 }
