@@ -82,7 +82,9 @@ impl<S: Service + Clone> AttachListener<S> {
 
     /// Accepts connections until `stop`, and serves them until `last`.
     pub(crate) async fn serve(self, stop: CancellationToken, last: CancellationToken) {
-        let (service, cut) = (self.service, last.clone());
+        let (service, cut) = (self.service, last.child_token());
+        // When this future is dropped, the connections end too.
+        let _cut = cut.clone().drop_guard();
         let serve = move |accepted: Accepted| async move {
             cut.run_until_cancelled(serve_connection(service, accepted.io))
                 .await;
