@@ -1,19 +1,21 @@
 # The recipes that .ci/run and the README use. `make test` installs what it needs.
 
 CARGO ?= cargo
+export KAS_TEST_CACHE ?= $(HOME)/.cache/kas-tests
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt doc ci bench bench-compare sim e2e e2e-redis-outage test-engines image deploy-test
+.PHONY: up test setup build lint fmt deps doc ci bench bench-compare sim e2e e2e-redis-outage test-engines image deploy-test
 
 up:
-	$(CARGO) run --release --bin kas -- up
+	$(CARGO) run --profile playground --bin kas -- up
 
 setup:
 	tests/setup/install
 
+# All that the tests run, compiled once: with --tests Cargo chooses the same features as `cargo test` does.
 build:
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --tests
 
 test: setup build
 	$(CARGO) test --workspace --no-fail-fast
@@ -21,13 +23,22 @@ test: setup build
 fmt:
 	$(CARGO) fmt --all --check
 
+# The second line is the server as its image has it, without `kas up`. --examples is there for the same reason as --tests above.
 lint: fmt
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --lib --bins --examples --no-default-features -- -D warnings
+
+# Bans, licences and sources of dependencies (deny.toml), and dependencies that nobody uses.
+deps: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+deps:
+	tests/setup/tools
+	$(CARGO) deny --log-level error check bans licenses sources
+	$(CARGO) shear --deny-warnings
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --lib --examples
 
-ci: lint test doc
+ci: lint deps test doc
 
 # What requests and idle agents cost, then the small scenarios with their verdicts.
 bench:
@@ -49,9 +60,10 @@ e2e-redis-outage: e2e
 # makes a third of the agents that one.
 e2e: export E2E_MINUTES ?= 10
 e2e: export E2E_RATE ?= 200
+e2e: PACKAGES := --package kas --package agentk --package loadtest --package tests
 e2e: setup
-	$(CARGO) build --release --bin kas --bin agentk --bin loadtest
-	$(CARGO) test --release -p tests --test e2e
+	$(CARGO) build --release $(PACKAGES) --bins --test e2e
+	$(CARGO) test --release $(PACKAGES) --test e2e
 
 # SIM_SEEDS=n simulates so many seeds, SIM_SEED=n replays one and shows its trace.
 SIM_SEEDS ?= 1000

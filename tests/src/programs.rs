@@ -1,4 +1,4 @@
-//! The programs under test, as `cargo build --workspace --bins` leaves them beside the test, or in the folder
+//! The programs under test, as `make build` leaves them beside the test, or in the folder
 //! that `KAS_BIN_DIR` names.
 
 use std::path::PathBuf;
@@ -67,10 +67,7 @@ fn built(name: &str) -> Result<PathBuf> {
         .context("target folder")?;
     let program = folder.join(name);
     if !program.is_file() {
-        bail!(
-            "{} is not built; run `cargo build --workspace --bins` first",
-            program.display()
-        );
+        bail!("{} is not built; run `make build` first", program.display());
     }
     Ok(program)
 }

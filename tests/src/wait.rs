@@ -29,6 +29,33 @@ pub async fn until<T>(
     }
 }
 
+/// Asks `probe` again and again until nothing is missing. It may take long, as long as it goes on: the patience
+/// starts anew whenever what is missing changes.
+///
+/// # Errors
+/// When nothing changes for `patience`; the error names `what` was waited for, and what is missing.
+pub async fn until_nothing_is_missing<M: std::fmt::Debug + Default + PartialEq>(
+    what: &str,
+    patience: Duration,
+    mut probe: impl AsyncFnMut() -> M,
+) -> Result<()> {
+    let mut missing = probe().await;
+    let mut changed = Instant::now();
+    while missing != M::default() {
+        if changed.elapsed() >= patience {
+            bail!(
+                "waiting for {what}: nothing changed for {patience:?}, and {missing:?} is missing"
+            );
+        }
+        tokio::time::sleep(LOOK).await;
+        let now = probe().await;
+        if now != missing {
+            (missing, changed) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
 /// Waits until something accepts TCP connections on `port` of loopback.
 ///
 /// # Errors

@@ -68,6 +68,16 @@ async fn every_replica_knows_who_is_connected_to_any() -> Result<()> {
 
     let all = [(5, "one"), (5, "two"), (7, "other")];
     for rails in &gitlab {
+        // From then on nothing changes that is known of them.
+        until("all agents to have registered", SOON, async || {
+            let agents = rails.connected_by_agents(&[5, 6, 7]).await.ok()?;
+            let registered = |it: &ConnectedAgentInfo| {
+                let meta = it.agent_meta.as_ref();
+                meta.is_some_and(|it| it.kubernetes_version.is_some())
+            };
+            (agents.len() == all.len() && agents.iter().all(registered)).then_some(())
+        })
+        .await?;
         hears(rails, &[5, 6, 7], &all).await?;
         hears(rails, &[7], &all[2..]).await?;
         hears(rails, &[6], &[]).await?;
@@ -87,15 +97,11 @@ async fn every_replica_knows_who_is_connected_to_any() -> Result<()> {
         let by_projects = rails.connected_by_projects(&[3, 4, 99]).await?;
         ensure!(by_projects.len() == 3, "{by_projects:?}");
     }
-    let registered = async || {
-        let agents = gitlab[2].connected_by_agents(&[7]).await.ok()?;
-        let info = agents.first()?.clone();
-        let meta = info.agent_meta.clone()?;
-        meta.kubernetes_version
-            .clone()
-            .map(|version| (info, meta, version))
-    };
-    let (info, meta, version) = until("the agent to have registered", SOON, registered).await?;
+    let agents = gitlab[2].connected_by_agents(&[7]).await?;
+    let info = agents.first().context("agent 7")?;
+    let meta = info.agent_meta.clone().context("agent_meta")?;
+    let version = meta.kubernetes_version.clone();
+    let version = version.context("kubernetes_version")?;
     ensure!(
         (info.project_id, info.connection_id > 0) == (4, true),
         "{info:?}"

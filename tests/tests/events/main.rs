@@ -27,7 +27,7 @@ use tests::{
     parts::{Part, skipped},
     ports,
     process::Process,
-    wait::until,
+    wait::{until, until_nothing_is_missing},
 };
 use tokio::{
     net::TcpListener,
@@ -37,6 +37,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+/// How long nothing may happen that is waited for: longer than a webhook waits between two attempts.
 const SOON: Duration = Duration::from_secs(240);
 /// How long the agent is cut off.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -229,10 +230,7 @@ impl Site {
             let lacks = |heard: &Names| wanted.difference(heard).count();
             (lacks(&read), lacks(&hooked))
         };
-        let heard = until("all events", SOON, async || {
-            (lacks() == (0, 0)).then_some(())
-        })
-        .await;
+        let heard = until_nothing_is_missing("all events", SOON, async || lacks()).await;
         heard.with_context(|| {
             let (reader, webhook) = lacks();
             let [a, b] = &self.pods;

@@ -70,8 +70,13 @@ impl Instance {
 
     /// Adds another stream or registration of the same process. A registration carries more than a stream, and
     /// replaces what is known. Returns whether that has changed.
-    pub(super) fn merge(&mut self, other: Self) -> bool {
+    pub(super) fn merge(&mut self, mut other: Self) -> bool {
         self.references += 1;
+        // A process registers on each of its connections: a registration from before it knew its cluster may arrive last.
+        if self.connection_id == other.connection_id && other.meta.kubernetes_version.is_none() {
+            let known = &self.meta.kubernetes_version;
+            other.meta.kubernetes_version.clone_from(known);
+        }
         let same = self.connection_id == other.connection_id
             && self.registered == other.registered
             && self.meta == other.meta;

@@ -175,3 +175,15 @@ async fn a_process_registers_once_a_second_and_others_do_not_wait_for_it() {
     assert!(register(1).is_ok());
     assert_eq!(register(1).unwrap_err(), RegisterError::TooOften);
 }
+
+#[tokio::test]
+async fn a_registration_without_the_clusters_version_does_not_take_it_back() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    let _first = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
+    let _late = tracker.register(&agent(), 42, &meta("p", None));
+    let all = tracker.connected(&Wanted::All).await.unwrap();
+
+    let kubernetes = all[0].agent_meta.clone().unwrap().kubernetes_version;
+    assert_eq!(kubernetes.unwrap().git_version, "v1.33");
+}

@@ -432,14 +432,13 @@ async fn an_agent_that_connects_costs_two_commands_and_a_few_for_all() {
     .await;
     let all = (AGENTS + 2).to_string();
     until("all agents", async || server.cli(&["dbsize"]).trim() == all).await;
-    let stats = server.cli(&["info", "commandstats"]);
-    let calls = |command: &str| {
-        let line = stats
-            .lines()
-            .find_map(|it| it.strip_prefix(&format!("cmdstat_{command}:calls=")));
-        let calls = line.and_then(|it| it.split(',').next());
-        calls.map_or(0, |it| it.parse::<i64>().unwrap())
-    };
+    // A key is there before its EXPIRE is.
+    until("an EXPIRE for each agent", async || {
+        calls(&command_stats(&server), "expire") >= AGENTS
+    })
+    .await;
+    let stats = command_stats(&server);
+    let calls = |command: &str| calls(&stats, command);
     assert_eq!(
         calls("expire"),
         AGENTS,
@@ -447,6 +446,19 @@ async fn an_agent_that_connects_costs_two_commands_and_a_few_for_all() {
     );
     assert!(calls("zadd") < AGENTS / 10, "{stats}");
     assert_eq!(calls("zrem") + calls("zremrangebylex"), 0, "{stats}");
+}
+
+fn command_stats(server: &Server) -> String {
+    server.cli(&["info", "commandstats"])
+}
+
+/// How often Redis was given a command, by its own statistics.
+fn calls(stats: &str, command: &str) -> i64 {
+    let line = stats
+        .lines()
+        .find_map(|it| it.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let calls = line.and_then(|it| it.split(',').next());
+    calls.map_or(0, |it| it.parse().unwrap())
 }
 
 #[tokio::test]
