@@ -5,6 +5,7 @@ mod compare;
 mod curves;
 mod failover;
 mod idle;
+mod probe;
 mod report;
 mod requests;
 mod rest;

@@ -2,10 +2,12 @@
 
 mod agent;
 mod answer;
+mod call;
 mod forward;
 mod options;
 mod pool;
 mod real;
+mod reconnect;
 mod rpc;
 mod session;
 mod source;

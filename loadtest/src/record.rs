@@ -6,8 +6,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    scenario::{Kind, Verdict},
-    traffic::{self, Point},
+    scenario::Verdict,
+    traffic::{self, Kind, Point},
 };
 
 /// One run.

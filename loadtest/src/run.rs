@@ -68,7 +68,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut record = record(&scenario, &program);
 
     let started = tokio::select! {
-        started = Stage::start(&scenario, &program, &options.redis_server, &logs) => started,
+        started = start(&scenario, &program, &options.redis_server, &logs) => started,
         signal = termination.next() => Err(anyhow::anyhow!("ended by {signal}")),
     };
     match started {
@@ -85,6 +85,19 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     record.figures = figures::measure(&record);
     record.verdicts = scenario.objectives.judge(&record.figures);
     conclude(&record, &folder, &logs)
+}
+
+/// Starts what the scenario asks for; the agents have begun to connect when this returns.
+async fn start(
+    scenario: &Scenario,
+    program: &Path,
+    redis_server: &Path,
+    logs: &Path,
+) -> anyhow::Result<Stage> {
+    match &scenario.topology.attach {
+        Some(attach) => attached::start(scenario, attach, logs),
+        None => Stage::start(scenario, program, redis_server, logs).await,
+    }
 }
 
 impl Options {

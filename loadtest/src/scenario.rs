@@ -3,7 +3,6 @@
 mod fault;
 mod objectives;
 mod topology;
-mod traffic;
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +10,11 @@ use anyhow::Context;
 use runtime::yaml::{self, Mistake, Spot};
 use serde::Deserialize;
 
+use crate::traffic::Traffic;
+
 pub(crate) use fault::{Action, Fault, Subject};
 pub(crate) use objectives::{Objectives, Verdict};
 pub(crate) use topology::{Attach, Topology};
-pub(crate) use traffic::{Kind, Traffic};
 
 /// A whole scenario file.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,10 +1,12 @@
 //! What is measured: replicas, what they share, and who tells them who is who.
 
+mod configuration;
 pub(crate) mod control;
 pub(crate) mod gitlab;
 pub(crate) mod ports;
 pub(crate) mod product;
 pub(crate) mod replica;
+mod setup;
 pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +16,8 @@ use anyhow::Context;
 pub(crate) use control::ControlPlane;
 pub(crate) use gitlab::GitLab;
 pub(crate) use product::Product;
-pub(crate) use replica::{Replica, Setup};
+pub(crate) use replica::Replica;
+pub(crate) use setup::Setup;
 pub(crate) use store::Store;
 
 /// The program that was given, or the one of this name beside this program.

@@ -2,6 +2,7 @@
 
 mod client;
 mod exec;
+mod kind;
 mod mix;
 mod options;
 mod pace;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{limits, output, script};
 use client::Client;
 pub(crate) use exec::Exec;
+pub(crate) use kind::{Kind, Traffic};
 pub(crate) use options::{Options, USERS};
 use pace::Pace;
 pub(crate) use report::{Report, Tally};

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{Bench, Run, agents::Agents, requests};
+use super::{Bench, Run, agents::Agents, probe};
 use crate::{
     output,
     topology::{Replica, Store},
@@ -98,7 +98,7 @@ async fn throughput(bench: &Bench, count: usize, all: &mut Vec<Throughput>) -> a
     let addresses: Vec<_> = replicas.iter().map(Replica::kas_address).collect();
     let fleet = Agents::fleet(bench, &addresses.join(","), AGENTS).await?;
     for replica in &replicas {
-        requests::reachable(requests::options(bench, replica.url(requests::BODY))).await?;
+        probe::reachable(probe::options(bench, replica.url(probe::BODY))).await?;
     }
     for clients in CLIENTS {
         output::progress(&format!("curves: {count} replicas, {clients} clients"));
@@ -132,7 +132,7 @@ async fn send(
 ) -> anyhow::Result<Vec<traffic::Report>> {
     let count = replicas.len();
     let options = replicas.iter().enumerate().map(|(number, replica)| {
-        let mut options = requests::options(bench, replica.url(requests::BODY));
+        let mut options = probe::options(bench, replica.url(probe::BODY));
         options.bearer = Some(bench.control.bearer("{agent}"));
         options.agents = Some((1, AGENTS as u64));
         options.clients = clients / count + usize::from(number < clients % count);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use tokio::time::{Instant, sleep};
 
 use super::{
     Bench, Link, Part, Route, Run,
     agents::{Agents, Kind},
+    probe::{BODY, options, reachable},
     report::{Bulk, Report, Requests},
 };
 use crate::{
@@ -18,10 +18,7 @@ use crate::{
 };
 
 const CLIENTS: [usize; 3] = [1, 16, 64];
-pub(super) const BODY: &str = "/json/4096";
 const WARM_UP: f64 = 1.0;
-/// How long the agent may take to be reachable.
-const REACHABLE: Duration = Duration::from_secs(30);
 /// Bytes a second of a narrow link: a gigabit. Its pieces wait for whole milliseconds, so it carries about half.
 const NARROW: u32 = 125_000_000;
 
@@ -134,27 +131,6 @@ impl Path {
             store.end().await;
         }
     }
-}
-
-/// A request to `url` as the only user there is, for the first agent.
-pub(super) fn options(bench: &Bench, url: String) -> traffic::Options {
-    traffic::Options {
-        url,
-        bearer: Some(bench.control.bearer("1")),
-        ..Default::default()
-    }
-}
-
-/// Waits until requests like this one are answered.
-pub(super) async fn reachable(mut once: traffic::Options) -> anyhow::Result<()> {
-    let deadline = Instant::now() + REACHABLE;
-    once.requests = Some(1);
-    once.timeout = Some(5.0);
-    while traffic::send(&once).await?.errors() > 0 {
-        ensure!(Instant::now() < deadline, "the agent cannot be reached");
-        sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
 }
 
 async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<Requests> {

@@ -16,7 +16,11 @@ use proto::{
 };
 use runtime::grpc::send_frame;
 
-use super::{answer, rpc::Failure, tunnel::Taken, upgrade};
+use super::{
+    call::{self, Call},
+    rpc::Failure,
+    upgrade,
+};
 
 /// A Kubernetes API over HTTP/1.1.
 #[derive(Debug)]
@@ -35,11 +39,11 @@ impl Backend {
     }
 
     /// Passes the call on and answers it; gives the length of the body that was sent.
-    pub(super) async fn serve(&self, mut call: Taken) -> Result<u64, Failure> {
-        let asked = answer::read(&mut call, |_| true).await?;
-        let wanted = upgrade::wanted(&asked.head);
-        let body = asked.body.into_iter().flatten().collect::<Bytes>();
-        let request = self.request(asked.head, body)?;
+    pub(super) async fn serve(&self, mut call: Call) -> Result<u64, Failure> {
+        let received = call::read(&mut call, |_| true).await?;
+        let wanted = call::wants_upgrade(&received.head);
+        let body = received.body.into_iter().flatten().collect::<Bytes>();
+        let request = self.request(received.head, body)?;
         let answered = tokio::select! {
             answered = self.client.request(request) => answered.map_err(|_| BROKEN)?,
             // kas says nothing more until it ends the call.
@@ -68,7 +72,7 @@ impl Backend {
 const MALFORMED: Failure = Failure::Protocol("a request that is no HTTP");
 const BROKEN: Failure = Failure::Protocol("the backend does not answer");
 
-async fn switch(mut answered: Response<Incoming>, call: Taken) -> Result<u64, Failure> {
+async fn switch(mut answered: Response<Incoming>, call: Call) -> Result<u64, Failure> {
     let switching = hyper::upgrade::on(&mut answered);
     let head = head_of(answered.into_parts().0);
     let upgraded = switching.await.map_err(|_| BROKEN)?;
@@ -76,14 +80,14 @@ async fn switch(mut answered: Response<Incoming>, call: Taken) -> Result<u64, Fa
 }
 
 fn head_of(head: http::response::Parts) -> FrameBuilder {
-    answer::head(HttpResponse {
+    call::head(HttpResponse {
         status_code: i32::from(head.status.as_u16()),
         status: head.status.to_string(),
         header: metadata::from_headers(&head.headers, HeaderName::to_string),
     })
 }
 
-async fn pass_on(answered: Response<Incoming>, mut call: Taken) -> Result<u64, Failure> {
+async fn pass_on(answered: Response<Incoming>, mut call: Call) -> Result<u64, Failure> {
     let (mut head, mut body) = answered.into_parts();
     // Those of the connection, which ends here.
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
@@ -99,10 +103,10 @@ async fn pass_on(answered: Response<Incoming>, mut call: Taken) -> Result<u64, F
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(|_| BROKEN)?.into_data() {
             sent += data.len() as u64;
-            send_frame(&mut call.send, answer::piece(data)).await?;
+            send_frame(&mut call.send, call::piece(data)).await?;
         }
     }
-    let tail = answer::tail(FrameBuilder::default());
+    let tail = call::tail(FrameBuilder::default());
     call.send.send_data(tail, true)?;
     while call.inbound.message().await?.is_some() {}
     Ok(sent)

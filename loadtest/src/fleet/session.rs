@@ -18,10 +18,11 @@ use tokio::time::sleep;
 use super::{
     agent::Agent,
     answer,
+    call::Call,
     pool::Pool,
     rpc::{self, Failure, Inbound},
     stats::Gauge,
-    tunnel::{self, Taken},
+    tunnel,
 };
 
 const REGISTER: &str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register";
@@ -40,7 +41,7 @@ type Work = FuturesUnordered<Pin<Box<dyn Future<Output = Step> + Send>>>;
 #[derive(Debug)]
 enum Step {
     /// An idle tunnel got a call, or ended.
-    Tunnel(Result<Option<Taken>, Failure>),
+    Tunnel(Result<Option<Call>, Failure>),
     /// A call was answered, or broke.
     Answered(Result<u64, Failure>),
     /// It is time to open a tunnel again.
@@ -195,7 +196,7 @@ impl Session {
         }));
     }
 
-    fn answer(&mut self, taken: Taken) {
+    fn answer(&mut self, taken: Call) {
         let fleet = self.agent.fleet.clone();
         self.work.push(Box::pin(async move {
             Step::Answered(match &fleet.backend {

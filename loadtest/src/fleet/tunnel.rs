@@ -12,23 +12,17 @@ use proto::{
     },
     frame::Frame,
 };
-use runtime::grpc::{SendRequest, SendStream};
+use runtime::grpc::SendRequest;
 
 use super::{
     agent::Agent,
+    call::Call,
     rpc::{self, Failure, Inbound},
     stats::Gauge,
 };
 
 const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 const SERVICE: &str = "gitlab.agent.kubernetes_api.rpc.KubernetesApi";
-
-/// A tunnel that has got a call.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) send: SendStream,
-    pub(super) inbound: Inbound,
-}
 
 /// The first message of every tunnel: what can be called through it.
 pub(super) fn descriptor() -> Frame {
@@ -49,7 +43,7 @@ pub(super) fn descriptor() -> Frame {
 }
 
 /// Opens a tunnel and waits for its call; `None` when kas ended it in order.
-pub(super) async fn wait(agent: Arc<Agent>, send: SendRequest) -> Result<Option<Taken>, Failure> {
+pub(super) async fn wait(agent: Arc<Agent>, send: SendRequest) -> Result<Option<Call>, Failure> {
     let first = agent.fleet.descriptor.clone();
     let (response, send) = rpc::open(send, &agent.head, CONNECT, first, false).await?;
     let _idle = Gauge::new(&agent.fleet.stats.idle);
@@ -59,7 +53,7 @@ pub(super) async fn wait(agent: Arc<Agent>, send: SendRequest) -> Result<Option<
     };
     match ConnectResponse::decode(message)?.msg {
         Some(Msg::RequestInfo(info)) if is_make_request(&info.method_name) => {
-            Ok(Some(Taken { send, inbound }))
+            Ok(Some(Call { send, inbound }))
         }
         Some(Msg::RequestInfo(_)) => Err(Failure::Protocol("a call of an unknown method")),
         Some(Msg::Message(_) | Msg::CloseSend(_)) | None => Err(Failure::Protocol(

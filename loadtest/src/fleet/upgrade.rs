@@ -19,9 +19,8 @@ use runtime::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    answer::{self, MESSAGE, message, payload, to_kas},
+    call::{self, Call, MESSAGE, header, message, payload, to_kas},
     rpc::{Failure, Inbound},
-    tunnel::Taken,
 };
 use crate::script;
 
@@ -30,13 +29,8 @@ const PIECE: usize = 32 << 10;
 /// `ConnectRequest.message`, `Message.data`, `HttpResponse.upgradeData`, `UpgradeData.data`.
 const UPGRADED: &[u32] = &[3, 1, 4, 1];
 
-/// Whether a request asks for another protocol.
-pub(super) fn wanted(head: &prototool::HttpRequest) -> bool {
-    header(head, "upgrade").is_some()
-}
-
 /// Answers as `script::echo` does; gives how many bytes it said.
-pub(super) async fn echo(head: &prototool::HttpRequest, call: Taken) -> Result<u64, Failure> {
+pub(super) async fn echo(head: &prototool::HttpRequest, call: Call) -> Result<u64, Failure> {
     let Some(key) = header(head, "sec-websocket-key") else {
         return Err(Failure::Protocol("an exec that is no WebSocket"));
     };
@@ -49,7 +43,7 @@ pub(super) async fn echo(head: &prototool::HttpRequest, call: Taken) -> Result<u
         one("Upgrade", "websocket"),
         one("Sec-Websocket-Accept", &accept_key(key)),
     ];
-    let head = answer::head(prototool::HttpResponse {
+    let head = call::head(prototool::HttpResponse {
         status_code: 101,
         status: "101 Switching Protocols".into(),
         header: headers.into_iter().collect(),
@@ -65,11 +59,11 @@ pub(super) async fn echo(head: &prototool::HttpRequest, call: Taken) -> Result<u
 
 /// Sends the head, then carries bytes between kas and `io`; gives how many went to kas.
 pub(super) async fn carry(
-    call: Taken,
+    call: Call,
     head: FrameBuilder,
     io: impl AsyncRead + AsyncWrite,
 ) -> Result<u64, Failure> {
-    let Taken { mut send, inbound } = call;
+    let Call { mut send, inbound } = call;
     let trailer = http_response::Message::Trailer(http_response::Trailer {});
     send_frame(&mut send, head.nested(MESSAGE, message(trailer)).build()).await?;
     let (hears, says) = tokio::io::split(io);
@@ -116,12 +110,6 @@ async fn from_kas_to(mut to: impl AsyncWrite + Unpin, mut inbound: Inbound) -> R
         }
     }
     Ok(())
-}
-
-fn header<'a>(head: &'a prototool::HttpRequest, name: &str) -> Option<&'a str> {
-    let mut headers = head.header.iter();
-    let (_, values) = headers.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
-    values.value.first().map(String::as_str)
 }
 
 impl From<io::Error> for Failure {

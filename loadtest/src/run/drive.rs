@@ -19,8 +19,8 @@ use super::{
 use crate::{
     faults,
     record::{Mark, Record, Span, Stream},
-    scenario::{Action, Fault, Kind, Phase, Scenario, Traffic},
-    traffic::{self, Report, Series, Tally},
+    scenario::{Action, Fault, Phase, Scenario},
+    traffic::{self, Kind, Report, Series, Tally, Traffic},
 };
 
 /// How long requests in progress may take after the last phase.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     record::{Record, Sample, Span, Stream},
-    scenario::Kind,
+    traffic::Kind,
 };
 
 /// Seconds after which what came before an idle phase has settled.

@@ -9,10 +9,7 @@ use std::{
 use anyhow::ensure;
 use tokio::sync::Mutex;
 
-use super::{
-    agents::{Agents, Way},
-    attached,
-};
+use super::agents::{Agents, Way};
 use crate::{
     chaos::Chaos,
     faults::{Census, Links, Reach},
@@ -47,20 +44,8 @@ pub(super) struct Place {
 }
 
 impl Stage {
-    /// Starts what the scenario asks for; the agents have begun to connect when this returns.
+    /// Starts all that the scenario asks for; the agents have begun to connect when this returns.
     pub(super) async fn start(
-        scenario: &Scenario,
-        program: &Path,
-        redis_server: &Path,
-        logs: &Path,
-    ) -> anyhow::Result<Self> {
-        match &scenario.topology.attach {
-            Some(attach) => attached::start(scenario, attach, logs),
-            None => Self::own(scenario, program, redis_server, logs).await,
-        }
-    }
-
-    async fn own(
         scenario: &Scenario,
         program: &Path,
         redis_server: &Path,

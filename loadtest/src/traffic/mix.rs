@@ -6,8 +6,8 @@ use runtime::signal::Termination;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Report, send_until};
-use crate::{limits, scenario::Traffic};
+use super::{Options, Report, Traffic, send_until};
+use crate::limits;
 
 /// Sends all kinds until their end or a signal; gives a report of each.
 pub(super) async fn send(options: &Options) -> anyhow::Result<BTreeMap<&'static str, Report>> {
@@ -49,7 +49,7 @@ pub(super) fn part(text: &str) -> Result<Traffic, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Kind;
+    use crate::traffic::Kind;
 
     #[test]
     fn parts_are_kinds_and_rates() {

@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::Exec;
-use crate::scenario::Traffic;
+use super::{Exec, Traffic};
 
 /// Users that `{user}` in a bearer token stands for.
 pub(crate) const USERS: u64 = 16;

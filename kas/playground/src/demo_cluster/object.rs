@@ -4,6 +4,9 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
+/// The API of tables and of metadata alone.
+pub(crate) const META: &str = "meta.k8s.io/v1";
+
 /// A string inside the object, `""` when it is not there.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object
@@ -64,6 +67,12 @@ pub(crate) fn owned_by(object: &Value, uid: &str) -> bool {
     list(object, "/metadata/ownerReferences")
         .iter()
         .any(|owner| text(owner, "/uid") == uid)
+}
+
+/// The object's metadata alone.
+pub(crate) fn partial(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": META,
+           "metadata": object["metadata"]})
 }
 
 /// A controller's reference to `owner`, for the objects that it makes.

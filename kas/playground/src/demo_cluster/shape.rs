@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::kinds::KindId;
+use super::object::{META, partial};
 use super::table::{self, Include};
 
 /// How objects are written into a response.
@@ -16,8 +17,6 @@ pub(crate) enum Shape {
     Table(Include),
     Metadata,
 }
-
-const META: &str = "meta.k8s.io/v1";
 
 impl Shape {
     /// The first shape of the `Accept` header that is served.
@@ -123,12 +122,6 @@ impl Shape {
             }
         }
     }
-}
-
-/// The object's metadata alone.
-pub(crate) fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": META,
-           "metadata": object["metadata"]})
 }
 
 #[cfg(test)]

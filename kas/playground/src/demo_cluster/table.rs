@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kinds::KindId;
-use super::shape;
+use super::object;
 
 mod cells;
 
@@ -45,7 +45,7 @@ pub(crate) fn row(kind: KindId, object: &Value, include: Include, now: Timestamp
         .collect();
     match include {
         Include::Nothing => json!({"cells": cells}),
-        Include::Metadata => json!({"cells": cells, "object": shape::partial(object)}),
+        Include::Metadata => json!({"cells": cells, "object": object::partial(object)}),
         Include::Object => json!({"cells": cells, "object": object}),
     }
 }

@@ -7,10 +7,8 @@ use serde::{
     de::{IntoDeserializer, value::Error as ValueError},
 };
 
-use crate::{
-    content,
-    traffic::{Exec, Options},
-};
+use super::{Exec, Options};
+use crate::content;
 
 /// Requests, each begun on time whatever the answers do.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -104,7 +102,7 @@ impl Traffic {
         traffic.check().map(|()| traffic)
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
             return Err("`rate` must be above 0".to_owned());
         }
