@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use jiff::Timestamp;
 
+use crate::config::ConfigError;
 use crate::control_plane::Token;
 use crate::control_plane::standalone::{
     EditError, StandaloneError,
@@ -32,7 +33,7 @@ use crate::control_plane::standalone::{
 #[derive(Debug, Parser)]
 #[command(name = "kas", version = crate::version::LONG.as_str(), disable_version_flag = true)]
 pub struct Cli {
-    /// Run a server with this configuration
+    /// Run a server with this configuration file
     #[arg(long, value_name = "FILE")]
     pub configuration_file: Option<PathBuf>,
 
@@ -40,15 +41,15 @@ pub struct Cli {
     #[arg(short = 'v', long, action = ArgAction::Version)]
     version: Option<bool>,
 
-    /// What to do instead of running a server.
+    /// Command; without one, a server runs.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What kas can do besides running a server.
+/// Commands besides running a server.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start everything here: servers, a load balancer, an agent and, unless there is one, a demo cluster
+    /// Try it out: run replicas, a load balancer, an agent and a demo cluster in one process
     #[cfg_attr(not(feature = "playground"), command(hide = true))]
     Up(UpArgs),
     /// Commands on files.
@@ -59,53 +60,53 @@ pub enum Command {
 /// Commands on files: mostly that of the standalone control plane.
 #[derive(Debug, Subcommand)]
 pub enum FileCommand {
-    /// Say what a configuration file means: every value in effect, and what is ignored and why
+    /// Print the effective configuration, keys without effect and likely mistakes
     CheckConfig {
         /// The configuration file
         file: PathBuf,
     },
-    /// Create agents, list them, change their tokens
+    /// Manage agents and their tokens
     Agent {
-        /// Which file.
+        /// The control plane's file.
         #[command(flatten)]
         file: FileArg,
-        /// What to do.
+        /// Subcommand.
         #[command(subcommand)]
         action: agent::Action,
     },
-    /// Create users, list them, change their tokens
+    /// Manage users and their tokens
     User {
-        /// Which file.
+        /// The control plane's file.
         #[command(flatten)]
         file: FileArg,
-        /// What to do.
+        /// Subcommand.
         #[command(subcommand)]
         action: caller::Action,
     },
-    /// Create services, list them, change their tokens, which are used like those of CI jobs
+    /// Manage services and their tokens, which are used like CI job tokens
     Service {
-        /// Which file.
+        /// The control plane's file.
         #[command(flatten)]
         file: FileArg,
-        /// What to do.
+        /// Subcommand.
         #[command(subcommand)]
         action: caller::Action,
     },
-    /// Say who may use which agents, and as whom
+    /// Manage access rules: who may use which agents, and as which identity
     Access {
-        /// Which file.
+        /// The control plane's file.
         #[command(flatten)]
         file: FileArg,
-        /// What to do.
+        /// Subcommand.
         #[command(subcommand)]
         action: access::Action,
     },
     /// Print a kubeconfig for an agent's cluster
     Kubeconfig {
-        /// Which file.
+        /// The control plane's file.
         #[command(flatten)]
         file: FileArg,
-        /// What it is for.
+        /// Agent, server and token.
         #[command(flatten)]
         args: KubeconfigArgs,
     },
@@ -124,7 +125,7 @@ pub struct FileArg {
     pub file: PathBuf,
 }
 
-/// Why a command failed; each says what to do about it.
+/// A failed command; each message names a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The change cannot be made.
@@ -137,19 +138,35 @@ pub enum CommandError {
     #[error("{0}")]
     Usage(String),
     /// The output cannot be written.
-    #[error("cannot write the output: {0}")]
-    Output(std::io::Error),
-    /// A running server cannot be asked.
-    #[error("cannot ask the server of {}: {error:#}", file.display())]
+    #[error("cannot write the output")]
+    Output(#[source] std::io::Error),
+    /// A running server does not answer.
+    #[error("cannot query the server of {}", file.display())]
     Server {
         /// Its configuration file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
+        #[source]
         error: anyhow::Error,
     },
+    /// The configuration file is not usable.
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
+    /// A file named by a flag, or a key file, cannot be read or written.
+    #[error("{attempt}")]
+    Io {
+        /// What was attempted.
+        attempt: String,
+        /// The cause.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A key pair cannot be generated.
+    #[error("cannot generate a key pair")]
+    Key(#[source] rcgen::Error),
     /// No random numbers.
-    #[error("the operating system gives no random numbers for a token: {0}")]
-    Random(std::io::Error),
+    #[error("cannot generate a token: the operating system gives no random numbers")]
+    Random(#[source] std::io::Error),
 }
 
 impl From<EditError> for CommandError {

@@ -38,7 +38,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         (None, Some(file)) => app::run(&file).await,
         (None, None) => anyhow::bail!(
-            "nothing to do: give --configuration-file FILE to run a server, or `up` to try it out; see --help"
+            "nothing to do: use --configuration-file FILE to run a server, or `kas up` to try it out (see --help)"
         ),
     }
 }

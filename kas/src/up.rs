@@ -25,11 +25,11 @@ use accounts::Accounts;
 use cluster::{Cluster, Store};
 
 /// How long the agent may take to connect before something must be wrong.
-const CONNECTED: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is looked which replicas hold the agent.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long requests may go on when all of this ends.
-const GRACES: GracePeriods = GracePeriods {
+const GRACE_PERIODS: GracePeriods = GracePeriods {
     listen: Duration::ZERO,
     requests: Duration::from_secs(5),
 };
@@ -84,20 +84,20 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
 
     tokio::select! {
         connected = connected(&cluster, &accounts) => connected?,
-        ended = &mut agent => bail!("the agent ended: {}", reason(ended)),
+        ended = &mut agent => bail!("the agent stopped: {}", describe(ended)),
         _ = signals.next() => return Ok(()),
     }
     announce(&cluster, &accounts, &args, &kubeconfig, &kas_address);
     tokio::select! {
-        signal = signals.next() => say(&format!("{signal}: leaving")),
+        signal = signals.next() => say(&format!("{signal}: shutting down")),
         () = show_owners(&cluster, &accounts) => {}
-        ended = &mut agent => bail!("the agent ended: {}", reason(ended)),
+        ended = &mut agent => bail!("the agent stopped: {}", describe(ended)),
     }
     stop.cancel();
-    let left = leave(cluster, agent, tasks);
+    let down = shut_down(cluster, agent, tasks);
     tokio::select! {
-        () = left => say("everything ended"),
-        _ = signals.next() => bail!("ended by a second signal"),
+        () = down => say("stopped"),
+        _ = signals.next() => bail!("aborted by a second signal"),
     }
     Ok(())
 }
@@ -105,12 +105,12 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
 async fn demo(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
-        .context("no port is free on 127.0.0.1")?;
+        .context("cannot listen on 127.0.0.1 for the demo cluster")?;
     let server = format!("http://{}", listener.local_addr()?);
     let stop = stop.clone();
     tasks.spawn(async move {
         if let Err(error) = demo_cluster::serve(listener, stop).await {
-            tracing::error!(%error, "the demo cluster failed");
+            tracing::error!(%error, "demo cluster stopped");
         }
     });
     Ok(server)
@@ -119,14 +119,14 @@ async fn demo(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Resu
 async fn connected(cluster: &Cluster, accounts: &Accounts) -> anyhow::Result<()> {
     let there = async {
         while cluster.holders(AgentId(accounts.agent)).is_empty() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    match tokio::time::timeout(CONNECTED, there).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, there).await {
         Ok(()) => Ok(()),
         Err(_) => bail!(
             "the agent did not connect within {} s; run again with RUST_LOG=info to see why",
-            CONNECTED.as_secs()
+            CONNECT_TIMEOUT.as_secs()
         ),
     }
 }
@@ -145,7 +145,7 @@ fn announce(
     ));
     if let Some(every) = args.drop_every {
         say(&format!(
-            "the load balancer resets every agent's connection each {every:?}"
+            "the load balancer resets all agents' connections every {every:?}"
         ));
     }
     say(&format!(
@@ -160,39 +160,39 @@ fn announce(
     ] {
         say(&format!("  try: {kubectl} {line}"));
     }
-    say("Ctrl-C ends everything");
+    say("Press Ctrl-C to stop");
 }
 
-/// Says which replicas hold the agent, whenever that changes.
+/// Prints which replicas hold the agent, whenever that changes.
 async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
     let mut shown = None;
     loop {
         let names = cluster.holders(AgentId(accounts.agent));
         if shown.as_ref() != Some(&names) {
             match &names[..] {
-                [] => say("agent demo: connected to no replica"),
-                names => say(&format!("agent demo: held by {}", names.join(", "))),
+                [] => say("agent demo: not connected"),
+                names => say(&format!("agent demo: connected to {}", names.join(", "))),
             }
             shown = Some(names);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn leave(cluster: Cluster, agent: agent::Running, mut tasks: JoinSet<()>) {
-    // The agent finishes what it carries; it was told by `stop`.
-    let _ = tokio::time::timeout(GRACES.requests, agent).await;
+async fn shut_down(cluster: Cluster, agent: agent::Running, mut tasks: JoinSet<()>) {
+    // The agent finishes what it carries; `stop` is cancelled already.
+    let _ = tokio::time::timeout(GRACE_PERIODS.requests, agent).await;
     let mut replicas = JoinSet::new();
     for replica in cluster.replicas {
-        replicas.spawn(replica.drain(GRACES, CancellationToken::new()));
+        replicas.spawn(replica.drain(GRACE_PERIODS, CancellationToken::new()));
     }
     while replicas.join_next().await.is_some() {}
     while tasks.join_next().await.is_some() {}
 }
 
-fn reason(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> String {
+fn describe(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> String {
     match ended {
-        Ok(Ok(())) => "without a reason".to_owned(),
+        Ok(Ok(())) => "no error reported".to_owned(),
         Ok(Err(error)) => format!("{error:#}"),
         Err(error) => error.to_string(),
     }

@@ -39,7 +39,7 @@ use crate::{
 /// Connections served at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 /// Longest request body that is kept for an echo.
-const MAX_ECHO: usize = 16 << 20;
+const MAX_ECHO_BYTES: usize = 16 << 20;
 
 /// An HTTP server with scripted answers.
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ async fn serve_one(socket: TcpStream, script: Script) {
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to the backend broke");
+        tracing::debug!(%error, "scripted backend: connection failed");
     }
     let switch = switch.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(switch) = switch
@@ -129,7 +129,10 @@ async fn answer(
             events,
             ticks: interval(every.max(std::time::Duration::from_millis(1))),
         }),
-        Answer::Echo => match Limited::new(request.into_body(), MAX_ECHO).collect().await {
+        Answer::Echo => match Limited::new(request.into_body(), MAX_ECHO_BYTES)
+            .collect()
+            .await
+        {
             Ok(body) => Either::Left(Sending::new(body.to_bytes().into())),
             Err(_) => {
                 status = StatusCode::PAYLOAD_TOO_LARGE;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::content;
 
 /// Longest piece: what agentk reads at a time.
-const PIECE: usize = 32 << 10;
+const PIECE_BYTES: usize = 32 << 10;
 
 /// What is left to send.
 #[derive(Debug)]
@@ -53,17 +53,18 @@ impl Iterator for Body {
     fn next(&mut self) -> Option<Bytes> {
         match self {
             Self::Pattern { offset, end } => {
-                let length = usize::try_from(*end - *offset).map_or(PIECE, |left| left.min(PIECE));
+                let length = usize::try_from(*end - *offset)
+                    .map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
                 let piece = content::pattern(*offset, length);
                 *offset += length as u64;
                 (length > 0).then_some(piece)
             }
             Self::Pieces(pieces) => {
                 let first = pieces.front_mut()?;
-                if first.len() <= PIECE {
+                if first.len() <= PIECE_BYTES {
                     return pieces.pop_front();
                 }
-                Some(first.split_to(PIECE))
+                Some(first.split_to(PIECE_BYTES))
             }
         }
     }
@@ -91,7 +92,7 @@ mod tests {
 
         let pieces: Vec<_> = Body::from(whole.clone()).collect();
 
-        assert!(pieces.iter().all(|piece| piece.len() <= PIECE));
+        assert!(pieces.iter().all(|piece| piece.len() <= PIECE_BYTES));
         assert_eq!(pieces.concat(), whole);
     }
 }

@@ -46,8 +46,8 @@ pub struct Chaos {
 }
 
 /// How long a target may take to accept.
-const CONNECT: Duration = Duration::from_secs(2);
-const PIECE: usize = 64 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const PIECE_BYTES: usize = 64 << 10;
 
 impl Chaos {
     /// Starts a proxy to one of these ports of loopback, in turns.
@@ -173,7 +173,7 @@ async fn connect(link: &Link) -> Option<TcpStream> {
     for _ in 0..link.targets.len() {
         let turn = link.next.fetch_add(1, Ordering::Relaxed);
         let target = link.targets[turn % link.targets.len()];
-        if let Ok(Ok(server)) = timeout(CONNECT, TcpStream::connect(target)).await {
+        if let Ok(Ok(server)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
             return Some(server);
         }
     }
@@ -188,7 +188,7 @@ async fn copy(
     loop {
         from.readable().await?;
         // A connection that is silent has no buffer: thousands of them are.
-        let mut piece = Vec::with_capacity(PIECE);
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
         let length = match from.try_read_buf(&mut piece) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

@@ -6,30 +6,30 @@ use std::sync::LazyLock;
 use bytes::{Bytes, BytesMut};
 
 /// Longest piece that [`pattern`] gives.
-pub(crate) const MAX_PIECE: usize = 64 << 10;
+pub(crate) const MAX_PIECE_BYTES: usize = 64 << 10;
 /// Longest body that [`json`] makes.
-pub(crate) const MAX_JSON: usize = 1 << 20;
+pub(crate) const MAX_JSON_BYTES: usize = 1 << 20;
 /// Shortest body that [`json`] makes.
-pub(crate) const MIN_JSON: usize = HEAD.len() + TAIL.len();
+pub(crate) const MIN_JSON_BYTES: usize = HEAD.len() + TAIL.len();
 
 /// A prime, so that pieces of round sizes never repeat.
-const PERIOD: usize = 65_521;
+const PATTERN_BYTES: usize = 65_521;
 const HEAD: &[u8] = br#"{"kind":"LoadTest","apiVersion":"v1","text":""#;
 const TAIL: &[u8] = br#""}"#;
 
-static NOISE: LazyLock<Bytes> = LazyLock::new(|| noise(PERIOD + MAX_PIECE));
+static NOISE: LazyLock<Bytes> = LazyLock::new(|| noise(PATTERN_BYTES + MAX_PIECE_BYTES));
 static LETTERS: LazyLock<Bytes> = LazyLock::new(letters);
 
 /// Up to `length` bytes of the endless pattern from `offset` on, not copied.
 /// The pattern cannot be compressed.
 pub(crate) fn pattern(offset: u64, length: usize) -> Bytes {
-    let start = usize::try_from(offset % PERIOD as u64).expect("below the period");
-    NOISE.slice(start..start + length.min(MAX_PIECE))
+    let start = usize::try_from(offset % PATTERN_BYTES as u64).expect("below the period");
+    NOISE.slice(start..start + length.min(MAX_PIECE_BYTES))
 }
 
 /// Whether `bytes` are those of the pattern at `offset`.
 pub(crate) fn is_pattern(mut offset: u64, bytes: &[u8]) -> bool {
-    bytes.chunks(MAX_PIECE).all(|piece| {
+    bytes.chunks(MAX_PIECE_BYTES).all(|piece| {
         let same = pattern(offset, piece.len()) == piece;
         offset += piece.len() as u64;
         same
@@ -38,10 +38,10 @@ pub(crate) fn is_pattern(mut offset: u64, bytes: &[u8]) -> bool {
 
 /// A JSON object of `length` bytes, within the limits of this file.
 pub(crate) fn json(length: usize) -> Bytes {
-    let length = length.clamp(MIN_JSON, MAX_JSON);
+    let length = length.clamp(MIN_JSON_BYTES, MAX_JSON_BYTES);
     let mut body = BytesMut::with_capacity(length);
     body.extend_from_slice(HEAD);
-    body.extend_from_slice(&LETTERS[..length - MIN_JSON]);
+    body.extend_from_slice(&LETTERS[..length - MIN_JSON_BYTES]);
     body.extend_from_slice(TAIL);
     body.freeze()
 }
@@ -54,7 +54,7 @@ fn noise(length: usize) -> Bytes {
         state ^= state << 17;
         u8::try_from(state >> 56).expect("eight bits are left")
     };
-    let period: Vec<u8> = (0..PERIOD).map(|_| step()).collect();
+    let period: Vec<u8> = (0..PATTERN_BYTES).map(|_| step()).collect();
     period.iter().copied().cycle().take(length).collect()
 }
 
@@ -65,7 +65,7 @@ fn letters() -> Bytes {
         .copied()
         .cycle()
         .map(letter)
-        .take(MAX_JSON)
+        .take(MAX_JSON_BYTES)
         .collect()
 }
 
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn json_is_json_of_the_wanted_length() {
-        for length in [MIN_JSON, 100, 4096, MAX_JSON] {
+        for length in [MIN_JSON_BYTES, 100, 4096, MAX_JSON_BYTES] {
             let body = json(length);
 
             assert_eq!(body.len(), length);

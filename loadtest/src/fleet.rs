@@ -45,7 +45,7 @@ use stats::Stats;
 const VERSION: &str = "v16.5.0";
 const COMMIT: &str = "loadtest";
 /// Agents that dial at the same time.
-const DIALLING: usize = 256;
+const MAX_CONCURRENT_DIALS: usize = 256;
 
 fn user_agent() -> String {
     format!("gitlab-agent/{VERSION}/{COMMIT}")
@@ -86,7 +86,7 @@ fn fleet(options: &Options) -> anyhow::Result<Arc<Fleet>> {
         descriptor: tunnel::descriptor(),
         tunnels: options.tunnels.max(2),
         stats: Stats::default(),
-        dialling: Semaphore::new(DIALLING),
+        dialling: Semaphore::new(MAX_CONCURRENT_DIALS),
         ramp: options.ramp,
         eager: options.eager,
         impatient: options.impatient,

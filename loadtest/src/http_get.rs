@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Longest answer.
-const MAX_BODY: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// What an http:// URL answers with. The caller sets the deadline.
 ///
@@ -26,7 +26,7 @@ pub(crate) async fn get(url: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let read = async {
         let response = send.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY);
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES);
         let body = body
             .collect()
             .await

@@ -36,19 +36,19 @@ enum Command {
     Fleet(fleet::Options),
     /// Sends requests to a Kubernetes proxy and verifies every body.
     Traffic(traffic::Options),
-    /// Disturbs links and processes by a timetable.
+    /// Injects faults into links and processes at given times.
     Faults(faults::Options),
     /// Serves the scripted Kubernetes API over HTTP, for real agents.
     Backend(backend::Options),
-    /// Runs a scenario: topology, phases, faults; judges it and writes a report.
+    /// Runs a scenario (topology, phases, faults), checks its objectives and writes a report.
     Run(run::Options),
-    /// Writes one report of several runs side by side.
+    /// Writes a report that compares several runs.
     Compare(report::CompareOptions),
-    /// Tells from results of runs with idle agents what agents and replicas need.
+    /// Computes memory and CPU per agent and replica from runs with idle agents.
     Sizing(report::SizingOptions),
     /// Starts a kas on loopback and measures it; ends within minutes.
     Bench(bench::Options),
-    /// Measures our kas and GitLab's in turns; prints the ratios.
+    /// Measures our kas and GitLab's alternately; prints the ratios.
     BenchCompare(bench::CompareOptions),
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Files that a process needs beside its connections.
-const SPARE: u64 = 64;
+const SPARE_FILES: u64 = 64;
 
 /// Raises the soft limit to the hard one and checks that `connections` fit.
 ///
@@ -20,7 +20,7 @@ pub(crate) fn make_room(connections: usize) -> anyhow::Result<()> {
         },
     )
     .context("cannot raise the limit of open files")?;
-    check(connections as u64 + SPARE, limit.maximum)
+    check(connections as u64 + SPARE_FILES, limit.maximum)
 }
 
 fn check(needed: u64, hard: Option<u64>) -> anyhow::Result<()> {

@@ -21,7 +21,7 @@ use tokio::{
 pub(crate) use measure::{Sample, sample};
 
 /// How long a program may take to end after it was asked to.
-const END: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running program; killed when dropped.
 pub(crate) struct Process {
@@ -151,7 +151,7 @@ impl Process {
     /// Asks it to end and waits; kills it when it does not.
     pub(crate) async fn end(mut self) {
         let asked = self.is_running() && self.signal(Signal::TERM).is_ok();
-        if asked && timeout(END, self.child.wait()).await.is_ok() {
+        if asked && timeout(END_TIMEOUT, self.child.wait()).await.is_ok() {
             return;
         }
         // Fails only when it has ended meanwhile.

@@ -30,7 +30,7 @@ use target::Target;
 use verify::Expected;
 
 /// How long clients may take to finish after the end was called.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all clients share.
 #[derive(Debug)]
@@ -118,12 +118,12 @@ async fn gather(mut clients: JoinSet<Tally>, stop: CancellationToken) -> anyhow:
                 Some(tally) => all.add(&tally?),
                 None => return Ok(all),
             },
-            () = late(&stop) => return Ok(all),
+            () = overdue(&stop) => return Ok(all),
         }
     }
 }
 
-async fn late(stop: &CancellationToken) {
+async fn overdue(stop: &CancellationToken) {
     stop.cancelled().await;
-    tokio::time::sleep(FINISH).await;
+    tokio::time::sleep(FINISH_TIMEOUT).await;
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 /// How long the agent's calls may go on when all of this ends.
-const GRACE: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The cluster that the agent serves.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub fn start(
     };
     let token = Token::File(token_file.to_owned());
     let mut config = Config::new(kas_address, token, cluster)?;
-    config.grace = GRACE;
+    config.grace = SHUTDOWN_TIMEOUT;
     Ok(tokio::spawn(async move {
         agentk::run(config, stop, CancellationToken::new())
             .await

@@ -1,4 +1,4 @@
-//! A small TCP load balancer that can cut everything it carries.
+//! A small TCP load balancer that can reset everything it carries.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How long a target may take to accept.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Passes connections on to its targets in turn.
 #[derive(Debug)]
@@ -47,18 +47,18 @@ impl Balancer {
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let (cut, _) = watch::channel(());
+        let (reset, _) = watch::channel(());
         let mut connections = JoinSet::new();
-        let mut cuts = self.drop_every.map(tokio::time::interval);
+        let mut resets = self.drop_every.map(tokio::time::interval);
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => if let Ok((client, _)) = accepted {
                     let (targets, next) = (self.targets.clone(), self.next.clone());
-                    connections.spawn(carry(client, targets, next, cut.subscribe()));
+                    connections.spawn(forward(client, targets, next, reset.subscribe()));
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                () = tick(&mut cuts) => {
-                    cut.send_replace(());
+                () = tick(&mut resets) => {
+                    reset.send_replace(());
                 }
                 () = stop.cancelled() => return,
             }
@@ -66,29 +66,29 @@ impl Balancer {
     }
 }
 
-async fn tick(cuts: &mut Option<tokio::time::Interval>) {
-    match cuts {
-        Some(cuts) => drop(cuts.tick().await),
+async fn tick(resets: &mut Option<tokio::time::Interval>) {
+    match resets {
+        Some(resets) => drop(resets.tick().await),
         None => std::future::pending().await,
     }
 }
 
-async fn carry(
+async fn forward(
     mut client: TcpStream,
     targets: Arc<[SocketAddr]>,
     next: Arc<AtomicUsize>,
-    mut cut: watch::Receiver<()>,
+    mut reset: watch::Receiver<()>,
 ) {
     let Some(mut server) = connect(&targets, &next).await else {
         return;
     };
     // Small messages must not wait for each other; failing to say so is slow, not wrong.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    cut.mark_unchanged();
+    reset.mark_unchanged();
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
         // The connections are reset, as a load balancer that fails would.
-        _ = cut.changed() => for socket in [&client, &server] {
+        _ = reset.changed() => for socket in [&client, &server] {
             let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         },
     }
@@ -97,7 +97,9 @@ async fn carry(
 async fn connect(targets: &[SocketAddr], next: &AtomicUsize) -> Option<TcpStream> {
     for _ in 0..targets.len() {
         let target = targets[next.fetch_add(1, Ordering::Relaxed) % targets.len()];
-        if let Ok(Ok(server)) = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await {
+        if let Ok(Ok(server)) =
+            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await
+        {
             return Some(server);
         }
     }
@@ -146,7 +148,7 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0; 1])).await;
         assert!(
-            read.expect("cut in time").is_err(),
+            read.expect("reset in time").is_err(),
             "a reset, not an orderly end"
         );
     }

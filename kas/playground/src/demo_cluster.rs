@@ -44,35 +44,35 @@ mod verbs;
 mod watch;
 
 const MAX_CONNECTIONS: usize = 1_024;
-const HEADERS_WITHIN: Duration = Duration::from_secs(30);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What a connection whose client does not read may hold back.
-const CONNECTION_BUFFER: usize = 64 << 10;
+const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
 /// How long connections may take to finish once `stop` is given.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CONNECTION_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves a new demo cluster, over plain HTTP/1.1, until `stop`; then ends its streams and returns.
 ///
 /// # Errors
 /// Fails when the first objects do not fit, which the built-in limits rule out.
 pub async fn serve(listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
-    let cluster = Arc::new(found(stop.child_token())?);
+    let cluster = Arc::new(new_cluster(stop.child_token())?);
     let tasks = TaskTracker::new();
     tasks.spawn(controller::run(Arc::clone(&cluster)));
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = Arc::clone(&places).acquire_owned();
+        let permit = Arc::clone(&permits).acquire_owned();
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = async { (place.await, listener.accept().await) } => accepted,
+            accepted = async { (permit.await, listener.accept().await) } => accepted,
         };
         match accepted {
-            (Ok(place), Ok((connection, _))) => {
-                tasks.spawn(converse(Arc::clone(&cluster), connection, place));
+            (Ok(permit), Ok((connection, _))) => {
+                tasks.spawn(serve_connection(Arc::clone(&cluster), connection, permit));
             }
-            (_, Err(problem)) => {
-                tracing::debug!(%problem, "the demo cluster could not accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+            (_, Err(error)) => {
+                tracing::debug!(%error, "demo cluster: cannot accept a connection");
+                sleep(ACCEPT_BACKOFF).await;
             }
             (Err(_), Ok(_)) => break,
         }
@@ -83,7 +83,7 @@ pub async fn serve(listener: TcpListener, stop: CancellationToken) -> io::Result
     Ok(())
 }
 
-fn found(stop: CancellationToken) -> io::Result<Cluster> {
+fn new_cluster(stop: CancellationToken) -> io::Result<Cluster> {
     let clock = Clock::start();
     let now = clock.now();
     // Revisions start at the time of day: those of an earlier demo cluster are then recognised as old.
@@ -93,7 +93,11 @@ fn found(stop: CancellationToken) -> io::Result<Cluster> {
     Ok(Cluster::new(store, clock, stop))
 }
 
-async fn converse(cluster: Arc<Cluster>, connection: TcpStream, _place: OwnedSemaphorePermit) {
+async fn serve_connection(
+    cluster: Arc<Cluster>,
+    connection: TcpStream,
+    _permit: OwnedSemaphorePermit,
+) {
     let stop = cluster.stop.clone();
     let service = service_fn(move |request| {
         let cluster = Arc::clone(&cluster);
@@ -101,8 +105,8 @@ async fn converse(cluster: Arc<Cluster>, connection: TcpStream, _place: OwnedSem
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .max_buf_size(CONNECTION_BUFFER)
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(CONNECTION_BUFFER_BYTES)
         .serve_connection(TokioIo::new(connection), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -111,11 +115,11 @@ async fn converse(cluster: Arc<Cluster>, connection: TcpStream, _place: OwnedSem
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
-                () = sleep(FAREWELL) => Ok(()),
+                () = sleep(CONNECTION_SHUTDOWN_TIMEOUT) => Ok(()),
             }
         }
     };
-    if let Err(problem) = ended {
-        tracing::debug!(%problem, "a connection to the demo cluster broke");
+    if let Err(error) = ended {
+        tracing::debug!(%error, "demo cluster: connection failed");
     }
 }

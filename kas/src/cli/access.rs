@@ -16,20 +16,20 @@ use crate::control_plane::standalone::{
     view,
 };
 
-/// What to do with access rules.
+/// `kas access` subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Append a rule; of all rules the first that matches decides
+    /// Append a rule; the first rule that matches decides
     Grant(Grant),
-    /// List the rules in their order
+    /// List the rules in order of evaluation
     List {
-        /// How
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
     /// Remove a rule
     Remove {
-        /// Its number in the list
+        /// Number of the rule in the list
         number: usize,
     },
 }
@@ -37,45 +37,45 @@ pub enum Action {
 /// A rule to append.
 #[derive(Debug, Args)]
 pub struct Grant {
-    /// An agent, or '*' for all; may be repeated
+    /// Agent, or '*' for all agents; may be repeated
     #[arg(long = "agent", value_name = "AGENT", required = true)]
     agents: Vec<String>,
-    /// A user who may use them; may be repeated
+    /// User who may use the agents; may be repeated
     #[arg(long = "user", value_name = "USER")]
     users: Vec<String>,
-    /// A group whose users and services may use them; may be repeated
+    /// Group whose users and services may use the agents; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// A service that may use them; may be repeated
+    /// Service that may use the agents; may be repeated
     #[arg(long = "service", value_name = "SERVICE")]
     services: Vec<String>,
-    /// As whom they act in the cluster
+    /// Identity that requests have in the cluster
     #[arg(long = "as", value_enum)]
     access_as: As,
-    /// With --as impersonate: the user name
+    /// With --as impersonate: user name
     #[arg(long)]
     as_user: Option<String>,
-    /// With --as impersonate: a group; may be repeated
+    /// With --as impersonate: group; may be repeated
     #[arg(long = "as-group", value_name = "GROUP")]
     as_groups: Vec<String>,
-    /// With --as impersonate: the unique id
+    /// With --as impersonate: UID
     #[arg(long)]
     as_uid: Option<String>,
-    /// With --as impersonate: an extra value; may be repeated
+    /// With --as impersonate: extra value; may be repeated
     #[arg(long = "as-extra", value_name = "KEY=VALUE")]
     as_extra: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum As {
-    /// as the agent itself
+    /// The agent's own
     Agent,
-    /// as the user who asks
+    /// The calling user
     User,
-    /// as the service that asks
+    /// The calling service
     #[value(name = "ci_job", alias = "ci-job")]
     CiJob,
-    /// as --as-user
+    /// The one of --as-user
     Impersonate,
 }
 
@@ -106,11 +106,11 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
             output.json(&rules.map(view).collect::<Vec<_>>())
         }
         Format::Table if document.access.is_empty() => output.hint(
-            "There are no access rules, so nobody may use any agent: `kas access grant` adds one.",
+            "There are no access rules, so no agent can be used: add one with `kas access grant`.",
         ),
         Format::Table => {
             let row = |(number, rule): (usize, &Rule)| {
-                let (agents, callers, access_as) = words(rule);
+                let (agents, callers, access_as) = columns(rule);
                 [number.to_string(), agents, callers, access_as]
             };
             output.table(
@@ -126,7 +126,7 @@ fn remove(file: &Path, number: usize, output: &mut Output<'_>) -> Result<(), Com
         document.remove_rule(number)
     })?;
     output.hint(&format!(
-        "Removed rule {number}: {}. The rules after it moved up.",
+        "Removed rule {number}: {}. The rules after it are renumbered.",
         sentence(&rule)
     ))
 }
@@ -135,7 +135,7 @@ impl Grant {
     fn into_rule(self) -> Result<Rule, CommandError> {
         if self.users.is_empty() && self.groups.is_empty() && self.services.is_empty() {
             return Err(usage(
-                "say who may use the agents: give --user, --group or --service",
+                "no user, group or service is given: use --user, --group or --service",
             ));
         }
         Ok(Rule {
@@ -191,7 +191,7 @@ fn agents(texts: &[String]) -> Result<Agents, CommandError> {
     Ok(Agents::Named(names.collect::<Result<_, _>>()?))
 }
 
-/// Values of the same key are one extra.
+/// Merges values of the same key.
 fn extra(texts: &[String]) -> Result<Vec<Extra>, CommandError> {
     let mut extras: Vec<Extra> = Vec::new();
     for text in texts {
@@ -215,12 +215,12 @@ fn usage(text: &str) -> CommandError {
 }
 
 fn sentence(rule: &Rule) -> String {
-    let (agents, callers, access_as) = words(rule);
+    let (agents, callers, access_as) = columns(rule);
     format!("{callers} may use {agents} as {access_as}")
 }
 
-/// Agents, callers and whom they act as, in words.
-fn words(rule: &Rule) -> (String, String, String) {
+/// The columns of a rule: agents, callers, identity.
+fn columns(rule: &Rule) -> (String, String, String) {
     let agents = match &rule.agents {
         Agents::All => "*".to_owned(),
         Agents::Named(names) => {
@@ -228,15 +228,15 @@ fn words(rule: &Rule) -> (String, String, String) {
             names.join(",")
         }
     };
-    let sorts = [
+    let kinds = [
         ("user", &rule.users),
         ("group", &rule.groups),
         ("service", &rule.services),
     ];
-    let callers = sorts.iter().flat_map(|(sort, names)| {
+    let callers = kinds.iter().flat_map(|(kind, names)| {
         names
             .iter()
-            .map(move |name: &Name| format!("{sort} {}", name.as_str()))
+            .map(move |name: &Name| format!("{kind} {}", name.as_str()))
     });
     let access_as = match &rule.access_as {
         AccessAs::Impersonate(whom) if whom.groups.is_empty() => whom.username.clone(),

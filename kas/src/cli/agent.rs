@@ -14,56 +14,56 @@ use super::{
     connected::{Process, Server},
     duration, new_token, now,
     output::{Format, TokenView, summary},
-    receptive::Pair,
+    receptive::KeyPairFiles,
 };
 use crate::control_plane::standalone::{
     Editable, change::ChangeError, edit, file::AgentEntry, names::AgentName, tokens::TokenKind,
     view,
 };
 
-/// What to do with agents.
+/// `kas agent` subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Create an agent and print its token, which is shown only this once
+    /// Create an agent and print its token, which is shown only once
     Create {
-        /// Its name: lower-case letters, digits and `-`
+        /// Name of the agent: lower-case letters, digits and `-`
         name: String,
-        /// Its number; by default one above all others
+        /// Id of the agent; by default the highest id in use plus one
         #[arg(long)]
         id: Option<i64>,
-        /// Where it waits for kas to dial it: grpc://, grpcs://, ws:// or wss://. Makes keys
-        /// beside the file; agentk needs the public one
+        /// URL at which kas dials the agent: grpc://, grpcs://, ws:// or wss://. Generates a key pair
+        /// beside the file; agentk needs the public key
         #[arg(long, value_name = "URL")]
         receptive: Option<String>,
     },
-    /// List the agents
+    /// List agents
     List {
-        /// The configuration file of a running server, to list the connected processes of each agent too
+        /// Configuration file of a running server; lists each agent's connected processes as well
         #[arg(long, value_name = "FILE")]
         configuration_file: Option<PathBuf>,
-        /// How
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
     /// Show an agent
     Show {
-        /// Its name
+        /// Name of the agent
         name: String,
-        /// How
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Print a new token; the old one stays good for a while
+    /// Create a new token and print it; the old one stays valid for a grace period
     RotateToken {
-        /// The agent's name
+        /// Name of the agent
         name: String,
-        /// For how long the old token stays good; 0 ends it at once
+        /// How long the old token stays valid; 0 revokes it immediately
         #[arg(long, default_value = "24h", value_parser = duration::parse)]
         grace: Duration,
     },
-    /// Take all tokens from an agent, so that it cannot connect
+    /// Revoke all tokens of an agent, so that it cannot connect
     Revoke {
-        /// Its name
+        /// Name of the agent
         name: String,
     },
 }
@@ -111,7 +111,7 @@ fn create(
     })?;
     output.result(token.expose())?;
     output.hint(&format!(
-        "Agent {name} has id {id} in {}. Its token above is shown only this once: put it into a \
+        "Agent {name} has id {id} in {}. Its token above is shown only once: write it to a \
          file and start `agentk --kas-address URL --token-file FILE`.",
         file.display()
     ))
@@ -124,7 +124,7 @@ fn create_receptive(
     url: &str,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    let pair = Pair::of(file, &AgentName::try_from(name.to_owned())?);
+    let pair = KeyPairFiles::of(file, &AgentName::try_from(name.to_owned())?);
     let public = pair.create()?;
     let (token, entry) = new_token(TokenKind::Agent, now())?;
     let id = edit(file, |document: &mut Editable| {
@@ -136,7 +136,7 @@ fn create_receptive(
     output.result(token.expose())?;
     output.hint(&format!(
         "Agent {name} has id {id} in {}, and kas dials it at {url}. Its token above is shown only \
-         this once: put it into a file, {public} into another (it is {} too), and start `agentk \
+         once: write it to a file, {public} to another (a copy is in {}), and start `agentk \
          --token-file FILE --api-jwt-file OTHER`. {} is for kas alone.",
         file.display(),
         pair.public.display(),
@@ -153,7 +153,7 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
             output.json(&views)
         }
         Format::Table if document.agents.is_empty() => {
-            output.hint("There are no agents: `kas agent create NAME` makes one.")
+            output.hint("There are no agents: create one with `kas agent create NAME`.")
         }
         Format::Table => {
             let row = |it: &AgentEntry<_>| {
@@ -171,7 +171,7 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
     }
 }
 
-/// The agents of a running server, a line for each process.
+/// Lists the agents of a running server, one line per process.
 async fn list_connected(
     file: &Path,
     format: Format,
@@ -256,17 +256,17 @@ fn rotate(
     output.hint(&rotated("Agent", name, ended, grace))
 }
 
-/// What a rotation did to the old tokens.
-pub(super) fn rotated(sort: &str, name: &str, ended: usize, grace: Duration) -> String {
+/// Describes what a rotation did to the old tokens.
+pub(super) fn rotated(kind: &str, name: &str, ended: usize, grace: Duration) -> String {
     let grace_text = duration::show(grace);
     let old = match (ended, grace.is_zero()) {
-        (0, _) => format!("the token before it, if any, stays good for {grace_text}"),
-        (_, true) => "older tokens are refused from now on".to_owned(),
+        (0, _) => format!("the previous token, if any, stays valid for {grace_text}"),
+        (_, true) => "older tokens are no longer accepted".to_owned(),
         (_, false) => format!(
-            "of two older tokens the oldest is refused from now on, the other stays good for {grace_text} at most"
+            "of two older tokens the oldest is no longer accepted, the other stays valid for at most {grace_text}"
         ),
     };
-    format!("{sort} {name} has the new token above, shown only this once; {old}.")
+    format!("{kind} {name} has the new token above, which is shown only once; {old}.")
 }
 
 fn revoke(file: &Path, name: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
@@ -274,7 +274,7 @@ fn revoke(file: &Path, name: &str, output: &mut Output<'_>) -> Result<(), Comman
         document.revoke_agent(name)
     })?;
     output.hint(&format!(
-        "Agent {name} lost {count} token(s) and cannot connect: `kas agent rotate-token {name}` gives it a new one."
+        "Revoked {count} token(s) of agent {name}, which can no longer connect: `kas agent rotate-token {name}` creates a new one."
     ))
 }
 
@@ -302,7 +302,7 @@ impl<'a> AgentView<'a> {
         }
     }
 
-    /// A line for each process, and one for an agent without any.
+    /// One line per process, or a single one for an agent without any.
     fn rows(&self) -> Vec<[String; 6]> {
         let row = |version: &str, pod: &str, kubernetes: &str, since: &str| {
             let name = self.name.to_owned();

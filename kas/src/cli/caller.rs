@@ -21,34 +21,34 @@ use crate::control_plane::standalone::{
     view,
 };
 
-/// What to do with users or services.
+/// `kas user` and `kas service` subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Create one and print its token, which is shown only this once
+    /// Create one and print its token, which is shown only once
     Create {
-        /// Its name: letters, digits and `_`, `-`, `.`, `/`
+        /// Name: letters, digits and `_`, `-`, `.`, `/`
         name: String,
-        /// A group it is in; may be repeated
+        /// Group to put it into; may be repeated
         #[arg(long = "group", value_name = "GROUP")]
         groups: Vec<String>,
     },
-    /// List them
+    /// List all
     List {
-        /// How
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Print a new token; the old one stays good for a while
+    /// Create a new token and print it; the old one stays valid for a grace period
     RotateToken {
-        /// Whose
+        /// Name of the user or service
         name: String,
-        /// For how long the old token stays good; 0 ends it at once
+        /// How long the old token stays valid; 0 revokes it immediately
         #[arg(long, default_value = "24h", value_parser = duration::parse)]
         grace: Duration,
     },
-    /// Take all tokens away
+    /// Revoke all tokens
     Revoke {
-        /// Whose
+        /// Name of the user or service
         name: String,
     },
 }
@@ -79,10 +79,10 @@ fn create(
         document.create_caller(kind, name, groups, entry)
     })?;
     output.result(token.expose())?;
-    let sort = kind.name();
+    let kind = kind.name();
     output.hint(&format!(
-        "Created {sort} {name} in {}. The token above is shown only this once; \
-         `kas access grant --agent AGENT --{sort} {name} --as …` says what it may be used for.",
+        "Created {kind} {name} in {}. The token above is shown only once; \
+         grant access with `kas access grant --agent AGENT --{kind} {name} --as …`.",
         file.display()
     ))
 }
@@ -98,9 +98,9 @@ fn list(
     match format {
         Format::Json => output.json(&callers.map(|it| caller_view(it, now)).collect::<Vec<_>>()),
         Format::Table if document.callers(kind).is_empty() => {
-            let sort = kind.name();
+            let kind = kind.name();
             output.hint(&format!(
-                "There are no {sort}s: `kas {sort} create NAME` makes one."
+                "There are no {kind}s: create one with `kas {kind} create NAME`."
             ))
         }
         Format::Table => {
@@ -132,11 +132,11 @@ fn rotate(
         document.rotate_caller(kind, name, entry, grace, now)
     })?;
     output.result(token.expose())?;
-    let sort = match kind {
+    let kind_name = match kind {
         CallerKind::User => "User",
         CallerKind::Service => "Service",
     };
-    output.hint(&rotated(sort, name, ended, grace))
+    output.hint(&rotated(kind_name, name, ended, grace))
 }
 
 fn revoke(
@@ -148,9 +148,9 @@ fn revoke(
     let count = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
         document.revoke_caller(kind, name)
     })?;
-    let sort = kind.name();
+    let kind = kind.name();
     output.hint(&format!(
-        "The {sort} {name} lost {count} token(s): `kas {sort} rotate-token {name}` gives a new one."
+        "Revoked {count} token(s) of {kind} {name}: `kas {kind} rotate-token {name}` creates a new one."
     ))
 }
 

@@ -11,9 +11,9 @@ use crate::{
     yaml,
 };
 
-/// Prints the effective configuration, and what of the file has no effect.
+/// Prints the effective configuration, keys without effect and likely mistakes.
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let loaded = config::load(file).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let loaded = config::load(file)?;
     output.result(&report(file, &loaded))
 }
 
@@ -28,7 +28,7 @@ fn report(file: &Path, loaded: &config::Loaded) -> String {
         .iter()
         .map(|note| format!("{}:{note}", file.display()));
     section(&mut text, "Ignored", ignored.collect());
-    section(&mut text, "Check", doubts(&loaded.config));
+    section(&mut text, "Check", mistakes(&loaded.config));
     text
 }
 
@@ -43,16 +43,16 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
     }
 }
 
-/// What is allowed but probably not meant, or will not work on this machine.
-fn doubts(config: &Config) -> Vec<String> {
-    let mut doubts = Vec::new();
+/// Likely mistakes: valid values that are probably not intended, and files that are missing.
+fn mistakes(config: &Config) -> Vec<String> {
+    let mut mistakes = Vec::new();
     if let ControlPlaneConfig::GitLab(gitlab) = &config.control_plane {
         match &gitlab.external_url {
-            None => doubts.push(
+            None => mistakes.push(
                 "gitlab.external_url is not set: browsers of no origin may use the Kubernetes API"
                     .to_owned(),
             ),
-            Some(url) if !is_origin(url) => doubts.push(format!(
+            Some(url) if !is_origin(url) => mistakes.push(format!(
                 "gitlab.external_url `{url}` has a path: browsers send only scheme, host and port \
                  as their origin, so none may use the Kubernetes API"
             )),
@@ -62,8 +62,9 @@ fn doubts(config: &Config) -> Vec<String> {
     let missing = files(config)
         .into_iter()
         .filter(|(_, file)| !file.is_file());
-    doubts.extend(missing.map(|(key, file)| format!("{key}: there is no file {}", file.display())));
-    doubts
+    mistakes
+        .extend(missing.map(|(key, file)| format!("{key}: there is no file {}", file.display())));
+    mistakes
 }
 
 fn is_origin(url: &str) -> bool {
@@ -71,7 +72,7 @@ fn is_origin(url: &str) -> bool {
     !rest.contains(['/', '?'])
 }
 
-/// The files that a start needs.
+/// The files that the server reads when it starts.
 fn files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let mut files = Vec::new();
     match &config.control_plane {

@@ -1,4 +1,4 @@
-//! Which agent processes are connected, asked of a running server over the port that GitLab calls.
+//! Queries a running server for connected agent processes, over the API port.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,12 +26,12 @@ use tokio::{
 
 use crate::config::{self, ApiListen, ControlPlaneConfig, Network};
 
-/// How long the server may take.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Agents that one question may be about.
-const AT_ONCE: usize = 10_000;
+/// How long the server may take to answer.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Agents in one query.
+const MAX_AGENTS_PER_QUERY: usize = 10_000;
 
-/// A running server, by its configuration file.
+/// A running server, found by its configuration file.
 #[derive(Debug)]
 pub(super) struct Server {
     listen: ApiListen,
@@ -55,37 +55,37 @@ impl Server {
         let config = config::load(file)?.config;
         let ControlPlaneConfig::Standalone { file: agents } = config.control_plane else {
             bail!(
-                "its agents are those of GitLab, which lists them on the pages of their projects"
+                "its agents are registered in GitLab, which lists them on the pages of their projects"
             );
         };
         let listen = config
             .api
-            .context("it has no section api: add api.listen.address and api.listen.authentication_secret_file, and start it again")?;
+            .context("it has no section api: add api.listen.address and api.listen.authentication_secret_file, and restart it")?;
         Ok(Self { listen, agents })
     }
 
-    /// The processes of these agents, connected to whichever replica.
+    /// The processes of these agents that are connected to any replica.
     pub(super) async fn connected(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
-        let asked = async {
+        let queried = async {
             let mut all = Vec::new();
-            for agents in agents.chunks(AT_ONCE) {
-                all.extend(self.ask(agents).await?);
+            for agents in agents.chunks(MAX_AGENTS_PER_QUERY) {
+                all.extend(self.query(agents).await?);
             }
             anyhow::Ok(all)
         };
-        let answer = tokio::time::timeout(LIMIT, asked).await;
-        answer.with_context(|| format!("no answer within {LIMIT:?}"))?
+        let answer = tokio::time::timeout(QUERY_TIMEOUT, queried).await;
+        answer.with_context(|| format!("no answer within {QUERY_TIMEOUT:?}"))?
     }
 
-    async fn ask(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
+    async fn query(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
         let ApiListen { address, tls, .. } = &self.listen;
         if address.network == Network::Unix {
             let socket = UnixStream::connect(&address.address).await;
             let socket = socket.with_context(|| address.address.clone())?;
-            return ask(socket, self.token()?, agents).await;
+            return query(socket, self.token()?, agents).await;
         }
         let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
-        let target = format!("{scheme}://{}", reachable(&address.host_port()));
+        let target = format!("{scheme}://{}", dial_address(&address.host_port()));
         let trusted = tls.iter().map(|it| it.certificate_file.clone()).collect();
         let options = ConnectOptions {
             tls: Some(ClientTls::load(&ClientTlsOptions {
@@ -95,10 +95,10 @@ impl Server {
             ..ConnectOptions::default()
         };
         let connected = connect(&Target::parse(&target)?, &options).await?;
-        ask(connected.io, self.token()?, agents).await
+        query(connected.io, self.token()?, agents).await
     }
 
-    /// What only those who have the server's secret can show.
+    /// The authorization header, signed with the server's API secret.
     fn token(&self) -> anyhow::Result<HeaderMap> {
         let secret = Secret::read(&self.listen.authentication_secret_file)?;
         let token = jwt::sign(&secret, "kas", "gitlab-kas")?;
@@ -107,7 +107,7 @@ impl Server {
     }
 }
 
-async fn ask<S>(io: S, token: HeaderMap, agents: &[i64]) -> anyhow::Result<Vec<Process>>
+async fn query<S>(io: S, token: HeaderMap, agents: &[i64]) -> anyhow::Result<Vec<Process>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -122,12 +122,12 @@ where
             let agents = answer?.into_inner().agents;
             Ok(agents.into_iter().map(Process::of).collect())
         }
-        _ = connection => bail!("the connection broke"),
+        _ = connection => bail!("the connection was closed before the answer"),
     }
 }
 
-/// Where to dial what is listened on: all interfaces are reached by this machine's name for itself.
-fn reachable(address: &str) -> String {
+/// The address to dial for a listen address; the wildcard addresses become localhost.
+fn dial_address(address: &str) -> String {
     let port = ["0.0.0.0:", "[::]:"]
         .iter()
         .find_map(|all| address.strip_prefix(all));
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn what_listens_on_all_interfaces_is_reached_on_loopback() {
-        assert_eq!(reachable("0.0.0.0:8153"), "localhost:8153");
-        assert_eq!(reachable("[::]:8153"), "localhost:8153");
-        assert_eq!(reachable("10.0.0.1:8153"), "10.0.0.1:8153");
+        assert_eq!(dial_address("0.0.0.0:8153"), "localhost:8153");
+        assert_eq!(dial_address("[::]:8153"), "localhost:8153");
+        assert_eq!(dial_address("10.0.0.1:8153"), "10.0.0.1:8153");
     }
 
     #[test]

@@ -1,22 +1,33 @@
-//! Durations as people type them.
+//! Durations in flags.
 
 use std::time::Duration;
 
+/// A duration that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DurationError {
+    /// It is not understood.
+    #[error("give a duration such as 24h, 90m or 5s")]
+    Malformed,
+    /// It must not be zero.
+    #[error("the duration must be above 0")]
+    Zero,
+}
+
 /// Reads `24h`, `90m`, `5s`, `1h30m`, or `0`.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "give a duration such as 24h, 90m or 5s".to_owned())
+        .ok_or(DurationError::Malformed)
 }
 
 /// Like [`parse`], but not zero.
-pub(super) fn parse_positive(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_positive(text: &str) -> Result<Duration, DurationError> {
     match parse(text)? {
-        Duration::ZERO => Err("the duration must be above 0".to_owned()),
+        Duration::ZERO => Err(DurationError::Zero),
         duration => Ok(duration),
     }
 }

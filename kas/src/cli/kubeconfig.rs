@@ -18,42 +18,53 @@ use crate::control_plane::{
 };
 use crate::yaml::nearest;
 
-/// What a kubeconfig is for.
+/// `kas kubeconfig` arguments.
 #[derive(Debug, Args)]
 pub struct KubeconfigArgs {
-    /// The agent's name, which is also the context's
+    /// Name of the agent, also used for the context
     agent: String,
-    /// The URL of the Kubernetes API proxy, which may end in /k8s-proxy/
+    /// URL of the Kubernetes API proxy, usually ending in /k8s-proxy/
     #[arg(long, value_name = "URL")]
     server: String,
-    /// Whose token it is; told from the token if absent
+    /// User who owns the token; found by the token if absent
     #[arg(long, value_name = "USER", conflicts_with = "service")]
     user: Option<String>,
-    /// Whose token it is; told from the token if absent
+    /// Service that owns the token; found by the token if absent
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
-    /// The token of the user or service; `-` reads it from standard input
+    /// Token of the user or service; `-` reads it from standard input
     #[arg(long, env = "KAS_TOKEN", hide_env_values = true, value_parser = token)]
     token: Token,
-    /// A PEM file with the CA of the server's certificate, to be embedded
+    /// PEM file with the CA of the server's certificate, to be embedded
     #[arg(long, value_name = "FILE")]
     certificate_authority: Option<PathBuf>,
 }
 
 /// The longest token that is read from standard input, in bytes.
-const TOKEN_BYTES: u64 = 16 << 10;
+const MAX_TOKEN_BYTES: u64 = 16 << 10;
 
-fn token(text: &str) -> Result<Token, String> {
+/// A `--token` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("the token is empty")]
+    Empty,
+    #[error("cannot read standard input: {0}")]
+    StandardInput(std::io::Error),
+}
+
+fn token(text: &str) -> Result<Token, TokenError> {
     let mut read = String::new();
     let text = if text == "-" {
-        let all = std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut read);
-        all.map_err(|error| format!("cannot read standard input: {error}"))?;
+        let all = std::io::stdin()
+            .take(MAX_TOKEN_BYTES)
+            .read_to_string(&mut read);
+        all.map_err(TokenError::StandardInput)?;
         read.trim()
     } else {
         text.trim()
     };
     if text.is_empty() {
-        return Err("the token is empty".to_owned());
+        return Err(TokenError::Empty);
     }
     Ok(Token::new(text))
 }
@@ -95,11 +106,11 @@ impl Kubeconfig<'_> {
     }
 
     fn bearer(&self) -> String {
-        let sort = match self.identity.kind {
+        let scheme = match self.identity.kind {
             IdentityKind::User => "pat",
             IdentityKind::CiJob => "ci",
         };
-        format!("{sort}:{}:{}", self.agent.id, self.token.expose())
+        format!("{scheme}:{}:{}", self.agent.id, self.token.expose())
     }
 }
 
@@ -132,7 +143,7 @@ pub(super) fn run(
     let allowed = directory.authorize(identity.kind, &args.token.hash(), agent.id, now);
     match allowed {
         Ok(_) => Ok(()),
-        Err(denied) => output.hint(&format!("Note: {denied}. `kas access grant` adds one.")),
+        Err(denied) => output.hint(&format!("Note: {denied}. Add one with `kas access grant`.")),
     }
 }
 
@@ -184,14 +195,14 @@ fn owner<'a>(
         Some((kind, name)) if (kind, name) != (identity.kind, &identity.name) => {
             Err(CommandError::Usage(format!(
                 "--token belongs to {}: leave --user and --service out, or correct them",
-                told(identity)
+                describe(identity)
             )))
         }
         Some(_) | None => Ok(identity),
     }
 }
 
-fn told(identity: &Identity) -> String {
+fn describe(identity: &Identity) -> String {
     match identity.kind {
         IdentityKind::User => format!("the user {}", identity.name),
         IdentityKind::CiJob => format!("the service {}", identity.name),
@@ -199,10 +210,8 @@ fn told(identity: &Identity) -> String {
 }
 
 fn read_ca(file: &Path) -> Result<Vec<u8>, CommandError> {
-    std::fs::read(file).map_err(|error| {
-        CommandError::Usage(format!(
-            "cannot read --certificate-authority {}: {error}",
-            file.display()
-        ))
+    std::fs::read(file).map_err(|error| CommandError::Io {
+        attempt: format!("cannot read --certificate-authority {}", file.display()),
+        error,
     })
 }

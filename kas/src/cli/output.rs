@@ -1,4 +1,4 @@
-//! What commands print: results on one stream, hints for people on the other.
+//! Output of commands: results on standard output, hints on standard error.
 
 use std::io::Write;
 
@@ -9,17 +9,17 @@ use serde::Serialize;
 use super::CommandError;
 use crate::control_plane::standalone::tokens::{TokenEntry, live};
 
-/// How a list is printed.
+/// Output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Aligned columns.
     #[default]
     Table,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
-/// Where commands print.
+/// The two streams that commands print to.
 pub struct Output<'a> {
     results: &'a mut dyn Write,
     hints: &'a mut dyn Write,
@@ -80,7 +80,7 @@ fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     std::iter::once(head).chain(rows).collect()
 }
 
-/// A token as lists show it: never itself, not even its hash.
+/// A token in lists: neither the token nor its hash is shown.
 #[derive(Debug, Serialize)]
 pub(super) struct TokenView {
     created_at: Timestamp,
@@ -108,7 +108,7 @@ impl TokenView {
     }
 }
 
-/// The state of tokens in a few words.
+/// A one-line summary of the tokens' states.
 pub(super) fn summary(tokens: &[TokenEntry], now: Timestamp) -> String {
     let first_end = tokens
         .iter()
@@ -116,7 +116,7 @@ pub(super) fn summary(tokens: &[TokenEntry], now: Timestamp) -> String {
         .filter_map(|token| token.expires_at)
         .min();
     match (live(tokens, now), first_end) {
-        (0, _) => "none: rotate-token gives one".to_owned(),
+        (0, _) => "none: create one with rotate-token".to_owned(),
         (live, None) => format!("{live} live"),
         (live, Some(end)) => format!("{live} live, one until {end}"),
     }

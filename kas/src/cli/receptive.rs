@@ -1,4 +1,4 @@
-//! Key pairs of agents that are dialled.
+//! Key pair files of receptive agents.
 
 use std::{
     fs::OpenOptions,
@@ -15,15 +15,15 @@ use crate::control_plane::standalone::{
     receptive::{JwtEntry, ReceptiveEntry},
 };
 
-/// Where the two keys of an agent are.
-pub(super) struct Pair {
+/// The paths of an agent's two keys.
+pub(super) struct KeyPairFiles {
     /// For kas alone.
     pub(super) private: PathBuf,
     /// For the agent.
     pub(super) public: PathBuf,
 }
 
-impl Pair {
+impl KeyPairFiles {
     /// Beside the file of agents.
     pub(super) fn of(file: &Path, agent: &AgentName) -> Self {
         let agent = agent.as_str();
@@ -37,25 +37,24 @@ impl Pair {
         }
     }
 
-    /// Makes new keys; gives the public one.
+    /// Generates new keys and returns the public one.
     pub(super) fn create(&self) -> Result<String, CommandError> {
-        let keys = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
-            .map_err(|error| CommandError::Usage(format!("no key can be made: {error}")))?;
+        let keys = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(CommandError::Key)?;
         let public = STANDARD.encode(keys.public_key_raw());
         write(&self.private, 0o600, &keys.serialize_pem())?;
         write(&self.public, 0o644, &format!("{public}\n"))?;
         Ok(public)
     }
 
-    /// Takes keys away that nobody uses.
+    /// Removes keys that are not in use.
     pub(super) fn remove(&self) {
         for path in [&self.private, &self.public] {
-            // What stays does no harm.
+            // A file that stays is harmless.
             let _ = std::fs::remove_file(path);
         }
     }
 
-    /// What the file of agents says of it.
+    /// The agent's entry in the control plane's file.
     pub(super) fn entry(&self, url: &str) -> ReceptiveEntry {
         ReceptiveEntry {
             url: url.to_owned(),
@@ -69,7 +68,7 @@ impl Pair {
     }
 }
 
-/// Never writes over a key that may be in use.
+/// Never overwrites a key that may be in use.
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), CommandError> {
     let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     let mut options = OpenOptions::new();
@@ -77,5 +76,8 @@ fn write(path: &Path, mode: u32, text: &str) -> Result<(), CommandError> {
     folder
         .and_then(|()| options.open(path))
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| CommandError::Usage(format!("cannot write {}: {error}", path.display())))
+        .map_err(|error| CommandError::Io {
+            attempt: format!("cannot write {}", path.display()),
+            error,
+        })
 }

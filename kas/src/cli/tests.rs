@@ -142,7 +142,7 @@ fn lists_are_tables_or_json() {
 
     assert_eq!(
         shell.ok("agent list").results,
-        "ID   NAME   TOKENS                         DIALLED AT\n1    demo   1 live\n7    prod   none: rotate-token gives one\n"
+        "ID   NAME   TOKENS                               DIALLED AT\n1    demo   1 live\n7    prod   none: create one with rotate-token\n"
     );
     assert_eq!(
         shell.ok("user list").results,

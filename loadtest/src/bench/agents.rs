@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// How long simulated agents may take to be ready, beyond their ramp.
-const READY: Duration = Duration::from_secs(120);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a program may take to start.
-const START: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -66,7 +66,7 @@ impl Agents {
         ];
         let own = std::env::current_exe()?;
         let mut process = Process::start("fleet", &own, arguments, &[], bench.logs())?;
-        process.line("ready:", READY).await?;
+        process.line("ready:", READY_TIMEOUT).await?;
         Ok(Self {
             process,
             backend: None,
@@ -76,7 +76,7 @@ impl Agents {
     async fn agentk(bench: &Bench, program: &Path, replica: &Replica) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
         let mut backend = Process::start("backend", &own, ["backend"], &[], bench.logs())?;
-        let server = backend.line("ready:", START).await?;
+        let server = backend.line("ready:", START_TIMEOUT).await?;
         let kubeconfig = kubeconfig(bench.dir.path(), &server)?;
         let [observability] = free()?;
         let arguments = [

@@ -17,14 +17,14 @@ use crate::{
 pub(super) use laws::drawn;
 
 /// Idle agents are watched so long.
-const WINDOW: Duration = Duration::from_secs(10);
+const IDLE_WINDOW: Duration = Duration::from_secs(10);
 /// After this, what was in progress is over.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 const REPLICAS: [usize; 3] = [1, 2, 3];
 const CLIENTS: [usize; 4] = [1, 4, 16, 64];
 /// Agents that answer: as many on each replica, whether there are one, two or three.
 const AGENTS: usize = 12;
-const WARM_UP: f64 = 1.0;
+const WARM_UP_SECONDS: f64 = 1.0;
 
 /// What was measured at all sizes.
 #[derive(Debug, Serialize)]
@@ -71,9 +71,9 @@ async fn idle(bench: &Bench, agents: usize) -> anyhow::Result<Idle> {
     output::progress(&format!("curves: {agents} idle agents"));
     let replica = bench.replica(Run::default()).await?;
     let fleet = Agents::fleet(bench, &replica.kas_address(), agents).await?;
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let before = replica.sample()?;
-    sleep(WINDOW).await;
+    sleep(IDLE_WINDOW).await;
     let after = replica.sample()?;
     let cpu = after.cpu.saturating_sub(before.cpu);
     fleet.end().await;
@@ -81,7 +81,7 @@ async fn idle(bench: &Bench, agents: usize) -> anyhow::Result<Idle> {
     Ok(Idle {
         agents,
         mebibytes: before.resident as f64 / 1024.0,
-        cpu_ms_per_minute: cpu.as_secs_f64() * 1e3 * 60.0 / WINDOW.as_secs_f64(),
+        cpu_ms_per_minute: cpu.as_secs_f64() * 1e3 * 60.0 / IDLE_WINDOW.as_secs_f64(),
     })
 }
 
@@ -102,7 +102,7 @@ async fn throughput(bench: &Bench, count: usize, all: &mut Vec<Throughput>) -> a
     }
     for clients in CLIENTS {
         output::progress(&format!("curves: {count} replicas, {clients} clients"));
-        send(bench, &replicas, clients, WARM_UP).await?;
+        send(bench, &replicas, clients, WARM_UP_SECONDS).await?;
         let before = cpu(&replicas)?;
         let sent = send(bench, &replicas, clients, bench.options.seconds).await?;
         let used = cpu(&replicas)?.saturating_sub(before);

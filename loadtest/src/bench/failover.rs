@@ -16,9 +16,9 @@ use crate::{
 
 const ROUNDS: usize = 5;
 /// How long each thing may take that is waited for.
-const LIMIT: Duration = Duration::from_secs(60);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is looked for.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const PATH: &str = "/json/4096";
 
 /// Two replicas that may hold the agent, and a third where its user comes in.
@@ -82,7 +82,7 @@ impl Place<'_> {
                 Ok(Instant::now())
             },
         )?;
-        self.holders[owner].ended(LIMIT).await?;
+        self.holders[owner].ended(FAILOVER_TIMEOUT).await?;
         self.holders[owner].launch().await?;
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         Ok(Failover {
@@ -98,7 +98,7 @@ impl Place<'_> {
             url: self.entry.url(PATH),
             bearer: Some(self.bench.control.bearer("1")),
             requests: Some(1),
-            timeout: Some(LIMIT.as_secs_f64()),
+            timeout: Some(FAILOVER_TIMEOUT.as_secs_f64()),
             ..Default::default()
         };
         Ok(traffic::send(&once).await?.errors() == 0)
@@ -113,10 +113,10 @@ impl Place<'_> {
                 if (above && now <= value) || (!above && now >= value) {
                     return Ok(Instant::now());
                 }
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
-        let reached = timeout(LIMIT, reached).await;
+        let reached = timeout(FAILOVER_TIMEOUT, reached).await;
         reached.with_context(|| format!("{name} did not become {value}"))?
     }
 }

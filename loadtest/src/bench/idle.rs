@@ -16,8 +16,8 @@ const CLIENTS: usize = 16;
 /// Times that all agents connect anew.
 const ROUNDS: usize = 3;
 /// After this, what was in progress is over.
-const SETTLE: Duration = Duration::from_secs(2);
-const ROUND: Duration = Duration::from_secs(120);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Measures with the benchmark's number of agents.
 pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
@@ -40,19 +40,19 @@ pub(super) async fn measure(bench: &Bench, tls: bool) -> anyhow::Result<Idle> {
         micros(replica.sample()?.cpu.saturating_sub(started)),
         micros(fleet.sample()?.cpu),
     );
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let fresh = replica.sample()?;
     let window = Duration::try_from_secs_f64(bench.options.idle_seconds)?;
     sleep(window).await;
     let cpu = replica.sample()?.cpu.saturating_sub(fresh.cpu);
     carry(bench, &replica).await?;
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let after_traffic = replica.sample()?.resident;
     for _ in 0..ROUNDS {
         fleet.process.signal(Signal::USR1)?;
-        fleet.process.line("ready:", ROUND).await?;
+        fleet.process.line("ready:", ROUND_TIMEOUT).await?;
     }
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let idle = Idle {
         scheme,
         agents,

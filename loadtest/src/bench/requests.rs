@@ -18,9 +18,9 @@ use crate::{
 };
 
 const CLIENTS: [usize; 3] = [1, 16, 64];
-const WARM_UP: f64 = 1.0;
+const WARM_UP_SECONDS: f64 = 1.0;
 /// Bytes a second of a narrow link: a gigabit. Its pieces wait for whole milliseconds, so it carries about half.
-const NARROW: u32 = 125_000_000;
+const NARROW_BYTES_PER_SECOND: u32 = 125_000_000;
 
 /// What a request passes through.
 struct Path {
@@ -90,7 +90,7 @@ impl Path {
         };
         if link == Link::Narrow {
             let front = Chaos::start(&[path.entry().ports.users]).await?;
-            front.set(Mode::Throttle(NARROW));
+            front.set(Mode::Throttle(NARROW_BYTES_PER_SECOND));
             path.front = Some(front);
         }
         Ok(path)
@@ -138,7 +138,7 @@ async fn requests(bench: &Bench, path: &Path, clients: usize) -> anyhow::Result<
     output::progress(&format!("{kind:?}, {route:?}, {link:?}: {clients} clients"));
     let mut options = path.options(bench, BODY);
     options.clients = clients;
-    options.duration = Some(WARM_UP);
+    options.duration = Some(WARM_UP_SECONDS);
     traffic::send(&options).await?;
     options.duration = Some(bench.options.seconds);
     let before = path.cpu()?;

@@ -15,7 +15,7 @@ use crate::{
 
 const REPLICAS: usize = 2;
 /// After this, all that was debounced or batched is written.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 const REQUESTS: u64 = 2000;
 const CLIENTS: usize = 8;
 
@@ -30,10 +30,10 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Rest> {
     };
     let owner = bench.replica(run).await?;
     let entry = bench.replica(run).await?;
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let before = store.asked().await?;
     let fleet = Agents::fleet(bench, &owner.kas_address(), agents).await?;
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let connected = store.asked().await?;
 
     let window = Duration::try_from_secs_f64(bench.options.idle_seconds)?;

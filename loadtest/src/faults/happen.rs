@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// How long a replica may take to leave.
-const LEAVE: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a killed process may take to be gone.
-const GONE: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes a fault happen, and ends it.
 ///
@@ -147,7 +147,11 @@ async fn leave(reach: &Reach, number: usize, how: Signal) -> anyhow::Result<()> 
         return Ok(());
     }
     let mut replica = reach.replica(number)?.lock().await;
-    let within = if how == Signal::KILL { GONE } else { LEAVE };
+    let within = if how == Signal::KILL {
+        KILL_TIMEOUT
+    } else {
+        DRAIN_TIMEOUT
+    };
     let ended = replica.ended(within).await;
     reach.census.went(&name);
     ended.map(|_| ())

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Longest body that leaves together with its head and trailer.
-const SMALL: u64 = 16 << 10;
+const SMALL_BODY_BYTES: u64 = 16 << 10;
 
 /// Reads the call, answers it and waits for its end; gives the length of the
 /// body that was sent.
@@ -45,7 +45,7 @@ pub(super) async fn serve(script: &Script, mut call: Call) -> Result<u64, Failur
 
 async fn body_of(send: &mut SendStream, head: FrameBuilder, body: Body) -> Result<u64, Failure> {
     let length = body.len();
-    if length <= SMALL {
+    if length <= SMALL_BODY_BYTES {
         let whole = body.fold(head, |frame, piece| frame.nested(DATA, payload(piece)));
         send.send_data(tail(whole), true)?;
         return Ok(length);

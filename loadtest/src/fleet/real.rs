@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// How long a probe may take.
-const PROBE: Duration = Duration::from_secs(1);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an agentk may take to end.
-const END: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Running ones; dropping it kills them.
 pub(super) struct Real {
@@ -67,7 +67,7 @@ impl Real {
         let serving = backend::serve(listener, Script::new(options.response_bytes));
         let api = tokio::spawn(async {
             if let Err(error) = serving.await {
-                tracing::warn!(%error, "the scripted API for agentk ended");
+                tracing::warn!(%error, "scripted backend for agentk stopped");
             }
         });
         let agents =
@@ -101,7 +101,7 @@ impl Real {
         let end = async |mut agentk: Agentk| {
             // One that is gone, or has to be killed, has ended too.
             let _ = agentk.process.signal(Signal::TERM);
-            let _ = agentk.process.ended(END).await;
+            let _ = agentk.process.ended(END_TIMEOUT).await;
         };
         join_all(self.agents.into_iter().map(end)).await;
     }
@@ -109,7 +109,7 @@ impl Real {
 
 impl Agentk {
     async fn is_ready(&self) -> bool {
-        let probe = timeout(PROBE, http_get::get(&self.readiness)).await;
+        let probe = timeout(PROBE_INTERVAL, http_get::get(&self.readiness)).await;
         matches!(probe, Ok(Ok((StatusCode::OK, _))))
     }
 }

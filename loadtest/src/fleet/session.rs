@@ -25,13 +25,13 @@ use super::{
     tunnel,
 };
 
-const REGISTER: &str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register";
-const CONFIGURATION: &str =
+const REGISTER_PATH: &str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register";
+const CONFIGURATION_PATH: &str =
     "/gitlab.agent.agent_configuration.rpc.AgentConfiguration/GetConfiguration";
 /// How often agentk registers again.
-const REFRESH: Duration = Duration::from_secs(300);
+const REGISTER_INTERVAL: Duration = Duration::from_secs(300);
 /// How long agentk waits after a failed call other than a tunnel.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY_BACKOFF: Duration = Duration::from_secs(10);
 
 const UNAUTHENTICATED: i32 = 16;
 
@@ -166,7 +166,7 @@ impl Session {
             }
             Step::Reopen => self.open_tunnel(),
             Step::Registered(result) => {
-                let after = self.pause("register", result, REFRESH);
+                let after = self.pause("register", result, REGISTER_INTERVAL);
                 self.register(after);
             }
             Step::Configured(result) => {
@@ -230,7 +230,7 @@ impl Session {
                 agent_meta: Some(agent.meta()),
                 pod_id: agent.pod_id,
             });
-            Step::Registered(rpc::unary(send, &agent.head, REGISTER, request).await)
+            Step::Registered(rpc::unary(send, &agent.head, REGISTER_PATH, request).await)
         }));
     }
 
@@ -250,7 +250,7 @@ impl Session {
             Ok(()) => well,
             Err(failure) => {
                 self.failed(call, &failure);
-                RETRY
+                RETRY_BACKOFF
             }
         }
     }
@@ -277,7 +277,8 @@ async fn configuration(agent: &Agent, send: SendRequest) -> Result<(), Failure> 
         skip_register: true,
         ..Default::default()
     });
-    let (response, _stream) = rpc::open(send, &agent.head, CONFIGURATION, request, true).await?;
+    let (response, _stream) =
+        rpc::open(send, &agent.head, CONFIGURATION_PATH, request, true).await?;
     let mut inbound = Inbound::accept(response).await?;
     while let Some(message) = inbound.message().await? {
         ConfigurationResponse::decode(message)?;

@@ -21,7 +21,7 @@ use super::{
     stats::Gauge,
 };
 
-const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
+const CONNECT_PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 const SERVICE: &str = "gitlab.agent.kubernetes_api.rpc.KubernetesApi";
 
 /// The first message of every tunnel: what can be called through it.
@@ -45,7 +45,7 @@ pub(super) fn descriptor() -> Frame {
 /// Opens a tunnel and waits for its call; `None` when kas ended it in order.
 pub(super) async fn wait(agent: Arc<Agent>, send: SendRequest) -> Result<Option<Call>, Failure> {
     let first = agent.fleet.descriptor.clone();
-    let (response, send) = rpc::open(send, &agent.head, CONNECT, first, false).await?;
+    let (response, send) = rpc::open(send, &agent.head, CONNECT_PATH, first, false).await?;
     let _idle = Gauge::new(&agent.fleet.stats.idle);
     let mut inbound = Inbound::accept(response).await?;
     let Some(message) = inbound.message().await? else {

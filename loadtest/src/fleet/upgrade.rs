@@ -25,7 +25,7 @@ use super::{
 use crate::script;
 
 /// Longest piece of what is said.
-const PIECE: usize = 32 << 10;
+const PIECE_BYTES: usize = 32 << 10;
 /// `ConnectRequest.message`, `Message.data`, `HttpResponse.upgradeData`, `UpgradeData.data`.
 const UPGRADED: &[u32] = &[3, 1, 4, 1];
 
@@ -48,7 +48,7 @@ pub(super) async fn echo(head: &prototool::HttpRequest, call: Call) -> Result<u6
         status: "101 Switching Protocols".into(),
         header: headers.into_iter().collect(),
     });
-    let (near, far) = tokio::io::duplex(2 * PIECE);
+    let (near, far) = tokio::io::duplex(2 * PIECE_BYTES);
     let echoing = async {
         // A client that breaks off is no failure of the agent.
         let _ = script::echo(far).await;
@@ -77,7 +77,7 @@ async fn to_kas_from(
 ) -> Result<u64, Failure> {
     let mut sent = 0;
     loop {
-        let mut piece = BytesMut::with_capacity(PIECE);
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         if from.read_buf(&mut piece).await? == 0 {
             break;
         }

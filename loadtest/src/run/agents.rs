@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{process::Process, record, scenario::Scenario, topology::beside};
 
 /// How long the fleet may take beyond its ramp.
-const READY: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Where agents go, and who they are.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Agents {
             format!("--agents={}", fleet.agents),
             format!("--tunnels={}", fleet.tunnels),
             format!("--ramp={}", fleet.ramp),
-            format!("--ready-within={}", READY.as_secs()),
+            format!("--ready-within={}", READY_TIMEOUT.as_secs()),
         ];
         if let Some(certificate) = &way.certificate {
             arguments.push(format!("--ca-cert-file={}", certificate.display()));
@@ -86,7 +86,7 @@ impl Agents {
         Ok(Self {
             process,
             said,
-            ready_within: READY + ramp,
+            ready_within: READY_TIMEOUT + ramp,
             _reading: AbortOnDropHandle::new(tokio::spawn(reading)),
         })
     }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long requests in progress may take after the last phase.
-const FINISH: Duration = Duration::from_secs(60);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Intervals of latency in one run, at most.
 const MAX_POINTS: f64 = 600.0;
 
@@ -115,11 +115,11 @@ impl<'a> Drive<'a> {
         for phase in &self.scenario.phases {
             self.phase(&phase.value).await?;
         }
-        let mut finishing = pin!(sleep(FINISH));
+        let mut finishing = pin!(sleep(FINISH_TIMEOUT));
         while !self.streams.is_empty() {
             tokio::select! {
                 Some(over) = self.streams.join_next() => self.over(over??),
-                () = &mut finishing => bail!("requests of the last phase are not over after {FINISH:?}"),
+                () = &mut finishing => bail!("requests of the last phase are not over after {FINISH_TIMEOUT:?}"),
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Seconds after which what came before an idle phase has settled.
-const SETTLE: f64 = 2.0;
+const SETTLE_SECONDS: f64 = 2.0;
 
 /// Computes all that can be; adds to what the record has.
 pub(super) fn measure(record: &Record) -> BTreeMap<String, f64> {
@@ -105,7 +105,10 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
     }
     set("incomplete_seconds", Some(longest));
     let empty: u64 = record.empty_kib.values().sum();
-    let settled = record.samples.iter().find(|it| it.at >= ready + SETTLE);
+    let settled = record
+        .samples
+        .iter()
+        .find(|it| it.at >= ready + SETTLE_SECONDS);
     let settled = settled.or(record.samples.last());
     let each = |sample: &Sample| {
         let resident = sample.sum(record.replica_names(), |it| it.resident_kib as f64);
@@ -129,7 +132,7 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
 fn idle(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
     let (mut cpu, mut commands, mut seconds) = (0.0, None, 0.0);
     for span in record.phases.iter().filter(|it| it.idle) {
-        let (Some(first), Some(last)) = ends(record, span, SETTLE) else {
+        let (Some(first), Some(last)) = ends(record, span, SETTLE_SECONDS) else {
             continue;
         };
         cpu += cpu_of_replicas(record, last) - cpu_of_replicas(record, first);

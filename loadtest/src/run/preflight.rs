@@ -11,7 +11,7 @@ use crate::{limits, scenario::Scenario};
 const KIB_PER_AGENT: u64 = 40 + 60;
 const KIB_PER_REPLICA: u64 = 64 << 10;
 /// Files of one process beside its connections.
-const SPARE: u64 = 128;
+const SPARE_KIB: u64 = 128;
 
 /// Checks open files and memory; says what will be used.
 ///
@@ -85,7 +85,7 @@ fn most_files(scenario: &Scenario) -> u64 {
         };
     // A single replica may come to hold all agents when others are away.
     let replica = agents + clients;
-    own.max(replica) + SPARE
+    own.max(replica) + SPARE_KIB
 }
 
 /// KiB of memory that can be had.
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_load_balancer_needs_two_files_for_each_agent() {
-        assert_eq!(most_files(&scenario(1000, true)), 2000 + SPARE);
-        assert_eq!(most_files(&scenario(1000, false)), 1000 + SPARE);
+        assert_eq!(most_files(&scenario(1000, true)), 2000 + SPARE_KIB);
+        assert_eq!(most_files(&scenario(1000, false)), 1000 + SPARE_KIB);
     }
 }

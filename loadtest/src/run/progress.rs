@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{record::Sample, scenario::Scenario};
 
 /// Without a terminal, one line in so many samples.
-const SELDOM: u64 = 10;
+const REPORT_INTERVAL_SECONDS: u64 = 10;
 
 /// What is shown.
 pub(super) struct Progress {
@@ -34,7 +34,7 @@ impl Progress {
         let shown = self
             .shown
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if !self.terminal && !shown.is_multiple_of(SELDOM) {
+        if !self.terminal && !shown.is_multiple_of(REPORT_INTERVAL_SECONDS) {
             return;
         }
         let line = self.line(phase, sample);

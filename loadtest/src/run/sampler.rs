@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long Redis or a replica may take to answer: less than the time between two samples.
-const ANSWER: Duration = Duration::from_millis(700);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 /// Samples that are kept for the report; all of them are in the file.
 const MAX_SAMPLES: usize = 20_000;
 
@@ -133,10 +133,10 @@ impl Sampler {
         let processes = processes.collect();
         let redis = async {
             let redis = stage.place.redis.as_deref()?;
-            store::asked(redis, ANSWER).await.ok()
+            store::asked(redis, ANSWER_TIMEOUT).await.ok()
         };
         let metrics = stage.place.metrics.iter().map(|(name, url)| async move {
-            let metrics = timeout(ANSWER, scrape(url)).await.ok()?.ok()?;
+            let metrics = timeout(ANSWER_TIMEOUT, scrape(url)).await.ok()?.ok()?;
             Some((name.clone(), metrics))
         });
         let (redis, metrics) = tokio::join!(redis, futures_util::future::join_all(metrics));

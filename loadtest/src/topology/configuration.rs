@@ -10,7 +10,7 @@ use super::{
 };
 
 /// So many that no limit is met before the server is.
-const PLENTY: u32 = 1_000_000;
+const UNLIMITED: u32 = 1_000_000;
 
 /// The configuration file of one replica; YAML, of which JSON is a part.
 pub(super) fn of_replica(setup: &Setup, control: &ControlPlane, at: Ports) -> Value {
@@ -18,7 +18,7 @@ pub(super) fn of_replica(setup: &Setup, control: &ControlPlane, at: Ports) -> Va
     let mut agents = json!({
         "address": loopback(at.agents),
         "websocket": setup.websocket,
-        "connections_per_token_per_minute": PLENTY,
+        "connections_per_token_per_minute": UNLIMITED,
         "listen_grace_period": "1s",
     });
     if setup.tls {
@@ -53,7 +53,7 @@ pub(super) fn of_replica(setup: &Setup, control: &ControlPlane, at: Ports) -> Va
             configuration["gitlab"] = json!({
                 "address": format!("http://{}", loopback(port)),
                 "authentication_secret_file": control.secret,
-                "api_rate_limit": { "refill_rate_per_second": PLENTY, "bucket_size": PLENTY },
+                "api_rate_limit": { "refill_rate_per_second": UNLIMITED, "bucket_size": UNLIMITED },
             });
         }
     }

@@ -20,7 +20,7 @@ use super::control::{ControlPlane, USER};
 use crate::traffic::USERS;
 
 const MAX_CONNECTIONS: usize = 1024;
-const MAX_BODY: usize = 1 << 20;
+const MAX_BODY_BYTES: usize = 1 << 20;
 /// Agents that a job may use; GitLab's own limit.
 const MAX_ALLOWED: usize = 500;
 
@@ -86,7 +86,7 @@ async fn connection(socket: TcpStream, known: Arc<Known>) {
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(socket), service);
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to GitLab broke");
+        tracing::debug!(%error, "simulated GitLab: connection failed");
     }
 }
 
@@ -95,7 +95,7 @@ async fn respond(
     known: &Known,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await;
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
     let (status, body) = known.answer(&head.method, head.uri.path(), &head.headers, &body);
     let mut response = Response::new(Full::default());

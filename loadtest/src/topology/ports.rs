@@ -9,9 +9,9 @@ use anyhow::bail;
 
 /// Below the ports that the system gives to outgoing connections: nobody takes
 /// one while its program is away.
-const FIRST: u16 = 20_000;
-const COUNT: u16 = 12_000;
-const TRIES: usize = 1000;
+const FIRST_PORT: u16 = 20_000;
+const PORT_COUNT: u16 = 12_000;
+const MAX_ATTEMPTS: usize = 1000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
@@ -21,8 +21,8 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 /// When hardly any is free.
 pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held: Vec<(u16, TcpListener)> = Vec::new();
-    for _ in 0..TRIES {
-        let port = FIRST + (offset() + NEXT.fetch_add(1, Relaxed) % COUNT) % COUNT;
+    for _ in 0..MAX_ATTEMPTS {
+        let port = FIRST_PORT + (offset() + NEXT.fetch_add(1, Relaxed) % PORT_COUNT) % PORT_COUNT;
         if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
             held.push((port, listener));
         }
@@ -34,7 +34,7 @@ pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
             return Ok(ports);
         }
     }
-    bail!("no {N} ports of loopback from {FIRST} on are free")
+    bail!("no {N} ports of loopback from {FIRST_PORT} on are free")
 }
 
 /// Processes that run at the same time begin at different places, so that none takes

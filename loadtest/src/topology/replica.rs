@@ -22,7 +22,7 @@ use super::{
 use crate::process::{Process, Sample};
 
 /// How long it may take to start.
-const START: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A kas and its addresses.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Replica {
     }
 
     async fn listens(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         for port in [self.ports.agents, self.ports.users] {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 let process = self.process.as_mut().context("it was not started")?;
@@ -108,7 +108,7 @@ impl Replica {
                 }
                 if Instant::now() > deadline {
                     bail!(
-                        "{} does not listen on port {port} after {START:?}",
+                        "{} does not listen on port {port} after {START_TIMEOUT:?}",
                         self.name
                     );
                 }

@@ -13,8 +13,8 @@ use tokio::{
 use super::ports::{self, loopback};
 use crate::process::Process;
 
-const START: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running redis-server.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Store {
         let arguments = arguments.iter().map(|it| it.trim_matches('\''));
         let process = Process::start("redis-server", program, arguments, &[], logs)?;
         let store = Self { process, port };
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         while store.asked().await.is_err() {
             ensure!(Instant::now() < deadline, "redis-server does not answer");
             sleep(Duration::from_millis(20)).await;
@@ -66,7 +66,7 @@ impl Store {
 
     /// How much it was asked; the question itself is one command.
     pub(crate) async fn asked(&self) -> anyhow::Result<Asked> {
-        asked(&loopback(self.port), ANSWER).await
+        asked(&loopback(self.port), ANSWER_TIMEOUT).await
     }
 
     /// Its process id.

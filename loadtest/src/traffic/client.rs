@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Work, pace::Turn, report::Tally, target::RequestBody};
 
 /// A pause after a failure, so that a target that is down is not stormed.
-const PAUSE: Duration = Duration::from_millis(10);
+const RETRY_BACKOFF: Duration = Duration::from_millis(10);
 
 /// What must be polled while a request is made.
 type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -94,7 +94,7 @@ impl Client {
                 Err(failed) => {
                     self.tally.failed(&failed.kind, took);
                     self.connected = None;
-                    sleep(PAUSE).await;
+                    sleep(RETRY_BACKOFF).await;
                 }
             }
         }
@@ -111,7 +111,7 @@ impl Client {
                     retries -= 1;
                     self.tally.retried();
                     self.connected = None;
-                    sleep(PAUSE).await;
+                    sleep(RETRY_BACKOFF).await;
                 }
                 over => return over,
             }

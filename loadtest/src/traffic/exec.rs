@@ -40,7 +40,7 @@ impl Exec {
 
     async fn say(self, socket: impl AsyncRead + AsyncWrite) -> Result<u64, Failed> {
         let (mut hears, mut says) = tokio::io::split(socket);
-        let mut heard = vec![0; self.bytes.min(content::MAX_PIECE)];
+        let mut heard = vec![0; self.bytes.min(content::MAX_PIECE_BYTES)];
         for line in 0..self.lines {
             let said = content::pattern(line * heard.len() as u64, heard.len());
             let saying = async {

@@ -115,7 +115,7 @@ impl Traffic {
         {
             return Err("`timeout` must be above 0".to_owned());
         }
-        let most = content::MAX_PIECE as u64;
+        let most = content::MAX_PIECE_BYTES as u64;
         if self.kind == Kind::Exec && self.bytes.is_some_and(|bytes| !(1..=most).contains(&bytes)) {
             return Err(format!("`bytes` of an exec must be from 1 to {most}"));
         }

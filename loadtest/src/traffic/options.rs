@@ -9,10 +9,10 @@ use super::{Exec, Traffic};
 /// Users that `{user}` in a bearer token stands for.
 pub(crate) const USERS: u64 = 16;
 /// The length of a `--bulk` body.
-const BULK: u64 = 200 << 20;
+const BULK_BYTES: u64 = 200 << 20;
 /// Seconds that one request may take, unless told otherwise.
-const TIMEOUT: f64 = 30.0;
-const BULK_TIMEOUT: f64 = 300.0;
+const TIMEOUT_SECONDS: f64 = 30.0;
+const BULK_TIMEOUT_SECONDS: f64 = 300.0;
 
 /// Requests to a Kubernetes proxy.
 #[derive(Debug, Clone, Default, Args)]
@@ -69,7 +69,7 @@ pub(crate) struct Options {
 impl Options {
     pub(super) fn url(&self) -> String {
         if self.bulk {
-            return format!("{}/bytes/{BULK}", self.url.trim_end_matches('/'));
+            return format!("{}/bytes/{BULK_BYTES}", self.url.trim_end_matches('/'));
         }
         self.url.clone()
     }
@@ -96,7 +96,11 @@ impl Options {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        let default = if self.bulk { BULK_TIMEOUT } else { TIMEOUT };
+        let default = if self.bulk {
+            BULK_TIMEOUT_SECONDS
+        } else {
+            TIMEOUT_SECONDS
+        };
         let seconds = self.timeout.unwrap_or(default);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 
 /// A late wake-up that is the timer's own, not the load's.
-const TIMER: Duration = Duration::from_millis(2);
+const TIMER_RESOLUTION: Duration = Duration::from_millis(2);
 
 /// Gives out the requests one by one, to whichever client is free.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Pace {
         }
         sleep_until(intended).await;
         let woken = Instant::now();
-        Some(if woken - intended <= TIMER {
+        Some(if woken - intended <= TIMER_RESOLUTION {
             woken
         } else {
             intended

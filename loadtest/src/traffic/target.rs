@@ -110,7 +110,7 @@ impl Target {
 
     fn body(&self, length: u64) -> RequestBody {
         match usize::try_from(length) {
-            Ok(short) if short <= content::MAX_PIECE => {
+            Ok(short) if short <= content::MAX_PIECE_BYTES => {
                 Either::Left(Full::new(content::pattern(0, short)))
             }
             Ok(_) | Err(_) => Either::Right(Sending::new(Body::pattern(length))),

@@ -20,9 +20,9 @@ mod namespaces;
 mod pods;
 mod replicasets;
 
-/// Controllers look at the cluster at most this often, and at least every `IDLE`.
-const PACE: Duration = Duration::from_millis(25);
-const IDLE: Duration = Duration::from_secs(30);
+/// Controllers look at the cluster at most this often, and at least every `IDLE_ROUND_INTERVAL`.
+const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(25);
+const IDLE_ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// What the controllers remember between two looks.
@@ -43,13 +43,16 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
             let seen = store.revision();
             (reconcile(store, &mut memory, now), seen)
         });
-        let wake = due.map_or_else(|| Instant::now() + IDLE, |due| cluster.clock.instant(due));
+        let wake = due.map_or_else(
+            || Instant::now() + IDLE_ROUND_INTERVAL,
+            |due| cluster.clock.instant(due),
+        );
         tokio::select! {
             () = cluster.stop.cancelled() => return,
             () = tokio::time::sleep_until(wake) => {}
             () = something_to_do(&cluster, &mut news, seen) => {}
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(MIN_ROUND_INTERVAL).await;
     }
 }
 
@@ -93,8 +96,8 @@ pub(crate) fn reconcile(
         endpoints::reconcile(store, now),
         garbage::collect(store, now),
     ];
-    for problem in steps.iter().filter_map(|step| step.as_ref().err()) {
-        tracing::debug!(%problem, "a demo controller tries again");
+    for error in steps.iter().filter_map(|step| step.as_ref().err()) {
+        tracing::debug!(%error, "demo cluster: controller failed; retrying");
     }
     let retry = steps.iter().any(Result::is_err);
     let retry = retry.then(|| now.saturating_add(RETRY).unwrap_or(now));

@@ -24,8 +24,8 @@ mod resources;
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Bodies larger than this are refused.
-const MAX_BODY: usize = 2 << 20;
-const BODY_WITHIN: Duration = Duration::from_secs(60);
+const MAX_BODY_BYTES: usize = 2 << 20;
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request whose body has arrived.
 #[derive(Debug)]
@@ -61,10 +61,10 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let limited = std::pin::pin!(Limited::new(body, MAX_BODY).collect());
-    match timeout(BODY_WITHIN, limited).await {
+    let limited = std::pin::pin!(Limited::new(body, MAX_BODY_BYTES).collect());
+    match timeout(BODY_READ_TIMEOUT, limited).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(MAX_BODY)),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(MAX_BODY_BYTES)),
         Ok(Err(error)) => Err(Failure::bad_request(format!("the body broke off: {error}"))),
         Err(_) => Err(Failure::slow_body()),
     }

@@ -16,9 +16,9 @@ use super::request::{Query, Selection};
 use super::shape::Shape;
 use super::store::{Change, Store, Verb};
 
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-const DEFAULT_LENGTH: u64 = 45 * 60;
-const LONGEST: u64 = 24 * 60 * 60;
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+const DEFAULT_TIMEOUT_SECONDS: u64 = 45 * 60;
+const MAX_TIMEOUT_SECONDS: u64 = 24 * 60 * 60;
 /// A chunk of the response is closed when it is as long as this.
 const CHUNK: usize = 64 << 10;
 
@@ -54,7 +54,9 @@ pub(crate) fn open(
     let news = cluster.news();
     let asked = query.number("resourceVersion")?.unwrap_or(0);
     let wants_initial = query.flag("sendInitialEvents");
-    let length = query.number("timeoutSeconds")?.unwrap_or(DEFAULT_LENGTH);
+    let length = query
+        .number("timeoutSeconds")?
+        .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let (told, initial) = cluster.read(|store| start(store, &selection, asked, wants_initial))?;
     let now = Instant::now();
     let watch = Watch {
@@ -66,8 +68,8 @@ pub(crate) fn open(
         columns_told: false,
         bookmarks: query.flag("allowWatchBookmarks"),
         initial_end: wants_initial,
-        next_bookmark: now + BOOKMARK_EVERY,
-        end: now + Duration::from_secs(length.min(LONGEST)),
+        next_bookmark: now + BOOKMARK_INTERVAL,
+        end: now + Duration::from_secs(length.min(MAX_TIMEOUT_SECONDS)),
         over: false,
         cluster,
     };
@@ -127,7 +129,7 @@ impl Watch {
         }
         self.changes(&mut chunk, now);
         if chunk.is_empty() && self.bookmarks && Instant::now() >= self.next_bookmark {
-            self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+            self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
             self.bookmark(&mut chunk, false);
         }
         chunk

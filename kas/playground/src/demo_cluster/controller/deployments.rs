@@ -19,8 +19,8 @@ mod status;
 
 use rollout::Rollout;
 
-const HASH: &str = "pod-template-hash";
-const REVISION: &str = "deployment.kubernetes.io/revision";
+const HASH_LABEL: &str = "pod-template-hash";
+const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
 
 /// Rolls every deployment one step forward.
 pub(super) fn reconcile(store: &mut Store, now: Timestamp) -> Step {
@@ -78,7 +78,7 @@ fn find(store: &Store, deployment: &Value) -> Option<Arc<Value>> {
         if let Some(labels) = template.pointer_mut("/metadata/labels") {
             labels
                 .as_object_mut()
-                .map(|labels| labels.shift_remove(HASH));
+                .map(|labels| labels.shift_remove(HASH_LABEL));
         }
         template == *wanted
     })
@@ -94,13 +94,13 @@ fn make(store: &mut Store, deployment: &Value, now: Timestamp) -> Result<Arc<Val
         selector.pointer_mut("/matchLabels"),
     ] {
         if let Some(labels) = labels.and_then(Value::as_object_mut) {
-            labels.insert(HASH.to_owned(), json!(hash));
+            labels.insert(HASH_LABEL.to_owned(), json!(hash));
         }
     }
     let set = json!({
         "metadata": {"name": format!("{}-{hash}", object::name(deployment)),
                      "labels": template["metadata"]["labels"],
-                     "annotations": {REVISION: next_revision(store, deployment).to_string()},
+                     "annotations": {REVISION_ANNOTATION: next_revision(store, deployment).to_string()},
                      "ownerReferences": [object::owner_reference(deployment)]},
         "spec": {"replicas": 0, "selector": selector, "template": template}});
     let kind = kinds::named("replicasets");
@@ -132,7 +132,7 @@ fn letters(seed: &str) -> String {
 }
 
 fn revision(object: &Value) -> i64 {
-    let revision = object["metadata"]["annotations"][REVISION].as_str();
+    let revision = object["metadata"]["annotations"][REVISION_ANNOTATION].as_str();
     revision.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
@@ -146,7 +146,8 @@ fn number_revision(store: &mut Store, deployment: &Value, current: &Value, now: 
     let highest = next_revision(store, deployment) - 1;
     let is_latest = revision(current) == highest;
     let number = if is_latest { highest } else { highest + 1 };
-    let annotation = json!({"metadata": {"annotations": {REVISION: number.to_string()}}});
+    let annotation =
+        json!({"metadata": {"annotations": {REVISION_ANNOTATION: number.to_string()}}});
     for (plural, object) in [("replicasets", current), ("deployments", deployment)] {
         let key = Key::of(kinds::named(plural), object);
         let merge = Format::Merge;

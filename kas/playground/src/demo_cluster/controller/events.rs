@@ -7,7 +7,7 @@ use super::super::store::{Key, Store};
 use super::super::{clock, kinds, object};
 
 /// Older events go when there are more than this.
-const KEPT: usize = 500;
+const MAX_EVENTS: usize = 500;
 const KEPT_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// Records an event about an object; a full store loses it.
@@ -43,8 +43,8 @@ pub(super) fn record(
         "firstTimestamp": time, "lastTimestamp": time, "eventTime": null,
     });
     let key = Key::new(kinds::named("events"), namespace, &name);
-    if let Err(problem) = store.insert(key, event) {
-        tracing::debug!(%problem, "an event of the demo cluster is lost");
+    if let Err(error) = store.insert(key, event) {
+        tracing::debug!(%error, "demo cluster: cannot record an event");
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) fn expire(store: &mut Store, now: Timestamp) {
         })
         .collect();
     events.sort();
-    let surplus = events.len().saturating_sub(KEPT);
+    let surplus = events.len().saturating_sub(MAX_EVENTS);
     for (index, (time, key)) in events.iter().enumerate() {
         if index < surplus || *time < end {
             store.remove(key);

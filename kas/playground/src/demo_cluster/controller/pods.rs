@@ -113,8 +113,8 @@ impl Stage {
 
 fn write(store: &mut Store, pod: Value) {
     let key = Key::of(kinds::named("pods"), &pod);
-    if let Err(problem) = store.replace(key, pod) {
-        tracing::debug!(%problem, "a pod of the demo cluster cannot be written");
+    if let Err(error) = store.replace(key, pod) {
+        tracing::debug!(%error, "demo cluster: cannot update a pod");
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::{kinds, patch::Format};
 use super::{Step, events};
 
 /// Pods made or deleted at one look for one set.
-const BATCH: usize = 50;
+const MAX_PODS_PER_ROUND: usize = 50;
 
 /// Makes and deletes pods, and counts them in the status.
 pub(super) fn reconcile(store: &mut Store, now: Timestamp) -> Step {
@@ -44,7 +44,7 @@ fn pods_of(store: &Store, set: &Value) -> Vec<Arc<Value>> {
 fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
     let mut pods = pods_of(store, set);
     let wanted = usize::try_from(number(set, "/spec/replicas")).unwrap_or(0);
-    for _ in pods.len()..wanted.min(pods.len() + BATCH) {
+    for _ in pods.len()..wanted.min(pods.len() + MAX_PODS_PER_ROUND) {
         let pod = verbs::create(
             store,
             kinds::named("pods"),
@@ -57,7 +57,10 @@ fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
     }
     if pods.len() > wanted {
         pods.sort_by_cached_key(|pod| is_ready(pod));
-        for pod in pods.iter().take((pods.len() - wanted).min(BATCH)) {
+        for pod in pods
+            .iter()
+            .take((pods.len() - wanted).min(MAX_PODS_PER_ROUND))
+        {
             let key = Key::of(kinds::named("pods"), pod);
             let occasion = Occasion::at(now);
             verbs::delete(store, &key, &Deletion::default(), occasion)?;

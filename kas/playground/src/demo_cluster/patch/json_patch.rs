@@ -12,7 +12,7 @@ const MAX_OPERATIONS: usize = 10_000;
 const MAX_DEPTH: usize = 128;
 
 /// Copies may not make an object larger than this.
-const MAX_BYTES: usize = 3 << 19;
+const MAX_RESULT_BYTES: usize = 3 << 19;
 
 /// Applies every operation in order; the object is half-changed when one fails.
 pub(super) fn apply(object: &mut Value, patch: &Value) -> Result<(), Failure> {
@@ -88,8 +88,8 @@ fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
 }
 
 fn within_size(object: &Value) -> Result<(), Failure> {
-    if object::size(object) > MAX_BYTES {
-        return Err(Failure::too_large(MAX_BYTES));
+    if object::size(object) > MAX_RESULT_BYTES {
+        return Err(Failure::too_large(MAX_RESULT_BYTES));
     }
     Ok(())
 }
@@ -157,7 +157,7 @@ mod tests {
         let deep = "/a".repeat(MAX_DEPTH);
 
         assert_eq!(apply(&mut object, &bomb).unwrap_err().code, 413);
-        assert!(object::size(&object) <= 3 * MAX_BYTES);
+        assert!(object::size(&object) <= 3 * MAX_RESULT_BYTES);
         let refused = apply(
             &mut object,
             &json!([{"op": "add", "path": deep, "value": 1}]),
