@@ -3,8 +3,8 @@
 //! Replicas on loopback, a load balancer before them, the standalone control
 //! plane, one agent, and a demo cluster unless there is a real one.
 
-mod accounts;
 mod cluster;
+mod kubeconfig;
 mod redis_url;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -12,6 +12,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use cluster_state::{AgentId, memory::MemoryStore};
 use playground::{
+    accounts::{self, Accounts},
     agent::{self, Upstream},
     certificate, demo_cluster,
 };
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 use crate::{cli::UpArgs, control_plane::standalone::Standalone, replica::GracePeriods};
-use accounts::Accounts;
 use cluster::{Cluster, Store};
 
 /// How long the agent may take to connect before something must be wrong.
@@ -80,7 +80,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
         stop.clone(),
     )?;
     let kubeconfig = args.data_dir.join("kubeconfig");
-    accounts::write_kubeconfig(&kubeconfig, users_address, &certificate.pem, &accounts)?;
+    kubeconfig::write(&kubeconfig, users_address, &certificate.pem, &accounts)?;
 
     tokio::select! {
         connected = connected(&cluster, &accounts) => connected?,

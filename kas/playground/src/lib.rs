@@ -1,7 +1,8 @@
-//! What `kas up` runs beside the server: a demo cluster, an agent, a load balancer, a certificate.
+//! What `kas up` runs beside the server: a demo cluster, an agent, a load balancer, accounts, a certificate.
 //!
 //! It knows no replicas: the program that starts those hands over addresses, files and tokens.
 
+pub mod accounts;
 pub mod agent;
 pub mod balancer;
 pub mod certificate;

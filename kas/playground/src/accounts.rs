@@ -1,19 +1,13 @@
 //! The agent and the user of `kas up`, in the standalone control plane's file.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
-use jiff::Timestamp;
-use playground::private_file;
-use router::AgentId;
-
-use crate::cli::Kubeconfig;
-use crate::control_plane::{
-    AgentInfo, Identity, IdentityKind, Token,
+use control_plane::{
+    Token,
     standalone::{
         access_as::AccessAs,
         change::{CallerKind, ChangeError},
@@ -23,28 +17,34 @@ use crate::control_plane::{
         tokens::{TokenEntry, TokenKind},
     },
 };
+use jiff::Timestamp;
+
+use crate::private_file;
 
 /// The agent's name.
-pub(super) const AGENT: &str = "demo";
+pub const AGENT: &str = "demo";
 /// The user's name.
-const USER: &str = "you";
+pub const USER: &str = "you";
 
-/// Who takes part.
+/// The agent and the user.
 #[derive(Debug)]
-pub(super) struct Accounts {
+pub struct Accounts {
     /// The control plane's file.
-    pub(super) file: PathBuf,
-    /// The agent's number.
-    pub(super) agent: i64,
-    /// Where the agent's token is.
-    pub(super) agent_token_file: PathBuf,
+    pub file: PathBuf,
+    /// The agent's id.
+    pub agent: i64,
+    /// The file with the agent's token.
+    pub agent_token_file: PathBuf,
     /// The user's token.
-    pub(super) user_token: Token,
+    pub user_token: Token,
 }
 
-/// Makes sure that the agent and the user are there. Their tokens are kept
-/// beside the file, for the next time and for other agents.
-pub(super) fn prepare(data: &Path) -> anyhow::Result<Accounts> {
+/// Creates the agent and the user unless they exist. Their tokens are kept
+/// beside the file, for the next start and for other agents.
+///
+/// # Errors
+/// When a file cannot be read or written, or the control plane's file is not valid.
+pub fn prepare(data: &Path) -> anyhow::Result<Accounts> {
     let file = data.join("agents.yaml");
     let agent_token_file = data.join("agent-token");
     let user_token_file = data.join("user-token");
@@ -116,33 +116,6 @@ fn kept_or_new(file: &Path, kind: TokenKind) -> anyhow::Result<Token> {
         .context("the operating system gave no random numbers")?;
     private_file::write(file, token.expose())?;
     Ok(token)
-}
-
-/// Writes the kubeconfig by which the user reaches the agent's cluster.
-pub(super) fn write_kubeconfig(
-    file: &Path,
-    server: SocketAddr,
-    certificate: &[u8],
-    accounts: &Accounts,
-) -> anyhow::Result<()> {
-    let agent = AgentInfo {
-        id: AgentId(accounts.agent),
-        name: AGENT.to_owned(),
-        project_id: 0,
-        project_path: String::new(),
-        default_branch: String::new(),
-    };
-    let kubeconfig = Kubeconfig {
-        server: &format!("https://{server}/k8s-proxy/"),
-        agent: &agent,
-        identity: &Identity {
-            kind: IdentityKind::User,
-            name: USER.to_owned(),
-        },
-        token: &accounts.user_token,
-        certificate_authority: Some(certificate),
-    };
-    private_file::write(file, &kubeconfig.to_yaml()?)
 }
 
 #[cfg(test)]
