@@ -182,7 +182,7 @@ async fn a_registration_without_the_clusters_version_does_not_take_it_back() {
 
     let _first = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
     let _late = tracker.register(&agent(), 42, &meta("p", None));
-    let all = tracker.connected(&Wanted::All).await.unwrap();
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
 
     let kubernetes = all[0].agent_meta.clone().unwrap().kubernetes_version;
     assert_eq!(kubernetes.unwrap().git_version, "v1.33");
