@@ -102,23 +102,65 @@ pub(super) async fn serve(
     gateway.metrics.connections.inc();
     tracing::debug!(parent: &span, scheme = ?accepted.scheme, "agent connection opened");
     let metrics = gateway.metrics.clone();
-    let mut connection = Connection::new(gateway, http2, heard, remote_addr, dialled.clone());
-    connection.span = span.clone();
-    connection.silence = native.then_some(STREAM_SILENCE_TIMEOUT);
-    connection.nested = dialled.and_then(|it| connection.nested(&it, &drain));
-    connection.run(drain).await;
+    let setup = Setup {
+        silence: native.then_some(STREAM_SILENCE_TIMEOUT),
+        nested: nested(&gateway, dialled.as_ref(), remote_addr, &drain),
+        gateway,
+        remote_addr,
+        dialled,
+        span: span.clone(),
+    };
+    // Not bound to a name that is borrowed: the task would hold the connection twice.
+    Connection::new(setup, http2, heard).run(drain).await;
     metrics.connections.dec();
     tracing::debug!(parent: &span, "agent connection closed");
 }
 
+/// What a connection is from its beginning.
+struct Setup {
+    gateway: Arc<AgentGateway>,
+    remote_addr: SocketAddr,
+    dialled: Option<Arc<DialledConnection>>,
+    silence: Option<Duration>,
+    nested: Option<Nested>,
+    span: Span,
+}
+
+/// Serves connections of other pods that come inside one that was dialled; `None` if it came inside another itself.
+fn nested(
+    gateway: &Arc<AgentGateway>,
+    dialled: Option<&Arc<DialledConnection>>,
+    remote_addr: SocketAddr,
+    drain: &Drain,
+) -> Option<Nested> {
+    let carrier = dialled.filter(|it| it.is_direct())?.clone();
+    let (gateway, drain) = (gateway.clone(), drain.clone());
+    Some(Arc::new(move |io| {
+        let accepted = Accepted {
+            io,
+            remote_addr,
+            scheme: Scheme::Grpc,
+        };
+        let dialled = carrier.of_another_pod();
+        drain.spawn(serve(
+            gateway.clone(),
+            accepted,
+            Some(dialled),
+            drain.clone(),
+        ));
+    }))
+}
+
 impl Connection {
-    fn new(
-        gateway: Arc<AgentGateway>,
-        mut http2: ServerConnection<ByteStream>,
-        heard: Heard,
-        remote_addr: SocketAddr,
-        dialled: Option<Arc<DialledConnection>>,
-    ) -> Self {
+    fn new(setup: Setup, mut http2: ServerConnection<ByteStream>, heard: Heard) -> Self {
+        let Setup {
+            gateway,
+            remote_addr,
+            dialled,
+            silence,
+            nested,
+            span,
+        } = setup;
         let (phase, time) = match dialled {
             None => (Phase::Unauthenticated, UNKNOWN_TIMEOUT),
             Some(_) => (Phase::Active, DIALLED_CONNECTION_AGE),
@@ -130,10 +172,10 @@ impl Connection {
             holds_tunnels: Some(gateway.holds_tunnels()),
             gateway,
             http2,
-            silence: None,
+            silence,
             remote_addr,
             dialled,
-            nested: None,
+            nested,
             callers: Callers::default(),
             authenticating: FuturesUnordered::new(),
             reauthenticating: None,
@@ -145,7 +187,7 @@ impl Connection {
             phase,
             moving: 0,
             timer: Box::pin(tokio::time::sleep(time)),
-            span: Span::none(),
+            span,
         }
     }
 
@@ -194,28 +236,6 @@ impl Connection {
                 Ok(()) = revision.changed() => self.reauthenticate(),
             }
         }
-    }
-
-    /// Serves connections of other pods that come inside this one, which was dialled; `None` if it came inside
-    /// another itself.
-    fn nested(&self, dialled: &Arc<DialledConnection>, drain: &Drain) -> Option<Nested> {
-        let carrier = dialled.is_direct().then(|| dialled.clone())?;
-        let (gateway, drain) = (self.gateway.clone(), drain.clone());
-        let remote_addr = self.remote_addr;
-        Some(Arc::new(move |io| {
-            let accepted = Accepted {
-                io,
-                remote_addr,
-                scheme: Scheme::Grpc,
-            };
-            let dialled = carrier.of_another_pod();
-            drain.spawn(serve(
-                gateway.clone(),
-                accepted,
-                Some(dialled),
-                drain.clone(),
-            ));
-        }))
     }
 
     /// Keeps a tunnel for calls.
