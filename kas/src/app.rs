@@ -31,7 +31,7 @@ use control::Control;
 use directions::Directions;
 
 use crate::{
-    config::{self, Config, TlsFiles},
+    config::{self, Config, Listens as _, TlsFiles},
     notifications::Notifications,
     replica::{GracePeriods, Port, Replica, Setup},
     usage::Usage,
@@ -45,7 +45,7 @@ use crate::{
 pub async fn run(file: &Path) -> anyhow::Result<()> {
     let config::Loaded { config, notes } = config::load(file)?;
     telemetry::start(
-        level(config.observability.log_level),
+        level(config.observability.logging.level),
         telemetry::Format::Json,
     );
     panics::log_and_count();
@@ -95,7 +95,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
     let agents = &config.agent.listen;
     let directions = Directions::new(config);
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
-        tls: server_tls(agents.tls.as_ref(), &[H2, HTTP_1_1])?,
+        tls: server_tls(agents.tls().as_ref(), &[H2, HTTP_1_1])?,
         websocket: agents.websocket,
         proxy_protocol: agents.proxy_protocol,
         ping_interval: Some(WEBSOCKET_PING_INTERVAL),
@@ -103,7 +103,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         directions: directions.agents(),
         ..AgentAcceptorOptions::default()
     });
-    let listener = bind(&agents.address.host_port())
+    let listener = bind(&agents.socket().host_port())
         .await
         .context("agent.listen.address")?;
     tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
@@ -121,7 +121,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         events.map(|wanted| Events::open(wanted, shared.events, &version::server(), &mut metrics));
     let events = events.transpose()?;
     let settings = agent_gateway::Settings {
-        max_connection_age: agents.max_connection_age,
+        max_connection_age: agents.max_connection_age.0,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         drain: agent_drain(config),
         services: agent_services(
@@ -140,7 +140,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         &tracker,
         control.gitaly(),
         events.as_ref().map(|work| work.events()),
-        config.agent.graph.then_some(&graph),
+        config.agent.graph.enabled.then_some(&graph),
     );
     let gitlab = gitlab_api::port(config, services, &directions).await?;
     Ok(Setup {
@@ -193,23 +193,27 @@ async fn users(
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
     };
-    let listener = bind(&users.address.host_port())
+    let listener = bind(&users.listen.socket().host_port())
         .await
         .context("agent.kubernetes_api.listen.address")?;
     tracing::info!(address = %listener.local_addr(), "Kubernetes API endpoint is up");
-    let acceptor = PlainAcceptor::new(server_tls(users.tls.as_ref(), &[H2, HTTP_1_1])?);
+    let acceptor = PlainAcceptor::new(server_tls(users.listen.tls().as_ref(), &[H2, HTTP_1_1])?);
     let settings = user_gateway::Settings {
-        url_path_prefix: users.url_path_prefix.clone(),
+        url_path_prefix: users.url_path_prefix.0.clone(),
         server: version::server_header(),
         origins: control::origins(config, &users.allowed_origins),
-        response_headers: users.response_headers.clone(),
+        response_headers: users
+            .response_headers
+            .iter()
+            .map(|it| it.0.clone())
+            .collect(),
         websocket_tokens: users
             .websocket_token_secret_file
             .as_deref()
             .map(|file| websocket_tokens(file, one_time))
             .transpose()?,
         usage,
-        graph: config.agent.graph.then(|| graph.clone()),
+        graph: config.agent.graph.enabled.then(|| graph.clone()),
         ..user_gateway::Settings::default()
     };
     Ok(Some(Port {
@@ -233,13 +237,13 @@ async fn observability(
     directions: &Directions,
 ) -> anyhow::Result<(Listener, metrics::Paths)> {
     let observability = &config.observability;
-    let listener = bind(&observability.address.host_port())
+    let listener = bind(&observability.listen.socket().host_port())
         .await
         .context("observability.listen.address")?;
     let paths = metrics::Paths {
-        metrics: observability.prometheus_url_path.clone(),
-        liveness: observability.liveness_url_path.clone(),
-        readiness: observability.readiness_url_path.clone(),
+        metrics: observability.prometheus.url_path.clone(),
+        liveness: observability.liveness_probe.url_path.clone(),
+        readiness: observability.readiness_probe.url_path.clone(),
         directions: directions.kubernetes_api(),
     };
     Ok((listener, paths))
@@ -257,11 +261,11 @@ fn server_tls(files: Option<&TlsFiles>, alpn: &[&[u8]]) -> anyhow::Result<Option
 }
 
 fn grace_periods(config: &Config) -> GracePeriods {
-    let agents = config.agent.listen.listen_grace_period;
+    let agents = config.agent.listen.listen_grace_period.0;
     match &config.agent.kubernetes_api {
         Some(users) => GracePeriods {
-            listen: agents.max(users.listen_grace_period),
-            requests: users.shutdown_grace_period,
+            listen: agents.max(users.listen.listen_grace_period.0),
+            requests: users.listen.shutdown_grace_period.0,
         },
         None => GracePeriods {
             listen: agents,

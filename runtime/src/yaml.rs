@@ -3,11 +3,13 @@
 mod field;
 mod noting;
 mod seconds;
+mod section;
 mod write;
 
-pub use field::{NonEmpty, list};
+pub use field::{FilePath, NonEmpty, list};
 pub use noting::{UnknownKey, read_noting};
 pub use seconds::{PositiveSeconds, Seconds};
+pub use section::{At, NoEffect, Note, Reason, Setting, read_section};
 pub use write::write;
 
 use std::path::{Path, PathBuf};
@@ -99,6 +101,7 @@ fn describe(error: &Error, key: Option<&str>) -> String {
     }
     let message = UserMessageFormatter.format_message(error);
     match key {
+        Some(key) if message.contains(&format!("{key}: ")) => message.into_owned(),
         Some(key) => format!("{key}: {message}"),
         None => message.into_owned(),
     }

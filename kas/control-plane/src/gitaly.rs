@@ -104,12 +104,12 @@ impl Gitaly {
         let limits = settings.limits;
         Self(Arc::new(Inner {
             servers: Servers::new(
-                limits.per_server,
+                limits.per_server_api_rate_limit,
                 settings.ca_files,
                 settings.user_agent,
                 stop.clone(),
             ),
-            turns: Mutex::new(Bucket::new(limits.global, Instant::now())),
+            turns: Mutex::new(Bucket::new(limits.global_api_rate_limit, Instant::now())),
             metrics: GitalyMetrics::default(),
             _stops: stop.drop_guard(),
         }))

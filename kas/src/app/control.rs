@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use user_gateway::{Origins, origin_of};
 
 use crate::{
-    config::{self, Config, ControlPlaneConfig},
+    config::{self, Config, ControlPlaneConfig, Origin},
     control_plane::{
         ControlPlane, Memory,
         gitlab::{GitLab, Memories, Reading, Sharing},
@@ -40,8 +40,8 @@ pub(super) fn open(
     metrics: &mut Metrics,
 ) -> anyhow::Result<Control> {
     let (tasks, stop) = (TaskTracker::new(), stop.clone());
-    let (plane, usage, gitlab): (Arc<dyn ControlPlane>, _, _) = match &config.control_plane {
-        ControlPlaneConfig::Standalone { file } => {
+    let (plane, usage, gitlab): (Arc<dyn ControlPlane>, _, _) = match config.control_plane() {
+        ControlPlaneConfig::Standalone(file) => {
             let standalone = Arc::new(Standalone::open(file)?);
             tasks.spawn(standalone.clone().follow(stop.clone()));
             (standalone, None, None)
@@ -59,11 +59,11 @@ pub(super) fn open(
             gitlab.client().metrics().register(metrics);
             gitlab.gitaly().metrics().register(metrics);
             tasks.spawn(gitlab.clone().follow(stop.clone()));
-            let period = config.agent.receptive_poll_period;
+            let period = config.agent.receptive_agent.poll_period.0;
             let following = gitlab.clone();
             tasks.spawn(following.follow_receptive_agents(period, stop.clone()));
             let usage = Usage::default();
-            let period = config.observability.usage_reporting_period;
+            let period = config.observability.usage_reporting_period.0;
             let reporting = gitlab.clone();
             tasks.spawn(reporting.report_usage(usage.clone(), period, stop.clone()));
             (Arc::new(gitlab.clone()), Some(usage), Some(gitlab))
@@ -108,7 +108,7 @@ fn reading(config: &Config, gitlab: &config::GitLab) -> Reading {
     let configuration = &config.agent.configuration;
     Reading {
         gitaly: Gitaly::new(gitaly),
-        period: configuration.poll_period,
+        period: configuration.poll_period.0,
         max_file_size: configuration.max_configuration_file_size,
     }
 }
@@ -117,15 +117,15 @@ fn memories(config: &Config, gitlab: &config::GitLab) -> Memories {
     let proxy = config.agent.kubernetes_api.as_ref();
     Memories {
         agents: Memory {
-            good: config.agent.info_cache_ttl,
-            refused: config.agent.info_cache_error_ttl,
-            grace: gitlab.agents_grace,
+            good: config.agent.info_cache_ttl.0,
+            refused: config.agent.info_cache_error_ttl.0,
+            grace: gitlab.outage_grace.agents.0,
             ..Memory::default()
         },
         callers: Memory {
-            good: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_ttl),
-            refused: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_error_ttl),
-            grace: gitlab.callers_grace,
+            good: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_ttl.0),
+            refused: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_error_ttl.0),
+            grace: gitlab.outage_grace.callers.0,
             ..Memory::default()
         },
     }
@@ -133,23 +133,23 @@ fn memories(config: &Config, gitlab: &config::GitLab) -> Memories {
 
 /// GitLab's URL for people, if there is a GitLab.
 pub(super) fn external_url(config: &Config) -> Option<String> {
-    match &config.control_plane {
-        ControlPlaneConfig::GitLab(gitlab) => gitlab.external_url.clone(),
-        ControlPlaneConfig::Standalone { .. } => None,
+    match config.control_plane() {
+        ControlPlaneConfig::GitLab(gitlab) => gitlab.external_url.clone().map(String::from),
+        ControlPlaneConfig::Standalone(_) => None,
     }
 }
 
 /// Whose pages may use what a browser adds by itself: those that are listed, or else GitLab's. Where
 /// there is no GitLab, nobody has cookies, and the host that is called may have pages of its own.
-pub(super) fn origins(config: &Config, listed: &[String]) -> Origins {
-    match &config.control_plane {
+pub(super) fn origins(config: &Config, listed: &[Origin]) -> Origins {
+    match config.control_plane() {
         ControlPlaneConfig::GitLab(gitlab) if listed.is_empty() => {
-            let url = gitlab.external_url.as_deref();
-            Origins::These(url.and_then(origin_of).into_iter().collect())
+            let url = gitlab.external_url.as_ref();
+            Origins::These(url.and_then(|url| origin_of(&url.0)).into_iter().collect())
         }
-        ControlPlaneConfig::Standalone { .. } if listed.is_empty() => Origins::OwnHost,
-        ControlPlaneConfig::GitLab(_) | ControlPlaneConfig::Standalone { .. } => {
-            Origins::These(listed.to_vec())
+        ControlPlaneConfig::Standalone(_) if listed.is_empty() => Origins::OwnHost,
+        ControlPlaneConfig::GitLab(_) | ControlPlaneConfig::Standalone(_) => {
+            Origins::These(listed.iter().map(|it| it.0.clone()).collect())
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What each port answers to requests that belong to another.
 
-use crate::config::Config;
+use crate::config::{Config, Listens as _};
 
 /// What is served at the agents' port.
 const AGENTS: &str = "Agents connect here, by gRPC or WebSocket.";
@@ -42,9 +42,13 @@ fn to_kubernetes_api(config: &Config) -> String {
         return "The Kubernetes API is not served: agent.kubernetes_api is not configured."
             .to_owned();
     };
-    let address = users.address.host_port();
+    let address = users.listen.socket().host_port();
     let port = address.rsplit(':').next().unwrap_or_default();
-    let scheme = if users.tls.is_some() { "https" } else { "http" };
-    let path = &users.url_path_prefix;
+    let scheme = if users.listen.tls().is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let path = &users.url_path_prefix.0;
     format!("The Kubernetes API is served on port {port}, by {scheme}, under {path}.")
 }

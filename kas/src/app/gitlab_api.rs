@@ -17,7 +17,7 @@ use user_gateway::Graph;
 
 use super::{directions::Directions, server_tls};
 use crate::{
-    config::{ApiListen, Config, Network},
+    config::{ApiListen, Config, Listens as _, Network},
     gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
     notifications::Notifications,
@@ -30,15 +30,15 @@ pub(super) async fn port(
     services: Services,
     directions: &Directions,
 ) -> anyhow::Result<Option<GitLabPort>> {
-    let Some(listen) = &config.api else {
+    let Some(listen) = config.api.as_ref().map(|api| &api.listen) else {
         return Ok(None);
     };
     let settings = Settings {
         secret: Secret::read(&listen.authentication_secret_file)?,
-        max_connection_age: listen.max_connection_age,
+        max_connection_age: listen.max_connection_age.0,
         directions: directions.gitlab(),
     };
-    let acceptor = PlainAcceptor::new(server_tls(listen.tls.as_ref(), &[H2])?);
+    let acceptor = PlainAcceptor::new(server_tls(listen.tls().as_ref(), &[H2])?);
     let listener = listener(listen).await.context("api.listen.address")?;
     tracing::info!(address = %listener, "GitLab's port is up");
     Ok(Some(GitLabPort {
@@ -70,7 +70,7 @@ pub(super) fn services(
 }
 
 async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {
-    let address = &listen.address;
+    let address = listen.socket();
     Ok(match address.network {
         Network::Unix => AnyListener::Unix(bind_unix(Path::new(&address.address))?),
         Network::Tcp | Network::Tcp4 | Network::Tcp6 => {

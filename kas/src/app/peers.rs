@@ -12,7 +12,10 @@ use runtime::{
 };
 
 use crate::{
-    config::{Config, OwnAddress, OwnAddressVariables, PrivateApiListen, interface_addresses},
+    config::{
+        Config, Listens as _, OwnAddress, OwnAddressVariables, PrivateApiListen,
+        interface_addresses,
+    },
     private_api::{Tokens, self_test},
     replica::{PeerSettings, Port},
 };
@@ -25,7 +28,7 @@ pub(super) async fn peers(
     config: &Config,
     id: &ReplicaId,
 ) -> anyhow::Result<(Owner, Option<Port<PlainAcceptor, PeerSettings>>)> {
-    let Some(peers) = &config.private_api else {
+    let Some(peers) = config.private_api.as_ref().map(|it| &it.listen) else {
         let unpublished = Owner {
             replica: id.clone(),
             url: String::new(),
@@ -33,8 +36,8 @@ pub(super) async fn peers(
         return Ok((unpublished, None));
     };
     let variables = OwnAddressVariables::read(|name| std::env::var(name).ok());
-    let address = &peers.listen.address;
-    let tls = peers.listen.tls.is_some();
+    let address = &peers.socket();
+    let tls = peers.tls().is_some();
     let own = OwnAddress::decide(&variables, address, tls, interface_addresses)
         .context("the private API's own address")?;
     if config.redis.is_some() {
@@ -56,10 +59,10 @@ async fn port(
     peers: &PrivateApiListen,
     own: OwnAddress,
 ) -> anyhow::Result<Port<PlainAcceptor, PeerSettings>> {
-    let secret = Secret::read(&peers.listen.authentication_secret_file)?;
-    let identity = peers.listen.tls.as_ref().map(|files| Identity {
-        certificate: files.certificate_file.clone(),
-        key: files.key_file.clone(),
+    let secret = Secret::read(&peers.authentication_secret_file)?;
+    let identity = peers.tls().map(|files| Identity {
+        certificate: files.certificate_file,
+        key: files.key_file,
     });
     let client_ca = peers.client_ca_certificate_file.clone();
     let spoken = own.url.starts_with("grpcs:") || peers.ca_certificate_file.is_some();
@@ -78,7 +81,7 @@ async fn port(
         (Some(identity), None) => Some(ServerTls::load(identity, &[H2])?),
         (None, _) => None,
     };
-    let listener = bind(&peers.listen.address.host_port())
+    let listener = bind(&peers.socket().host_port())
         .await
         .context("private_api.listen.address")?;
     let dial = ConnectOptions {

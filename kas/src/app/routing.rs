@@ -10,10 +10,13 @@ use cluster_state::{
     redis::{Address, RedisOptions, RedisStore, Servers},
 };
 use prometheus_client::registry::Registry as Metrics;
-use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
+use runtime::{
+    tls::{ClientTls, ClientTlsOptions, Identity},
+    yaml::NonEmpty,
+};
 
 use crate::{
-    config::{Config, Redis, RedisServers},
+    config::{Config, Redis, RedisNetwork, RedisServers},
     control_plane::gitlab::Sharing,
     notifications::{self, Notifications},
     numbers,
@@ -114,25 +117,26 @@ pub(crate) fn shared(
 }
 
 fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
-    let servers = match &redis.servers {
-        RedisServers::Single { address } if redis.unix => Servers::Unix(address.into()),
-        RedisServers::Single { address } => {
-            Servers::Single(address.parse().context("redis.server.address")?)
+    let servers = redis.servers().context("redis: it names no server")?;
+    let servers = match servers {
+        RedisServers::Single(server) if redis.network == RedisNetwork::Unix => {
+            Servers::Unix((&server.address.0).into())
         }
-        RedisServers::Sentinel {
-            master_name,
-            addresses,
-            password_file,
-        } => Servers::Sentinel {
-            master: master_name.clone(),
-            sentinels: addresses_of(addresses).context("redis.sentinel.addresses")?,
+        RedisServers::Single(server) => {
+            let address = server.address.0.parse();
+            Servers::Single(address.context("redis.server.address")?)
+        }
+        RedisServers::Sentinel(sentinel) => Servers::Sentinel {
+            master: sentinel.master_name.0.clone(),
+            sentinels: addresses_of(&sentinel.addresses).context("redis.sentinel.addresses")?,
             password: secret(
-                password_file.as_deref(),
+                sentinel.sentinel_password_file.as_deref(),
                 "redis.sentinel.sentinel_password_file",
             )?,
         },
-        RedisServers::Cluster { addresses } => {
-            Servers::Cluster(addresses_of(addresses).context("redis.cluster.addresses")?)
+        RedisServers::Cluster(cluster) => {
+            let addresses = addresses_of(&cluster.addresses);
+            Servers::Cluster(addresses.context("redis.cluster.addresses")?)
         }
     };
     let database = u8::try_from(redis.database_index).map_err(|_| {
@@ -151,18 +155,19 @@ fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
         database,
         key_prefix: redis.key_prefix.clone(),
         tls: tls(redis)?,
-        dial_timeout: redis.dial_timeout.max(Duration::from_millis(1)),
+        dial_timeout: redis.dial_timeout.0.max(Duration::from_millis(1)),
         secret: None,
     })
 }
 
 fn tls(redis: &Redis) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
-    let Some(tls) = &redis.tls else {
+    let tls = &redis.tls;
+    if !tls.enabled {
         return Ok(None);
-    };
-    let client = tls.client.as_ref().map(|files| Identity {
-        certificate: files.certificate_file.clone(),
-        key: files.key_file.clone(),
+    }
+    let client = tls.client().map(|files| Identity {
+        certificate: files.certificate_file,
+        key: files.key_file,
     });
     let tls = ClientTls::load(&ClientTlsOptions {
         ca_files: tls.ca_certificate_file.iter().cloned().collect(),
@@ -172,8 +177,8 @@ fn tls(redis: &Redis) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
     Ok(Some(tls.context("redis.tls")?.config(&[])))
 }
 
-fn addresses_of(texts: &[String]) -> anyhow::Result<Vec<Address>> {
-    let addresses = texts.iter().map(|text| text.parse());
+fn addresses_of(texts: &[NonEmpty]) -> anyhow::Result<Vec<Address>> {
+    let addresses = texts.iter().map(|text| text.0.parse());
     Ok(addresses.collect::<Result<_, _>>()?)
 }
 

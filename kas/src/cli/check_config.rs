@@ -8,7 +8,7 @@ use std::{
 use super::{CommandError, Output};
 use crate::{
     config::{self, Config, ControlPlaneConfig},
-    yaml,
+    yaml::{self, NonEmpty},
 };
 
 /// Prints the effective configuration, keys without effect and likely mistakes.
@@ -46,13 +46,13 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
 /// Likely mistakes: valid values that are probably not intended, and files that are missing.
 fn mistakes(config: &Config) -> Vec<String> {
     let mut mistakes = Vec::new();
-    if let ControlPlaneConfig::GitLab(gitlab) = &config.control_plane {
+    if let ControlPlaneConfig::GitLab(gitlab) = config.control_plane() {
         match &gitlab.external_url {
             None => mistakes.push(
                 "gitlab.external_url is not set: browsers of no origin may use the Kubernetes API"
                     .to_owned(),
             ),
-            Some(url) if !is_origin(url) => mistakes.push(format!(
+            Some(NonEmpty(url)) if !is_origin(url) => mistakes.push(format!(
                 "gitlab.external_url `{url}` has a path: browsers send only scheme, host and port \
                  as their origin, so none may use the Kubernetes API"
             )),
@@ -75,21 +75,21 @@ fn is_origin(url: &str) -> bool {
 /// The files that the server reads when it starts.
 fn files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let mut files = Vec::new();
-    match &config.control_plane {
-        ControlPlaneConfig::Standalone { file } => files.push(("standalone.file", file.clone())),
+    match config.control_plane() {
+        ControlPlaneConfig::Standalone(file) => files.push(("standalone.file", file.to_owned())),
         ControlPlaneConfig::GitLab(gitlab) => {
-            let secret = gitlab.authentication_secret_file.clone();
+            let secret = gitlab.authentication_secret_file.0.clone();
             files.push(("gitlab.authentication_secret_file", secret));
             let ca = gitlab.ca_certificate_file.clone();
             files.extend(ca.map(|ca| ("gitlab.ca_certificate_file", ca)));
         }
     }
     if let Some(api) = &config.api {
-        let secret = api.authentication_secret_file.clone();
+        let secret = api.listen.authentication_secret_file.0.clone();
         files.push(("api.listen.authentication_secret_file", secret));
     }
     if let Some(private) = &config.private_api {
-        let secret = private.listen.authentication_secret_file.clone();
+        let secret = private.listen.authentication_secret_file.0.clone();
         files.push(("private_api.listen.authentication_secret_file", secret));
     }
     if let Some(redis) = &config.redis {

@@ -24,7 +24,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::config::{self, ApiListen, ControlPlaneConfig, Network};
+use crate::config::{self, ApiListen, ControlPlaneConfig, Listens as _, Network};
 
 /// How long the server may take to answer.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,13 +53,15 @@ pub(super) struct Process {
 impl Server {
     pub(super) fn of(file: &Path) -> anyhow::Result<Self> {
         let config = config::load(file)?.config;
-        let ControlPlaneConfig::Standalone { file: agents } = config.control_plane else {
+        let ControlPlaneConfig::Standalone(agents) = config.control_plane() else {
             bail!(
                 "its agents are registered in GitLab, which lists them on the pages of their projects"
             );
         };
-        let listen = config
-            .api
+        let agents = agents.to_owned();
+        let api = config.api;
+        let listen = api
+            .map(|api| api.listen)
             .context("it has no section api: add api.listen.address and api.listen.authentication_secret_file, and restart it")?;
         Ok(Self { listen, agents })
     }
@@ -78,7 +80,7 @@ impl Server {
     }
 
     async fn query(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
-        let ApiListen { address, tls, .. } = &self.listen;
+        let (address, tls) = (self.listen.socket(), self.listen.tls());
         if address.network == Network::Unix {
             let socket = UnixStream::connect(&address.address).await;
             let socket = socket.with_context(|| address.address.clone())?;

@@ -1,8 +1,14 @@
 //! Secrets that stand in the configuration. Those in files of their own are read by
 //! `runtime::jwt::Secret`.
 
+use runtime::yaml::Setting;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "<hidden>";
+
 /// A secret text whose `Debug` shows nothing of it.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {
@@ -24,3 +30,11 @@ impl std::fmt::Debug for Secret {
         f.write_str(if self.0.is_empty() { "none" } else { "…" })
     }
 }
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { HIDDEN })
+    }
+}
+
+impl Setting for Secret {}

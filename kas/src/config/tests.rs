@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use runtime::yaml;
+
 use super::*;
 
 const MINIMAL: &str = "standalone: {file: agents.yaml}\n";
@@ -27,22 +29,25 @@ fn mistake(text: &str) -> String {
 fn defaults_are_those_of_gitlab_but_for_websocket() {
     let config = with("");
 
-    assert_eq!(config.agent.listen.address.address, "127.0.0.1:8150");
+    assert_eq!(config.agent.listen.address, "127.0.0.1:8150");
     assert!(config.agent.listen.websocket);
     assert!(!config.agent.listen.proxy_protocol);
     assert_eq!(config.agent.listen.connections_per_token_per_minute, 40_000);
     assert_eq!(config.agent.listen.drain_connections_per_second, 200);
     assert_eq!(
-        config.agent.listen.max_connection_age,
+        config.agent.listen.max_connection_age.0,
         Duration::from_secs(7200)
     );
-    assert_eq!(config.agent.info_cache_ttl, Duration::from_secs(300));
+    assert_eq!(config.agent.info_cache_ttl.0, Duration::from_secs(300));
     assert_eq!(config.agent.kubernetes_api, None);
-    assert_eq!(config.observability.address.address, "127.0.0.1:8151");
-    assert_eq!(config.observability.prometheus_url_path, "/metrics");
-    assert_eq!(config.observability.log_level, LogLevel::Info);
-    assert_eq!(config.observability.grpc_log_level, LogLevel::Error);
-    assert_eq!(config.gitaly.global.bucket_size, 70);
+    assert_eq!(config.observability.listen.address, "127.0.0.1:8151");
+    assert_eq!(config.observability.prometheus.url_path, "/metrics");
+    assert_eq!(config.observability.logging.level, LogLevel::Info);
+    assert_eq!(
+        *config.observability.logging.grpc_level.get(),
+        LogLevel::Error
+    );
+    assert_eq!(config.gitaly.global_api_rate_limit.bucket_size, 70);
     assert_eq!(
         (config.redis, config.api, config.private_api),
         (None, None, None)
@@ -64,9 +69,12 @@ fn the_proxy_is_off_when_absent_or_null_and_on_when_empty() {
         .kubernetes_api
         .unwrap();
 
-    assert_eq!(proxy.address.address, "0.0.0.0:8154");
-    assert_eq!(proxy.url_path_prefix, "/");
-    assert_eq!(proxy.shutdown_grace_period, Duration::from_secs(3600));
+    assert_eq!(proxy.listen.address, "0.0.0.0:8154");
+    assert_eq!(proxy.url_path_prefix.0, "/");
+    assert_eq!(
+        proxy.listen.shutdown_grace_period.0,
+        Duration::from_secs(3600)
+    );
 }
 
 #[test]
@@ -74,7 +82,7 @@ fn a_path_prefix_gets_its_final_slash() {
     let config = with("agent: {kubernetes_api: {url_path_prefix: /k8s-proxy}}");
 
     assert_eq!(
-        config.agent.kubernetes_api.unwrap().url_path_prefix,
+        config.agent.kubernetes_api.unwrap().url_path_prefix.0,
         "/k8s-proxy/"
     );
 }
@@ -86,11 +94,14 @@ fn zero_numbers_and_empty_texts_mean_the_default_but_zero_durations_stay() {
          gitaly: {global_api_rate_limit: {refill_rate_per_second: 0, bucket_size: '5'}}",
     );
 
-    assert_eq!(config.agent.listen.address.address, "127.0.0.1:8150");
+    assert_eq!(config.agent.listen.address, "127.0.0.1:8150");
     assert_eq!(config.agent.listen.connections_per_token_per_minute, 40_000);
-    assert_eq!(config.agent.info_cache_ttl, Duration::ZERO);
-    assert_eq!(config.gitaly.global.refill_rate_per_second, 30.0);
-    assert_eq!(config.gitaly.global.bucket_size, 5);
+    assert_eq!(config.agent.info_cache_ttl.0, Duration::ZERO);
+    assert_eq!(
+        config.gitaly.global_api_rate_limit.refill_rate_per_second,
+        30.0
+    );
+    assert_eq!(config.gitaly.global_api_rate_limit.bucket_size, 5);
 }
 
 #[test]
@@ -99,17 +110,15 @@ fn redis_is_one_server_or_sentinels() {
     let sentinel = with("redis: {sentinel: {master_name: m, addresses: ['s:1']}, network: ''}");
 
     let redis = single.redis.unwrap();
-    assert_eq!(
-        redis.servers,
-        RedisServers::Single {
-            address: "r:6379".into()
-        }
-    );
+    let Some(RedisServers::Single(server)) = redis.servers() else {
+        panic!("{:?}", redis.servers())
+    };
+    assert_eq!(server.address.0, "r:6379");
     assert_eq!(redis.key_prefix, "gitlab-kas");
-    assert!(redis.tls.is_some());
+    assert!(redis.tls.enabled);
     assert!(matches!(
-        sentinel.redis.unwrap().servers,
-        RedisServers::Sentinel { .. }
+        sentinel.redis.unwrap().servers(),
+        Some(RedisServers::Sentinel(_))
     ));
 }
 
@@ -120,9 +129,9 @@ fn the_private_api_is_read_whole() {
          certificate_file: c, key_file: k, ca_certificate_file: ca, client_ca_certificate_file: cca, gitlab_tokens: true}}",
     );
 
-    let private = config.private_api.unwrap();
-    assert_eq!(private.listen.address.host_port(), "[::]:8155");
-    assert!(private.listen.tls.is_some());
+    let private = config.private_api.unwrap().listen;
+    assert_eq!(private.socket().host_port(), "[::]:8155");
+    assert!(private.tls().is_some());
     assert_eq!(
         private.ca_certificate_file.as_deref(),
         Some(Path::new("ca"))
@@ -242,7 +251,8 @@ fn levels_have_names_and_numbers() {
     assert_eq!(
         with("observability: {logging: {level: 1, grpc_level: warn}}")
             .observability
-            .log_level,
+            .logging
+            .level,
         LogLevel::Debug
     );
 }
@@ -326,13 +336,11 @@ fn what_is_shown_means_the_same_when_it_is_read() {
 #[test]
 fn gitlab_has_upstreams_defaults_and_a_grace() {
     let text = "gitlab: {address: 'https://g/gitlab', external_url: 'https://g', authentication_secret_file: s}";
-    let ControlPlaneConfig::GitLab(gitlab) = parse_text(text).unwrap().config.control_plane else {
-        panic!("it is GitLab");
-    };
+    let gitlab = parse_text(text).unwrap().config.gitlab.unwrap();
 
     assert_eq!(gitlab.api_rate_limit.refill_rate_per_second, 50.0);
     assert_eq!(gitlab.api_rate_limit.bucket_size, 250);
-    assert_eq!(gitlab.external_url.as_deref(), Some("https://g"));
-    assert_eq!(gitlab.agents_grace, Duration::from_secs(3600));
-    assert_eq!(gitlab.callers_grace, Duration::from_secs(600));
+    assert_eq!(gitlab.external_url.unwrap().0, "https://g");
+    assert_eq!(gitlab.outage_grace.agents.0, Duration::from_secs(3600));
+    assert_eq!(gitlab.outage_grace.callers.0, Duration::from_secs(600));
 }

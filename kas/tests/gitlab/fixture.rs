@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kas::{
-    config::{self, GitLab as Settings, RateLimit},
+    config::{self, GitLab as Settings, OutageGrace, RateLimit},
     control_plane::{
         Access, ControlPlane, Credentials, DenyReason, Memory, Token,
         gitlab::{GitLab, Memories, Reading},
@@ -11,7 +11,10 @@ use kas::{
     gitaly::{self, Gitaly},
 };
 use router::AgentId;
-use runtime::connect::ProxySetting;
+use runtime::{
+    connect::ProxySetting,
+    yaml::{FilePath, NonEmpty, Seconds},
+};
 use tempfile::TempDir;
 use tests::gitlab_double::{Endpoint, Fault, FaultKind, GitLabDouble, Scenario};
 
@@ -74,16 +77,18 @@ impl Fixture {
         let secret = folder.path().join("secret");
         double.write_secret(&secret).unwrap();
         let mut settings = Settings {
-            address: double.url(),
+            address: NonEmpty(double.url()),
             external_url: None,
-            authentication_secret_file: secret,
+            authentication_secret_file: FilePath(secret),
             ca_certificate_file: None,
             api_rate_limit: RateLimit {
                 refill_rate_per_second: 50.0,
                 bucket_size: 250,
             },
-            agents_grace: memory.grace,
-            callers_grace: memory.grace,
+            outage_grace: OutageGrace {
+                agents: Seconds(memory.grace),
+                callers: Seconds(memory.grace),
+            },
         };
         change(&mut settings);
         let memories = Memories {
@@ -153,8 +158,8 @@ pub(crate) fn limits() -> config::Gitaly {
         bucket_size: 1000,
     };
     config::Gitaly {
-        global: limit,
-        per_server: limit,
+        global_api_rate_limit: limit,
+        per_server_api_rate_limit: limit,
     }
 }
 

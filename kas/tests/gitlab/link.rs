@@ -7,10 +7,13 @@ use std::sync::{
 
 use futures_util::future::join_all;
 use kas::{
-    config::RateLimit,
+    config::{OutageGrace, RateLimit},
     control_plane::{AuthError, ControlPlane, Token, gitlab::GitLab},
 };
-use runtime::connect::{ProxySetting, ProxyUrl};
+use runtime::{
+    connect::{ProxySetting, ProxyUrl},
+    yaml::{FilePath, NonEmpty, Seconds},
+};
 use tests::{
     certs::Certs,
     gitlab_double::{Fault, FaultKind, GitLabDouble, Scenario},
@@ -173,16 +176,18 @@ async fn what_cannot_be_used_is_named_at_the_start() {
         let file = fixture.folder.path().join("other");
         std::fs::write(&file, secret).unwrap();
         kas::config::GitLab {
-            address: fixture.double.url(),
+            address: NonEmpty(fixture.double.url()),
             external_url: None,
-            authentication_secret_file: file,
+            authentication_secret_file: FilePath(file),
             ca_certificate_file: None,
             api_rate_limit: RateLimit {
                 refill_rate_per_second: 1.0,
                 bucket_size: 1,
             },
-            agents_grace: std::time::Duration::ZERO,
-            callers_grace: std::time::Duration::ZERO,
+            outage_grace: OutageGrace {
+                agents: Seconds::new(0),
+                callers: Seconds::new(0),
+            },
         }
     };
     let memories = kas::control_plane::gitlab::Memories {

@@ -1,5 +1,10 @@
 //! Small value types that refuse what their key does not allow.
 
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
+
 use serde::{
     Serialize,
     de::{Deserialize, Deserializer, Error},
@@ -22,6 +27,24 @@ impl<'de> Deserialize<'de> for NonEmpty {
 impl From<NonEmpty> for String {
     fn from(text: NonEmpty) -> Self {
         text.0
+    }
+}
+
+/// The path of a file that must be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FilePath(pub PathBuf);
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        NonEmpty::deserialize(deserializer).map(|path| Self(path.0.into()))
+    }
+}
+
+impl Deref for FilePath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -3,7 +3,12 @@
 //! A layer around the YAML deserializer: it sees which keys a struct knows,
 //! and hands on only those.
 
-use std::{cell::RefCell, fmt, path::Path};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    path::Path,
+};
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
@@ -28,31 +33,55 @@ pub struct UnknownKey {
     pub message: String,
 }
 
+/// Line and column of each key's value, by the keys that lead to it with dots between. Null is no value.
+pub(super) type Places = HashMap<String, (u64, u64)>;
+
+/// What is seen besides the value.
+#[derive(Default)]
+struct Seen {
+    unknown: RefCell<Vec<UnknownKey>>,
+    places: RefCell<Places>,
+    /// Whether the value that was read last is null.
+    null: Cell<bool>,
+}
+
 /// Reads a whole document, and notes the keys that its type does not know.
+///
+/// # Errors
+/// The first mistake, and where it is.
 pub fn read_noting<T: DeserializeOwned>(
     file: &Path,
     text: &str,
 ) -> Result<(T, Vec<UnknownKey>), Mistake> {
-    let notes = RefCell::default();
+    let (value, unknown, _) = read_placed(file, text)?;
+    Ok((value, unknown))
+}
+
+/// The same, with the places of values.
+pub(super) fn read_placed<T: DeserializeOwned>(
+    file: &Path,
+    text: &str,
+) -> Result<(T, Vec<UnknownKey>, Places), Mistake> {
+    let seen = Seen::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |inner| {
         T::deserialize(Noting {
             inner,
             place: Place {
                 path: String::new(),
-                notes: &notes,
+                seen: &seen,
             },
             in_spot: false,
         })
     });
     let value = read.map_err(|error| mistake(file, text, &error))?;
-    Ok((value, notes.into_inner()))
+    Ok((value, seen.unknown.into_inner(), seen.places.into_inner()))
 }
 
 /// Where in the document something is.
 #[derive(Clone)]
 struct Place<'n> {
     path: String,
-    notes: &'n RefCell<Vec<UnknownKey>>,
+    seen: &'n Seen,
 }
 
 impl Place<'_> {
@@ -63,12 +92,12 @@ impl Place<'_> {
         };
         Self {
             path,
-            notes: self.notes,
+            seen: self.seen,
         }
     }
 
     fn note(&self, key: &Spot<String>, known: &[&str]) {
-        self.notes.borrow_mut().push(UnknownKey {
+        self.seen.unknown.borrow_mut().push(UnknownKey {
             line: key.referenced.line(),
             column: key.referenced.column(),
             path: self.below(&key.value).path,
@@ -226,10 +255,12 @@ impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
     }
 
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.place.seen.null.set(true);
         self.visitor.visit_none()
     }
 
     fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.place.seen.null.set(true);
         self.visitor.visit_unit()
     }
 
@@ -337,17 +368,75 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for SpotParts<'_, A> {
             return self.inner.next_value_seed(seed);
         }
         let place = self.place.clone();
-        self.inner.next_value_seed(Below { seed, place })
+        self.inner.next_value_seed(Inside { seed, place })
     }
 }
 
-/// A seed that is sown with our layer around the deserializer.
+/// A seed for the value of a key, whose place is kept.
 struct Below<'n, S> {
     seed: S,
     place: Place<'n>,
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Below<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        inner.deserialize_newtype_struct(SPOT, self)
+    }
+}
+
+/// The library gives a value with its place as a newtype around a map.
+impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for Below<'_, S> {
+    type Value = S::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<S::Value, A::Error> {
+        let Self { seed, place } = self;
+        let before = place.seen.null.replace(false);
+        let (mut seed, mut value, mut line_column) = (Some(seed), None, None);
+        while let Some(part) = map.next_key::<String>()? {
+            match part.as_str() {
+                "value" => {
+                    let place = place.clone();
+                    let Some(seed) = seed.take() else { continue };
+                    value = Some(map.next_value_seed(Inside { seed, place })?);
+                }
+                "referenced" => {
+                    let location = map.next_value::<serde_saphyr::Location>()?;
+                    line_column = Some((location.line(), location.column()));
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let is_null = place.seen.null.replace(before);
+        if let Some(line_column) = line_column.filter(|_| !is_null) {
+            place
+                .seen
+                .places
+                .borrow_mut()
+                .insert(place.path, line_column);
+        }
+        value.ok_or_else(|| A::Error::missing_field("value"))
+    }
+}
+
+/// A seed that is sown with our layer around the deserializer.
+struct Inside<'n, S> {
+    seed: S,
+    place: Place<'n>,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Inside<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {

@@ -103,7 +103,7 @@ impl Webhook {
             ..ClientTlsOptions::default()
         })?;
         let endpoint = Endpoint {
-            target: Target::parse_http(&settings.url)?,
+            target: Target::parse_http(&settings.url.0)?,
             secret: Secret::read(&settings.secret_file)?,
             options: ConnectOptions {
                 tls: Some(tls),

@@ -73,11 +73,11 @@ impl Client {
         proxy: ProxySetting,
         user_agent: HeaderValue,
     ) -> Result<Self, SetupError> {
-        let base = Base::parse(&settings.address)?;
+        let base = Base::parse(&settings.address.0)?;
         let secret = Secret::read(&settings.authentication_secret_file)?;
         if secret.size() != SECRET_SIZE {
             return Err(SetupError::SecretSize {
-                file: settings.authentication_secret_file.clone(),
+                file: settings.authentication_secret_file.0.clone(),
                 size: secret.size(),
             });
         }

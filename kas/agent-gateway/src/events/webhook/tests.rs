@@ -1,4 +1,5 @@
 use prometheus_client::registry::Registry;
+use runtime::yaml::FilePath;
 use tokio::{net::TcpListener, time::Instant};
 
 use super::*;
@@ -16,8 +17,8 @@ impl Site {
         let secret_file = folder.path().join("secret");
         std::fs::write(&secret_file, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
         let settings = config::Webhook {
-            url,
-            secret_file,
+            url: config::WebhookUrl(url),
+            secret_file: FilePath(secret_file),
             ca_certificate_file: None,
         };
         let metrics = EventMetrics::default();

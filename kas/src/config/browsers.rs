@@ -1,0 +1,63 @@
+//! What browsers may do at the Kubernetes API, and what clusters may say to them.
+
+use http::{HeaderName, header};
+use runtime::yaml::NonEmpty;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use user_gateway::origin_of;
+
+/// Headers that speak of kas's own host or of one connection: no cluster decides on them.
+const NEVER: [HeaderName; 9] = [
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("gitlab-unauthorized"),
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TRAILER,
+];
+
+/// An origin as browsers write it: a URL without a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Origin(pub String);
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let NonEmpty(text) = NonEmpty::deserialize(deserializer)?;
+        let text = text.strip_suffix('/').unwrap_or(&text);
+        let origin = origin_of(text).filter(|origin| origin.eq_ignore_ascii_case(text));
+        origin.map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "agent.kubernetes_api.allowed_origins: {text:?} is not the origin of a page, such \
+                 as https://gitlab.example.com: scheme, host, and the port if it is not the usual one"
+            ))
+        })
+    }
+}
+
+/// The name of a header that clusters may set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseHeader(pub HeaderName);
+
+impl<'de> Deserialize<'de> for ResponseHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const KEY: &str = "agent.kubernetes_api.response_headers";
+        let NonEmpty(text) = NonEmpty::deserialize(deserializer)?;
+        let name: HeaderName = text.parse().map_err(|_| {
+            D::Error::custom(format_args!("{KEY}: {text:?} is not the name of a header"))
+        })?;
+        if NEVER.contains(&name) || name.as_str().starts_with("access-control-") {
+            return Err(D::Error::custom(format_args!(
+                "{KEY}: no cluster may set {name} on the host of this server"
+            )));
+        }
+        Ok(Self(name))
+    }
+}
+
+impl Serialize for ResponseHeader {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}

@@ -1,0 +1,161 @@
+//! What all listeners have in common: a socket, and a certificate with its key.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use runtime::yaml::{At, Mistake, Setting};
+use serde::{Deserialize, Serialize};
+
+/// What a listener is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// The kind of socket.
+    pub network: Network,
+    /// `host:port`, or a path for [`Network::Unix`].
+    pub address: String,
+}
+
+/// The kinds of sockets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// TCP over IPv4 or IPv6.
+    #[default]
+    Tcp,
+    /// TCP over IPv4 only.
+    Tcp4,
+    /// TCP over IPv6 only.
+    Tcp6,
+    /// A socket in the file system.
+    Unix,
+}
+
+impl Setting for Network {}
+
+impl ListenAddress {
+    /// The address as `host:port` with an empty host meaning all interfaces.
+    #[must_use]
+    pub fn host_port(&self) -> String {
+        if self.address.starts_with(':') {
+            let host = if self.network == Network::Tcp4 {
+                "0.0.0.0"
+            } else {
+                "[::]"
+            };
+            format!("{host}{}", self.address)
+        } else {
+            self.address.clone()
+        }
+    }
+
+    /// The socket address, when the host is given as a number.
+    #[must_use]
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        self.host_port().parse().ok()
+    }
+}
+
+/// A certificate and its key, both PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub certificate_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// A section that says where to listen.
+pub trait Listens {
+    /// What to bind.
+    fn socket(&self) -> ListenAddress;
+
+    /// TLS, if any.
+    fn tls(&self) -> Option<TlsFiles>;
+}
+
+/// Implements [`Listens`] for a section with the four keys of listeners, and the rules for them.
+macro_rules! listens {
+    ($section:ident, $default:literal) => {
+        impl $crate::config::Listens for $section {
+            fn socket(&self) -> $crate::config::ListenAddress {
+                $crate::config::ListenAddress {
+                    network: self.network,
+                    address: self.address.clone(),
+                }
+            }
+
+            fn tls(&self) -> Option<$crate::config::TlsFiles> {
+                $crate::config::listen::pair(
+                    self.certificate_file.as_deref(),
+                    self.key_file.as_deref(),
+                )
+            }
+        }
+
+        impl $section {
+            const DEFAULT_ADDRESS: &str = $default;
+
+            fn check_listener(
+                &self,
+                at: &runtime::yaml::At<'_>,
+            ) -> Result<(), runtime::yaml::Mistake> {
+                let (certificate, key) =
+                    (self.certificate_file.as_deref(), self.key_file.as_deref());
+                $crate::config::listen::check_pair(at, certificate, key)?;
+                $crate::config::listen::check_address(
+                    at,
+                    self.network,
+                    &self.address,
+                    Self::DEFAULT_ADDRESS,
+                )
+            }
+        }
+    };
+}
+pub(super) use listens;
+
+pub(super) fn pair(certificate: Option<&Path>, key: Option<&Path>) -> Option<TlsFiles> {
+    Some(TlsFiles {
+        certificate_file: certificate?.to_owned(),
+        key_file: key?.to_owned(),
+    })
+}
+
+/// A certificate and its key: both, or none.
+pub(super) fn check_pair(
+    at: &At<'_>,
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+) -> Result<(), Mistake> {
+    let missing = match (certificate, key) {
+        (Some(_), Some(_)) | (None, None) => return Ok(()),
+        (Some(_), None) => "key_file",
+        (None, Some(_)) => "certificate_file",
+    };
+    Err(at.mistake(format!(
+        "{}: TLS needs both certificate_file and key_file, but {missing} is missing",
+        at.path()
+    )))
+}
+
+pub(super) fn check_address(
+    at: &At<'_>,
+    network: Network,
+    address: &str,
+    example: &str,
+) -> Result<(), Mistake> {
+    if network == Network::Unix || has_port(address) {
+        return Ok(());
+    }
+    Err(at.mistake(format!(
+        "the address `{address}` must be host:port, such as {example}"
+    )))
+}
+
+fn has_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}

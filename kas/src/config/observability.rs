@@ -1,0 +1,186 @@
+//! The section `observability`.
+
+use std::path::PathBuf;
+
+use runtime::{
+    section,
+    telemetry::LogLevel,
+    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds},
+};
+
+use super::{
+    Network, Secret,
+    listen::listens,
+    unused::{NoGrpcLog, NotBuilt},
+};
+
+section! {
+    /// Logs, metrics, probes, traces.
+    pub struct Observability: Default {
+        /// How often usage is reported; zero does not report.
+        pub usage_reporting_period: Seconds = Seconds::new(60),
+        /// The socket of metrics and probes.
+        pub listen: ObservabilityListen = ObservabilityListen::default(),
+        /// The metrics.
+        pub prometheus: UrlPath = UrlPath::new("/metrics"),
+        /// The liveness probe.
+        pub liveness_probe: UrlPath = UrlPath::new("/liveness"),
+        /// The readiness probe.
+        pub readiness_probe: UrlPath = UrlPath::new("/readiness"),
+        /// Traces.
+        pub tracing: NoEffect<Option<Tracing>, NotBuilt> = NoEffect::new(None),
+        /// Error reports.
+        pub sentry: Sentry = Sentry::default(),
+        /// How much is logged.
+        pub logging: Logging = Logging::default(),
+        /// Profiles.
+        pub google_profiler: GoogleProfiler = GoogleProfiler::default(),
+    }
+}
+
+section! {
+    /// The socket of metrics and probes.
+    pub struct ObservabilityListen: Default {
+        /// The kind of socket.
+        pub network: Network = Network::default(),
+        /// The socket.
+        pub address: String = Self::DEFAULT_ADDRESS.to_owned(),
+        /// The certificate, for TLS.
+        pub certificate_file: Option<FilePath> = None,
+        /// Its key.
+        pub key_file: Option<FilePath> = None,
+    }
+    check = check_in_clear;
+}
+listens!(ObservabilityListen, "127.0.0.1:8151");
+
+section! {
+    /// Where something is served. The default is that of the section around it.
+    pub struct UrlPath {
+        /// The path.
+        pub url_path: String = String::new(),
+    }
+    check = check_path;
+    or = filled_from;
+}
+
+section! {
+    /// Where traces would go.
+    pub struct Tracing {
+        /// An http or https URL that takes OTLP.
+        pub otlp_endpoint: String,
+        /// A file with a token for it.
+        pub otlp_token_secret_file: Option<FilePath> = None,
+        /// A CA that signs its certificate.
+        pub otlp_ca_certificate_file: Option<FilePath> = None,
+    }
+    check = check_endpoint;
+}
+
+section! {
+    /// Error reports.
+    pub struct Sentry: Default {
+        /// Where they would go; empty leaves them off.
+        pub dsn: Secret = Secret::default(),
+        /// The environment named in them.
+        pub environment: String = String::new(),
+    }
+    check = check_dsn;
+}
+
+section! {
+    /// How much is logged.
+    pub struct Logging: Default {
+        /// By everything.
+        pub level: LogLevel = LogLevel::default(),
+        /// By gRPC itself.
+        pub grpc_level: NoEffect<LogLevel, NoGrpcLog> = NoEffect::new(LogLevel::Error),
+    }
+}
+
+section! {
+    /// Profiles.
+    pub struct GoogleProfiler: Default {
+        /// Whether they are wanted.
+        pub enabled: bool = false,
+        /// For which project.
+        #[serde(skip_serializing)]
+        pub project_id: Option<String> = None,
+        /// By which account.
+        #[serde(skip_serializing)]
+        pub credentials_file: Option<PathBuf> = None,
+        /// Whether it logs what it does.
+        #[serde(skip_serializing)]
+        pub debug_logging: bool = false,
+    }
+    check = check_profiler;
+}
+
+impl ObservabilityListen {
+    fn check_in_clear(&self, at: &At<'_>) -> Result<(), Mistake> {
+        if self.certificate_file.is_some() || self.key_file.is_some() {
+            at.key("certificate_file")
+                .note("this version serves metrics and probes in clear only");
+        }
+        self.check_listener(at)
+    }
+}
+
+impl UrlPath {
+    fn new(url_path: &str) -> Self {
+        Self {
+            url_path: url_path.to_owned(),
+        }
+    }
+
+    fn filled_from(self, default: Self) -> Self {
+        if self.url_path.is_empty() {
+            default
+        } else {
+            self
+        }
+    }
+
+    fn check_path(&self, at: &At<'_>) -> Result<(), Mistake> {
+        check_url_path(&at.key("url_path"), &self.url_path)
+    }
+}
+
+pub(super) fn check_url_path(at: &At<'_>, path: &str) -> Result<(), Mistake> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(at.mistake(format!("the URL path `{path}` must start with /")))
+}
+
+impl Tracing {
+    fn check_endpoint(&self, at: &At<'_>) -> Result<(), Mistake> {
+        let schemes = ["http://", "https://"];
+        if schemes
+            .iter()
+            .any(|scheme| self.otlp_endpoint.starts_with(scheme))
+        {
+            return Ok(());
+        }
+        let at = at.key("otlp_endpoint");
+        Err(at.mistake("otlp_endpoint must be an http:// or https:// URL"))
+    }
+}
+
+impl Sentry {
+    fn check_dsn(&self, at: &At<'_>) -> Result<(), Mistake> {
+        if !self.dsn.expose().is_empty() {
+            at.note(NotBuilt::WHY);
+        }
+        Ok(())
+    }
+}
+
+impl GoogleProfiler {
+    fn check_profiler(&self, at: &At<'_>) -> Result<(), Mistake> {
+        if self.enabled {
+            at.note(NotBuilt::WHY);
+        }
+        Ok(())
+    }
+}
