@@ -409,9 +409,10 @@ impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for Below<'_, S> {
                     let Some(seed) = seed.take() else { continue };
                     value = Some(map.next_value_seed(Inside { seed, place })?);
                 }
-                "referenced" => {
+                // Where the value stands, and where an alias in its place was defined.
+                "referenced" | "defined" => {
                     let location = map.next_value::<serde_saphyr::Location>()?;
-                    line_column = Some((location.line(), location.column()));
+                    line_column.get_or_insert((location.line(), location.column()));
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
