@@ -164,7 +164,7 @@ pub struct PathPrefix(pub String);
 impl<'de> Deserialize<'de> for PathPrefix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut path = String::deserialize(deserializer)?;
-        if !path.is_empty() && !path.ends_with('/') {
+        if path.starts_with('/') && !path.ends_with('/') {
             path.push('/');
         }
         Ok(Self(path))
