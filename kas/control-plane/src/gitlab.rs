@@ -30,7 +30,7 @@ pub use agent_info::Registered;
 pub use client::Client;
 pub use error::CallError;
 pub use metrics::GitLabMetrics;
-pub use repositories::{Reading, Sharing};
+pub use repositories::{PollSharing, RepositorySettings};
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -121,7 +121,7 @@ impl GitLab {
     pub fn new(
         settings: &config::GitLab,
         memories: Memories,
-        reading: Reading,
+        repositories: RepositorySettings,
         proxy: ProxySetting,
         user_agent: HeaderValue,
     ) -> Result<Self, SetupError> {
@@ -135,7 +135,7 @@ impl GitLab {
             known_users: Cache::new(memories.callers.tokens),
             projects: TokenCache::new(Memory::default()),
             agents: Agents::default(),
-            repositories: Repositories::new(reading),
+            repositories: Repositories::new(repositories),
             receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),
         })))
@@ -150,7 +150,7 @@ impl GitLab {
     /// What reads its repositories.
     #[must_use]
     pub fn gitaly(&self) -> &Gitaly {
-        &self.0.repositories.reading.gitaly
+        &self.0.repositories.settings.gitaly
     }
 
     /// What GitLab knows of the agent of a token, and where its repository is.
@@ -351,7 +351,9 @@ impl ControlPlane for GitLab {
     fn configuration(&self, agent: AgentId, has: &str) -> Option<watch::Receiver<Configuration>> {
         let stream = self.0.agents.configuration(agent, has)?;
         let project = stream.registered.agent.project_id;
-        self.0.repositories.join(project, agent, stream.doubt);
+        self.0
+            .repositories
+            .subscribe(project, agent, stream.unknown_version);
         Some(stream.configuration)
     }
 

@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config, ControlPlaneConfig, Origin},
     control_plane::{
         ControlPlane, Memory,
-        gitlab::{GitLab, Memories, Reading, Sharing},
+        gitlab::{GitLab, Memories, PollSharing, RepositorySettings},
         standalone::Standalone,
     },
     gitaly::{self, Gitaly},
@@ -80,7 +80,7 @@ pub(super) fn open(
 
 impl Control {
     /// Reads repositories, if that is where configurations are.
-    pub(super) fn read_repositories(&self, sharing: Option<Sharing>, pushes: &Notifications) {
+    pub(super) fn read_repositories(&self, sharing: Option<PollSharing>, pushes: &Notifications) {
         if let Some(gitlab) = self.gitlab.clone() {
             let reading = gitlab.read_repositories(sharing, pushes.clone(), self.stop.clone());
             self.tasks.spawn(reading);
@@ -99,14 +99,14 @@ impl Control {
     }
 }
 
-fn reading(config: &Config, gitlab: &config::GitLab) -> Reading {
+fn reading(config: &Config, gitlab: &config::GitLab) -> RepositorySettings {
     let gitaly = gitaly::Settings {
         limits: config.gitaly.clone(),
         ca_files: gitlab.ca_certificate_file.iter().cloned().collect(),
         user_agent: version::server_header(),
     };
     let configuration = &config.agent.configuration;
-    Reading {
+    RepositorySettings {
         gitaly: Gitaly::new(gitaly),
         period: configuration.poll_period.0,
         max_file_size: configuration.max_configuration_file_size,

@@ -17,7 +17,7 @@ use runtime::{
 
 use crate::{
     config::{Config, Redis, RedisNetwork, RedisServers},
-    control_plane::gitlab::Sharing,
+    control_plane::gitlab::PollSharing,
     notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<dyn RoutingTable>,
     pub(crate) notifications: Notifications,
     /// How replicas share the polling of repositories; `None`: each polls by itself.
-    pub(crate) sharing: Option<Sharing>,
+    pub(crate) sharing: Option<PollSharing>,
     /// The channel for clusters' events; `None` keeps them in the process.
     pub(crate) events: Option<Arc<dyn Channel>>,
     /// One-time claims of all replicas; `None` keeps them in the process.
@@ -73,7 +73,7 @@ impl Shared {
         Self {
             table,
             notifications,
-            sharing: Some(Sharing { polls, live }),
+            sharing: Some(PollSharing { polls, live }),
             events: Some(events),
             one_time: Some(one_time),
         }

@@ -6,7 +6,7 @@ use kas::{
     config::{self, GitLab as Settings, OutageGrace, RateLimit},
     control_plane::{
         Access, ControlPlane, Credentials, DenyReason, Memory, Token,
-        gitlab::{GitLab, Memories, Reading},
+        gitlab::{GitLab, Memories, RepositorySettings},
     },
     gitaly::{self, Gitaly},
 };
@@ -71,7 +71,7 @@ impl Fixture {
         memory: Memory,
         change: impl FnOnce(&mut Settings),
         proxy: ProxySetting,
-        reading: Reading,
+        reading: RepositorySettings,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("secret");
@@ -164,8 +164,8 @@ pub(crate) fn limits() -> config::Gitaly {
 }
 
 /// Reads repositories so often.
-pub(crate) fn reading(period: Duration) -> Reading {
-    Reading {
+pub(crate) fn reading(period: Duration) -> RepositorySettings {
+    RepositorySettings {
         gitaly: Gitaly::new(gitaly::Settings {
             limits: limits(),
             ca_files: Vec::new(),

@@ -39,7 +39,7 @@ pub(super) struct Stream {
     pub(super) configuration: watch::Receiver<Configuration>,
     pub(super) registered: Arc<Registered>,
     /// Whether the agent has another version than is known here.
-    pub(super) doubt: bool,
+    pub(super) unknown_version: bool,
 }
 
 impl Agents {
@@ -106,14 +106,14 @@ impl Agents {
         let agents = self.lock();
         let entry = agents.get(&id)?;
         let configuration = entry.configuration.subscribe();
-        let doubt = !has.is_empty() && configuration.borrow().newer_than(has).is_some();
-        if doubt {
+        let unknown_version = !has.is_empty() && configuration.borrow().newer_than(has).is_some();
+        if unknown_version {
             entry.configuration.send_modify(|it| it.verified = false);
         }
         Some(Stream {
             configuration,
             registered: entry.registered.clone(),
-            doubt,
+            unknown_version,
         })
     }
 

@@ -1,15 +1,16 @@
 //! Agents' configuration files, read from their repositories.
 //!
-//! Each repository that connected agents here are configured in has a follower.
-//! Of all replicas that follow a repository, the first in the order of the hash
-//! ring polls it, and posts the commit on a board; the others read it there,
-//! are woken when it changes, and read the files of their own agents. Without a
-//! board, or when it cannot be read, each polls itself.
+//! Each repository that connected agents here are configured in has a poller. Of all
+//! replicas that follow a repository, the first in the order of the hash ring is its
+//! assignee: it polls, and posts the commit in the shared poll state; the others read it
+//! there, are woken when it changes, and read the files of their own agents. Without
+//! shared state, or when it cannot be read, each polls itself.
 
-mod duty;
-mod follower;
+mod assignee;
+mod poller;
 mod reader;
-mod round;
+mod refresh;
+mod subscribers;
 
 use std::{
     collections::HashMap,
@@ -30,11 +31,11 @@ use crate::{
     gitaly::Gitaly,
     notifications::{Event, Notifications},
 };
-use follower::{Due, Follower};
+use subscribers::{Subscribers, Trigger};
 
 /// How repositories are read.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub struct RepositorySettings {
     /// Reads them.
     pub gitaly: Gitaly,
     /// How often each is polled.
@@ -43,72 +44,72 @@ pub struct Reading {
     pub max_file_size: u32,
 }
 
-/// How replicas share the work.
+/// How replicas share the polling of repositories.
 #[derive(Clone)]
-pub struct Sharing {
+pub struct PollSharing {
     /// The shared poll state.
     pub polls: Arc<dyn SharedPollState>,
-    /// Those that live.
+    /// The live replicas.
     pub live: Arc<dyn Fn() -> Ring + Send + Sync>,
 }
 
-impl fmt::Debug for Sharing {
+impl fmt::Debug for PollSharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sharing").finish_non_exhaustive()
+        f.debug_struct("PollSharing").finish_non_exhaustive()
     }
 }
 
-/// The repositories that are followed, by project.
+/// The repositories that are polled, by project.
 #[derive(Debug)]
 pub(super) struct Repositories {
-    pub(super) reading: Reading,
+    pub(super) settings: RepositorySettings,
     known: Mutex<Known>,
     joined: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    followers: HashMap<i64, Arc<Follower>>,
-    /// Those that do not run yet.
-    new: Vec<Arc<Follower>>,
+    subscribers: HashMap<i64, Arc<Subscribers>>,
+    /// Those whose pollers do not run yet.
+    new: Vec<Arc<Subscribers>>,
 }
 
 impl Repositories {
-    pub(super) fn new(reading: Reading) -> Self {
+    pub(super) fn new(settings: RepositorySettings) -> Self {
         Self {
-            reading,
+            settings,
             known: Mutex::default(),
             joined: Notify::new(),
         }
     }
 
-    /// An agent of a project wants its configuration. `doubt`: it has another
+    /// An agent of a project wants its configuration. `unknown_version`: it has another
     /// version than is known here.
-    pub(super) fn join(&self, project: i64, agent: AgentId, doubt: bool) {
+    pub(super) fn subscribe(&self, project: i64, agent: AgentId, unknown_version: bool) {
         let mut known = self.lock();
-        if let Some(follower) = known.followers.get(&project) {
-            return follower.join(agent, doubt);
+        if let Some(subscribers) = known.subscribers.get(&project) {
+            return subscribers.subscribe(agent, unknown_version);
         }
-        let follower = Arc::new(Follower::new(project));
-        follower.join(agent, doubt);
-        known.followers.insert(project, follower.clone());
-        known.new.push(follower);
+        let subscribers = Arc::new(Subscribers::new(project));
+        subscribers.subscribe(agent, unknown_version);
+        known.subscribers.insert(project, subscribers.clone());
+        known.new.push(subscribers);
         self.joined.notify_one();
     }
 
-    /// Whether a follower has nobody left to follow for, and ends.
-    fn ended(&self, follower: &Follower) -> bool {
+    /// Whether a repository has no agents left, so that its poller ends.
+    fn ended(&self, subscribers: &Subscribers) -> bool {
         let mut known = self.lock();
-        let ended = follower.is_idle();
+        let ended = subscribers.is_empty();
         if ended {
-            known.followers.remove(&follower.project);
+            known.subscribers.remove(&subscribers.project);
         }
         ended
     }
 
-    fn wake(&self, project: i64, due: Due) {
-        if let Some(follower) = self.lock().followers.get(&project) {
-            follower.wake(due);
+    fn wake(&self, project: i64, trigger: Trigger) {
+        if let Some(subscribers) = self.lock().subscribers.get(&project) {
+            subscribers.wake(trigger);
         }
     }
 
@@ -118,36 +119,36 @@ impl Repositories {
 }
 
 impl GitLab {
-    /// Follows the repositories of connected agents until `stop`.
+    /// Polls the repositories of connected agents until `stop`.
     pub async fn read_repositories(
         self,
-        sharing: Option<Sharing>,
+        sharing: Option<PollSharing>,
         notifications: Notifications,
         stop: CancellationToken,
     ) {
         let mut pushes = notifications.subscribe();
         let mut changes = sharing.as_ref().map(|it| it.polls.changes());
-        let mut followers = JoinSet::new();
+        let mut pollers = JoinSet::new();
         let repositories = &self.0.repositories;
         loop {
-            for follower in std::mem::take(&mut repositories.lock().new) {
-                let run = follower.run(self.clone(), sharing.clone());
-                followers.spawn(stop.clone().run_until_cancelled_owned(run));
+            for subscribers in std::mem::take(&mut repositories.lock().new) {
+                let run = poller::poll(subscribers, self.clone(), sharing.clone());
+                pollers.spawn(stop.clone().run_until_cancelled_owned(run));
             }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = repositories.joined.notified() => {}
                 event = pushes.recv() => match event {
-                    Ok(Event::GitPush(push)) => repositories.wake(push.project_id, Due::Push),
+                    Ok(Event::GitPush(push)) => repositories.wake(push.project_id, Trigger::Push),
                     // What was missed is found by polling.
                     Ok(Event::Missed) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
-                project = changed(&mut changes) => repositories.wake(project, Due::Posted),
-                Some(_) = followers.join_next(), if !followers.is_empty() => {}
+                project = changed(&mut changes) => repositories.wake(project, Trigger::Posted),
+                Some(_) = pollers.join_next(), if !pollers.is_empty() => {}
             }
         }
-        while followers.join_next().await.is_some() {}
+        while pollers.join_next().await.is_some() {}
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an agent's file says, or what is wrong with it.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, str::Utf8Error, sync::Arc};
 
+use runtime::yaml::{self, Mistake};
 use serde_json::Value;
 
 use super::{
@@ -11,16 +12,29 @@ use super::{
         },
         agent_info::Registered,
     },
-    Reading,
+    RepositorySettings,
 };
-use runtime::yaml;
 
 use crate::gitaly::{ErrorKind, GitalyError, Place};
 
 /// What an agent's file says, or what is wrong with it. By default that of a
 /// file that is not there: nothing.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Content(Result<AgentFile, String>);
+pub(super) struct Content(Result<AgentFile, AgentFileError>);
+
+/// Why an agent's file cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(super) enum AgentFileError {
+    /// It is no text.
+    #[error("{path}: {error}")]
+    Utf8 { path: String, error: Utf8Error },
+    /// It says something wrong.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// It is too big, or no file.
+    #[error(transparent)]
+    Unusable(#[from] GitalyError),
+}
 
 impl Default for Content {
     fn default() -> Self {
@@ -45,20 +59,20 @@ impl Content {
             }
             Err(why) => {
                 configuration.verified = true;
-                configuration.problem = Some(Problem::Broken(why.clone()));
+                configuration.problem = Some(Problem::Broken(why.to_string()));
             }
         }
     }
 
-    /// What GitLab is told; nothing of a broken file.
-    pub(super) fn told(&self) -> Option<Value> {
+    /// What is sent to GitLab; nothing of a broken file.
+    pub(super) fn reported(&self) -> Option<Value> {
         self.0.as_ref().ok().map(AgentFile::to_json)
     }
 }
 
 /// Reads an agent's file as of a commit.
 pub(super) async fn read(
-    reading: &Reading,
+    settings: &RepositorySettings,
     registered: &Registered,
     commit: &str,
     path: &str,
@@ -67,14 +81,14 @@ pub(super) async fn read(
         server: &registered.gitaly,
         repository: &registered.repository,
     };
-    let file = reading
+    let file = settings
         .gitaly
-        .file(place, commit, path, reading.max_file_size);
+        .file(place, commit, path, settings.max_file_size);
     let parsed = match file.await {
         Ok(bytes) => parse(&registered.agent, path, &bytes),
         Err(error) => match error.kind {
             ErrorKind::NotFound => Ok(AgentFile::default()),
-            ErrorKind::FileTooBig | ErrorKind::UnexpectedTreeEntryType => Err(error.to_string()),
+            ErrorKind::FileTooBig | ErrorKind::UnexpectedTreeEntryType => Err(error.into()),
             ErrorKind::InvalidArgument | ErrorKind::ProtocolError | ErrorKind::RpcError => {
                 return Err(error);
             }
@@ -83,34 +97,35 @@ pub(super) async fn read(
     if let Err(error) = &parsed {
         let agent = &registered.agent;
         tracing::error!(
-            agent_id = agent.id.0,
-            agent = agent.name,
+            agent.id = %agent.id,
+            agent.name = agent.name,
             project = agent.project_path,
             path,
             commit,
-            error,
-            "an agent's configuration file cannot be used; the last good one stays in force"
+            %error,
+            "the agent's configuration file is invalid; the last valid one stays in force"
         );
     }
     Ok(Content(parsed))
 }
 
-/// Keys that are not known here may be known to a newer agent's GitLab: they
-/// are told of, and do no harm.
-fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("{path}: {error}"))?;
-    let read = yaml::read_noting::<AgentFile>(Path::new(path), text);
-    let (file, unknown) = read.map_err(|mistake| mistake.to_string())?;
+/// Keys that are not known here may be known to a newer GitLab: they are logged and skipped.
+fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, AgentFileError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| AgentFileError::Utf8 {
+        path: path.to_owned(),
+        error,
+    })?;
+    let (file, unknown) = yaml::read_noting::<AgentFile>(Path::new(path), text)?;
     for key in unknown {
         tracing::warn!(
-            agent_id = agent.id.0,
-            agent = agent.name,
+            agent.id = %agent.id,
+            agent.name = agent.name,
             project = agent.project_path,
             path,
             line = key.line,
             key = key.path,
-            why = key.message,
-            "a key of an agent's configuration file is ignored"
+            reason = key.message,
+            "unknown key in the agent's configuration file is ignored"
         );
     }
     Ok(file)
@@ -152,12 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_do_no_harm_and_gitlab_is_told_only_what_is_known() {
-        let told = content("user_access: {access_as: {agent: {}}}\nnew_feature: {a: 1}").told();
+    fn unknown_keys_do_no_harm_and_only_known_ones_are_sent_to_gitlab() {
+        let reported =
+            content("user_access: {access_as: {agent: {}}}\nnew_feature: {a: 1}").reported();
 
         let known = serde_json::json!({"user_access": {"access_as": {"agent": {}}}});
-        assert_eq!(told, Some(known));
-        assert_eq!(Content::default().told(), Some(serde_json::json!({})));
-        assert_eq!(content("a: [").told(), None);
+        assert_eq!(reported, Some(known));
+        assert_eq!(Content::default().reported(), Some(serde_json::json!({})));
+        assert_eq!(content("a: [").reported(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! One look at a repository: which commit counts, and what its files say to the
+//! One refresh of a repository: which commit counts, and what its files say to the
 //! agents that are connected here.
 
 use std::{
@@ -10,89 +10,90 @@ use cluster_state::AgentId;
 
 use super::{
     super::{super::Problem, GitLab, agent_info::Registered},
-    Sharing,
-    duty::{Duty, Found, Head, Watch},
-    follower::{Due, Follower},
+    PollSharing,
+    assignee::{AssigneeTracker, Assignment, Head, PostedHead},
     reader::{self, Content},
+    subscribers::{Subscribers, Trigger},
 };
 use crate::gitaly::{AgentFileName, ErrorKind, GitalyError, Place};
 
-/// Why a look came to nothing.
-pub(super) type Failed = GitalyError;
-
-/// What is remembered from look to look.
-pub(super) struct Round {
+/// What is remembered from refresh to refresh.
+pub(super) struct Refresher {
     gitlab: GitLab,
-    follower: Arc<Follower>,
-    sharing: Option<Sharing>,
-    watch: Watch,
+    subscribers: Arc<Subscribers>,
+    sharing: Option<PollSharing>,
+    assignee: AssigneeTracker,
     head: Option<Head>,
-    given: HashMap<AgentId, Given>,
+    delivered: HashMap<AgentId, Delivered>,
 }
 
-/// What an agent was given.
-struct Given {
+/// What an agent was sent.
+struct Delivered {
     commit: String,
     /// The content, and what names it where that is known.
     content: Arc<Content>,
     blob: Option<String>,
-    /// Whether GitLab knows.
-    told: bool,
+    /// Whether GitLab has it.
+    reported: bool,
 }
 
-impl Round {
-    pub(super) fn new(gitlab: GitLab, follower: Arc<Follower>, sharing: Option<Sharing>) -> Self {
+impl Refresher {
+    pub(super) fn new(
+        gitlab: GitLab,
+        subscribers: Arc<Subscribers>,
+        sharing: Option<PollSharing>,
+    ) -> Self {
         Self {
             gitlab,
-            follower,
+            subscribers,
             sharing,
-            watch: Watch::default(),
+            assignee: AssigneeTracker::default(),
             head: None,
-            given: HashMap::new(),
+            delivered: HashMap::new(),
         }
     }
 
-    /// Looks, and serves the agents. Says whether it was asked which commit
-    /// counts now, rather than what is known passed on.
-    pub(super) async fn look(&mut self, due: Due) -> Result<bool, Failed> {
+    /// Refreshes, and serves the agents. Returns whether the present commit was looked up,
+    /// rather than the known one passed on.
+    pub(super) async fn refresh(&mut self, trigger: Trigger) -> Result<bool, GitalyError> {
         let agents = self.agents();
         let Some(any) = agents.values().next() else {
             return Ok(false);
         };
-        let old = due == Due::Agent && self.head.is_some();
-        let own = due == Due::Posted && self.watch.on_duty();
+        let old = trigger == Trigger::Subscribed && self.head.is_some();
+        let own = trigger == Trigger::Posted && self.assignee.is_assignee();
         let asked = !old && !own;
         if asked {
             let any = any.clone();
-            self.head = self.find(due, &any).await?.or(self.head.take());
+            self.head = self.find(trigger, &any).await?.or(self.head.take());
         }
         match self.head.clone() {
             None | Some(Head::Empty) => {}
             Some(Head::Missing(why)) => self.refuse(&agents, &why),
-            Some(Head::Commit(commit)) => self.give(&agents, &commit).await?,
+            Some(Head::Commit(commit)) => self.deliver(&agents, &commit).await?,
         }
         Ok(asked)
     }
 
-    /// Says that nobody here follows any more.
+    /// Removes this replica from those that follow the repository.
     pub(super) async fn leave(&self) {
         if let Some(sharing) = &self.sharing
-            && let Err(error) = sharing.polls.leave(self.follower.project).await
+            && let Err(error) = sharing.polls.leave(self.subscribers.project).await
         {
-            tracing::debug!(%error, "the others find out by themselves");
+            tracing::debug!(%error, project_id = self.subscribers.project, "could not leave the shared poll state; the other replicas notice by the lease");
         }
     }
 
     /// The agents that are still connected.
     fn agents(&mut self) -> BTreeMap<AgentId, Arc<Registered>> {
         let mut agents = BTreeMap::new();
-        for id in self.follower.agents() {
+        for id in self.subscribers.agents() {
             if let Some(registered) = self.following(id) {
                 agents.insert(id, registered);
             } else {
-                self.given.remove(&id);
+                self.delivered.remove(&id);
                 // Nobody keeps it up to date now. An agent that comes back waits for what its file says then:
-                // told of an old mistake its stream would end before anybody has looked, again and again.
+                // given an old mistake its stream would end before anybody has looked, again and again.
                 self.gitlab.0.agents.configure(id, |it| {
                     it.verified = false;
                     it.problem = None;
@@ -102,47 +103,51 @@ impl Round {
         agents
     }
 
-    /// An agent that is still connected; one that is not is followed no more.
+    /// An agent that is still connected; one that is not is unsubscribed.
     fn following(&self, id: AgentId) -> Option<Arc<Registered>> {
         let agents = &self.gitlab.0.agents;
         agents.following(id).or_else(|| {
-            self.follower.part(id);
+            self.subscribers.unsubscribe(id);
             // It may have come back just before it was taken out.
             let back = agents.following(id)?;
-            self.follower.join(id, false);
+            self.subscribers.subscribe(id, false);
             Some(back)
         })
     }
 
-    /// Which commit counts, by the one who is on duty.
-    async fn find(&mut self, due: Due, any: &Registered) -> Result<Option<Head>, Failed> {
-        let project = self.follower.project;
+    /// Which commit counts, by the assignee.
+    async fn find(
+        &mut self,
+        trigger: Trigger,
+        any: &Registered,
+    ) -> Result<Option<Head>, GitalyError> {
+        let project = self.subscribers.project;
         let Some(sharing) = self.sharing.clone() else {
             return self.poll(any).await.map(Some);
         };
         let posted = match sharing.polls.join(project).await {
             Ok(posted) => posted,
             Err(error) => {
-                tracing::debug!(%error, project, "the board cannot be read: everybody polls");
+                tracing::debug!(%error, project_id = project, "shared poll state cannot be read; polling without it");
                 return self.poll(any).await.map(Some);
             }
         };
         let (me, live) = (sharing.polls.me(), (sharing.live)());
-        match self.watch.decide(due, me, project, &posted, &live) {
-            Duty::Others(head) => Ok(head),
-            Duty::Mine { beat, gone } => {
+        match self.assignee.decide(trigger, me, project, &posted, &live) {
+            Assignment::Follow(head) => Ok(head),
+            Assignment::Poll { beat, gone } => {
                 let head = self.poll(any).await?;
-                let found = Found { beat, head };
+                let found = PostedHead { beat, head };
                 if let Err(error) = sharing.polls.post(project, &found.write(), &gone).await {
-                    tracing::debug!(%error, project, "the board cannot be written");
+                    tracing::debug!(%error, project_id = project, "shared poll state cannot be written");
                 }
                 Ok(Some(found.head))
             }
         }
     }
 
-    async fn poll(&self, any: &Registered) -> Result<Head, Failed> {
-        let gitaly = &self.gitlab.0.repositories.reading.gitaly;
+    async fn poll(&self, any: &Registered) -> Result<Head, GitalyError> {
+        let gitaly = &self.gitlab.0.repositories.settings.gitaly;
         match gitaly.head(place(any), &any.agent.default_branch).await {
             Ok(head) => Ok(head.into()),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(Head::Missing(error.to_string())),
@@ -160,12 +165,12 @@ impl Round {
 
     /// Gives each agent what its file says as of a commit. One that fails does
     /// not keep the others from theirs.
-    async fn give(
+    async fn deliver(
         &mut self,
         agents: &BTreeMap<AgentId, Arc<Registered>>,
         commit: &str,
-    ) -> Result<(), Failed> {
-        let without = |id: &AgentId| self.given.get(id).is_none_or(|it| it.commit != commit);
+    ) -> Result<(), GitalyError> {
+        let without = |id: &AgentId| self.delivered.get(id).is_none_or(|it| it.commit != commit);
         let waiting: Vec<_> = agents.keys().copied().filter(without).collect();
         let blobs = match waiting.as_slice() {
             [] | [_] => None,
@@ -175,8 +180,8 @@ impl Round {
         for (id, registered) in agents {
             if waiting.contains(id) {
                 match self.read(registered, commit, blobs.as_ref()).await {
-                    Ok(given) => {
-                        self.given.insert(*id, given);
+                    Ok(delivered) => {
+                        self.delivered.insert(*id, delivered);
                     }
                     Err(error) => {
                         failed = Some(error);
@@ -187,7 +192,7 @@ impl Round {
             self.put_in_force(*id);
         }
         for id in agents.keys() {
-            self.tell(*id).await;
+            self.report(*id).await;
         }
         failed.map_or(Ok(()), Err)
     }
@@ -197,8 +202,8 @@ impl Round {
         &self,
         any: &Registered,
         commit: &str,
-    ) -> Result<HashMap<String, String>, Failed> {
-        let gitaly = &self.gitlab.0.repositories.reading.gitaly;
+    ) -> Result<HashMap<String, String>, GitalyError> {
+        let gitaly = &self.gitlab.0.repositories.settings.gitaly;
         let listed = gitaly.files(place(any), commit, AgentFileName::DIRECTORY);
         let listed = match listed.await {
             Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
@@ -216,49 +221,49 @@ impl Round {
         registered: &Registered,
         commit: &str,
         blobs: Option<&HashMap<String, String>>,
-    ) -> Result<Given, Failed> {
+    ) -> Result<Delivered, GitalyError> {
         let path = AgentFileName::of(&registered.agent.name).path;
         let blob = blobs.and_then(|it| it.get(&path).cloned());
-        let before = self.given.get(&registered.agent.id);
+        let before = self.delivered.get(&registered.agent.id);
         let same = before.filter(|it| blob.is_some() && it.blob == blob);
         let content = match (same, blobs) {
             (Some(same), _) => same.content.clone(),
             // It is in no listing, so it is not there.
             (None, Some(_)) if blob.is_none() => Arc::default(),
             (None, _) => {
-                let reading = &self.gitlab.0.repositories.reading;
-                Arc::new(reader::read(reading, registered, commit, &path).await?)
+                let settings = &self.gitlab.0.repositories.settings;
+                Arc::new(reader::read(settings, registered, commit, &path).await?)
             }
         };
-        Ok(Given {
+        Ok(Delivered {
             commit: commit.to_owned(),
             content,
             blob,
-            told: false,
+            reported: false,
         })
     }
 
     fn put_in_force(&self, id: AgentId) {
-        if let Some(given) = self.given.get(&id) {
+        if let Some(delivered) = self.delivered.get(&id) {
             let agents = &self.gitlab.0.agents;
-            agents.configure(id, |it| given.content.put_in(it, &given.commit));
+            agents.configure(id, |it| delivered.content.put_in(it, &delivered.commit));
         }
     }
 
-    /// Tells GitLab what an agent's file says, unless another replica did.
-    async fn tell(&mut self, id: AgentId) {
-        let Some(given) = self.given.get_mut(&id).filter(|it| !it.told) else {
+    /// Sends GitLab what an agent's file says, unless another replica did.
+    async fn report(&mut self, id: AgentId) {
+        let Some(delivered) = self.delivered.get_mut(&id).filter(|it| !it.reported) else {
             return;
         };
-        let Some(file) = given.content.told() else {
-            given.told = true;
+        let Some(file) = delivered.content.reported() else {
+            delivered.reported = true;
             return;
         };
-        let board = self.sharing.as_ref().map(|it| &it.polls);
-        if let Some(board) = board
-            && let Ok(false) = board.claim(id, &given.commit).await
+        let polls = self.sharing.as_ref().map(|it| &it.polls);
+        if let Some(polls) = polls
+            && let Ok(false) = polls.claim(id, &delivered.commit).await
         {
-            given.told = true;
+            delivered.reported = true;
             return;
         }
         match self
@@ -267,14 +272,14 @@ impl Round {
             .post_agent_configuration(id, &file)
             .await
         {
-            Ok(()) => given.told = true,
+            Ok(()) => delivered.reported = true,
             // The agent was deleted.
-            Err(error) if error.refusal() == Some(404) => given.told = true,
+            Err(error) if error.refusal() == Some(404) => delivered.reported = true,
             Err(error) => {
-                tracing::warn!(agent_id = id.0, %error, "GitLab could not be told an agent's configuration; it is tried again");
-                if let Some(board) = board {
-                    // Whoever claims it next tells it; nobody else has to know.
-                    board.disclaim(id).await.ok();
+                tracing::warn!(agent.id = %id, %error, "could not send the agent's configuration to GitLab; retrying");
+                if let Some(polls) = polls {
+                    // Whoever claims it next sends it; nobody else has to know.
+                    polls.disclaim(id).await.ok();
                 }
             }
         }

@@ -1,0 +1,95 @@
+//! The connected agents that are configured in one repository, and why it is to be looked at next.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use cluster_state::AgentId;
+use tokio::{sync::Notify, time::Instant};
+
+/// Why a repository is looked at, the weightier reasons last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trigger {
+    /// An agent subscribed: what is known has to reach it.
+    Subscribed,
+    /// Another replica has posted a commit.
+    Posted,
+    /// The poll period is over.
+    Period,
+    /// Something was pushed.
+    Push,
+    /// An agent has a version that is not known here.
+    UnknownVersion,
+}
+
+/// The agents of one repository.
+#[derive(Debug)]
+pub(super) struct Subscribers {
+    pub(super) project: i64,
+    state: Mutex<State>,
+    woken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    agents: BTreeSet<AgentId>,
+    trigger: Option<Trigger>,
+}
+
+impl Subscribers {
+    pub(super) fn new(project: i64) -> Self {
+        Self {
+            project,
+            state: Mutex::default(),
+            woken: Notify::new(),
+        }
+    }
+
+    /// An agent wants its configuration. `unknown_version`: it has another version than is known here.
+    pub(super) fn subscribe(&self, agent: AgentId, unknown_version: bool) {
+        let new = self.lock().agents.insert(agent);
+        match (unknown_version, new) {
+            (true, _) => self.wake(Trigger::UnknownVersion),
+            (false, true) => self.wake(Trigger::Subscribed),
+            (false, false) => {}
+        }
+    }
+
+    pub(super) fn wake(&self, trigger: Trigger) {
+        let mut state = self.lock();
+        state.trigger = state.trigger.max(Some(trigger));
+        drop(state);
+        self.woken.notify_one();
+    }
+
+    pub(super) fn agents(&self) -> Vec<AgentId> {
+        self.lock().agents.iter().copied().collect()
+    }
+
+    /// An agent is not connected any more.
+    pub(super) fn unsubscribe(&self, agent: AgentId) {
+        self.lock().agents.remove(&agent);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().agents.is_empty()
+    }
+
+    /// Waits for a trigger, at most until the next poll. Cancel-safe.
+    pub(super) async fn triggered(&self, next_poll: Instant) -> Trigger {
+        loop {
+            if let Some(trigger) = self.lock().trigger.take() {
+                return trigger;
+            }
+            tokio::select! {
+                () = self.woken.notified() => {}
+                () = tokio::time::sleep_until(next_poll) => return Trigger::Period,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
