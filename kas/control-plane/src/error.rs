@@ -2,7 +2,7 @@
 
 use cluster_state::AgentId;
 
-use super::Refusal;
+use super::Retryable;
 
 /// Why a token is not an agent's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum AuthError {
     NoAgent,
     /// Too many of those who were never known ask from this address; try again.
     #[error("too many unknown credentials from this address: try again later")]
-    TooManyStrangers,
+    TooManyUnknownCredentials,
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
@@ -34,7 +34,7 @@ impl AuthError {
     /// Whether the same question may get another answer soon.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TooManyStrangers)
+        matches!(self, Self::Unavailable(_) | Self::TooManyUnknownCredentials)
     }
 }
 
@@ -80,7 +80,7 @@ pub enum DenyReason {
     },
     /// Too many of those who were never known ask from this address; try again.
     #[error("too many unknown credentials from this address: try again later")]
-    TooManyStrangers,
+    TooManyUnknownCredentials,
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
@@ -97,13 +97,13 @@ pub enum RefusedKind {
     NotFound,
 }
 
-impl Refusal for AuthError {
+impl Retryable for AuthError {
     fn is_retryable(&self) -> bool {
         Self::is_retryable(self)
     }
 }
 
-impl Refusal for DenyReason {
+impl Retryable for DenyReason {
     fn is_retryable(&self) -> bool {
         Self::is_retryable(self)
     }
@@ -113,7 +113,7 @@ impl DenyReason {
     /// Whether the same question may get another answer soon.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TooManyStrangers)
+        matches!(self, Self::Unavailable(_) | Self::TooManyUnknownCredentials)
     }
 
     /// Whether the caller failed to prove who it is, rather than being refused.

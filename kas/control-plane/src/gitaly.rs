@@ -39,21 +39,21 @@ pub use listing::AgentFileName;
 pub use metrics::GitalyMetrics;
 pub use refs::Head;
 
-use crate::{bucket::Bucket, config};
+use crate::{config, token_bucket::TokenBucket};
 use error::Rpc;
 use refs::{Advertisement, Progress};
 use server::Servers;
 
 /// From the turn to the last message.
-const DEADLINE: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a call waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(60);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest message that is taken.
-const MESSAGE: usize = 4 << 20;
+const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// Most of an advertisement that is looked at for a branch.
-const ADVERTISEMENT: usize = 64 << 20;
+const ADVERTISEMENT_MAX_BYTES: usize = 64 << 20;
 /// Most entries of a listing.
-const ENTRIES: usize = 100_000;
+const LISTING_ENTRIES_MAX: usize = 100_000;
 
 /// What a client needs to know.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ pub struct Settings {
 
 /// A repository and its server.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct RepositoryLocation<'a> {
     /// The server; holds a secret.
     pub server: &'a GitalyInfo,
     /// The repository there.
@@ -91,7 +91,7 @@ pub struct Gitaly(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     servers: Servers,
-    turns: Mutex<Bucket>,
+    turns: Mutex<TokenBucket>,
     metrics: GitalyMetrics,
     _stops: DropGuard,
 }
@@ -109,7 +109,10 @@ impl Gitaly {
                 settings.user_agent,
                 stop.clone(),
             ),
-            turns: Mutex::new(Bucket::new(limits.global_api_rate_limit, Instant::now())),
+            turns: Mutex::new(TokenBucket::new(
+                limits.global_api_rate_limit,
+                Instant::now(),
+            )),
             metrics: GitalyMetrics::default(),
             _stops: stop.drop_guard(),
         }))
@@ -125,14 +128,18 @@ impl Gitaly {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there are branches, but not this one.
-    pub async fn head(&self, place: Place<'_>, branch: &str) -> Result<Head, GitalyError> {
+    pub async fn head(
+        &self,
+        location: RepositoryLocation<'_>,
+        branch: &str,
+    ) -> Result<Head, GitalyError> {
         let rpc = Rpc::new("InfoRefsUploadPack", branch);
-        self.call(place, &rpc, async |channel| {
+        self.call(location, &rpc, async |channel| {
             let mut client =
-                SmartHttpServiceClient::new(channel).max_decoding_message_size(MESSAGE);
+                SmartHttpServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
             // Options would make Gitaly pass by its cache.
             let request = InfoRefsRequest {
-                repository: Some(repository(place)),
+                repository: Some(repository(location)),
                 ..InfoRefsRequest::default()
             };
             let answer = client.info_refs_upload_pack(request).await;
@@ -141,16 +148,16 @@ impl Gitaly {
             while let Some(part) = stream.message().await.map_err(|s| rpc.failed(&s))? {
                 size += part.data.len();
                 let progress = advertisement.push(&part.data);
-                match progress.map_err(|why| rpc.garbage(&why))? {
+                match progress.map_err(|error| rpc.invalid(&error.to_string()))? {
                     Progress::Found(head) => return Ok(head),
                     Progress::Missing => return Err(rpc.not_found("")),
-                    Progress::More if size > ADVERTISEMENT => {
-                        return Err(rpc.garbage("the list of refs is too long"));
+                    Progress::More if size > ADVERTISEMENT_MAX_BYTES => {
+                        return Err(rpc.invalid("the list of refs is too long"));
                     }
                     Progress::More => {}
                 }
             }
-            Err(rpc.garbage("the list of refs has no end"))
+            Err(rpc.invalid("the list of refs has no end"))
         })
         .await
     }
@@ -161,16 +168,17 @@ impl Gitaly {
     /// [`ErrorKind::NotFound`] when there is no such file.
     pub async fn file(
         &self,
-        place: Place<'_>,
+        location: RepositoryLocation<'_>,
         commit: &str,
         path: &str,
         most: u32,
     ) -> Result<Bytes, GitalyError> {
         let rpc = Rpc::new("TreeEntry", path);
-        self.call(place, &rpc, async |channel| {
-            let mut client = CommitServiceClient::new(channel).max_decoding_message_size(MESSAGE);
+        self.call(location, &rpc, async |channel| {
+            let mut client =
+                CommitServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
             let request = TreeEntryRequest {
-                repository: Some(repository(place)),
+                repository: Some(repository(location)),
                 revision: Bytes::copy_from_slice(commit.as_bytes()),
                 path: Bytes::copy_from_slice(path.as_bytes()),
                 limit: 0,
@@ -203,15 +211,16 @@ impl Gitaly {
     /// [`ErrorKind::NotFound`] when there is no such directory or revision.
     pub async fn files(
         &self,
-        place: Place<'_>,
+        location: RepositoryLocation<'_>,
         revision: &str,
         directory: &str,
     ) -> Result<Vec<ListedFile>, GitalyError> {
         let rpc = Rpc::new("GetTreeEntries", directory);
-        self.call(place, &rpc, async |channel| {
-            let mut client = CommitServiceClient::new(channel).max_decoding_message_size(MESSAGE);
+        self.call(location, &rpc, async |channel| {
+            let mut client =
+                CommitServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
             let request = GetTreeEntriesRequest {
-                repository: Some(repository(place)),
+                repository: Some(repository(location)),
                 revision: Bytes::copy_from_slice(revision.as_bytes()),
                 path: Bytes::copy_from_slice(directory.as_bytes()),
                 recursive: true,
@@ -221,8 +230,8 @@ impl Gitaly {
             let (mut listed, mut seen) = (Vec::new(), 0);
             while let Some(part) = stream.message().await.map_err(|s| rpc.tree_entries(&s))? {
                 seen += part.entries.len();
-                if seen > ENTRIES {
-                    return Err(rpc.garbage("the directory has too many files"));
+                if seen > LISTING_ENTRIES_MAX {
+                    return Err(rpc.invalid("the directory has too many files"));
                 }
                 let files = part.entries.into_iter();
                 let files = files.filter(|entry| entry.r#type() == EntryType::Blob);
@@ -239,16 +248,16 @@ impl Gitaly {
     /// One call in its turn, within its deadline.
     async fn call<T>(
         &self,
-        place: Place<'_>,
+        location: RepositoryLocation<'_>,
         rpc: &Rpc<'_>,
         run: impl AsyncFnOnce(Channel) -> Result<T, GitalyError>,
     ) -> Result<T, GitalyError> {
         let result = async {
             self.turn(rpc).await?;
-            let server = self.0.servers.at(place.server, rpc)?;
+            let server = self.0.servers.at(location.server, rpc)?;
             server.turn(rpc).await?;
-            let called = async { run(server.channel(place.server, rpc).await?).await };
-            let ended = tokio::time::timeout(DEADLINE, called).await;
+            let called = async { run(server.channel(location.server, rpc).await?).await };
+            let ended = tokio::time::timeout(CALL_TIMEOUT, called).await;
             ended.unwrap_or_else(|_| Err(rpc.unavailable("it did not answer in time")))
         };
         let result = result.await;
@@ -262,18 +271,18 @@ impl Gitaly {
 }
 
 /// Waits for a turn in a bucket.
-async fn wait(turns: &Mutex<Bucket>, rpc: &Rpc<'_>) -> Result<(), GitalyError> {
+async fn wait(turns: &Mutex<TokenBucket>, rpc: &Rpc<'_>) -> Result<(), GitalyError> {
     let turn = turns
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .take(Instant::now(), PATIENCE);
+        .take(Instant::now(), QUEUE_TIMEOUT);
     let pause = turn.ok_or_else(|| rpc.unavailable("too many calls wait for their turn"))?;
     tokio::time::sleep(pause).await;
     Ok(())
 }
 
-fn repository(place: Place<'_>) -> Repository {
-    let it = place.repository;
+fn repository(location: RepositoryLocation<'_>) -> Repository {
+    let it = location.repository;
     Repository {
         storage_name: it.storage_name.clone(),
         relative_path: it.relative_path.clone(),

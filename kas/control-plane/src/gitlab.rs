@@ -10,13 +10,12 @@ mod agents;
 mod allowed_agents;
 mod base;
 mod breaker;
+mod cache_keys;
 mod call;
 mod client;
 mod connector;
 mod error;
-mod follow;
 mod impersonation;
-mod keys;
 mod metrics;
 mod number;
 mod project_access;
@@ -24,11 +23,12 @@ mod proxy_user;
 mod receptive_agents;
 mod repositories;
 mod retry;
+mod token_recheck;
 mod usage_metrics;
 
-pub use agent_info::Registered;
+pub use agent_info::RegisteredAgent;
 pub use client::Client;
-pub use error::CallError;
+pub use error::{AnswerError, CallError};
 pub use metrics::GitLabMetrics;
 pub use repositories::{PollSharing, RepositorySettings};
 
@@ -46,15 +46,16 @@ use runtime::{
 use tokio::sync::watch;
 
 use super::{
-    Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason, Identity,
-    IdentityKind, Memory, ReceptiveAgent, RefusedKind, Standing, Token, TokenCache, TokenHash,
+    Access, AgentInfo, AuthError, CachePolicy, Configuration, ControlPlane, Credentials,
+    DenyReason, Identity, IdentityKind, ReceptiveAgent, RefusedKind, Standing, Token, TokenCache,
+    TokenHash,
 };
 use crate::{config, gitaly::Gitaly};
-use agent_info::Paths;
+use agent_info::AgentInfoPaths;
 use agents::Agents;
 use allowed_agents::AllowedAgents;
-use call::Asker;
-use proxy_user::{Proof, ProxyUser};
+use call::Requester;
+use proxy_user::{ProxyUser, UserProof};
 use repositories::Repositories;
 
 /// Why GitLab cannot be used as configured.
@@ -84,11 +85,11 @@ pub enum SetupError {
 
 /// How long GitLab's answers are remembered.
 #[derive(Debug, Clone, Copy)]
-pub struct Memories {
+pub struct CachePolicies {
     /// Those about agents' tokens.
-    pub agents: Memory,
+    pub agents: CachePolicy,
     /// Those about jobs and users.
-    pub callers: Memory,
+    pub callers: CachePolicy,
 }
 
 /// The control plane that GitLab is. Cheap to clone.
@@ -98,10 +99,10 @@ pub struct GitLab(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: Client,
-    paths: Paths,
+    paths: AgentInfoPaths,
     /// How often connected agents' tokens are asked about.
     recheck: Duration,
-    registered: TokenCache<Arc<Registered>, AuthError>,
+    registered: TokenCache<Arc<RegisteredAgent>, AuthError>,
     jobs: TokenCache<Arc<AllowedAgents>, DenyReason>,
     users: TokenCache<Arc<ProxyUser>, DenyReason>,
     /// Users' tokens that were good for some agent.
@@ -120,20 +121,20 @@ impl GitLab {
     /// When a file or the address cannot be used.
     pub fn new(
         settings: &config::GitLab,
-        memories: Memories,
+        policies: CachePolicies,
         repositories: RepositorySettings,
         proxy: ProxySetting,
         user_agent: HeaderValue,
     ) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Inner {
             client: Client::new(settings, proxy, user_agent)?,
-            paths: Paths::default(),
-            recheck: memories.agents.good,
-            registered: TokenCache::new(memories.agents),
-            jobs: TokenCache::new(memories.callers),
-            users: TokenCache::new(memories.callers),
-            known_users: Cache::new(memories.callers.tokens),
-            projects: TokenCache::new(Memory::default()),
+            paths: AgentInfoPaths::default(),
+            recheck: policies.agents.ttl,
+            registered: TokenCache::new(policies.agents),
+            jobs: TokenCache::new(policies.callers),
+            users: TokenCache::new(policies.callers),
+            known_users: Cache::new(policies.callers.capacity),
+            projects: TokenCache::new(CachePolicy::default()),
             agents: Agents::default(),
             repositories: Repositories::new(repositories),
             receptive: watch::Sender::new(Arc::from([])),
@@ -157,7 +158,7 @@ impl GitLab {
     ///
     /// # Errors
     /// When GitLab refuses the token, or cannot be asked.
-    pub async fn registered(&self, token: &Token) -> Result<Arc<Registered>, AuthError> {
+    pub async fn registered(&self, token: &Token) -> Result<Arc<RegisteredAgent>, AuthError> {
         self.registered_from(token, None).await
     }
 
@@ -166,10 +167,10 @@ impl GitLab {
         &self,
         token: &Token,
         from: Option<IpAddr>,
-    ) -> Result<Arc<Registered>, AuthError> {
+    ) -> Result<Arc<RegisteredAgent>, AuthError> {
         let ask = |standing| {
             let (inner, token) = (self.0.clone(), token.clone());
-            async move { inner.ask_agent(&token, asker(standing, from)).await }.boxed()
+            async move { inner.ask_agent(&token, requester(standing, from)).await }.boxed()
         };
         let registered = self.0.registered.get(token.hash(), ask).await?;
         self.0.agents.saw(&registered, token);
@@ -185,9 +186,12 @@ impl GitLab {
         let ask = |standing| {
             let (inner, token) = (self.0.clone(), token.clone());
             async move {
-                let answer =
-                    allowed_agents::allowed_agents(&inner.client, &token, asker(standing, from))
-                        .await;
+                let answer = allowed_agents::allowed_agents(
+                    &inner.client,
+                    &token,
+                    requester(standing, from),
+                )
+                .await;
                 answer
                     .map(Arc::new)
                     .map_err(|e| allowed_agents::refusal(&e))
@@ -213,7 +217,7 @@ impl GitLab {
 
     async fn authorize_user(
         &self,
-        proof: Proof,
+        proof: UserProof,
         agent: AgentId,
         from: Option<IpAddr>,
     ) -> Result<Access, DenyReason> {
@@ -225,11 +229,11 @@ impl GitLab {
             async move {
                 // A user who is known is no stranger at the next agent.
                 let secret = proof.secret().hash();
-                let asker = match inner.known_users.contains_key(&secret) {
-                    true => Asker::Known,
-                    false => asker(standing, from),
+                let requester = match inner.known_users.contains_key(&secret) {
+                    true => Requester::Known,
+                    false => requester(standing, from),
                 };
-                let answer = proxy_user::authorize(&inner.client, agent, &proof, asker).await;
+                let answer = proxy_user::authorize(&inner.client, agent, &proof, requester).await;
                 if answer.is_ok() {
                     inner.known_users.insert(secret, ());
                 }
@@ -239,7 +243,11 @@ impl GitLab {
             }
             .boxed()
         };
-        let user = self.0.users.get(keys::of_user(agent, &proof), ask).await?;
+        let user = self
+            .0
+            .users
+            .get(cache_keys::of_user(agent, &proof), ask)
+            .await?;
         Ok(Access {
             agent: self.0.agent(agent, user.config_project),
             identity: Identity {
@@ -253,10 +261,10 @@ impl GitLab {
 }
 
 /// Whose turn it is to ask: this server's own questions are of those whom it knows.
-fn asker(standing: Standing, from: Option<IpAddr>) -> Asker {
+fn requester(standing: Standing, from: Option<IpAddr>) -> Requester {
     match (standing, from) {
-        (Standing::Stranger, Some(from)) => Asker::Stranger(from),
-        (Standing::Known, _) | (Standing::Stranger, None) => Asker::Known,
+        (Standing::Unknown, Some(from)) => Requester::Unknown(from),
+        (Standing::Known, _) | (Standing::Unknown, None) => Requester::Known,
     }
 }
 
@@ -269,11 +277,11 @@ impl GitLab {
     ) -> Result<Access, DenyReason> {
         let proof = match credentials.clone() {
             Credentials::Ci { token } => return self.authorize_job(&token, agent, from).await,
-            Credentials::Pat { token } => Proof::Token(token),
+            Credentials::Pat { token } => UserProof::Token(token),
             Credentials::Session {
                 access_key,
                 csrf_token,
-            } => Proof::Session {
+            } => UserProof::Session {
                 access_key,
                 csrf_token,
             },
@@ -283,11 +291,15 @@ impl GitLab {
 }
 
 impl Inner {
-    async fn ask_agent(&self, token: &Token, asker: Asker) -> Result<Arc<Registered>, AuthError> {
-        let answer = self.paths.agent_info(&self.client, token, asker).await;
+    async fn ask_agent(
+        &self,
+        token: &Token,
+        requester: Requester,
+    ) -> Result<Arc<RegisteredAgent>, AuthError> {
+        let answer = self.paths.agent_info(&self.client, token, requester).await;
         answer.map(Arc::new).map_err(|error| {
             if error.refusal().is_some() {
-                tracing::info!(%error, "GitLab refuses an agent's token");
+                tracing::info!(%error, "GitLab rejected an agent token");
             }
             agent_info::refusal(&error)
         })

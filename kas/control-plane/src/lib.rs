@@ -7,8 +7,7 @@
 mod access;
 mod agent;
 pub mod agent_file;
-mod bucket;
-mod calls;
+mod call_metrics;
 pub mod config;
 mod credentials;
 mod error;
@@ -17,6 +16,7 @@ pub mod gitlab;
 pub mod notifications;
 mod receptive;
 pub mod standalone;
+mod token_bucket;
 mod token_cache;
 pub mod usage;
 
@@ -25,7 +25,7 @@ pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};
 pub use receptive::{Material, Proof, ReceptiveAgent};
-pub use token_cache::{Memory, Refusal, Standing, TokenCache};
+pub use token_cache::{CachePolicy, Retryable, Standing, TokenCache};
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::TokenHash;
-use slot::{Look, Slot};
+use slot::{Lookup, Slot};
 
 /// How long a caller with an answer in its grace waits for a newer one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Tokens that were never good which are remembered, at most: they have a place of their own, so that
 /// made-up ones drive out none that are good.
-const STRANGERS: u64 = 10_000;
+const UNKNOWN_TOKENS_MAX: u64 = 10_000;
 
 /// Whether a token was ever good, as far as is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,35 +29,35 @@ pub enum Standing {
     /// It was, or nothing is remembered by configuration.
     Known,
     /// It was not.
-    Stranger,
+    Unknown,
 }
 
 /// How long and how much is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub struct CachePolicy {
     /// How long a good answer counts; zero remembers nothing at all.
-    pub good: Duration,
+    pub ttl: Duration,
     /// How long a refusal counts.
-    pub refused: Duration,
+    pub error_ttl: Duration,
     /// How long after its time a good answer counts while nobody can say.
     pub grace: Duration,
     /// How many tokens at most; the least used are forgotten first.
-    pub tokens: u64,
+    pub capacity: u64,
 }
 
-impl Default for Memory {
+impl Default for CachePolicy {
     fn default() -> Self {
         Self {
-            good: Duration::from_secs(300),
-            refused: Duration::from_secs(60),
+            ttl: Duration::from_secs(300),
+            error_ttl: Duration::from_secs(60),
             grace: Duration::ZERO,
-            tokens: 100_000,
+            capacity: 100_000,
         }
     }
 }
 
 /// An error of which it can be said whether it is an answer.
-pub trait Refusal {
+pub trait Retryable {
     /// Whether nobody could say, so that it is no answer.
     fn is_retryable(&self) -> bool;
 }
@@ -66,16 +66,16 @@ type Question<V, E> = BoxFuture<'static, Result<V, E>>;
 
 /// Answers by the hash of all that they depend on.
 pub struct TokenCache<V, E> {
-    memory: Memory,
+    policy: CachePolicy,
     slots: Cache<TokenHash, Arc<Slot<V, E>>>,
-    strangers: Cache<TokenHash, Arc<Slot<V, E>>>,
+    unknown: Cache<TokenHash, Arc<Slot<V, E>>>,
     asking: TaskTracker,
 }
 
 impl<V, E> std::fmt::Debug for TokenCache<V, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenCache")
-            .field("memory", &self.memory)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -83,16 +83,16 @@ impl<V, E> std::fmt::Debug for TokenCache<V, E> {
 impl<V, E> TokenCache<V, E>
 where
     V: Clone + Send + Sync + 'static,
-    E: Refusal + Clone + Send + Sync + 'static,
+    E: Retryable + Clone + Send + Sync + 'static,
 {
     /// An empty cache.
     #[must_use]
-    pub fn new(memory: Memory) -> Self {
+    pub fn new(policy: CachePolicy) -> Self {
         Self {
-            memory,
-            slots: Cache::builder().max_capacity(memory.tokens).build(),
-            strangers: Cache::builder()
-                .max_capacity(memory.tokens.min(STRANGERS))
+            policy,
+            slots: Cache::builder().max_capacity(policy.capacity).build(),
+            unknown: Cache::builder()
+                .max_capacity(policy.capacity.min(UNKNOWN_TOKENS_MAX))
                 .build(),
             asking: TaskTracker::new(),
         }
@@ -108,17 +108,17 @@ where
         key: TokenHash,
         ask: impl FnOnce(Standing) -> Question<V, E>,
     ) -> Result<V, E> {
-        if self.memory.good.is_zero() {
+        if self.policy.ttl.is_zero() {
             return ask(Standing::Known).await;
         }
         if let Some(slot) = self.slots.get(&key) {
             return self.answer(&slot, || ask(Standing::Known)).await;
         }
-        let slot = self.strangers.get_with(key, Arc::default);
-        let answer = self.answer(&slot, || ask(Standing::Stranger)).await;
+        let slot = self.unknown.get_with(key, Arc::default);
+        let answer = self.answer(&slot, || ask(Standing::Unknown)).await;
         if answer.is_ok() {
             self.slots.insert(key, slot);
-            self.strangers.invalidate(&key);
+            self.unknown.invalidate(&key);
         }
         answer
     }
@@ -128,22 +128,22 @@ where
         slot: &Arc<Slot<V, E>>,
         ask: impl FnOnce() -> Question<V, E>,
     ) -> Result<V, E> {
-        match slot.look(&self.memory, Instant::now()) {
-            Look::Fresh(answer) => answer,
-            Look::Ending(good) => {
+        match slot.lookup(&self.policy, Instant::now()) {
+            Lookup::Fresh(answer) => answer,
+            Lookup::Expiring(good) => {
                 // Nobody waits for it: it runs in its own task.
                 drop(self.ask(slot, ask));
                 Ok(good)
             }
-            Look::Grace(good) => {
-                let newer = tokio::time::timeout(PATIENCE, self.ask(slot, ask)).await;
+            Lookup::Stale(good) => {
+                let newer = tokio::time::timeout(REFRESH_TIMEOUT, self.ask(slot, ask)).await;
                 match newer {
                     Ok(Err(error)) if error.is_retryable() => Ok(good),
                     Ok(answer) => answer,
                     Err(_) => Ok(good),
                 }
             }
-            Look::Nothing => self.ask(slot, ask).await,
+            Lookup::Missing => self.ask(slot, ask).await,
         }
     }
 
@@ -152,12 +152,12 @@ where
         &self,
         slot: &Arc<Slot<V, E>>,
         ask: impl FnOnce() -> Question<V, E>,
-    ) -> slot::Flight<V, E> {
-        let (flight, new) = slot.join(self.memory, ask);
+    ) -> slot::InFlight<V, E> {
+        let (in_flight, new) = slot.join(self.policy, ask);
         if new {
-            self.asking.spawn(flight.clone());
+            self.asking.spawn(in_flight.clone());
         }
-        flight
+        in_flight
     }
 }
 

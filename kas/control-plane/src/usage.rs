@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::Credentials;
 
 /// Different users or agents that are remembered until they are reported.
-const MOST: usize = 100_000;
+const IDS_MAX: usize = 100_000;
 
 /// By what callers reach clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ struct Names {
     agents: &'static str,
 }
 
-const WAYS: [Names; 3] = [
+const ACCESS_KINDS: [Names; 3] = [
     Names {
         requests: "k8s_api_proxy_requests_via_ci_access",
         users: "k8s_api_proxy_requests_unique_users_via_ci_access",
@@ -147,7 +147,7 @@ impl Usage {
         report.unique(USERS, &counted.users);
         report.count(FLUX, counted.flux);
         report.unique(FLUX_PROJECTS, &counted.flux_projects);
-        for (names, by_way) in WAYS.iter().zip(&counted.ways) {
+        for (names, by_way) in ACCESS_KINDS.iter().zip(&counted.ways) {
             report.count(REQUESTS, by_way.requests);
             report.count(names.requests, by_way.requests);
             report.unique(names.users, &by_way.users);
@@ -168,7 +168,7 @@ impl Usage {
         }
         let flux = report.counters.get(FLUX).copied();
         counted.flux = counted.flux.saturating_sub(flux.unwrap_or(0));
-        for (names, by_way) in WAYS.iter().zip(&mut counted.ways) {
+        for (names, by_way) in ACCESS_KINDS.iter().zip(&mut counted.ways) {
             let count = report.counters.get(names.requests).copied();
             by_way.requests = by_way.requests.saturating_sub(count.unwrap_or(0));
             for id in unique(names.users) {
@@ -186,7 +186,7 @@ impl Usage {
 }
 
 fn add(ids: &mut HashSet<i64>, id: i64) {
-    if id != 0 && (ids.len() < MOST || ids.contains(&id)) {
+    if id != 0 && (ids.len() < IDS_MAX || ids.contains(&id)) {
         ids.insert(id);
     }
 }

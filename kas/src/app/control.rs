@@ -11,8 +11,8 @@ use user_gateway::{Origins, origin_of};
 use crate::{
     config::{self, Config, ControlPlaneConfig, Origin},
     control_plane::{
-        ControlPlane, Memory,
-        gitlab::{GitLab, Memories, PollSharing, RepositorySettings},
+        CachePolicy, ControlPlane,
+        gitlab::{CachePolicies, GitLab, PollSharing, RepositorySettings},
         standalone::Standalone,
     },
     gitaly::{self, Gitaly},
@@ -51,14 +51,14 @@ pub(super) fn open(
             let reading = reading(config, settings);
             let gitlab = GitLab::new(
                 settings,
-                memories(config, settings),
+                cache_policies(config, settings),
                 reading,
                 proxy,
                 version::server_header(),
             )?;
             gitlab.client().metrics().register(metrics);
             gitlab.gitaly().metrics().register(metrics);
-            tasks.spawn(gitlab.clone().follow(stop.clone()));
+            tasks.spawn(gitlab.clone().recheck_tokens(stop.clone()));
             let period = config.agent.receptive_agent.poll_period.0;
             let following = gitlab.clone();
             tasks.spawn(following.follow_receptive_agents(period, stop.clone()));
@@ -113,20 +113,20 @@ fn reading(config: &Config, gitlab: &config::GitLab) -> RepositorySettings {
     }
 }
 
-fn memories(config: &Config, gitlab: &config::GitLab) -> Memories {
+fn cache_policies(config: &Config, gitlab: &config::GitLab) -> CachePolicies {
     let proxy = config.agent.kubernetes_api.as_ref();
-    Memories {
-        agents: Memory {
-            good: config.agent.info_cache_ttl.0,
-            refused: config.agent.info_cache_error_ttl.0,
+    CachePolicies {
+        agents: CachePolicy {
+            ttl: config.agent.info_cache_ttl.0,
+            error_ttl: config.agent.info_cache_error_ttl.0,
             grace: gitlab.outage_grace.agents.0,
-            ..Memory::default()
+            ..CachePolicy::default()
         },
-        callers: Memory {
-            good: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_ttl.0),
-            refused: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_error_ttl.0),
+        callers: CachePolicy {
+            ttl: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_ttl.0),
+            error_ttl: proxy.map_or(Duration::ZERO, |it| it.allowed_agent_cache_error_ttl.0),
             grace: gitlab.outage_grace.callers.0,
-            ..Memory::default()
+            ..CachePolicy::default()
         },
     }
 }

@@ -6,7 +6,7 @@ use proto::agent::configuration_project::rpc::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::gitaly::{AgentFileName, ErrorKind, Gitaly, GitalyError, Place};
+use crate::gitaly::{AgentFileName, ErrorKind, Gitaly, GitalyError, RepositoryLocation};
 
 /// The service.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl configuration_project_server::ConfigurationProject for ConfigurationProject
     ) -> Result<Response<ListAgentConfigFilesResponse>, Status> {
         let asked = request.into_inner();
         let invalid = |what: &str| Status::invalid_argument(format!("{what} is required"));
-        let place = Place {
+        let location = RepositoryLocation {
             server: asked
                 .gitaly_info
                 .as_ref()
@@ -33,12 +33,12 @@ impl configuration_project_server::ConfigurationProject for ConfigurationProject
         let revision = revision(&asked.default_branch);
         let listed = self
             .0
-            .files(place, &revision, AgentFileName::DIRECTORY)
+            .files(location, &revision, AgentFileName::DIRECTORY)
             .await;
         let files = match listed {
             Ok(files) => files,
             Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(refusal(&error, place)),
+            Err(error) => return Err(refusal(&error, location)),
         };
         let names = files.iter().filter_map(|it| AgentFileName::parse(&it.path));
         let files = names.map(|name| AgentConfigFile {
@@ -59,8 +59,8 @@ fn revision(branch: &str) -> String {
     }
 }
 
-fn refusal(error: &GitalyError, place: Place<'_>) -> Status {
-    let project = &place.repository.gl_project_path;
+fn refusal(error: &GitalyError, location: RepositoryLocation<'_>) -> Status {
+    let project = &location.repository.gl_project_path;
     tracing::warn!(%error, project, "the files of a project could not be listed for GitLab");
     let words = format!("PathFetcher: {error}");
     match error.kind {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kas::control_plane::{AuthError, ControlPlane, Memory, Token, gitlab::CallError};
+use kas::control_plane::{AuthError, CachePolicy, ControlPlane, Token, gitlab::CallError};
 use router::AgentId;
 use serde_json::json;
 use tests::gitlab_double::{Endpoint, FaultKind, Scenario};
@@ -161,8 +161,8 @@ async fn an_agents_file_is_told_to_gitlab() {
 
 #[tokio::test]
 async fn an_idle_agent_whose_token_is_revoked_is_noticed() {
-    let soon = Memory {
-        good: Duration::from_secs(1),
+    let soon = CachePolicy {
+        ttl: Duration::from_secs(1),
         ..usual()
     };
     let fixture = Fixture::start(soon).await;
@@ -174,7 +174,7 @@ async fn an_idle_agent_whose_token_is_revoked_is_noticed() {
     let mut leaving = fixture.gitlab.configuration(AgentId(5), "").unwrap();
     let mut revision = fixture.gitlab.revision();
     let stop = CancellationToken::new();
-    let following = tokio::spawn(fixture.gitlab.clone().follow(stop.clone()));
+    let following = tokio::spawn(fixture.gitlab.clone().recheck_tokens(stop.clone()));
 
     fixture.double.change(|it| it.agents[0].tokens.clear());
     let noticed = async {

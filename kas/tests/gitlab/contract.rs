@@ -102,7 +102,7 @@ fn agent_info(fixture: &Fixture) -> BoxFuture<'_, Made> {
             Err(AuthError::UnknownToken | AuthError::Expired { .. }) => Unauthenticated,
             Err(AuthError::Forbidden) => Forbidden,
             Err(AuthError::NoAgent) => NotFound,
-            Err(AuthError::Unavailable(_) | AuthError::TooManyStrangers) => Unknown,
+            Err(AuthError::Unavailable(_) | AuthError::TooManyUnknownCredentials) => Unknown,
         };
         (outcome, words(answer))
     }
@@ -119,7 +119,7 @@ fn authorize(fixture: &Fixture, who: kas::control_plane::Credentials) -> BoxFutu
                 RefusedKind::Forbidden => Forbidden,
                 RefusedKind::NotFound => NotFound,
             },
-            Err(DenyReason::Unavailable(_) | DenyReason::TooManyStrangers) => Unknown,
+            Err(DenyReason::Unavailable(_) | DenyReason::TooManyUnknownCredentials) => Unknown,
             Err(other) => panic!("{other:?}"),
         };
         (outcome, words(answer))

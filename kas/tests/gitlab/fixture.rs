@@ -5,8 +5,8 @@ use std::time::Duration;
 use kas::{
     config::{self, GitLab as Settings, OutageGrace, RateLimit},
     control_plane::{
-        Access, ControlPlane, Credentials, DenyReason, Memory, Token,
-        gitlab::{GitLab, Memories, RepositorySettings},
+        Access, CachePolicy, ControlPlane, Credentials, DenyReason, Token,
+        gitlab::{CachePolicies, GitLab, RepositorySettings},
     },
     gitaly::{self, Gitaly},
 };
@@ -26,28 +26,28 @@ pub(crate) struct Fixture {
 }
 
 /// Answers count for no time, so that each question reaches the double.
-pub(crate) const FORGETFUL: Memory = Memory {
-    good: Duration::ZERO,
-    refused: Duration::ZERO,
+pub(crate) const FORGETFUL: CachePolicy = CachePolicy {
+    ttl: Duration::ZERO,
+    error_ttl: Duration::ZERO,
     grace: Duration::ZERO,
-    tokens: 100,
+    capacity: 100,
 };
 
 /// Often, for tests that do not wait for it.
 pub(crate) const POLL: Duration = Duration::from_millis(100);
 
 /// As long as the defaults.
-pub(crate) fn usual() -> Memory {
-    Memory {
+pub(crate) fn usual() -> CachePolicy {
+    CachePolicy {
         grace: Duration::from_secs(600),
-        ..Memory::default()
+        ..CachePolicy::default()
     }
 }
 
 impl Fixture {
-    pub(crate) async fn start(memory: Memory) -> Self {
+    pub(crate) async fn start(policy: CachePolicy) -> Self {
         let double = GitLabDouble::start(Scenario::sample()).await.unwrap();
-        Self::with(double, memory, |_| {}, ProxySetting::None)
+        Self::with(double, policy, |_| {}, ProxySetting::None)
     }
 
     /// Repositories are polled so often.
@@ -59,16 +59,16 @@ impl Fixture {
 
     pub(crate) fn with(
         double: GitLabDouble,
-        memory: Memory,
+        policy: CachePolicy,
         change: impl FnOnce(&mut Settings),
         proxy: ProxySetting,
     ) -> Self {
-        Self::reading(double, memory, change, proxy, reading(POLL))
+        Self::reading(double, policy, change, proxy, reading(POLL))
     }
 
     fn reading(
         double: GitLabDouble,
-        memory: Memory,
+        policy: CachePolicy,
         change: impl FnOnce(&mut Settings),
         proxy: ProxySetting,
         reading: RepositorySettings,
@@ -86,18 +86,18 @@ impl Fixture {
                 bucket_size: 250,
             },
             outage_grace: OutageGrace {
-                agents: Seconds(memory.grace),
-                callers: Seconds(memory.grace),
+                agents: Seconds(policy.grace),
+                callers: Seconds(policy.grace),
             },
         };
         change(&mut settings);
-        let memories = Memories {
-            agents: memory,
-            callers: memory,
+        let policies = CachePolicies {
+            agents: policy,
+            callers: policy,
         };
         let gitlab = GitLab::new(
             &settings,
-            memories,
+            policies,
             reading,
             proxy,
             kas::version::server_header(),

@@ -2,7 +2,7 @@
 
 use kas::{
     control_plane::Token,
-    gitaly::{ErrorKind, Gitaly, Head, Place, Settings},
+    gitaly::{ErrorKind, Gitaly, Head, RepositoryLocation, Settings},
 };
 use proto::agent::entity::{GitalyInfo, GitalyRepository};
 use tests::{
@@ -41,20 +41,20 @@ impl Rig {
         }
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn location(&self) -> RepositoryLocation<'_> {
+        RepositoryLocation {
             server: &self.server,
             repository: &self.repository,
         }
     }
 
     async fn head(&self, branch: &str) -> Result<Head, ErrorKind> {
-        let head = self.gitaly.head(self.place(), branch).await;
+        let head = self.gitaly.head(self.location(), branch).await;
         head.map_err(|error| error.kind)
     }
 
     async fn file(&self, commit: &str, path: &str) -> Result<String, ErrorKind> {
-        let file = self.gitaly.file(self.place(), commit, path, 100).await;
+        let file = self.gitaly.file(self.location(), commit, path, 100).await;
         file.map(|it| String::from_utf8_lossy(&it).into_owned())
             .map_err(|error| error.kind)
     }
@@ -132,7 +132,7 @@ async fn the_files_of_a_directory_are_listed() {
     let files = [(FILE, Some("")), (other, Some("")), ("x", Some(""))];
     rig.files.commit("main", &files).await.unwrap();
     let list = async |revision: &str, directory: &str| {
-        let listed = rig.gitaly.files(rig.place(), revision, directory).await;
+        let listed = rig.gitaly.files(rig.location(), revision, directory).await;
         listed.map_err(|error| error.kind)
     };
 
@@ -151,7 +151,7 @@ async fn a_wrong_token_is_refused_and_never_shown() {
     let mut rig = Rig::start().await;
     rig.server.token = "not the token".into();
 
-    let error = rig.gitaly.head(rig.place(), "main").await.unwrap_err();
+    let error = rig.gitaly.head(rig.location(), "main").await.unwrap_err();
 
     assert_eq!(error.kind, ErrorKind::RpcError);
     let text = error.to_string();
@@ -196,7 +196,7 @@ async fn with_tls_the_certificate_must_be_trusted() {
     );
     let mut rig = Rig::with(fixture).await;
 
-    let error = rig.gitaly.head(rig.place(), "main").await.unwrap_err();
+    let error = rig.gitaly.head(rig.location(), "main").await.unwrap_err();
     rig.gitaly = Gitaly::new(Settings {
         limits: limits(),
         ca_files: vec![certs.ca.clone()],

@@ -190,14 +190,14 @@ async fn what_cannot_be_used_is_named_at_the_start() {
             },
         }
     };
-    let memories = kas::control_plane::gitlab::Memories {
+    let policies = kas::control_plane::gitlab::CachePolicies {
         agents: FORGETFUL,
         callers: FORGETFUL,
     };
     let error = |settings| {
         GitLab::new(
             &settings,
-            memories,
+            policies,
             reading(POLL),
             ProxySetting::None,
             kas::version::server_header(),

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kas::control_plane::{AuthError, ControlPlane, DenyReason, Memory, Token};
+use kas::control_plane::{AuthError, CachePolicy, ControlPlane, DenyReason, Token};
 use tests::gitlab_double::{Endpoint, Fault, FaultKind};
 
 use crate::fixture::{FORGETFUL, Fixture, ci, pat, usual};
 
 /// Answers end quickly, and count on for as long as `grace`.
-fn short(grace: Duration) -> Memory {
-    Memory {
-        good: Duration::from_secs(1),
-        refused: Duration::from_secs(1),
+fn short(grace: Duration) -> CachePolicy {
+    CachePolicy {
+        ttl: Duration::from_secs(1),
+        error_ttl: Duration::from_secs(1),
         grace,
-        ..Memory::default()
+        ..CachePolicy::default()
     }
 }
 

@@ -113,7 +113,7 @@ fn status(error: &AuthError) -> Status {
         }
         AuthError::Forbidden => Status::permission_denied("forbidden"),
         AuthError::NoAgent => Status::not_found("agent not found"),
-        AuthError::TooManyStrangers => Status::resource_exhausted(error.to_string()),
+        AuthError::TooManyUnknownCredentials => Status::resource_exhausted(error.to_string()),
         AuthError::Unavailable(_) => Status::unavailable("unavailable"),
     }
 }

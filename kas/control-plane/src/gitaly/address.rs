@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use runtime::connect::Target;
+use runtime::connect::{Target, TargetError};
 
 /// The port of an address that names none, as gRPC has it.
-const PORT: u16 = 443;
+const DEFAULT_PORT: u16 = 443;
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,15 +16,30 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+/// Why an address is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AddressError {
+    #[error("there must be no path in it")]
+    Path,
+    #[error("it has no path")]
+    NoPath,
+    #[error("it has no port")]
+    NoPort,
+    #[error("it must begin with tcp://, tls://, unix: or dns:")]
+    Scheme,
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
 impl Address {
     /// Reads `tcp://host:port`, `tls://host:port`, `unix:path` or `dns:host:port`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, AddressError> {
         let target = |scheme: &str, rest: &str| {
             if rest.contains('/') {
-                return Err("there must be no path in it".to_owned());
+                return Err(AddressError::Path);
             }
             let target = Target::parse(&format!("{scheme}://{rest}"));
-            target.map(Self::Tcp).map_err(|error| error.to_string())
+            Ok(Self::Tcp(target?))
         };
         if let Some(rest) = text.strip_prefix("tcp://") {
             return target("grpc", with_port(rest)?);
@@ -35,7 +50,7 @@ impl Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path {
-                "" => Err("it has no path".to_owned()),
+                "" => Err(AddressError::NoPath),
                 path => Ok(Self::Unix(path.into())),
             };
         }
@@ -43,10 +58,10 @@ impl Address {
             let host = by_dns(rest);
             return match with_port(host) {
                 Ok(host) => target("grpc", host),
-                Err(_) => target("grpc", &format!("{host}:{PORT}")),
+                Err(_) => target("grpc", &format!("{host}:{DEFAULT_PORT}")),
             };
         }
-        Err("it must begin with tcp://, tls://, unix: or dns:".to_owned())
+        Err(AddressError::Scheme)
     }
 }
 
@@ -58,10 +73,10 @@ fn by_dns(rest: &str) -> &str {
     }
 }
 
-fn with_port(rest: &str) -> Result<&str, String> {
+fn with_port(rest: &str) -> Result<&str, AddressError> {
     match rest.rsplit_once(':') {
         Some((_, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => Ok(rest),
-        _ => Err("it has no port".to_owned()),
+        _ => Err(AddressError::NoPort),
     }
 }
 
@@ -69,8 +84,8 @@ fn with_port(rest: &str) -> Result<&str, String> {
 mod tests {
     use super::*;
 
-    fn tcp(url: &str) -> Result<Address, String> {
-        Ok(Address::Tcp(Target::parse(url).unwrap()))
+    fn tcp(url: &str) -> Address {
+        Address::Tcp(Target::parse(url).unwrap())
     }
 
     #[test]
@@ -84,12 +99,12 @@ mod tests {
             ("dns://10.0.0.2:53/gitaly:8075", "grpc://gitaly:8075"),
             ("dns:///gitaly:8075", "grpc://gitaly:8075"),
         ] {
-            assert_eq!(Address::parse(text), tcp(url), "{text}");
+            assert_eq!(Address::parse(text).unwrap(), tcp(url), "{text}");
         }
         for text in ["unix:/run/gitaly.sock", "unix:///run/gitaly.sock"] {
             assert_eq!(
-                Address::parse(text),
-                Ok(Address::Unix("/run/gitaly.sock".into()))
+                Address::parse(text).unwrap(),
+                Address::Unix("/run/gitaly.sock".into())
             );
         }
     }

@@ -86,7 +86,7 @@ impl<'a> Rpc<'a> {
         self.error(kind, "file is not a usual file", "")
     }
 
-    pub(super) fn garbage(&self, why: &str) -> GitalyError {
+    pub(super) fn invalid(&self, why: &str) -> GitalyError {
         let message = "failed to parse reference discovery";
         self.error(ErrorKind::ProtocolError, message, why)
     }

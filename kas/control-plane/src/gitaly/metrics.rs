@@ -3,17 +3,20 @@
 use prometheus_client::registry::Registry;
 
 use super::{ErrorKind, GitalyError};
-use crate::calls::{Calls, Outcome};
+use crate::call_metrics::{CallCounter, Outcome};
 
 /// Calls to Gitaly by method and outcome. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct GitalyMetrics(Calls);
+pub struct GitalyMetrics(CallCounter);
 
 impl GitalyMetrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        self.0
-            .register(registry, "gitaly_requests", "Calls to Gitaly");
+        self.0.register(
+            registry,
+            "gitaly_requests",
+            "gRPC calls to Gitaly by method and outcome",
+        );
     }
 
     pub(super) fn count<T>(&self, call: &'static str, result: &Result<T, GitalyError>) {

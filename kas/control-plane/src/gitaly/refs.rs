@@ -6,7 +6,7 @@ use bytes::{Buf as _, BytesMut};
 /// The name that an empty repository advertises in place of a ref.
 const NO_REFS: &str = "capabilities^{}";
 /// The longest line that Git writes.
-const LONGEST: usize = 65_520;
+const PKT_LINE_MAX_BYTES: usize = 65_520;
 
 /// Where a branch is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Advertisement {
     }
 
     /// Takes in more bytes; says what is wrong with them.
-    pub(super) fn push(&mut self, data: &[u8]) -> Result<Progress, String> {
+    pub(super) fn push(&mut self, data: &[u8]) -> Result<Progress, RefsError> {
         self.buffer.extend_from_slice(data);
         while let Some(line) = self.line()? {
             let progress = self.read(line)?;
@@ -75,11 +75,11 @@ impl Advertisement {
         Ok(Progress::More)
     }
 
-    fn line(&mut self) -> Result<Option<Line>, String> {
+    fn line(&mut self) -> Result<Option<Line>, RefsError> {
         let Some(head) = self.buffer.get(..4) else {
             return Ok(None);
         };
-        let bad = || format!("{:?} is no length", String::from_utf8_lossy(head));
+        let bad = || RefsError::Length(String::from_utf8_lossy(head).into_owned());
         if !head.iter().all(u8::is_ascii_hexdigit) {
             return Err(bad());
         }
@@ -89,7 +89,7 @@ impl Advertisement {
             self.buffer.advance(4);
             return Ok(Some(Line::Flush));
         }
-        if !(4..=LONGEST).contains(&length) {
+        if !(4..=PKT_LINE_MAX_BYTES).contains(&length) {
             return Err(bad());
         }
         if self.buffer.len() < length {
@@ -100,7 +100,7 @@ impl Advertisement {
         Ok(Some(Line::Text(text.trim_end_matches('\n').to_owned())))
     }
 
-    fn read(&mut self, line: Line) -> Result<Progress, String> {
+    fn read(&mut self, line: Line) -> Result<Progress, RefsError> {
         match (self.next, line) {
             (Next::Service, Line::Text(text)) if text == "# service=git-upload-pack" => {
                 self.next = Next::ServiceEnd;
@@ -118,13 +118,19 @@ impl Advertisement {
             (Next::Ref, Line::Text(text)) => self.reference(&text),
             (Next::FirstRef | Next::Ref, Line::Flush) if self.any => Ok(Progress::Missing),
             (Next::FirstRef | Next::Ref, Line::Flush) => Ok(Progress::Found(Head::Empty)),
-            (next, Line::Text(text)) => Err(format!("{text:?} where {next:?} should be")),
-            (next, Line::Flush) => Err(format!("a flush where {next:?} should be")),
+            (next, Line::Text(text)) => Err(RefsError::Unexpected {
+                line: format!("{text:?}"),
+                expected: format!("{next:?}"),
+            }),
+            (next, Line::Flush) => Err(RefsError::Unexpected {
+                line: "a flush".to_owned(),
+                expected: format!("{next:?}"),
+            }),
         }
     }
 
     /// HEAD comes first, and the capabilities say which branch it is.
-    fn first(&mut self, text: &str, capabilities: &str) -> Result<Progress, String> {
+    fn first(&mut self, text: &str, capabilities: &str) -> Result<Progress, RefsError> {
         let default = format!("symref=HEAD:{}", self.wanted);
         match split(text)? {
             (commit, "HEAD") if capabilities.split(' ').any(|it| it == default) => {
@@ -134,7 +140,7 @@ impl Advertisement {
         }
     }
 
-    fn reference(&mut self, text: &str) -> Result<Progress, String> {
+    fn reference(&mut self, text: &str) -> Result<Progress, RefsError> {
         if text.starts_with("shallow ") {
             return Ok(Progress::More);
         }
@@ -151,13 +157,27 @@ fn found(commit: &str) -> Progress {
     Progress::Found(Head::Commit(commit.to_owned()))
 }
 
+/// What is wrong with an advertisement of refs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RefsError {
+    /// A line begins with no length.
+    #[error("{0:?} is no length")]
+    Length(String),
+    /// A line stands where another should be.
+    #[error("{line} where {expected} should be")]
+    Unexpected { line: String, expected: String },
+    /// A line is no ref.
+    #[error("{0:?} is no ref")]
+    Ref(String),
+}
+
 /// An object's id and the ref's name.
-fn split(text: &str) -> Result<(&str, &str), String> {
+fn split(text: &str) -> Result<(&str, &str), RefsError> {
     let parts = text.split_once(' ');
     let is_id = |id: &str| id.len() >= 40 && id.bytes().all(|b| b.is_ascii_hexdigit());
     parts
         .filter(|(id, _)| is_id(id))
-        .ok_or_else(|| format!("{text:?} is no ref"))
+        .ok_or_else(|| RefsError::Ref(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -191,7 +211,7 @@ mod tests {
         ])
     }
 
-    fn read(text: &str, branch: &str) -> Result<Progress, String> {
+    fn read(text: &str, branch: &str) -> Result<Progress, RefsError> {
         Advertisement::new(branch).push(text.as_bytes())
     }
 

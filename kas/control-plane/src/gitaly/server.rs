@@ -10,10 +10,10 @@ use std::{
 use http::{HeaderValue, Uri};
 use proto::agent::entity::GitalyInfo;
 use runtime::{
-    connect::{ConnectOptions, connect},
+    connect::{ConnectError, ConnectOptions, connect},
     grpc::{Channel, Patience, SendRequest, silence},
     io::ByteStream,
-    tls::{ClientTls, ClientTlsOptions},
+    tls::{ClientTls, ClientTlsOptions, TlsError},
 };
 use tokio::{
     net::UnixStream,
@@ -27,17 +27,17 @@ use super::{
     credentials,
     error::{GitalyError, Rpc},
 };
-use crate::{bucket::Bucket, config::RateLimit};
+use crate::{config::RateLimit, token_bucket::TokenBucket};
 
 /// Servers remembered at most: far more than any GitLab has.
-const MOST: usize = 1000;
+const SERVERS_MAX: usize = 1000;
 /// How long a connection may take to be made.
-const DIAL: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server that could not be reached is left alone.
-const REST: Duration = Duration::from_secs(1);
+const RECONNECT_BACKOFF: Duration = Duration::from_secs(1);
 /// Silence is looked into as GitLab's kas does, without calls too, so that a dead
 /// connection is found before it is used again.
-const PATIENCE: Patience = Patience {
+const KEEPALIVE: Patience = Patience {
     busy: Duration::from_secs(20),
     idle: Duration::from_secs(20),
     answer: Duration::from_secs(10),
@@ -60,7 +60,7 @@ pub(super) struct Server {
     address: Address,
     ca_files: Vec<PathBuf>,
     user_agent: HeaderValue,
-    turns: Mutex<Bucket>,
+    turns: Mutex<TokenBucket>,
     /// Held while it is dialled, so that all who wait share one attempt.
     link: AsyncMutex<Link>,
     tasks: TaskTracker,
@@ -68,18 +68,36 @@ pub(super) struct Server {
 }
 
 enum Link {
-    None,
-    Up(SendRequest),
+    Disconnected,
+    Connected(SendRequest),
     /// It could not be reached then, for this reason.
-    Down(Instant, String),
+    Unreachable(Instant, Arc<DialError>),
+}
+
+/// Why there is no connection to a server.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("no connection within {DIAL_TIMEOUT:?}")]
+    Timeout,
+    #[error("{}: {error}", path.display())]
+    Socket {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Handshake(#[from] h2::Error),
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::None => "None",
-            Self::Up(_) => "Up",
-            Self::Down(..) => "Down",
+            Self::Disconnected => "Disconnected",
+            Self::Connected(_) => "Connected",
+            Self::Unreachable(..) => "Unreachable",
         })
     }
 }
@@ -110,15 +128,15 @@ impl Servers {
         let address = Address::parse(&info.address).map_err(|why| {
             rpc.unavailable(&format!("the address {:?} of Gitaly: {why}", info.address))
         })?;
-        if known.len() >= MOST {
+        if known.len() >= SERVERS_MAX {
             known.retain(|_, server| Arc::strong_count(server) > 1);
         }
         let server = Arc::new(Server {
             address,
             ca_files: self.ca_files.clone(),
             user_agent: self.user_agent.clone(),
-            turns: Mutex::new(Bucket::new(self.limit, Instant::now())),
-            link: AsyncMutex::new(Link::None),
+            turns: Mutex::new(TokenBucket::new(self.limit, Instant::now())),
+            link: AsyncMutex::new(Link::Disconnected),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
         });
@@ -142,7 +160,7 @@ impl Server {
         let send = self
             .connected()
             .await
-            .map_err(|why| rpc.unavailable(&why))?;
+            .map_err(|error| rpc.unavailable(&error.to_string()))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -150,45 +168,48 @@ impl Server {
         Ok(Channel::new(send, self.origin(), metadata))
     }
 
-    async fn connected(&self) -> Result<SendRequest, String> {
+    async fn connected(&self) -> Result<SendRequest, Arc<DialError>> {
         let mut link = self.link.lock().await;
         match &*link {
-            Link::Up(send) => {
+            Link::Connected(send) => {
                 // A connection that is going away gives no more streams.
                 if let Ok(ready) = send.clone().ready().await {
                     return Ok(ready);
                 }
             }
-            Link::Down(since, why) if since.elapsed() < REST => return Err(why.clone()),
-            Link::None | Link::Down(..) => {}
+            Link::Unreachable(since, error) if since.elapsed() < RECONNECT_BACKOFF => {
+                return Err(error.clone());
+            }
+            Link::Disconnected | Link::Unreachable(..) => {}
         }
-        let opened = timeout(DIAL, self.open()).await;
-        match opened.unwrap_or_else(|_| Err(format!("no connection within {DIAL:?}"))) {
+        let opened = timeout(DIAL_TIMEOUT, self.open()).await;
+        match opened.unwrap_or(Err(DialError::Timeout)) {
             Ok(send) => {
-                *link = Link::Up(send.clone());
+                *link = Link::Connected(send.clone());
                 Ok(send)
             }
-            Err(why) => {
-                *link = Link::Down(Instant::now(), why.clone());
-                Err(why)
+            Err(error) => {
+                let error = Arc::new(error);
+                *link = Link::Unreachable(Instant::now(), error.clone());
+                Err(error)
             }
         }
     }
 
-    async fn open(&self) -> Result<SendRequest, String> {
+    async fn open(&self) -> Result<SendRequest, DialError> {
         let mut stream = self.dial().await?;
         let heard = stream.heard();
         let handshake = runtime::grpc::client_settings().handshake(stream).await;
-        let (send, mut connection) = handshake.map_err(|error| error.to_string())?;
+        let (send, mut connection) = handshake?;
         let pings = connection
             .ping_pong()
             .expect("nobody else has taken it from a new connection");
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                ended = connection => tracing::debug!(?ended, "a connection to Gitaly ended"),
-                () = silence(pings, heard, PATIENCE, || false) => {
-                    tracing::warn!("Gitaly stopped answering; the connection is closed");
+                ended = connection => tracing::debug!(?ended, "Gitaly connection closed"),
+                () = silence(pings, heard, KEEPALIVE, || false) => {
+                    tracing::warn!("HTTP/2 keepalive timed out; closing Gitaly connection");
                 }
                 () = stop.cancelled() => {}
             }
@@ -196,11 +217,14 @@ impl Server {
         Ok(send)
     }
 
-    async fn dial(&self) -> Result<ByteStream, String> {
+    async fn dial(&self) -> Result<ByteStream, DialError> {
         let target = match &self.address {
             Address::Unix(path) => {
                 let socket = UnixStream::connect(path).await;
-                let socket = socket.map_err(|error| format!("{}: {error}", path.display()))?;
+                let socket = socket.map_err(|error| DialError::Socket {
+                    path: path.clone(),
+                    error,
+                })?;
                 return Ok(ByteStream::boxed(socket));
             }
             Address::Tcp(target) => target,
@@ -213,13 +237,12 @@ impl Server {
         };
         let tls = target.scheme().is_tls().then(tls).transpose();
         let options = ConnectOptions {
-            tls: tls.map_err(|error| error.to_string())?,
+            tls: tls?,
             user_agent: String::from_utf8_lossy(self.user_agent.as_bytes()).into_owned(),
-            timeout: DIAL,
+            timeout: DIAL_TIMEOUT,
             ..ConnectOptions::default()
         };
-        let connected = connect(target, &options).await;
-        connected.map(|it| it.io).map_err(|error| error.to_string())
+        Ok(connect(target, &options).await?.io)
     }
 
     fn origin(&self) -> Uri {

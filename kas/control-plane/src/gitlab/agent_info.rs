@@ -15,9 +15,9 @@ use serde::Deserialize;
 
 use super::{
     super::{AgentInfo, AuthError, Token},
-    call::{Asker, Call, Endpoint},
+    call::{Call, Endpoint, Requester},
     client::Client,
-    error::CallError,
+    error::{AnswerError, CallError},
     number::{Number, or_default},
 };
 
@@ -29,7 +29,7 @@ const PATHS: [&str; 2] = [
 
 /// What GitLab knows of an agent.
 #[derive(Clone, PartialEq)]
-pub struct Registered {
+pub struct RegisteredAgent {
     /// The agent.
     pub agent: Arc<AgentInfo>,
     /// The Gitaly server of its configuration project; holds a secret.
@@ -38,9 +38,9 @@ pub struct Registered {
     pub repository: GitalyRepository,
 }
 
-impl std::fmt::Debug for Registered {
+impl std::fmt::Debug for RegisteredAgent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registered")
+        f.debug_struct("RegisteredAgent")
             .field("agent", &self.agent)
             .finish_non_exhaustive()
     }
@@ -48,9 +48,9 @@ impl std::fmt::Debug for Registered {
 
 /// Which of the two paths this GitLab answers on, as far as is known.
 #[derive(Debug, Default)]
-pub(super) struct Paths(AtomicUsize);
+pub(super) struct AgentInfoPaths(AtomicUsize);
 
-impl Paths {
+impl AgentInfoPaths {
     /// Asks for the agent of a token.
     ///
     /// 404 means "no such agent" or "no such path", so the other path is tried then.
@@ -58,15 +58,15 @@ impl Paths {
         &self,
         client: &Client,
         token: &Token,
-        asker: Asker,
-    ) -> Result<Registered, CallError> {
+        requester: Requester,
+    ) -> Result<RegisteredAgent, CallError> {
         let first = self.0.load(Ordering::Relaxed);
-        let answer = ask(client, PATHS[first], token, asker).await;
+        let answer = ask(client, PATHS[first], token, requester).await;
         if !is_not_found(&answer) {
             return answer;
         }
         let other = 1 - first;
-        let second = ask(client, PATHS[other], token, asker).await;
+        let second = ask(client, PATHS[other], token, requester).await;
         if is_not_found(&second) {
             return answer;
         }
@@ -89,12 +89,12 @@ async fn ask(
     client: &Client,
     path: &'static str,
     token: &Token,
-    asker: Asker,
-) -> Result<Registered, CallError> {
+    requester: Requester,
+) -> Result<RegisteredAgent, CallError> {
     let call = Call::get(Endpoint::AgentInfo, path).for_agent(token);
-    let call = call.asked_by(asker);
+    let call = call.requested_by(requester);
     let body = client.call(&call).await?;
-    parse(&body).map_err(|why| CallError::Garbage { path, why })
+    parse(&body).map_err(|why| CallError::InvalidAnswer { path, why })
 }
 
 /// What an agent is told.
@@ -103,7 +103,7 @@ pub(super) fn refusal(error: &CallError) -> AuthError {
         Some(401) => AuthError::UnknownToken,
         Some(403) => AuthError::Forbidden,
         Some(404) => AuthError::NoAgent,
-        _ if *error == CallError::Strangers => AuthError::TooManyStrangers,
+        _ if *error == CallError::TooManyUnknown => AuthError::TooManyUnknownCredentials,
         _ => AuthError::Unavailable(error.to_string()),
     }
 }
@@ -148,9 +148,9 @@ struct Repository {
     gl_project_path: String,
 }
 
-fn parse(body: &Bytes) -> Result<Registered, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let missing = |key: &str| format!("{key} is missing");
+fn parse(body: &Bytes) -> Result<RegisteredAgent, AnswerError> {
+    let answer: Answer = serde_json::from_slice(body)?;
+    let missing = AnswerError::Missing;
     if answer.project_id.0 <= 0 {
         return Err(missing("project_id"));
     }
@@ -167,7 +167,7 @@ fn parse(body: &Bytes) -> Result<Registered, String> {
     let repository = answer
         .gitaly_repository
         .ok_or_else(|| missing("gitaly_repository"))?;
-    Ok(Registered {
+    Ok(RegisteredAgent {
         agent: Arc::new(AgentInfo {
             id: AgentId(answer.agent_id.0),
             name: answer.agent_name,
@@ -219,7 +219,8 @@ mod tests {
             ("gitaly_info", "gitaly_infos"),
             ("gitaly_repository", "repository"),
         ] {
-            let error = parse(&Bytes::from(GOOD.replace(there, gone))).unwrap_err();
+            let error = parse(&Bytes::from(GOOD.replace(there, gone)));
+            let error = error.unwrap_err().to_string();
             assert!(error.ends_with("is missing"), "{gone}: {error}");
         }
         assert!(parse(&Bytes::from_static(b"<html>")).is_err());

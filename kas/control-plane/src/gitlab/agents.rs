@@ -11,15 +11,15 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     super::{AgentInfo, Configuration, Token, TokenHash},
-    agent_info::Registered,
+    agent_info::RegisteredAgent,
 };
 
 /// Agents remembered at most.
-const MOST: usize = 200_000;
+const AGENTS_MAX: usize = 200_000;
 /// Tokens of one agent remembered at most.
-const TOKENS: usize = 8;
+const TOKENS_PER_AGENT_MAX: usize = 8;
 /// How long an agent without streams is remembered.
-const FORGET: Duration = Duration::from_secs(24 * 3600);
+const AGENT_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The agents that connected lately.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct Agents(Mutex<HashMap<AgentId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    registered: Arc<Registered>,
+    registered: Arc<RegisteredAgent>,
     tokens: Vec<(TokenHash, Token)>,
     configuration: watch::Sender<Configuration>,
     seen: Instant,
@@ -37,17 +37,17 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) configuration: watch::Receiver<Configuration>,
-    pub(super) registered: Arc<Registered>,
+    pub(super) registered: Arc<RegisteredAgent>,
     /// Whether the agent has another version than is known here.
     pub(super) unknown_version: bool,
 }
 
 impl Agents {
     /// An agent showed a good token.
-    pub(super) fn saw(&self, registered: &Arc<Registered>, token: &Token) {
+    pub(super) fn saw(&self, registered: &Arc<RegisteredAgent>, token: &Token) {
         let mut agents = self.lock();
         let id = registered.agent.id;
-        if !agents.contains_key(&id) && agents.len() >= MOST {
+        if !agents.contains_key(&id) && agents.len() >= AGENTS_MAX {
             agents.retain(|_, entry| entry.is_in_use());
         }
         let entry = agents.entry(id).or_insert_with(|| Entry::new(registered));
@@ -55,7 +55,7 @@ impl Agents {
         entry.registered = registered.clone();
         let hash = token.hash();
         if !entry.tokens.iter().any(|(own, _)| *own == hash) {
-            if entry.tokens.len() == TOKENS {
+            if entry.tokens.len() == TOKENS_PER_AGENT_MAX {
                 entry.tokens.remove(0);
             }
             entry.tokens.push((hash, token.clone()));
@@ -81,7 +81,7 @@ impl Agents {
     /// The tokens of the agents that are connected; forgets who is long gone.
     pub(super) fn in_use(&self) -> Vec<(AgentId, Token)> {
         let mut agents = self.lock();
-        agents.retain(|_, entry| entry.is_in_use() || entry.seen.elapsed() < FORGET);
+        agents.retain(|_, entry| entry.is_in_use() || entry.seen.elapsed() < AGENT_TTL);
         let used = agents.iter().filter(|(_, entry)| entry.is_in_use());
         used.flat_map(|(id, entry)| entry.tokens.iter().map(|(_, token)| (*id, token.clone())))
             .collect()
@@ -118,7 +118,7 @@ impl Agents {
     }
 
     /// An agent that has streams for its configuration.
-    pub(super) fn following(&self, id: AgentId) -> Option<Arc<Registered>> {
+    pub(super) fn following(&self, id: AgentId) -> Option<Arc<RegisteredAgent>> {
         let agents = self.lock();
         let entry = agents.get(&id).filter(|entry| entry.is_in_use())?;
         Some(entry.registered.clone())
@@ -141,7 +141,7 @@ impl Agents {
 }
 
 impl Entry {
-    fn new(registered: &Arc<Registered>) -> Self {
+    fn new(registered: &Arc<RegisteredAgent>) -> Self {
         Self {
             registered: registered.clone(),
             tokens: Vec::new(),
@@ -159,8 +159,8 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn registered(id: i64) -> Arc<Registered> {
-        Arc::new(Registered {
+    fn registered(id: i64) -> Arc<RegisteredAgent> {
+        Arc::new(RegisteredAgent {
             agent: Arc::new(AgentInfo {
                 id: AgentId(id),
                 name: "a".into(),

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use super::{
     super::{DenyReason, RefusedKind, Token},
-    call::{Asker, Call, Endpoint},
+    call::{Call, Endpoint, Requester},
     client::Client,
-    error::CallError,
+    error::{AnswerError, CallError},
     number::{Number, or_default},
 };
 
@@ -87,16 +87,16 @@ pub(super) struct Extra {
 pub(super) async fn allowed_agents(
     client: &Client,
     token: &Token,
-    asker: Asker,
+    requester: Requester,
 ) -> Result<AllowedAgents, CallError> {
     let call = Call {
         signed: false,
         credential: Some((JOB_TOKEN, token.clone())),
-        asker,
+        requester,
         ..Call::get(Endpoint::AllowedAgents, PATH)
     };
     let body = client.call(&call).await?;
-    parse(&body).map_err(|why| CallError::Garbage { path: PATH, why })
+    parse(&body).map_err(|why| CallError::InvalidAnswer { path: PATH, why })
 }
 
 /// What the caller is told, in upstream's words.
@@ -109,7 +109,7 @@ pub(super) fn refusal(error: &CallError) -> DenyReason {
         Some(401) => refused(RefusedKind::Unauthenticated, ""),
         Some(403) => refused(RefusedKind::Forbidden, ""),
         Some(404) => refused(RefusedKind::NotFound, "agents for "),
-        _ if *error == CallError::Strangers => DenyReason::TooManyStrangers,
+        _ if *error == CallError::TooManyUnknown => DenyReason::TooManyUnknownCredentials,
         _ => DenyReason::Unavailable(format!(
             "Failed to get allowed agents for CI job token: {error}"
         )),
@@ -178,13 +178,13 @@ struct EnvironmentAnswer {
     tier: String,
 }
 
-fn parse(body: &Bytes) -> Result<AllowedAgents, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let there = |what: Option<Numbered>, key| what.ok_or_else(|| format!("{key} is missing"));
-    let project = answer.project.ok_or("project is missing")?;
-    let user = answer.user.ok_or("user is missing")?;
+fn parse(body: &Bytes) -> Result<AllowedAgents, AnswerError> {
+    let answer: Answer = serde_json::from_slice(body)?;
+    let there = |what: Option<Numbered>, key| what.ok_or(AnswerError::Missing(key));
+    let project = answer.project.ok_or(AnswerError::Missing("project"))?;
+    let user = answer.user.ok_or(AnswerError::Missing("user"))?;
     if user.username.is_empty() {
-        return Err("user.username is empty".to_owned());
+        return Err(AnswerError::Invalid("user.username is empty".to_owned()));
     }
     let agents: Result<_, _> = answer.allowed_agents.into_iter().map(agent).collect();
     Ok(AllowedAgents {
@@ -201,19 +201,21 @@ fn parse(body: &Bytes) -> Result<AllowedAgents, String> {
     })
 }
 
-fn environment(answer: EnvironmentAnswer) -> Result<Environment, String> {
+fn environment(answer: EnvironmentAnswer) -> Result<Environment, AnswerError> {
     let EnvironmentAnswer { slug, tier } = answer;
     if slug.is_empty() || tier.is_empty() {
-        return Err("environment has an empty slug or tier".to_owned());
+        return Err(AnswerError::Invalid(
+            "environment has an empty slug or tier".to_owned(),
+        ));
     }
     Ok(Environment { slug, tier })
 }
 
-fn agent(answer: AgentAnswer) -> Result<AllowedAgent, String> {
+fn agent(answer: AgentAnswer) -> Result<AllowedAgent, AnswerError> {
     let id = answer.id.0;
     let config_project = answer
         .config_project
-        .ok_or_else(|| format!("config_project of agent {id} is missing"))?;
+        .ok_or_else(|| AnswerError::Invalid(format!("config_project of agent {id} is missing")))?;
     let access_as = answer.configuration.and_then(|it| it.access_as);
     Ok(AllowedAgent {
         id: AgentId(id),
@@ -250,7 +252,7 @@ mod tests {
         "user":{"id":2,"username":"root","roles_in_project":["guest"]},
         "environment":{"slug":"prod","tier":"production"}}"#;
 
-    fn with(access_as: &str) -> Result<AllowedAgents, String> {
+    fn with(access_as: &str) -> Result<AllowedAgents, AnswerError> {
         parse(&Bytes::from(GOOD.replace("ACCESS", access_as)))
     }
 

@@ -1,15 +1,15 @@
-//! Stops asking an endpoint that keeps failing, and tries it now and then. Pure.
+//! A circuit breaker for an endpoint: open while it keeps failing, half open for a trial call now and then. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row after which nobody is sent any more.
-const FAILURES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Failures in a row that open the circuit.
+const FAILURES_MAX: u32 = 5;
+const OPEN_BACKOFF_MIN: Duration = Duration::from_secs(1);
+const OPEN_BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// After this time a trial that never reported is given up.
-const TRIAL: Duration = Duration::from_secs(15);
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What is known of an endpoint's health.
 #[derive(Debug)]
@@ -26,12 +26,12 @@ enum State {
     /// None does until then.
     Open { until: Instant, pause: Duration },
     /// One is out to see.
-    Trial { since: Instant, pause: Duration },
+    HalfOpen { since: Instant, pause: Duration },
 }
 
-/// Nobody is asked at present.
+/// Why a call was not admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Away {
+pub(super) struct OpenCircuit {
     /// How long it has failed.
     pub(super) since: Duration,
     /// How the last failure looked.
@@ -43,9 +43,9 @@ pub(super) struct Away {
 pub(super) enum Change {
     /// Nothing.
     None,
-    /// It is given up for now.
+    /// The circuit opened.
     Opened,
-    /// It works again, after this long.
+    /// The circuit closed again, after this long.
     Closed(Duration),
 }
 
@@ -60,20 +60,20 @@ impl Default for Breaker {
 
 impl Breaker {
     /// Whether a call may go out. Whoever is let through must report.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<(), Away> {
+    pub(super) fn admit(&mut self, now: Instant) -> Result<(), OpenCircuit> {
         let pause = match self.state {
             State::Closed { .. } => return Ok(()),
             State::Open { until, pause } if until <= now => pause,
-            State::Trial { since, pause } if since + TRIAL <= now => pause,
-            State::Open { .. } | State::Trial { .. } => return Err(self.away(now)),
+            State::HalfOpen { since, pause } if since + TRIAL_TIMEOUT <= now => pause,
+            State::Open { .. } | State::HalfOpen { .. } => return Err(self.open_circuit(now)),
         };
-        self.state = State::Trial { since: now, pause };
+        self.state = State::HalfOpen { since: now, pause };
         Ok(())
     }
 
     /// A call that was let through was not made after all: another may be the trial.
     pub(super) fn unused(&mut self, now: Instant) {
-        if let State::Trial { pause, .. } = self.state {
+        if let State::HalfOpen { pause, .. } = self.state {
             self.state = State::Open { until: now, pause };
         }
     }
@@ -93,13 +93,13 @@ impl Breaker {
         let since = self.outage.as_ref().map_or(now, |(since, _)| *since);
         self.outage = Some((since, why));
         let (pause, change) = match self.state {
-            State::Closed { failures } if failures + 1 < FAILURES => {
+            State::Closed { failures } if failures + 1 < FAILURES_MAX => {
                 let failures = failures + 1;
                 self.state = State::Closed { failures };
                 return Change::None;
             }
-            State::Closed { .. } => (FIRST_PAUSE, Change::Opened),
-            State::Trial { pause, .. } => ((pause * 2).min(LONGEST_PAUSE), Change::None),
+            State::Closed { .. } => (OPEN_BACKOFF_MIN, Change::Opened),
+            State::HalfOpen { pause, .. } => ((pause * 2).min(OPEN_BACKOFF_MAX), Change::None),
             // One that was under way when the others had failed.
             State::Open { .. } => return Change::None,
         };
@@ -108,21 +108,21 @@ impl Breaker {
     }
 
     /// It asked for a pause.
-    pub(super) fn rest(&mut self, now: Instant, pause: Duration, why: String) {
+    pub(super) fn pause_for(&mut self, now: Instant, pause: Duration, why: String) {
         self.outage.get_or_insert((now, why));
-        self.open(now + pause.min(LONGEST_PAUSE), FIRST_PAUSE);
+        self.open(now + pause.min(OPEN_BACKOFF_MAX), OPEN_BACKOFF_MIN);
     }
 
     fn open(&mut self, until: Instant, pause: Duration) {
         self.state = State::Open { until, pause };
     }
 
-    fn away(&self, now: Instant) -> Away {
+    fn open_circuit(&self, now: Instant) -> OpenCircuit {
         let (since, last) = match &self.outage {
             Some((since, last)) => (now.saturating_duration_since(*since), last.clone()),
             None => (Duration::ZERO, String::new()),
         };
-        Away { since, last }
+        OpenCircuit { since, last }
     }
 }
 
@@ -139,9 +139,9 @@ mod tests {
     fn it_opens_after_failures_in_a_row_only() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
 
-        assert_eq!(failed(&mut breaker, now, FAILURES - 1), Change::None);
+        assert_eq!(failed(&mut breaker, now, FAILURES_MAX - 1), Change::None);
         assert_eq!(breaker.success(now), Change::None);
-        assert_eq!(failed(&mut breaker, now, FAILURES - 1), Change::None);
+        assert_eq!(failed(&mut breaker, now, FAILURES_MAX - 1), Change::None);
         assert!(breaker.admit(now).is_ok());
         assert_eq!(failed(&mut breaker, now, 1), Change::Opened);
 
@@ -153,24 +153,27 @@ mod tests {
     #[test]
     fn one_trial_at_a_time_decides() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        failed(&mut breaker, now, FAILURES);
-        let later = now + FIRST_PAUSE;
+        failed(&mut breaker, now, FAILURES_MAX);
+        let later = now + OPEN_BACKOFF_MIN;
 
         assert!(breaker.admit(later).is_ok());
         assert!(breaker.admit(later).is_err(), "a second trial");
         assert_eq!(failed(&mut breaker, later, 1), Change::None);
-        assert!(breaker.admit(later + FIRST_PAUSE).is_err(), "pauses grow");
-        let after = later + 2 * FIRST_PAUSE;
+        assert!(
+            breaker.admit(later + OPEN_BACKOFF_MIN).is_err(),
+            "pauses grow"
+        );
+        let after = later + 2 * OPEN_BACKOFF_MIN;
         assert!(breaker.admit(after).is_ok());
-        assert_eq!(breaker.success(after), Change::Closed(3 * FIRST_PAUSE));
+        assert_eq!(breaker.success(after), Change::Closed(3 * OPEN_BACKOFF_MIN));
         assert!(breaker.admit(after).is_ok() && breaker.admit(after).is_ok());
     }
 
     #[test]
     fn a_trial_that_was_not_made_leaves_its_turn_to_another() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        failed(&mut breaker, now, FAILURES);
-        let later = now + FIRST_PAUSE;
+        failed(&mut breaker, now, FAILURES_MAX);
+        let later = now + OPEN_BACKOFF_MIN;
         assert!(breaker.admit(later).is_ok());
 
         breaker.unused(later);
@@ -181,19 +184,23 @@ mod tests {
     #[test]
     fn a_trial_that_never_reports_does_not_block_for_ever() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        failed(&mut breaker, now, FAILURES);
-        assert!(breaker.admit(now + FIRST_PAUSE).is_ok());
+        failed(&mut breaker, now, FAILURES_MAX);
+        assert!(breaker.admit(now + OPEN_BACKOFF_MIN).is_ok());
 
-        assert!(breaker.admit(now + FIRST_PAUSE + TRIAL).is_ok());
+        assert!(
+            breaker
+                .admit(now + OPEN_BACKOFF_MIN + TRIAL_TIMEOUT)
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_pause_that_was_asked_for_is_kept_within_reason() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
 
-        breaker.rest(now, Duration::from_secs(3600), "429".into());
+        breaker.pause_for(now, Duration::from_secs(3600), "429".into());
 
         assert!(breaker.admit(now + Duration::from_secs(14)).is_err());
-        assert!(breaker.admit(now + LONGEST_PAUSE).is_ok());
+        assert!(breaker.admit(now + OPEN_BACKOFF_MAX).is_ok());
     }
 }

@@ -46,11 +46,11 @@ impl Endpoint {
 
 /// For whom GitLab is asked: whose turns a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     /// This server, or somebody whose token was good before.
     Known,
     /// Somebody at this address whose token was never good.
-    Stranger(IpAddr),
+    Unknown(IpAddr),
 }
 
 /// What a good answer is.
@@ -80,7 +80,7 @@ pub(super) struct Call {
     /// Whether it changes nothing when it is repeated, and is worth it.
     pub(super) retried: bool,
     /// For whom it is made.
-    pub(super) asker: Asker,
+    pub(super) requester: Requester,
 }
 
 impl Call {
@@ -96,7 +96,7 @@ impl Call {
             body: None,
             expect: Expect::Json,
             retried: true,
-            asker: Asker::Known,
+            requester: Requester::Known,
         }
     }
 
@@ -116,8 +116,8 @@ impl Call {
     }
 
     /// The same in the turns of whoever asks.
-    pub(super) fn asked_by(self, asker: Asker) -> Self {
-        Self { asker, ..self }
+    pub(super) fn requested_by(self, requester: Requester) -> Self {
+        Self { requester, ..self }
     }
 
     /// The same on behalf of an agent.

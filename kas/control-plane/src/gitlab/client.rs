@@ -2,7 +2,7 @@
 
 mod answer;
 mod attempt;
-mod turns;
+mod limiter;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -24,28 +24,28 @@ use super::{
     SetupError,
     base::Base,
     breaker::{Breaker, Change},
-    call::{Asker, Call, Endpoint},
+    call::{Call, Endpoint, Requester},
     connector::Connector,
     error::CallError,
     metrics::GitLabMetrics,
     retry::{self, Budget},
 };
 use crate::config;
-use turns::Turns;
+use limiter::RequestLimiter;
 
 /// From the first attempt to the last: less than those who wait have patience,
 /// so that they hear the reason.
-const DEADLINE: Duration = Duration::from_secs(9);
+const CALL_TIMEOUT: Duration = Duration::from_secs(9);
 /// Of that, what is left for GitLab: whoever would get its turn later is told so, instead of that GitLab is slow.
-const ANSWER: Duration = Duration::from_secs(3);
-const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER_MIN_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections at a time, busy or idle.
-const CONNECTIONS: usize = 50;
+const CONNECTIONS_MAX: usize = 50;
 /// Of these, those for tokens that were never good: a slow GitLab keeps each for seconds.
-const STRANGERS_CONNECTIONS: usize = 12;
-const IDLE: Duration = Duration::from_secs(90);
+const UNKNOWN_CONNECTIONS_MAX: usize = 12;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// GitLab's secret has this many bytes.
-const SECRET_SIZE: usize = 32;
+const SECRET_BYTES: usize = 32;
 
 /// A client of one GitLab.
 #[derive(Debug)]
@@ -55,9 +55,9 @@ pub struct Client {
     secret: Secret,
     user_agent: HeaderValue,
     proxy_authorization: Option<HeaderValue>,
-    turns: Turns,
+    limiter: RequestLimiter,
     connections: Semaphore,
-    strangers: Semaphore,
+    unknown_connections: Semaphore,
     breakers: [Mutex<Breaker>; Endpoint::ALL.len()],
     budget: Mutex<Budget>,
     metrics: GitLabMetrics,
@@ -75,7 +75,7 @@ impl Client {
     ) -> Result<Self, SetupError> {
         let base = Base::parse(&settings.address.0)?;
         let secret = Secret::read(&settings.authentication_secret_file)?;
-        if secret.size() != SECRET_SIZE {
+        if secret.size() != SECRET_BYTES {
             return Err(SetupError::SecretSize {
                 file: settings.authentication_secret_file.0.clone(),
                 size: secret.size(),
@@ -89,14 +89,14 @@ impl Client {
             })?),
             user_agent: String::from_utf8_lossy(user_agent.as_bytes()).into_owned(),
             proxy,
-            timeout: CONNECT,
+            timeout: CONNECT_TIMEOUT,
             ..ConnectOptions::default()
         };
         let connector = Connector::new(base.target().clone(), options, absolute);
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(CONNECTIONS_MAX)
             .build(connector);
         Ok(Self {
             base,
@@ -104,9 +104,9 @@ impl Client {
             secret,
             user_agent,
             proxy_authorization,
-            turns: Turns::new(settings.api_rate_limit, Instant::now()),
-            connections: Semaphore::new(CONNECTIONS),
-            strangers: Semaphore::new(STRANGERS_CONNECTIONS),
+            limiter: RequestLimiter::new(settings.api_rate_limit, Instant::now()),
+            connections: Semaphore::new(CONNECTIONS_MAX),
+            unknown_connections: Semaphore::new(UNKNOWN_CONNECTIONS_MAX),
             breakers: Default::default(),
             budget: Mutex::default(),
             metrics: GitLabMetrics::default(),
@@ -122,7 +122,7 @@ impl Client {
     /// Makes a call, with retries, within the deadline. Cancel-safe.
     pub(super) async fn call(&self, call: &Call) -> Result<Bytes, CallError> {
         lock(&self.budget).deposit();
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + CALL_TIMEOUT;
         let mut number = 0;
         loop {
             let result = self.attempt(call, deadline).await;
@@ -135,7 +135,7 @@ impl Client {
             number += 1;
             let again = call.retried
                 && error.is_worth_a_retry()
-                && number < retry::ATTEMPTS
+                && number < retry::ATTEMPTS_MAX
                 && Instant::now() + pause < deadline
                 && lock(&self.budget).withdraw();
             if !again {
@@ -149,11 +149,11 @@ impl Client {
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
         let breaker = &self.breakers[call.endpoint as usize];
         let admitted = lock(breaker).admit(Instant::now());
-        admitted.map_err(|away| CallError::Away {
-            since: away.since,
-            last: away.last,
+        admitted.map_err(|open| CallError::CircuitOpen {
+            since: open.since,
+            last: open.last,
         })?;
-        let result = match self.turn(call.asker, deadline).await {
+        let result = match self.turn(call.requester, deadline).await {
             Ok(()) => self.send_until(call, deadline).await,
             Err(error) => Err(error),
         };
@@ -161,11 +161,11 @@ impl Client {
         result
     }
 
-    async fn turn(&self, asker: Asker, deadline: Instant) -> Result<(), CallError> {
+    async fn turn(&self, requester: Requester, deadline: Instant) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
-        let patience = patience.saturating_sub(ANSWER);
-        let wait = self.turns.take(asker, now, patience)?;
+        let patience = patience.saturating_sub(ANSWER_MIN_TIMEOUT);
+        let wait = self.limiter.take(requester, now, patience)?;
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Client {
     async fn send_until(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
         let began = Instant::now();
         let sent = tokio::time::timeout_at(deadline, self.send(call)).await;
-        sent.unwrap_or_else(|_| Err(CallError::TooSlow(began.elapsed())))
+        sent.unwrap_or_else(|_| Err(CallError::Timeout(began.elapsed())))
     }
 
     fn report(&self, endpoint: Endpoint, result: &Result<Bytes, CallError>) {
@@ -185,13 +185,13 @@ impl Client {
                 ..
             }) => {
                 let pause = retry_after.unwrap_or(Duration::from_secs(1));
-                breaker.rest(now, pause, "GitLab asks to slow down (429)".to_owned());
+                breaker.pause_for(now, pause, "GitLab asks to slow down (429)".to_owned());
                 Change::None
             }
             Err(error) if error.is_outage() => {
                 breaker.failure(now, error.to_string(), rand::random())
             }
-            Err(CallError::Crowded | CallError::Strangers) => {
+            Err(CallError::RateLimited | CallError::TooManyUnknown) => {
                 breaker.unused(now);
                 Change::None
             }
@@ -207,7 +207,7 @@ fn log(endpoint: Endpoint, change: Change, error: Option<&CallError>) {
     let call = endpoint.name();
     match (change, error) {
         (Change::Closed(after), _) => {
-            tracing::info!(call, away_for = ?after, "GitLab answers again");
+            tracing::info!(call, outage = ?after, "GitLab responds again");
         }
         (change, Some(error)) if error.is_outage() => {
             let detail = match error {
@@ -215,15 +215,15 @@ fn log(endpoint: Endpoint, change: Change, error: Option<&CallError>) {
                 _ => "",
             };
             if change == Change::Opened {
-                tracing::error!(call, %error, detail, "GitLab does not answer; remembered answers are used while their grace lasts");
+                tracing::error!(call, %error, detail, "GitLab is unavailable; using cached answers within gitlab.outage_grace");
             } else {
-                tracing::debug!(call, %error, detail, "a call to GitLab failed");
+                tracing::debug!(call, %error, detail, "GitLab request failed");
             }
         }
-        (_, Some(error @ (CallError::OwnToken(_) | CallError::Invalid(_)))) => {
-            tracing::error!(call, %error, "a call to GitLab failed");
+        (_, Some(error @ (CallError::OwnToken(_) | CallError::InvalidRequest(_)))) => {
+            tracing::error!(call, %error, "GitLab does not accept this server's requests");
         }
-        (_, Some(error)) => tracing::debug!(call, %error, "a call to GitLab was refused"),
+        (_, Some(error)) => tracing::debug!(call, %error, "GitLab request was refused"),
         (_, None) => {}
     }
 }

@@ -2,6 +2,32 @@
 
 use std::time::Duration;
 
+/// What is wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// It is not the JSON that was expected; the parser's words.
+    #[error("{0}")]
+    Json(String),
+    /// A field is not there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field has an impossible value.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is too long.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
+    /// It is of another media type.
+    #[error("expected application/json, but got {0:?}")]
+    MediaType(String),
+}
+
+impl From<serde_json::Error> for AnswerError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error.to_string())
+    }
+}
+
 /// Why a call gave no answer. The text may be shown to callers; what only
 /// operators should see is in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,32 +55,32 @@ pub enum CallError {
     },
     /// There was no answer in time.
     #[error("GitLab gave no answer within {0:?}")]
-    TooSlow(Duration),
+    Timeout(Duration),
     /// The answer is not what it should be.
     #[error("GitLab's answer for path {path} cannot be used: {why}")]
-    Garbage {
+    InvalidAnswer {
         /// The path asked for.
         path: &'static str,
         /// What is wrong with it.
-        why: String,
+        why: AnswerError,
     },
-    /// It failed so often that it is left alone for some seconds.
+    /// The circuit breaker is open: GitLab failed too often, and is not called for some seconds.
     #[error("GitLab has not answered for {} s, last: {last}", .since.as_secs())]
-    Away {
+    CircuitOpen {
         /// For how long.
         since: Duration,
         /// The last failure.
         last: String,
     },
-    /// Too many calls wait for their turn.
+    /// Too many calls are queued.
     #[error("too many requests to GitLab wait for their turn (gitlab.api_rate_limit)")]
-    Crowded,
-    /// Too many of those who were never known ask from an address.
+    RateLimited,
+    /// Too many calls with unknown credentials from one address.
     #[error("too many unknown credentials from this address: try again later")]
-    Strangers,
+    TooManyUnknown,
     /// A request that cannot be made.
     #[error("the request to GitLab cannot be made: {0}")]
-    Invalid(String),
+    InvalidRequest(String),
 }
 
 fn with(reason: Option<&str>) -> String {
@@ -71,16 +97,16 @@ impl CallError {
         }
     }
 
-    /// Whether GitLab is ill, rather than the question wrong.
+    /// Whether GitLab failed, rather than the request being wrong.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500 && *status != 501,
-            Self::Unreachable { .. } | Self::TooSlow(_) | Self::Garbage { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout(_) | Self::InvalidAnswer { .. } => true,
             Self::OwnToken(_)
-            | Self::Away { .. }
-            | Self::Crowded
-            | Self::Strangers
-            | Self::Invalid(_) => false,
+            | Self::CircuitOpen { .. }
+            | Self::RateLimited
+            | Self::TooManyUnknown
+            | Self::InvalidRequest(_) => false,
         }
     }
 
@@ -90,12 +116,12 @@ impl CallError {
             Self::Status { status, .. } => *status >= 500 && *status != 501,
             Self::Unreachable { .. } => true,
             // Slow means loaded: to repeat would double it.
-            Self::TooSlow(_) | Self::Garbage { .. } => false,
+            Self::Timeout(_) | Self::InvalidAnswer { .. } => false,
             Self::OwnToken(_)
-            | Self::Away { .. }
-            | Self::Crowded
-            | Self::Strangers
-            | Self::Invalid(_) => false,
+            | Self::CircuitOpen { .. }
+            | Self::RateLimited
+            | Self::TooManyUnknown
+            | Self::InvalidRequest(_) => false,
         }
     }
 }

@@ -3,16 +3,16 @@
 use prometheus_client::registry::Registry;
 
 use super::{call::Endpoint, error::CallError};
-use crate::calls::{Calls, Outcome};
+use crate::call_metrics::{CallCounter, Outcome};
 
 /// Requests to GitLab by call and outcome. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct GitLabMetrics(Calls);
+pub struct GitLabMetrics(CallCounter);
 
 impl GitLabMetrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests to GitLab's internal API, repeated ones included";
+        let help = "Requests to GitLab's internal API by call and outcome, retries included";
         self.0.register(registry, "gitlab_requests", help);
     }
 
@@ -20,9 +20,9 @@ impl GitLabMetrics {
         let outcome = match result {
             Ok(_) => Outcome::Ok,
             Err(error) if error.refusal().is_some() => Outcome::Refused,
-            Err(CallError::Away { .. } | CallError::Crowded | CallError::Strangers) => {
-                Outcome::HeldBack
-            }
+            Err(
+                CallError::CircuitOpen { .. } | CallError::RateLimited | CallError::TooManyUnknown,
+            ) => Outcome::HeldBack,
             Err(_) => Outcome::Failed,
         };
         self.0.count(endpoint.name(), outcome);

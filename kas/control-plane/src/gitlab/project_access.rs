@@ -4,11 +4,10 @@ use futures_util::FutureExt;
 
 use super::{
     super::{AuthError, Token},
-    GitLab,
+    GitLab, cache_keys,
     call::{Call, Endpoint, Expect},
     client::Client,
     error::CallError,
-    keys,
 };
 
 const PATH: &str = "/api/v4/internal/kubernetes/verify_project_access";
@@ -28,7 +27,7 @@ impl GitLab {
             }
             .boxed()
         };
-        let key = keys::of_project(token, path);
+        let key = cache_keys::of_project(token, path);
         self.0.projects.get(key, ask).await
     }
 }

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{DenyReason, RefusedKind, Token},
-    call::{Asker, Call, Endpoint, Expect},
+    call::{Call, Endpoint, Expect, Requester},
     client::Client,
-    error::CallError,
+    error::{AnswerError, CallError},
     number::{Number, or_default},
 };
 
@@ -16,7 +16,7 @@ const PATH: &str = "/api/v4/internal/kubernetes/authorize_proxy_user";
 
 /// What a user proved themselves with.
 #[derive(Debug, Clone)]
-pub(super) enum Proof {
+pub(super) enum UserProof {
     /// A personal access token.
     Token(Token),
     /// A browser's session.
@@ -26,7 +26,7 @@ pub(super) enum Proof {
     },
 }
 
-impl Proof {
+impl UserProof {
     /// What only this user has.
     pub(super) fn secret(&self) -> &Token {
         match self {
@@ -87,12 +87,12 @@ struct Question<'a> {
 pub(super) async fn authorize(
     client: &Client,
     agent: AgentId,
-    proof: &Proof,
-    asker: Asker,
+    proof: &UserProof,
+    requester: Requester,
 ) -> Result<ProxyUser, CallError> {
     let (access_key, csrf_token) = match proof {
-        Proof::Token(token) => (token.expose(), ""),
-        Proof::Session {
+        UserProof::Token(token) => (token.expose(), ""),
+        UserProof::Session {
             access_key,
             csrf_token,
         } => (access_key.expose(), csrf_token.expose()),
@@ -103,11 +103,12 @@ pub(super) async fn authorize(
         access_key,
         csrf_token,
     };
-    let body = serde_json::to_vec(&question).map_err(|e| CallError::Invalid(e.to_string()))?;
+    let body =
+        serde_json::to_vec(&question).map_err(|e| CallError::InvalidRequest(e.to_string()))?;
     let endpoint = Endpoint::AuthorizeProxyUser;
-    let call = Call::post(endpoint, PATH, Bytes::from(body), Expect::Json).asked_by(asker);
+    let call = Call::post(endpoint, PATH, Bytes::from(body), Expect::Json).requested_by(requester);
     let answer = client.call(&call).await?;
-    parse(&answer, agent).map_err(|why| CallError::Garbage { path: PATH, why })
+    parse(&answer, agent).map_err(|why| CallError::InvalidAnswer { path: PATH, why })
 }
 
 /// What the caller is told. "No such agent" and "not for you" sound the same,
@@ -131,7 +132,7 @@ pub(super) fn refusal(error: &CallError, agent: AgentId) -> DenyReason {
         } => unauthenticated(format!(
             "GitLab lets this user not use agent {agent}, or there is no such agent"
         )),
-        CallError::Strangers => DenyReason::TooManyStrangers,
+        CallError::TooManyUnknown => DenyReason::TooManyUnknownCredentials,
         _ => DenyReason::Unavailable(format!("Failed to authorize user session: {error}")),
     }
 }
@@ -178,16 +179,21 @@ struct MembershipsAnswer {
     groups: Vec<Roles>,
 }
 
-fn parse(body: &Bytes, asked: AgentId) -> Result<ProxyUser, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let agent = answer.agent.ok_or("agent is missing")?;
+fn parse(body: &Bytes, asked: AgentId) -> Result<ProxyUser, AnswerError> {
+    let answer: Answer = serde_json::from_slice(body)?;
+    let agent = answer.agent.ok_or(AnswerError::Missing("agent"))?;
     if agent.id.0 != asked.0 {
-        return Err(format!("it is about agent {}, not {asked}", agent.id.0));
+        let about = agent.id.0;
+        return Err(AnswerError::Invalid(format!(
+            "it is about agent {about}, not {asked}"
+        )));
     }
-    let project = agent.config_project.ok_or("config_project is missing")?;
-    let user = answer.user.ok_or("user is missing")?;
+    let project = agent
+        .config_project
+        .ok_or(AnswerError::Missing("config_project"))?;
+    let user = answer.user.ok_or(AnswerError::Missing("user"))?;
     if user.username.is_empty() {
-        return Err("user.username is empty".to_owned());
+        return Err(AnswerError::Invalid("user.username is empty".to_owned()));
     }
     let access_as = match answer.access_as {
         Some(AccessAsAnswer { user: Some(it), .. }) => UserAccessAs::User {
@@ -195,7 +201,11 @@ fn parse(body: &Bytes, asked: AgentId) -> Result<ProxyUser, String> {
             groups: it.groups,
         },
         Some(AccessAsAnswer { agent: Some(_), .. }) => UserAccessAs::Agent,
-        Some(_) | None => return Err("access_as has no key that is known".to_owned()),
+        Some(_) | None => {
+            return Err(AnswerError::Invalid(
+                "access_as has no key that is known".to_owned(),
+            ));
+        }
     };
     Ok(ProxyUser {
         agent: asked,
@@ -213,7 +223,7 @@ mod tests {
     const GOOD: &str = r#"{"agent":{"id":5,"config_project":{"id":3}},"user":{"id":1,"username":"jo"},
         "access_as":{"user":{"projects":[{"id":"8","roles":["guest","developer"]}],"groups":null}}}"#;
 
-    fn read(text: &str) -> Result<ProxyUser, String> {
+    fn read(text: &str) -> Result<ProxyUser, AnswerError> {
         parse(&Bytes::from(text.to_owned()), AgentId(5))
     }
 
@@ -241,7 +251,7 @@ mod tests {
             ("config_project", "project", "config_project"),
             (r#""jo""#, r#""""#, "username"),
         ] {
-            let error = read(&GOOD.replace(there, gone)).unwrap_err();
+            let error = read(&GOOD.replace(there, gone)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }

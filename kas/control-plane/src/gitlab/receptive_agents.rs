@@ -12,7 +12,7 @@ use super::{
     GitLab,
     call::{Call, Endpoint},
     client::Client,
-    error::CallError,
+    error::{AnswerError, CallError},
     number::{Number, or_default},
 };
 use crate::{Material, Proof, ReceptiveAgent};
@@ -57,7 +57,7 @@ impl Client {
     pub async fn receptive_agents(&self) -> Result<Vec<ReceptiveAgent>, CallError> {
         let call = Call::get(Endpoint::ReceptiveAgents, PATH);
         match self.call(&call).await {
-            Ok(body) => parse(&body).map_err(|why| CallError::Garbage { path: PATH, why }),
+            Ok(body) => parse(&body).map_err(|why| CallError::InvalidAnswer { path: PATH, why }),
             Err(error) if error.refusal() == Some(404) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -84,7 +84,7 @@ impl GitLab {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "GitLab could not say which agents are to be dialled; those it named last are");
+                    tracing::warn!(%error, "could not fetch the list of receptive agents from GitLab; keeping the last one");
                 }
             }
             let pause = tokio::time::sleep(jittered(period));
@@ -93,16 +93,16 @@ impl GitLab {
     }
 }
 
-fn parse(body: &Bytes) -> Result<Vec<ReceptiveAgent>, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+fn parse(body: &Bytes) -> Result<Vec<ReceptiveAgent>, AnswerError> {
+    let answer: Answer = serde_json::from_slice(body)?;
     let agents = answer.agents.into_iter().filter_map(|it| {
         let id = it["id"].to_string();
         agent(it)
             .inspect_err(|why| {
                 tracing::warn!(
-                    agent_id = id,
-                    why,
-                    "GitLab lists an agent to be dialled that cannot be understood"
+                    agent.id = id,
+                    reason = why,
+                    "ignoring a receptive agent that GitLab describes incompletely"
                 )
             })
             .ok()

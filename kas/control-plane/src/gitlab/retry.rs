@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// Attempts of one call, at most.
-pub(super) const ATTEMPTS: u32 = 4;
+pub(super) const ATTEMPTS_MAX: u32 = 4;
 /// The first pause, before jitter.
-const FIRST: Duration = Duration::from_millis(100);
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Retries that may be saved up.
-const SAVED: f64 = 10.0;
+const RETRY_BUDGET_MAX: f64 = 10.0;
 /// What each call adds to the retries saved up: when GitLab fails for
 /// everybody, retries add a tenth to its load at most.
-const PER_CALL: f64 = 0.1;
+const RETRY_BUDGET_PER_CALL: f64 = 0.1;
 
 /// How many retries all calls together may still make.
 #[derive(Debug)]
@@ -18,14 +18,14 @@ pub(super) struct Budget(f64);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(SAVED)
+        Self(RETRY_BUDGET_MAX)
     }
 }
 
 impl Budget {
     /// A call begins.
     pub(super) fn deposit(&mut self) {
-        self.0 = (self.0 + PER_CALL).min(SAVED);
+        self.0 = (self.0 + RETRY_BUDGET_PER_CALL).min(RETRY_BUDGET_MAX);
     }
 
     /// Whether there is a retry left; it is taken.
@@ -41,7 +41,7 @@ impl Budget {
 /// The pause before retry `number`, from 0: half of it is chance, so that
 /// replicas that failed together do not come back together.
 pub(super) fn pause(number: u32, random: f64) -> Duration {
-    (FIRST * 2_u32.saturating_pow(number)).mul_f64(0.5 + random / 2.0)
+    (RETRY_BACKOFF_MIN * 2_u32.saturating_pow(number)).mul_f64(0.5 + random / 2.0)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `usage_metrics`: GitLab is told how this server is used.
+//! `usage_metrics`: reports to GitLab how this server is used.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::usage::{Report, Usage};
 
 const PATH: &str = "/api/v4/internal/kubernetes/usage_metrics";
 /// How long the last report may take.
-const LAST: Duration = Duration::from_secs(5);
+const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Client {
     /// Reports usage. Tried once, since a report that GitLab has taken without
@@ -25,7 +25,8 @@ impl Client {
     /// # Errors
     /// When GitLab does not take it.
     pub async fn post_usage(&self, report: &Report) -> Result<(), CallError> {
-        let body = serde_json::to_vec(report).map_err(|e| CallError::Invalid(e.to_string()))?;
+        let body =
+            serde_json::to_vec(report).map_err(|e| CallError::InvalidRequest(e.to_string()))?;
         let endpoint = Endpoint::UsageMetrics;
         let call = Call {
             retried: false,
@@ -47,8 +48,11 @@ impl GitLab {
             self.report_once(&usage).await;
             next = (next + period).max(Instant::now());
         }
-        if timeout(LAST, self.report_once(&usage)).await.is_err() {
-            tracing::info!("GitLab did not take the last usage report in time");
+        if timeout(LAST_REPORT_TIMEOUT, self.report_once(&usage))
+            .await
+            .is_err()
+        {
+            tracing::info!("last usage report to GitLab timed out");
         }
     }
 
@@ -60,7 +64,7 @@ impl GitLab {
         match self.client().post_usage(&report).await {
             Ok(()) => usage.reported(&report),
             Err(error) => {
-                tracing::warn!(%error, "GitLab did not take a usage report; it is in the next");
+                tracing::warn!(%error, "could not send a usage report to GitLab; its counts go into the next one");
             }
         }
     }

@@ -22,8 +22,8 @@ const HEADER: &str = "\
 # `kas agent|user|service|access …` rewrites it as a whole: comments do not survive that.
 ";
 
-const LOCK_TRIES: u32 = 500;
-const LOCK_RETRY: Duration = Duration::from_millis(20);
+const LOCK_ATTEMPTS_MAX: u32 = 500;
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ fn lock(file: &Path) -> Result<File, EditError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    for _ in 0..LOCK_TRIES {
+    for _ in 0..LOCK_ATTEMPTS_MAX {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
             Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
@@ -120,7 +120,7 @@ fn lock(file: &Path) -> Result<File, EditError> {
     reason = "changing the file is not for async code"
 )]
 fn pause() {
-    std::thread::sleep(LOCK_RETRY);
+    std::thread::sleep(LOCK_RETRY_INTERVAL);
 }
 
 /// The text of a document, checked like any that is read.

@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Standalone, StandaloneError, lock, read};
 
-const PERIOD: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a file must stay as it is before it is read: an editor that writes
 /// in place shows half of it for a moment.
-const SETTLED: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 /// How often a file that changes while it is read is read again before that is
 /// left to the next look.
-const READINGS: usize = 10;
+const READS_MAX: usize = 10;
 
 /// What was seen of the file so far.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Fingerprint {
 impl Standalone {
     /// Follows the file until told to stop. Errors are logged, once for each state of the file.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = interval(PERIOD);
+        let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             if !self.settled().await {
@@ -70,7 +70,7 @@ impl Standalone {
             let standalone = self.clone();
             let look = move || standalone.look(Timestamp::now());
             if let Err(error) = tokio::task::spawn_blocking(look).await {
-                tracing::error!(%error, "looking at the control plane's file failed");
+                tracing::error!(%error, "checking the control plane file failed");
             }
         }
     }
@@ -81,7 +81,7 @@ impl Standalone {
         if before == lock(&self.progress).seen {
             return true;
         }
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         before == Fingerprint::of(&self.file)
     }
 
@@ -91,7 +91,7 @@ impl Standalone {
             Ok(false) => {}
             Err(error) => tracing::error!(
                 %error,
-                "control plane file refused, the state read before stays in force"
+                "control plane file is invalid; the last valid one stays in force"
             ),
         }
     }
@@ -107,7 +107,7 @@ impl Standalone {
             self.note_ended_tokens(before, now);
             return Ok(false);
         }
-        for _ in 0..READINGS {
+        for _ in 0..READS_MAX {
             let directory = read(&self.file, now);
             let after = Fingerprint::of(&self.file);
             if fingerprint == after {

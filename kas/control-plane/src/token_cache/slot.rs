@@ -13,10 +13,10 @@ use futures_util::{
 };
 use tokio::time::Instant;
 
-use super::{Memory, Refusal};
+use super::{CachePolicy, Retryable};
 
 /// A question that several wait for.
-pub(super) type Flight<V, E> = Shared<Pin<Box<dyn Future<Output = Result<V, E>> + Send>>>;
+pub(super) type InFlight<V, E> = Shared<Pin<Box<dyn Future<Output = Result<V, E>> + Send>>>;
 
 /// One token's place.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Slot<V, E>(Mutex<State<V, E>>);
 
 struct State<V, E> {
     last: Option<Answer<V, E>>,
-    flight: Option<Flight<V, E>>,
+    in_flight: Option<InFlight<V, E>>,
 }
 
 struct Answer<V, E> {
@@ -33,16 +33,16 @@ struct Answer<V, E> {
     asked: Instant,
 }
 
-/// What a slot has to offer.
-pub(super) enum Look<V, E> {
+/// What a slot holds for now.
+pub(super) enum Lookup<V, E> {
     /// An answer that counts.
     Fresh(Result<V, E>),
     /// A good one that counts, but not for long.
-    Ending(V),
+    Expiring(V),
     /// A good one that only counts if nobody can say.
-    Grace(V),
+    Stale(V),
     /// Nothing.
-    Nothing,
+    Missing,
 }
 
 impl<V, E> Default for Slot<V, E> {
@@ -55,7 +55,7 @@ impl<V, E> Default for State<V, E> {
     fn default() -> Self {
         Self {
             last: None,
-            flight: None,
+            in_flight: None,
         }
     }
 }
@@ -69,58 +69,58 @@ impl<V, E> std::fmt::Debug for State<V, E> {
 impl<V, E> Slot<V, E>
 where
     V: Clone + Send + Sync + 'static,
-    E: Refusal + Clone + Send + Sync + 'static,
+    E: Retryable + Clone + Send + Sync + 'static,
 {
-    pub(super) fn look(&self, memory: &Memory, now: Instant) -> Look<V, E> {
+    pub(super) fn lookup(&self, policy: &CachePolicy, now: Instant) -> Lookup<V, E> {
         let state = self.state();
         let Some(last) = &state.last else {
-            return Look::Nothing;
+            return Lookup::Missing;
         };
         let age = now.saturating_duration_since(last.asked);
         match &last.result {
-            Ok(good) if age >= memory.good => {
-                if age - memory.good < memory.grace {
-                    Look::Grace(good.clone())
+            Ok(good) if age >= policy.ttl => {
+                if age - policy.ttl < policy.grace {
+                    Lookup::Stale(good.clone())
                 } else {
-                    Look::Nothing
+                    Lookup::Missing
                 }
             }
-            Ok(good) if age >= ending(memory.good) => Look::Ending(good.clone()),
-            Err(_) if age >= memory.refused => Look::Nothing,
-            result => Look::Fresh(result.clone()),
+            Ok(good) if age >= refresh_age(policy.ttl) => Lookup::Expiring(good.clone()),
+            Err(_) if age >= policy.error_ttl => Lookup::Missing,
+            result => Lookup::Fresh(result.clone()),
         }
     }
 
     /// The question under way, or `ask` made into one; says whether it is new.
     pub(super) fn join(
         self: &Arc<Self>,
-        memory: Memory,
+        policy: CachePolicy,
         ask: impl FnOnce() -> BoxFuture<'static, Result<V, E>>,
-    ) -> (Flight<V, E>, bool) {
+    ) -> (InFlight<V, E>, bool) {
         let mut state = self.state();
-        if let Some(flight) = &state.flight {
-            return (flight.clone(), false);
+        if let Some(in_flight) = &state.in_flight {
+            return (in_flight.clone(), false);
         }
         let (slot, question, asked) = (self.clone(), ask(), Instant::now());
-        let flight: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+        let in_flight: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let result = question.await;
-            slot.landed(&memory, asked, result.clone());
+            slot.store(&policy, asked, result.clone());
             result
         });
-        let flight = flight.shared();
-        state.flight = Some(flight.clone());
-        (flight, true)
+        let in_flight = in_flight.shared();
+        state.in_flight = Some(in_flight.clone());
+        (in_flight, true)
     }
 
     /// Keeps an answer; a failure to ask leaves what was there, within its grace.
-    fn landed(&self, memory: &Memory, asked: Instant, result: Result<V, E>) {
+    fn store(&self, policy: &CachePolicy, asked: Instant, result: Result<V, E>) {
         let mut state = self.state();
-        state.flight = None;
+        state.in_flight = None;
         if !matches!(&result, Err(error) if error.is_retryable()) {
             state.last = Some(Answer { result, asked });
             return;
         }
-        let over = memory.good + memory.grace;
+        let over = policy.ttl + policy.grace;
         if state
             .last
             .as_ref()
@@ -136,6 +136,6 @@ where
 }
 
 /// The age from which a good answer is asked for again while it still counts.
-fn ending(good: Duration) -> Duration {
+fn refresh_age(good: Duration) -> Duration {
     good / 10 * 9
 }

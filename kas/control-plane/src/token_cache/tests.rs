@@ -12,7 +12,7 @@ enum No {
     Away,
 }
 
-impl Refusal for No {
+impl Retryable for No {
     fn is_retryable(&self) -> bool {
         *self == Self::Away
     }
@@ -27,14 +27,14 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let memory = Memory {
-            good: Duration::from_secs(300),
-            refused: Duration::from_secs(60),
+        let policy = CachePolicy {
+            ttl: Duration::from_secs(300),
+            error_ttl: Duration::from_secs(60),
             grace: Duration::from_secs(600),
-            tokens: 10,
+            capacity: 10,
         };
         Self {
-            cache: TokenCache::new(memory),
+            cache: TokenCache::new(policy),
             asked: Arc::default(),
         }
     }
@@ -186,7 +186,7 @@ async fn grace_is_not_extended_by_an_answer_older_than_a_refusal() {
 #[tokio::test(start_paused = true)]
 async fn without_a_time_nothing_is_remembered() {
     let mut fixture = Fixture::new();
-    fixture.cache.memory.good = Duration::ZERO;
+    fixture.cache.policy.ttl = Duration::ZERO;
 
     assert_eq!(fixture.get(Ok(1)).await, Ok(1));
     assert_eq!(fixture.get(Ok(2)).await, Ok(2));

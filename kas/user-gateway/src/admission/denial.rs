@@ -23,7 +23,7 @@ pub(super) fn of_denial(reason: &DenyReason) -> Failure {
             Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {reason}"))
         }
         DenyReason::Refused { kind, words } => of_refusal(*kind, words),
-        DenyReason::TooManyStrangers => {
+        DenyReason::TooManyUnknownCredentials => {
             Failure::retryable(StatusCode::TOO_MANY_REQUESTS, reason.to_string())
         }
         DenyReason::Unavailable(_) => {
@@ -72,7 +72,7 @@ mod tests {
                 403,
                 false,
             ),
-            (of_denial(&DenyReason::TooManyStrangers), 429, true),
+            (of_denial(&DenyReason::TooManyUnknownCredentials), 429, true),
             (of_denial(&DenyReason::Unavailable("x".into())), 503, true),
             (gitlab(RefusedKind::Unauthenticated), 401, false),
             (gitlab(RefusedKind::Forbidden), 403, false),

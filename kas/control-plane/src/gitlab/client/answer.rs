@@ -9,28 +9,31 @@ use hyper::body::Incoming;
 use jiff::{Timestamp, fmt::rfc2822};
 use serde::Deserialize;
 
-use super::super::{call::Call, error::CallError};
+use super::super::{
+    call::Call,
+    error::{AnswerError, CallError},
+};
 
 /// Bytes of an answer, at most.
-const LARGEST: usize = 1 << 20;
+const ANSWER_MAX_BYTES: usize = 1 << 20;
 /// Characters of a reason, at most.
-const LONGEST_REASON: usize = 200;
-/// Clocks this far apart are worth a word.
-const SKEW: i64 = 5;
-/// Clocks this far apart make this server's tokens invalid, whatever is said.
-const HOPELESS_SKEW: i64 = 60;
+const REASON_CHARS_MAX: usize = 200;
+/// A difference of clocks that is worth mentioning.
+const CLOCK_SKEW_NOTABLE_SECONDS: i64 = 5;
+/// A difference of clocks that makes this server's tokens invalid, whatever GitLab's message is.
+const CLOCK_SKEW_MAX_SECONDS: i64 = 60;
 /// How GitLab refuses this server's own token, rather than an agent's.
 const OWN_TOKEN_REFUSED: &str = "KAS JWT";
 
 pub(super) async fn read(body: Incoming, path: &'static str) -> Result<Bytes, CallError> {
-    match Limited::new(body, LARGEST).collect().await {
+    match Limited::new(body, ANSWER_MAX_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<hyper::Error>() => Err(CallError::Unreachable {
             detail: format!("the answer broke off: {error}"),
         }),
-        Err(_) => Err(CallError::Garbage {
+        Err(_) => Err(CallError::InvalidAnswer {
             path,
-            why: format!("it is longer than {LARGEST} bytes"),
+            why: AnswerError::TooLong(ANSWER_MAX_BYTES),
         }),
     }
 }
@@ -41,9 +44,9 @@ pub(super) fn json(head: &Parts, body: Bytes, path: &'static str) -> Result<Byte
     if kind == "application/json" {
         return Ok(body);
     }
-    Err(CallError::Garbage {
+    Err(CallError::InvalidAnswer {
         path,
-        why: format!("expected application/json, but got {kind:?}"),
+        why: AnswerError::MediaType(kind.to_owned()),
     })
 }
 
@@ -56,7 +59,7 @@ pub(super) fn refusal(head: &Parts, body: &[u8], call: &Call) -> CallError {
         let own = reason
             .as_ref()
             .is_some_and(|it| it.contains(OWN_TOKEN_REFUSED));
-        if own || skew >= HOPELESS_SKEW {
+        if own || skew >= CLOCK_SKEW_MAX_SECONDS {
             return CallError::OwnToken(own_token(reason.as_deref(), skew));
         }
     }
@@ -86,7 +89,7 @@ fn reason(head: &Parts, body: &[u8]) -> Option<String> {
         other => other.to_string(),
     };
     let printable = text.chars().filter(|c| !c.is_control());
-    Some(printable.take(LONGEST_REASON).collect())
+    Some(printable.take(REASON_CHARS_MAX).collect())
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
@@ -103,7 +106,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// What to look at when this server's own token is refused.
 fn own_token(reason: Option<&str>, skew: i64) -> String {
     let reason = reason.unwrap_or("401");
-    if skew >= SKEW {
+    if skew >= CLOCK_SKEW_NOTABLE_SECONDS {
         return format!("{reason}; the clocks of GitLab and this server are {skew} s apart");
     }
     format!("{reason}; is gitlab.authentication_secret_file the one that GitLab has?")

@@ -11,7 +11,7 @@ use runtime::jwt;
 
 use super::{
     super::{
-        call::{Asker, Call, Expect},
+        call::{Call, Expect, Requester},
         error::CallError,
     },
     Client, answer,
@@ -20,16 +20,16 @@ use super::{
 /// The header with this server's own token.
 const OWN_TOKEN: HeaderName = HeaderName::from_static("gitlab-kas-api-request");
 /// How long that token is good, as upstream makes it.
-const VALIDITY: Duration = Duration::from_secs(30);
+const TOKEN_TTL: Duration = Duration::from_secs(30);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Client {
     /// Sends a call once and reads its answer.
     pub(super) async fn send(&self, call: &Call) -> Result<Bytes, CallError> {
         let request = self.request(call)?;
-        let stranger = match call.asker {
-            Asker::Known => None,
-            Asker::Stranger(_) => Some(self.strangers.acquire().await),
+        let unknown = match call.requester {
+            Requester::Known => None,
+            Requester::Unknown(_) => Some(self.unknown_connections.acquire().await),
         };
         let connection = self.connections.acquire().await;
         let response =
@@ -40,13 +40,13 @@ impl Client {
                     detail: causes(&error),
                 })?;
         let read = self.read(call, response).await;
-        drop((connection, stranger));
+        drop((connection, unknown));
         read
     }
 
     /// Signed anew each time: a late retry must not carry an old token.
     fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, CallError> {
-        let invalid = |error: &dyn Error| CallError::Invalid(error.to_string());
+        let invalid = |error: &dyn Error| CallError::InvalidRequest(error.to_string());
         let url = self.base.url(&target(call));
         let url = url.map_err(|error| invalid(&error))?;
         let body = call.body.clone().unwrap_or_default();
@@ -62,7 +62,7 @@ impl Client {
             headers.insert(header::CONTENT_TYPE, JSON);
         }
         if call.signed {
-            let token = jwt::sign_for(&self.secret, "gitlab-kas", "gitlab", VALIDITY);
+            let token = jwt::sign_for(&self.secret, "gitlab-kas", "gitlab", TOKEN_TTL);
             let token = token.map_err(|error| invalid(&error))?;
             headers.insert(OWN_TOKEN, secret(&token)?);
         }
@@ -103,7 +103,7 @@ fn target(call: &Call) -> Cow<'static, str> {
 
 fn secret(value: &str) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::from_str(value)
-        .map_err(|_| CallError::Invalid("the token is no header value".to_owned()))?;
+        .map_err(|_| CallError::InvalidRequest("the token is no header value".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }

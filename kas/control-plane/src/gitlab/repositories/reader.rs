@@ -10,12 +10,12 @@ use super::{
         super::{
             AgentConfigurationVersion, AgentInfo, Configuration, Problem, agent_file::AgentFile,
         },
-        agent_info::Registered,
+        agent_info::RegisteredAgent,
     },
     RepositorySettings,
 };
 
-use crate::gitaly::{ErrorKind, GitalyError, Place};
+use crate::gitaly::{ErrorKind, GitalyError, RepositoryLocation};
 
 /// What an agent's file says, or what is wrong with it. By default that of a
 /// file that is not there: nothing.
@@ -73,17 +73,17 @@ impl Content {
 /// Reads an agent's file as of a commit.
 pub(super) async fn read(
     settings: &RepositorySettings,
-    registered: &Registered,
+    registered: &RegisteredAgent,
     commit: &str,
     path: &str,
 ) -> Result<Content, GitalyError> {
-    let place = Place {
+    let location = RepositoryLocation {
         server: &registered.gitaly,
         repository: &registered.repository,
     };
     let file = settings
         .gitaly
-        .file(place, commit, path, settings.max_file_size);
+        .file(location, commit, path, settings.max_file_size);
     let parsed = match file.await {
         Ok(bytes) => parse(&registered.agent, path, &bytes),
         Err(error) => match error.kind {

@@ -9,13 +9,13 @@ use std::{
 use cluster_state::AgentId;
 
 use super::{
-    super::{super::Problem, GitLab, agent_info::Registered},
+    super::{super::Problem, GitLab, agent_info::RegisteredAgent},
     PollSharing,
     assignee::{AssigneeTracker, Assignment, Head, PostedHead},
     reader::{self, Content},
     subscribers::{Subscribers, Trigger},
 };
-use crate::gitaly::{AgentFileName, ErrorKind, GitalyError, Place};
+use crate::gitaly::{AgentFileName, ErrorKind, GitalyError, RepositoryLocation};
 
 /// What is remembered from refresh to refresh.
 pub(super) struct Refresher {
@@ -85,7 +85,7 @@ impl Refresher {
     }
 
     /// The agents that are still connected.
-    fn agents(&mut self) -> BTreeMap<AgentId, Arc<Registered>> {
+    fn agents(&mut self) -> BTreeMap<AgentId, Arc<RegisteredAgent>> {
         let mut agents = BTreeMap::new();
         for id in self.subscribers.agents() {
             if let Some(registered) = self.following(id) {
@@ -104,7 +104,7 @@ impl Refresher {
     }
 
     /// An agent that is still connected; one that is not is unsubscribed.
-    fn following(&self, id: AgentId) -> Option<Arc<Registered>> {
+    fn following(&self, id: AgentId) -> Option<Arc<RegisteredAgent>> {
         let agents = &self.gitlab.0.agents;
         agents.following(id).or_else(|| {
             self.subscribers.unsubscribe(id);
@@ -119,7 +119,7 @@ impl Refresher {
     async fn find(
         &mut self,
         trigger: Trigger,
-        any: &Registered,
+        any: &RegisteredAgent,
     ) -> Result<Option<Head>, GitalyError> {
         let project = self.subscribers.project;
         let Some(sharing) = self.sharing.clone() else {
@@ -146,16 +146,16 @@ impl Refresher {
         }
     }
 
-    async fn poll(&self, any: &Registered) -> Result<Head, GitalyError> {
+    async fn poll(&self, any: &RegisteredAgent) -> Result<Head, GitalyError> {
         let gitaly = &self.gitlab.0.repositories.settings.gitaly;
-        match gitaly.head(place(any), &any.agent.default_branch).await {
+        match gitaly.head(location(any), &any.agent.default_branch).await {
             Ok(head) => Ok(head.into()),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(Head::Missing(error.to_string())),
             Err(error) => Err(error),
         }
     }
 
-    fn refuse(&mut self, agents: &BTreeMap<AgentId, Arc<Registered>>, why: &str) {
+    fn refuse(&mut self, agents: &BTreeMap<AgentId, Arc<RegisteredAgent>>, why: &str) {
         for id in agents.keys() {
             self.gitlab.0.agents.configure(*id, |it| {
                 it.problem = Some(Problem::NoBranch(why.to_owned()));
@@ -167,7 +167,7 @@ impl Refresher {
     /// not keep the others from theirs.
     async fn deliver(
         &mut self,
-        agents: &BTreeMap<AgentId, Arc<Registered>>,
+        agents: &BTreeMap<AgentId, Arc<RegisteredAgent>>,
         commit: &str,
     ) -> Result<(), GitalyError> {
         let without = |id: &AgentId| self.delivered.get(id).is_none_or(|it| it.commit != commit);
@@ -200,11 +200,11 @@ impl Refresher {
     /// What names the content of each agent's file, in one question for all.
     async fn blobs(
         &self,
-        any: &Registered,
+        any: &RegisteredAgent,
         commit: &str,
     ) -> Result<HashMap<String, String>, GitalyError> {
         let gitaly = &self.gitlab.0.repositories.settings.gitaly;
-        let listed = gitaly.files(place(any), commit, AgentFileName::DIRECTORY);
+        let listed = gitaly.files(location(any), commit, AgentFileName::DIRECTORY);
         let listed = match listed.await {
             Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
             listed => listed?,
@@ -218,7 +218,7 @@ impl Refresher {
 
     async fn read(
         &self,
-        registered: &Registered,
+        registered: &RegisteredAgent,
         commit: &str,
         blobs: Option<&HashMap<String, String>>,
     ) -> Result<Delivered, GitalyError> {
@@ -286,8 +286,8 @@ impl Refresher {
     }
 }
 
-fn place(registered: &Registered) -> Place<'_> {
-    Place {
+fn location(registered: &RegisteredAgent) -> RepositoryLocation<'_> {
+    RepositoryLocation {
         server: &registered.gitaly,
         repository: &registered.repository,
     }

@@ -8,7 +8,7 @@ use prometheus_client::{
 
 /// Calls by name and outcome. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Family<Labels, Counter>);
+pub(crate) struct CallCounter(Family<Labels, Counter>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
     HeldBack,
 }
 
-impl Calls {
+impl CallCounter {
     pub(crate) fn register(&self, registry: &mut Registry, name: &str, help: &str) {
         registry.register(name, help, self.0.clone());
     }

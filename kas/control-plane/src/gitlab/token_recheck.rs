@@ -1,5 +1,5 @@
-//! Whether connected agents' tokens are still good: asked now and then, since
-//! an idle agent shows its token to nobody.
+//! Whether connected agents' tokens are still valid: asked periodically, since an idle
+//! agent presents its token to nobody.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::{super::Token, GitLab};
 
 /// The time of a round at least, and where answers are not remembered.
-const SHORTEST: Duration = Duration::from_secs(1);
-const USUAL: Duration = Duration::from_secs(300);
+const RECHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL_DEFAULT: Duration = Duration::from_secs(300);
 
 impl GitLab {
     /// Asks about the tokens of connected agents, each once in the time that an
     /// answer counts, until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
+    pub async fn recheck_tokens(self, stop: CancellationToken) {
         let round = match self.0.recheck {
-            Duration::ZERO => USUAL,
-            time => time.max(SHORTEST),
+            Duration::ZERO => RECHECK_INTERVAL_DEFAULT,
+            time => time.max(RECHECK_INTERVAL_MIN),
         };
         while stop.run_until_cancelled(self.round(round)).await.is_some() {}
     }
@@ -39,7 +39,7 @@ impl GitLab {
             return;
         };
         if !error.is_retryable() && self.0.agents.lost(agent, token) {
-            tracing::info!(agent_id = agent.0, %error, "an agent's token is good no more");
+            tracing::info!(agent.id = %agent, %error, "agent token is no longer valid; its connections are closed");
             self.0.revision.send_modify(|revision| *revision += 1);
         }
     }

@@ -6,19 +6,19 @@ use sha2::{Digest, Sha256};
 
 use super::{
     super::{Token, TokenHash},
-    proxy_user::Proof,
+    proxy_user::UserProof,
 };
 
 /// A user's question is about one agent and all that they proved themselves with.
-pub(super) fn of_user(agent: AgentId, proof: &Proof) -> TokenHash {
+pub(super) fn of_user(agent: AgentId, proof: &UserProof) -> TokenHash {
     let mut hash = Sha256::new();
     hash.update(agent.0.to_le_bytes());
     match proof {
-        Proof::Token(token) => {
+        UserProof::Token(token) => {
             hash.update(b"p");
             hash.update(token.hash().as_bytes());
         }
-        Proof::Session {
+        UserProof::Session {
             access_key,
             csrf_token,
         } => {
@@ -47,14 +47,14 @@ mod tests {
     #[test]
     fn questions_are_told_apart_by_agent_kind_key_and_csrf_token() {
         let token = |text: &str| Token::new(text);
-        let session = |key, csrf| Proof::Session {
+        let session = |key, csrf| UserProof::Session {
             access_key: token(key),
             csrf_token: token(csrf),
         };
         let questions = [
-            (1, Proof::Token(token("t"))),
-            (2, Proof::Token(token("t"))),
-            (1, Proof::Token(token("u"))),
+            (1, UserProof::Token(token("t"))),
+            (2, UserProof::Token(token("t"))),
+            (1, UserProof::Token(token("u"))),
             (1, session("t", "c")),
             (1, session("t", "d")),
             (1, session("tc", "")),

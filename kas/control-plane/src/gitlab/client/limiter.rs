@@ -1,5 +1,5 @@
 //! Whose turn it is to have GitLab asked: tokens that were good have three quarters of the turns to
-//! themselves, and of the last quarter no address of strangers has more than half.
+//! themselves, and of the last quarter no address of unknown has more than half.
 
 use std::{
     net::IpAddr,
@@ -10,40 +10,37 @@ use std::{
 use runtime::shares::{Rate, Rates};
 use tokio::time::Instant;
 
-use super::super::{call::Asker, error::CallError};
-use crate::{bucket::Bucket, config::RateLimit};
+use super::super::{call::Requester, error::CallError};
+use crate::{config::RateLimit, token_bucket::TokenBucket};
 
 /// Of all turns, those of tokens that were never good.
-const STRANGERS_PART: f64 = 0.25;
+const UNKNOWN_SHARE: f64 = 0.25;
 /// Of these, those of one address.
-const ADDRESS_PART: f64 = 0.5;
-/// Addresses of strangers that are told apart.
-const ADDRESSES: usize = 10_000;
+const ADDRESS_SHARE: f64 = 0.5;
+/// Addresses of unknown that are told apart.
+const ADDRESSES_MAX: usize = 10_000;
 
 /// The turns.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct RequestLimiter {
     buckets: Mutex<Buckets>,
     addresses: Rates<IpAddr>,
 }
 
 #[derive(Debug)]
 struct Buckets {
-    known: Bucket,
-    strangers: Bucket,
+    known: TokenBucket,
+    unknown: TokenBucket,
 }
 
-impl Turns {
+impl RequestLimiter {
     /// All turns of a rate.
     pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
-        let strangers = part(limit, STRANGERS_PART);
-        let address = part(strangers, ADDRESS_PART);
+        let unknown = part(limit, UNKNOWN_SHARE);
+        let address = part(unknown, ADDRESS_SHARE);
         let known = RateLimit {
-            refill_rate_per_second: limit.refill_rate_per_second - strangers.refill_rate_per_second,
-            bucket_size: limit
-                .bucket_size
-                .saturating_sub(strangers.bucket_size)
-                .max(1),
+            refill_rate_per_second: limit.refill_rate_per_second - unknown.refill_rate_per_second,
+            bucket_size: limit.bucket_size.saturating_sub(unknown.bucket_size).max(1),
         };
         let rate = Rate {
             per_second: address.refill_rate_per_second,
@@ -51,38 +48,43 @@ impl Turns {
         };
         Self {
             buckets: Mutex::new(Buckets {
-                known: Bucket::new(known, now),
-                strangers: Bucket::new(strangers, now),
+                known: TokenBucket::new(known, now),
+                unknown: TokenBucket::new(unknown, now),
             }),
-            addresses: Rates::new(rate, ADDRESSES),
+            addresses: Rates::new(rate, ADDRESSES_MAX),
         }
     }
 
     /// Takes a turn: how long to wait before using it.
     ///
     /// # Errors
-    /// [`CallError::Strangers`] when strangers have had their turns, [`CallError::Crowded`] when
+    /// [`CallError::TooManyUnknown`] when unknown have had their turns, [`CallError::RateLimited`] when
     /// those who are known would wait longer than `patience`.
     pub(super) fn take(
         &self,
-        asker: Asker,
+        requester: Requester,
         now: Instant,
         patience: Duration,
     ) -> Result<Duration, CallError> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = match asker {
-            Asker::Known => return buckets.known.take(now, patience).ok_or(CallError::Crowded),
-            Asker::Stranger(from) => from,
+        let from = match requester {
+            Requester::Known => {
+                return buckets
+                    .known
+                    .take(now, patience)
+                    .ok_or(CallError::RateLimited);
+            }
+            Requester::Unknown(from) => from,
         };
         if self.addresses.take(&from, now)
-            && let Some(wait) = buckets.strangers.take(now, patience)
+            && let Some(wait) = buckets.unknown.take(now, patience)
         {
             return Ok(wait);
         }
         // What those who are known leave is for anybody: after a start nobody is known.
         let idle = buckets.known.spare(now) > buckets.known.size() / 2.0;
         let spare = idle.then(|| buckets.known.take(now, Duration::ZERO));
-        spare.flatten().ok_or(CallError::Strangers)
+        spare.flatten().ok_or(CallError::TooManyUnknown)
     }
 }
 
@@ -110,31 +112,31 @@ mod tests {
         bucket_size: 80,
     };
 
-    fn stranger(last: u8) -> Asker {
-        Asker::Stranger(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
+    fn unknown(last: u8) -> Requester {
+        Requester::Unknown(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
     }
 
     #[test]
     fn made_up_tokens_leave_turns_to_known_ones_and_to_strangers_elsewhere() {
         let now = Instant::now();
-        let turns = Turns::new(LIMIT, now);
-        let take = |asker| turns.take(asker, now, Duration::from_secs(1));
+        let turns = RequestLimiter::new(LIMIT, now);
+        let take = |requester| turns.take(requester, now, Duration::from_secs(1));
 
-        let flood = (0..1000).filter(|_| take(stranger(1)).is_ok()).count();
+        let flood = (0..1000).filter(|_| take(unknown(1)).is_ok()).count();
 
         assert_eq!(flood, 10 + 30, "its part, and what is spare");
-        assert_eq!(take(stranger(1)), Err(CallError::Strangers));
-        let known = (0..30).filter(|_| take(Asker::Known) == Ok(Duration::ZERO));
+        assert_eq!(take(unknown(1)), Err(CallError::TooManyUnknown));
+        let known = (0..30).filter(|_| take(Requester::Known) == Ok(Duration::ZERO));
         assert_eq!(known.count(), 30);
-        let elsewhere = (0..10).filter(|_| take(stranger(2)) == Ok(Duration::ZERO));
+        let elsewhere = (0..10).filter(|_| take(unknown(2)) == Ok(Duration::ZERO));
         assert_eq!(elsewhere.count(), 10);
     }
 
     #[test]
     fn known_tokens_wait_for_their_turns_as_long_as_they_have_patience() {
         let now = Instant::now();
-        let turns = Turns::new(LIMIT, now);
-        let take = || turns.take(Asker::Known, now, Duration::from_secs(1));
+        let turns = RequestLimiter::new(LIMIT, now);
+        let take = || turns.take(Requester::Known, now, Duration::from_secs(1));
 
         let at_once = (0..60).filter(|_| take() == Ok(Duration::ZERO)).count();
 
@@ -142,7 +144,7 @@ mod tests {
         assert!(take().unwrap() > Duration::ZERO);
         assert_eq!(
             (0..100).find_map(|_| take().err()),
-            Some(CallError::Crowded)
+            Some(CallError::RateLimited)
         );
     }
 }

@@ -8,14 +8,14 @@ use crate::config::RateLimit;
 
 /// The turns of requests.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     limit: RateLimit,
     /// Below zero when turns were given in advance.
     tokens: f64,
     at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
     pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Bucket {
     }
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Turns that can be taken at once.
     pub(crate) fn spare(&self, now: Instant) -> f64 {
         let rate = self.limit.refill_rate_per_second;
@@ -69,7 +69,7 @@ mod tests {
             bucket_size: 3,
         };
         let now = Instant::now();
-        let mut bucket = Bucket::new(limit, now);
+        let mut bucket = TokenBucket::new(limit, now);
         let second = Duration::from_secs(1);
 
         let waits: Vec<_> = (0..5).map(|_| bucket.take(now, second)).collect();
