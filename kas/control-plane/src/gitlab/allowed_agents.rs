@@ -222,8 +222,9 @@ fn agent(answer: AgentAnswer) -> Result<AllowedAgent, AnswerError> {
         config_project: config_project.id.0,
         access_as: match access_as {
             None => JobAccessAs::Agent,
-            Some(given) => access_as_of(given)
-                .ok_or_else(|| format!("access_as of agent {id} has no key that is known"))?,
+            Some(given) => access_as_of(given).ok_or_else(|| {
+                AnswerError::Invalid(format!("access_as of agent {id} has no key that is known"))
+            })?,
         },
     })
 }
@@ -282,7 +283,12 @@ mod tests {
             Ok(JobAccessAs::Impersonate(whom))
         );
         for unknown in ["{}", r#"{"ci_user":{}}"#] {
-            assert!(read(unknown).unwrap_err().contains("access_as of agent 5"));
+            assert!(
+                read(unknown)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("access_as of agent 5")
+            );
         }
     }
 
