@@ -54,7 +54,7 @@ async fn check(cluster: &Cluster) -> Result<()> {
     let admin = cluster.admin().patient(LIMIT);
     let mut pods = Pods::start(cluster, &site, folder.path()).await?;
 
-    pods.say("Flux's resources are not there").await?;
+    pods.say("the cluster lacks Flux's resources").await?;
     admin.apply(CRDS).await?;
     established(&admin).await?;
     pods.start_again(folder.path())?;
