@@ -139,7 +139,7 @@ impl PodDialer {
         let (send, http2) = grpc::client_settings().handshake(io).await?;
         let mut driver: Driver = Box::pin(async move {
             if let Err(error) = http2.await {
-                tracing::debug!(%error, "connection to another pod broke");
+                tracing::debug!(error = chain(&error), "connection to another pod broke");
             }
         });
         let (outgoing, chunks) = grpc::outgoing();

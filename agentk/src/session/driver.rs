@@ -18,6 +18,8 @@ use runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::error_chain::chain;
+
 /// Often enough to notice a connection that a load balancer has
 /// silently forgotten, and less often than GitLab's kas tolerates (20 s).
 pub(super) const KEEPALIVE: Pace = Pace {
@@ -68,7 +70,7 @@ pub(super) async fn drive(
         }
         polled.map(|result| {
             if let Err(error) = result {
-                tracing::debug!(%error, "connection to kas broke");
+                tracing::debug!(error = chain(&error), "connection to kas broke");
             }
         })
     })

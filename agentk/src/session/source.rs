@@ -16,7 +16,7 @@ use super::{
     connection::Parts,
     driver::{self, KEEPALIVE},
 };
-use crate::version;
+use crate::{error_chain::chain, version};
 
 /// Number of lines where kas dials: one for each replica that may hold a connection
 /// while the agent moves from one to another, and for one that died unnoticed.
@@ -97,7 +97,10 @@ impl IncomingConnections {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, connection).await {
                 Ok(Ok(connection)) => return connection,
                 Ok(Err(error)) => {
-                    tracing::info!(%error, "connection from kas broke during the HTTP/2 handshake")
+                    tracing::info!(
+                        error = chain(&error),
+                        "connection from kas broke during the HTTP/2 handshake"
+                    )
                 }
                 Err(_) => {
                     tracing::info!("connection from kas timed out during the HTTP/2 handshake")
