@@ -119,7 +119,17 @@ impl Method {
 
     pub(super) fn server_streaming<S: ServerStreaming>(service: S) -> Self {
         let service = Arc::new(service);
-        let serve = move |call| -> Served { Box::pin(serve_stream(service.clone(), call)) };
+        let serve = move |call: Call| -> Served {
+            // Boxed by itself: streams live long, and nothing of the request is kept but its message.
+            let request = Box::pin(read(call.request, &S::BOUNDS));
+            let responses = Responses::Unopened(call.respond);
+            let stream = StreamCall {
+                identity: call.identity,
+                silence: call.silence,
+                _permit: call.permit,
+            };
+            Box::pin(serve_stream(service.clone(), stream, request, responses))
+        };
         Self {
             path: S::PATH,
             handler: Handler::Call(Box::new(serve)),
@@ -198,26 +208,20 @@ async fn serve_unary<S: Unary>(service: Arc<S>, call: Call) {
     }
 }
 
-async fn serve_stream<S: ServerStreaming>(service: Arc<S>, call: Call) {
-    let Call {
-        identity,
-        request,
-        respond,
-        silence,
-        permit: _permit,
-        ..
-    } = call;
-    let call = StreamCall { identity, silence };
-    let mut responses = Responses::Unopened(respond);
+async fn serve_stream<S: ServerStreaming>(
+    service: Arc<S>,
+    call: StreamCall,
+    request: impl Future<Output = Result<S::Request, Status>>,
+    mut responses: Responses,
+) {
     let served = async {
-        let request = read(request, &S::BOUNDS).await?;
+        let request = request.await?;
         service.serve(&call, request, &mut responses).await
     };
     let ended: Result<(), Status> = served.await;
     responses.end(ended, name(S::PATH));
 }
 
-/// Nothing of the request is kept but its message: streams live long.
 async fn read<M: prost::Message + Default>(
     request: Request<h2::RecvStream>,
     bounds: &Bounds,
@@ -241,6 +245,7 @@ pub(super) fn refuse(respond: SendResponse, status: &Status, method: &str) {
 pub(super) struct StreamCall {
     pub(super) identity: Identity,
     silence: Option<Duration>,
+    _permit: Permit,
 }
 
 impl StreamCall {
