@@ -30,20 +30,20 @@ use tonic::Status;
 use tonic_health::ServingStatus;
 use tracing::Span;
 
-use authenticate::{Doorman, Who};
+use authenticate::{Authenticator, Who};
 use services::Served;
 pub use services::Services;
 
 /// Connections are asked whether they live as upstream does.
-const PATIENCE: Patience = Patience {
+const KEEPALIVE: Patience = Patience {
     busy: Duration::from_secs(50),
     idle: Duration::from_secs(50),
     answer: Duration::from_secs(20),
 };
 /// Calls that one connection may have in progress.
-const MAX_CALLS: usize = 1000;
+const CALLS_MAX: usize = 1000;
 /// The same before anybody on it has shown a good token: probes have none.
-const MAX_CALLS_UNKNOWN: usize = 8;
+const UNAUTHENTICATED_CALLS_MAX: usize = 8;
 
 /// How GitLab's connections are treated.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct GitLabApi {
     served: Served,
-    doorman: Doorman,
+    authenticator: Authenticator,
     max_connection_age: Duration,
     directions: String,
 }
@@ -70,7 +70,7 @@ impl GitLabApi {
     pub async fn new(settings: Settings, services: Services) -> Arc<Self> {
         Arc::new(Self {
             served: services.complete().await,
-            doorman: Doorman::new(settings.secret),
+            authenticator: Authenticator::new(settings.secret),
             max_connection_age: settings.max_connection_age,
             directions: settings.directions,
         })
@@ -99,10 +99,10 @@ impl GitLabApi {
     fn options(&self) -> http2::Options {
         http2::Options {
             settings: runtime::grpc::server_settings(),
-            liveness: PATIENCE,
+            liveness: KEEPALIVE,
             max_age: Some(self.max_connection_age),
-            max_calls: MAX_CALLS,
-            max_calls_unauthenticated: MAX_CALLS_UNKNOWN,
+            max_calls: CALLS_MAX,
+            max_calls_unauthenticated: UNAUTHENTICATED_CALLS_MAX,
         }
     }
 
@@ -134,7 +134,7 @@ impl http2::Service for GitLabApi {
     ) -> Option<(Caller, SendResponse)> {
         let respond = runtime::grpc::turn_away(request, respond, &self.directions)?;
         let path = request.uri().path();
-        let admitted = self.doorman.check(path, request.headers());
+        let admitted = self.authenticator.check(path, request.headers());
         let admitted = admitted.and_then(|who| self.known(path).map(|()| who));
         match admitted {
             Ok(Who::GitLab) => Some((Caller::Authenticated, respond)),
@@ -161,7 +161,7 @@ impl http2::Service for GitLabApi {
             None => runtime::grpc::serve(&mut routes, request, respond).await,
         };
         if let Err(error) = served {
-            tracing::debug!(%error, "GitLab left during a call");
+            tracing::debug!(%error, "GitLab connection broke during a call");
         }
     }
 }

@@ -42,6 +42,14 @@ pub enum Material {
     Text(Arc<str>),
 }
 
+/// Why a key or a certificate cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {error}", path.display())]
+pub struct MaterialError {
+    path: PathBuf,
+    error: std::io::Error,
+}
+
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,12 +64,15 @@ impl Material {
     ///
     /// # Errors
     /// When the file cannot be read; the error names it.
-    pub async fn read(&self) -> Result<Arc<str>, String> {
+    pub async fn read(&self) -> Result<Arc<str>, MaterialError> {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::File(path) => match tokio::fs::read_to_string(path).await {
                 Ok(text) => Ok(text.into()),
-                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+                Err(error) => Err(MaterialError {
+                    path: path.clone(),
+                    error,
+                }),
             },
         }
     }

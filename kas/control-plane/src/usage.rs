@@ -16,9 +16,9 @@ use crate::Credentials;
 /// Different users or agents that are remembered until they are reported.
 const IDS_MAX: usize = 100_000;
 
-/// By what callers reach clusters.
+/// How callers authenticate to reach clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum AccessKind {
     /// As a CI job.
     Ci,
     /// In a browser.
@@ -27,8 +27,8 @@ pub enum Way {
     Pat,
 }
 
-impl Way {
-    /// The way of these credentials.
+impl AccessKind {
+    /// The kind of these credentials.
     #[must_use]
     pub fn of(credentials: &Credentials) -> Self {
         match credentials {
@@ -39,7 +39,7 @@ impl Way {
     }
 }
 
-/// The names of what is counted by one way.
+/// The names of the counters of one kind.
 #[derive(Debug)]
 struct Names {
     requests: &'static str,
@@ -123,10 +123,10 @@ impl Report {
 
 impl Usage {
     /// A request was allowed. `user` is 0 where GitLab names none.
-    pub fn allowed(&self, way: Way, user: i64, agent: AgentId) {
+    pub fn allowed(&self, kind: AccessKind, user: i64, agent: AgentId) {
         let mut counted = self.lock();
         add(&mut counted.users, user);
-        let by_way = &mut counted.ways[way as usize];
+        let by_way = &mut counted.ways[kind as usize];
         by_way.requests += 1;
         add(&mut by_way.users, user);
         add(&mut by_way.agents, agent.0);
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn a_report_has_gitlabs_names_and_leaves_out_what_is_zero() {
         let usage = Usage::default();
-        usage.allowed(Way::Ci, 1, AgentId(5));
-        usage.allowed(Way::Ci, 1, AgentId(6));
-        usage.allowed(Way::Pat, 2, AgentId(5));
+        usage.allowed(AccessKind::Ci, 1, AgentId(5));
+        usage.allowed(AccessKind::Ci, 1, AgentId(6));
+        usage.allowed(AccessKind::Pat, 2, AgentId(5));
 
         let report = serde_json::to_value(usage.report()).unwrap();
 
@@ -224,9 +224,9 @@ mod tests {
     #[test]
     fn what_comes_while_a_report_is_under_way_is_in_the_next() {
         let usage = Usage::default();
-        usage.allowed(Way::User, 1, AgentId(5));
+        usage.allowed(AccessKind::User, 1, AgentId(5));
         let first = usage.report();
-        usage.allowed(Way::User, 2, AgentId(5));
+        usage.allowed(AccessKind::User, 2, AgentId(5));
 
         usage.reported(&first);
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn nobody_is_no_user() {
         let usage = Usage::default();
-        usage.allowed(Way::Ci, 0, AgentId(5));
+        usage.allowed(AccessKind::Ci, 0, AgentId(5));
 
         assert!(!usage.report().unique_counters.contains_key(USERS));
     }

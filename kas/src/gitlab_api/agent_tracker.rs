@@ -17,7 +17,7 @@ use proto::agent::agent_tracker::{
 use tonic::{Request, Response, Status};
 
 /// Agents or projects that one question may be about.
-const MOST: usize = 10_000;
+const AGENTS_PER_QUERY_MAX: usize = 10_000;
 
 /// The service.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Connected {
         call: &str,
     ) -> Result<Vec<ConnectedAgentInfo>, Status> {
         self.0.connected(wanted).await.map_err(|error| {
-            tracing::warn!(%error, call, "cannot tell GitLab who is connected");
+            tracing::warn!(%error, call, "could not answer GitLab's query for connected agents");
             Status::unavailable(format!("{call}() failed"))
         })
     }
@@ -112,8 +112,11 @@ fn by_agents(ids: &[i64]) -> PresenceQuery {
 }
 
 fn bounded(mut ids: Vec<i64>) -> Result<Vec<i64>, Status> {
-    if ids.len() > MOST {
-        let words = format!("{} ids, more than the {MOST} allowed", ids.len());
+    if ids.len() > AGENTS_PER_QUERY_MAX {
+        let words = format!(
+            "{} ids, more than the {AGENTS_PER_QUERY_MAX} allowed",
+            ids.len()
+        );
         return Err(Status::invalid_argument(words));
     }
     ids.sort_unstable();
@@ -167,6 +170,6 @@ mod tests {
     #[test]
     fn a_question_is_about_a_bounded_number() {
         assert_eq!(bounded(vec![2, 1, 2]).unwrap(), [1, 2]);
-        assert!(bounded(vec![1; MOST + 1]).is_err());
+        assert!(bounded(vec![1; AGENTS_PER_QUERY_MAX + 1]).is_err());
     }
 }

@@ -26,9 +26,9 @@ pub(super) enum Who {
 
 /// Checks tokens.
 #[derive(Debug)]
-pub(super) struct Doorman(Secret);
+pub(super) struct Authenticator(Secret);
 
-impl Doorman {
+impl Authenticator {
     pub(super) fn new(secret: Secret) -> Self {
         Self(secret)
     }
@@ -44,10 +44,11 @@ impl Doorman {
         let token = bearer(headers)?;
         let checked = jwt::verify(&self.0, token, AUDIENCE, None);
         checked.map(|()| Who::GitLab).map_err(|error| {
-            static REFUSED: Repeats = Repeats::new("refused a call of GitLab's API");
+            static REFUSED: Repeats =
+                Repeats::new("rejected a call to GitLab's API: invalid token");
             if REFUSED.admit() {
                 let path = Untrusted(path);
-                tracing::info!(%error, %path, "refused a call of GitLab's API");
+                tracing::info!(%error, %path, "rejected a call to GitLab's API: invalid token");
             }
             Status::unauthenticated("JWT validation failed")
         })
@@ -63,9 +64,9 @@ mod tests {
     const CALL: &str = "/gitlab.agent.agent_tracker.rpc.AgentTracker/GetConnectedAgents";
 
     fn check(path: &str, authorization: Option<&str>) -> Result<Who, String> {
-        let doorman = Doorman::new(Secret::new(vec![1; 32]));
+        let authenticator = Authenticator::new(Secret::new(vec![1; 32]));
         let headers = authorization.map(|value| (AUTHORIZATION, value.parse().unwrap()));
-        let checked = doorman.check(path, &HeaderMap::from_iter(headers));
+        let checked = authenticator.check(path, &HeaderMap::from_iter(headers));
         checked.map_err(|status| {
             assert_eq!(status.code(), tonic::Code::Unauthenticated);
             status.message().to_owned()

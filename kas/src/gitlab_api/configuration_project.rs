@@ -61,7 +61,7 @@ fn revision(branch: &str) -> String {
 
 fn refusal(error: &GitalyError, location: RepositoryLocation<'_>) -> Status {
     let project = &location.repository.gl_project_path;
-    tracing::warn!(%error, project, "the files of a project could not be listed for GitLab");
+    tracing::warn!(%error, project, "could not list a configuration project's files for GitLab");
     let words = format!("PathFetcher: {error}");
     match error.kind {
         ErrorKind::InvalidArgument => Status::invalid_argument(words),

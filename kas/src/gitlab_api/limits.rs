@@ -3,11 +3,11 @@
 use proto::{bounds::Bounds, frame::MAX_MESSAGE};
 
 /// A push, a repository, the versions of a project's agents.
-const USUAL: Bounds = Bounds::bytes(64 << 10);
+const DEFAULT_BOUNDS: Bounds = Bounds::bytes(64 << 10);
 /// Numbers of projects or agents, which GitLab asks about many of at once.
-const NUMBERS: Bounds = Bounds::bytes(1 << 20);
+const ID_LIST_BOUNDS: Bounds = Bounds::bytes(1 << 20);
 /// What a watcher knows already.
-const KNOWN: Bounds = Bounds::bytes(MAX_MESSAGE);
+const GRAPH_BOUNDS: Bounds = Bounds::bytes(MAX_MESSAGE);
 /// The longest question of reflection, in bytes: the name of a service or file.
 pub(super) const QUESTION_BYTES: usize = 16 << 10;
 
@@ -16,8 +16,10 @@ pub(super) fn of(path: &str) -> Option<&'static Bounds> {
     let service = path.trim_start_matches('/').split('/').next();
     match service.unwrap_or_default() {
         "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => None,
-        "gitlab.agent.agent_tracker.rpc.AgentTracker" | "kas.events.rpc.Reader" => Some(&NUMBERS),
-        "kas.graph.rpc.Graph" => Some(&KNOWN),
-        _ => Some(&USUAL),
+        "gitlab.agent.agent_tracker.rpc.AgentTracker" | "kas.events.rpc.Reader" => {
+            Some(&ID_LIST_BOUNDS)
+        }
+        "kas.graph.rpc.Graph" => Some(&GRAPH_BOUNDS),
+        _ => Some(&DEFAULT_BOUNDS),
     }
 }

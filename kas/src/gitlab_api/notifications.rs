@@ -18,9 +18,12 @@ impl notifications_server::Notifications for Publisher {
         request: Request<GitPushEventRequest>,
     ) -> Result<Response<GitPushEventResponse>, Status> {
         let push = push(request.into_inner())?;
-        tracing::debug!(project = &*push.project_path, "GitLab tells of a push");
+        tracing::debug!(
+            project = &*push.project_path,
+            "received a push notification from GitLab"
+        );
         self.0.publish(push).await.map_err(|error| {
-            tracing::warn!(%error, "a push could not be passed on; it is found by polling");
+            tracing::warn!(%error, "could not publish a push notification; the change is found by polling");
             Status::unavailable(format!(
                 "Failed to publish received git push event: {error}"
             ))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::BoxFuture};
 use kas::{
     control_plane::{AuthError, DenyReason, RefusedKind, Token},
-    usage::{Usage, Way},
+    usage::{AccessKind, Usage},
 };
 use router::AgentId;
 use serde_json::json;
@@ -156,7 +156,7 @@ fn agent_configuration(fixture: &Fixture) -> BoxFuture<'_, Made> {
 fn usage_metrics(fixture: &Fixture) -> BoxFuture<'_, Made> {
     async {
         let usage = Usage::default();
-        usage.allowed(Way::Ci, 11, AgentId(5));
+        usage.allowed(AccessKind::Ci, 11, AgentId(5));
         told(fixture.gitlab.client().post_usage(&usage.report()).await)
     }
     .boxed()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kas::{
     control_plane::{AuthError, ControlPlane, Token},
-    usage::{Usage, Way},
+    usage::{AccessKind, Usage},
 };
 use router::AgentId;
 use tests::gitlab_double::{Endpoint, FaultKind, Paths};
@@ -15,7 +15,7 @@ use crate::fixture::{FORGETFUL, Fixture, usual};
 
 fn used() -> Usage {
     let usage = Usage::default();
-    usage.allowed(Way::Ci, 11, AgentId(5));
+    usage.allowed(AccessKind::Ci, 11, AgentId(5));
     usage
 }
 

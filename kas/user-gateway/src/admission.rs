@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use control_plane::{
     Access, ControlPlane, Identity,
-    usage::{Usage, Way},
+    usage::{AccessKind, Usage},
 };
 use http::{HeaderMap, request::Parts};
 use router::AgentId;
@@ -114,7 +114,7 @@ impl Admission {
         if let Some(usage) = &self.usage
             && let Some(credentials) = rights.credentials()
         {
-            usage.allowed(Way::of(credentials), access.user_id, access.agent.id);
+            usage.allowed(AccessKind::of(credentials), access.user_id, access.agent.id);
         }
         Ok((access, rights))
     }

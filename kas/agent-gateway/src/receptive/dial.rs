@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use control_plane::{Material, Proof, ReceptiveAgent};
+use control_plane::{Material, MaterialError, Proof, ReceptiveAgent};
 use http::{HeaderMap, HeaderValue, header};
 use proto::receptive::rpc::receptive_client::ReceptiveClient;
 use runtime::{
@@ -81,7 +81,7 @@ async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls
             )),
         };
     }
-    let read = |it| async move { Material::read(it).await.map_err(DialError::Material) };
+    let read = |it| async move { Material::read(it).await.map_err(unreadable) };
     let mut options = ClientTlsOptions {
         server_name: agent.server_name.clone(),
         ..ClientTlsOptions::default()
@@ -98,12 +98,16 @@ async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls
     Ok(Some(ClientTls::load(&options)?))
 }
 
+fn unreadable(error: MaterialError) -> DialError {
+    DialError::Material(error.to_string())
+}
+
 async fn metadata(proof: &Proof, user_agent: &str) -> Result<HeaderMap, DialError> {
     let mut metadata = HeaderMap::new();
     let user_agent = HeaderValue::from_str(user_agent).expect("the version is plain text");
     metadata.insert(header::USER_AGENT, user_agent);
     if let Proof::Jwt(key) = proof {
-        let key: Arc<str> = key.read().await.map_err(DialError::Material)?;
+        let key: Arc<str> = key.read().await.map_err(unreadable)?;
         let token = SigningKey::parse(&key)?.sign(ISSUER, AUDIENCE)?;
         let mut bearer =
             HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is plain text");

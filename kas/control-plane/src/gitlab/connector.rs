@@ -22,11 +22,11 @@ use tower::Service;
 /// Dials GitLab, whatever the request's URL says.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
-    way: Arc<Way>,
+    route: Arc<Route>,
 }
 
 #[derive(Debug)]
-struct Way {
+struct Route {
     target: Target,
     options: ConnectOptions,
     /// Whether requests go to a proxy as they are.
@@ -36,7 +36,7 @@ struct Way {
 impl Connector {
     pub(super) fn new(target: Target, options: ConnectOptions, absolute: bool) -> Self {
         Self {
-            way: Arc::new(Way {
+            route: Arc::new(Route {
                 target,
                 options,
                 absolute,
@@ -55,12 +55,12 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let way = self.way.clone();
+        let route = self.route.clone();
         Box::pin(async move {
-            let io = connect_http(&way.target, &way.options).await?;
+            let io = connect_http(&route.target, &route.options).await?;
             Ok(Link {
                 io: TokioIo::new(io),
-                absolute: way.absolute,
+                absolute: route.absolute,
             })
         })
     }
