@@ -18,7 +18,7 @@ use h2::RecvStream;
 use http::Request;
 use runtime::{
     drain::Drain,
-    grpc::{Patience, SendResponse, refuse},
+    grpc::{ProbeTimeouts, SendResponse, refuse},
     jwt::Secret,
     listen::{AnyListener, PlainAcceptor, RemoteAddr},
     serve::{
@@ -35,7 +35,7 @@ use services::Served;
 pub use services::Services;
 
 /// Connections are asked whether they live as upstream does.
-const KEEPALIVE: Patience = Patience {
+const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
     busy: Duration::from_secs(50),
     idle: Duration::from_secs(50),
     answer: Duration::from_secs(20),
@@ -132,7 +132,7 @@ impl http2::Service for GitLabApi {
         request: &Request<RecvStream>,
         respond: SendResponse,
     ) -> Option<(Caller, SendResponse)> {
-        let respond = runtime::grpc::turn_away(request, respond, &self.directions)?;
+        let respond = runtime::grpc::reject_non_grpc(request, respond, &self.directions)?;
         let path = request.uri().path();
         let admitted = self.authenticator.check(path, request.headers());
         let admitted = admitted.and_then(|who| self.known(path).map(|()| who));

@@ -12,7 +12,7 @@ use router::{Owner, Registry, owner};
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     drain::Drain,
-    grpc::{Patience, SendResponse},
+    grpc::{ProbeTimeouts, SendResponse},
     listen::{Listener, PlainAccepted, PlainAcceptor, RemoteAddr},
     serve::{
         Server,
@@ -26,7 +26,7 @@ pub use self_test::{SelfTestError, self_test};
 pub use tokens::Tokens;
 
 /// Keepalive: tunnels that an unresponsive peer uses are released.
-const KEEPALIVE: Patience = Patience {
+const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
     busy: Duration::from_secs(5),
     idle: Duration::from_secs(30),
     answer: Duration::from_secs(5),
@@ -104,7 +104,7 @@ impl http2::Service for PrivateApi {
         request: &Request<RecvStream>,
         respond: SendResponse,
     ) -> Option<(Caller, SendResponse)> {
-        let respond = runtime::grpc::turn_away(request, respond, DIRECTIONS)?;
+        let respond = runtime::grpc::reject_non_grpc(request, respond, DIRECTIONS)?;
         let respond = self.authenticator.admit(session, request, respond)?;
         Some((Caller::Authenticated, respond))
     }

@@ -224,7 +224,7 @@ impl Replica {
             if ready.load(Ordering::Relaxed) {
                 Ok(())
             } else {
-                Err("kas: leaving".to_owned())
+                Err(metrics::NotReady("kas: leaving"))
             }
         });
         let stop = self.stop.clone();

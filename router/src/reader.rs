@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use cluster_state::AgentId;
-use runtime::grpc::STREAM_WINDOW;
+use runtime::grpc::STREAM_WINDOW_BYTES;
 use tokio::time::Instant;
 
 use crate::{
@@ -201,7 +201,7 @@ impl Readers {
 
     fn check(&self, number: u64, now: Instant) {
         // Fewer calls than these cannot hold enough unread data.
-        let few = SCARCE_BYTES / STREAM_WINDOW as usize;
+        let few = SCARCE_BYTES / STREAM_WINDOW_BYTES as usize;
         let crowds: Vec<Vec<Arc<Counted>>> = {
             let agents = self.agents();
             let crowds = agents.values().filter(|readers| readers.len() > few);

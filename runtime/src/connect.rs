@@ -75,7 +75,7 @@ pub struct Connected {
     /// How it was made.
     pub scheme: Scheme,
     /// Which address of the target's name it leads to; none through a proxy.
-    pub peer: Option<SocketAddr>,
+    pub remote_addr: Option<SocketAddr>,
 }
 
 /// A connection that could not be made.
@@ -167,7 +167,7 @@ pub async fn connect(target: &Target, options: &ConnectOptions) -> Result<Connec
 }
 
 async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {
-    let (mut io, peer) = transport(target, options).await?;
+    let (mut io, remote_addr) = transport(target, options).await?;
     let scheme = target.scheme();
     if scheme.is_tls() {
         io = tls_handshake(io, target, options).await?;
@@ -177,7 +177,11 @@ async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connect
     } else {
         ByteStream::plain(io)
     };
-    Ok(Connected { io, scheme, peer })
+    Ok(Connected {
+        io,
+        scheme,
+        remote_addr,
+    })
 }
 
 async fn transport(
@@ -188,8 +192,8 @@ async fn transport(
         None => dial::tcp(target.host(), target.port(), options)
             .await
             .map(|tcp| {
-                let peer = tcp.peer_addr().ok();
-                (Transport::new(Stream::Tcp(tcp)), peer)
+                let remote_addr = tcp.peer_addr().ok();
+                (Transport::new(Stream::Tcp(tcp)), remote_addr)
             })
             .map_err(|error| ConnectError::Dial {
                 target: target.to_string(),
@@ -277,7 +281,7 @@ fn tls_hint(error: &std::io::Error) -> &'static str {
         }
         Some(_) => "",
         None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "; the peer hung up: does the port speak TLS?"
+            "; the server closed the connection: does the port speak TLS?"
         }
         None => "",
     }

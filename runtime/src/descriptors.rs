@@ -1,4 +1,4 @@
-//! File descriptors: as many as this process may have, with some kept back from strangers.
+//! File descriptors: as many as this process may have, with some reserved for probes and its own work.
 
 use std::{
     os::fd::AsRawFd,
@@ -9,9 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that no accepted connection takes, but for those of probes: what is left for these,
 /// for files, and for what the process dials itself.
-const KEPT_DESCRIPTORS: u64 = 64;
+const RESERVED_DESCRIPTORS: u64 = 64;
 /// A replica takes one for each agent and each connection of users; below this many it is warned.
-const ENOUGH_DESCRIPTORS: u64 = 65_536;
+const RECOMMENDED_DESCRIPTORS: u64 = 65_536;
 
 /// From this descriptor on, connections are not kept.
 static CEILING: AtomicI32 = AtomicI32::new(i32::MAX);
@@ -27,31 +27,31 @@ pub fn raise_limit() {
     let limit = match setrlimit(Resource::Nofile, wanted) {
         Ok(()) => before.maximum,
         Err(error) => {
-            tracing::warn!(%error, soft = before.current, hard = before.maximum, "the limit of open files cannot be raised");
+            tracing::warn!(%error, soft = before.current, hard = before.maximum, "cannot raise the limit of open files");
             before.current
         }
     };
     // None is without limit.
     let limit = limit.unwrap_or(u64::MAX);
     CEILING.store(ceiling(limit), Ordering::Relaxed);
-    if limit < ENOUGH_DESCRIPTORS {
+    if limit < RECOMMENDED_DESCRIPTORS {
         tracing::warn!(
             limit,
-            recommended = ENOUGH_DESCRIPTORS,
-            kept_for_probes = limit - u64::from(ceiling(limit).unsigned_abs()),
-            "few files may be open: each agent and each connection of users takes one; raise the limit (ulimit -n, LimitNOFILE)"
+            recommended = RECOMMENDED_DESCRIPTORS,
+            reserved_for_probes = limit - u64::from(ceiling(limit).unsigned_abs()),
+            "limit of open files is low: each agent and each client connection takes one; raise it (ulimit -n, LimitNOFILE)"
         );
     }
 }
 
 /// Whether a connection that was just accepted took one of the descriptors that are kept back. The
 /// system gives the lowest one that is free, so all below are in use.
-pub(crate) fn is_kept_back(socket: &impl AsRawFd) -> bool {
+pub(crate) fn is_reserved(socket: &impl AsRawFd) -> bool {
     socket.as_raw_fd() >= CEILING.load(Ordering::Relaxed)
 }
 
 fn ceiling(limit: u64) -> i32 {
-    let kept = KEPT_DESCRIPTORS.min(limit / 4);
+    let kept = RESERVED_DESCRIPTORS.min(limit / 4);
     i32::try_from(limit - kept).unwrap_or(i32::MAX)
 }
 

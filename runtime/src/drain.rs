@@ -1,7 +1,7 @@
-//! Leaving in order: everyone is told, everyone who works is waited for.
+//! Graceful shutdown: a signal to all parts of a process, and a wait for the work in progress.
 //!
-//! A [`Drain`] is cloned to whoever must leave. A [`Working`] guard is held by
-//! whatever must be finished first; [`Drain::finished`] waits for the guards.
+//! A [`Drain`] is cloned to every part that must shut down. A [`Working`] guard
+//! is held while work is in progress; [`Drain::finished`] waits for the guards.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-/// The shared word that a process leaves, and the count of what still works.
+/// The signal that a process shuts down, and the count of its work in progress. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     announced: CancellationToken,
@@ -24,24 +24,24 @@ pub struct Drain {
 pub struct Working(#[expect(dead_code, reason = "held for its Drop")] TaskTrackerToken);
 
 impl Drain {
-    /// Nobody leaves yet.
+    /// A drain that has not started.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says that leaving is near: nobody should settle down.
+    /// Announces that draining will start soon: clients should not settle on their connections.
     pub fn announce(&self) {
         self.announced.cancel();
     }
 
-    /// Whether leaving is near, or has begun.
+    /// Whether draining was announced, or has started.
     #[must_use]
     pub fn announced(&self) -> bool {
         self.announced.is_cancelled()
     }
 
-    /// Tells everyone to leave. Telling twice changes nothing.
+    /// Starts draining. Starting twice changes nothing.
     pub fn start(&self) {
         self.announce();
         self.leaving.cancel();
@@ -59,13 +59,13 @@ impl Drain {
         self.leaving.cancelled()
     }
 
-    /// The token behind it, for those who want to derive their own.
+    /// The token that is cancelled when draining starts.
     #[must_use]
     pub fn token(&self) -> &CancellationToken {
         &self.leaving
     }
 
-    /// Says that time is nearly up: what may end in order whenever it likes should do so now.
+    /// Announces the end of the grace period: what may end in order at any time, such as a watch, should end now.
     pub fn last_call(&self) {
         self.last_call.cancel();
     }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everyone_is_told() {
+    async fn clones_share_the_signal() {
         let drain = Drain::new();
         let other = drain.clone();
         assert!(!other.announced());

@@ -25,7 +25,7 @@ pub enum Step {
 }
 
 /// Looks at what is read of a stream before its reader does, and may put something else in its place.
-pub trait Steps {
+pub trait StreamFilter {
     /// Why the stream cannot go on.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -85,7 +85,7 @@ impl<S, F> Filtered<S, F> {
     }
 }
 
-impl<S, F: Steps> Filtered<S, F> {
+impl<S, F: StreamFilter> Filtered<S, F> {
     /// Filters `bytes` in place; how many of them are to be read. What does
     /// not fit becomes overflow.
     fn filter(&mut self, bytes: &mut [u8]) -> Result<usize, F::Error> {
@@ -139,7 +139,7 @@ impl<S: AsyncRead + Unpin, F> Filtered<S, F> {
     }
 }
 
-impl<S: AsyncRead + Unpin, F: Steps + Unpin> Filtered<S, F> {
+impl<S: AsyncRead + Unpin, F: StreamFilter + Unpin> Filtered<S, F> {
     /// Reads for a reader who takes a few bytes at a time, as hyper does while it looks for the
     /// version: the filter may have to see much more. How many bytes were read.
     fn poll_read_apart(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -160,7 +160,7 @@ fn broken<E: std::error::Error + Send + Sync + 'static>(error: E) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl<S: AsyncRead + Unpin, F: Steps + Unpin> AsyncRead for Filtered<S, F> {
+impl<S: AsyncRead + Unpin, F: StreamFilter + Unpin> AsyncRead for Filtered<S, F> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -195,7 +195,7 @@ impl<S: AsyncRead + Unpin, F: Steps + Unpin> AsyncRead for Filtered<S, F> {
     }
 }
 
-impl<S: AsyncWrite + AsyncRead + Unpin, F: Steps + Unpin> AsyncWrite for Filtered<S, F> {
+impl<S: AsyncWrite + AsyncRead + Unpin, F: StreamFilter + Unpin> AsyncWrite for Filtered<S, F> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

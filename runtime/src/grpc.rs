@@ -8,11 +8,11 @@ mod bearer;
 mod body;
 mod carried;
 mod channel;
-mod door;
+mod content_type;
+mod keepalive;
+mod liveness;
 mod message;
-mod pings;
 mod serve;
-mod silence;
 mod status;
 mod unary;
 
@@ -20,11 +20,11 @@ pub use bearer::bearer;
 pub use body::StreamBody;
 pub use carried::{Outgoing, carried, outgoing};
 pub use channel::{CallFailed, Channel};
-pub use door::turn_away;
+pub use content_type::reject_non_grpc;
+pub use keepalive::{Keepalive, KeepaliveOptions, Pinger};
+pub use liveness::{ProbeTimeouts, unresponsive};
 pub use message::{ReceiveError, message, poll_message};
-pub use pings::{Pace, Pinger, Pings};
 pub use serve::{send_frame, serve, serve_bounded};
-pub use silence::{Patience, silence};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
 pub use unary::{MESSAGE_TIMEOUT, answer, deframer, first_message, out_of_bounds, receive};
 
@@ -42,23 +42,23 @@ pub type ServerConnection<S> = h2::server::Connection<S, proto::frame::Frame>;
 pub type SendRequest = h2::client::SendRequest<proto::frame::Frame>;
 
 /// Flow-control window of a stream, in bytes: what one slow reader may hold.
-pub const STREAM_WINDOW: u32 = 1 << 20;
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Flow-control window of a connection: several stream windows, so that one
 /// slow reader cannot block the others, and enough for many small frames that
 /// nobody read yet (h2 counts those against a budget derived from it).
-pub const CONNECTION_WINDOW: u32 = 64 << 20;
-/// The same before anybody on the connection has shown who they are, in bytes: HTTP/2's own.
-pub const UNKNOWN_CONNECTION_WINDOW: u32 = 65_535;
-/// How long a connection may be there before anybody on it has shown who they are.
-pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// The same before a connection has authenticated, in bytes: HTTP/2's default.
+pub const UNAUTHENTICATED_WINDOW_BYTES: u32 = 65_535;
+/// How long a connection may take to its first authenticated call.
+pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest DATA frame accepted, in bytes.
-pub const MAX_FRAME: u32 = 64 << 10;
+pub const MAX_FRAME_BYTES: u32 = 64 << 10;
 /// Bytes of a body in one message, at most: with all that is around them they
 /// fill one DATA frame, so that nobody on the way has to put a message together
 /// from two, which is a copy.
-pub const CHUNK: usize = MAX_FRAME as usize - 128;
+pub const CHUNK_BYTES: usize = MAX_FRAME_BYTES as usize - 128;
 /// Largest header list accepted, in bytes.
-pub const MAX_HEADERS: u32 = 64 << 10;
+pub const MAX_HEADERS_BYTES: u32 = 64 << 10;
 /// Streams that a peer may have open at once: an agent's 500 tunnels and its
 /// other calls, with room to spare.
 pub const MAX_STREAMS: u32 = 1000;
@@ -68,7 +68,7 @@ pub const MAX_PEER_STREAMS: u32 = 10_000;
 
 /// Streams that the other end may have reset for breaking HTTP/2's rules, until the connection is
 /// closed. h2 never forgets one in a connection's life, and counts among them frames that come for a
-/// stream which was reset and forgotten: [`RESETS_REMEMBERED_TIME`] keeps these out, so that what is
+/// stream which was reset and forgotten: [`RESET_STREAMS_TTL`] keeps these out, so that what is
 /// counted are faults, of which a sound client makes none.
 pub const MAX_STREAM_FAULTS: usize = 16 << 10;
 /// The same on connections of peers, which live long and carry everybody's calls: many callers who
@@ -76,22 +76,22 @@ pub const MAX_STREAM_FAULTS: usize = 16 << 10;
 pub const MAX_PEER_STREAM_FAULTS: usize = 1 << 20;
 /// How long frames for a stream that was reset are ignored, as they may have been sent before the
 /// other end knew.
-const RESETS_REMEMBERED_TIME: Duration = Duration::from_secs(10);
+const RESET_STREAMS_TTL: Duration = Duration::from_secs(10);
 
-/// The same settings for a connection on which anybody may call: it holds no more than a small window until
-/// [`welcome`] says that somebody on it is known.
+/// The same settings for a connection that has not authenticated: it has a small window until
+/// [`raise_window`].
 #[must_use]
-pub fn unknown(mut settings: h2::server::Builder) -> h2::server::Builder {
-    settings.initial_connection_window_size(UNKNOWN_CONNECTION_WINDOW);
+pub fn unauthenticated(mut settings: h2::server::Builder) -> h2::server::Builder {
+    settings.initial_connection_window_size(UNAUTHENTICATED_WINDOW_BYTES);
     settings
 }
 
-/// Gives a connection that was [`unknown`] the window of those who are known.
-pub fn welcome<S>(connection: &mut ServerConnection<S>)
+/// Gives a connection that was [`unauthenticated`] the full window.
+pub fn raise_window<S>(connection: &mut ServerConnection<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.set_target_window_size(CONNECTION_WINDOW);
+    connection.set_target_window_size(CONNECTION_WINDOW_BYTES);
 }
 
 /// Server settings for all our HTTP/2 connections.
@@ -99,12 +99,12 @@ where
 pub fn server_settings() -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEADERS)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(MAX_HEADERS_BYTES)
         .max_local_error_reset_streams(Some(MAX_STREAM_FAULTS))
-        .reset_stream_duration(RESETS_REMEMBERED_TIME)
+        .reset_stream_duration(RESET_STREAMS_TTL)
         .max_concurrent_reset_streams(MAX_STREAMS as usize)
         .max_concurrent_streams(MAX_STREAMS);
     builder
@@ -128,12 +128,12 @@ pub fn peer_settings() -> h2::server::Builder {
 pub fn client_settings() -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEADERS)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(MAX_HEADERS_BYTES)
         .max_local_error_reset_streams(Some(MAX_PEER_STREAM_FAULTS))
-        .reset_stream_duration(RESETS_REMEMBERED_TIME)
+        .reset_stream_duration(RESET_STREAMS_TTL)
         .max_concurrent_reset_streams(MAX_PEER_STREAMS as usize)
         .enable_push(false);
     builder

@@ -4,7 +4,7 @@ mod hpack;
 
 pub(crate) use hpack::Field;
 
-use crate::filtered::{Step, Steps};
+use crate::filtered::{Step, StreamFilter};
 
 const PREFACE: u8 = 24;
 const FRAME_HEADER: usize = 9;
@@ -134,7 +134,7 @@ impl HeaderFilter {
     }
 }
 
-impl Steps for HeaderFilter {
+impl StreamFilter for HeaderFilter {
     type Error = HeadersTooLong;
 
     fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, HeadersTooLong> {

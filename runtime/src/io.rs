@@ -75,8 +75,8 @@ impl ByteStream {
         Self::of(Layers::AgentWebSocket(AuthorityFilter::new(socket)))
     }
 
-    /// Whether the other end has said its last word or is gone, even behind bytes that nobody has read.
-    /// Never of a pipe in memory.
+    /// Whether the other end has closed its side or is gone, even behind bytes that were not read yet.
+    /// Never true of a pipe in memory.
     #[must_use]
     pub fn is_hung_up(&self) -> bool {
         match &self.layers {
@@ -86,7 +86,7 @@ impl ByteStream {
         }
     }
 
-    /// Tells from now on whether something comes.
+    /// A counter that changes with everything that is read from now on.
     pub fn heard(&mut self) -> Heard {
         self.heard.get_or_insert_default().clone()
     }

@@ -1,11 +1,12 @@
-//! What both processes need around their work. It knows nothing of agents.
+//! What all processes need around their work: connections, shutdown, logs, metrics. It knows nothing of agents.
 //!
 //! Connections: [`listen`] and [`connect`] end in one byte stream type,
-//! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`grpc`] puts
-//! tonic's services and clients on HTTP/2 over such a stream.
+//! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`serve`] is the
+//! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
+//! over such a stream.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`]. [`shares`]: what one caller or agent may hold of what all use.
-//! [`names`]: what a caller names, before it becomes a path.
+//! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`].
+//! Limits: [`shares`] and [`request_filter`]; [`names`] checks what a caller names before it becomes a path.
 
 mod authority;
 pub mod backoff;

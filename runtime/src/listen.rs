@@ -3,7 +3,7 @@
 mod accept;
 mod bind;
 mod classify;
-mod door;
+mod first_bytes;
 mod local;
 mod report;
 mod socket;

@@ -11,8 +11,13 @@ use crate::{
     probes::{self, Answer, text},
 };
 
-/// Says whether a process is ready; the error is the reason why not.
-pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Says whether a process is ready.
+pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
+
+/// Why a process is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub &'static str);
 
 /// Paths of the three endpoints.
 #[derive(Debug, Clone)]
@@ -49,7 +54,7 @@ impl Paths {
         if path == self.readiness {
             return match readiness() {
                 Ok(()) => Answer::default(),
-                Err(reason) => text(StatusCode::INTERNAL_SERVER_ERROR, reason),
+                Err(NotReady(reason)) => text(StatusCode::INTERNAL_SERVER_ERROR, reason),
             };
         }
         text(StatusCode::NOT_FOUND, self.elsewhere())
@@ -98,13 +103,12 @@ mod tests {
 
     use super::*;
 
-    async fn ask(path: &str, ready: Result<(), &str>) -> (u16, String) {
+    async fn ask(path: &str, ready: Result<(), &'static str>) -> (u16, String) {
         let paths = Paths {
             directions: "Elsewhere is port 8154.".into(),
             ..Paths::default()
         };
-        let ready = ready.map_err(str::to_owned);
-        let readiness: Readiness = Arc::new(move || ready.clone());
+        let readiness: Readiness = Arc::new(move || ready.map_err(NotReady));
         let answer = paths.answer(path, &Registry::default(), &readiness);
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_for_something_else_is_told_where_it_is() {
+    async fn other_paths_are_answered_with_directions() {
         let (status, words) = ask("/api", Ok(())).await;
 
         assert_eq!(status, 404);

@@ -3,7 +3,7 @@
 //! A panic is a bug. Where it happens in the task of a connection or a call, only that task ends, and
 //! everybody else goes on: that is why the release profile unwinds. [`vital`] is for the tasks without
 //! which a process only seems to live, as those that accept connections: their panic ends it, and
-//! whoever runs it starts it again.
+//! its supervisor starts it again.
 
 use std::{
     any::Any,
@@ -26,7 +26,7 @@ pub fn count() -> &'static Counter {
     COUNT.get_or_init(Counter::default)
 }
 
-/// Has every panic logged, with its place, and counted; instead of Rust's own words on stderr.
+/// Has every panic logged, with its place, and counted; instead of Rust's own message on stderr.
 pub fn log_and_count() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         count().inc();
@@ -35,19 +35,19 @@ pub fn log_and_count() {
             place = place.as_deref().unwrap_or("unknown"),
             error = %Untrusted(text(info.payload())),
             thread = std::thread::current().name(),
-            "a task panicked; this is a bug: please report it"
+            "task panicked; this is a bug, please report it"
         );
     }));
 }
 
-/// Runs what must not be missing. If it panics, the process ends.
+/// Runs a task without which the process does not work. If it panics, the process ends.
 pub async fn vital<F: Future>(name: &'static str, task: F) -> F::Output {
     match AssertUnwindSafe(task).catch_unwind().await {
         Ok(output) => output,
         Err(_) => {
             tracing::error!(
                 task = name,
-                "a task panicked without which nothing works: the process ends, to be started again"
+                "vital task panicked; exiting so that the process is restarted"
             );
             std::process::exit(EXIT_STATUS)
         }

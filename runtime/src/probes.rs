@@ -1,8 +1,8 @@
 //! A port for probes and metrics, which answers whatever else happens to the process.
 //!
 //! Its connections take file descriptors that others leave free, are for one request, and have little time. When
-//! all places are taken, the oldest connection gives its place to the new one: whoever only connects keeps no
-//! probe out.
+//! all places are taken, the oldest connection gives its place to the new one: clients that only connect keep
+//! no probe out.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -22,18 +22,19 @@ use crate::{
     io::ByteStream,
     listen::{Listen, Listener, PlainAccepted, PlainAcceptor},
     serve::{Limit, Server},
+    telemetry::Causes,
 };
 
 /// Connections at once: half of the file descriptors that are kept back.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a connection's handshakes may take, and then its request with the answer.
+/// How long a connection's handshakes may take, and again its request with the answer.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a request's head may take, in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Requests of one connection of HTTP/2 at a time.
 const MAX_STREAMS: u32 = 4;
 
-/// What a probe is told.
+/// The answer to a probe.
 pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests by their path until `stop`.
@@ -54,7 +55,7 @@ pub async fn serve<A>(
     let serving = server.run(Drain::new(), move |accepted: PlainAccepted| {
         let talking = talk(accepted.io, answer);
         async move {
-            // Whoever was too slow hears no more.
+            // The connection of a client that is too slow is dropped.
             let _ = tokio::time::timeout(STEP_TIMEOUT, talking).await;
         }
     });
@@ -103,7 +104,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD_BYTES as u32);
     if let Err(error) = builder.serve_connection(TokioIo::new(io), service).await {
-        tracing::debug!(error = %error, "a probe's connection broke");
+        tracing::debug!(error = %Causes(&*error), "probe connection failed");
     }
 }
 
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_only_connects_gives_way_to_a_probe() {
+    async fn a_client_that_only_connects_gives_way_to_a_probe() {
         let (address, _serving) = start().await;
         let mut idle = Vec::new();
         for _ in 0..2 * MAX_CONNECTIONS {

@@ -15,7 +15,7 @@ mod tests;
 use http::Version;
 
 use crate::{
-    filtered::{Filtered, Step, Steps},
+    filtered::{Filtered, Step, StreamFilter},
     header_filter::{Field, HeaderFilter},
 };
 
@@ -59,7 +59,7 @@ enum Protocol {
     Http2(HeaderFilter),
 }
 
-impl Steps for Requests {
+impl StreamFilter for Requests {
     type Error = Lost;
 
     fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, Lost> {

@@ -212,7 +212,7 @@ mod tests {
 
     async fn echo(connection: PlainAccepted) {
         let (mut reader, mut writer) = tokio::io::split(connection.io);
-        // Whoever is gone needs no echo.
+        // A client that is gone needs no echo.
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Places that many share, so that no one holder can take them all.
+//! Quotas: places that many holders share, so that no one holder can take them all.
 //!
 //! A place is whatever the owner of the [`Shares`] counts: requests, tunnels, bytes. [`Rates`] does
 //! the same for what passes per second. Both are bounded themselves: a holder is remembered only
@@ -38,7 +38,7 @@ pub enum Full {
     Total(usize),
 }
 
-/// Places, shared by holders that are told apart by `K`. Clones share them.
+/// Places, shared by holders of type `K`. Clones share them.
 #[derive(Debug)]
 pub struct Shares<K: Eq + Hash>(Arc<Inner<K>>);
 
@@ -105,7 +105,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         self.0.taken().by.get(holder).copied().unwrap_or(0)
     }
 
-    /// Whoever holds most, and how much that is.
+    /// The holder with most places, and how many these are.
     #[must_use]
     pub fn largest(&self) -> Option<(K, usize)> {
         let taken = self.0.taken();

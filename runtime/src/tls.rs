@@ -1,9 +1,9 @@
 //! TLS for listeners and for dialling, the only place that knows rustls.
 
 mod client;
+mod client_certificate;
 mod pem;
 mod server;
-mod shown;
 
 use std::sync::Arc;
 

@@ -49,7 +49,7 @@ impl Batch {
         self.message(outbound, Message::Trailer(http_response::Trailer {}));
     }
 
-    /// Adds bytes of a response's body, at most [`CHUNK`](runtime::grpc::CHUNK).
+    /// Adds bytes of a response's body, at most [`CHUNK`](runtime::grpc::CHUNK_BYTES).
     pub(super) fn data(&mut self, outbound: &Outbound, bytes: Bytes) {
         self.add(
             outbound,
@@ -61,7 +61,7 @@ impl Batch {
         );
     }
 
-    /// Adds bytes of an upgraded connection, at most [`CHUNK`](runtime::grpc::CHUNK).
+    /// Adds bytes of an upgraded connection, at most [`CHUNK`](runtime::grpc::CHUNK_BYTES).
     pub(super) fn upgrade_data(&mut self, outbound: &Outbound, bytes: Bytes) {
         self.add(
             outbound,

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, respon
 use http_body::Body as _;
 use hyper::body::Incoming;
 use proto::{agent::prototool, metadata};
-use runtime::grpc::CHUNK;
+use runtime::grpc::CHUNK_BYTES;
 
 use super::{batch::Batch, unavailable};
 use crate::{
@@ -165,7 +165,7 @@ impl Pieces {
                 Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
             }
         }
-        let length = self.rest.len().min(CHUNK);
+        let length = self.rest.len().min(CHUNK_BYTES);
         Poll::Ready(Ok(Some(self.rest.split_to(length))))
     }
 }

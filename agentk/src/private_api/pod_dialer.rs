@@ -123,10 +123,12 @@ impl PodDialer {
                 Ok(connected) => connected,
                 Err(error) => return Err(failure.unwrap_or_else(|| error.into())),
             };
-            let known = connected.peer.is_none_or(|peer| dialled.contains(&peer));
+            let known = connected
+                .remote_addr
+                .is_none_or(|peer| dialled.contains(&peer));
             match failure {
                 Some(failure) if known => return Err(failure),
-                Some(_) | None => dialled.extend(connected.peer),
+                Some(_) | None => dialled.extend(connected.remote_addr),
             }
             match self.attach(connected.io).await {
                 Ok(attached) => return Ok(attached),

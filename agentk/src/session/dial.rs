@@ -81,7 +81,7 @@ impl Dialer {
             origin,
             metadata,
             authorization,
-            connected.peer,
+            connected.remote_addr,
         )
         .await
         .map_err(|error| self.failed(error))

@@ -13,7 +13,7 @@ use std::{
 
 use proto::frame::Frame;
 use runtime::{
-    grpc::{Pace, Pings, SendRequest},
+    grpc::{Keepalive, KeepaliveOptions, SendRequest},
     io::ByteStream,
 };
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::error_chain::chain;
 
 /// Often enough to notice a connection that a load balancer has
 /// silently forgotten, and less often than GitLab's kas tolerates (20 s).
-pub(super) const KEEPALIVE: Pace = Pace {
+pub(super) const KEEPALIVE: KeepaliveOptions = KeepaliveOptions {
     interval: Duration::from_secs(30),
     timeout: Duration::from_secs(10),
     in_use: Duration::from_secs(10),
@@ -42,7 +42,7 @@ pub(super) struct DrainSignal {
 pub(super) async fn drive(
     mut http2: h2::client::Connection<ByteStream, Frame>,
     probe: SendRequest,
-    mut pings: Option<Pings>,
+    mut pings: Option<Keepalive>,
     signal: DrainSignal,
 ) {
     let mut probe = Some(probe);
@@ -50,7 +50,7 @@ pub(super) async fn drive(
     poll_fn(|cx| {
         let dead = pings
             .as_mut()
-            .is_some_and(|pings| pings.poll_unanswered(cx).is_ready());
+            .is_some_and(|pings| pings.poll_timed_out(cx).is_ready());
         if dead {
             tracing::warn!("HTTP/2 keepalive timed out; closing the connection to kas");
             return Poll::Ready(());

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use runtime::{
     connect::ConnectError,
-    grpc::{self, Pings},
+    grpc::{self, Keepalive},
     io::ByteStream,
 };
 use tokio::sync::{Mutex, mpsc};
@@ -141,7 +141,7 @@ pub(super) async fn handshake(
         goaway: parts.goaway.clone(),
     };
     let pings = http2.ping_pong();
-    let pings = pings.map(|pings| Pings::new(pings, heard, KEEPALIVE, 1.0));
+    let pings = pings.map(|pings| Keepalive::new(pings, heard, KEEPALIVE, 1.0));
     let driver = driver::drive(http2, send, pings, signal);
     Ok((Connection::new(parts), Box::pin(driver)))
 }

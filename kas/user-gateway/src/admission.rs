@@ -1,5 +1,5 @@
-//! Who may use which agent: a request's credentials are read, the control plane is asked about them, and whoever it
-//! lets in takes a place among the requests in progress.
+//! Who may use which agent: a request's credentials are read and checked by the control plane, and a request that is
+//! allowed takes a place among those in progress.
 
 mod credentials;
 mod denial;
@@ -34,7 +34,7 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// Admits those whom `control_plane` lets in, and browsers with one of these tokens; `usage` counts them.
+    /// Admits callers whom `control_plane` allows, and browsers with one of these tokens; `usage` counts them.
     pub(crate) fn new(
         control_plane: Arc<dyn ControlPlane>,
         places: Arc<Places>,

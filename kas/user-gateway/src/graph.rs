@@ -41,13 +41,13 @@ const LIMITS: Limits = Limits {
 };
 /// How long the agent may take to send all its objects.
 const FIRST_UPDATE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Watches of callers, who are told apart by name.
+/// Watches, by caller.
 const WATCHES: shares::Limits = shares::Limits {
     total: 10_000,
     each: 500,
     reserved: 1_000,
 };
-/// Streams of agents, by the caller who was the first to watch what they tell.
+/// Streams of agents, by the caller whose watch opened them.
 const STREAMS: shares::Limits = shares::Limits {
     total: 1_000,
     each: 250,
@@ -59,7 +59,7 @@ const STREAMS_OF_AGENT: shares::Limits = shares::Limits {
     each: 400,
     reserved: 100,
 };
-/// Bytes of what callers say that they know, until they are told the rest.
+/// Bytes of the states that callers resume from, until they have got the changes since.
 const KNOWN: shares::Limits = shares::Limits {
     total: 128 << 20,
     each: 32 << 20,
@@ -71,17 +71,17 @@ const WATCHES_OF_AGENT: shares::Limits = shares::Limits {
     each: 5_000,
     reserved: 1_000,
 };
-/// WebSockets on which nobody has yet proved who they are, by address.
-const STRANGERS: shares::Limits = shares::Limits {
+/// WebSockets that have not authenticated yet, by address.
+const UNAUTHENTICATED: shares::Limits = shares::Limits {
     total: 1_024,
     each: 128,
     reserved: 128,
 };
-/// The longest message in which a caller says what it knows, in bytes.
+/// The longest message with the state that a caller resumes from, in bytes.
 const KNOWN_BYTES: usize = 4 << 20;
-/// What an object that is known costs besides its texts.
+/// What an object of such a state costs besides its texts.
 const KNOWN_OBJECT_BYTES: usize = 128;
-/// The most objects that it may know.
+/// The most objects of such a state.
 const KNOWN_OBJECTS: usize = 100_000;
 /// How long a place for such a message is waited for.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub struct Graph(Arc<OnceLock<Reach>>);
 
-/// The ways to agents, once there are any.
+/// What it takes to serve watches; set once the replica serves users.
 #[derive(Debug)]
 struct Reach {
     /// Weak, since one of its routes holds the service.
@@ -110,7 +110,7 @@ struct Reach {
     streams: Shares<Identity>,
     streams_of_agent: Shares<AgentId>,
     known: Shares<Identity>,
-    strangers: Shares<IpAddr>,
+    unauthenticated: Shares<IpAddr>,
 }
 
 /// What one stream of an agent is of.
@@ -142,7 +142,7 @@ impl Graph {
             streams: Shares::new(STREAMS),
             streams_of_agent: Shares::new(STREAMS_OF_AGENT),
             known: Shares::new(KNOWN),
-            strangers: Shares::new(STRANGERS),
+            unauthenticated: Shares::new(UNAUTHENTICATED),
         };
         // It is opened once, by the replica it belongs to.
         drop(self.0.set(reach));
@@ -151,7 +151,7 @@ impl Graph {
 
 type Updates = mpsc::Receiver<Result<Update, Status>>;
 
-/// A watch that may begin: who, and of what. Dropping it ends it, with a line of the audit log.
+/// A watch that may begin: whose, and of what. Dropping it ends it, and writes its audit record.
 #[derive(Debug)]
 struct Admitted {
     caller: Caller,
@@ -160,7 +160,7 @@ struct Admitted {
     _places: (Share<Identity>, Share<AgentId>),
 }
 
-/// What is said of a watch when it is over.
+/// The audit record of a watch, written when it is dropped.
 #[derive(Debug)]
 struct Record {
     who: Identity,
@@ -254,7 +254,7 @@ impl Graph {
         }
     }
 
-    /// Begins a watch; its end is told as an error.
+    /// Begins a watch; it ends with an error.
     async fn start(&self, mut admitted: Admitted, known: &Known) -> Result<Updates, Status> {
         let reach = self.0.get();
         let reach = reach.ok_or_else(no_users)?;
@@ -279,7 +279,7 @@ impl Graph {
         let (sender, receiver) = mpsc::channel(QUEUED_UPDATES);
         let drain = reach.drain.clone();
         reach.drain.spawn(async move {
-            // As a whole: its places are held, and its end is told, until the watch is over.
+            // As a whole: its places and its audit record are held until the watch is over.
             let admitted = admitted;
             let end = tokio::select! {
                 end = pass_on(watch, &sender, &admitted) => end,
@@ -287,10 +287,10 @@ impl Graph {
                 () = drain.wait() => Status::unavailable("this replica is shutting down: watch again"),
                 () = sender.closed() => return,
             };
-            // The record is told when it is dropped, with the places.
+            // Its audit record is written when it is dropped, with the places.
             let mut ended = admitted;
             ended.record.status = end.code();
-            // Whoever does not read is not told.
+            // A client that does not read does not get the reason.
             let _ = sender.send_timeout(Err(end), UNREAD_TIMEOUT).await;
             drop(ended);
         });

@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_strangers_leaves_room_for_others() {
+    fn one_address_leaves_room_for_others() {
         let places = Places::new(10_000, Metrics::default());
         let address = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
-        let strangers: Vec<_> = (0..5000)
+        let checking: Vec<_> = (0..5000)
             .filter_map(|_| places.check(address(1)).ok())
             .collect();
 
-        assert_eq!(strangers.len(), 3000);
+        assert_eq!(checking.len(), 3000);
         assert!(places.check(address(2)).is_ok());
     }
 }

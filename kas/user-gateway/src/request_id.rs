@@ -27,11 +27,11 @@ impl RequestId {
     }
 
     fn new(number: u128) -> Self {
-        let digits = number.to_be_bytes();
-        let digits = digits.iter().flat_map(|byte| [byte >> 4, byte & 0xF]);
-        let text: Vec<u8> = digits
-            .map(|it| b"0123456789abcdef"[usize::from(it)])
-            .collect();
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = Vec::with_capacity(2 * size_of::<u128>());
+        for byte in number.to_be_bytes() {
+            text.extend([byte >> 4, byte & 0xF].map(|it| DIGITS[usize::from(it)]));
+        }
         let value = HeaderValue::from_maybe_shared(Bytes::from(text));
         Self(value.expect("hexadecimal digits make a header value"))
     }

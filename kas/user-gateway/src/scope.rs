@@ -132,10 +132,10 @@ impl Drop for Scope {
     fn drop(&mut self) {
         let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
-        // A stranger's requests are summed up, and their texts cut; a user's are all there.
-        static STRANGERS: Repeats = Repeats::new("request without valid credentials");
+        // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.
+        static UNAUTHENTICATED: Repeats = Repeats::new("request without valid credentials");
         let known = self.who.is_some();
-        if !known && !STRANGERS.admit() {
+        if !known && !UNAUTHENTICATED.admit() {
             return;
         }
         let text = |text| -> Cow<'_, str> {

@@ -1,6 +1,6 @@
 //! Where in the cluster a request goes: path and query as they were sent.
 //!
-//! What is checked here, what the agent is told and what it sends come from this one value.
+//! What is checked here, what the agent gets and what it sends come from this one value.
 //! Nothing is encoded anew on the way: an agent that does so, as GitLab's agentk does, serves
 //! only what means the same afterwards ([`Target::reencoding`]).
 

@@ -148,7 +148,7 @@ fn decode(text: &str) -> Result<ImpersonationConfig, TokenError> {
         .ok_or(TokenError::Malformed)
 }
 
-/// Whether a browser's session asks for a token. Whoever can send headers needs none.
+/// Whether a browser's session asks for a token. A client that can send headers needs none.
 pub(crate) fn is_asked_for(head: &Parts) -> bool {
     let query = head.uri.query().unwrap_or("");
     head.method == Method::GET

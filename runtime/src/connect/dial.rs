@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use super::ConnectOptions;
 
 /// An address's silence after which the next is tried too.
-const SILENCE: Duration = Duration::from_millis(250);
+const FALLBACK_DELAY: Duration = Duration::from_millis(250);
 
 /// No TCP connection.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub(super) async fn tcp(
                 Some((address, Err(error))) => attempts.push((address, error)),
                 None => return Err(DialError::Refused(Attempts(attempts))),
             },
-            () = tokio::time::sleep(SILENCE), if untried.len() > 0 => {}
+            () = tokio::time::sleep(FALLBACK_DELAY), if untried.len() > 0 => {}
         }
     }
 }

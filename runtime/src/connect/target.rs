@@ -21,7 +21,22 @@ pub struct Target {
 #[error("the address {address:?} cannot be dialled: {why}")]
 pub struct TargetError {
     address: String,
-    why: String,
+    why: Invalid,
+}
+
+/// What is wrong with an address.
+#[derive(Debug, thiserror::Error)]
+enum Invalid {
+    #[error(transparent)]
+    Uri(#[from] http::uri::InvalidUri),
+    #[error("{0}")]
+    Scheme(&'static str),
+    #[error("it has no host")]
+    NoHost,
+    #[error("user names in it are not supported")]
+    UserName,
+    #[error("bad port {0:?}")]
+    Port(String),
 }
 
 impl Target {
@@ -64,20 +79,20 @@ impl Target {
     fn read(
         address: &str,
         scheme: fn(Option<&str>) -> Result<Scheme, &'static str>,
-    ) -> Result<Self, String> {
-        let uri: Uri = address.parse().map_err(|e| format!("{e}"))?;
-        let scheme = scheme(uri.scheme_str())?;
-        let authority = uri.authority().ok_or("it has no host")?;
+    ) -> Result<Self, Invalid> {
+        let uri: Uri = address.parse()?;
+        let scheme = scheme(uri.scheme_str()).map_err(Invalid::Scheme)?;
+        let authority = uri.authority().ok_or(Invalid::NoHost)?;
         if authority.as_str().contains('@') {
-            return Err("user names in it are not supported".to_owned());
+            return Err(Invalid::UserName);
         }
         let host = authority.host().trim_matches(['[', ']']);
         if host.is_empty() {
-            return Err("it has no host".to_owned());
+            return Err(Invalid::NoHost);
         }
         let port = match authority.as_str().rsplit_once(':') {
             Some((_, port)) if !port.ends_with(']') => {
-                port.parse().map_err(|_| format!("bad port {port:?}"))?
+                port.parse().map_err(|_| Invalid::Port(port.to_owned()))?
             }
             _ if scheme.is_tls() => 443,
             _ => 80,

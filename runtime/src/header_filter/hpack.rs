@@ -70,7 +70,7 @@ struct Text<'b> {
 }
 
 impl<'b> Walk<'b> {
-    /// Steps over one representation; the value, if it is that of this field.
+    /// StreamFilter over one representation; the value, if it is that of this field.
     fn value_of(&mut self, field: &Field) -> Option<Option<Text<'b>>> {
         let name_bits = match *self.block.get(self.at)? {
             0b1000_0000.. => {

@@ -6,14 +6,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The other end sends nothing more, which a socket says even while there is something to read.
 #[cfg(target_os = "linux")]
-const LAST_WORD: PollFlags = PollFlags::RDHUP;
+const PEER_CLOSED: PollFlags = PollFlags::RDHUP;
 /// Elsewhere only a connection that broke is seen.
 #[cfg(not(target_os = "linux"))]
-const LAST_WORD: PollFlags = PollFlags::HUP;
+const PEER_CLOSED: PollFlags = PollFlags::HUP;
 
 /// Asks the kernel; waits for nothing.
 pub(super) fn is_hung_up(socket: &impl AsFd) -> bool {
-    let mut asked = [PollFd::new(socket, LAST_WORD)];
+    let mut asked = [PollFd::new(socket, PEER_CLOSED)];
     let now = Timespec::default();
     poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_last_word_is_seen_behind_what_nobody_has_read() {
+    fn a_close_is_seen_behind_what_nobody_has_read() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();

@@ -25,7 +25,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Whether the other end of the socket has said its last word or is gone.
+    /// Whether the other end of the socket has closed its side or is gone.
     pub(crate) fn is_hung_up(&self) -> bool {
         match self {
             Self::Tcp(tcp) => hangup::is_hung_up(tcp),

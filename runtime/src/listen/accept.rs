@@ -7,7 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     classify::{Protocol, classify},
-    door::{self, First},
+    first_bytes::{self, First},
     local::AnySocket,
     socket::{Handshake, RemoteAddr, Socket},
 };
@@ -26,10 +26,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that did not come to be.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The peer left before it said anything, as health checks do.
-    #[error("the peer left without a word")]
-    PeerLeft,
-    /// The peer was too slow.
+    /// The client left before it sent anything, as health checks do.
+    #[error("the client closed the connection before it sent anything")]
+    ClientLeft,
+    /// The client was too slow.
     #[error("the handshake took longer than {0:?}")]
     Timeout(Duration),
     /// The socket failed.
@@ -38,18 +38,18 @@ pub enum AcceptError {
     /// The PROXY header cannot be used.
     #[error(transparent)]
     ProxyProtocol(ProxyProtocolError),
-    /// Plain HTTP, where TLS is spoken; the client was told so.
+    /// Plain HTTP on a port with TLS; the client got an answer that says so.
     #[error(
         "the client speaks plain HTTP, and this port speaks TLS: it must use https, wss or grpcs"
     )]
     PlainHttp,
-    /// TLS, where none is spoken.
+    /// TLS on a port without.
     #[error(
         "the client speaks TLS, and this port does not: it must use http, ws or grpc, or the port needs a certificate"
     )]
     UnexpectedTls,
     /// The TLS handshake failed.
-    #[error("TLS handshake: {0}")]
+    #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
     /// The WebSocket handshake failed.
     #[error(transparent)]
@@ -57,11 +57,10 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// Whether this happens every few seconds where there are health checks,
-    /// so that nobody wants to read about it.
+    /// Whether health checks cause this every few seconds, so that it is not worth a line at level INFO.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
-        matches!(self, Self::PeerLeft)
+        matches!(self, Self::ClientLeft)
     }
 }
 
@@ -81,7 +80,7 @@ pub struct AgentAcceptorOptions {
     pub ping_interval: Option<Duration>,
     /// The `Server` header of HTTP answers.
     pub server: String,
-    /// What those are told who are no agents: where they should have gone.
+    /// Sent to clients that are no agents: where they should connect instead.
     pub directions: String,
 }
 
@@ -155,7 +154,7 @@ impl AgentAcceptor {
             scheme: Scheme::new(websocket, secure),
         };
         match protocol {
-            Protocol::Nothing => Err(AcceptError::PeerLeft),
+            Protocol::Nothing => Err(AcceptError::ClientLeft),
             Protocol::Tls => Err(AcceptError::UnexpectedTls),
             Protocol::Http2 => Ok(accepted(ByteStream::plain(io), false)),
             Protocol::Http1 if !options.websocket => {
@@ -296,8 +295,8 @@ impl PlainAcceptor {
         match &self.tls {
             Some(tls) => tls_handshake(io, tls).await,
             // Clients speak first in all protocols here.
-            None => match door::first(&mut io).await.map_err(failed)? {
-                First::Nothing => Err(AcceptError::PeerLeft),
+            None => match first_bytes::first(&mut io).await.map_err(failed)? {
+                First::Nothing => Err(AcceptError::ClientLeft),
                 First::Tls => Err(AcceptError::UnexpectedTls),
                 First::Http | First::Other => Ok((io, None)),
             },
@@ -338,11 +337,11 @@ async fn tls_handshake(
     mut io: Transport,
     tls: &ServerTls,
 ) -> Result<(Transport, Option<Vec<u8>>), AcceptError> {
-    match door::first(&mut io).await.map_err(failed)? {
-        First::Nothing => return Err(AcceptError::PeerLeft),
+    match first_bytes::first(&mut io).await.map_err(failed)? {
+        First::Nothing => return Err(AcceptError::ClientLeft),
         First::Http => {
-            // Whoever is gone needs no answer.
-            let _ = door::answer_plain_http(&mut io).await;
+            // A client that is gone needs no answer.
+            let _ = first_bytes::answer_plain_http(&mut io).await;
             return Err(AcceptError::PlainHttp);
         }
         First::Tls | First::Other => {}
@@ -364,7 +363,7 @@ fn failed(error: io::Error) -> AcceptError {
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::NotConnected => AcceptError::PeerLeft,
+        | io::ErrorKind::NotConnected => AcceptError::ClientLeft,
         _ => AcceptError::Io(error),
     }
 }

@@ -7,11 +7,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::{descriptors, telemetry::Repeats};
 
 /// Connections that may wait to be accepted: a fleet reconnects at once.
-const BACKLOG: u32 = 4096;
+const BACKLOG_CONNECTIONS: u32 = 4096;
 /// Pause when the process is out of file descriptors or memory.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+const EXHAUSTED_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A listener that cannot be had.
+/// A listener that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}")]
 pub struct BindError {
@@ -50,14 +50,14 @@ impl Listener {
     /// pass, are waited out; when nearly all file descriptors are in use, new
     /// connections are closed at once. Cancel-safe.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
-        static SCARCE: Repeats = Repeats::new("a connection was closed: too many open files");
+        static SCARCE: Repeats = Repeats::new("too many open files; closing new connection");
         loop {
             let (socket, remote_addr) = self.accept_reserved().await;
-            if !descriptors::is_kept_back(&socket) {
+            if !descriptors::is_reserved(&socket) {
                 return (socket, remote_addr);
             }
             if SCARCE.admit() {
-                tracing::warn!(%remote_addr, listener = %self.address, "a connection was closed: too many open files");
+                tracing::warn!(%remote_addr, listener = %self.address, "too many open files; closing new connection");
             }
         }
     }
@@ -74,7 +74,7 @@ impl Listener {
                     if FAILED.admit() {
                         tracing::warn!(%error, listener = %self.address, "cannot accept connections");
                     }
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                    tokio::time::sleep(EXHAUSTED_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -103,7 +103,7 @@ fn listen(address: SocketAddr) -> io::Result<Listener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    let tcp = socket.listen(BACKLOG)?;
+    let tcp = socket.listen(BACKLOG_CONNECTIONS)?;
     let address = tcp.local_addr()?;
     Ok(Listener { tcp, address })
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::door::TLS_HANDSHAKE;
+use super::first_bytes::TLS_HANDSHAKE;
 use crate::replay::Replay;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -8,7 +8,7 @@ use super::{BindError, Listener};
 use crate::descriptors;
 
 /// Pause when the process is out of file descriptors or memory.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+const EXHAUSTED_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A listener on either.
 #[derive(Debug)]
@@ -38,11 +38,11 @@ impl AnyListener {
             }
             Self::Unix(listener) => loop {
                 match listener.accept().await {
-                    Ok((socket, _)) if descriptors::is_kept_back(&socket) => {}
+                    Ok((socket, _)) if descriptors::is_reserved(&socket) => {}
                     Ok((socket, _)) => return AnySocket::Unix(socket),
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections on a Unix socket");
-                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                        tracing::warn!(%error, "cannot accept connections");
+                        tokio::time::sleep(EXHAUSTED_RETRY_INTERVAL).await;
                     }
                 }
             },

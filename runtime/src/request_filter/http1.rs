@@ -79,7 +79,7 @@ impl Http1 {
         }
     }
 
-    /// As [`crate::filtered::Steps::step`].
+    /// As [`crate::filtered::StreamFilter::step`].
     pub(super) fn step(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<Step, Lost> {
         Ok(match &mut self.state {
             State::Head if self.held.is_empty() => self.fresh(input, output),

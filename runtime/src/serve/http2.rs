@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 on which gRPC is called by whoever shows a good token: those of other replicas and of GitLab.
+//! Connections of HTTP/2 with authenticated calls of gRPC: those of other replicas and of GitLab.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     backoff::jittered,
     drain::Drain,
     grpc::{
-        self, Patience, SendResponse, ServerConnection, UNKNOWN_TIMEOUT, refuse, silence, unknown,
-        welcome,
+        self, AUTHENTICATION_TIMEOUT, ProbeTimeouts, SendResponse, ServerConnection, raise_window,
+        refuse, unauthenticated, unresponsive,
     },
     io::{ByteStream, Heard},
     listen::RemoteAddr,
@@ -34,7 +34,7 @@ pub enum HandshakeError {
     Timeout(Duration),
 }
 
-/// Begins HTTP/2 on a connection on which nobody has shown a good token yet (see [`grpc::unknown`]).
+/// Begins HTTP/2 on a connection that has not authenticated yet (see [`grpc::unauthenticated`]).
 ///
 /// # Errors
 /// [`HandshakeError`]; the connection is gone.
@@ -44,7 +44,7 @@ pub async fn handshake(
 ) -> Result<(ServerConnection<ByteStream>, Heard), HandshakeError> {
     let heard = io.heard();
     // Boxed: it is larger than what is left of it in the task that goes on with the connection.
-    let handshake = Box::pin(async move { unknown(settings).handshake(io).await });
+    let handshake = Box::pin(async move { unauthenticated(settings).handshake(io).await });
     let http2 = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .map_err(|_| HandshakeError::Timeout(HANDSHAKE_TIMEOUT))??;
@@ -56,22 +56,22 @@ pub async fn handshake(
 pub struct Options {
     /// HTTP/2's own settings.
     pub settings: h2::server::Builder,
-    /// When a silent connection is asked whether its other end is there.
-    pub liveness: Patience,
+    /// When a silent connection is probed.
+    pub liveness: ProbeTimeouts,
     /// Age at which a connection is asked to leave, before jitter; `None` keeps it.
     pub max_age: Option<Duration>,
     /// Calls in progress on one connection, at most.
     pub max_calls: usize,
-    /// The same before anybody on it has shown a good token.
+    /// The same before the first authenticated call.
     pub max_calls_unauthenticated: usize,
 }
 
 /// Who makes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody with a good token.
+    /// A client with a valid token.
     Authenticated,
-    /// Somebody who needs none.
+    /// A client that needs none, such as a probe.
     Anonymous,
 }
 
@@ -86,7 +86,7 @@ pub trait Service: Send + Sync + 'static {
     /// The span of a connection's log lines.
     fn span(&self, remote_addr: RemoteAddr) -> Span;
 
-    /// Looks at who makes a call, and at nothing else of it. A call that is refused is answered here.
+    /// Authenticates a call by its head, before its messages are read. A call that is refused is answered here.
     fn admit(
         &self,
         session: &Self::Session,
@@ -104,7 +104,7 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// Serves a connection to its end. When draining starts, or when it is old, calls in progress are finished and no
-/// new ones taken. It is closed when its other end gives no sign of life, and when nobody shows a good token in time.
+/// new ones taken. It is closed when its other end does not answer pings, and when it has no authenticated call in time.
 pub async fn serve<S: Service>(
     io: ByteStream,
     remote_addr: RemoteAddr,
@@ -113,19 +113,18 @@ pub async fn serve<S: Service>(
     drain: Drain,
 ) {
     let span = service.span(remote_addr);
-    let calls = span.clone();
-    run(io, options, service, drain, calls)
-        .instrument(span)
-        .await;
+    let served = run(io, remote_addr, options, service, drain);
+    served.instrument(span).await;
 }
 
 async fn run<S: Service>(
     io: ByteStream,
+    remote_addr: RemoteAddr,
     options: Options,
     service: Arc<S>,
     drain: Drain,
-    span: Span,
 ) {
+    let span = Span::current();
     let (mut http2, heard) = match handshake(io, options.settings.clone()).await {
         Ok(begun) => begun,
         Err(error) => return tracing::debug!(%error, "connection did not begin with HTTP/2"),
@@ -135,8 +134,8 @@ async fn run<S: Service>(
     };
     let session = service.connected();
     let calls = TaskTracker::new();
-    let mut silence = pin!(silence(pings, heard, options.liveness, || !calls.is_empty()));
-    let mut age = pin!(tokio::time::sleep(UNKNOWN_TIMEOUT));
+    let mut silence = pin!(unresponsive(pings, heard, options.liveness, || !calls.is_empty()));
+    let mut age = pin!(tokio::time::sleep(AUTHENTICATION_TIMEOUT));
     let (mut known, mut ages, mut leaving) = (false, true, false);
     loop {
         tokio::select! {
@@ -148,7 +147,7 @@ async fn run<S: Service>(
                     };
                     if caller == Caller::Authenticated && !known {
                         known = true;
-                        welcome(&mut http2);
+                        raise_window(&mut http2);
                         ages = options.max_age.is_some();
                         let max_age = options.max_age.map_or(Duration::ZERO, jittered);
                         age.as_mut().reset(Instant::now() + max_age);
@@ -159,7 +158,7 @@ async fn run<S: Service>(
                         calls.spawn(call.instrument(span.clone()));
                     } else {
                         let status = Status::resource_exhausted("too many calls on one connection");
-                        // Whoever is gone needs no answer.
+                        // A client that is gone needs no answer.
                         let _ = refuse(respond, &status);
                     }
                 }
@@ -169,13 +168,13 @@ async fn run<S: Service>(
                 None => return,
             },
             () = &mut silence => {
-                return tracing::info!("HTTP/2 keepalive timed out; closing connection");
+                return tracing::info!(%remote_addr, "HTTP/2 keepalive timed out; closing connection");
             }
             () = &mut age, if ages => {
                 ages = false;
                 if !known {
-                    tracing::debug!("no call with a good token in time; closing connection");
-                    // Nobody is waited for whom nobody knows.
+                    tracing::debug!("no authenticated call in time; closing connection");
+                    // Calls without authentication are not waited for.
                     http2.abrupt_shutdown(Reason::NO_ERROR);
                 } else if !leaving {
                     leaving = true;

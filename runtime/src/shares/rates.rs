@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How often those that have recovered are looked for, which looks at all: not at each stranger's call.
+/// How often those that have recovered are looked for, which visits all of them: not at each call of a new holder.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A token bucket's measures.

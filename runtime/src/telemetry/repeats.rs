@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause as often as they like.
+//! Log lines that anybody can cause as often as they like.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use tokio::{runtime::Handle, time::Instant};
 
 /// Lines of one kind that are written in an interval; the others are counted.
-const LINES: u32 = 50;
+const MAX_LINES: u32 = 50;
 /// The interval, at whose end it is said how many lines were left out.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -49,7 +49,7 @@ impl Repeats {
             self.summarise(&mut interval);
             interval.ends = Some(now + SUMMARY_INTERVAL);
         }
-        if interval.lines < LINES {
+        if interval.lines < MAX_LINES {
             interval.lines += 1;
             return true;
         }
@@ -75,7 +75,7 @@ impl Repeats {
                 event = self.event,
                 suppressed = left_out,
                 interval_seconds = SUMMARY_INTERVAL.as_secs(),
-                "more of these happened than are logged"
+                "log lines suppressed"
             );
         }
     }
@@ -98,7 +98,7 @@ mod tests {
 
         assert_eq!(
             (written, left_out()),
-            (LINES as usize, 5000 - u64::from(LINES))
+            (MAX_LINES as usize, 5000 - u64::from(MAX_LINES))
         );
         tokio::time::sleep(SUMMARY_INTERVAL + Duration::from_millis(1)).await;
         assert_eq!(left_out(), 0, "it was said by itself");

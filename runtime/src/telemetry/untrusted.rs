@@ -1,9 +1,9 @@
-//! A stranger's text in a log line.
+//! A text from the network in a log line.
 
 use std::fmt::{self, Display, Write};
 
 /// Bytes of a text that are shown.
-const SHOWN_BYTES: usize = 256;
+const MAX_SHOWN_BYTES: usize = 256;
 
 /// A text that somebody sent who need not be known: cut at 256 bytes, and without characters that a
 /// terminal would obey. To be used for every such field: `path = %Untrusted(path)`.
@@ -12,7 +12,7 @@ pub struct Untrusted<'a>(pub &'a str);
 
 impl Display for Untrusted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.0[..self.0.floor_char_boundary(SHOWN_BYTES)];
+        let shown = &self.0[..self.0.floor_char_boundary(MAX_SHOWN_BYTES)];
         for character in shown.chars() {
             if is_harmless(character) {
                 f.write_char(character)?;
@@ -59,7 +59,7 @@ mod tests {
         fn no_text_makes_a_long_line(text in "\\PC*|.{0,2000}") {
             let shown = Untrusted(&text).to_string();
 
-            prop_assert!(shown.len() <= SHOWN_BYTES * 10 + 40);
+            prop_assert!(shown.len() <= MAX_SHOWN_BYTES * 10 + 40);
             prop_assert!(shown.chars().all(|character| !character.is_control()));
         }
     }

@@ -13,7 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Identity, PemPair, TlsError, pem, provider, shown::Shown};
+use super::{Identity, PemPair, TlsError, client_certificate::ClientCertificate, pem, provider};
 
 /// How servers are checked, and what is shown to them.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +59,7 @@ impl ClientTls {
         };
         let mut config = builder.with_no_client_auth();
         if let Some(identity) = &options.identity {
-            config.client_auth_cert_resolver = Arc::new(Shown::load(identity.clone())?);
+            config.client_auth_cert_resolver = Arc::new(ClientCertificate::load(identity.clone())?);
         }
         if let Some(pair) = &options.identity_pem {
             let key = SingleCertAndKey::from(pair.load()?);

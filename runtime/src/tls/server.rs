@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 use super::{Identity, TlsError, pem, provider};
 
-/// How often, at most, the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often, at most, the files are checked for changes.
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// TLS of a listener. Cheap to clone.
 ///
-/// The files are looked at when a connection arrives, at most once a second;
-/// new ones that cannot be used are logged, and the old ones stay.
+/// The files are checked when a connection arrives, at most once a second;
+/// changed ones that are not valid are logged, and the previous certificate stays.
 #[derive(Debug, Clone)]
 pub struct ServerTls(Arc<Inner>);
 
@@ -37,7 +37,7 @@ struct Inner {
 struct Current {
     config: Arc<ServerConfig>,
     stamp: Stamp,
-    looked: Instant,
+    checked_at: Instant,
 }
 
 /// What changes when a file does.
@@ -75,7 +75,7 @@ impl ServerTls {
         let current = Mutex::new(Current {
             config,
             stamp,
-            looked: Instant::now(),
+            checked_at: Instant::now(),
         });
         Ok(Self(Arc::new(Inner {
             identity,
@@ -90,8 +90,8 @@ impl ServerTls {
     pub fn config(&self) -> Arc<ServerConfig> {
         let inner = &*self.0;
         let mut current = inner.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() >= LOOK_EVERY {
-            current.looked = Instant::now();
+        if current.checked_at.elapsed() >= FILES_CHECK_INTERVAL {
+            current.checked_at = Instant::now();
             inner.reload(&mut current);
         }
         Arc::clone(&current.config)
@@ -111,7 +111,7 @@ impl Inner {
                 tracing::info!(certificate = %self.identity.certificate.display(), "TLS certificate reloaded");
             }
             Err(error) => {
-                tracing::error!(%error, "TLS files changed but cannot be used; the old ones stay");
+                tracing::error!(%error, "changed TLS files are not valid; keeping the previous certificate");
             }
         }
         current.stamp = stamp;

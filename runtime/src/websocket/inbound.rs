@@ -37,7 +37,7 @@ pub(super) struct Inbound {
 pub(super) enum End {
     /// The peer closed the WebSocket.
     Closed { code: u16, reason: String },
-    /// The peer broke the protocol, and is told so.
+    /// The other end broke the protocol; the close frame says so.
     Broken { code: u16, why: &'static str },
     /// The stream below ended between two frames.
     Eof,
@@ -46,7 +46,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// What a reader is told, now and whenever it asks again.
+    /// What reading returns from now on.
     pub(super) fn result(&self) -> io::Result<()> {
         match self {
             Self::Eof

@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use router::tunnel::IdleEnd;
 use runtime::{
     drain::{Drain, Working},
-    grpc::{Pace, Pings, SendResponse, ServerConnection, UNKNOWN_TIMEOUT},
+    grpc::{AUTHENTICATION_TIMEOUT, Keepalive, KeepaliveOptions, SendResponse, ServerConnection},
     io::{ByteStream, Heard},
     listen::{Accepted, Scheme},
     serve::http2,
@@ -35,7 +35,7 @@ use lifecycle::Phase;
 use work::{Done, Work};
 
 /// HTTP/2 pings, as GitLab's kas sends them; but a call finds out sooner whether its agent is there.
-const PING_PACE: Pace = Pace {
+const PING_PACE: KeepaliveOptions = KeepaliveOptions {
     interval: Duration::from_secs(50),
     timeout: Duration::from_secs(20),
     in_use: Duration::from_secs(5),
@@ -67,7 +67,7 @@ struct Connection {
     opening: FuturesUnordered<Opening>,
     idle: FuturesUnordered<IdleTunnel>,
     work: FuturesUnordered<Work>,
-    pings: Option<Pings>,
+    pings: Option<Keepalive>,
     /// Ends the streams of all callers.
     streams_end: CancellationToken,
     phase: Phase,
@@ -162,12 +162,12 @@ impl Connection {
             span,
         } = setup;
         let (phase, time) = match dialled {
-            None => (Phase::Unauthenticated, UNKNOWN_TIMEOUT),
+            None => (Phase::Unauthenticated, AUTHENTICATION_TIMEOUT),
             Some(_) => (Phase::Active, DIALLED_CONNECTION_AGE),
         };
         let pings = http2
             .ping_pong()
-            .map(|pings| Pings::new(pings, heard, PING_PACE, rand::random()));
+            .map(|pings| Keepalive::new(pings, heard, PING_PACE, rand::random()));
         Self {
             holds_tunnels: Some(gateway.holds_tunnels()),
             gateway,
@@ -281,9 +281,9 @@ async fn given_up(dialled: Option<&DialledConnection>) {
     }
 }
 
-async fn unanswered(pings: &mut Option<Pings>) {
+async fn unanswered(pings: &mut Option<Keepalive>) {
     match pings {
-        Some(pings) => pings.unanswered().await,
+        Some(pings) => pings.timed_out().await,
         None => std::future::pending().await,
     }
 }

@@ -61,7 +61,7 @@ pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Att
     Ok(Attached {
         accepted: Accepted {
             io: grpc::carried(attached.into_inner(), outgoing),
-            remote_addr: connected.peer.unwrap_or_else(unspecified),
+            remote_addr: connected.remote_addr.unwrap_or_else(unspecified),
             scheme: connected.scheme,
         },
         driver: Box::pin(async move {

@@ -11,7 +11,7 @@ use http::{HeaderValue, Uri};
 use proto::agent::entity::GitalyInfo;
 use runtime::{
     connect::{ConnectError, ConnectOptions, connect},
-    grpc::{Channel, Patience, SendRequest, silence},
+    grpc::{Channel, ProbeTimeouts, SendRequest, unresponsive},
     io::ByteStream,
     tls::{ClientTls, ClientTlsOptions, TlsError},
 };
@@ -37,7 +37,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_BACKOFF: Duration = Duration::from_secs(1);
 /// Silence is looked into as GitLab's kas does, without calls too, so that a dead
 /// connection is found before it is used again.
-const KEEPALIVE: Patience = Patience {
+const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
     busy: Duration::from_secs(20),
     idle: Duration::from_secs(20),
     answer: Duration::from_secs(10),
@@ -208,7 +208,7 @@ impl Server {
         self.tasks.spawn(async move {
             tokio::select! {
                 ended = connection => tracing::debug!(?ended, "Gitaly connection closed"),
-                () = silence(pings, heard, KEEPALIVE, || false) => {
+                () = unresponsive(pings, heard, KEEPALIVE, || false) => {
                     tracing::warn!("HTTP/2 keepalive timed out; closing Gitaly connection");
                 }
                 () = stop.cancelled() => {}

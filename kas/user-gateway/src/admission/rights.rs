@@ -1,5 +1,5 @@
-//! The right to a request, which is asked for again before the request is made again: who was
-//! revoked meanwhile must not go on with what they were once allowed.
+//! The right to make a request, which is checked again before the request is made again: a caller whose access was
+//! revoked meanwhile must not go on.
 
 use std::{
     net::IpAddr,
@@ -63,8 +63,7 @@ impl Rights {
     /// Asks whether the request is allowed still, and as whom. Cancel-safe.
     ///
     /// # Errors
-    /// The refusal; one that passes when nobody can say, which includes the control plane's grace
-    /// for outages.
+    /// The refusal; a retryable one when the control plane is unavailable for longer than its grace for outages.
     pub(crate) async fn ask(&self) -> Result<Access, Failure> {
         let Some(credentials) = &self.credentials else {
             return Err(denial::of_credentials(

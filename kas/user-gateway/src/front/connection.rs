@@ -27,15 +27,15 @@ use super::{
 
 /// How long a connection may be idle between requests, the next head included.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How soon it is looked again whether a connection of HTTP/2 is idle.
+/// How often a connection of HTTP/2 is checked for being idle, once it may be.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether a client of HTTP/1.1 is there of whom nobody would hear.
+/// How often a connection of HTTP/1.1 that is not being read is checked for a client that has left.
 const PRESENCE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long an idle connection of HTTP/2 may take to close when it was asked to.
 const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hyper buffers of HTTP/1.1 beyond the longest head.
 const READ_AHEAD_BYTES: usize = 8 << 10;
-/// How much longer than allowed a head of HTTP/2 may be, and be told so: h2 answers a longer one
+/// How much longer than allowed a head of HTTP/2 may be to get a `Status`: h2 answers a longer one
 /// itself, without a `Status`, and ends the connection of one that is four times as long again, or in
 /// more frames than this many bytes need, which is what these times four are for: a client may send
 /// frames of 16 KiB.

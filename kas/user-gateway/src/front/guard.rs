@@ -38,8 +38,8 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Whether the client has gone and nobody would notice: a connection of HTTP/1.1 is not read while a
-    /// request is in progress behind which more was sent, or whose body nobody takes.
+    /// Whether the client has left unnoticed: a connection of HTTP/1.1 is not read while a request is in progress
+    /// behind which more was sent, or whose body is not being read.
     pub(super) fn is_over(&self) -> bool {
         !self.activity.0.reading.load(Ordering::Relaxed)
             && !self.activity.is_http2()

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Version, header, request::Parts};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-/// As much is read of a body that nobody wants: what Go's server reads, too.
+/// Bytes of an unwanted body that are read, at most: as many as Go's server reads.
 const DISCARDED_BYTES: usize = 256 << 10;
 /// How long that may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);

@@ -110,7 +110,7 @@ impl Caller {
     }
 }
 
-/// The answer to any `OPTIONS` request; a foreign origin is not told what it might do.
+/// The answer to any `OPTIONS` request; for a foreign origin it allows nothing.
 pub(crate) fn preflight(caller: &Caller, asked: &HeaderMap) -> (StatusCode, HeaderMap) {
     let mut headers = HeaderMap::new();
     if *caller != Caller::Foreign {

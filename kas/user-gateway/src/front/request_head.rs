@@ -70,7 +70,7 @@ impl LongHeads {
 /// Checks a head of at most so many bytes.
 ///
 /// # Errors
-/// 431 for one that is too long, 501 for a coding of the body that nobody here can undo, 417 for
+/// 431 for one that is too long, 501 for a coding of the body that is not supported, 417 for
 /// another expectation than to be asked for the body: what an API server answers. 400 for a value
 /// that the way to the agent would change.
 pub(super) fn check(head: &Parts, max_bytes: usize) -> Result<(), Failure> {

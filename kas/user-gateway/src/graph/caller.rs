@@ -110,8 +110,8 @@ impl Caller {
         }
     }
 
-    /// Whether these are still who watches, and may use the agent: what comes by another way is told to
-    /// nobody else. While nobody can say it is told to nobody.
+    /// Whether the credentials still belong to this caller, who may still use the agent. Updates that come by another
+    /// tunnel wait for the answer.
     pub(super) async fn remains(&self, who: &Identity, from: IpAddr) -> Result<(), Status> {
         let mut failures = 0;
         loop {
@@ -148,8 +148,8 @@ impl Caller {
             .header(header::ACCEPT, "application/json")
             .body(Full::new(Bytes::from(review.to_string())))
             .map_err(|error| Status::internal(error.to_string()))?;
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-        let response = self.front.handle(request, nobody, &self.drain).await;
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let response = self.front.handle(request, local, &self.drain).await;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_REVIEW_BYTES)
             .collect()

@@ -30,7 +30,7 @@ const UPDATE: Bounds = Bounds {
 /// How long a tunnel is waited for.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Feeds `cache` until that has no sense any more, which the status explains.
+/// Feeds `cache` until retrying is of no use; the status says why.
 pub(super) async fn run(router: &Router, key: &Key, cache: &ObjectCache) -> Status {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5), 2.0);
     loop {
@@ -99,7 +99,7 @@ async fn follow(mut call: Call, cache: &ObjectCache, well: impl FnOnce()) -> Sta
             cache.apply(update);
             continue;
         };
-        // They count before they are told: an agent may never say that it has told all.
+        // They count before they are passed on: an agent may never say that it has sent all.
         if let Err(full) = all.push(update.changed) {
             return full;
         }

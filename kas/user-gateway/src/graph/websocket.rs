@@ -102,7 +102,7 @@ impl GraphRoute {
             Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, "this kas is starting")
         })?;
         let remote = request.remote_addr.ip();
-        let place = reach.strangers.take(remote, 1).map_err(|full| {
+        let place = reach.unauthenticated.take(remote, 1).map_err(|full| {
             let message =
                 format!("too many WebSockets from this address wait for their credentials: {full}");
             Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
@@ -226,7 +226,7 @@ impl Graph {
 }
 
 impl Graph {
-    /// Reads who wants to watch what, and begins the watch. The stranger's place is given back as soon as
+    /// Reads who wants to watch what, and begins the watch. The place among the unauthenticated is given back as soon as
     /// the caller is known.
     async fn begin(
         &self,
@@ -333,7 +333,7 @@ async fn end(io: &mut (impl AsyncWrite + Unpin), status: &Status, scope: &mut Sc
         messages::text(io, text.as_bytes()).await?;
         messages::close(io).await
     };
-    // Whoever is gone needs no reason.
+    // A client that is gone needs no reason.
     let ended = tokio::time::timeout(UNREAD_TIMEOUT, ending).await;
     scope.cut = !matches!(ended, Ok(Ok(())));
     scope.sent += text.len() as u64;

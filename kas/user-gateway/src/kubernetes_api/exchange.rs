@@ -24,7 +24,7 @@ use crate::route::BoxError;
 /// The head of an answer.
 pub(super) type Head = proto::agent::prototool::HttpResponse;
 
-/// Bytes of an answer that are looked at before its head is passed on.
+/// Bytes of an answer that are read before its head is passed on.
 const LOOK_AHEAD_BYTES: usize = 64 << 10;
 
 /// A part of the answer.
@@ -247,13 +247,13 @@ impl Exchange {
     /// the agent takes its time, in the background.
     pub(super) fn complete(&mut self) {
         if self.upload.is_some() {
-            // The rest of the request interests nobody: the call is cancelled.
+            // The rest of the request is not needed: the call is cancelled.
             return;
         }
         let Some(mut call) = self.call.take().and_then(Reader::into_call) else {
             return;
         };
-        // Without a runtime there is nobody left to wait for the rest.
+        // Without a runtime nothing can wait for the rest.
         if !call.finish_now() && tokio::runtime::Handle::try_current().is_ok() {
             self.drain.spawn(call.finish());
         }
@@ -267,7 +267,7 @@ impl Exchange {
         let polled = call.with(|call| upload.poll(call, uploaded, cx));
         match polled.unwrap_or(Poll::Ready(Err(UploadError::Call))) {
             Poll::Pending => {}
-            // If the call is gone, the answer tells why.
+            // If the call is gone, the answer says why.
             Poll::Ready(Ok(()) | Err(UploadError::Call)) => self.upload = None,
             Poll::Ready(Err(error @ (UploadError::Client(_) | UploadError::Pause(_)))) => {
                 return Err(error.into());

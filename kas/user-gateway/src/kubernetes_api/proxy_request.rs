@@ -25,7 +25,7 @@ use crate::{
     scope::Scope,
 };
 
-/// How long a request looks for a tunnel before it takes one of the places of those that wait.
+/// How long a request looks for a tunnel before it counts as queued.
 const QUEUED_AFTER: Duration = Duration::from_millis(100);
 /// How often a call is made again.
 const MAX_REPLAYS: u32 = 5;
@@ -67,9 +67,9 @@ impl ProxyRequest {
     }
 }
 
-/// What became of looking for a tunnel.
-enum Looked {
-    Over(Result<Call, OpenError>),
+/// The outcome of looking for a tunnel.
+enum Search {
+    Done(Result<Call, OpenError>),
     /// While the call waited, its caller became this one.
     AllowedAs(Access),
 }
@@ -143,7 +143,7 @@ impl KubernetesApi {
         }
     }
 
-    /// Makes the call until there is an answer or no sense in another try.
+    /// Makes the call until there is an answer, or another attempt is of no use.
     async fn call(
         &self,
         request: &mut ProxyRequest,
@@ -193,11 +193,11 @@ impl KubernetesApi {
         let started = Instant::now();
         let opened = loop {
             match self
-                .look(request, upload.as_deref_mut(), scope.deadline)
+                .search(request, upload.as_deref_mut(), scope.deadline)
                 .await?
             {
-                Looked::Over(opened) => break opened,
-                Looked::AllowedAs(access) => request.act_as(&access),
+                Search::Done(opened) => break opened,
+                Search::AllowedAs(access) => request.act_as(&access),
             }
         };
         let took = started.elapsed();
@@ -218,25 +218,25 @@ impl KubernetesApi {
     }
 
     /// Looks for a tunnel, as long as the caller may have one.
-    async fn look(
+    async fn search(
         &self,
         request: &ProxyRequest,
         upload: Option<&mut Upload>,
         deadline: Instant,
-    ) -> Result<Looked, Failure> {
+    ) -> Result<Search, Failure> {
         let open = (self.router).open(request.agent, &request.need, &request.opening, deadline);
         let mut open = pin!(open);
         tokio::select! {
             biased;
-            opened = open.as_mut() => return Ok(Looked::Over(opened)),
+            opened = open.as_mut() => return Ok(Search::Done(opened)),
             () = tokio::time::sleep(QUEUED_AFTER) => {}
         }
         let _place = self.places.hold(request.need.caller.clone())?;
         tokio::select! {
             biased;
-            opened = open => Ok(Looked::Over(opened)),
+            opened = open => Ok(Search::Done(opened)),
             error = fails_ahead(upload) => Err(failure::of_interruption(&error, true)),
-            access = request.rights.lapse(|it| is_on_behalf_of(&request.opening, it)) => access.map(Looked::AllowedAs),
+            access = request.rights.lapse(|it| is_on_behalf_of(&request.opening, it)) => access.map(Search::AllowedAs),
         }
     }
 

@@ -220,11 +220,11 @@ mod tests {
         headers
             .try_append("tracestate", HeaderValue::from_static("a=b\tc"))
             .unwrap();
-        let told = metadata(&headers, &RequestId::of(&headers));
+        let passed = metadata(&headers, &RequestId::of(&headers));
 
-        assert_eq!(told["traceparent"].value, ["00-1-2-01"]);
-        assert!(!told.contains_key("tracestate"));
-        assert_eq!(told["x-request-id"].value[0].len(), 32);
+        assert_eq!(passed["traceparent"].value, ["00-1-2-01"]);
+        assert!(!passed.contains_key("tracestate"));
+        assert_eq!(passed["x-request-id"].value[0].len(), 32);
     }
 
     #[test]

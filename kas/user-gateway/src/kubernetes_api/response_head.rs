@@ -289,11 +289,11 @@ mod tests {
         assert_eq!(headers["content-type"], "text/plain");
         assert_eq!(headers["content-length"], "3");
         assert!(headers.len() < MAX_LINES);
-        let word = headers.get_all("warning").iter().next_back().unwrap();
-        let word = word.to_str().unwrap();
+        let warning = headers.get_all("warning").iter().next_back().unwrap();
+        let warning = warning.to_str().unwrap();
         assert!(
-            word.starts_with("299 kas \"") && word.contains(" of 2002 header lines"),
-            "{word}"
+            warning.starts_with("299 kas \"") && warning.contains(" of 2002 header lines"),
+            "{warning}"
         );
     }
 

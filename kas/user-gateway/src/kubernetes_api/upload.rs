@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use proto::frame::Payload;
 use router::{Broken, Call};
-use runtime::grpc::CHUNK;
+use runtime::grpc::CHUNK_BYTES;
 
 use crate::{
     idle::Idle,
@@ -82,7 +82,7 @@ impl Upload {
     ) -> Poll<Result<(), UploadError>> {
         loop {
             while !self.chunk.is_empty() {
-                let length = self.chunk.len().min(CHUNK);
+                let length = self.chunk.len().min(CHUNK_BYTES);
                 ready!(call.poll_ready(cx, length))?;
                 call.start_send(Payload::nested(DATA, self.chunk.split_to(length)))?;
                 *count += length as u64;

@@ -122,7 +122,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Looks at an answer.
+    /// Recognises the head of an answer.
     pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         Some(Self {
             encoding: Encoding::of(status, headers)?,

@@ -10,7 +10,7 @@ use std::{
 
 use proto::frame::Frame;
 use runtime::{
-    grpc::{Patience, SendRequest, silence},
+    grpc::{ProbeTimeouts, SendRequest, unresponsive},
     io::{ByteStream, Heard},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::peers::Credentials;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Keepalive: a peer that is frozen or cut off is found out within three seconds
 /// of its last sign of life while requests wait for it.
-const KEEPALIVE: Patience = Patience {
+const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
     busy: Duration::from_millis(750),
     idle: Duration::from_secs(15),
     answer: Duration::from_millis(1500),
@@ -154,7 +154,7 @@ impl PeerConnection {
             peer,
             id,
         };
-        let silence = silence(self.pings, self.heard, KEEPALIVE, || peer.is_busy(id));
+        let silence = unresponsive(self.pings, self.heard, KEEPALIVE, || peer.is_busy(id));
         let mut silence = std::pin::pin!(silence);
         let mut idle_checks = tokio::time::interval(IDLE_CHECK_INTERVAL);
         loop {

@@ -8,7 +8,7 @@ use runtime::backoff::Backoff;
 /// Streams on a connection from which on another one is dialled. With the windows
 /// of [`runtime::grpc`], so many stalled readers leave room for the others.
 pub(super) const MAX_STREAMS: usize =
-    (runtime::grpc::CONNECTION_WINDOW / runtime::grpc::STREAM_WINDOW) as usize;
+    (runtime::grpc::CONNECTION_WINDOW_BYTES / runtime::grpc::STREAM_WINDOW_BYTES) as usize;
 /// Connections to one peer, at most.
 pub(super) const MAX_CONNECTIONS: usize = 4;
 /// How long one of several connections may be idle.

@@ -27,7 +27,7 @@ pub enum HandshakeError {
         /// Why.
         reason: &'static str,
     },
-    /// The client did not offer our subprotocol; it was told so.
+    /// The client did not offer our subprotocol; the answer says so.
     #[error("the WebSocket client offers the subprotocol {0:?} instead of \"ws-tunnel\"")]
     Subprotocol(String),
 }
@@ -55,7 +55,7 @@ struct Upgrade {
 }
 
 /// Reads a WebSocket request and answers it; returns what the client sent
-/// after it. Who asks for no WebSocket is told `directions`. The caller sets the
+/// after it. A request for no WebSocket is answered with `directions`. The caller sets the
 /// deadline.
 ///
 /// # Errors

@@ -62,7 +62,7 @@ impl Connection {
     /// Begins to authenticate a call.
     pub(super) fn dispatch(&mut self, request: Request<h2::RecvStream>, respond: SendResponse) {
         let directions = &self.gateway.settings.directions;
-        let Some(respond) = runtime::grpc::turn_away(&request, respond, directions) else {
+        let Some(respond) = runtime::grpc::reject_non_grpc(&request, respond, directions) else {
             return;
         };
         let services = &self.gateway.settings.services;
@@ -185,7 +185,7 @@ impl Connection {
         self.callers.add(caller.clone())?;
         if first {
             self.span.record("agent.id", agent.id.0);
-            runtime::grpc::welcome(&mut self.http2);
+            runtime::grpc::raise_window(&mut self.http2);
         }
         if self.phase == Phase::Unauthenticated {
             self.phase = Phase::Active;

@@ -1,7 +1,7 @@
 //! What a resume must know of an event of a watch.
 
 /// Longer resource versions than this are not remembered.
-pub(super) const LONGEST: usize = 1024;
+pub(super) const MAX_VERSION_BYTES: usize = 1024;
 /// The annotation of the bookmark behind the initial events of a watch-list.
 pub(super) const INITIAL_END: &[u8] = b"k8s.io/initial-events-end";
 
@@ -64,8 +64,8 @@ pub(super) enum Step {
 #[error("these bytes are no watch")]
 pub(super) struct Malformed;
 
-/// A resource version, unless it is empty or makes no sense.
+/// A resource version, unless it is empty, too long, or no text.
 pub(super) fn version(bytes: &[u8]) -> Option<Box<str>> {
     let text = std::str::from_utf8(bytes).ok()?;
-    (!text.is_empty() && text.len() <= LONGEST).then(|| text.into())
+    (!text.is_empty() && text.len() <= MAX_VERSION_BYTES).then(|| text.into())
 }

@@ -15,7 +15,7 @@ use super::{
 
 /// Bytes of an event that are held back, at most. A larger one is passed on as
 /// it comes, and a break in the middle of it cannot be mended.
-const HELD: usize = 4 << 20;
+const MAX_HELD_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
 enum Scanner {
@@ -158,10 +158,10 @@ impl Frames {
     fn hold(&mut self, part: Bytes) {
         self.held += part.len();
         self.tail.push(part);
-        if self.held > HELD {
+        if self.held > MAX_HELD_BYTES {
             self.release();
             self.exposed = true;
-            self.held = HELD;
+            self.held = MAX_HELD_BYTES;
         }
     }
 

@@ -2,7 +2,7 @@
 //! the other, with the resource version in `object.metadata`. A table has it
 //! there too, or else in the metadata of its rows' objects.
 
-use super::event::{Event, INITIAL_END, Kind, LONGEST, Malformed, Step, version};
+use super::event::{Event, INITIAL_END, Kind, MAX_VERSION_BYTES, Malformed, Step, version};
 
 /// A place in an event that matters. All others are [`Node::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Scanner {
         let plain = &bytes[..special.unwrap_or(bytes.len())];
         self.text = self.text.take().and_then(|mut text| {
             text.extend_from_slice(plain);
-            (text.len() <= LONGEST).then_some(text)
+            (text.len() <= MAX_VERSION_BYTES).then_some(text)
         });
         let Some(special) = special else {
             return bytes.len();

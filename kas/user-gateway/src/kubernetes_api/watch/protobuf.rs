@@ -2,7 +2,7 @@
 //! bytes, each a `WatchEvent` that holds a `RawExtension` that holds, behind
 //! `k8s\0`, an `Unknown` that holds the object, whose first field is its metadata.
 
-use super::event::{Event, INITIAL_END, Kind, LONGEST, Malformed, Step, version};
+use super::event::{Event, INITIAL_END, Kind, MAX_VERSION_BYTES, Malformed, Step, version};
 
 const MAGIC: &[u8] = b"k8s\0";
 
@@ -184,7 +184,7 @@ impl Scanner {
         self.state = match node {
             Node::Other | Node::Event => State::Skip(length),
             Node::Type | Node::Version | Node::Key | Node::Value | Node::Magic => {
-                if length <= LONGEST as u64 {
+                if length <= MAX_VERSION_BYTES as u64 {
                     State::Text(node, length, Vec::new())
                 } else {
                     State::Skip(length)

@@ -23,8 +23,8 @@ const VERSION: &str = "resourceVersion";
 /// after half an hour to an hour (`--min-request-timeout`, once or twice 1800 s), and would begin to
 /// count anew each time that it is resumed.
 const MAX_WATCH_SECONDS: u64 = 3600;
-/// What says how a watch begins, and has no sense behind that.
-const OF_THE_BEGINNING: [&str; 3] = [INITIAL, "resourceVersionMatch", "continue"];
+/// Parameters that only say how a watch begins.
+const INITIAL_PARAMETERS: [&str; 3] = [INITIAL, "resourceVersionMatch", "continue"];
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// Makes the request one that can be resumed, if it is a watch of a collection;
@@ -84,7 +84,7 @@ fn change(mut query: Edit<'_>, point: &Point, spent: u64) -> Option<()> {
         Point::End => return None,
         Point::Start => {}
         Point::Behind(version) => {
-            for name in OF_THE_BEGINNING {
+            for name in INITIAL_PARAMETERS {
                 query.remove(name);
             }
             query.set(VERSION, version);

@@ -164,7 +164,7 @@ fn is_final(outcome: &Result<Resumed, Gone>) -> bool {
         Ok(Resumed::Goes(..)) => true,
         // What passes soon is not worth the end of a watch.
         Ok(Resumed::Refused(status, _)) => !matches!(status.as_u16(), 429 | 503 | 504),
-        // Nobody could say.
+        // The control plane was not available.
         Ok(Resumed::Denied(failure)) => failure.retry_after.is_none(),
         Err(Gone::NoTunnel(error)) => matches!(
             error,

@@ -9,7 +9,7 @@ use crate::io::Heard;
 
 /// How soon a silent connection is asked for a sign of life.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ProbeTimeouts {
     /// Silence after which it is asked while calls use it.
     pub busy: Duration,
     /// Silence after which it is asked while none do.
@@ -20,10 +20,10 @@ pub struct Patience {
 
 /// Waits until the other end gives no sign of life. Whatever comes is one: an
 /// answer may be stuck behind a lot of data.
-pub async fn silence(
+pub async fn unresponsive(
     mut pings: h2::PingPong,
     heard: Heard,
-    patience: Patience,
+    patience: ProbeTimeouts,
     busy: impl Fn() -> bool,
 ) {
     let (mut mark, mut since) = (heard.mark(), Instant::now());

@@ -1,4 +1,4 @@
-//! Whether TLS comes where TLS is spoken: told by the first byte, before anything else is.
+//! Whether a client begins with TLS, by its first byte.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::{linger::close, replay::Replay};
 
 /// What begins a TLS handshake, and neither HTTP/1.1 nor HTTP/2.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
-/// What plain HTTP is told at a port that speaks TLS.
+/// The answer to plain HTTP at a port that speaks TLS.
 const SPEAKS_TLS: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\nContent-Length: 73\r\n\r\n\
     This port speaks TLS: use https:// (agents: wss:// or grpcs://) instead.\n";
@@ -39,7 +39,7 @@ pub(super) async fn first<S: AsyncRead + Unpin>(io: &mut Replay<S>) -> io::Resul
     })
 }
 
-/// Tells plain HTTP that the port speaks TLS, and ends the connection.
+/// Answers plain HTTP that the port speaks TLS, and ends the connection.
 pub(super) async fn answer_plain_http<S>(io: &mut S) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -13,7 +13,7 @@ use crate::io::Heard;
 
 /// How often a connection is pinged, and what is expected of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct KeepaliveOptions {
     /// Time between pings.
     pub interval: Duration,
     /// How long nothing at all may come while an answer is awaited.
@@ -41,11 +41,11 @@ impl Pinger for h2::PingPong {
     }
 }
 
-/// Pings a connection, in its own task.
+/// Keepalive a connection, in its own task.
 #[derive(Debug)]
-pub struct Pings<P = h2::PingPong> {
+pub struct Keepalive<P = h2::PingPong> {
     pings: P,
-    pace: Pace,
+    pace: KeepaliveOptions,
     heard: Heard,
     /// What had been heard when the timer was set.
     mark: u32,
@@ -55,9 +55,9 @@ pub struct Pings<P = h2::PingPong> {
     answered: Instant,
 }
 
-impl<P: Pinger> Pings<P> {
-    /// Pings through `pings`; `jitter` (0 to 1) spreads the first over time.
-    pub fn new(pings: P, heard: Heard, pace: Pace, jitter: f64) -> Self {
+impl<P: Pinger> Keepalive<P> {
+    /// Keepalive through `pings`; `jitter` (0 to 1) spreads the first over time.
+    pub fn new(pings: P, heard: Heard, pace: KeepaliveOptions, jitter: f64) -> Self {
         let first = pace.interval.mul_f64(0.5 + jitter / 2.0);
         Self {
             pings,
@@ -84,13 +84,13 @@ impl<P: Pinger> Pings<P> {
     }
 
     /// Waits until a ping stays unanswered. Cancel-safe.
-    pub async fn unanswered(&mut self) {
-        poll_fn(|cx| self.poll_unanswered(cx)).await;
+    pub async fn timed_out(&mut self) {
+        poll_fn(|cx| self.poll_timed_out(cx)).await;
     }
 
     /// Ready when a ping stays unanswered. Whatever comes shows that the other
     /// end is there: its answer may be stuck behind a lot of data.
-    pub fn poll_unanswered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_timed_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.waiting.is_some() && self.pings.poll_answer(cx).is_ready() {
                 self.waiting = None;
@@ -120,7 +120,7 @@ impl<P: Pinger> Pings<P> {
 mod tests {
     use super::*;
 
-    const PACE: Pace = Pace {
+    const PACE: KeepaliveOptions = KeepaliveOptions {
         interval: Duration::from_secs(50),
         timeout: Duration::from_secs(20),
         in_use: Duration::from_secs(5),
@@ -150,12 +150,12 @@ mod tests {
     async fn time_to_end(answers: usize, call_after: Option<Duration>) -> (Duration, usize) {
         let mut peer = Peer { answers, pings: 0 };
         let begin = Instant::now();
-        let mut pings = Pings::new(&mut peer, Heard::default(), PACE, 1.0);
+        let mut pings = Keepalive::new(&mut peer, Heard::default(), PACE, 1.0);
         if let Some(after) = call_after {
-            let _ = tokio::time::timeout(after, pings.unanswered()).await;
+            let _ = tokio::time::timeout(after, pings.timed_out()).await;
             pings.probe();
         }
-        pings.unanswered().await;
+        pings.timed_out().await;
         (begin.elapsed(), peer.pings)
     }
 

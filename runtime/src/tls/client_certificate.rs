@@ -1,4 +1,4 @@
-//! The certificate that is shown when dialling; a changed one is picked up.
+//! The client certificate that is presented when dialling; a changed one is picked up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,15 +9,15 @@ use super::{
     server::{Stamp, stamp},
 };
 
-/// Looks at its files when a server asks for a certificate; new ones that
-/// cannot be used are logged, and the old ones stay.
+/// A client certificate whose files are checked when a server asks for it; changed
+/// files that are not valid are logged, and the previous certificate stays.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ClientCertificate {
     identity: Identity,
     current: Mutex<(Arc<CertifiedKey>, Stamp)>,
 }
 
-impl Shown {
+impl ClientCertificate {
     pub(super) fn load(identity: Identity) -> Result<Self, TlsError> {
         let stamp = stamp(&identity, None);
         let key = Arc::new(identity.load()?);
@@ -34,7 +34,7 @@ impl Shown {
             match self.identity.load() {
                 Ok(key) => current.0 = Arc::new(key),
                 Err(error) => {
-                    tracing::error!(%error, "TLS files changed but cannot be used; the old ones stay");
+                    tracing::error!(%error, "changed TLS files are not valid; keeping the previous certificate");
                 }
             }
             current.1 = stamp;
@@ -43,7 +43,7 @@ impl Shown {
     }
 }
 
-impl ResolvesClientCert for Shown {
+impl ResolvesClientCert for ClientCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.key())
     }
@@ -73,7 +73,7 @@ mod tests {
             key: folder.path().join("key.pem"),
         };
         let first = write(&identity, "a");
-        let shown = Shown::load(identity.clone()).unwrap();
+        let shown = ClientCertificate::load(identity.clone()).unwrap();
         let now = || shown.key().cert[0].to_vec();
         assert_eq!(now(), first);
 

@@ -1,4 +1,4 @@
-//! Requests that are no gRPC, at a port that speaks nothing else.
+//! Requests that are no calls of gRPC, at a port that serves nothing else.
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -11,7 +11,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// Gives back what answers a call of gRPC. Any other request, such as kubectl's at the wrong port, is
 /// answered here: 415 (as gRPC has it for other content types), and `directions` to the right port.
 #[must_use]
-pub fn turn_away<B>(
+pub fn reject_non_grpc<B>(
     request: &Request<B>,
     mut respond: SendResponse,
     directions: &str,
@@ -19,7 +19,7 @@ pub fn turn_away<B>(
     if is_grpc(request) {
         return Some(respond);
     }
-    // Whoever is gone needs no answer.
+    // A client that is gone needs no answer.
     if let Ok(mut stream) = respond.send_response(unsupported(), false) {
         let text = Bytes::from(format!("{directions}\n"));
         let _ = stream.send_data(Frame::raw(text), true);
