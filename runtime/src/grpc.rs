@@ -68,7 +68,7 @@ pub const MAX_PEER_STREAMS: u32 = 10_000;
 
 /// Streams that the other end may have reset for breaking HTTP/2's rules, until the connection is
 /// closed. h2 never forgets one in a connection's life, and counts among them frames that come for a
-/// stream which was reset and forgotten: [`RESET_STREAMS_TTL`] keeps these out, so that what is
+/// stream which was reset and forgotten: `RESET_STREAMS_TTL` keeps these out, so that what is
 /// counted are faults, of which a sound client makes none.
 pub const MAX_STREAM_FAULTS: usize = 16 << 10;
 /// The same on connections of peers, which live long and carry everybody's calls: many callers who
