@@ -1,6 +1,7 @@
 //! The private API: the port on which replicas request tunnels from each other.
 
 mod authenticator;
+mod challenge;
 mod self_test;
 mod tokens;
 

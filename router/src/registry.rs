@@ -51,7 +51,7 @@ pub struct Registry {
 
 /// An agent's tunnels to this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Presence {
+pub struct AgentTunnels {
     /// Idle tunnels.
     pub idle: usize,
     /// Tunnels, idle and in use.
@@ -131,10 +131,10 @@ impl Registry {
 
     /// The agent's tunnels to this replica.
     #[must_use]
-    pub fn presence(&self, agent: AgentId) -> Presence {
+    pub fn tunnels(&self, agent: AgentId) -> AgentTunnels {
         self.shard(agent)
             .get(&agent)
-            .map(Agent::presence)
+            .map(Agent::tunnels)
             .unwrap_or_default()
     }
 
@@ -182,7 +182,7 @@ impl Registry {
             .iter()
             .flat_map(|shard| {
                 let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-                let connected = shard.iter().filter(|(_, entry)| entry.presence().alive > 0);
+                let connected = shard.iter().filter(|(_, entry)| entry.tunnels().alive > 0);
                 connected.map(|(agent, _)| *agent).collect::<Vec<_>>()
             })
             .collect()

@@ -151,7 +151,7 @@ impl Router {
     async fn refused(&self, agent: AgentId, need: &Need, failures: &Failures) -> Refusal {
         loop {
             let refusal = failures.refused().await;
-            let holds = self.registry.presence(agent).alive > 0;
+            let holds = self.registry.tunnels(agent).alive > 0;
             if !holds || self.registry.refusal(agent, need).is_some() {
                 return refusal;
             }
@@ -211,11 +211,11 @@ impl Router {
 
     /// Time since the agent was connected to any replica; zero while it is.
     pub async fn last_seen(&self, agent: AgentId) -> Option<Duration> {
-        let presence = self.registry.presence(agent);
-        if presence.alive > 0 {
+        let tunnels = self.registry.tunnels(agent);
+        if tunnels.alive > 0 {
             return Some(Duration::ZERO);
         }
-        let here = presence.last_seen.map(|at| at.elapsed());
+        let here = tunnels.last_seen.map(|at| at.elapsed());
         let anywhere = self.table.last_seen(agent).await;
         [here, anywhere].into_iter().flatten().min()
     }

@@ -101,7 +101,7 @@ async fn a_tunnel_request_of_a_peer_is_not_passed_on() {
     let more = tokio::time::timeout(Duration::from_millis(300), asked.reply()).await;
     assert!(more.is_err(), "{more:?}");
     assert_eq!(replicas.dials(2), 0, "nobody has asked the owner");
-    assert_eq!(replicas.all[2].registry().presence(AGENT).idle, 1);
+    assert_eq!(replicas.all[2].registry().tunnels(AGENT).idle, 1);
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ async fn an_unused_tunnel_that_comes_back_serves_who_waits() {
 async fn a_tunnel_whose_connection_dies_leaves_the_registry() {
     let replicas = Replicas::start(2);
     let agent = Agent::connect(&replicas.all[1], AGENT, 3).await;
-    assert_eq!(replicas.all[1].registry().presence(AGENT).idle, 3);
+    assert_eq!(replicas.all[1].registry().tunnels(AGENT).idle, 3);
     let mut changes = replicas.store.changes(AGENT);
 
     agent.cut();
@@ -165,7 +165,7 @@ async fn a_tunnel_whose_connection_dies_leaves_the_registry() {
         .wait_for(|_| replicas.store.owners(AGENT).is_empty())
         .await
         .unwrap();
-    assert_eq!(replicas.all[1].registry().presence(AGENT).idle, 0);
+    assert_eq!(replicas.all[1].registry().tunnels(AGENT).idle, 0);
     assert_eq!(replicas.all[1].registry().counts(), (0, 0));
 }
 

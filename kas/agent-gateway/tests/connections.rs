@@ -199,12 +199,12 @@ async fn tunnels_wait_in_the_registry_until_their_connection_ends_on_both_transp
         let mut client = ReverseTunnelClient::new(kas.channel(scheme, &kas.token).await);
         let tunnel = tokio::spawn(async move { client.connect(open(descriptor())).await });
         kas.connected(true).await;
-        assert_eq!(kas.registry.presence(AGENT).idle, 1);
+        assert_eq!(kas.registry.tunnels(AGENT).idle, 1);
 
         tunnel.abort();
 
         kas.connected(false).await;
-        assert_eq!(kas.registry.presence(AGENT).idle, 0);
+        assert_eq!(kas.registry.tunnels(AGENT).idle, 0);
     }
 }
 
@@ -238,12 +238,12 @@ async fn a_tunnel_stays_until_the_agent_is_seen_elsewhere() {
             client.connect(open(descriptor())).await
         }));
     }
-    until(|| kas.registry.presence(AGENT).idle == 2).await;
+    until(|| kas.registry.tunnels(AGENT).idle == 2).await;
 
     kas.drain.start();
     let first = within(tunnels.next()).await.unwrap().unwrap();
     assert!(first.is_ok(), "{first:?}");
-    assert_eq!(kas.registry.presence(AGENT).idle, 1);
+    assert_eq!(kas.registry.tunnels(AGENT).idle, 1);
     let other = Owner {
         replica: ReplicaId::new("b"),
         url: String::new(),

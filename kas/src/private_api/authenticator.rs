@@ -13,16 +13,10 @@ use runtime::grpc::{SendResponse, ok_trailers, refuse, response_headers};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::tokens::{PeerIdentity, TOKEN_REUSE_TIMEOUT, Tokens};
-
-/// Metadata of a challenge, which comes instead of a request for a tunnel: a nonce.
-pub(super) const SELF_TEST: &str = "kas-hop-self-test";
-/// Metadata of the answer: the replica's id.
-pub(super) const REPLICA: &str = "kas-hop-replica";
-/// Metadata of the answer: a nonce of the connection.
-pub(super) const CONNECTION: &str = "kas-hop-connection";
-/// Metadata of the answer: the proof.
-pub(super) const PROOF: &str = "kas-hop-proof";
+use super::{
+    challenge::{CONNECTION, PROOF, PeerIdentity, REPLICA, SELF_TEST},
+    tokens::{TOKEN_REUSE_TIMEOUT, Tokens},
+};
 
 /// Bytes of a challenge's nonce, at most.
 const MAX_NONCE_BYTES: usize = 64;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PORT, PeerSettings, authenticator::Authenticator, tokens::PeerChallenge};
+use super::{PORT, PeerSettings, authenticator::Authenticator};
 use crate::port::Port;
 
 /// How long one attempt may take.
@@ -198,7 +198,7 @@ async fn probe(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
     let stream = dial(url, &settings.dial).await?;
     let http2 = runtime::grpc::client_settings();
     let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
-    let challenge = PeerChallenge::new(&settings.tokens, url);
+    let challenge = settings.tokens.peer_challenge(url);
     let (response, _) = send.send_request(challenge.request(), true)?;
     let response = tokio::select! {
         response = response => response?,

@@ -10,17 +10,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use router::peers::{Challenge, Credentials};
 use runtime::jwt::{self, JwtError, Secret};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::authenticator::{CONNECTION, PROOF, REPLICA, SELF_TEST};
+use super::challenge::{ISSUER, PeerChallenge, PeerIdentity};
 
-/// Issuer of the tokens between replicas, and their audience where they are valid at every replica, as with
-/// GitLab's kas.
-const ISSUER: &str = "gitlab-kas";
 /// Purpose for which the key of proofs is derived from the shared secret.
 const PROOF_KEY_PURPOSE: &str = "kas private api proof";
 /// Audience of a signed time; it authenticates nothing.
@@ -58,49 +55,6 @@ struct Signed {
     /// The clock difference that it was signed for.
     ahead: i64,
     headers: HeaderMap,
-}
-
-/// The identity of a replica on one connection.
-#[derive(Debug, Clone)]
-pub(super) struct PeerIdentity {
-    replica: String,
-    connection: String,
-}
-
-impl PeerIdentity {
-    /// A new connection to the replica of this name.
-    pub(super) fn new(replica: &str) -> Self {
-        Self {
-            replica: replica.to_owned(),
-            connection: nonce(),
-        }
-    }
-
-    /// The identity in the metadata of an answer.
-    fn read(answer: &HeaderMap) -> Option<Self> {
-        let text = |name| Some(answer.get(name)?.to_str().ok()?.to_owned());
-        Some(Self {
-            replica: text(REPLICA)?,
-            connection: text(CONNECTION)?,
-        })
-    }
-
-    pub(super) fn replica(&self) -> &str {
-        &self.replica
-    }
-
-    pub(super) fn connection(&self) -> &str {
-        &self.connection
-    }
-
-    /// The audience of tokens on the connection.
-    pub(super) fn audience(&self) -> String {
-        format!("{ISSUER} {} {}", self.replica, self.connection)
-    }
-}
-
-fn nonce() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 impl std::fmt::Debug for Tokens {
@@ -142,6 +96,11 @@ impl Tokens {
     pub(super) fn proof(&self, nonce: &str, url: &str, identity: &PeerIdentity) -> String {
         let (replica, connection) = (identity.replica(), identity.connection());
         self.proofs.mac(&[nonce, url, replica, connection])
+    }
+
+    /// A challenge to the replica at `url`.
+    pub(super) fn peer_challenge(&self, url: &str) -> PeerChallenge {
+        PeerChallenge::new(self.proofs.clone(), url)
     }
 
     /// The secret that all replicas share.
@@ -206,7 +165,7 @@ impl Credentials for Tokens {
         if self.unbound {
             return None;
         }
-        Some(Box::new(PeerChallenge::new(self, url)))
+        Some(Box::new(self.peer_challenge(url)))
     }
 
     fn metadata(&self, url: &str, audience: &str) -> HeaderMap {
@@ -283,56 +242,6 @@ fn report_clock(url: &str, ahead: i64) {
         "clock of a peer differs from this replica's: replicas compensate for that, but certificates and other \
          tokens are checked by the wrong clock; synchronize the clocks (NTP)"
     );
-}
-
-/// A challenge to whoever answers at a URL. It reveals nothing.
-pub(super) struct PeerChallenge {
-    proofs: Secret,
-    nonce: String,
-    url: String,
-}
-
-impl PeerChallenge {
-    pub(super) fn new(tokens: &Tokens, url: &str) -> Self {
-        Self {
-            proofs: tokens.proofs.clone(),
-            nonce: nonce(),
-            url: url.to_owned(),
-        }
-    }
-
-    /// The replica that has answered, if it proved that it is published at the URL.
-    pub(super) fn identify(&self, answer: &HeaderMap) -> Option<PeerIdentity> {
-        let identity = PeerIdentity::read(answer)?;
-        let proof = answer.get(PROOF)?.to_str().ok()?;
-        let message = [
-            &self.nonce,
-            &self.url,
-            identity.replica(),
-            identity.connection(),
-        ];
-        self.proofs.is_mac(&message, proof).then_some(identity)
-    }
-}
-
-impl Challenge for PeerChallenge {
-    fn request(&self) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = Uri::from_static("http://kas/kas.PrivateApi/SelfTest");
-        let headers = request.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-        headers.insert("te", HeaderValue::from_static("trailers"));
-        if let Ok(nonce) = HeaderValue::from_str(&self.nonce) {
-            headers.insert(SELF_TEST, nonce);
-        }
-        request
-    }
-
-    fn verify(&self, answer: &HeaderMap) -> Option<String> {
-        Some(self.identify(answer)?.audience())
-    }
 }
 
 fn rejection() -> Status {

@@ -139,7 +139,7 @@ impl Cluster {
 
     /// The replicas that hold the agent.
     pub(super) fn holders(&self, agent: AgentId) -> Vec<String> {
-        let holds = |replica: &&Replica| replica.registry().presence(agent).alive > 0;
+        let holds = |replica: &&Replica| replica.registry().tunnels(agent).alive > 0;
         let holders = self.replicas.iter().filter(holds);
         holders.map(|replica| replica.id().to_string()).collect()
     }

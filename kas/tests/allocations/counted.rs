@@ -140,7 +140,7 @@ impl Server {
     /// Serves until the first agents have both their tunnels idle and nothing else is new.
     pub(crate) fn idle(&self, agents: usize) -> Count {
         let registry = self.replicas[0].replica.registry();
-        let all_idle = || (1..=agents).all(|id| registry.presence(AgentId(id as i64)).idle >= 2);
+        let all_idle = || (1..=agents).all(|id| registry.tunnels(AgentId(id as i64)).idle >= 2);
         let settled = async {
             while !all_idle() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -121,7 +121,7 @@ impl Site {
         let there = owners
             .iter()
             .any(|owner| &owner.replica == newest.replica.id());
-        there && newest.replica.registry().presence(AGENT).idle >= 2
+        there && newest.replica.registry().tunnels(AGENT).idle >= 2
     }
 
     /// A request through the load balancer, on a connection of its own.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Presence, callers::Callers, queue::FairQueue};
+use super::{AgentTunnels, callers::Callers, queue::FairQueue};
 use crate::{
     opening::Need,
     refusal::Refusal,
@@ -151,8 +151,8 @@ impl Agent {
         self.alive == 0
     }
 
-    pub(super) fn presence(&self) -> Presence {
-        Presence {
+    pub(super) fn tunnels(&self) -> AgentTunnels {
+        AgentTunnels {
             idle: self.idle.len(),
             alive: self.alive,
             last_seen: self.last_seen,

@@ -238,8 +238,7 @@ impl Agent {
             tokio::spawn(echo(send.clone(), end.clone()));
         }
         // A tunnel that somebody waits for may be used up already.
-        while registry.presence(agent).alive < tunnels
-            && registry.presence(agent).last_seen.is_none()
+        while registry.tunnels(agent).alive < tunnels && registry.tunnels(agent).last_seen.is_none()
         {
             tokio::task::yield_now().await;
         }

@@ -186,7 +186,7 @@ impl Request {
 
 /// Where an answer broke off.
 enum Cut {
-    /// StoredPresence it began, for a reason that lies in the path.
+    /// Before it began, for a reason that lies in the path.
     Ahead(String),
     Within(String),
 }

@@ -160,7 +160,7 @@ impl Scenario {
         for agent in self.agent_ids().map(AgentId) {
             let holds = living
                 .iter()
-                .filter(|it| it.registry().presence(agent).alive > 0);
+                .filter(|it| it.registry().tunnels(agent).alive > 0);
             let truth: BTreeSet<_> = holds.map(|it| it.me.replica.clone()).collect();
             let record = contents.records.get(&agent);
             let owners = record.iter().flat_map(|record| &record.owners);

@@ -90,7 +90,7 @@ async fn has_tunnels_elsewhere(gateway: &AgentGateway, agent: AgentId, drains: b
             return;
         }
         // All connections of a replica that drains end: another one here does not count.
-        if !drains && gateway.registry.presence(agent).idle > 1 {
+        if !drains && gateway.registry.tunnels(agent).idle > 1 {
             return;
         }
         tokio::select! {

@@ -71,7 +71,7 @@ impl Pods {
     }
 
     fn tunnels(&self) -> usize {
-        self.replica.registry.presence(AGENT).idle
+        self.replica.registry.tunnels(AGENT).idle
     }
 
     /// What the private API of a pod says to this token.

@@ -221,7 +221,7 @@ impl Site {
 
 impl Replica {
     pub(crate) fn holds(&self, agent: AgentId) -> bool {
-        self.registry.presence(agent).idle > 0
+        self.registry.tunnels(agent).idle > 0
     }
 
     pub(crate) fn shows(&self, agent: AgentId, state: &str) -> bool {

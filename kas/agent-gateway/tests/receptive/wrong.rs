@@ -40,8 +40,8 @@ async fn what_is_wrong_is_said_of_each_agent_and_disturbs_no_other() {
     assert!(!replica.holds(AGENT));
     assert!(replica.shows(OTHER, "connected"));
     assert_eq!(
-        replica.registry.presence(OTHER).idle,
-        replica.registry.presence(OTHER).alive
+        replica.registry.tunnels(OTHER).idle,
+        replica.registry.tunnels(OTHER).alive
     );
     site.dial(AGENT, there(&agent), &private, Proof::Jwt);
     until("the agent", || {

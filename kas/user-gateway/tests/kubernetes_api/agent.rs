@@ -84,7 +84,7 @@ impl Agent {
         for _ in 0..tunnels {
             tokio::spawn(offer_tunnels(send.clone(), script.clone()));
         }
-        while registry.presence(AgentId(id)).idle < tunnels {
+        while registry.tunnels(AgentId(id)).idle < tunnels {
             tokio::task::yield_now().await;
         }
         Self(connection)
