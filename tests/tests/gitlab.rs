@@ -346,7 +346,7 @@ async fn agents_are_refused_as_upstream_does_and_a_revoked_one_is_cut() -> Resul
 
     agent.process.wait_for("nauthenticated", SOON).await?;
     ensure!(
-        rig.kas.output().contains("GitLab refuses an agent's token"),
+        rig.kas.output().contains("GitLab rejected an agent token"),
         "{}",
         rig.kas.tail()
     );

@@ -168,7 +168,7 @@ async fn without_gitlab_and_gitaly_agents_keep_their_configuration() -> Result<(
         let says = |it: &tests::gitlab_member::Member| {
             it.process
                 .output()
-                .contains("a configuration project cannot be read")
+                .contains("configuration project cannot be read")
         };
         site.set.replicas.iter().any(says).then_some(())
     };
