@@ -60,7 +60,7 @@ pub async fn serve(
     let span = tracing::debug_span!(
         "call",
         request_id = query.request_id(),
-        agent.id = %query.agent,
+        agent.id = query.agent.0,
         method = &*query.need.method,
     );
     answer(registry, query, request, respond, leaving)

@@ -229,7 +229,7 @@ impl Readers {
         }
         for (caller, (agent, responses, bytes)) in cut_by_caller {
             tracing::warn!(
-                agent.id = %agent,
+                agent.id = agent.0,
                 caller,
                 responses,
                 bytes,

@@ -73,7 +73,7 @@ impl Router {
         let span = tracing::debug_span!(
             "call",
             request_id = opening.request_id(),
-            agent.id = %agent,
+            agent.id = agent.0,
             method = &*need.method,
         );
         self.find(agent, need, opening, deadline)

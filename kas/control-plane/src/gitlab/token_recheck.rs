@@ -39,7 +39,7 @@ impl GitLab {
             return;
         };
         if !error.is_retryable() && self.0.agents.lost(agent, token) {
-            tracing::info!(agent.id = %agent, %error, "agent token is no longer valid; its connections are closed");
+            tracing::info!(agent.id = agent.0, %error, "agent token is no longer valid; its connections are closed");
             self.0.revision.send_modify(|revision| *revision += 1);
         }
     }

@@ -78,7 +78,7 @@ async fn read(inner: Arc<Inner>, agent: AgentId, mut ticket: ReadTicket) {
         let record = match answer {
             Ok(Ok(record)) => Some(record),
             Ok(Err(error)) => {
-                tracing::debug!(agent.id = %agent, %error, "reading an agent's record failed");
+                tracing::debug!(agent.id = agent.0, %error, "reading an agent's record failed");
                 None
             }
             Err(_) => None,

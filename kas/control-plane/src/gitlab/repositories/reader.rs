@@ -97,7 +97,7 @@ pub(super) async fn read(
     if let Err(error) = &parsed {
         let agent = &registered.agent;
         tracing::error!(
-            agent.id = %agent.id,
+            agent.id = agent.id.0,
             agent.name = agent.name,
             project = agent.project_path,
             path,
@@ -118,7 +118,7 @@ fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, Agent
     let (file, unknown) = yaml::read_noting::<AgentFile>(Path::new(path), text)?;
     for key in unknown {
         tracing::warn!(
-            agent.id = %agent.id,
+            agent.id = agent.id.0,
             agent.name = agent.name,
             project = agent.project_path,
             path,

@@ -276,7 +276,7 @@ impl Refresher {
             // The agent was deleted.
             Err(error) if error.refusal() == Some(404) => delivered.reported = true,
             Err(error) => {
-                tracing::warn!(agent.id = %id, %error, "could not send the agent's configuration to GitLab; retrying");
+                tracing::warn!(agent.id = id.0, %error, "could not send the agent's configuration to GitLab; retrying");
                 if let Some(polls) = polls {
                     // Whoever claims it next sends it; nobody else has to know.
                     polls.disclaim(id).await.ok();
