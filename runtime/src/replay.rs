@@ -68,6 +68,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         };
         if again.read_into(buf) {
             self.again = None;
+            // What follows comes in the same read if it is there: rustls keeps a buffer of twice the size for each
+            // connection whose first read was short. That it is not there yet, or that the stream has failed, is
+            // for the next read to say.
+            if buf.remaining() > 0 {
+                let _ = Pin::new(&mut self.inner).poll_read(cx, buf);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -120,5 +126,16 @@ mod tests {
 
         assert_eq!(text, "hello world");
         assert!(stream.again.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_follows_comes_in_the_same_read() {
+        let mut stream = Replay::new(&b"world"[..]);
+        stream.put_back(b"hello ".to_vec());
+
+        let mut bytes = [0; 32];
+        let read = stream.read(&mut bytes).await.unwrap();
+
+        assert_eq!(&bytes[..read], b"hello world");
     }
 }
