@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use kube::client::ConfigExt;
 use proto::agent::entity::KubernetesVersion;
-use runtime::connect::ProxySetting;
+use runtime::{connect::ProxySetting, telemetry::Causes};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
 
@@ -29,8 +29,6 @@ use credentials::Credentials;
 
 pub(crate) use body::{Piece, RequestBody};
 pub(crate) use credentials::BoxError;
-
-use crate::error_chain::chain;
 
 /// Idle connections that are kept for HTTP/1.1.
 const MAX_IDLE_CONNECTIONS: usize = 32;
@@ -231,7 +229,7 @@ impl Cluster {
         let driver = async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(
-                    error = chain(&error),
+                    error = %Causes(&error),
                     "upgraded connection to the Kubernetes API broke"
                 );
             }
@@ -259,7 +257,7 @@ impl Cluster {
             Ok(Ok(version)) => Some(version.into()),
             Ok(Err(error)) => {
                 tracing::debug!(
-                    error = chain(&*error),
+                    error = %Causes(&*error),
                     "could not get the version of the Kubernetes API"
                 );
                 None

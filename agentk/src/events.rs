@@ -18,9 +18,9 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    cluster::Cluster, error_chain::chain, leader::LeaderOnly, metrics::Metrics, session::Uplink,
-};
+use runtime::telemetry::Causes;
+
+use crate::{cluster::Cluster, leader::LeaderOnly, metrics::Metrics, session::Uplink};
 use delivery::Delivery;
 use queue::{Offered, Queue};
 
@@ -62,7 +62,7 @@ impl Events {
             Ok(client) => client,
             Err(error) => {
                 return tracing::error!(
-                    error = chain(&error),
+                    error = %Causes(&error),
                     "cannot report events: no client for the Kubernetes API"
                 );
             }

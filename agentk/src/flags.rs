@@ -244,7 +244,7 @@ fn given(file: Option<PathBuf>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error_chain::chain;
+    use runtime::telemetry::Causes;
 
     fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         let line = ["agentk", "--kas-address", "wss://kas.example.com"];
@@ -263,7 +263,7 @@ mod tests {
                 let found = variables.iter().rev().find(|(known, _)| known == name);
                 found.map(|(_, value)| value.clone())
             })
-            .map_err(|error| chain(&error))
+            .map_err(|error| Causes(&error).to_string())
     }
 
     #[test]

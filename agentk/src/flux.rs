@@ -22,9 +22,10 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use runtime::telemetry::Causes;
+
 use crate::{
-    cluster::Cluster, error_chain::chain, graph::Graph, last_failure::LastFailure,
-    leader::LeaderOnly, session::Uplink,
+    cluster::Cluster, graph::Graph, last_failure::LastFailure, leader::LeaderOnly, session::Uplink,
 };
 use pushes::PushSubscription;
 use receivers::Receivers;
@@ -99,7 +100,7 @@ impl Flux {
             Ok(client) => client,
             Err(error) => {
                 return tracing::error!(
-                    error = chain(&error),
+                    error = %Causes(&error),
                     "cannot notify Flux of pushes: no client for the Kubernetes API"
                 );
             }
@@ -158,7 +159,7 @@ impl Flux {
             Err(error) => {
                 return Status::failed_precondition(format!(
                     "flux.webhook_receiver_url: {}",
-                    chain(&error)
+                    Causes(&error)
                 ));
             }
         };
@@ -260,7 +261,7 @@ fn log(project: &str, called: Result<(), WebhookError>) {
         Err(error) => {
             tracing::warn!(
                 project,
-                error = chain(&error),
+                error = %Causes(&error),
                 "could not call a Receiver; Flux checks the repository at its own interval"
             )
         }

@@ -16,10 +16,11 @@ use http::{Method, Request, StatusCode, header};
 use tokio::time::Instant;
 use tonic::Status;
 
+use runtime::telemetry::Causes;
+
 use crate::{
     call::{CallError, Inbound, Outbound},
     cluster::{Cluster, RequestBody},
-    error_chain::chain,
     metrics::Metrics,
     services::Service,
 };
@@ -152,7 +153,7 @@ impl Service for KubernetesApi {
 
 /// The status of a request that could not be made of the API server, or whose response broke.
 fn unavailable(error: &(dyn Error + 'static)) -> Status {
-    let error = chain(error);
+    let error = Causes(error).to_string();
     tracing::error!(error, "request to the Kubernetes API failed");
     Status::unavailable(format!("gRPC -> HTTP: {error}"))
 }

@@ -14,9 +14,9 @@ use proto::agent::agentcfg::AgentConfiguration;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    cluster::Cluster, error_chain::chain, last_failure::LastFailure, metrics::Metrics, pod::Pod,
-};
+use runtime::telemetry::Causes;
+
+use crate::{cluster::Cluster, last_failure::LastFailure, metrics::Metrics, pod::Pod};
 use election::{Election, Record, Step};
 
 /// How long a leader leads without renewing.
@@ -77,7 +77,7 @@ impl Candidate {
                 Term::new(self, lock).run(stop).await;
             }
             Err(error) => tracing::error!(
-                error = chain(&error),
+                error = %Causes(&error),
                 "no leader election: no client for the Kubernetes API"
             ),
         }
@@ -240,7 +240,7 @@ impl Term {
             Err(_) => return RETRY_INTERVAL,
         };
         let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
-        let error = chain(&error);
+        let error = Causes(&error).to_string();
         if self.failure.is_new(&error) {
             tracing::warn!(
                 error,

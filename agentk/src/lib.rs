@@ -11,7 +11,6 @@ mod call;
 mod cluster;
 mod config;
 mod configuration;
-mod error_chain;
 mod events;
 mod features;
 pub mod flags;

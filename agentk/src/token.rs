@@ -4,7 +4,9 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use http::HeaderValue;
 
-use crate::{error_chain::chain, last_failure::LastFailure};
+use runtime::telemetry::Causes;
+
+use crate::last_failure::LastFailure;
 
 /// How often the file is read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,7 +81,7 @@ impl TokenReader {
                 changed
             }
             Err(error) => {
-                let error = chain(&error);
+                let error = Causes(&error).to_string();
                 if self.failure.is_new(&error) {
                     tracing::error!(error, "cannot read the agent's token; using the last one");
                 }

@@ -16,12 +16,12 @@ use hyper_util::{
 use runtime::{
     connect::{ConnectOptions, ProxySetting, Target, connect},
     io::ByteStream,
+    telemetry::Causes,
     tls::{ClientTls, ClientTlsOptions},
 };
 use tokio_util::task::TaskTracker;
 
 use super::BoxError;
-use crate::error_chain::chain;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ impl tower::Service<Uri> for ApiConnector {
             let target = target(&uri)?;
             let connected = connect(&target, &options).await.map_err(|error| {
                 // The target's own scheme says nothing to an operator here.
-                let text = chain(&error);
+                let text = Causes(&error).to_string();
                 text.replace(
                     &target.to_string(),
                     &format!("the Kubernetes API at {}", target.host_and_port()),

@@ -195,7 +195,9 @@ fn read_certificates(file: &Path) -> Result<Vec<Vec<u8>>, CertificatesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::identity::identity, error_chain::chain};
+    use runtime::telemetry::Causes;
+
+    use crate::cluster::identity::identity;
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
         clusters:\n- name: c\n  cluster: {server: 'https://c.example:6443/prefix'}\n\
@@ -264,7 +266,7 @@ mod tests {
             .await
             .unwrap_err();
 
-        let error = chain(&error);
+        let error = Causes(&error).to_string();
         assert!(error.contains("/nonexistent/config"), "{error}");
     }
 }

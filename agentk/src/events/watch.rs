@@ -5,11 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use kube::Client;
 use proto::events::rpc::Event;
-use runtime::backoff::Backoff;
+use runtime::{backoff::Backoff, telemetry::Causes};
 
 use super::convert;
 use crate::{
-    error_chain::chain,
     informer::{self, Informer},
     last_failure::LastFailure,
 };
@@ -42,7 +41,7 @@ pub(super) async fn run(client: &Client, offer: impl Fn(Event)) {
             Ok(())
         };
         let error = informer.follow(|| backoff.reset(), handle).await;
-        let text = chain(&error);
+        let text = Causes(&error).to_string();
         if error.is_expired() {
             tracing::debug!("resource version of the events expired; listing them again");
         } else if failure.is_new(&text) {

@@ -8,12 +8,12 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use proto::graph::rpc::Update;
-use runtime::backoff::Backoff;
+use runtime::{backoff::Backoff, telemetry::Causes};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{NOTIFICATION, Settings, repository::Repository};
-use crate::{error_chain::chain, last_failure::LastFailure};
+use crate::last_failure::LastFailure;
 
 /// The owner of the fields, as GitLab's agentk names it.
 const FIELD_MANAGER: &str = "agentk";
@@ -87,7 +87,7 @@ impl<'a> ReceiverReconciler<'a> {
         let mut failed = None;
         for (uid, repository) in std::mem::take(&mut self.due) {
             if let Err(error) = self.apply(&repository).await {
-                failed = Some(chain(&error));
+                failed = Some(Causes(&error).to_string());
                 self.due.insert(uid, repository);
             }
         }

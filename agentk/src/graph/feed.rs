@@ -8,7 +8,7 @@ use kube::{
 };
 use object_cache::{ObjectCache, StagedList};
 use proto::graph::rpc::Update;
-use runtime::backoff::Backoff;
+use runtime::{backoff::Backoff, telemetry::Causes};
 use tonic::Status;
 
 use super::{
@@ -16,10 +16,7 @@ use super::{
     discovery::{self, DiscoveryError},
     object,
 };
-use crate::{
-    error_chain::chain,
-    informer::{Event, Informer, InformerError},
-};
+use crate::informer::{Event, Informer, InformerError};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -42,7 +39,7 @@ pub(super) async fn run(client: &Client, key: &Key, cache: &ObjectCache) -> Stat
         if let Some(status) = final_status(&error) {
             return status;
         }
-        let error = chain(&error);
+        let error = Causes(&error).to_string();
         tracing::debug!(error, resource = %key.collection, "cannot follow a resource of the cluster; retrying");
         tokio::time::sleep(backoff.next(rand::random())).await;
     }

@@ -10,6 +10,7 @@ use runtime::{
     grpc::{self, Channel},
     io::ByteStream,
     jwt::{self, JwtError, Secret},
+    telemetry::Causes,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,8 @@ use tonic::{Code, Status};
 
 use super::{PODS_AUDIENCE, client_tls, secret};
 use crate::{
-    attach_listener::AttachListenerError, config::PrivateApi, error_chain::chain,
-    last_failure::LastFailure, session::Uplink, version,
+    attach_listener::AttachListenerError, config::PrivateApi, last_failure::LastFailure,
+    session::Uplink, version,
 };
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -141,7 +142,7 @@ impl PodDialer {
         let (send, http2) = grpc::client_settings().handshake(io).await?;
         let mut driver: Driver = Box::pin(async move {
             if let Err(error) = http2.await {
-                tracing::debug!(error = chain(&error), "connection to another pod broke");
+                tracing::debug!(error = %Causes(&error), "connection to another pod broke");
             }
         });
         let (outgoing, chunks) = grpc::outgoing();
@@ -167,7 +168,7 @@ impl PodDialer {
 
     /// Logs a failure that repeats once; that kas has dialled no pod is the fault of no pod.
     fn log(&mut self, failure: &DialError) {
-        let error = chain(failure);
+        let error = Causes(failure).to_string();
         if !self.failure.is_new(&error) {
             return;
         }

@@ -15,10 +15,9 @@ use proto::frame::Frame;
 use runtime::{
     grpc::{Keepalive, KeepaliveOptions, SendRequest},
     io::ByteStream,
+    telemetry::Causes,
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::error_chain::chain;
 
 /// Often enough to notice a connection that a load balancer has
 /// silently forgotten, and less often than GitLab's kas tolerates (20 s).
@@ -70,7 +69,7 @@ pub(super) async fn drive(
         }
         polled.map(|result| {
             if let Err(error) = result {
-                tracing::debug!(error = chain(&error), "connection to kas broke");
+                tracing::debug!(error = %Causes(&error), "connection to kas broke");
             }
         })
     })

@@ -5,14 +5,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use runtime::connect::ConnectError;
+use runtime::{connect::ConnectError, telemetry::Causes};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{Connection, Source, Uplink, Verdict, uplink::Place};
 use crate::{
     backoff::{Outcome, ReconnectBackoff, shortened},
-    error_chain::chain,
     last_failure::LastFailure,
     metrics::Metrics,
     token::TokenReader,
@@ -63,7 +62,7 @@ impl Line {
                 Ok(connection) => self.use_connection(connection, &stop).await,
                 Err(error) => {
                     self.metrics.connection_failures.inc();
-                    self.log_failure(&chain(&error));
+                    self.log_failure(&Causes(&error).to_string());
                     (Outcome::Failed, None)
                 }
             };

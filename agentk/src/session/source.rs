@@ -7,6 +7,7 @@ use runtime::{
     connect::ConnectError,
     grpc::{self, Keepalive},
     io::ByteStream,
+    telemetry::Causes,
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use super::{
     connection::Parts,
     driver::{self, KEEPALIVE},
 };
-use crate::{error_chain::chain, version};
+use crate::version;
 
 /// Number of lines where kas dials: one for each replica that may hold a connection
 /// while the agent moves from one to another, and for one that died unnoticed.
@@ -98,7 +99,7 @@ impl IncomingConnections {
                 Ok(Ok(connection)) => return connection,
                 Ok(Err(error)) => {
                     tracing::info!(
-                        error = chain(&error),
+                        error = %Causes(&error),
                         "connection from kas broke during the HTTP/2 handshake"
                     )
                 }

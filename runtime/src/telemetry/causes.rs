@@ -2,24 +2,23 @@
 
 use std::{error::Error, fmt};
 
-/// An error and what caused it, in one line: `outer: inner`. A cause that the error before it names already is left out.
+/// An error and what caused it, in one line: `outer: inner`. A cause that is named already is left out.
 #[derive(Debug)]
 pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut last = self.0.to_string();
-        f.write_str(&last)?;
+        let mut text = self.0.to_string();
         let mut next = self.0.source();
         while let Some(cause) = next {
-            let text = cause.to_string();
-            if !last.ends_with(&text) {
-                write!(f, ": {text}")?;
-                last = text;
+            let named = cause.to_string();
+            if !text.contains(&named) {
+                text.push_str(": ");
+                text.push_str(&named);
             }
             next = cause.source();
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
@@ -33,6 +32,8 @@ mod tests {
         Connect(#[source] std::io::Error),
         #[error("cannot read: {0}")]
         Read(#[source] std::io::Error),
+        #[error("cannot write ({0}); giving up")]
+        Write(#[source] std::io::Error),
     }
 
     #[test]
@@ -46,6 +47,10 @@ mod tests {
         assert_eq!(
             Causes(&Failed::Read(cause())).to_string(),
             "cannot read: reset"
+        );
+        assert_eq!(
+            Causes(&Failed::Write(cause())).to_string(),
+            "cannot write (reset); giving up"
         );
     }
 }

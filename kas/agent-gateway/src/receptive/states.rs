@@ -12,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use router::AgentId;
+use runtime::telemetry::Causes;
 
 use super::dial_error::DialError;
 
@@ -48,7 +49,7 @@ impl ReceptiveStates {
 
     /// Notes that an agent is not connected. The same error is logged once in a row.
     pub(super) fn failed(&self, agent: AgentId, url: &str, failure: &DialError) {
-        let error = chain(failure);
+        let error = Causes(failure).to_string();
         let before = self.put(agent, failure.state(), error.clone());
         if matches!(failure, DialError::Ended) {
             tracing::info!(
@@ -101,18 +102,6 @@ impl Collector for ReceptiveStates {
         }
         Ok(())
     }
-}
-
-/// An error with those of its causes that its own text does not name.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) {
-            return text;
-        }
-        format!("{text}: {cause}")
-    })
 }
 
 #[cfg(test)]
