@@ -91,6 +91,7 @@ pub async fn run(
     services.add(kubernetes_api::EXACT_PATH, api);
     if config.features.contains(&Feature::Graph) {
         services.add(graph::PATH, graph.clone());
+        services.add(graph::FORMER_PATH, graph.clone());
     }
     let tunnels = Tunnels::new(
         uplink.clone(),

@@ -121,6 +121,7 @@ async fn serve_connection<S: Service + Clone>(service: S, io: ByteStream) {
                     continue;
                 }
                 let mut service = ReceptiveServer::new(service.clone());
+                let request = grpc::with_present_name(request);
                 calls.spawn(async move {
                     // A failure shows in the carried connection.
                     let _ = grpc::serve(&mut service, request, respond).await;

@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// The method, as calls name it.
-pub(crate) const PATH: &str = "/kas.graph.rpc.Source/Watch";
+pub(crate) const PATH: &str = "/gitlab.agent.kas_graph.rpc.Source/Watch";
+/// The same as an older kas names it.
+pub(crate) const FORMER_PATH: &str = "/kas.graph.rpc.Source/Watch";
 
 /// `ConnectRequest.message`, `Message.data`.
 const MESSAGE: &[u32] = &[3, 1];

@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use h2::RecvStream;
 use http::Request;
+use proto::former_names::present;
 use runtime::{
     drain::Drain,
     grpc::{ProbeTimeouts, SendResponse, refuse},
@@ -108,11 +109,10 @@ impl GitLabApi {
 
     /// Refuses services that are not served in grpc-go's words.
     fn known(&self, path: &str) -> Result<(), Status> {
-        let service = path.trim_start_matches('/').split('/').next();
-        let service = service.unwrap_or_default();
-        if self.served.names.contains(&service) {
+        if self.served.names.contains(&service(&present(path))) {
             return Ok(());
         }
+        let service = service(path);
         Err(Status::unimplemented(format!("unknown service {service}")))
     }
 }
@@ -154,6 +154,7 @@ impl http2::Service for GitLabApi {
         _drain: Drain,
     ) {
         let mut routes = self.served.routes.clone();
+        let request = runtime::grpc::with_present_name(request);
         let served = match limits::of(request.uri().path()) {
             Some(bounds) => {
                 runtime::grpc::serve_bounded(&mut routes, request, respond, bounds).await
@@ -164,4 +165,10 @@ impl http2::Service for GitLabApi {
             tracing::debug!(%error, "GitLab connection broke during a call");
         }
     }
+}
+
+/// The service in the path of a method.
+fn service(path: &str) -> &str {
+    let service = path.trim_start_matches('/').split('/').next();
+    service.unwrap_or_default()
 }

@@ -1,10 +1,12 @@
 //! The wire between agents, kas and GitLab. No behaviour lives here.
 //!
 //! Package and service names are GitLab's own, so that an agent or a kas that
-//! nobody changed understands this one; what GitLab's do not have is in a package
-//! of ours.
+//! nobody changed understands this one; what GitLab's do not have is in packages
+//! of ours, `gitlab.agent.kas_*`: load balancers that pass agents on by path know
+//! `/gitlab.agent.` only.
 
 pub mod bounds;
+pub mod former_names;
 pub mod frame;
 pub mod metadata;
 pub mod sequence;
@@ -21,9 +23,8 @@ mod generated {
 
 pub use generated::{
     gitaly,
-    gitlab::agent,
+    gitlab::agent::{self, kas_events as events, kas_graph as graph, kas_receptive as receptive},
     google,
-    kas::{events, graph, receptive},
 };
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for

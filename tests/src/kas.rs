@@ -27,6 +27,8 @@ pub struct Options<'a> {
     pub agent: &'a str,
     /// The same for the whole file.
     pub more: &'a str,
+    /// `agent.kubernetes_api.url_path_prefix`; empty: `/k8s-proxy/`.
+    pub users_prefix: &'a str,
     /// How many files it may have open; as many as the test if absent.
     pub open_files: Option<u32>,
 }
@@ -221,7 +223,11 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
         writeln!(text, "    {}", options.agent_listen)?;
     }
     writeln!(text, "  {}", options.agent)?;
-    writeln!(text, "  kubernetes_api:\n    url_path_prefix: /k8s-proxy/")?;
+    let prefix = match options.users_prefix {
+        "" => "/k8s-proxy/",
+        prefix => prefix,
+    };
+    writeln!(text, "  kubernetes_api:\n    url_path_prefix: {prefix}")?;
     // In these the interop agent says what it was asked.
     writeln!(text, "    response_headers: [{SEEN}]")?;
     writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;

@@ -1,11 +1,14 @@
 //! nginx in front of kas.
 
+mod package;
+
 use std::{fmt::Write, path::Path};
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
 use crate::{certs::Certs, parts, ports, process::Process};
+pub use package::{PackageNginx, Site};
 
 /// A running nginx that ends TLS, for agents (WebSocket and gRPC) and users alike.
 #[derive(Debug)]
@@ -21,10 +24,15 @@ impl Nginx {
     /// When it refuses its configuration or does not listen.
     pub async fn start(targets: &[u16], certs: &Certs, folder: &Path) -> Result<Self> {
         let port = ports::free();
+        Self::serving(port, &proxy(port, targets, certs), folder).await
+    }
+
+    /// Starts nginx with these servers, of which one listens on the port.
+    async fn serving(port: u16, servers: &str, folder: &Path) -> Result<Self> {
         let home = folder.join(format!("nginx-{port}"));
         std::fs::create_dir_all(&home)?;
         let file = home.join("nginx.conf");
-        std::fs::write(&file, configuration(port, targets, certs, &home))?;
+        std::fs::write(&file, configuration(servers, &home))?;
         let program = parts::program("nginx").context("no nginx")?;
         let mut command = Command::new(program);
         command.arg("-p").arg(&home).arg("-c").arg(&file);
@@ -70,17 +78,8 @@ impl Drop for Nginx {
     }
 }
 
-/// Connections that are silent for 60 s are cut, by nginx's own default; calls may last an hour.
-fn configuration(port: u16, targets: &[u16], certs: &Certs, home: &Path) -> String {
-    let mut servers = String::new();
-    for target in targets {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            servers,
-            "server 127.0.0.1:{target} max_fails=1 fail_timeout=1s; "
-        );
-    }
-    let (certificate, key) = (certs.certificate.display(), certs.key.display());
+/// What all servers have in common.
+fn configuration(servers: &str, home: &Path) -> String {
     let home = home.display();
     format!(
         r#"daemon off;
@@ -101,7 +100,25 @@ http {{
   keepalive_requests 100000;
   client_max_body_size 0;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  upstream kas {{ {servers}}}
+{servers}
+}}
+"#
+    )
+}
+
+/// Connections that are silent for 60 s are cut, by nginx's own default; calls may last an hour.
+fn proxy(port: u16, targets: &[u16], certs: &Certs) -> String {
+    let mut servers = String::new();
+    for target in targets {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            servers,
+            "server 127.0.0.1:{target} max_fails=1 fail_timeout=1s; "
+        );
+    }
+    let (certificate, key) = (certs.certificate.display(), certs.key.display());
+    format!(
+        r#"  upstream kas {{ {servers}}}
   server {{
     listen 127.0.0.1:{port} ssl http2;
     ssl_certificate {certificate};
@@ -132,8 +149,6 @@ http {{
       proxy_buffering off;
       proxy_request_buffering off;
     }}
-  }}
-}}
-"#
+  }}"#
     )
 }

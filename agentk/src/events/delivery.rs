@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::events::rpc::{ReportRequest, collector_client::CollectorClient};
+use runtime::grpc::FormerNames;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -21,6 +22,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Delivery {
     follower: Follower,
     rate: RateLimit,
+    /// Whether kas was an older one when it was last asked.
+    former_names: bool,
 }
 
 impl Delivery {
@@ -29,6 +32,7 @@ impl Delivery {
         Self {
             follower: Follower::new(uplink, BACKOFF_MIN, BACKOFF_MAX, failed),
             rate: RateLimit::default(),
+            former_names: false,
         }
     }
 
@@ -36,7 +40,7 @@ impl Delivery {
     pub(super) async fn until_wanted(&mut self) {
         loop {
             let attempt = self.follower.attempt().await;
-            match report(&attempt, ReportRequest::default()).await {
+            match self.report(&attempt, ReportRequest::default()).await {
                 Ok(()) => return self.follower.answered(attempt, Duration::ZERO).await,
                 Err(status) if status.code() == Code::Unimplemented => {
                     tracing::debug!("kas does not collect events");
@@ -57,7 +61,7 @@ impl Delivery {
             };
             let events = u32::try_from(next.events.len()).unwrap_or(u32::MAX);
             let attempt = self.follower.attempt().await;
-            match report(&attempt, next).await {
+            match self.report(&attempt, next).await {
                 Ok(()) => {
                     pending.queue().acknowledged();
                     pending.metrics.events_reported.inc_by(events.into());
@@ -70,11 +74,38 @@ impl Delivery {
             }
         }
     }
+
+    /// Reports by the name that kas knew last, then by the other: replicas may be of two versions.
+    async fn report(&mut self, attempt: &Attempt, report: ReportRequest) -> Result<(), Status> {
+        let first = send(attempt, report.clone(), self.former_names).await;
+        let Err(unimplemented) = &first else {
+            return Ok(());
+        };
+        if unimplemented.code() != Code::Unimplemented {
+            return first;
+        }
+        let other = !self.former_names;
+        if send(attempt, report, other).await.is_ok() {
+            self.former_names = other;
+            return Ok(());
+        }
+        // What a load balancer says to a name that it does not pass on is of no interest.
+        first
+    }
 }
 
-async fn report(attempt: &Attempt, report: ReportRequest) -> Result<(), Status> {
-    let mut client = CollectorClient::new(attempt.channel());
-    match tokio::time::timeout(REPORT_TIMEOUT, client.report(report)).await {
+async fn send(attempt: &Attempt, report: ReportRequest, former_names: bool) -> Result<(), Status> {
+    let channel = attempt.channel();
+    let sending = async {
+        if former_names {
+            CollectorClient::new(FormerNames(channel))
+                .report(report)
+                .await
+        } else {
+            CollectorClient::new(channel).report(report).await
+        }
+    };
+    match tokio::time::timeout(REPORT_TIMEOUT, sending).await {
         Ok(answer) => answer.map(drop),
         Err(_) => Err(Status::deadline_exceeded("kas did not answer in time")),
     }

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header};
-use proto::receptive::rpc::receptive_client::ReceptiveClient;
 use runtime::{
     backoff::Backoff,
     connect::{ConnectError, ConnectOptions, Target, connect},
@@ -145,17 +144,15 @@ impl PodDialer {
                 tracing::debug!(error = %Causes(&error), "connection to another pod broke");
             }
         });
-        let (outgoing, chunks) = grpc::outgoing();
-        let mut client =
-            ReceptiveClient::new(Channel::new(send, self.pods.origin(), self.metadata()?));
+        let attaching = grpc::attach(Channel::new(send, self.pods.origin(), self.metadata()?));
         let attached = tokio::select! {
-            attached = timeout(ATTACH_TIMEOUT, client.attach(chunks)) => attached,
+            attached = timeout(ATTACH_TIMEOUT, attaching) => attached,
             () = &mut driver => Ok(Err(Status::unavailable("it closed the connection"))),
         };
         let attached =
             attached.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
         let attached = attached.map_err(DialError::Refused)?;
-        Ok((grpc::carried(attached.into_inner(), outgoing), driver))
+        Ok((attached, driver))
     }
 
     fn metadata(&self) -> Result<HeaderMap, JwtError> {

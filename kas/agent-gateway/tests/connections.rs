@@ -461,6 +461,10 @@ async fn methods_of_older_and_newer_agents_are_answered_as_upstream_does() {
         ),
         // Ours, and not configured.
         (
+            "gitlab.agent.kas_events.rpc.Collector/Report",
+            unknown_service("gitlab.agent.kas_events.rpc.Collector"),
+        ),
+        (
             "kas.events.rpc.Collector/Report",
             unknown_service("kas.events.rpc.Collector"),
         ),

@@ -4,14 +4,15 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, Stream, StreamExt, stream};
-use proto::receptive::rpc::Chunk;
+use proto::receptive::rpc::{Chunk, receptive_client::ReceptiveClient};
 use tokio::sync::mpsc;
 use tokio_util::{
     io::{CopyToBytes, SinkWriter, StreamReader},
     sync::PollSender,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
+use super::{Channel, FormerNames};
 use crate::io::ByteStream;
 
 /// Chunks that wait for the call's flow control, at most.
@@ -46,6 +47,24 @@ pub fn carried(
         StreamReader::new(read),
         SinkWriter::new(CopyToBytes::new(write)),
     ))
+}
+
+/// Has the other end carry a stream; one of an older version knows the call by its former name.
+///
+/// # Errors
+/// Why it refuses.
+pub async fn attach(channel: Channel) -> Result<ByteStream, Status> {
+    let (sender, chunks) = outgoing();
+    let attached = match ReceptiveClient::new(channel.clone()).attach(chunks).await {
+        Ok(attached) => carried(attached.into_inner(), sender),
+        Err(status) if status.code() == Code::Unimplemented => {
+            let (sender, chunks) = outgoing();
+            let mut client = ReceptiveClient::new(FormerNames(channel));
+            carried(client.attach(chunks).await?.into_inner(), sender)
+        }
+        Err(status) => return Err(status),
+    };
+    Ok(attached)
 }
 
 #[cfg(test)]

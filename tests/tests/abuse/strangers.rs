@@ -23,7 +23,7 @@ use crate::{
 
 const REGISTER: &str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Register";
 const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
-const REPORT: &str = "/kas.events.rpc.Collector/Report";
+const REPORT: &str = "/gitlab.agent.kas_events.rpc.Collector/Report";
 /// A busy machine takes longer than a second.
 const SOON: Duration = Duration::from_secs(30);
 /// What no attack may add to memory, at its height.

@@ -1,6 +1,8 @@
 //! Events of a real cluster on their way to a log, to webhooks and to a reader,
 //! with an agent that has no more rights than `agentk rbac` prints.
 
+mod package;
+
 use std::{
     collections::BTreeSet,
     fmt::Write,

@@ -11,6 +11,7 @@ mod registrar;
 use std::sync::Arc;
 
 use control_plane::ControlPlane;
+use proto::former_names::present;
 use tonic::Status;
 
 use super::service::Method;
@@ -49,12 +50,13 @@ impl Services {
         self
     }
 
-    /// The method of a path.
+    /// The method of a path; one of ours also by its former name.
     ///
     /// # Errors
     /// UNIMPLEMENTED, in grpc-go's words.
     pub(super) fn find(&self, path: &str) -> Result<Arc<Method>, Status> {
-        let found = self.0.iter().find(|method| method.path() == path);
+        let present = present(path);
+        let found = self.0.iter().find(|method| method.path() == present);
         found.cloned().ok_or_else(|| self.unknown(path))
     }
 

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use control_plane::{Material, MaterialError, Proof, ReceptiveAgent};
 use http::{HeaderMap, HeaderValue, header};
-use proto::receptive::rpc::receptive_client::ReceptiveClient;
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     grpc::{self, Channel},
@@ -43,12 +42,11 @@ pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Att
     let connected = connect(&target, &options).await?;
     let handshake = grpc::client_settings().handshake(connected.io);
     let (send, mut http2) = handshake.await.map_err(DialError::of_http2)?;
-    let (outgoing, chunks) = grpc::outgoing();
-    let mut client = ReceptiveClient::new(Channel::new(send, target.origin(), metadata));
+    let attaching = grpc::attach(Channel::new(send, target.origin(), metadata));
     let attached = tokio::select! {
         biased;
         ended = &mut http2 => return Err(ended.map_or_else(DialError::of_http2, |()| closed())),
-        attached = tokio::time::timeout(ATTACH_TIMEOUT, client.attach(chunks)) => attached,
+        attached = tokio::time::timeout(ATTACH_TIMEOUT, attaching) => attached,
     };
     let attached = match attached {
         Ok(Ok(attached)) => attached,
@@ -60,7 +58,7 @@ pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Att
     };
     Ok(Attached {
         accepted: Accepted {
-            io: grpc::carried(attached.into_inner(), outgoing),
+            io: attached,
             remote_addr: connected.remote_addr.unwrap_or_else(unspecified),
             scheme: connected.scheme,
         },

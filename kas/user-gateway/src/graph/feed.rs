@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use object_cache::ObjectCache;
 use proto::{
     bounds::{Bounds, OutOfBounds, Repeated},
+    former_names::former,
     frame::{MAX_MESSAGE, Payload},
     graph::rpc::{SourceRequest, Update},
 };
@@ -16,7 +17,7 @@ use tonic::{Code, Status};
 use super::Key;
 
 /// The agent's method.
-const METHOD: &str = "/kas.graph.rpc.Source/Watch";
+const METHOD: &str = "/gitlab.agent.kas_graph.rpc.Source/Watch";
 /// What one update of an agent may hold: ours hold less.
 const UPDATE: Bounds = Bounds {
     bytes: MAX_MESSAGE,
@@ -48,12 +49,25 @@ pub(super) async fn run(router: &Router, key: &Key, cache: &ObjectCache) -> Stat
     }
 }
 
+/// Begins to be told; an older agent knows the method by its former name.
 async fn open(router: &Router, key: &Key, cache: &ObjectCache) -> Result<Call, OpenError> {
+    match open_as(METHOD, router, key, cache).await {
+        Err(OpenError::NotOffered) => open_as(&former(METHOD), router, key, cache).await,
+        opened => opened,
+    }
+}
+
+async fn open_as(
+    method: &str,
+    router: &Router,
+    key: &Key,
+    cache: &ObjectCache,
+) -> Result<Call, OpenError> {
     let request = SourceRequest {
         resource: Some(key.collection.resource(key.whole)),
         version: cache.version(),
     };
-    let method: Arc<str> = METHOD.into();
+    let method: Arc<str> = method.into();
     let need = Need {
         method: method.clone(),
         impersonation: false,

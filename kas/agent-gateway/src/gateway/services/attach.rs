@@ -8,7 +8,7 @@ use proto::{
     bounds::Bounds,
     receptive::rpc::{Chunk, receptive_server},
 };
-use runtime::grpc::{carried, outgoing};
+use runtime::grpc::{carried, outgoing, with_present_name};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::super::service::{Bidirectional, Call, Method, Nested};
@@ -21,7 +21,7 @@ pub(super) fn attach() -> Method {
 }
 
 impl Bidirectional for Attach {
-    const PATH: &'static str = "/kas.receptive.rpc.Receptive/Attach";
+    const PATH: &'static str = "/gitlab.agent.kas_receptive.rpc.Receptive/Attach";
     /// A chunk: what agents read from a socket at once, and more.
     const BOUNDS: Bounds = Bounds::bytes(1 << 20);
 
@@ -36,6 +36,7 @@ impl Bidirectional for Attach {
         } = call;
         let mut service = receptive_server::ReceptiveServer::new(Receptive { nested })
             .max_decoding_message_size(Self::BOUNDS.bytes);
+        let request = with_present_name(request);
         let served = runtime::grpc::serve(&mut service, request, respond);
         tokio::select! {
             served = served => if let Err(error) = served {

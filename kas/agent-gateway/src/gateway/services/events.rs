@@ -37,7 +37,7 @@ pub fn report_events(events: Events) -> Method {
 }
 
 impl Unary for Report {
-    const PATH: &'static str = "/kas.events.rpc.Collector/Report";
+    const PATH: &'static str = "/gitlab.agent.kas_events.rpc.Collector/Report";
     /// Agents report a hundred events at once.
     const BOUNDS: Bounds = Bounds {
         bytes: 1 << 20,
