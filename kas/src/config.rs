@@ -25,7 +25,7 @@ pub use interfaces::interface_addresses;
 pub use listen::{ListenAddress, Listens, Network, TlsFiles};
 pub use observability::Observability;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
-pub use redis::{Redis, RedisNetwork, RedisServers};
+pub use redis::{Redis, RedisNetwork, RedisServers, RedisTls};
 pub use runtime::{telemetry::LogLevel, yaml::Note};
 pub use secret::Secret;
 pub use servers::{Api, ApiListen, PrivateApi, PrivateApiListen};

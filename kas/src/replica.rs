@@ -219,13 +219,16 @@ impl Replica {
     }
 
     fn serve_observability(&self, listener: Listener, paths: metrics::Paths, numbers: Metrics) {
-        let ready = self.ready.clone();
+        let (ready, table) = (self.ready.clone(), self.table.clone());
         let readiness: metrics::Readiness = Arc::new(move || {
-            if ready.load(Ordering::Relaxed) {
-                Ok(())
-            } else {
-                Err(metrics::NotReady("kas: leaving"))
+            if !ready.load(Ordering::Relaxed) {
+                return Err(metrics::NotReady("kas: leaving"));
             }
+            // An outage later takes no readiness away: replicas do without the store.
+            if !table.was_reached() {
+                return Err(metrics::NotReady("kas: Redis was not reached yet"));
+            }
+            Ok(())
         });
         let stop = self.stop.clone();
         let served = metrics::serve(listener, paths, Arc::new(numbers), readiness, stop);

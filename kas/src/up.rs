@@ -41,7 +41,7 @@ const GRACE_PERIODS: GracePeriods = GracePeriods {
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     telemetry::start(LevelFilter::WARN, telemetry::Format::Text);
     let store = match &args.redis {
-        Some(url) => Store::Redis(redis_url::options(url).context("--redis")?),
+        Some(url) => Store::Redis(Box::new(redis_url::options(url).context("--redis")?)),
         None => Store::Memory(MemoryStore::default()),
     };
     let mut signals = Termination::listen().context("cannot listen for signals")?;

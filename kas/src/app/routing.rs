@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use cluster_state::{
     Channel, ClusterStore, OneTimeClaims, Owner, RoutingTable, SharedTable, TableSettings,
     memory::MemoryStore,
-    redis::{Address, RedisOptions, RedisStore, Servers},
+    redis::{Address, RedisOptions, RedisStore, SentinelTls, Servers},
 };
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
@@ -16,7 +16,7 @@ use runtime::{
 };
 
 use crate::{
-    config::{Config, Redis, RedisNetwork, RedisServers},
+    config::{Config, Redis, RedisNetwork, RedisServers, RedisTls},
     control_plane::gitlab::PollSharing,
     notifications::{self, Notifications},
     numbers,
@@ -129,6 +129,7 @@ fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
         RedisServers::Sentinel(sentinel) => Servers::Sentinel {
             master: sentinel.master_name.0.clone(),
             sentinels: addresses_of(&sentinel.addresses).context("redis.sentinel.addresses")?,
+            username: username(redis),
             password: secret(
                 sentinel.sentinel_password_file.as_deref(),
                 "redis.sentinel.sentinel_password_file",
@@ -150,18 +151,31 @@ fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
     }
     Ok(RedisOptions {
         servers,
-        username: Some(redis.username.clone()).filter(|name| !name.is_empty()),
+        username: username(redis),
         password: secret(redis.password_file.as_deref(), "redis.password_file")?,
         database,
         key_prefix: redis.key_prefix.clone(),
-        tls: tls(redis)?,
+        tls: tls(&redis.tls).context("redis.tls")?,
+        sentinel_tls: sentinel_tls(redis)?,
         dial_timeout: redis.dial_timeout.0.max(Duration::from_millis(1)),
         secret: None,
     })
 }
 
-fn tls(redis: &Redis) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
-    let tls = &redis.tls;
+/// Also for sentinels, as with GitLab's kas.
+fn username(redis: &Redis) -> Option<String> {
+    Some(redis.username.clone()).filter(|name| !name.is_empty())
+}
+
+fn sentinel_tls(redis: &Redis) -> anyhow::Result<SentinelTls> {
+    let own = redis.sentinel.as_ref().and_then(|it| it.tls.as_ref());
+    let Some(own) = own.filter(|own| !own.is_same(&redis.tls)) else {
+        return Ok(SentinelTls::AsRedis);
+    };
+    Ok(SentinelTls::Own(tls(own).context("redis.sentinel.tls")?))
+}
+
+fn tls(tls: &RedisTls) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
     if !tls.enabled {
         return Ok(None);
     }
@@ -174,7 +188,7 @@ fn tls(redis: &Redis) -> anyhow::Result<Option<Arc<rustls::ClientConfig>>> {
         identity: client,
         ..ClientTlsOptions::default()
     });
-    Ok(Some(tls.context("redis.tls")?.config(&[])))
+    Ok(Some(tls?.config(&[])))
 }
 
 fn addresses_of(texts: &[NonEmpty]) -> anyhow::Result<Vec<Address>> {

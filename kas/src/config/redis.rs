@@ -70,6 +70,8 @@ section! {
         pub addresses: Vec<NonEmpty>,
         /// A file with the sentinels' password.
         pub sentinel_password_file: Option<PathBuf> = None,
+        /// TLS to the sentinels; without this section they are dialled as Redis is.
+        pub tls: Option<RedisTls> = None,
     }
     check = check_addresses;
 }
@@ -173,6 +175,12 @@ impl RedisTls {
 
     fn is_off(&self) -> bool {
         !self.enabled
+    }
+
+    /// Whether connections are the same by both.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self == other || (self.is_off() && other.is_off())
     }
 
     fn check_certificate(&self, at: &At<'_>) -> Result<(), Mistake> {

@@ -39,7 +39,7 @@ pub(super) struct Cluster {
 #[derive(Debug)]
 pub(super) enum Store {
     Memory(MemoryStore),
-    Redis(RedisOptions),
+    Redis(Box<RedisOptions>),
 }
 
 impl Cluster {

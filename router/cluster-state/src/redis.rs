@@ -13,6 +13,8 @@ mod one_time;
 mod options;
 mod poll_state;
 mod presence;
+mod resp;
+mod sentinel_relay;
 mod signature;
 
 use std::{
@@ -34,7 +36,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub use metrics::StoreMetrics;
-pub use options::{Address, AddressError, RedisOptions, Servers};
+pub use options::{Address, AddressError, RedisOptions, SentinelTls, Servers};
 
 use crate::{
     channel::Channel,
@@ -47,6 +49,7 @@ use crate::{
 };
 use events::EventSource;
 use format::{Keys, LAST_SEEN, MAX_LEASES, MAX_OWNERS};
+use sentinel_relay::SentinelRelay;
 use signature::Signer;
 
 /// Seconds that an agent's record outlives its last write: three refresh
@@ -73,6 +76,7 @@ pub struct RedisStore {
     events: Mutex<Option<mpsc::Receiver<StoreEvent>>>,
     poll_changes: broadcast::Sender<i64>,
     _connection: AbortOnDropHandle<Result<(), fred::error::Error>>,
+    _relay: Option<SentinelRelay>,
     _events: AbortOnDropHandle<()>,
 }
 
@@ -83,8 +87,10 @@ impl RedisStore {
     /// When the options contradict each other. A server that does not answer is no error.
     pub fn connect(options: &RedisOptions) -> Result<Self, StoreError> {
         let server = options.servers.to_string();
+        let relay = options.relay().transpose();
+        let relay = relay.map_err(|error| StoreError::failed(&server, error))?;
         let client = options
-            .client()
+            .client(relay.as_ref())
             .map_err(|error| StoreError::failed(&server, error))?;
         let keys = Keys::new(&options.key_prefix, options.secret.is_some());
         let metrics = StoreMetrics::default();
@@ -102,6 +108,7 @@ impl RedisStore {
         let source = AbortOnDropHandle::new(tokio::spawn(source.run()));
         Ok(Self {
             _connection: AbortOnDropHandle::new(client.connect()),
+            _relay: relay,
             _events: source,
             client,
             keys,

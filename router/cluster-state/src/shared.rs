@@ -292,6 +292,10 @@ impl RoutingTable for SharedTable {
             .is_authoritative_for(agent, Instant::now())
     }
 
+    fn was_reached(&self) -> bool {
+        self.inner.lock().registered
+    }
+
     fn mark_unreachable(&self, replica: &ReplicaId) {
         self.inner.lock().membership.mark_unreachable(replica);
     }

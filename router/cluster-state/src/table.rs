@@ -58,6 +58,11 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// The same for one agent, whose own record may be incomplete.
     fn is_authoritative_for(&self, agent: AgentId) -> bool;
 
+    /// Whether the store was reached once at least: a replica that never did knows no other, and no other knows it.
+    fn was_reached(&self) -> bool {
+        true
+    }
+
     /// The replica could not be reached: it ranks last among owners until it
     /// renews its lease.
     fn mark_unreachable(&self, replica: &ReplicaId);

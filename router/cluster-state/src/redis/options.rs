@@ -1,6 +1,6 @@
 //! Addresses of Redis, and settings of the client.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -14,6 +14,8 @@ use fred::{
 };
 
 use runtime::jwt::Secret;
+
+use super::sentinel_relay::{Access, Route, SentinelRelay};
 
 /// How long a command may go unanswered before its connection is closed. Longer
 /// than a slow Redis needs, so that slowness is no outage.
@@ -42,10 +44,22 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// TLS configuration; `None` disables TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The same for sentinels.
+    pub sentinel_tls: SentinelTls,
     /// How long dialling may take, with the TLS handshake.
     pub dial_timeout: Duration,
     /// The secret that all replicas share, for signing entries; `None` disables signatures.
     pub secret: Option<Secret>,
+}
+
+/// How sentinels are dialled.
+#[derive(Debug, Clone, Default)]
+pub enum SentinelTls {
+    /// As the servers behind them.
+    #[default]
+    AsRedis,
+    /// With TLS of their own; `None` disables it.
+    Own(Option<Arc<rustls::ClientConfig>>),
 }
 
 /// The servers.
@@ -61,6 +75,8 @@ pub enum Servers {
         master: String,
         /// The sentinels.
         sentinels: Vec<Address>,
+        /// The ACL user at the sentinels; counts with a password only.
+        username: Option<String>,
         /// The sentinels' password.
         password: Option<String>,
     },
@@ -154,24 +170,61 @@ impl RedisOptions {
             database: 0,
             key_prefix: "gitlab-kas".to_owned(),
             tls: None,
+            sentinel_tls: SentinelTls::AsRedis,
             dial_timeout: Duration::from_secs(5),
             secret: None,
         }
     }
 
+    /// The way to a master whose sentinels are dialled otherwise than itself.
+    pub(super) fn relay(&self) -> Option<io::Result<SentinelRelay>> {
+        let SentinelTls::Own(tls) = &self.sentinel_tls else {
+            return None;
+        };
+        let Servers::Sentinel {
+            master,
+            sentinels,
+            username,
+            password,
+        } = &self.servers
+        else {
+            return None;
+        };
+        Some(SentinelRelay::open(Route {
+            master: master.clone(),
+            sentinels: sentinels.clone(),
+            to_sentinels: Access {
+                tls: tls.clone(),
+                username: username.clone(),
+                password: password.clone(),
+            },
+            to_master: Access {
+                tls: self.tls.clone(),
+                username: self.username.clone(),
+                password: self.password.clone(),
+            },
+            dial_timeout: self.dial_timeout,
+        }))
+    }
+
     /// A client that is not connected yet.
-    pub(super) fn client(&self) -> Result<Client, fred::error::Error> {
+    pub(super) fn client(
+        &self,
+        relay: Option<&SentinelRelay>,
+    ) -> Result<Client, fred::error::Error> {
+        // Who comes by the relay leaves TLS to it.
+        let tls = self.tls.as_ref().filter(|_| relay.is_none());
         let config = Config {
             fail_fast: false,
             username: self.username.clone(),
             password: self.password.clone(),
-            server: self.servers.config(),
+            server: match relay {
+                Some(relay) => ServerConfig::Unix { path: relay.path() },
+                None => self.servers.config(),
+            },
             version: RespVersion::RESP3,
             database: (self.database > 0).then_some(self.database),
-            tls: self
-                .tls
-                .as_ref()
-                .map(|tls| TlsConnector::from(rustls::ClientConfig::clone(tls)).into()),
+            tls: tls.map(|tls| TlsConnector::from(rustls::ClientConfig::clone(tls)).into()),
             ..Config::default()
         };
         let (first, most, jitter) = RECONNECT_BACKOFF_MS;
@@ -213,11 +266,12 @@ impl Servers {
             Self::Sentinel {
                 master,
                 sentinels,
+                username,
                 password,
             } => ServerConfig::Sentinel {
                 hosts: sentinels.iter().map(server).collect(),
                 service_name: master.clone(),
-                username: None,
+                username: username.clone().filter(|_| password.is_some()),
                 password: password.clone(),
             },
             Self::Cluster(nodes) => ServerConfig::Clustered {

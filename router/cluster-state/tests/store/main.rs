@@ -12,11 +12,10 @@ use std::{sync::Arc, time::Duration};
 use cluster_state::{
     AgentId, ChannelEvent, ClusterStore as _, PresenceQuery, RoutingTable,
     memory::MemoryStore,
-    redis::{RedisStore, Servers},
+    redis::{RedisStore, SentinelTls, Servers},
 };
 use redis::Commands as _;
-use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
-use server::{Certificates, Cluster, Sentinels, Server, text};
+use server::{Certificates, Cluster, SecureSentinel, Sentinels, Server, text};
 use single::Single;
 use tables::{A, hears, knows, owner, presence, replica, replica_with, two, until};
 
@@ -260,16 +259,78 @@ async fn tls_with_a_client_certificate_is_spoken() {
             text(&certificate),
         ],
     );
-    let tls = ClientTls::load(&ClientTlsOptions {
-        ca_files: vec![certificate.clone()],
-        only_ca_files: true,
-        identity: Some(Identity { certificate, key }),
-        ..ClientTlsOptions::default()
-    });
     let mut options = cluster_state::redis::RedisOptions::new(Servers::Single(
         format!("127.0.0.1:{port}").parse().unwrap(),
     ));
-    options.tls = Some(tls.unwrap().config(&[]));
+    options.tls = Some(certificates.client());
+    let (a, b) = two(&options).await;
+
+    a.announce(A);
+
+    knows(&*b, A, &[owner("a")]).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_with_tls_leads_to_a_redis_without_and_to_the_next_one() {
+    let certificates = Certificates::create();
+    let password = ["--requirepass", "within", "--masterauth", "within"];
+    let options = [&["--repl-diskless-sync-delay", "0"], &password[..]].concat();
+    let master = Server::start(&options);
+    let (port, of_master) = (master.port, master.port.to_string());
+    let follow = ["--replicaof", "127.0.0.1", &of_master];
+    let replica = Server::start(&[&options[..], &follow].concat());
+    let info = |server: &Server| server.cli(&["--pass", "within", "info", "replication"]);
+    until("a replica that follows", async || {
+        info(&replica).contains("master_link_status:up")
+    })
+    .await;
+    let tls_port = server::free_port();
+    let more = format!(
+        "sentinel auth-pass mm within\ntls-port {tls_port}\n{}",
+        certificates.lines()
+    );
+    let mut site = SecureSentinel::start(vec![master, replica], port, tls_port, &more);
+    let mut options = site.options();
+    options.password = Some("within".into());
+    options.sentinel_tls = SentinelTls::Own(Some(certificates.client()));
+    let (a, b) = two(&options).await;
+    a.announce(A);
+    knows(&*b, A, &[owner("a")]).await;
+
+    // A sentinel hears of the replica from its master, every ten seconds.
+    until("the sentinel to know the replica", async || {
+        site.knows_a_replica(&certificates)
+    })
+    .await;
+    site.servers[0].kill();
+
+    a.announce(AgentId(8));
+    let replica = &site.servers[1];
+    until("the new master to have both agents", async || {
+        info(replica).contains("role:master")
+            && [7, 8].iter().all(|id| {
+                let key = format!("gitlab-kas:kas:agent:{{{id}}}");
+                let there = replica.cli(&["--pass", "within", "hexists", &key, "a"]);
+                there.trim() == "1"
+            })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sentinel_in_clear_leads_to_a_redis_with_tls() {
+    let certificates = Certificates::create();
+    let (certificate, key) = (certificates.certificate(), certificates.key());
+    let (port, sentinel_port) = (server::free_port(), server::free_port());
+    let (port_text, certificate, key) = (port.to_string(), text(&certificate), text(&key));
+    let files = ["--tls-cert-file", certificate, "--tls-key-file", key];
+    let listens = ["--tls-port", &port_text, "--tls-ca-cert-file", certificate];
+    let master = Server::on(0, &[&listens[..], &files].concat());
+    let more = format!("tls-replication yes\n{}", certificates.lines());
+    let site = SecureSentinel::start(vec![master], port, sentinel_port, &more);
+    let mut options = site.options();
+    options.tls = Some(certificates.client());
+    options.sentinel_tls = SentinelTls::Own(None);
     let (a, b) = two(&options).await;
 
     a.announce(A);

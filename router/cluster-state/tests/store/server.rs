@@ -9,6 +9,7 @@ use std::{
 };
 
 use cluster_state::redis::{Address, RedisOptions, Servers};
+use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use tempfile::TempDir;
 
 /// How often it is looked whether a server has started, or a cluster formed: for 30 s.
@@ -147,7 +148,73 @@ impl Sentinels {
         RedisOptions::new(Servers::Sentinel {
             master: "mm".into(),
             sentinels: self.sentinels.iter().map(|it| at(it.port)).collect(),
+            username: None,
             password: None,
+        })
+    }
+}
+
+/// A master and a sentinel, of which one speaks TLS only and asks for a certificate. The sentinel wants a user with
+/// a password.
+pub(crate) struct SecureSentinel {
+    pub(crate) servers: Vec<Server>,
+    _sentinel: Server,
+    port: u16,
+}
+
+impl SecureSentinel {
+    /// A sentinel with these lines in its file besides; the master is the server at `port`.
+    pub(crate) fn start(servers: Vec<Server>, port: u16, sentinel_port: u16, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let content = format!(
+            "user kas on >between allcommands allkeys allchannels\n\
+             sentinel monitor mm 127.0.0.1 {port} 1\nsentinel down-after-milliseconds mm 1000\n\
+             sentinel failover-timeout mm 3000\n{more}\n"
+        );
+        std::fs::write(&file, content).unwrap();
+        let first = [text(&file), "--sentinel"];
+        let tls = ["--tls-port", &sentinel_port.to_string()];
+        let mut sentinel = if more.contains("tls-port") {
+            Server::run(&first, 0, &tls)
+        } else {
+            Server::run(&first, sentinel_port, &[])
+        };
+        sentinel.folder = folder;
+        Self {
+            servers,
+            _sentinel: sentinel,
+            port: sentinel_port,
+        }
+    }
+
+    /// Whether it could choose another master.
+    pub(crate) fn knows_a_replica(&self, certificates: &Certificates) -> bool {
+        let (certificate, key) = (certificates.certificate(), certificates.key());
+        let (certificate, key) = (text(&certificate), text(&key));
+        let tls = [
+            "--tls",
+            "--cacert",
+            certificate,
+            "--cert",
+            certificate,
+            "--key",
+            key,
+        ];
+        let login = ["--user", "kas", "--pass", "between"];
+        let known = cli(
+            self.port,
+            &[&tls[..], &login, &["sentinel", "replicas", "mm"]].concat(),
+        );
+        known.contains("master-link-status\nok")
+    }
+
+    pub(crate) fn options(&self) -> RedisOptions {
+        RedisOptions::new(Servers::Sentinel {
+            master: "mm".into(),
+            sentinels: vec![at(self.port)],
+            username: Some("kas".into()),
+            password: Some("between".into()),
         })
     }
 }
@@ -216,6 +283,27 @@ impl Certificates {
 
     pub(crate) fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
+    }
+
+    /// As lines of a server's configuration, without a port.
+    pub(crate) fn lines(&self) -> String {
+        let (certificate, key) = (self.certificate(), self.key());
+        let (certificate, key) = (text(&certificate), text(&key));
+        format!("tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {certificate}\n")
+    }
+
+    /// For a client that shows its certificate.
+    pub(crate) fn client(&self) -> std::sync::Arc<rustls::ClientConfig> {
+        let tls = ClientTls::load(&ClientTlsOptions {
+            ca_files: vec![self.certificate()],
+            only_ca_files: true,
+            identity: Some(Identity {
+                certificate: self.certificate(),
+                key: self.key(),
+            }),
+            ..ClientTlsOptions::default()
+        });
+        tls.unwrap().config(&[])
     }
 }
 
