@@ -1,29 +1,47 @@
 //! Tokens and what callers prove themselves with; never printed.
 
+use std::sync::{Arc, OnceLock};
+
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// A secret that a caller presented. Its `Debug` shows nothing of it.
+/// A secret that a caller presented. Its `Debug` shows nothing of it. Clones share the secret and its hash.
 #[derive(Clone)]
-pub struct Token(Box<str>);
+pub struct Token(Arc<Presented>);
+
+struct Presented {
+    secret: Box<str>,
+    /// Calculated once: an agent shows its token with each tunnel.
+    hash: OnceLock<TokenHash>,
+}
 
 impl Token {
     /// Takes a secret as it came.
     #[must_use]
     pub fn new(secret: impl Into<Box<str>>) -> Self {
-        Self(secret.into())
+        Self(Arc::new(Presented {
+            secret: secret.into(),
+            hash: OnceLock::new(),
+        }))
+    }
+
+    /// Whether it is this secret. Takes the same time for all secrets of its length.
+    #[must_use]
+    pub fn is(&self, secret: &str) -> bool {
+        self.0.secret.as_bytes().ct_eq(secret.as_bytes()).into()
     }
 
     /// The secret itself; to be sent, never to be logged.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.0.secret
     }
 
     /// Its fingerprint, which is all that is ever kept.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
-        TokenHash(Sha256::digest(self.0.as_bytes()).into())
+        let hash = || TokenHash(Sha256::digest(self.0.secret.as_bytes()).into());
+        *self.0.hash.get_or_init(hash)
     }
 }
 
@@ -106,6 +124,7 @@ mod tests {
 
         assert_eq!(format!("{token:?}"), "Token(…)");
         assert_eq!(format!("{:?}", token.hash()), "TokenHash(…)");
+        assert!(token.is(token.expose()) && !token.is("another") && !token.is(""));
         let shown = format!("{:?}", Credentials::Pat { token });
         assert!(!shown.contains("secret"), "{shown}");
     }

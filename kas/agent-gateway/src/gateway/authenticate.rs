@@ -3,12 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
-use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
-use runtime::{
-    grpc::bearer,
-    shares::{Rate, Rates},
-};
+use runtime::shares::{Rate, Rates};
 use tokio::time::{Duration, Instant};
 use tonic::Status;
 
@@ -23,25 +19,6 @@ pub(super) struct Authenticator {
     control_plane: Arc<dyn ControlPlane>,
     connections: Rates<TokenHash>,
     exceeded: Counter,
-}
-
-/// The token of a call.
-#[derive(Debug, Clone)]
-pub(super) struct PresentedToken {
-    pub(super) token: Token,
-    pub(super) hash: TokenHash,
-}
-
-impl PresentedToken {
-    /// The token in a call's headers.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED, when they carry none.
-    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Status> {
-        let token = Token::new(bearer(headers)?);
-        let hash = token.hash();
-        Ok(Self { token, hash })
-    }
 }
 
 impl Authenticator {
@@ -85,15 +62,11 @@ impl Authenticator {
     }
 
     /// Those of the tokens that are not valid any more. While the control plane cannot say, a token stays valid.
-    pub(super) async fn revoked(
-        &self,
-        tokens: Vec<PresentedToken>,
-        from: IpAddr,
-    ) -> Vec<TokenHash> {
+    pub(super) async fn revoked(&self, tokens: Vec<Token>, from: IpAddr) -> Vec<TokenHash> {
         let mut revoked = Vec::new();
-        for PresentedToken { token, hash } in tokens {
+        for token in tokens {
             if matches!(self.agent(&token, from).await, Err(status) if is_refusal(&status)) {
-                revoked.push(hash);
+                revoked.push(token.hash());
             }
         }
         revoked

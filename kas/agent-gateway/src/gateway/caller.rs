@@ -16,7 +16,7 @@ use router::{AgentId, tunnel::Cutter};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{authenticate::PresentedToken, descriptor::Methods};
+use super::descriptor::Methods;
 use crate::tracker::Registrations;
 
 /// Callers that one connection may have: as many as it has streams.
@@ -28,13 +28,15 @@ const MAX_CALLS_PER_CALLER: usize = 200;
 /// Different lists of methods that a caller's tunnels on a connection may offer: an agent's pods offer the same,
 /// but for an upgrade.
 const MAX_METHOD_LISTS_PER_CALLER: usize = 8;
+/// Callers whose tokens are compared before the hash of a token is calculated, which costs more than some of them.
+const FEW_CALLERS: usize = 4;
 /// Number of callers from which on idle ones are removed to make room.
 const SWEEP_MIN_CALLERS: usize = 32;
 
 /// A caller: a valid token on this connection.
 #[derive(Debug)]
 pub(super) struct Caller {
-    token: PresentedToken,
+    token: Token,
     pub(super) agent: AgentId,
     /// The agent's processes that registered with it.
     pub(super) registrations: Registrations,
@@ -69,11 +71,7 @@ enum Kind {
 }
 
 impl Caller {
-    pub(super) fn new(
-        token: PresentedToken,
-        agent: AgentId,
-        streams_end: CancellationToken,
-    ) -> Arc<Self> {
+    pub(super) fn new(token: Token, agent: AgentId, streams_end: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             token,
             agent,
@@ -89,7 +87,7 @@ impl Caller {
 
     /// The token, for questions to the control plane.
     pub(super) fn token(&self) -> &Token {
-        &self.token.token
+        &self.token
     }
 
     /// A permit for a tunnel.
@@ -214,7 +212,14 @@ pub(super) struct Callers(Vec<Arc<Caller>>);
 impl Callers {
     /// The caller with this token.
     pub(super) fn find(&self, token: &TokenHash) -> Option<&Arc<Caller>> {
-        self.0.iter().find(|caller| caller.token.hash == *token)
+        self.0.iter().find(|caller| caller.token.hash() == *token)
+    }
+
+    /// The token with this secret, if it is that of one of a few callers: its hash is known.
+    pub(super) fn token(&self, secret: &str) -> Option<Token> {
+        let few = self.0.get(..self.0.len().min(FEW_CALLERS))?;
+        let caller = few.iter().find(|caller| caller.token.is(secret))?;
+        Some(caller.token.clone())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -239,13 +244,13 @@ impl Callers {
     }
 
     /// All tokens, to ask whether they are still valid.
-    pub(super) fn tokens(&self) -> Vec<PresentedToken> {
+    pub(super) fn tokens(&self) -> Vec<Token> {
         self.0.iter().map(|caller| caller.token.clone()).collect()
     }
 
     /// Removes the caller with this token, and ends everything it has.
     pub(super) fn revoke(&mut self, token: &TokenHash) -> Option<Arc<Caller>> {
-        let at = self.0.iter().position(|it| it.token.hash == *token)?;
+        let at = self.0.iter().position(|it| it.token.hash() == *token)?;
         let caller = self.0.swap_remove(at);
         caller.revoke();
         Some(caller)

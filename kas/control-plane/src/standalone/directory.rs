@@ -1,11 +1,12 @@
 //! The file, made ready for questions. Pure: time is an argument.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
 use cluster_state::AgentId;
+use foldhash::HashMap;
 use jiff::Timestamp;
 use prost::Message;
 use sha2::{Digest, Sha256};

@@ -6,15 +6,18 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use control_plane::{AgentInfo, TokenHash};
+use control_plane::{AgentInfo, Token, TokenHash};
 use http::Request;
-use runtime::{backoff::jittered, grpc::SendResponse};
+use runtime::{
+    backoff::jittered,
+    grpc::{SendResponse, bearer},
+};
 use tonic::Status;
 use tracing::Instrument as _;
 
 use super::{
     super::{
-        authenticate::{self, PresentedToken},
+        authenticate,
         caller::{Caller, Identity},
         service::{Call, Handler, Method},
     },
@@ -32,7 +35,7 @@ const MAX_AUTHENTICATING: usize = 256;
 /// A call whose token is not known yet. Nothing of its body is read.
 pub(super) struct PendingCall {
     method: Arc<Method>,
-    token: PresentedToken,
+    token: Token,
     request: Request<h2::RecvStream>,
     respond: SendResponse,
 }
@@ -70,14 +73,17 @@ impl Connection {
             Ok(method) => method,
             Err(status) => return self.refuse(respond, &status, "unknown"),
         };
-        let token = match PresentedToken::read(request.headers()) {
-            Ok(token) => token,
+        let token = match bearer(request.headers()) {
+            Ok(secret) => self
+                .callers
+                .token(secret)
+                .unwrap_or_else(|| Token::new(secret)),
             Err(status) => return self.refuse(respond, &status, method.name()),
         };
-        let (gateway, shown) = (self.gateway.clone(), token.token.clone());
+        let (gateway, shown) = (self.gateway.clone(), token.clone());
         let from = self.remote_addr.ip();
         let mut authenticating = Authenticating {
-            token: token.hash,
+            token: token.hash(),
             asked: Box::pin(async move { gateway.authenticator.agent(&shown, from).await }),
             call: Some(PendingCall {
                 method,
@@ -129,7 +135,7 @@ impl Connection {
             .dialled
             .as_ref()
             .map_or(Ok(()), |it| it.check(&authenticated));
-        let hash = token.hash;
+        let hash = token.hash();
         let identity = checked
             .and(authenticated)
             .and_then(|agent| self.identify(token, agent));
@@ -168,18 +174,14 @@ impl Connection {
     }
 
     /// The caller with this token. The first one makes the connection an agent's.
-    fn identify(
-        &mut self,
-        token: PresentedToken,
-        agent: Arc<AgentInfo>,
-    ) -> Result<Identity, Status> {
-        if let Some(caller) = self.callers.find(&token.hash)
+    fn identify(&mut self, token: Token, agent: Arc<AgentInfo>) -> Result<Identity, Status> {
+        if let Some(caller) = self.callers.find(&token.hash())
             && caller.agent == agent.id
         {
             let caller = caller.clone();
             return Ok(Identity { caller, agent });
         }
-        self.gateway.authenticator.connected(token.hash)?;
+        self.gateway.authenticator.connected(token.hash())?;
         let caller = Caller::new(token, agent.id, self.streams_end.child_token());
         let first = self.callers.is_empty();
         self.callers.add(caller.clone())?;
