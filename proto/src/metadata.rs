@@ -5,12 +5,42 @@
 
 use std::collections::HashMap;
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::agent::prototool::Values;
 
 /// A multimap as the wire carries it.
 pub type Meta = HashMap<String, Values>;
+
+/// A `RequestInfo` of these parts, encoded without copies of them.
+#[must_use]
+pub fn request_info(method: &str, meta: &Meta) -> Bytes {
+    use prost::encoding::{encode_key, encode_varint, hash_map, message, string};
+    const METHOD_NAME: u32 = 1;
+    const META: u32 = 2;
+    let length = hash_map::encoded_len(string::encoded_len, message::encoded_len, META, meta);
+    let mut encoded = BytesMut::with_capacity(length + method.len() + 12);
+    if !method.is_empty() {
+        encode_key(
+            METHOD_NAME,
+            prost::encoding::WireType::LengthDelimited,
+            &mut encoded,
+        );
+        encode_varint(method.len() as u64, &mut encoded);
+        encoded.extend_from_slice(method.as_bytes());
+    }
+    hash_map::encode(
+        string::encode,
+        string::encoded_len,
+        message::encode,
+        message::encoded_len,
+        META,
+        meta,
+        &mut encoded,
+    );
+    encoded.freeze()
+}
 
 /// Turns HTTP headers into the wire's map, with the names as `name` spells them.
 ///
@@ -34,7 +64,7 @@ pub fn to_headers(meta: Meta) -> HeaderMap {
             continue;
         };
         for value in values.value {
-            if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
+            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
                 // Beyond 24,576 names, or 32,768 lines.
                 let _ = headers.try_append(&name, value);
             }
@@ -68,6 +98,8 @@ fn text(value: &HeaderValue) -> String {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
@@ -133,5 +165,26 @@ mod tests {
         let headers = to_headers(bad);
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["good"], "ok");
+    }
+
+    #[test]
+    fn a_request_info_is_encoded_as_the_message_is() {
+        use crate::agent::reverse_tunnel::rpc::RequestInfo;
+        let values = |values: &[&str]| Values {
+            value: values.iter().map(|value| (*value).to_owned()).collect(),
+        };
+        let one = [("x-request-id".to_owned(), values(&["a", ""]))];
+        for (method, meta) in [
+            ("/a.B/C", Meta::from(one.clone())),
+            ("", Meta::from(one)),
+            ("/a.B/C", Meta::from([(String::new(), Values::default())])),
+            ("", Meta::new()),
+        ] {
+            let message = RequestInfo {
+                method_name: method.to_owned(),
+                meta: meta.clone(),
+            };
+            assert_eq!(request_info(method, &meta), message.encode_to_vec());
+        }
     }
 }

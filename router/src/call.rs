@@ -16,10 +16,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::{
-        CloseSend, ConnectRequest, ConnectResponse, RequestInfo, connect_request, connect_response,
+        CloseSend, ConnectRequest, ConnectResponse, connect_request, connect_response,
     },
     frame::{Deframer, Frame, FrameBuilder, Payload},
-    metadata::Meta,
+    metadata::{Meta, request_info},
     sequence::{END, FieldNumber, Sequence},
 };
 use runtime::grpc::{SendStream, poll_message};
@@ -32,6 +32,8 @@ use crate::{
     tunnel::{Tunnel, TunnelInUse},
 };
 
+/// The field of `ConnectResponse.request_info`.
+const REQUEST_INFO: &[u32] = &[1];
 /// Field numbers around a message to the agent:
 /// `ConnectResponse.message`, `Message.data`.
 const TO_AGENT: &[u32] = &[2, 1];
@@ -80,19 +82,18 @@ impl Call {
     ///
     /// # Errors
     /// [`Broken`] when the tunnel is gone.
-    pub fn through_tunnel(tunnel: Tunnel, opening: Opening) -> Result<Self, Broken> {
+    pub fn through_tunnel(tunnel: Tunnel, opening: &Opening) -> Result<Self, Broken> {
         let (mut stream, in_use) = tunnel.commit();
         let mut send = stream
             .respond
             .send_response(runtime::grpc::response_headers(), false)?;
-        let info = RequestInfo {
-            method_name: opening.method.to_string(),
-            meta: opening.meta,
+        let info = Payload {
+            head: request_info(&opening.method, &opening.meta),
+            body: Bytes::new(),
         };
-        let mut frame =
-            FrameBuilder::default().message(&to_agent(connect_response::Msg::RequestInfo(info)));
-        for payload in opening.messages {
-            frame = frame.nested(TO_AGENT, payload);
+        let mut frame = FrameBuilder::default().nested(REQUEST_INFO, info);
+        for payload in &opening.messages {
+            frame = frame.nested(TO_AGENT, payload.clone());
         }
         if opening.close {
             frame = frame.message(&to_agent(connect_response::Msg::CloseSend(CloseSend {})));

@@ -164,7 +164,7 @@ async fn relay(
         moves: query.moves,
     };
     // A failure here means that the tunnel was dead: the agent has seen nothing.
-    let begun = Call::through_tunnel(tunnel, opening);
+    let begun = Call::through_tunnel(tunnel, &opening);
     let mut call = Reader::new(begun.map_err(|_| Ended::Call(Broken::Unused))?);
     let relayed = Relay {
         call: &mut call,

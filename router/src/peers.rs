@@ -145,7 +145,7 @@ impl Peers {
         let request = query(&connection.audience);
         let (response, mut send) = connection.send.send_request(request, false)?;
         if let Some(opening) = begin {
-            tunnel_request::begin(&mut send, opening.clone())?;
+            tunnel_request::begin(&mut send, opening)?;
         }
         let response = response.await?;
         permit.answered();

@@ -76,9 +76,25 @@ impl Router {
             agent.id = agent.0,
             method = &*need.method,
         );
-        self.find(agent, need, opening, deadline)
-            .instrument(span)
-            .await
+        if let Some(call) = span.in_scope(|| self.open_here(agent, need, opening)) {
+            return Ok(call);
+        }
+        // Apart, since what is seldom needed is large, and is part of each request.
+        let found = Box::pin(self.find(agent, need, opening, deadline));
+        found.instrument(span).await
+    }
+
+    /// Begins the call on an idle tunnel of this replica.
+    fn open_here(&self, agent: AgentId, need: &Need, opening: &Opening) -> Option<Call> {
+        for _ in 0..MAX_LOCAL_ATTEMPTS {
+            let tunnel = self.registry.take(agent, need)?;
+            // A tunnel that breaks at once was dead already: nothing was sent.
+            if let Ok(call) = Call::through_tunnel(tunnel, opening) {
+                tracing::debug!("call started through an idle tunnel of this replica");
+                return Some(call);
+            }
+        }
+        None
     }
 
     async fn find(
@@ -88,16 +104,6 @@ impl Router {
         opening: &Opening,
         deadline: Instant,
     ) -> Result<Call, OpenError> {
-        for _ in 0..MAX_LOCAL_ATTEMPTS {
-            let Some(tunnel) = self.registry.take(agent, need) else {
-                break;
-            };
-            // A tunnel that breaks at once was dead already: nothing was sent.
-            if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
-                tracing::debug!("call started through an idle tunnel of this replica");
-                return Ok(call);
-            }
-        }
         tracing::debug!("no idle tunnel on this replica; asking the owners");
         let waiting = self.registry.wait(agent, need)?;
         let started = Instant::now();
@@ -132,7 +138,7 @@ impl Router {
                 biased;
                 tunnel = waiting.next() => {
                     let Some(tunnel) = tunnel else { return std::future::pending().await };
-                    if let Ok(call) = Call::through_tunnel(tunnel, opening.clone()) {
+                    if let Ok(call) = Call::through_tunnel(tunnel, opening) {
                         tracing::debug!("call started through a tunnel of this replica, after a wait");
                         return Ok(call);
                     }

@@ -43,10 +43,10 @@ pub(crate) struct PeerStream {
 }
 
 /// Sends the opening, in one write.
-pub(super) fn begin(send: &mut SendStream, opening: Opening) -> Result<(), h2::Error> {
+pub(super) fn begin(send: &mut SendStream, opening: &Opening) -> Result<(), h2::Error> {
     let mut frame = FrameBuilder::default().message(&StartStreaming {});
-    for payload in opening.messages {
-        frame = frame.nested(&[], payload);
+    for payload in &opening.messages {
+        frame = frame.nested(&[], payload.clone());
     }
     send.send_data(frame.build(), opening.close)
 }
@@ -100,7 +100,7 @@ impl TunnelRequest {
     /// that carries the call.
     pub(crate) fn begin(mut self, opening: &Opening) -> Result<PeerStream, Broken> {
         if !self.begun {
-            begin(&mut self.stream.send, opening.clone())?;
+            begin(&mut self.stream.send, opening)?;
         }
         Ok(self.stream)
     }
