@@ -3,7 +3,7 @@
 //! A [`Drain`] is cloned to every part that must shut down. A [`Working`] guard
 //! is held while work is in progress; [`Drain::finished`] waits for the guards.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned},
@@ -12,7 +12,11 @@ use tokio_util::{
 
 /// The signal that a process shuts down, and the count of its work in progress. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Drain {
+pub struct Drain(Arc<State>);
+
+/// Behind one pointer: each request has clones, and those of a token take a lock.
+#[derive(Debug, Default)]
+struct State {
     announced: CancellationToken,
     leaving: CancellationToken,
     last_call: CancellationToken,
@@ -32,53 +36,53 @@ impl Drain {
 
     /// Announces that draining will start soon: clients should not settle on their connections.
     pub fn announce(&self) {
-        self.announced.cancel();
+        self.0.announced.cancel();
     }
 
     /// Whether draining was announced, or has started.
     #[must_use]
     pub fn announced(&self) -> bool {
-        self.announced.is_cancelled()
+        self.0.announced.is_cancelled()
     }
 
     /// Starts draining. Starting twice changes nothing.
     pub fn start(&self) {
         self.announce();
-        self.leaving.cancel();
-        self.working.close();
+        self.0.leaving.cancel();
+        self.0.working.close();
     }
 
     /// Whether [`Self::start`] was called.
     #[must_use]
     pub fn started(&self) -> bool {
-        self.leaving.is_cancelled()
+        self.0.leaving.is_cancelled()
     }
 
     /// Waits until draining starts. Cancel-safe.
     pub fn wait(&self) -> WaitForCancellationFuture<'_> {
-        self.leaving.cancelled()
+        self.0.leaving.cancelled()
     }
 
     /// The token that is cancelled when draining starts.
     #[must_use]
     pub fn token(&self) -> &CancellationToken {
-        &self.leaving
+        &self.0.leaving
     }
 
     /// Announces the end of the grace period: what may end in order at any time, such as a watch, should end now.
     pub fn last_call(&self) {
-        self.last_call.cancel();
+        self.0.last_call.cancel();
     }
 
     /// Waits for [`Self::last_call`].
     pub fn last_called(&self) -> WaitForCancellationFutureOwned {
-        self.last_call.clone().cancelled_owned()
+        self.0.last_call.clone().cancelled_owned()
     }
 
     /// Marks work that must be finished; drop the guard when it is.
     #[must_use]
     pub fn working(&self) -> Working {
-        Working(self.working.token())
+        Working(self.0.working.token())
     }
 
     /// Spawns a task that draining waits for.
@@ -87,18 +91,18 @@ impl Drain {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.working.spawn(task)
+        self.0.working.spawn(task)
     }
 
     /// How many tasks and guards there are.
     #[must_use]
     pub fn in_progress(&self) -> usize {
-        self.working.len()
+        self.0.working.len()
     }
 
     /// Waits for all work, at most for `grace`; says whether all of it ended.
     pub async fn finished(&self, grace: Duration) -> bool {
-        tokio::time::timeout(grace, self.working.wait())
+        tokio::time::timeout(grace, self.0.working.wait())
             .await
             .is_ok()
     }
