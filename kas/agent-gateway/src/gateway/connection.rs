@@ -7,7 +7,12 @@ mod admission;
 mod lifecycle;
 mod work;
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use router::tunnel::IdleEnd;
@@ -194,8 +199,12 @@ impl Connection {
     async fn run(mut self, drain: Drain) {
         let mut revision = self.gateway.control_plane.revision();
         let span = self.span.clone();
+        let mut drained = pin!(drain.wait());
         loop {
+            // In this order: what HTTP/2 has read wakes the others before they are looked at, and what is rare comes
+            // last. It ends with each read of the socket, so that the others get their turn.
             tokio::select! {
+                biased;
                 accepted = self.http2.accept() => match accepted {
                     Some(Ok((request, respond))) => span.in_scope(|| self.dispatch(request, respond)),
                     Some(Err(error)) => {
@@ -231,7 +240,7 @@ impl Connection {
                     Phase::Moving => self.finish(),
                     Phase::Finishing => return,
                 },
-                () = drain.wait(), if matches!(self.phase, Phase::Unauthenticated | Phase::Active) => self.queue_goaway(),
+                () = drained.as_mut(), if matches!(self.phase, Phase::Unauthenticated | Phase::Active) => self.queue_goaway(),
                 () = given_up(self.dialled.as_deref()), if self.phase == Phase::Active => self.send_goaway(false),
                 Ok(()) = revision.changed() => self.reauthenticate(),
             }

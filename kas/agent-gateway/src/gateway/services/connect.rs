@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     super::{
         descriptor::{DESCRIPTOR_BOUNDS, MethodLists},
-        service::{Call, Method, Opened},
+        service::{Call, Method, Opening},
     },
     agent_version::capabilities,
 };
@@ -28,12 +28,12 @@ struct Connect {
 /// Agents open tunnels by it.
 pub(super) fn connect() -> Method {
     let connect = Arc::new(Connect::default());
-    Method::tunnel(PATH, move |call| Box::pin(connect.clone().open(call)))
+    Method::tunnel(PATH, move |call| connect.clone().open(call))
 }
 
 impl Connect {
     /// Reads the tunnel's descriptor.
-    async fn open(self: Arc<Self>, call: Call) -> Opened {
+    fn open(self: Arc<Self>, call: Call) -> Opening {
         let Call {
             identity,
             request,
@@ -42,36 +42,40 @@ impl Connect {
             ..
         } = call;
         let (head, mut recv) = request.into_parts();
-        let read = async {
-            let mut deframer = deframer(&head.headers, DESCRIPTOR_BOUNDS.bytes)?;
-            let message = first_message(&mut recv, &mut deframer).await?;
-            let read = || self.lists.read(message.clone());
-            let caller = &identity.caller;
-            let methods = caller.methods(&self.fingerprints, &message, read)?;
-            deframer.set_limit(MAX_MESSAGE);
-            let capabilities = capabilities(&head.headers);
-            let offer = Offer {
-                agent: identity.agent.id,
-                methods,
-                impersonates: capabilities.impersonates,
-                upgrades: capabilities.upgrades,
-            };
-            Ok((offer, deframer))
-        };
-        match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
-            Ok(Ok((offer, deframer))) => {
-                let stream = Stream {
-                    recv,
-                    deframer,
-                    respond,
+        // Nothing else of the head is kept while the descriptor is waited for.
+        let capabilities = capabilities(&head.headers);
+        let deframer = deframer(&head.headers, DESCRIPTOR_BOUNDS.bytes);
+        Box::pin(async move {
+            let read = async {
+                let mut deframer = deframer?;
+                let message = first_message(&mut recv, &mut deframer).await?;
+                let read = || self.lists.read(message.clone());
+                let caller = &identity.caller;
+                let methods = caller.methods(&self.fingerprints, &message, read)?;
+                deframer.set_limit(MAX_MESSAGE);
+                let offer = Offer {
+                    agent: identity.agent.id,
+                    methods,
+                    impersonates: capabilities.impersonates,
+                    upgrades: capabilities.upgrades,
                 };
-                Ok((offer, stream, permit))
+                Ok((offer, deframer))
+            };
+            match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
+                Ok(Ok((offer, deframer))) => {
+                    let stream = Stream {
+                        recv,
+                        deframer,
+                        respond,
+                    };
+                    Ok((offer, stream, permit))
+                }
+                Ok(Err(status)) => Err((respond, status)),
+                Err(_) => Err((
+                    respond,
+                    Status::deadline_exceeded("the tunnel's descriptor did not come"),
+                )),
             }
-            Ok(Err(status)) => Err((respond, status)),
-            Err(_) => Err((
-                respond,
-                Status::deadline_exceeded("the tunnel's descriptor did not come"),
-            )),
-        }
+        })
     }
 }
