@@ -7,15 +7,9 @@ mod leftover;
 mod origin;
 mod request_head;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use runtime::{drain::Drain, request_filter, shares::Shares};
 use tracing::Instrument;
 
@@ -26,7 +20,7 @@ use crate::{
     failure::{self, Failure},
     metrics::Metrics,
     request_id,
-    route::{Answer, BoxError, Route, UserRequest},
+    route::{Answer, Route, UserRequest},
     scope::Scope,
 };
 use leftover::Leftover;
@@ -84,18 +78,12 @@ impl Front {
     }
 
     /// Answers one request. Dropping the future, or the answer's body before its end, cancels the request.
-    pub(crate) async fn handle<B>(
+    pub(crate) async fn handle(
         &self,
-        request: Request<B>,
-        remote_addr: SocketAddr,
+        request: Box<UserRequest>,
         drain: &Drain,
-    ) -> Response<ResponseBody>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let request = UserRequest::new(request, remote_addr);
-        let scope = Scope::begin(&request.head, remote_addr, &self.metrics);
+    ) -> Response<ResponseBody> {
+        let scope = Scope::begin(&request.head, request.remote_addr, &self.metrics);
         let span = scope.span().clone();
         let id = scope.id().value();
         let answered = self.answer(request, scope, drain).instrument(span);
@@ -106,7 +94,7 @@ impl Front {
 
     async fn answer(
         &self,
-        mut request: UserRequest,
+        mut request: Box<UserRequest>,
         mut scope: Box<Scope>,
         drain: &Drain,
     ) -> Response<ResponseBody> {
@@ -129,7 +117,7 @@ impl Front {
         };
         let headers = response.headers_mut();
         put(headers, header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-        if !headers.contains_key(header::SERVER) && !headers.contains_key(header::VIA) {
+        if !headers.contains_key(header::VIA) && !headers.contains_key(header::SERVER) {
             put(headers, header::SERVER, self.settings.server.clone());
         }
         caller.mark(headers);

@@ -122,7 +122,8 @@ impl KubernetesApi {
         let pause = self.settings.body_pause;
         let body = request.body.take();
         let upload = body.map(|body| Upload::new(body, on_upgrade.is_none(), pause));
-        self.forward((agent.id, rights), head, upload, on_upgrade, scope, drain)
+        let planned = self.plan((agent.id, rights), head, scope);
+        self.forward(planned, upload, on_upgrade, scope, drain)
             .await
     }
 }

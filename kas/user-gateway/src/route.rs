@@ -72,7 +72,8 @@ impl Length {
 }
 
 impl UserRequest {
-    pub(crate) fn new<B>(mut request: Request<B>, remote_addr: SocketAddr) -> Self
+    /// Boxed, since futures that hold it are moved.
+    pub(crate) fn new<B>(mut request: Request<B>, remote_addr: SocketAddr) -> Box<Self>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -82,13 +83,13 @@ impl UserRequest {
         let length = Length::of(&body);
         let body =
             (length != Length::None).then(|| -> BoxBody { Box::pin(body.map_err(Into::into)) });
-        Self {
+        Box::new(Self {
             head,
             body,
             length,
             on_upgrade,
             remote_addr,
-        }
+        })
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     guard::{Activity, Guarded},
     leftover, request_head,
 };
+use crate::route::UserRequest;
 
 /// How long a connection may be idle between requests, the next head included.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,9 +133,10 @@ impl Front {
                 passage.complete(request.headers_mut());
                 asks = may_switch(&request).then(|| passage.clone());
             }
+            let request = UserRequest::new(request, remote_addr);
             let (front, drain) = (self.clone(), drain.clone());
             async move {
-                let mut response = front.handle(request, remote_addr, &drain).await;
+                let mut response = front.handle(request, &drain).await;
                 if let Some(passage) = asks {
                     passage.answered(response.status() == StatusCode::SWITCHING_PROTOCOLS);
                 }

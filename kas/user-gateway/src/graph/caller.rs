@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Key;
-use crate::{admission::Admission, front::Front};
+use crate::{admission::Admission, front::Front, route::UserRequest};
 
 /// How often rights are asked again.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -149,7 +149,10 @@ impl Caller {
             .body(Full::new(Bytes::from(review.to_string())))
             .map_err(|error| Status::internal(error.to_string()))?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let response = self.front.handle(request, local, &self.drain).await;
+        let response = self
+            .front
+            .handle(UserRequest::new(request, local), &self.drain)
+            .await;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_REVIEW_BYTES)
             .collect()

@@ -34,7 +34,7 @@ const MAX_REPLAYS: u32 = 5;
 const REPLAY_BACKOFF: Duration = Duration::from_millis(25);
 
 /// A request that is carried to its agent.
-struct ProxyRequest {
+pub(super) struct ProxyRequest {
     agent: AgentId,
     rights: Rights,
     method: Method,
@@ -78,22 +78,23 @@ enum Search {
 struct Answered {
     status: StatusCode,
     headers: HeaderMap,
+    /// What the headers say of the body.
+    length: Option<u64>,
     ahead: Ahead,
-    exchange: Exchange,
+    /// Apart, for it is passed from hand to hand.
+    exchange: Box<Exchange>,
 }
 
 impl KubernetesApi {
     /// Carries a request to the agent and brings the answer.
     pub(super) async fn forward(
         &self,
-        whose: (AgentId, Rights),
-        head: RequestHead,
+        mut request: Box<ProxyRequest>,
         upload: Option<Upload>,
         on_upgrade: Option<OnUpgrade>,
         scope: &mut Scope,
         drain: &Drain,
     ) -> Result<Answer, Failure> {
-        let mut request = self.plan(whose, head, scope);
         let answered = self.call(&mut request, upload, scope, drain).await?;
         Ok(match on_upgrade {
             Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -106,12 +107,13 @@ impl KubernetesApi {
         })
     }
 
-    fn plan(
+    /// What is carried to the agent for a caller who may use it.
+    pub(super) fn plan(
         &self,
         (agent, rights): (AgentId, Rights),
         mut head: RequestHead,
         scope: &mut Scope,
-    ) -> ProxyRequest {
+    ) -> Box<ProxyRequest> {
         let watch = watch::prepare(&mut head);
         let hold = self.settings.hold;
         let hold =
@@ -123,7 +125,7 @@ impl KubernetesApi {
             Some(_) => &self.exact_method,
         };
         scope.deadline = Instant::now() + hold;
-        ProxyRequest {
+        Box::new(ProxyRequest {
             agent,
             rights,
             method: head.method.clone(),
@@ -140,7 +142,7 @@ impl KubernetesApi {
                 ..head.opening(method, &self.via, scope.id())
             },
             reencoding,
-        }
+        })
     }
 
     /// Makes the call until there is an answer, or another attempt is of no use.
@@ -154,14 +156,15 @@ impl KubernetesApi {
         let bodyless = upload.is_none();
         loop {
             let call = self.open(request, upload.as_mut(), scope).await?;
-            let mut exchange = Exchange::new(call, upload.take(), drain.clone());
+            let mut exchange = Box::new(Exchange::new(call, upload.take(), drain.clone()));
             let answer = self.answer(&mut exchange, request).await;
             scope.received = exchange.uploaded();
             match answer {
-                Ok((status, headers, ahead)) => {
+                Ok((status, headers, length, ahead)) => {
                     return Ok(Answered {
                         status,
                         headers,
+                        length,
                         ahead,
                         exchange,
                     });
@@ -244,7 +247,7 @@ impl KubernetesApi {
         &self,
         exchange: &mut Exchange,
         request: &ProxyRequest,
-    ) -> Result<(StatusCode, HeaderMap, Ahead), Interrupted> {
+    ) -> Result<(StatusCode, HeaderMap, Option<u64>, Ahead), Interrupted> {
         let limit = self.settings.response_header;
         let head = tokio::time::timeout(limit, exchange.head())
             .await
@@ -252,7 +255,7 @@ impl KubernetesApi {
         let (status, headers) = self.heads.understand(head)?;
         if status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade && !exchange.is_uploading()
         {
-            return Ok((status, headers, Ahead::default()));
+            return Ok((status, headers, None, Ahead::default()));
         }
         if status.is_informational() {
             return Err(Interrupted::Malformed(format!(
@@ -262,32 +265,34 @@ impl KubernetesApi {
         if request.upgrade {
             exchange.close_send()?;
         }
+        let length = headers::content_length(&headers);
         let ahead = exchange.look_ahead()?;
         if ahead.whole && !is_bodyless(&request.method, status) {
-            ahead.expect_length(headers::content_length(&headers))?;
+            ahead.expect_length(length)?;
         }
-        Ok((status, headers, ahead))
+        Ok((status, headers, length, ahead))
     }
 
     fn pass_on(
         &self,
         answered: Answered,
-        request: ProxyRequest,
+        request: Box<ProxyRequest>,
         scope: &mut Scope,
         drain: &Drain,
     ) -> Answer {
         let Answered {
             status,
             headers,
+            length,
             ahead,
             mut exchange,
         } = answered;
-        let length = headers::content_length(&headers);
-        let watch = watch::Head::of(status, &headers).zip(request.watch.clone());
+        let watch = request.watch.clone();
+        let watch = watch.and_then(|position| Some((watch::Head::of(status, &headers)?, position)));
         let content = if let Some((head, position)) = watch {
             scope.cut = true;
             self.count(&mut exchange, &request);
-            let (source, idle) = (self.source(request, drain), self.settings.idle);
+            let (source, idle) = (self.source(*request, drain), self.settings.idle);
             let watch = Watch::new(head, position, source, (exchange, ahead), idle);
             Content::Stream(Box::new(watch))
         } else if is_bodyless(&request.method, status) || length == Some(0) {

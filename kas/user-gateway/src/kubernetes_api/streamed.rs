@@ -18,7 +18,7 @@ use crate::{
 /// An answer that is passed on as it comes.
 #[derive(Debug)]
 pub(super) struct Streamed {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     ahead: VecDeque<Bytes>,
     /// Bytes that the headers promise still.
     left: Option<u64>,
@@ -29,7 +29,7 @@ pub(super) struct Streamed {
 impl Streamed {
     /// Bytes that come from an exchange; `length` of them, where that is known.
     pub(super) fn new(
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         ahead: Ahead,
         length: Option<u64>,
         idle: Duration,

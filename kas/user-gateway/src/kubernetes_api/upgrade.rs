@@ -32,7 +32,7 @@ const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes over the client's connection once the 101 is written, and carries
 /// bytes until either side ends.
-pub(super) async fn run(exchange: Exchange, on_upgrade: OnUpgrade, mut scope: Box<Scope>) {
+pub(super) async fn run(exchange: Box<Exchange>, on_upgrade: OnUpgrade, mut scope: Box<Scope>) {
     scope.cut = true;
     let io = match tokio::time::timeout(SWITCH_TIMEOUT, on_upgrade).await {
         Ok(Ok(upgraded)) => TokioIo::new(upgraded),
@@ -64,7 +64,7 @@ pub(super) async fn run(exchange: Exchange, on_upgrade: OnUpgrade, mut scope: Bo
 }
 
 struct Splice<IO> {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     io: IO,
     scope: Box<Scope>,
     buffer: BytesMut,

@@ -137,12 +137,12 @@ impl Watch {
         head: Head,
         position: Position,
         source: Source,
-        (exchange, ahead): (Exchange, Ahead),
+        (exchange, ahead): (Box<Exchange>, Ahead),
         idle: Duration,
     ) -> Self {
         let now = Instant::now();
         Self {
-            state: State::Live(Box::new(exchange)),
+            state: State::Live(exchange),
             last_call: Box::pin(source.drain.last_called()),
             frames: Frames::new(head.encoding, position),
             ahead,
