@@ -178,6 +178,9 @@ fn agent_services(
         Services::standard(control.plane.clone(), tracker.clone(), external_url).with(
             agent_gateway::reconcile_projects(flux, control.plane.clone()),
         );
+    if let Some(modules) = control.module_api() {
+        services = services.with(agent_gateway::make_request(modules));
+    }
     if let Some(events) = events {
         services = services.with(agent_gateway::report_events(events.clone()));
     }

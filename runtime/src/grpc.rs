@@ -28,7 +28,9 @@ pub use liveness::{ProbeTimeouts, unresponsive};
 pub use message::{ReceiveError, message, poll_message};
 pub use serve::{send_frame, serve, serve_bounded};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
-pub use unary::{MESSAGE_TIMEOUT, answer, deframer, first_message, out_of_bounds, receive};
+pub use unary::{
+    MESSAGE_TIMEOUT, answer, deframer, first_message, not_received, out_of_bounds, receive,
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

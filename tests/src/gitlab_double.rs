@@ -4,6 +4,7 @@
 mod counters;
 mod faults;
 mod gitaly;
+mod modules;
 mod questions;
 mod rails;
 mod scenario;
@@ -12,7 +13,8 @@ mod token;
 
 pub use counters::{Counters, Endpoint};
 pub use faults::{Fault, FaultKind};
-pub use rails::Rails;
+pub use modules::ModuleCall;
+pub use rails::{Caller, Rails};
 pub use scenario::{Paths, Scenario};
 
 use std::{
@@ -49,6 +51,7 @@ struct Shared {
     counters: Mutex<Counters>,
     configurations: Mutex<Vec<(i64, Value)>>,
     usage: Mutex<Vec<Value>>,
+    modules: Mutex<Vec<ModuleCall>>,
     /// Of repositories, and of Gitaly's socket.
     folder: TempDir,
     gitaly: String,
@@ -87,6 +90,7 @@ impl GitLabDouble {
             counters: Mutex::default(),
             configurations: Mutex::default(),
             usage: Mutex::default(),
+            modules: Mutex::default(),
             gitaly: match certs {
                 Some(_) => format!("tls://localhost:{}", gitaly.local_addr()?.port()),
                 None => format!("tcp://{}", gitaly.local_addr()?),
@@ -184,6 +188,12 @@ impl GitLabDouble {
     #[must_use]
     pub fn usage(&self) -> Vec<Value> {
         lock(&self.shared.usage).clone()
+    }
+
+    /// What agents' modules asked for, oldest first.
+    #[must_use]
+    pub fn module_calls(&self) -> Vec<ModuleCall> {
+        lock(&self.shared.modules).clone()
     }
 
     /// Writes the secret that kas must have.

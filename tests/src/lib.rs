@@ -17,6 +17,7 @@ pub mod http;
 pub mod kas;
 pub mod kube;
 pub mod kubectl;
+pub mod module_request;
 pub mod netns;
 pub mod nginx;
 pub mod parts;

@@ -36,7 +36,7 @@ use draining::DrainPace;
 pub use draining::DrainSettings;
 pub use metrics::AgentMetrics;
 pub use service::Method;
-pub use services::{Services, reconcile_projects, report_events};
+pub use services::{Services, make_request, reconcile_projects, report_events};
 
 /// How often a WebSocket connection of an agent is pinged: more often than load balancers close silent ones,
 /// commonly after 60 s.

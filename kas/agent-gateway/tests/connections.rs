@@ -457,7 +457,9 @@ async fn methods_of_older_and_newer_agents_are_answered_as_upstream_does() {
         ),
         (
             "gitlab.agent.gitops.rpc.Gitops/GetObjectsToSynchronize",
-            unknown_service("gitlab.agent.gitops.rpc.Gitops"),
+            "manifests are not delivered (gitops): GitLab removed it in 2025; use Flux in place of \
+             gitops.manifest_projects"
+                .to_owned(),
         ),
         // Ours, and not configured.
         (

@@ -106,6 +106,20 @@ impl RateLimit {
         }
     }
 
+    /// A part of it, at least one token.
+    pub(crate) fn part(self, part: f64) -> Self {
+        let size = (f64::from(self.bucket_size) * part).round();
+        Self {
+            refill_rate_per_second: self.refill_rate_per_second * part,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a part of a u32, and not below zero"
+            )]
+            bucket_size: (size as u32).max(1),
+        }
+    }
+
     fn filled_from(self, default: Self) -> Self {
         use runtime::yaml::Setting;
         Self {

@@ -17,6 +17,7 @@ mod connector;
 mod error;
 mod impersonation;
 mod metrics;
+mod modules;
 mod number;
 mod project_access;
 mod proxy_user;
@@ -30,6 +31,10 @@ pub use agent_info::RegisteredAgent;
 pub use client::Client;
 pub use error::{AnswerError, CallError};
 pub use metrics::GitLabMetrics;
+pub use modules::{
+    ModuleApi, ModuleBody, ModuleError, ModulePath, ModuleRequest, PathError, RequestError,
+    StreamedBody,
+};
 pub use repositories::{PollSharing, RepositorySettings};
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -43,7 +48,7 @@ use runtime::{
     jwt::SecretError,
     tls::TlsError,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Access, AgentInfo, AuthError, CachePolicy, Configuration, ControlPlane, Credentials,
@@ -55,6 +60,7 @@ use agent_info::AgentInfoPaths;
 use agents::Agents;
 use allowed_agents::AllowedAgents;
 use call::Requester;
+use modules::ModuleTurns;
 use proxy_user::{ProxyUser, UserProof};
 use repositories::Repositories;
 
@@ -109,6 +115,7 @@ struct Inner {
     known_users: Cache<TokenHash, ()>,
     projects: TokenCache<bool, AuthError>,
     agents: Agents,
+    module_turns: ModuleTurns,
     repositories: Repositories,
     receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
     revision: watch::Sender<u64>,
@@ -136,6 +143,7 @@ impl GitLab {
             known_users: Cache::new(policies.callers.capacity),
             projects: TokenCache::new(CachePolicy::default()),
             agents: Agents::default(),
+            module_turns: ModuleTurns::new(settings.api_rate_limit, Instant::now()),
             repositories: Repositories::new(repositories),
             receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),

@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config, ControlPlaneConfig, Origin},
     control_plane::{
         CachePolicy, ControlPlane,
-        gitlab::{CachePolicies, GitLab, PollSharing, RepositorySettings},
+        gitlab::{CachePolicies, GitLab, ModuleApi, PollSharing, RepositorySettings},
         standalone::Standalone,
     },
     gitaly::{self, Gitaly},
@@ -90,6 +90,11 @@ impl Control {
     /// What reads repositories, if that is done.
     pub(super) fn gitaly(&self) -> Option<&Gitaly> {
         self.gitlab.as_ref().map(GitLab::gitaly)
+    }
+
+    /// GitLab's API for agents' modules, if there is a GitLab.
+    pub(super) fn module_api(&self) -> Option<ModuleApi> {
+        self.gitlab.as_ref().map(GitLab::module_api)
     }
 
     /// Waits until all that was to stop has.

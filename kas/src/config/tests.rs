@@ -300,7 +300,7 @@ fn known_keys_without_effect_are_noted_with_the_reason() {
         noted,
         [
             "api.listen.listen_grace_period is ignored: agent.listen.listen_grace_period counts for this listener too",
-            "agent.gitops is ignored: this version delivers no manifests",
+            "agent.gitops is ignored: manifests are not delivered: GitLab removed gitops in 2025; agents use Flux",
         ]
     );
     let standalone = notes(&format!("{MINIMAL}agent: {{info_cache_ttl: 1s}}"));

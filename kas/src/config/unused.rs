@@ -19,7 +19,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    NoManifests = "this version delivers no manifests";
+    NoManifests = "manifests are not delivered: GitLab removed gitops in 2025; agents use Flux";
     Leases = "replicas' leases take its place, which have times of their own";
     UpstreamToo = "accepted and without effect, as in GitLab's kas";
     NotBuilt = "this version does not have it";

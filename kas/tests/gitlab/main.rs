@@ -10,5 +10,6 @@ mod contract;
 mod fixture;
 mod gitaly;
 mod link;
+mod modules;
 mod outage;
 mod reports;

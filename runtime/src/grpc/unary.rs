@@ -41,7 +41,7 @@ pub(super) async fn read(
     let read = async {
         let mut deframer = deframer(headers, bounds.bytes)?;
         let message = message(stream, &mut deframer).await;
-        message.map_err(|error| refusal(&error))
+        message.map_err(|error| not_received(&error))
     };
     let message = in_time(read).await?;
     if let Some(message) = &message {
@@ -90,11 +90,13 @@ pub async fn first_message(
         Ok(None) => Err(Status::invalid_argument(
             "the stream ended before its first message",
         )),
-        Err(error) => Err(refusal(&error)),
+        Err(error) => Err(not_received(&error)),
     }
 }
 
-fn refusal(error: &ReceiveError) -> Status {
+/// What to tell who sent something that is no message.
+#[must_use]
+pub fn not_received(error: &ReceiveError) -> Status {
     match error {
         ReceiveError::Stream(error) => status_from(error),
         ReceiveError::Frame(error @ FrameError::TooLong { .. }) => {

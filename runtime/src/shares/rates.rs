@@ -76,6 +76,12 @@ impl<K: Eq + Hash + Clone> Rates<K> {
     /// Takes a turn of `holder`; says whether there was one.
     #[must_use]
     pub fn take(&self, holder: &K, now: Instant) -> bool {
+        let rate = self.0.rate;
+        self.with_bucket(holder, now, |bucket| bucket.take(rate, now))
+    }
+
+    /// Does something with the bucket of `holder`, or with that of the others.
+    fn with_bucket<T>(&self, holder: &K, now: Instant, act: impl FnOnce(&mut Bucket) -> T) -> T {
         let (rate, full) = (self.0.rate, f64::from(self.0.rate.burst));
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.buckets.len() >= self.0.holders && now >= state.swept + SWEEP_INTERVAL {
@@ -85,18 +91,33 @@ impl<K: Eq + Hash + Clone> Rates<K> {
                 .retain(|_, bucket| !bucket.recovered(rate, now));
         }
         if let Some(bucket) = state.buckets.get_mut(holder) {
-            return bucket.take(rate, now);
+            return act(bucket);
         }
         if state.buckets.len() >= self.0.holders {
-            return state.others.take(rate, now);
+            return act(&mut state.others);
         }
         let mut bucket = Bucket {
             turns: full,
             at: now,
         };
-        let taken = bucket.take(rate, now);
+        let done = act(&mut bucket);
         state.buckets.insert(holder.clone(), bucket);
-        taken
+        done
+    }
+
+    /// Takes a turn of `holder`, one that is still to come if need be: how long to wait before using it. Nothing
+    /// is taken when that is longer than `patience`.
+    #[must_use]
+    pub fn take_in_advance(
+        &self,
+        holder: &K,
+        now: Instant,
+        patience: Duration,
+    ) -> Option<Duration> {
+        let rate = self.0.rate;
+        self.with_bucket(holder, now, |bucket| {
+            bucket.take_in_advance(rate, now, patience)
+        })
     }
 
     /// Holders that are remembered.
@@ -126,6 +147,25 @@ impl Bucket {
         }
         there
     }
+
+    fn take_in_advance(
+        &mut self,
+        rate: Rate,
+        now: Instant,
+        patience: Duration,
+    ) -> Option<Duration> {
+        let turns = self.refilled(rate, now);
+        let missing = (1.0 - turns).max(0.0);
+        let wait = match missing > 0.0 {
+            true => Duration::try_from_secs_f64(missing / rate.per_second).unwrap_or(Duration::MAX),
+            false => Duration::ZERO,
+        };
+        if wait > patience {
+            return None;
+        }
+        (self.turns, self.at) = (turns - 1.0, now);
+        Some(wait)
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +186,21 @@ mod tests {
         assert_eq!(greedy, [true, true, false, false]);
         assert!(rates.take(&"bystander", now));
         assert!(rates.take(&"greedy", now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_turn_that_is_still_to_come_is_given_with_the_time_to_wait() {
+        let (rates, now) = (Rates::new(RATE, 10), Instant::now());
+        let take = |seconds| rates.take_in_advance(&"eager", now, Duration::from_secs(seconds));
+
+        let waits: Vec<_> = (0..5).map(|_| take(2)).collect();
+
+        let seconds = |it| Some(Duration::from_secs(it));
+        assert_eq!(
+            waits,
+            [seconds(0), seconds(0), seconds(1), seconds(2), None]
+        );
+        assert_eq!(take(3), seconds(3), "nothing was taken by who did not wait");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum Endpoint {
     VerifyProjectAccess,
     /// Which agents wait to be dialled.
     ReceptiveAgents,
+    /// What agents' modules ask for.
+    Modules,
     /// At which commit is a branch: Gitaly.
     InfoRefs,
     /// What does a file say: Gitaly.

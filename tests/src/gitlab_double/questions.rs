@@ -25,7 +25,7 @@ pub(super) fn agent_info(scenario: &Scenario, gitaly: &str, headers: &HeaderMap)
     }
 }
 
-fn by_bearer<'a>(scenario: &'a Scenario, headers: &HeaderMap) -> Option<&'a Agent> {
+pub(super) fn by_bearer<'a>(scenario: &'a Scenario, headers: &HeaderMap) -> Option<&'a Agent> {
     let token = text(headers, header::AUTHORIZATION.as_str());
     let token = token.strip_prefix("Bearer ").unwrap_or_default();
     let owns = |agent: &&Agent| agent.tokens.iter().any(|own| own == token);

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::{
-    Endpoint, FaultKind, Shared, lock,
+    Endpoint, FaultKind, ModuleCall, Shared, lock, modules,
     questions::{self, Answer},
     scenario::{Paths, Scenario},
     token,
@@ -124,6 +124,7 @@ fn endpoint(head: &Parts, paths: Paths) -> Endpoint {
         ("GET", "/api/v4/internal/kubernetes/receptive_agents") if paths == Paths::New => {
             Endpoint::ReceptiveAgents
         }
+        (_, path) if path.starts_with(modules::PREFIX) => Endpoint::Modules,
         _ => Endpoint::Unknown,
     }
 }
@@ -139,6 +140,7 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
                     lock(&shared.configurations).push((agent, file));
                 }
                 Some(Remembered::Usage(report)) => lock(&shared.usage).push(report),
+                Some(Remembered::Module(call)) => lock(&shared.modules).push(call),
                 None => {}
             }
             answer
@@ -155,6 +157,7 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
 enum Remembered {
     Configuration(i64, Value),
     Usage(Value),
+    Module(ModuleCall),
 }
 
 type Told = (Answer, Option<Remembered>);
@@ -191,6 +194,10 @@ fn ask(
         Endpoint::ReceptiveAgents => {
             let agents = serde_json::json!({"agents": scenario.receptive_agents});
             (200, Some(agents))
+        }
+        Endpoint::Modules => {
+            let (answer, call) = modules::answer(scenario, head, body);
+            return (answer, call.map(Remembered::Module));
         }
         Endpoint::InfoRefs | Endpoint::TreeEntry | Endpoint::TreeEntries | Endpoint::Unknown => {
             (404, Some(serde_json::json!({"error": "404 Not Found"})))

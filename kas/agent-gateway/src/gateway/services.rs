@@ -6,6 +6,7 @@ mod configuration;
 mod connect;
 mod events;
 mod flux;
+mod gitlab_access;
 mod registrar;
 
 use std::sync::Arc;
@@ -18,6 +19,12 @@ use super::service::Method;
 use crate::tracker::Tracker;
 pub use events::report_events;
 pub use flux::reconcile_projects;
+pub use gitlab_access::make_request;
+
+/// What delivered manifests to agents up to 16.
+const GITOPS: &str = "gitlab.agent.gitops.rpc.Gitops";
+const NO_GITOPS: &str = "manifests are not delivered (gitops): GitLab removed it in 2025; use Flux in place of \
+                         gitops.manifest_projects";
 
 /// Methods by their paths. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +71,9 @@ impl Services {
         let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
             return Status::unimplemented(format!("malformed method name: {path:?}"));
         };
+        if service == GITOPS {
+            return Status::unimplemented(NO_GITOPS);
+        }
         if self.0.iter().any(|it| it.service() == service) {
             return Status::unimplemented(format!("unknown method {method} for service {service}"));
         }

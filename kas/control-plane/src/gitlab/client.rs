@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod limiter;
+mod module;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -28,6 +29,7 @@ use super::{
     connector::Connector,
     error::CallError,
     metrics::GitLabMetrics,
+    modules::StreamedBody,
     retry::{self, Budget},
 };
 use crate::config;
@@ -43,6 +45,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: usize = 50;
 /// Of these, those for tokens that were never good: a slow GitLab keeps each for seconds.
 const UNKNOWN_CONNECTIONS_MAX: usize = 12;
+/// Connections for agents' modules that are kept while nobody uses them.
+const MODULE_CONNECTIONS_IDLE_MAX: usize = 16;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// GitLab's secret has this many bytes.
 const SECRET_BYTES: usize = 32;
@@ -52,6 +56,9 @@ const SECRET_BYTES: usize = 32;
 pub struct Client {
     base: Base,
     http: legacy::Client<Connector, Full<Bytes>>,
+    /// Connections of their own for agents' modules, so that theirs cannot keep others waiting. How many there are
+    /// is bounded by the requests of agents in progress.
+    modules: legacy::Client<Connector, module::SentBody<StreamedBody>>,
     secret: Secret,
     user_agent: HeaderValue,
     proxy_authorization: Option<HeaderValue>,
@@ -97,10 +104,16 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(CONNECTIONS_MAX)
+            .build(connector.clone());
+        let modules = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MODULE_CONNECTIONS_IDLE_MAX)
             .build(connector);
         Ok(Self {
             base,
             http,
+            modules,
             secret,
             user_agent,
             proxy_authorization,
@@ -161,7 +174,12 @@ impl Client {
         result
     }
 
-    async fn turn(&self, requester: Requester, deadline: Instant) -> Result<(), CallError> {
+    /// Waits for a turn, if that leaves GitLab time to answer before the deadline.
+    pub(super) async fn turn(
+        &self,
+        requester: Requester,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
         let patience = patience.saturating_sub(ANSWER_MIN_TIMEOUT);

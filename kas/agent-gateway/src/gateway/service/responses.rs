@@ -54,7 +54,8 @@ impl Responses {
         }
     }
 
-    pub(super) fn end(self, result: Result<(), Status>, method: &'static str) {
+    /// Ends the stream with the result, or refuses the call by it.
+    pub(in crate::gateway) fn end(self, result: Result<(), Status>, method: &'static str) {
         let status = result.err().unwrap_or_else(|| Status::ok(""));
         match self {
             // A stream that is gone needs no end.

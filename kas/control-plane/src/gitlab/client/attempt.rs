@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The header with this server's own token.
-const OWN_TOKEN: HeaderName = HeaderName::from_static("gitlab-kas-api-request");
+pub(super) const OWN_TOKEN: HeaderName = HeaderName::from_static("gitlab-kas-api-request");
 /// How long that token is good, as upstream makes it.
 const TOKEN_TTL: Duration = Duration::from_secs(30);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -62,9 +62,7 @@ impl Client {
             headers.insert(header::CONTENT_TYPE, JSON);
         }
         if call.signed {
-            let token = jwt::sign_for(&self.secret, "gitlab-kas", "gitlab", TOKEN_TTL);
-            let token = token.map_err(|error| invalid(&error))?;
-            headers.insert(OWN_TOKEN, secret(&token)?);
+            headers.insert(OWN_TOKEN, self.own_token()?);
         }
         if let Some((name, token)) = &call.credential {
             headers.insert(name, secret(token.expose())?);
@@ -73,6 +71,12 @@ impl Client {
             headers.insert(header::PROXY_AUTHORIZATION, value.clone());
         }
         Ok(request)
+    }
+
+    /// This server's own token, signed now.
+    pub(super) fn own_token(&self) -> Result<HeaderValue, CallError> {
+        let token = jwt::sign_for(&self.secret, "gitlab-kas", "gitlab", TOKEN_TTL);
+        secret(&token.map_err(|error| CallError::InvalidRequest(error.to_string()))?)
     }
 
     async fn read(&self, call: &Call, response: Response<Incoming>) -> Result<Bytes, CallError> {
@@ -101,7 +105,7 @@ fn target(call: &Call) -> Cow<'static, str> {
     }
 }
 
-fn secret(value: &str) -> Result<HeaderValue, CallError> {
+pub(super) fn secret(value: &str) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| CallError::InvalidRequest("the token is no header value".to_owned()))?;
     value.set_sensitive(true);
@@ -109,7 +113,7 @@ fn secret(value: &str) -> Result<HeaderValue, CallError> {
 }
 
 /// An error with what lies under it.
-fn causes(error: &(dyn Error + 'static)) -> String {
+pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -36,8 +36,8 @@ struct Buckets {
 impl RequestLimiter {
     /// All turns of a rate.
     pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
-        let unknown = part(limit, UNKNOWN_SHARE);
-        let address = part(unknown, ADDRESS_SHARE);
+        let unknown = limit.part(UNKNOWN_SHARE);
+        let address = unknown.part(ADDRESS_SHARE);
         let known = RateLimit {
             refill_rate_per_second: limit.refill_rate_per_second - unknown.refill_rate_per_second,
             bucket_size: limit.bucket_size.saturating_sub(unknown.bucket_size).max(1),
@@ -85,19 +85,6 @@ impl RequestLimiter {
         let idle = buckets.known.spare(now) > buckets.known.size() / 2.0;
         let spare = idle.then(|| buckets.known.take(now, Duration::ZERO));
         spare.flatten().ok_or(CallError::TooManyUnknown)
-    }
-}
-
-fn part(limit: RateLimit, part: f64) -> RateLimit {
-    let size = (f64::from(limit.bucket_size) * part).round();
-    RateLimit {
-        refill_rate_per_second: limit.refill_rate_per_second * part,
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a part of a u32, and not below zero"
-        )]
-        bucket_size: (size as u32).max(1),
     }
 }
 
