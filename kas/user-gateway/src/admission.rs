@@ -66,6 +66,17 @@ impl Admission {
         Ok((access, rights))
     }
 
+    /// Admits another request of a caller who was allowed this already.
+    ///
+    /// # Errors
+    /// The refusal where the caller has too many requests in progress.
+    pub(crate) fn admit_again(&self, access: &Access, scope: &mut Scope) -> Result<(), Failure> {
+        scope.asks_for(access.agent.id);
+        scope.allowed(access);
+        scope.admitted(self.places.begin(scope.caller())?);
+        Ok(())
+    }
+
     /// The agent that a request's credentials are for, which are not checked.
     pub(crate) fn agent_of(headers: &HeaderMap) -> Result<AgentId, Malformed> {
         credentials::read(headers, "").map(|presented| presented.agent)

@@ -20,6 +20,7 @@ use crate::{
     route::Route,
     settings::Settings,
     token_route::TokenRoute,
+    watch_aggregator::WatchAggregator,
 };
 
 /// Serves users and their browsers. Clones share everything.
@@ -60,7 +61,7 @@ impl UserGateway {
             )));
         }
         let proxy = kubernetes_api::Settings {
-            url_path_prefix: prefix,
+            url_path_prefix: prefix.clone(),
             hold: settings.hold,
             server: settings.server.clone(),
             body_pause: settings.body_pause,
@@ -68,13 +69,20 @@ impl UserGateway {
             idle: settings.idle,
             response_headers: settings.response_headers,
         };
-        routes.push(Box::new(KubernetesApi::new(
+        let api = KubernetesApi::new(
             proxy,
             router.clone(),
             admission.clone(),
             places,
             metrics.clone(),
+        );
+        let api = Arc::new(api);
+        routes.push(Box::new(WatchAggregator::new(
+            api.clone(),
+            admission.clone(),
+            &prefix,
         )));
+        routes.push(Box::new(api));
         let front = front::Settings {
             server: settings.server,
             first_request: settings.first_request,

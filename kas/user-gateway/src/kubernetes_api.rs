@@ -12,22 +12,24 @@ mod upgrade;
 mod upload;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use control_plane::Access;
 use futures_util::future::BoxFuture;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use router::Router;
 use runtime::drain::Drain;
+use tracing::Instrument;
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Rights},
+    body::ResponseBody,
     failure::Failure,
     metrics::Metrics,
     places::Places,
     query,
-    route::{Answer, Route, UserRequest},
+    route::{Answer, Length, Route, UserRequest},
     scope::Scope,
     target::Target,
 };
@@ -91,6 +93,54 @@ impl KubernetesApi {
             admission,
             metrics,
             places,
+        }
+    }
+
+    /// Reads from the cluster on behalf of a caller who was admitted already: a request of theirs, with a place, an
+    /// audit record and an id of its own.
+    ///
+    /// # Errors
+    /// The refusal, or why there is no answer.
+    pub(crate) async fn get(
+        &self,
+        (access, rights): (Access, Rights),
+        target: Target,
+        (headers, remote_addr): (HeaderMap, SocketAddr),
+        drain: &Drain,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let uri = target.sent_path().parse().unwrap_or_default();
+        let (mut asked, ()) = Request::new(()).into_parts();
+        (asked.uri, asked.headers) = (uri, headers);
+        let mut scope = Scope::begin(&asked, remote_addr, &self.metrics);
+        scope.watch = query::is_true(target.query(), "watch");
+        let span = scope.span().clone();
+        let answered = async {
+            self.admission.admit_again(&access, &mut scope)?;
+            let head = RequestHead {
+                method: asked.method,
+                target,
+                headers: asked.headers,
+                length: Length::None,
+                upgrade: false,
+                impersonation: access.impersonation,
+            };
+            let planned = self.plan((access.agent.id, rights), head, &mut scope);
+            self.forward(planned, None, None, &mut scope, drain).await
+        };
+        match answered.instrument(span).await {
+            Ok(Answer::Response(response)) => {
+                scope.status = response.status().as_u16();
+                Ok(response.map(|content| ResponseBody::new(content, scope)))
+            }
+            Ok(Answer::Upgrade(..)) => {
+                let message = "the cluster switched protocols without being asked";
+                Err(Failure::new(StatusCode::BAD_GATEWAY, message))
+            }
+            Err(failure) => {
+                scope.status = failure.code.as_u16();
+                scope.reason.clone_from(&failure.message);
+                Err(failure)
+            }
         }
     }
 

@@ -6,6 +6,8 @@
 
 mod admission;
 mod body;
+mod caller;
+mod events;
 mod failure;
 mod front;
 mod gateway;
@@ -22,6 +24,8 @@ mod scope;
 mod settings;
 mod target;
 mod token_route;
+mod watch_aggregator;
+mod websocket;
 mod websocket_tokens;
 
 pub use body::{CutShort, ResponseBody};

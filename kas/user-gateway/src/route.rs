@@ -1,6 +1,6 @@
 //! What a route of the users' port is.
 
-use std::{fmt, net::SocketAddr, pin::Pin};
+use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -33,6 +33,25 @@ pub(crate) trait Route: fmt::Debug + Send + Sync {
         scope: &'a mut Scope,
         drain: &'a Drain,
     ) -> BoxFuture<'a, Result<Answer, Failure>>;
+}
+
+impl<R: Route> Route for Arc<R> {
+    fn matches(&self, request: &UserRequest) -> bool {
+        (**self).matches(request)
+    }
+
+    fn takes_ambient_credentials(&self) -> bool {
+        (**self).takes_ambient_credentials()
+    }
+
+    fn serve<'a>(
+        &'a self,
+        request: &'a mut UserRequest,
+        scope: &'a mut Scope,
+        drain: &'a Drain,
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        (**self).serve(request, scope, drain)
+    }
 }
 
 /// A request as it came.

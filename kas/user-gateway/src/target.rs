@@ -53,6 +53,15 @@ impl Target {
             .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("Bad request: {error}")))
     }
 
+    /// A target that kas asks for itself.
+    ///
+    /// # Errors
+    /// [`Malformed`], if `path` is none.
+    pub(crate) fn at(path: &str) -> Result<Self, Malformed> {
+        let uri = path.parse().map_err(|_| Malformed::NoSlash)?;
+        Self::of(&uri, "")
+    }
+
     /// The target of a request to `uri`, which may begin with `prefix`.
     pub(crate) fn of(uri: &Uri, prefix: &str) -> Result<Self, Malformed> {
         let path = strip_prefix(uri.path(), prefix);

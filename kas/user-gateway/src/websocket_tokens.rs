@@ -164,15 +164,15 @@ pub(crate) fn presented(headers: &HeaderMap) -> Option<&str> {
     {
         return None;
     }
-    protocols(headers).find_map(|it| it.strip_prefix(SUBPROTOCOL_PREFIX))
+    subprotocols(headers).find_map(|it| it.strip_prefix(SUBPROTOCOL_PREFIX))
 }
 
 /// Takes tokens out of the subprotocols: the cluster must not see them.
 pub(crate) fn hide(headers: &mut HeaderMap) {
-    if !protocols(headers).any(|it| it.starts_with(SUBPROTOCOL_PREFIX)) {
+    if !subprotocols(headers).any(|it| it.starts_with(SUBPROTOCOL_PREFIX)) {
         return;
     }
-    let others: Vec<_> = protocols(headers)
+    let others: Vec<_> = subprotocols(headers)
         .filter(|it| !it.starts_with(SUBPROTOCOL_PREFIX))
         .collect();
     let others = HeaderValue::from_str(&others.join(", "));
@@ -184,7 +184,8 @@ pub(crate) fn hide(headers: &mut HeaderMap) {
     }
 }
 
-fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// The subprotocols that a WebSocket's handshake offers.
+pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     lists
         .filter_map(|it| it.to_str().ok())

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::frame::{self, MAX_HEADER, Opcode};
+use super::frame::{self, Header, MAX_HEADER, Opcode};
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,41 +19,155 @@ pub enum Message {
     Close,
 }
 
-/// Reads a message of at most `limit` bytes in one frame.
-///
-/// # Errors
-/// When the connection breaks, or the client sends anything else.
-pub async fn read<R: AsyncRead + Unpin>(io: &mut R, limit: usize) -> io::Result<Message> {
-    let mut header = [0; MAX_HEADER];
-    io.read_exact(&mut header[..2]).await?;
-    let length = frame::header_length(&header[..2]);
-    io.read_exact(&mut header[2..length]).await?;
-    let header = frame::parse(&header[..length]);
-    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    let Some(mut mask) = header.mask else {
-        return Err(invalid("an unmasked frame"));
-    };
-    if !header.fin || header.reserved || header.length > limit as u64 {
-        return Err(invalid("a message that is too long or in pieces"));
-    }
-    // Memory is taken as bytes come: an announced length costs nothing.
-    let mut bytes = Vec::new();
-    (&mut *io)
-        .take(header.length)
-        .read_to_end(&mut bytes)
-        .await?;
-    if bytes.len() as u64 != header.length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    frame::apply_mask(&mut mask, &mut bytes);
-    match header.opcode {
-        Some(Opcode::Text) => Ok(Message::Text(bytes)),
-        Some(Opcode::Ping) if bytes.len() < 126 => Ok(Message::Ping(bytes)),
-        Some(Opcode::Pong) => Ok(Message::Pong),
-        Some(Opcode::Close) => Ok(Message::Close),
-        Some(Opcode::Ping | Opcode::Binary | Opcode::Continuation) | None => {
-            Err(invalid("a message that is no text"))
+/// Why there is no next message.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is longer than allowed, in bytes; nothing of it was kept.
+    #[error("a message of more than {0} bytes")]
+    TooLong(usize),
+    /// It is binary.
+    #[error("a message that is no text")]
+    NotText,
+    /// What came is no WebSocket.
+    #[error("{0}")]
+    Protocol(&'static str),
+}
+
+impl ReadError {
+    /// With which code the WebSocket ends.
+    #[must_use]
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Io(_) | Self::Protocol(_) => CloseCode::Protocol,
+            Self::TooLong(_) => CloseCode::TooBig,
+            Self::NotText => CloseCode::Unsupported,
         }
+    }
+}
+
+/// Why a WebSocket ends (RFC 6455, 7.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseCode {
+    /// All is said.
+    Normal,
+    /// The server leaves.
+    GoingAway,
+    /// The other side broke the protocol.
+    Protocol,
+    /// The other side sent data of a kind that is not taken.
+    Unsupported,
+    /// The other side sent or asked for what is not allowed.
+    Policy,
+    /// A message is too long.
+    TooBig,
+}
+
+impl CloseCode {
+    fn number(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::GoingAway => 1001,
+            Self::Protocol => 1002,
+            Self::Unsupported => 1003,
+            Self::Policy => 1008,
+            Self::TooBig => 1009,
+        }
+    }
+}
+
+/// What a client sends. Messages may come in pieces, with pings between them.
+#[derive(Debug)]
+pub struct Incoming<R> {
+    io: R,
+    /// The beginning of a message that is not whole.
+    begun: Option<Vec<u8>>,
+}
+
+impl<R: AsyncRead + Unpin> Incoming<R> {
+    /// What comes from `io`, whose handshake is done.
+    pub fn new(io: R) -> Self {
+        Self { io, begun: None }
+    }
+
+    /// The next message, of at most `limit` bytes. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`], after which nothing can be read.
+    pub async fn next(&mut self, limit: usize) -> Result<Message, ReadError> {
+        loop {
+            let header = self.header().await?;
+            let Some(mask) = header.mask else {
+                return Err(ReadError::Protocol("an unmasked frame"));
+            };
+            if header.reserved {
+                return Err(ReadError::Protocol("a frame of an extension"));
+            }
+            match header.opcode {
+                Some(Opcode::Ping | Opcode::Pong | Opcode::Close) => {
+                    return self.control(&header, mask).await;
+                }
+                Some(Opcode::Text) if self.begun.is_none() => {}
+                Some(Opcode::Continuation) if self.begun.is_some() => {}
+                Some(Opcode::Binary) => return Err(ReadError::NotText),
+                Some(Opcode::Text | Opcode::Continuation) | None => {
+                    return Err(ReadError::Protocol(
+                        "a frame that does not fit those before",
+                    ));
+                }
+            }
+            let mut bytes = self.begun.take().unwrap_or_default();
+            let room = limit.saturating_sub(bytes.len());
+            if header.length > room as u64 {
+                return Err(ReadError::TooLong(limit));
+            }
+            self.payload(header.length, mask, &mut bytes).await?;
+            if header.fin {
+                return Ok(Message::Text(bytes));
+            }
+            self.begun = Some(bytes);
+        }
+    }
+
+    async fn header(&mut self) -> io::Result<Header> {
+        let mut header = [0; MAX_HEADER];
+        self.io.read_exact(&mut header[..2]).await?;
+        let length = frame::header_length(&header[..2]);
+        self.io.read_exact(&mut header[2..length]).await?;
+        Ok(frame::parse(&header[..length]))
+    }
+
+    async fn control(&mut self, header: &Header, mask: [u8; 4]) -> Result<Message, ReadError> {
+        if !header.fin || header.length >= 126 {
+            return Err(ReadError::Protocol(
+                "a control frame that is too long or in pieces",
+            ));
+        }
+        let mut bytes = Vec::new();
+        self.payload(header.length, mask, &mut bytes).await?;
+        Ok(match header.opcode {
+            Some(Opcode::Ping) => Message::Ping(bytes),
+            Some(Opcode::Pong) => Message::Pong,
+            _ => Message::Close,
+        })
+    }
+
+    /// Memory is taken as bytes come: an announced length costs nothing.
+    async fn payload(
+        &mut self,
+        length: u64,
+        mut mask: [u8; 4],
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let before = bytes.len();
+        (&mut self.io).take(length).read_to_end(bytes).await?;
+        if (bytes.len() - before) as u64 != length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        frame::apply_mask(&mut mask, &mut bytes[before..]);
+        Ok(())
     }
 }
 
@@ -81,12 +195,12 @@ pub async fn pong(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
     write(io, Opcode::Pong, bytes).await
 }
 
-/// Ends it in order.
+/// Ends it.
 ///
 /// # Errors
 /// When the connection breaks.
-pub async fn close(io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    write(io, Opcode::Close, &1000u16.to_be_bytes()).await
+pub async fn close(io: &mut (impl AsyncWrite + Unpin), code: CloseCode) -> io::Result<()> {
+    write(io, Opcode::Close, &code.number().to_be_bytes()).await
 }
 
 async fn write(io: &mut (impl AsyncWrite + Unpin), opcode: Opcode, bytes: &[u8]) -> io::Result<()> {
@@ -112,28 +226,63 @@ mod tests {
         all
     }
 
+    /// A frame behind which the message goes on.
+    fn piece(opcode: Opcode, bytes: &[u8]) -> Vec<u8> {
+        let mut frame = masked(opcode, bytes);
+        frame[0] &= 0x7F;
+        frame
+    }
+
     #[tokio::test]
     async fn messages_are_read_one_by_one() {
         let long = vec![b'x'; 70_000];
         let sent = [masked(Opcode::Text, &long), masked(Opcode::Ping, b"a")].concat();
-        let mut io = &sent[..];
+        let mut incoming = Incoming::new(&sent[..]);
 
-        assert_eq!(read(&mut io, 1 << 20).await.unwrap(), Message::Text(long));
+        assert_eq!(incoming.next(1 << 20).await.unwrap(), Message::Text(long));
         let ping = Message::Ping(b"a".to_vec());
-        assert_eq!(read(&mut io, 1 << 20).await.unwrap(), ping);
-        assert!(read(&mut io, 1 << 20).await.is_err());
+        assert_eq!(incoming.next(1 << 20).await.unwrap(), ping);
+        assert!(incoming.next(1 << 20).await.is_err());
     }
 
     #[tokio::test]
-    async fn what_is_no_short_masked_text_is_refused() {
+    async fn a_message_in_pieces_is_read_whole_with_pings_between_them() {
+        let sent = [
+            piece(Opcode::Text, b"ab"),
+            masked(Opcode::Ping, b"!"),
+            piece(Opcode::Continuation, b"cd"),
+            masked(Opcode::Continuation, b""),
+            masked(Opcode::Text, b"next"),
+        ];
+        let sent = sent.concat();
+        let mut incoming = Incoming::new(&sent[..]);
+
+        let ping = Message::Ping(b"!".to_vec());
+        assert_eq!(incoming.next(4).await.unwrap(), ping);
+        let whole = Message::Text(b"abcd".to_vec());
+        assert_eq!(incoming.next(4).await.unwrap(), whole);
+        let next = Message::Text(b"next".to_vec());
+        assert_eq!(incoming.next(4).await.unwrap(), next);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_short_masked_text_is_refused_with_its_code() {
         let mut unmasked = Vec::new();
         text(&mut unmasked, b"a").await.unwrap();
-        for sent in [
-            unmasked,
-            masked(Opcode::Binary, b"a"),
-            masked(Opcode::Text, &[0; 101]),
+        let pieces = [
+            piece(Opcode::Text, &[0; 60]),
+            masked(Opcode::Continuation, &[0; 60]),
+        ];
+        for (sent, code) in [
+            (unmasked, CloseCode::Protocol),
+            (masked(Opcode::Binary, b"a"), CloseCode::Unsupported),
+            (masked(Opcode::Text, &[0; 101]), CloseCode::TooBig),
+            (pieces.concat(), CloseCode::TooBig),
+            (masked(Opcode::Continuation, b"a"), CloseCode::Protocol),
+            (piece(Opcode::Ping, b"a"), CloseCode::Protocol),
         ] {
-            assert!(read(&mut &sent[..], 100).await.is_err());
+            let refused = Incoming::new(&sent[..]).next(100).await.unwrap_err();
+            assert_eq!(refused.close_code(), code, "{refused}");
         }
     }
 }

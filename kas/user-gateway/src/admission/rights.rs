@@ -31,6 +31,8 @@ pub(crate) struct Rights {
     agent: AgentId,
     from: IpAddr,
     decided: Mutex<Instant>,
+    /// What credentials that were good for one use gave, and until when it lasts.
+    granted: Option<Box<(Access, Instant)>>,
 }
 
 impl Rights {
@@ -47,6 +49,30 @@ impl Rights {
             agent,
             from,
             decided: Mutex::new(Instant::now()),
+            granted: None,
+        }
+    }
+
+    /// The same rights for another request, which are as old.
+    pub(crate) fn again(&self) -> Self {
+        let decided = *self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            control_plane: self.control_plane.clone(),
+            credentials: self.credentials.clone(),
+            agent: self.agent,
+            from: self.from,
+            decided: Mutex::new(decided),
+            granted: self.granted.clone(),
+        }
+    }
+
+    /// Where the credentials were good for one use, which began a conversation: what they gave holds as long as
+    /// that may last.
+    pub(crate) fn lasting(self, access: &Access, until: Instant) -> Self {
+        let granted = self.credentials.is_none();
+        Self {
+            granted: granted.then(|| Box::new((access.clone(), until))),
+            ..self
         }
     }
 
@@ -66,6 +92,11 @@ impl Rights {
     /// The refusal; a retryable one when the control plane is unavailable for longer than its grace for outages.
     pub(crate) async fn ask(&self) -> Result<Access, Failure> {
         let Some(credentials) = &self.credentials else {
+            if let Some((access, until)) = self.granted.as_deref()
+                && Instant::now() < *until
+            {
+                return Ok(access.clone());
+            }
             return Err(denial::of_credentials(
                 "the WebSocket token was good for one request",
             ));

@@ -1,34 +1,30 @@
 //! The same over WebSocket, in JSON, for pages in browsers.
 
-use std::{collections::HashMap, fmt, io, net::IpAddr, time::Duration};
+use std::{collections::HashMap, fmt, net::IpAddr, time::Duration};
 
-use futures_util::{StreamExt, future::BoxFuture, stream};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use futures_util::{StreamExt, future::BoxFuture};
+use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use proto::graph::rpc::{Known, Object, Resource, Update};
 use runtime::{
     drain::Drain,
     shares::Share,
-    websocket::{
-        handshake::accept_key,
-        messages::{self, Message},
-    },
+    websocket::messages::{CloseCode, Incoming, Message},
 };
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;
 
-use super::{Graph, KNOWN_BYTES, KNOWN_OBJECTS, UNREAD_TIMEOUT, Updates, known_bytes};
+use super::{Graph, KNOWN_BYTES, KNOWN_OBJECTS, Updates, known_bytes};
 use crate::{
     failure::Failure,
     route::{Answer, Route, UserRequest},
     scope::Scope,
     target::strip_prefix,
+    websocket::{self, Handshake, PING_INTERVAL, Reader, Writer, Writing},
 };
 
 /// Below the prefix of the Kubernetes API; no API has such a path.
@@ -37,9 +33,6 @@ const PATH: &str = "/-/graph";
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest message of somebody who has not proved yet who it is.
 const FIRST_MESSAGE_BYTES: usize = 16 << 10;
-/// How often clients are pinged: more often than load balancers give up silent connections.
-const PING_INTERVAL: Duration = Duration::from_secs(45);
-
 /// What a client says first.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,8 +85,7 @@ impl GraphRoute {
     }
 
     fn accept(&self, request: &mut UserRequest) -> Result<Answer, Failure> {
-        let (Some(key), Some(upgrade)) = (handshake(&request.head), request.on_upgrade.take())
-        else {
+        let Some(Handshake { answer, upgrade }) = Handshake::of(request) else {
             let message =
                 "graphs are watched over WebSocket: the request is not the handshake of one";
             return Err(Failure::new(StatusCode::UPGRADE_REQUIRED, message));
@@ -107,14 +99,9 @@ impl GraphRoute {
                 format!("too many WebSockets from this address wait for their credentials: {full}");
             Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
         })?;
-        let headers = HeaderMap::from_iter([
-            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-            (header::UPGRADE, HeaderValue::from_static("websocket")),
-            (header::SEC_WEBSOCKET_ACCEPT, key),
-        ]);
         let graph = self.graph.clone();
         let upgraded = move |scope| Box::pin(graph.converse(upgrade, remote, place, scope)) as _;
-        Ok(Answer::Upgrade(headers, Box::new(upgraded)))
+        Ok(Answer::Upgrade(answer, Box::new(upgraded)))
     }
 }
 
@@ -137,21 +124,6 @@ impl Route for GraphRoute {
     }
 }
 
-/// What answers a valid handshake.
-fn handshake(head: &Parts) -> Option<HeaderValue> {
-    let text = |name| {
-        head.headers
-            .get(name)
-            .and_then(|it: &HeaderValue| it.to_str().ok())
-    };
-    let is = |name, value: &str| text(name).is_some_and(|it| it.eq_ignore_ascii_case(value));
-    let is_valid = head.method == Method::GET
-        && is(header::UPGRADE, "websocket")
-        && is(header::SEC_WEBSOCKET_VERSION, "13");
-    let key = text(header::SEC_WEBSOCKET_KEY).filter(|_| is_valid)?;
-    HeaderValue::from_str(&accept_key(key)).ok()
-}
-
 impl Graph {
     /// Serves a WebSocket to its end.
     async fn converse(
@@ -161,35 +133,13 @@ impl Graph {
         place: Share<IpAddr>,
         mut scope: Box<Scope>,
     ) {
-        scope.cut = true;
-        match tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, upgrade).await {
-            Ok(Ok(io)) => {
-                self.speak(TokioIo::new(io), remote, place, &mut scope)
-                    .await;
-            }
-            Ok(Err(error)) => {
-                scope.reason = format!("the client left before the upgrade: {error}");
-            }
-            Err(_) => scope.reason = "the client did not take the upgrade in time".into(),
-        }
-    }
-
-    async fn speak(
-        &self,
-        io: TokioIo<hyper::upgrade::Upgraded>,
-        remote: IpAddr,
-        place: Share<IpAddr>,
-        scope: &mut Scope,
-    ) {
-        let (mut reader, mut writer) = tokio::io::split(io);
-        let watched = self.begin(&mut reader, remote, place, scope).await;
-        let heard = stream::unfold(reader, |mut reader| async {
-            Some((
-                messages::read(&mut reader, FIRST_MESSAGE_BYTES).await,
-                reader,
-            ))
-        });
-        let mut heard = std::pin::pin!(heard);
+        let Some((reader, mut writer)) = websocket::take_over(upgrade, &mut scope).await else {
+            return;
+        };
+        let scope = &mut *scope;
+        let mut incoming = Incoming::new(reader);
+        let watched = self.begin(&mut incoming, remote, place, scope).await;
+        let mut heard = std::pin::pin!(websocket::heard(incoming, FIRST_MESSAGE_BYTES));
         let mut updates = match watched {
             Ok(updates) => updates,
             Err(status) => return end(&mut writer, &status, scope).await,
@@ -198,7 +148,7 @@ impl Graph {
         loop {
             let writing = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(Ok(update)) => Writing::Text(json_of(update).to_string()),
+                    Some(Ok(update)) => Writing::Text(json_of(update).to_string().into_bytes()),
                     Some(Err(status)) => return end(&mut writer, &status, scope).await,
                     None => return,
                 },
@@ -213,8 +163,7 @@ impl Graph {
                 },
                 _ = ping.tick() => Writing::Ping,
             };
-            let written = tokio::time::timeout(UNREAD_TIMEOUT, writing.run(&mut writer)).await;
-            if !matches!(written, Ok(Ok(()))) {
+            if !writing.run(&mut writer).await {
                 scope.reason = "the client did not read its updates".into();
                 return;
             }
@@ -230,12 +179,12 @@ impl Graph {
     /// the caller is known.
     async fn begin(
         &self,
-        reader: &mut (impl AsyncRead + Unpin),
+        incoming: &mut Incoming<Reader>,
         remote: IpAddr,
         place: Share<IpAddr>,
         scope: &mut Scope,
     ) -> Result<Updates, Status> {
-        let first = text(reader, FIRST_MESSAGE_BYTES).await?;
+        let first = text(incoming, FIRST_MESSAGE_BYTES).await?;
         scope.received += first.len() as u64;
         let wanted: Wanted = serde_json::from_slice(&first)
             .map_err(|error| Status::invalid_argument(format!("the first message: {error}")))?;
@@ -250,7 +199,7 @@ impl Graph {
         let mut place = None;
         let known = if wanted.known_follows {
             place = Some(self.known(&admitted, KNOWN_BYTES).await?);
-            let known = text(reader, KNOWN_BYTES).await?;
+            let known = text(incoming, KNOWN_BYTES).await?;
             scope.received += known.len() as u64;
             serde_json::from_slice(&known)
                 .map_err(|error| Status::invalid_argument(format!("what is known: {error}")))?
@@ -297,8 +246,8 @@ fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<HashMap<String, String>
 }
 
 /// A message of a client that has something to say now.
-async fn text(reader: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Vec<u8>, Status> {
-    let read = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, messages::read(reader, limit)).await;
+async fn text(incoming: &mut Incoming<Reader>, limit: usize) -> Result<Vec<u8>, Status> {
+    let read = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, incoming.next(limit)).await;
     let read = read.map_err(|_| Status::deadline_exceeded("no message came in time"))?;
     match read {
         Ok(Message::Text(text)) => Ok(text),
@@ -309,34 +258,14 @@ async fn text(reader: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Vec
     }
 }
 
-enum Writing {
-    Text(String),
-    Pong(Vec<u8>),
-    Ping,
-}
-
-impl Writing {
-    async fn run(&self, io: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        match self {
-            Self::Text(text) => messages::text(io, text.as_bytes()).await,
-            Self::Pong(bytes) => messages::pong(io, bytes).await,
-            Self::Ping => messages::ping(io).await,
-        }
-    }
-}
-
-async fn end(io: &mut (impl AsyncWrite + Unpin), status: &Status, scope: &mut Scope) {
+async fn end(io: &mut Writer, status: &Status, scope: &mut Scope) {
     scope.reason = status.message().to_owned();
     let code = format!("{:?}", status.code());
     let text = json!({"error": {"code": code, "message": status.message()}}).to_string();
-    let ending = async {
-        messages::text(io, text.as_bytes()).await?;
-        messages::close(io).await
-    };
-    // A client that is gone needs no reason.
-    let ended = tokio::time::timeout(UNREAD_TIMEOUT, ending).await;
-    scope.cut = !matches!(ended, Ok(Ok(())));
     scope.sent += text.len() as u64;
+    // A client that is gone needs no reason.
+    let told = Writing::Text(text.into_bytes()).run(io).await;
+    scope.cut = !(told && websocket::close(io, CloseCode::Normal).await);
 }
 
 impl From<WantedResource> for Resource {
