@@ -93,16 +93,17 @@ pub async fn run(
         services.add(graph::PATH, graph.clone());
         services.add(graph::FORMER_PATH, graph.clone());
     }
+    let (mut follower, configuration) =
+        ConfigurationFollower::new(config.pod.clone(), config.log_level.clone());
     let tunnels = Tunnels::new(
         uplink.clone(),
         services,
+        configuration.clone(),
         metrics.clone(),
         stop.clone(),
         force_tunnels.clone(),
     );
     tunnels.start();
-    let (mut follower, configuration) =
-        ConfigurationFollower::new(config.pod.clone(), config.log_level.clone());
     let mut work = config.leader_only.clone();
     for feature in &config.features {
         match feature {

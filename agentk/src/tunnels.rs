@@ -8,7 +8,11 @@ mod tunnel;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf as _, Bytes};
-use proto::agent::reverse_tunnel::rpc::{ConnectRequest, Descriptor, connect_request::Msg};
+use proto::agent::{
+    agentcfg::AgentConfiguration,
+    reverse_tunnel::rpc::{ConnectRequest, Descriptor, connect_request::Msg},
+};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use pool::Pool;
@@ -24,6 +28,7 @@ pub(crate) struct Tunnels(Arc<Shared>);
 struct Shared {
     uplink: Uplink,
     services: Services,
+    configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
     pool: Mutex<Pool>,
     tasks: TaskTracker,
     /// Cancelled when no new calls are taken.
@@ -39,6 +44,7 @@ impl Tunnels {
     pub(crate) fn new(
         uplink: Uplink,
         services: Services,
+        configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
         metrics: Metrics,
         stop: CancellationToken,
         force: CancellationToken,
@@ -48,6 +54,7 @@ impl Tunnels {
             uplink,
             descriptor: framed_descriptor(&services),
             services,
+            configuration,
             pool,
             tasks: TaskTracker::new(),
             stop,
@@ -72,6 +79,12 @@ impl Tunnels {
     pub(crate) async fn finished(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    /// The agent's id, once kas has told it.
+    fn agent_id(&self) -> Option<i64> {
+        let configuration = self.0.configuration.borrow();
+        configuration.as_ref().map(|it| it.agent_id)
     }
 
     fn open(&self, count: usize) {

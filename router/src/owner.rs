@@ -92,7 +92,8 @@ async fn answer(
         Err(Ended::Call(broken)) => broken.for_peer(),
         Err(Ended::Refused(status)) => status,
     };
-    tracing::debug!(code = ?status.code(), message = status.message(), "call for a peer ended");
+    let error = Some(status.message()).filter(|text| !text.is_empty());
+    tracing::debug!(code = ?status.code(), error, "call for a peer ended");
     // Fails only when the peer is gone.
     let _ = send.send_trailers(runtime::grpc::trailers(&status));
 }

@@ -254,6 +254,13 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body>
     if path.ends_with("/selfsubjectaccessreviews") {
         return json_of(text(&json!({"status": {"allowed": true}})));
     }
+    if path == "/api" {
+        return json_of(text(&json!({"kind": "APIVersions", "versions": ["v1"]})));
+    }
+    if path == "/apis" {
+        let groups = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []});
+        return json_of(text(&groups));
+    }
     if path == "/api/v1" {
         return json_of(text(&resources()));
     }

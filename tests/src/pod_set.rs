@@ -43,7 +43,8 @@ pub struct PodSet {
 pub struct Replica {
     /// Where its users connect, without the load balancer.
     pub users: u16,
-    agents: u16,
+    /// Where its agents connect, without the load balancer.
+    pub agents: u16,
     peers: u16,
     observability: u16,
     configuration: PathBuf,

@@ -87,7 +87,8 @@ impl Tunnel {
         } = self;
         connection.mark_accepted();
         let request_id = info.meta.get(REQUEST_ID).and_then(|it| it.value.first());
-        let span = tracing::info_span!("request", request_id);
+        let agent_id = tunnels.agent_id();
+        let span = tracing::info_span!("request", request_id, agent.id = agent_id);
         let serving = serve(tunnels, &info.method_name, &mut inbound, &mut outbound);
         tokio::select! {
             () = serving.instrument(span) => {}
