@@ -14,6 +14,7 @@ use agent_gateway::{
 };
 use anyhow::Context;
 use cluster_state::{OneTimeClaims, ReplicaId};
+use control_plane::{notifications::Notifications, usage::Usage};
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
     descriptors,
@@ -32,9 +33,7 @@ use directions::Directions;
 
 use crate::{
     config::{self, Config, Listens as _, TlsFiles},
-    notifications::Notifications,
     replica::{GracePeriods, Port, Replica, Setup},
-    usage::Usage,
     version,
 };
 

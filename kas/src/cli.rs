@@ -18,16 +18,18 @@ pub use up::UpArgs;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use control_plane::{
+    Token,
+    standalone::{
+        EditError, StandaloneError,
+        change::{CallerKind, ChangeError},
+        names::NameError,
+        tokens::{TokenEntry, TokenKind},
+    },
+};
 use jiff::Timestamp;
 
 use crate::config::ConfigError;
-use crate::control_plane::Token;
-use crate::control_plane::standalone::{
-    EditError, StandaloneError,
-    change::{CallerKind, ChangeError},
-    names::NameError,
-    tokens::{TokenEntry, TokenKind},
-};
 
 /// The agent server for Kubernetes.
 #[derive(Debug, Parser)]

@@ -11,6 +11,3 @@ pub mod replica;
 #[cfg(feature = "playground")]
 pub mod up;
 pub mod version;
-
-pub use control_plane::{self, gitaly, notifications, usage};
-pub use runtime::yaml;

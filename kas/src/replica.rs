@@ -11,6 +11,7 @@ use agent_gateway::{
     AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor,
     events::{EventWorkers, Events},
 };
+use control_plane::{ControlPlane, notifications::Notifications};
 use prometheus_client::registry::Registry as Metrics;
 use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
@@ -24,9 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use user_gateway::{Graph, UserGateway};
 
 use crate::{
-    control_plane::ControlPlane,
     gitlab_api::GitLabApi,
-    notifications::Notifications,
     private_api::{self, PrivateApi},
 };
 

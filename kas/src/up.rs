@@ -11,6 +11,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use cluster_state::{AgentId, memory::MemoryStore};
+use control_plane::standalone::Standalone;
 use playground::{
     accounts::{self, Accounts},
     agent::{self, Upstream},
@@ -21,7 +22,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-use crate::{cli::UpArgs, control_plane::standalone::Standalone, replica::GracePeriods};
+use crate::{cli::UpArgs, replica::GracePeriods};
 use cluster::{Cluster, Store};
 
 /// How long the agent may take to connect before something must be wrong.

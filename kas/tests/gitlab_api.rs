@@ -7,11 +7,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use agent_gateway::Tracker;
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
+use control_plane::notifications::{Event, Notifications};
 use http::{HeaderMap, Uri};
-use kas::{
-    gitlab_api::{GitLabApi, Services, Settings},
-    notifications::{Event, Notifications},
-};
+use kas::gitlab_api::{GitLabApi, Services, Settings};
 use proto::agent::{
     event::{GitPushEvent, Project},
     notifications::rpc::{GitPushEventRequest, notifications_client::NotificationsClient},

@@ -3,6 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use control_plane::{
+    CachePolicy, ControlPlane,
+    gitaly::{self, Gitaly},
+    gitlab::{CachePolicies, GitLab, ModuleApi, PollSharing, RepositorySettings},
+    notifications::Notifications,
+    standalone::Standalone,
+    usage::Usage,
+};
 use prometheus_client::registry::Registry as Metrics;
 use runtime::connect::ProxySetting;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -10,14 +18,6 @@ use user_gateway::{Origins, origin_of};
 
 use crate::{
     config::{self, Config, ControlPlaneConfig, Origin},
-    control_plane::{
-        CachePolicy, ControlPlane,
-        gitlab::{CachePolicies, GitLab, ModuleApi, PollSharing, RepositorySettings},
-        standalone::Standalone,
-    },
-    gitaly::{self, Gitaly},
-    notifications::Notifications,
-    usage::Usage,
     version,
 };
 

@@ -7,6 +7,7 @@ use agent_gateway::{
     events::{Events, Reader},
 };
 use anyhow::Context as _;
+use control_plane::{gitaly::Gitaly, notifications::Notifications};
 use proto::{events::rpc::reader_server::ReaderServer, graph::rpc::graph_server::GraphServer};
 use runtime::{
     jwt::Secret,
@@ -18,9 +19,7 @@ use user_gateway::Graph;
 use super::{directions::Directions, server_tls};
 use crate::{
     config::{ApiListen, Config, Listens as _, Network},
-    gitaly::Gitaly,
     gitlab_api::{GitLabApi, Services, Settings},
-    notifications::Notifications,
     replica::GitLabPort,
 };
 

@@ -9,6 +9,10 @@ use cluster_state::{
     memory::MemoryStore,
     redis::{Address, RedisOptions, RedisStore, SentinelTls, Servers},
 };
+use control_plane::{
+    gitlab::PollSharing,
+    notifications::{self, Notifications},
+};
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
     tls::{ClientTls, ClientTlsOptions, Identity},
@@ -17,8 +21,6 @@ use runtime::{
 
 use crate::{
     config::{Config, Redis, RedisNetwork, RedisServers, RedisTls},
-    control_plane::gitlab::PollSharing,
-    notifications::{self, Notifications},
     numbers,
     replica::PeerSettings,
     version,

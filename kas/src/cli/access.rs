@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
-
-use super::{CommandError, Output, output::Format};
-use crate::control_plane::standalone::{
+use control_plane::standalone::{
     Editable,
     access_as::{AccessAs, Extra, Impersonate},
     change::{ChangeError, names},
@@ -15,6 +12,9 @@ use crate::control_plane::standalone::{
     names::{AgentName, Name},
     view,
 };
+use serde::Serialize;
+
+use super::{CommandError, Output, output::Format};
 
 /// `kas access` subcommands.
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,10 @@ use std::{
 };
 
 use clap::Subcommand;
+use control_plane::standalone::{
+    Editable, change::ChangeError, edit, file::AgentEntry, names::AgentName, tokens::TokenKind,
+    view,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -15,10 +19,6 @@ use super::{
     duration, new_token, now,
     output::{Format, TokenView, summary},
     receptive::KeyPairFiles,
-};
-use crate::control_plane::standalone::{
-    Editable, change::ChangeError, edit, file::AgentEntry, names::AgentName, tokens::TokenKind,
-    view,
 };
 
 /// `kas agent` subcommands.

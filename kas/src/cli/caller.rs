@@ -3,6 +3,14 @@
 use std::{path::Path, time::Duration};
 
 use clap::Subcommand;
+use control_plane::standalone::{
+    Editable,
+    change::{CallerKind, ChangeError},
+    edit,
+    file::CallerEntry,
+    tokens::TokenKind,
+    view,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -11,14 +19,6 @@ use super::{
     agent::rotated,
     duration, new_token, now,
     output::{Format, TokenView, summary},
-};
-use crate::control_plane::standalone::{
-    Editable,
-    change::{CallerKind, ChangeError},
-    edit,
-    file::CallerEntry,
-    tokens::TokenKind,
-    view,
 };
 
 /// `kas user` and `kas service` subcommands.

@@ -5,11 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use runtime::yaml::{self, NonEmpty};
+
 use super::{CommandError, Output};
-use crate::{
-    config::{self, Config, ControlPlaneConfig},
-    yaml::{self, NonEmpty},
-};
+use crate::config::{self, Config, ControlPlaneConfig};
 
 /// Prints the effective configuration, keys without effect and likely mistakes.
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {

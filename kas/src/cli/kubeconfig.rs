@@ -7,16 +7,16 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use http::Uri;
-use jiff::Timestamp;
-use serde_json::json;
-
-use super::{CommandError, Output};
-use crate::control_plane::{
+use control_plane::{
     AgentInfo, Identity, IdentityKind, Token,
     standalone::{Directory, read},
 };
-use crate::yaml::nearest;
+use http::Uri;
+use jiff::Timestamp;
+use runtime::yaml::nearest;
+use serde_json::json;
+
+use super::{CommandError, Output};
 
 /// `kas kubeconfig` arguments.
 #[derive(Debug, Args)]

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use clap::ValueEnum;
+use control_plane::standalone::tokens::{TokenEntry, live};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::CommandError;
-use crate::control_plane::standalone::tokens::{TokenEntry, live};
 
 /// Output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

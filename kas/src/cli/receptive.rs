@@ -8,12 +8,12 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-
-use super::CommandError;
-use crate::control_plane::standalone::{
+use control_plane::standalone::{
     names::AgentName,
     receptive::{JwtEntry, ReceptiveEntry},
 };
+
+use super::CommandError;
 
 /// The paths of an agent's two keys.
 pub(super) struct KeyPairFiles {

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use clap::CommandFactory;
+use control_plane::standalone::Standalone;
 use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::control_plane::standalone::Standalone;
 
 struct Shell {
     directory: TempDir,
@@ -109,7 +109,7 @@ fn creating_an_agent_prints_only_its_token() {
 
 #[tokio::test]
 async fn a_token_works_until_it_is_rotated_out_or_revoked() {
-    use crate::control_plane::ControlPlane;
+    use control_plane::ControlPlane;
     let shell = Shell::new();
     let works = async |token: &str| {
         let standalone = Standalone::open(shell.file()).unwrap();

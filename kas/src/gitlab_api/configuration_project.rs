@@ -1,12 +1,11 @@
 //! `ConfigurationProject`: GitLab asks which agents a project has files for.
 
+use control_plane::gitaly::{AgentFileName, ErrorKind, Gitaly, GitalyError, RepositoryLocation};
 use proto::agent::configuration_project::rpc::{
     AgentConfigFile, ListAgentConfigFilesRequest, ListAgentConfigFilesResponse,
     configuration_project_server,
 };
 use tonic::{Request, Response, Status};
-
-use crate::gitaly::{AgentFileName, ErrorKind, Gitaly, GitalyError, RepositoryLocation};
 
 /// The service.
 #[derive(Debug)]

@@ -1,11 +1,10 @@
 //! `Notifications`: GitLab tells of pushes, and every replica hears of them.
 
+use control_plane::notifications::{GitPush, Notifications};
 use proto::agent::notifications::rpc::{
     GitPushEventRequest, GitPushEventResponse, notifications_server,
 };
 use tonic::{Request, Response, Status};
-
-use crate::notifications::{GitPush, Notifications};
 
 /// The service.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use agent_gateway::Tracker;
 use std::{convert::Infallible, sync::Arc};
 
+use control_plane::{gitaly::Gitaly, notifications::Notifications};
 use http::{Request, Response};
 use proto::agent::{
     agent_tracker::rpc::agent_tracker_server::AgentTrackerServer,
@@ -27,7 +28,6 @@ use super::{
     agent_tracker::Connected, configuration_project::ConfigurationProject, limits::QUESTION_BYTES,
     notifications::Publisher, server_info::Version,
 };
-use crate::{gitaly::Gitaly, notifications::Notifications};
 
 /// The services of the API. Health and reflection come by themselves.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use agent_gateway::{Services, Tracker};
 use anyhow::Context;
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions};
+use control_plane::standalone::Standalone;
 use playground::balancer::Balancer;
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
@@ -18,7 +19,6 @@ use user_gateway::Graph;
 
 use crate::{
     app,
-    control_plane::standalone::Standalone,
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
     version,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kas::control_plane::{AuthError, CachePolicy, ControlPlane, Token, gitlab::CallError};
+use control_plane::{AuthError, CachePolicy, ControlPlane, Token, gitlab::CallError};
 use router::AgentId;
 use serde_json::json;
 use tests::gitlab_double::{Endpoint, FaultKind, Scenario};

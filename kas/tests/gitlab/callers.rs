@@ -1,6 +1,6 @@
 //! Who may use which agent, and as whom: jobs, tokens, sessions.
 
-use kas::control_plane::{Access, Credentials, DenyReason, RefusedKind};
+use control_plane::{Access, Credentials, DenyReason, RefusedKind};
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use tests::gitlab_double::{Endpoint, FaultKind};
 

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kas::{
-    control_plane::{AgentConfigurationVersion, Configuration, ControlPlane, Problem, Token},
+use control_plane::{
+    AgentConfigurationVersion, Configuration, ControlPlane, Problem, Token,
     notifications::{GitPush, Notifications},
 };
 use proto::agent::agentcfg::LogLevelEnum;

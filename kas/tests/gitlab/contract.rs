@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt, future::BoxFuture};
-use kas::{
-    control_plane::{AuthError, DenyReason, RefusedKind, Token},
+use control_plane::{
+    AuthError, DenyReason, RefusedKind, Token,
     usage::{AccessKind, Usage},
 };
+use futures_util::{FutureExt, future::BoxFuture};
 use router::AgentId;
 use serde_json::json;
 use tests::gitlab_double::FaultKind;
@@ -109,7 +109,7 @@ fn agent_info(fixture: &Fixture) -> BoxFuture<'_, Made> {
     .boxed()
 }
 
-fn authorize(fixture: &Fixture, who: kas::control_plane::Credentials) -> BoxFuture<'_, Made> {
+fn authorize(fixture: &Fixture, who: control_plane::Credentials) -> BoxFuture<'_, Made> {
     async move {
         let answer = fixture.authorize(&who, 5).await;
         let outcome = match &answer {

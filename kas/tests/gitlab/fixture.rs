@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use kas::{
-    config::{self, GitLab as Settings, OutageGrace, RateLimit},
-    control_plane::{
-        Access, CachePolicy, ControlPlane, Credentials, DenyReason, Token,
-        gitlab::{CachePolicies, GitLab, RepositorySettings},
-    },
+use control_plane::{
+    Access, CachePolicy, ControlPlane, Credentials, DenyReason, Token,
     gitaly::{self, Gitaly},
+    gitlab::{CachePolicies, GitLab, RepositorySettings},
 };
+use kas::config::{self, GitLab as Settings, OutageGrace, RateLimit};
 use router::AgentId;
 use runtime::{
     connect::ProxySetting,

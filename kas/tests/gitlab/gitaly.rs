@@ -1,7 +1,7 @@
 //! The calls to Gitaly, over all its kinds of addresses, with its refusals.
 
-use kas::{
-    control_plane::Token,
+use control_plane::{
+    Token,
     gitaly::{ErrorKind, Gitaly, Head, RepositoryLocation, Settings},
 };
 use proto::agent::entity::{GitalyInfo, GitalyRepository};

@@ -5,11 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use control_plane::{AuthError, ControlPlane, Token, gitlab::GitLab};
 use futures_util::future::join_all;
-use kas::{
-    config::{OutageGrace, RateLimit},
-    control_plane::{AuthError, ControlPlane, Token, gitlab::GitLab},
-};
+use kas::config::{OutageGrace, RateLimit};
 use runtime::{
     connect::{ProxySetting, ProxyUrl},
     yaml::{FilePath, NonEmpty, Seconds},
@@ -190,7 +188,7 @@ async fn what_cannot_be_used_is_named_at_the_start() {
             },
         }
     };
-    let policies = kas::control_plane::gitlab::CachePolicies {
+    let policies = control_plane::gitlab::CachePolicies {
         agents: FORGETFUL,
         callers: FORGETFUL,
     };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use control_plane::{AuthError, CachePolicy, ControlPlane, DenyReason, Token};
 use futures_util::future::join_all;
-use kas::control_plane::{AuthError, CachePolicy, ControlPlane, DenyReason, Token};
 use tests::gitlab_double::{Endpoint, Fault, FaultKind};
 
 use crate::fixture::{FORGETFUL, Fixture, ci, pat, usual};

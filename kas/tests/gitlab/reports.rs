@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use kas::{
-    control_plane::{AuthError, ControlPlane, Token},
+use control_plane::{
+    AuthError, ControlPlane, Token,
     usage::{AccessKind, Usage},
 };
 use router::AgentId;

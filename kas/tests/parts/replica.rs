@@ -4,20 +4,20 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use agent_gateway::{DrainSettings, Services, Tracker};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
-use kas::{
-    control_plane::{
-        Token,
-        standalone::{
-            Standalone,
-            access_as::AccessAs,
-            change::{CallerKind, ChangeError},
-            edit,
-            file::{Agents, Rule},
-            names::Name,
-            tokens::{TokenEntry, TokenKind},
-        },
-    },
+use control_plane::{
+    Token,
     notifications::Notifications,
+    standalone::{
+        Standalone,
+        access_as::AccessAs,
+        change::{CallerKind, ChangeError},
+        edit,
+        file::{Agents, Rule},
+        names::Name,
+        tokens::{TokenEntry, TokenKind},
+    },
+};
+use kas::{
     private_api::Tokens,
     replica::{PeerSettings, Port, Replica, Setup},
 };
