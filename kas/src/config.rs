@@ -5,9 +5,7 @@
 //! stay in the files that the tree names, so that it can be printed.
 
 mod agent;
-mod browsers;
 mod interfaces;
-mod listen;
 mod observability;
 mod private_url;
 mod redis;
@@ -15,20 +13,23 @@ mod secret;
 mod servers;
 mod unused;
 
-pub use agent::{Agent, AgentListen, Gitops, Graph, KubernetesApi, KubernetesApiListen};
-pub use agent_gateway::config::{Events, Webhook};
-pub use browsers::{Origin, ResponseHeader};
+pub use agent::{Agent, Gitops};
+pub use agent_gateway::config::{AgentListen, Events, Webhook};
 pub use control_plane::config::{
     AgentConfiguration, GitLab, Gitaly, OutageGrace, RateLimit, Standalone,
 };
 pub use interfaces::interface_addresses;
-pub use listen::{ListenAddress, Listens, Network, TlsFiles};
 pub use observability::Observability;
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
 pub use redis::{Redis, RedisNetwork, RedisServers, RedisTls};
-pub use runtime::{telemetry::LogLevel, yaml::Note};
+pub use runtime::{
+    listen::{ListenAddress, Listens, Network, TlsFiles},
+    telemetry::LogLevel,
+    yaml::Note,
+};
 pub use secret::Secret;
 pub use servers::{Api, ApiListen, PrivateApi, PrivateApiListen};
+pub use user_gateway::config::{Graph, KubernetesApi, KubernetesApiListen, Origin, ResponseHeader};
 
 use std::path::{Path, PathBuf};
 

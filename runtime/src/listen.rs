@@ -3,6 +3,7 @@
 mod accept;
 mod bind;
 mod classify;
+mod config;
 mod first_bytes;
 mod local;
 mod report;
@@ -12,6 +13,7 @@ pub use accept::{
     AcceptError, Accepted, AgentAcceptor, AgentAcceptorOptions, PlainAccepted, PlainAcceptor,
 };
 pub use bind::{BindError, Listener, bind};
+pub use config::{ListenAddress, Listens, Network, TlsFiles, check_address, check_pair, tls_files};
 pub use local::{AnyListener, AnySocket, bind_unix};
 pub use socket::{Handshake, Listen, RemoteAddr, Socket};
 

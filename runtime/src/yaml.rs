@@ -9,7 +9,7 @@ mod write;
 pub use field::{FilePath, NonEmpty, list};
 pub use noting::{UnknownKey, read_noting};
 pub use seconds::{PositiveSeconds, Seconds};
-pub use section::{At, NoEffect, Note, Reason, Setting, read_section};
+pub use section::{At, NoEffect, Note, Reason, Setting, check_url_path, read_section};
 pub use write::write;
 
 use std::path::{Path, PathBuf};

@@ -1,16 +1,55 @@
-//! The section of the configuration that is this crate's: `agent.events`, which GitLab's kas does not have.
+//! The sections of the configuration that are this crate's: `agent.listen`, `agent.receptive_agent` and
+//! `agent.events`, which GitLab's kas does not have.
 
 use std::path::PathBuf;
 
 use runtime::{
     connect::Target,
-    section,
-    yaml::{At, FilePath, Mistake, NonEmpty, Setting},
+    listen::Network,
+    listens, section,
+    yaml::{At, FilePath, Mistake, NonEmpty, PositiveSeconds, Setting},
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// Webhooks that one replica calls.
 const WEBHOOKS_MAX: usize = 16;
+
+section! {
+    /// Where agents connect.
+    pub struct AgentListen: Default {
+        /// The kind of socket.
+        pub network: Network = Network::default(),
+        /// The socket.
+        pub address: String = Self::DEFAULT_ADDRESS.to_owned(),
+        /// The certificate, for TLS.
+        pub certificate_file: Option<PathBuf> = None,
+        /// Its key.
+        pub key_file: Option<PathBuf> = None,
+        /// Whether gRPC inside WebSocket is served beside native gRPC.
+        pub websocket: bool = true,
+        /// Whether a load balancer gives the client's address by the PROXY protocol.
+        pub proxy_protocol: bool = false,
+        /// How many new connections a token may make in a minute.
+        pub connections_per_token_per_minute: u32 = 40_000,
+        /// After this time a connection is replaced.
+        pub max_connection_age: PositiveSeconds = PositiveSeconds::new(7200),
+        /// How long to accept on after the signal to stop.
+        pub listen_grace_period: PositiveSeconds = PositiveSeconds::new(5),
+        /// How many connections are asked to leave in a second when the replica drains; more only if they could
+        /// not all be asked in time.
+        pub drain_connections_per_second: u32 = 200,
+    }
+    check = check_listener;
+}
+listens!(AgentListen, "127.0.0.1:8150");
+
+section! {
+    /// Agents that kas dials.
+    pub struct ReceptiveAgent: Default {
+        /// How often GitLab is asked which agents are to be dialled.
+        pub poll_period: PositiveSeconds = PositiveSeconds::new(300),
+    }
+}
 
 section! {
     /// Whom events of agents' clusters are passed on to, besides readers.

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use runtime::{
-    section,
+    listen::Network,
+    listens, section,
     telemetry::LogLevel,
-    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds},
+    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds, check_url_path},
 };
 
 use super::{
-    Network, Secret,
-    listen::listens,
+    Secret,
     unused::{NoGrpcLog, NotBuilt},
 };
 
@@ -144,13 +144,6 @@ impl UrlPath {
     fn check_path(&self, at: &At<'_>) -> Result<(), Mistake> {
         check_url_path(&at.key("url_path"), &self.url_path)
     }
-}
-
-pub(super) fn check_url_path(at: &At<'_>, path: &str) -> Result<(), Mistake> {
-    if path.starts_with('/') {
-        return Ok(());
-    }
-    Err(at.mistake(format!("the URL path `{path}` must start with /")))
 }
 
 impl Tracing {

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use runtime::{
+    listen::{TlsFiles, check_pair, tls_files},
     section,
     yaml::{At, Mistake, NoEffect, NonEmpty, PositiveSeconds, Setting},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    TlsFiles,
-    listen::{check_pair, pair},
-    unused::UpstreamToo,
-};
+use super::unused::UpstreamToo;
 
 section! {
     /// The shared store of the routing table.
@@ -170,7 +167,7 @@ impl RedisTls {
     /// A client certificate, if any.
     #[must_use]
     pub fn client(&self) -> Option<TlsFiles> {
-        pair(self.certificate_file.as_deref(), self.key_file.as_deref())
+        tls_files(self.certificate_file.as_deref(), self.key_file.as_deref())
     }
 
     fn is_off(&self) -> bool {

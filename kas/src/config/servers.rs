@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use runtime::{
-    section,
+    listen::Network,
+    listens, section,
     yaml::{At, FilePath, Mistake, NoEffect, PositiveSeconds},
 };
 
-use super::{
-    Network,
-    listen::listens,
-    unused::{NoAge, OneGrace},
-};
+use super::unused::{NoAge, OneGrace};
 
 section! {
     /// The API that GitLab calls.

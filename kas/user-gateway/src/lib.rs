@@ -2,11 +2,12 @@
 //!
 //! Every request passes one front (its connection's limits, its origin, its id, its audit record) and then goes to the
 //! first route of a table that answers it. It knows the control plane and the router, and nothing of agents'
-//! connections, of GitLab, or of where its settings come from.
+//! connections or of GitLab.
 
 mod admission;
 mod body;
 mod caller;
+pub mod config;
 mod events;
 mod failure;
 mod front;

@@ -239,6 +239,17 @@ impl At<'_> {
     }
 }
 
+/// Refuses the path of a URL that does not begin with `/`.
+///
+/// # Errors
+/// The path.
+pub fn check_url_path(at: &At<'_>, path: &str) -> Result<(), Mistake> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(at.mistake(format!("the URL path `{path}` must start with /")))
+}
+
 /// Why a key has no effect.
 pub trait Reason {
     /// The reason, for the user.

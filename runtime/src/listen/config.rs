@@ -1,12 +1,13 @@
-//! What all listeners have in common: a socket, and a certificate with its key.
+//! The keys that all listeners have in common: a socket, and a certificate with its key.
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use runtime::yaml::{At, Mistake, Setting};
 use serde::{Deserialize, Serialize};
+
+use crate::yaml::{At, Mistake, Setting};
 
 /// What a listener is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,19 +76,21 @@ pub trait Listens {
     fn tls(&self) -> Option<TlsFiles>;
 }
 
-/// Implements [`Listens`] for a section with the four keys of listeners, and the rules for them.
+/// Implements [`Listens`](crate::listen::Listens) for a section with the four keys of listeners, and the rules for
+/// them.
+#[macro_export]
 macro_rules! listens {
     ($section:ident, $default:literal) => {
-        impl $crate::config::Listens for $section {
-            fn socket(&self) -> $crate::config::ListenAddress {
-                $crate::config::ListenAddress {
+        impl $crate::listen::Listens for $section {
+            fn socket(&self) -> $crate::listen::ListenAddress {
+                $crate::listen::ListenAddress {
                     network: self.network,
                     address: self.address.clone(),
                 }
             }
 
-            fn tls(&self) -> Option<$crate::config::TlsFiles> {
-                $crate::config::listen::pair(
+            fn tls(&self) -> Option<$crate::listen::TlsFiles> {
+                $crate::listen::tls_files(
                     self.certificate_file.as_deref(),
                     self.key_file.as_deref(),
                 )
@@ -99,12 +102,12 @@ macro_rules! listens {
 
             fn check_listener(
                 &self,
-                at: &runtime::yaml::At<'_>,
-            ) -> Result<(), runtime::yaml::Mistake> {
+                at: &$crate::yaml::At<'_>,
+            ) -> Result<(), $crate::yaml::Mistake> {
                 let (certificate, key) =
                     (self.certificate_file.as_deref(), self.key_file.as_deref());
-                $crate::config::listen::check_pair(at, certificate, key)?;
-                $crate::config::listen::check_address(
+                $crate::listen::check_pair(at, certificate, key)?;
+                $crate::listen::check_address(
                     at,
                     self.network,
                     &self.address,
@@ -114,17 +117,20 @@ macro_rules! listens {
         }
     };
 }
-pub(super) use listens;
-
-pub(super) fn pair(certificate: Option<&Path>, key: Option<&Path>) -> Option<TlsFiles> {
+/// The files of a certificate and its key, if both are given.
+#[must_use]
+pub fn tls_files(certificate: Option<&Path>, key: Option<&Path>) -> Option<TlsFiles> {
     Some(TlsFiles {
         certificate_file: certificate?.to_owned(),
         key_file: key?.to_owned(),
     })
 }
 
-/// A certificate and its key: both, or none.
-pub(super) fn check_pair(
+/// Refuses one of a certificate and its key without the other.
+///
+/// # Errors
+/// Which of them is missing.
+pub fn check_pair(
     at: &At<'_>,
     certificate: Option<&Path>,
     key: Option<&Path>,
@@ -140,7 +146,11 @@ pub(super) fn check_pair(
     )))
 }
 
-pub(super) fn check_address(
+/// Refuses an address without a port, unless it is the path of a socket.
+///
+/// # Errors
+/// The address, and `example`.
+pub fn check_address(
     at: &At<'_>,
     network: Network,
     address: &str,

@@ -3,7 +3,8 @@
 use http::{HeaderName, header};
 use runtime::yaml::NonEmpty;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use user_gateway::origin_of;
+
+use crate::origin_of;
 
 /// Headers that speak of kas's own host or of one connection: no cluster decides on them.
 const NEVER: [HeaderName; 9] = [
