@@ -8,6 +8,11 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::backoff::jittered;
+
+/// A timer without a pause would never let its task wait.
+const INTERVAL_MIN: Duration = Duration::from_millis(2);
+
 /// A timer that is due at least every interval, a little earlier by chance so
 /// that connections made together do not ping together.
 #[derive(Debug)]
@@ -18,6 +23,7 @@ pub(super) struct PingTimer {
 
 impl PingTimer {
     pub(super) fn new(interval: Duration) -> Self {
+        let interval = interval.max(INTERVAL_MIN);
         Self {
             interval,
             sleep: Box::pin(sleep(jittered(interval))),
@@ -34,10 +40,4 @@ impl PingTimer {
         }
         due
     }
-}
-
-fn jittered(interval: Duration) -> Duration {
-    interval
-        .mul_f64(rand::random_range(0.8..1.0))
-        .max(Duration::from_millis(1))
 }
