@@ -20,7 +20,7 @@ use runtime::{
         http2::{self, Caller},
     },
 };
-use tracing::Span;
+use tracing::{Span, field};
 
 use authenticator::{Authenticator, Session};
 pub use self_test::{SelfTestError, self_test};
@@ -58,6 +58,7 @@ impl PrivateApi {
     /// Serves tunnels of the replica `me` to peers that it authenticates by `tokens`.
     #[must_use]
     pub fn new(me: Owner, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
+        tokens.sign_as(&me.replica);
         let authenticator = Authenticator::new(me, tokens);
         Arc::new(Self {
             registry,
@@ -96,7 +97,8 @@ impl http2::Service for PrivateApi {
     }
 
     fn span(&self, remote_addr: RemoteAddr) -> Span {
-        tracing::debug_span!("peer_connection", remote_addr = %remote_addr)
+        // Which replica it is, its first token says.
+        tracing::debug_span!("peer_connection", %remote_addr, replica = field::Empty)
     }
 
     fn admit(

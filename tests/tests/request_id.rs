@@ -116,6 +116,14 @@ fn request_id(told: &str) -> Result<String> {
     Ok(id.context(told.to_owned())?.to_owned())
 }
 
+/// The id that a replica logs when it starts.
+fn replica(log: &str) -> Result<String> {
+    let line = log.lines().find(|line| line.contains("kas is up"));
+    let line: Value = serde_json::from_str(line.context("it is not up")?)?;
+    let id = line["replica"].as_str().context("it has no id")?;
+    Ok(id.to_owned())
+}
+
 /// Whether a line is of a request, by its spans.
 fn is_of_a_request(line: &Value) -> bool {
     let spans = line["spans"].as_array().into_iter().flatten();
@@ -137,6 +145,7 @@ async fn a_kubectl_get_through_two_replicas_is_found_whole_by_one_request_id() -
 
     ensure!(get.code == 0, "{}\n{}", get.stderr, site.tails());
     let id = request_id(&get.stderr)?;
+    let first = replica(&site.logs()[0])?;
     let events: [&[&str]; 3] = [
         &[
             "no idle tunnel on this replica; asking the owners",
@@ -165,6 +174,10 @@ async fn a_kubectl_get_through_two_replicas_is_found_whole_by_one_request_id() -
             let line = line.to_string();
             ensure!(line.contains(&id), "request {id}, but {line}");
             ensure!(line.contains("\"agent.id\":2"), "{line}");
+            ensure!(
+                number != 1 || line.contains(&first),
+                "asked by {first}, but {line}"
+            );
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use router::Owner;
 use runtime::grpc::{SendResponse, ok_trailers, refuse, response_headers};
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 
 use super::{
     challenge::{CONNECTION, PROOF, PeerIdentity, REPLICA, SELF_TEST},
@@ -105,7 +106,12 @@ impl Authenticator {
         if known.is_some_and(|(known, until)| now < *until && known == value) {
             return Ok(());
         }
-        self.tokens.check(value, &session.identity.audience())?;
+        let peer = self.tokens.check(value, &session.identity.audience())?;
+        if valid.is_none()
+            && let Some(peer) = peer
+        {
+            Span::current().record("replica", peer);
+        }
         *valid = Some((value.clone(), now + TOKEN_REUSE_TIMEOUT));
         Ok(())
     }

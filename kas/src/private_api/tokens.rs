@@ -6,13 +6,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use router::peers::{Challenge, Credentials};
+use router::{
+    ReplicaId,
+    peers::{Challenge, Credentials},
+};
 use runtime::jwt::{self, JwtError, Secret};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -37,8 +41,17 @@ pub struct Tokens {
     proofs: Secret,
     /// Whether tokens are made and accepted as by GitLab's kas.
     unbound: bool,
+    /// The replica that signs.
+    signer: OnceLock<ReplicaId>,
     clock: fn() -> SystemTime,
     state: Mutex<State>,
+}
+
+/// What a token says besides the usual: the replica that signed it, for its peers' logs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Signer {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
 }
 
 #[derive(Default)]
@@ -87,6 +100,7 @@ impl Tokens {
             proofs: secret.derive(PROOF_KEY_PURPOSE),
             secret,
             unbound,
+            signer: OnceLock::new(),
             clock,
             state: Mutex::default(),
         }
@@ -108,23 +122,36 @@ impl Tokens {
         &self.secret
     }
 
-    /// Verifies a peer's token on a connection of this audience.
+    /// Names the replica that signs, once. Tokens as GitLab's kas makes them name none.
+    pub(super) fn sign_as(&self, replica: &ReplicaId) {
+        // It is the same one each time.
+        let _ = self.signer.set(replica.clone());
+    }
+
+    /// Verifies a peer's token on a connection of this audience. Returns the replica that signed it, if it says.
     ///
     /// # Errors
     /// The rejection; with this replica's time if only the token's time is wrong.
-    pub(super) fn check(&self, credentials: &HeaderValue, audience: &str) -> Result<(), Status> {
+    pub(super) fn check(
+        &self,
+        credentials: &HeaderValue,
+        audience: &str,
+    ) -> Result<Option<String>, Status> {
         let token = credentials.to_str().ok();
         let Some(token) = token.and_then(|value| value.strip_prefix("Bearer ")) else {
             return Err(rejection());
         };
-        let verify = |audience| jwt::verify(&self.secret, token, audience, Some(ISSUER));
-        if self.unbound && verify(ISSUER).is_ok() {
-            return Ok(());
+        let read = |audience| jwt::read::<Signer>(&self.secret, token, audience, Some(ISSUER));
+        if self.unbound
+            && let Ok(signer) = read(ISSUER)
+        {
+            return Ok(signer.sub);
         }
-        verify(audience).map_err(|error| {
+        let signer = read(audience).map_err(|error| {
             tracing::debug!(%error, "rejected the token of a peer");
             self.reject(&error)
-        })
+        })?;
+        Ok(signer.sub)
     }
 
     fn reject(&self, error: &JwtError) -> Status {
@@ -141,7 +168,14 @@ impl Tokens {
     fn sign(&self, audience: &str, ahead: i64) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let now = self.now().saturating_add_signed(ahead);
-        if let Ok(token) = jwt::sign_at(&self.secret, ISSUER, audience, now)
+        let signer = Signer {
+            sub: self
+                .signer
+                .get()
+                .filter(|_| !self.unbound)
+                .map(ToString::to_string),
+        };
+        if let Ok(token) = jwt::sign_at_with(&self.secret, ISSUER, audience, now, &signer)
             && let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
         {
             headers.insert(AUTHORIZATION, value);
