@@ -1,8 +1,8 @@
 //! `loadtest faults`: links that misbehave and signals to processes, by a timetable.
 
-mod census;
-mod happen;
-mod reach;
+mod inject;
+mod process_table;
+mod subjects;
 
 use std::{
     net::SocketAddr,
@@ -27,9 +27,9 @@ use crate::{
     scenario::{Fault, Subject},
 };
 
-pub(crate) use census::Census;
-pub(crate) use happen::happen;
-pub(crate) use reach::{Links, Reach};
+pub(crate) use inject::inject;
+pub(crate) use process_table::ProcessTable;
+pub(crate) use subjects::{FaultSubjects, Links};
 
 /// A timetable of faults.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// A link to be put between, as `NAME=LISTEN=TARGET[,TARGET]`: NAME is agents, users, redis
     /// or peers; it listens on LISTEN and passes each connection to one of the targets.
     #[arg(long, value_parser = link)]
-    link: Vec<Between>,
+    link: Vec<LinkOption>,
     /// A process of this machine, as `redis=PID`, `replica-1=PID`, …
     #[arg(long, value_parser = process)]
     process: Vec<(String, u32)>,
@@ -47,7 +47,7 @@ pub(crate) struct Options {
 
 /// A link: whose, where it listens and where it leads.
 #[derive(Debug, Clone)]
-struct Between {
+struct LinkOption {
     name: String,
     listen: SocketAddr,
     targets: Vec<SocketAddr>,
@@ -58,11 +58,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&options.timetable)
         .with_context(|| format!("cannot read {}", options.timetable.display()))?;
     let mut termination = Termination::listen()?;
-    let reach = options.reach().await?;
-    let faults = read(&options.timetable, &text, &reach)?;
+    let subjects = options.subjects().await?;
+    let faults = read(&options.timetable, &text, &subjects)?;
     output::line("ready");
     tokio::select! {
-        result = all(&faults, &reach) => result?,
+        result = all(&faults, &subjects) => result?,
         _ = termination.next() => return Ok(()),
     }
     if !options.link.is_empty() {
@@ -73,9 +73,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 impl Options {
-    async fn reach(&self) -> anyhow::Result<Reach> {
-        let mut reach = Reach::default();
-        for Between {
+    async fn subjects(&self) -> anyhow::Result<FaultSubjects> {
+        let mut subjects = FaultSubjects::default();
+        for LinkOption {
             name,
             listen,
             targets,
@@ -84,30 +84,30 @@ impl Options {
             let link = Chaos::between(*listen, targets).await;
             let link = link.with_context(|| format!("cannot listen on {listen}"))?;
             match name.as_str() {
-                "agents" => reach.links.agents = Some(link),
-                "users" => reach.links.users = Some(link),
-                "redis" => reach.links.redis.push(link),
-                _ => reach.links.peers.push(link),
+                "agents" => subjects.links.agents = Some(link),
+                "users" => subjects.links.users = Some(link),
+                "redis" => subjects.links.redis.push(link),
+                _ => subjects.links.peers.push(link),
             }
         }
         for (name, pid) in &self.process {
-            reach.census.came(name, pid_of(*pid)?);
+            subjects.processes.insert(name, pid_of(*pid)?);
         }
-        Ok(reach)
+        Ok(subjects)
     }
 }
 
 /// Reads the timetable; each fault must have what it happens to.
-fn read(file: &Path, text: &str, reach: &Reach) -> Result<Vec<Spot<Fault>>, Mistake> {
+fn read(file: &Path, text: &str, subjects: &FaultSubjects) -> Result<Vec<Spot<Fault>>, Mistake> {
     let faults: Vec<Spot<Fault>> = yaml::read(file, text)?;
-    let known: Vec<_> = reach
-        .census
+    let known: Vec<_> = subjects
+        .processes
         .all()
         .into_iter()
         .map(|(name, _)| name)
         .collect();
     for fault in &faults {
-        let has_link = |of: Subject| !reach.links.of(of).is_empty();
+        let has_link = |of: Subject| !subjects.links.of(of).is_empty();
         let has_process = |of: Subject| known.contains(&of.name());
         let checked = fault.value.check_of_others(has_link, has_process);
         checked.map_err(|message| Mistake::at(file, fault, message))?;
@@ -115,20 +115,20 @@ fn read(file: &Path, text: &str, reach: &Reach) -> Result<Vec<Spot<Fault>>, Mist
     Ok(faults)
 }
 
-async fn all(faults: &[Spot<Fault>], reach: &Reach) -> anyhow::Result<()> {
+async fn all(faults: &[Spot<Fault>], subjects: &FaultSubjects) -> anyhow::Result<()> {
     let began = Instant::now();
     let one = async |fault: &Fault| {
         let due = Duration::try_from_secs_f64(fault.at).unwrap_or(Duration::MAX);
         sleep_until(began + due).await;
         let from = began.elapsed().as_secs_f64();
-        happen(fault, reach).await?;
+        inject(fault, subjects).await?;
         let to = began.elapsed().as_secs_f64();
         output::line(&json!({ "fault": fault.name(), "from": from, "to": to }).to_string());
         anyhow::Ok(())
     };
-    let mut happening: FuturesUnordered<_> = faults.iter().map(|it| one(&it.value)).collect();
-    while let Some(happened) = happening.next().await {
-        happened?;
+    let mut injecting: FuturesUnordered<_> = faults.iter().map(|it| one(&it.value)).collect();
+    while let Some(injected) = injecting.next().await {
+        injected?;
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ pub(crate) fn pid_of(pid: u32) -> anyhow::Result<Pid> {
     Ok(known)
 }
 
-fn link(text: &str) -> Result<Between, String> {
+fn link(text: &str) -> Result<LinkOption, String> {
     let mut parts = text.split('=');
     let (Some(name), Some(listen), Some(targets), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -160,7 +160,7 @@ fn link(text: &str) -> Result<Between, String> {
         let address = text.parse::<SocketAddr>();
         address.map_err(|_| format!("{text:?} is not IP:PORT"))
     };
-    Ok(Between {
+    Ok(LinkOption {
         name: name.to_owned(),
         listen: address(listen)?,
         targets: targets.split(',').map(address).collect::<Result<_, _>>()?,
@@ -205,10 +205,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_fault_needs_what_it_happens_to() {
-        let reach = Reach::default();
-        reach.census.came("redis", rustix::process::getpid());
+        let subjects = FaultSubjects::default();
+        subjects
+            .processes
+            .insert("redis", rustix::process::getpid());
         let read =
-            |text: &str| read(Path::new("t.yaml"), text, &reach).map_err(|it| it.to_string());
+            |text: &str| read(Path::new("t.yaml"), text, &subjects).map_err(|it| it.to_string());
 
         assert_eq!(read("- {at: 1, do: freeze, of: redis}").unwrap().len(), 1);
         let link = read("- {at: 1, do: cut, of: agents}").unwrap_err();

@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 pub(crate) use curve::Curve;
-pub(crate) use fit::Law;
+pub(crate) use fit::Model;
 pub(crate) use page::{page, table};
 pub(crate) use plot::number;
 pub(crate) use sizing::{Options as SizingOptions, sizing};

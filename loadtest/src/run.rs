@@ -2,12 +2,12 @@
 
 mod agents;
 mod attached;
-mod drive;
+mod environment;
 mod figures;
 mod preflight;
 mod progress;
+mod runner;
 mod sampler;
-mod stage;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,8 +27,8 @@ use crate::{
 };
 pub(crate) use sampler::scrape;
 
-use drive::Drive;
-use stage::Stage;
+use environment::Environment;
+use runner::Runner;
 
 /// A scenario.
 #[derive(Debug, Clone, Args)]
@@ -72,11 +72,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         signal = termination.next() => Err(anyhow::anyhow!("ended by {signal}")),
     };
     match started {
-        Ok(stage) => {
-            let drive = Drive::new(&scenario, &stage, &mut record);
-            let driven = drive.run(&folder, &mut termination).await;
-            record.fleet_failures = stage.end().await;
-            if let Err(error) = driven {
+        Ok(environment) => {
+            let runner = Runner::new(&scenario, &environment, &mut record);
+            let ran = runner.run(&folder, &mut termination).await;
+            record.fleet_failures = environment.end().await;
+            if let Err(error) = ran {
                 record.ended_early = Some(format!("{error:#}"));
             }
         }
@@ -93,10 +93,10 @@ async fn start(
     program: &Path,
     redis_server: &Path,
     logs: &Path,
-) -> anyhow::Result<Stage> {
+) -> anyhow::Result<Environment> {
     match &scenario.topology.attach {
         Some(attach) => attached::start(scenario, attach, logs),
-        None => Stage::start(scenario, program, redis_server, logs).await,
+        None => Environment::start(scenario, program, redis_server, logs).await,
     }
 }
 

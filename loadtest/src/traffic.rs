@@ -5,7 +5,7 @@ mod exec;
 mod kind;
 mod mix;
 mod options;
-mod pace;
+mod pacer;
 mod report;
 mod series;
 mod target;
@@ -23,7 +23,7 @@ use client::Client;
 pub(crate) use exec::Exec;
 pub(crate) use kind::{Kind, Traffic};
 pub(crate) use options::{Options, USERS};
-use pace::Pace;
+use pacer::Pacer;
 pub(crate) use report::{Report, Tally};
 pub(crate) use series::{Point, Series};
 use target::Target;
@@ -37,7 +37,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 struct Work {
     target: Target,
     expected: Expected,
-    pace: Pace,
+    pacer: Pacer,
     timeout: Duration,
     retries: u32,
     /// Bytes a second at which answers are read.
@@ -96,7 +96,7 @@ pub(crate) async fn send_until(
         exec,
         expected,
         target,
-        pace: Pace::new(options.rate, options.requests(), options.duration()),
+        pacer: Pacer::new(options.rate, options.requests(), options.duration()),
         timeout: options.timeout(),
         retries: options.retries,
         read_rate: options.read_rate(),

@@ -70,7 +70,7 @@ pub struct Standalone {
     configurations: Mutex<Configurations>,
     receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
     revision: watch::Sender<u64>,
-    progress: Mutex<reload::Progress>,
+    file_state: Mutex<reload::FileState>,
 }
 
 impl Standalone {
@@ -78,7 +78,7 @@ impl Standalone {
     pub fn open(file: impl Into<PathBuf>) -> Result<Self, StandaloneError> {
         let file = file.into();
         let now = Timestamp::now();
-        let progress = reload::Progress::new(&file, now);
+        let file_state = reload::FileState::new(&file, now);
         let directory = read(&file, now)?;
         let standalone = Self {
             file,
@@ -86,7 +86,7 @@ impl Standalone {
             configurations: Mutex::default(),
             receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),
-            progress: Mutex::new(progress),
+            file_state: Mutex::new(file_state),
         };
         standalone.apply(directory);
         Ok(standalone)

@@ -1,6 +1,6 @@
 //! How cost grows: memory and CPU with idle agents, throughput with clients and with replicas.
 
-mod laws;
+mod models;
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     topology::{Replica, Store},
     traffic,
 };
-pub(super) use laws::drawn;
+pub(super) use models::drawn;
 
 /// Idle agents are watched so long.
 const IDLE_WINDOW: Duration = Duration::from_secs(10);

@@ -22,7 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const PATH: &str = "/json/4096";
 
 /// Two replicas that may hold the agent, and a third where its user comes in.
-struct Place<'a> {
+struct Setup<'a> {
     bench: &'a Bench,
     holders: [Replica; 2],
     entry: Replica,
@@ -37,7 +37,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Failover>> {
     };
     let holders = [bench.replica(run).await?, bench.replica(run).await?];
     let front = Chaos::start(&holders.each_ref().map(|it| it.ports.agents)).await?;
-    let mut place = Place {
+    let mut setup = Setup {
         entry: bench.replica(run).await?,
         holders,
         bench,
@@ -47,18 +47,18 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Failover>> {
     let mut rounds = Vec::new();
     for round in 1..=ROUNDS {
         output::progress(&format!("failover: {round} of {ROUNDS}"));
-        rounds.push(place.round().await?);
+        rounds.push(setup.round().await?);
     }
     agent.end().await;
-    let [one, other] = place.holders;
-    for replica in [one, other, place.entry] {
+    let [one, other] = setup.holders;
+    for replica in [one, other, setup.entry] {
         replica.end().await;
     }
     store.end().await;
     Ok(rounds)
 }
 
-impl Place<'_> {
+impl Setup<'_> {
     async fn round(&mut self) -> anyhow::Result<Failover> {
         ensure!(self.ask().await?, "the agent does not answer");
         self.until(&self.entry, "routing_replicas", 3.0).await?;

@@ -31,26 +31,26 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Rest> {
     let owner = bench.replica(run).await?;
     let entry = bench.replica(run).await?;
     sleep(SETTLE_TIME).await;
-    let before = store.asked().await?;
+    let before = store.stats().await?;
     let fleet = Agents::fleet(bench, &owner.kas_address(), agents).await?;
     sleep(SETTLE_TIME).await;
-    let connected = store.asked().await?;
+    let connected = store.stats().await?;
 
     let window = Duration::try_from_secs_f64(bench.options.idle_seconds)?;
     sleep(window).await;
-    let rested = store.asked().await?;
+    let rested = store.stats().await?;
 
     forward(bench, &entry, Some(1)).await?;
-    let warm = store.asked().await?;
+    let warm = store.stats().await?;
     forward(bench, &entry, None).await?;
-    let asked = store.asked().await?;
+    let stats = store.stats().await?;
 
     let per_second = (rested.commands - connected.commands - 1) as f64 / window.as_secs_f64();
     let rest = Rest {
         replicas: REPLICAS,
         agents,
         commands_to_connect: (connected.commands - before.commands) as f64 / agents as f64,
-        commands_per_request: (asked.commands - warm.commands - 1) as f64 / REQUESTS as f64,
+        commands_per_request: (stats.commands - warm.commands - 1) as f64 / REQUESTS as f64,
         commands_per_second_and_replica: per_second / REPLICAS as f64,
         bytes_per_agent: connected.memory.saturating_sub(before.memory) as f64 / agents as f64,
     };

@@ -23,12 +23,12 @@ const IMPATIENT_BACKOFF: Duration = Duration::from_millis(10);
 
 /// What GitLab's agentk remembers of connections that were cut: each of its
 /// tunnels backs off on its own, from 1 s to 20 s, until 25 s went well.
-struct Cuts {
+struct TunnelBackoffs {
     tunnels: Vec<Backoff>,
     waiting: bool,
 }
 
-impl Cuts {
+impl TunnelBackoffs {
     fn new(tunnels: usize) -> Self {
         let backoff = || Backoff::new(Duration::from_secs(1), Duration::from_secs(20), 1.6);
         Self {
@@ -96,12 +96,12 @@ impl Agent {
         // grpc-go's own backoff.
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120), 1.6);
         let mut draining = Draining::new();
-        let mut cuts = Cuts::new(self.fleet.tunnels);
+        let mut backoffs = TunnelBackoffs::new(self.fleet.tunnels);
         for attempt in 0.. {
             let delays = if self.fleet.eager {
                 Vec::new()
             } else {
-                cuts.delays()
+                backoffs.delays()
             };
             match beside(&mut draining, Session::open(self.clone(), attempt, delays)).await {
                 Ok(session) => {
@@ -109,7 +109,7 @@ impl Agent {
                     backoff.reset();
                     let opened = Instant::now();
                     let end = beside(&mut draining, session.run()).await;
-                    cuts.after(&end, opened.elapsed());
+                    backoffs.after(&end, opened.elapsed());
                     if let End::Leaving(session) = end {
                         if draining.len() < MAX_DRAINING {
                             draining.push(Box::pin(session.drain()));

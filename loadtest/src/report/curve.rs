@@ -1,11 +1,11 @@
-//! What was measured at several sizes, with the law fitted to it, as plots and as text. Pure.
+//! What was measured at several sizes, with the model fitted to it, as plots and as text. Pure.
 
 use super::{
-    fit::{Fit, Law},
+    fit::{Fit, Model},
     plot::{Line, Plot},
 };
 
-/// Points of the plotted law.
+/// Points of the plotted model.
 const STEPS: u32 = 100;
 
 /// One figure at several sizes, of one or more who are compared.
@@ -15,7 +15,7 @@ pub(crate) struct Curve {
     pub(crate) unit: &'static str,
     /// What there is more of to the right.
     pub(crate) across: &'static str,
-    pub(crate) law: Law,
+    pub(crate) model: Model,
     /// Who, and what was measured at which size.
     pub(crate) lines: Vec<(String, Vec<(f64, f64)>)>,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Curve {
 impl Curve {
     fn fits(&self) -> impl Iterator<Item = (&str, &[(f64, f64)], Option<Fit>)> {
         let lines = self.lines.iter();
-        lines.map(|(who, points)| (who.as_str(), points.as_slice(), self.law.fit(points)))
+        lines.map(|(who, points)| (who.as_str(), points.as_slice(), self.model.fit(points)))
     }
 
     fn most(&self) -> f64 {
@@ -31,7 +31,7 @@ impl Curve {
         points.map(|(x, _)| *x).fold(1.0, f64::max)
     }
 
-    /// Measured points, and the law as a line.
+    /// Measured points, and the model as a line.
     pub(super) fn plot(&self) -> Plot {
         let mut lines = Vec::new();
         for (who, points, fit) in self.fits() {
@@ -55,7 +55,7 @@ impl Curve {
         }
     }
 
-    /// The law from the first measured size to the last.
+    /// The model from the first measured size to the last.
     fn along(&self, fit: &Fit, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let first = points.iter().map(|(x, _)| *x).fold(self.most(), f64::min);
         let step = (self.most() - first) / f64::from(STEPS);
@@ -63,13 +63,13 @@ impl Curve {
         places.map(|x| (x, fit.at(x))).collect()
     }
 
-    /// The laws as an item of a list for each who.
+    /// The models as an item of a list for each who.
     pub(crate) fn words(&self) -> String {
-        let law = |(who, _, fit): (&str, _, Option<Fit>)| {
+        let model = |(who, _, fit): (&str, _, Option<Fit>)| {
             let words = fit.map_or("not measured".to_owned(), |fit| fit.words(self.unit));
             format!("- {}, n = {}; {who}: {words}", self.title, self.across)
         };
-        self.fits().map(law).collect::<Vec<_>>().join("\n")
+        self.fits().map(model).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
             title: "memory".into(),
             unit: "MiB",
             across: "agents",
-            law: Law::Linear,
+            model: Model::Linear,
             lines: vec![("ours".into(), vec![(1000.0, 43.0), (2000.0, 76.0)])],
         };
 

@@ -1,10 +1,10 @@
-//! Laws of growth, fitted to what was measured by least squares. Pure.
+//! Models of growth, fitted to what was measured by least squares. Pure.
 
 use super::plot::number;
 
 /// How a figure may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Law {
+pub(crate) enum Model {
     /// `a + b·n`: something fixed, and as much again for each.
     Linear,
     /// `n / (a + b·n)`: each of `n` waits `a` for an answer, until the machine has nothing more to give than `1/b`.
@@ -13,20 +13,20 @@ pub(crate) enum Law {
     Spread,
 }
 
-/// A law with its two numbers.
+/// A model with its two numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Fit {
-    law: Law,
-    /// The `a` of the law.
+    model: Model,
+    /// The `a` of the model.
     pub(crate) start: f64,
-    /// The `b` of the law.
+    /// The `b` of the model.
     pub(crate) slope: f64,
-    /// The part of the variance that the law explains.
+    /// The part of the variance that the model explains.
     pub(crate) explained: f64,
 }
 
-impl Law {
-    /// The law through the points, if there are two different ones.
+impl Model {
+    /// The model through the points, if there are two different ones.
     pub(crate) fn fit(self, points: &[(f64, f64)]) -> Option<Fit> {
         let straight = points.iter().map(|(x, y)| match self {
             Self::Linear => (*x, *y),
@@ -35,7 +35,7 @@ impl Law {
         });
         let (slope, start) = line(&straight.collect::<Vec<_>>())?;
         let mut fit = Fit {
-            law: self,
+            model: self,
             start,
             slope,
             explained: 0.0,
@@ -50,32 +50,32 @@ impl Law {
 }
 
 impl Fit {
-    /// What the law gives for so many.
+    /// What the model gives for so many.
     pub(crate) fn at(&self, n: f64) -> f64 {
-        match self.law {
-            Law::Linear => self.start + self.slope * n,
-            Law::Saturating => n / (self.start + self.slope * n),
-            Law::Spread => 1.0 / (self.start + self.slope * (1.0 - 1.0 / n)),
+        match self.model {
+            Model::Linear => self.start + self.slope * n,
+            Model::Saturating => n / (self.start + self.slope * n),
+            Model::Spread => 1.0 / (self.start + self.slope * (1.0 - 1.0 / n)),
         }
     }
 
-    /// The law with its numbers, in this unit for each `n`.
+    /// The model with its numbers, in this unit for each `n`.
     pub(crate) fn words(&self, unit: &str) -> String {
         let (start, slope) = (self.start, self.slope);
-        let law = match self.law {
-            Law::Linear => format!("{} + {}·n {unit}", number(start), tiny(slope)),
-            Law::Saturating => format!(
+        let model = match self.model {
+            Model::Linear => format!("{} + {}·n {unit}", number(start), tiny(slope)),
+            Model::Saturating => format!(
                 "n / ({} ms + n / {}) {unit}",
                 number(start * 1e3),
                 number(1.0 / slope)
             ),
-            Law::Spread => format!(
+            Model::Spread => format!(
                 "1 / ({} µs + {} µs·(1 − 1/n)) {unit}",
                 number(start * 1e6),
                 number(slope * 1e6)
             ),
         };
-        format!("{law}, R² {:.3}", self.explained)
+        format!("{model}, R² {:.3}", self.explained)
     }
 }
 
@@ -102,10 +102,10 @@ fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn assert_found(law: Law, of: impl Fn(f64) -> f64, start: f64, slope: f64) {
+    fn assert_found(model: Model, of: impl Fn(f64) -> f64, start: f64, slope: f64) {
         let points = [1.0, 2.0, 5.0, 10.0].map(|n| (n, of(n)));
 
-        let fit = law.fit(&points).unwrap();
+        let fit = model.fit(&points).unwrap();
 
         assert!((fit.start - start).abs() < 1e-9, "{fit:?}");
         assert!((fit.slope - slope).abs() < 1e-9, "{fit:?}");
@@ -115,25 +115,29 @@ mod tests {
 
     #[test]
     fn each_law_is_found_in_its_own_points() {
-        assert_found(Law::Linear, |n| 10.0 + 2.0 * n, 10.0, 2.0);
-        assert_found(Law::Saturating, |n| n / (0.2 + 0.05 * n), 0.2, 0.05);
-        assert_found(Law::Spread, |n| 1.0 / (3.0 + 1.0 - 1.0 / n), 3.0, 1.0);
+        assert_found(Model::Linear, |n| 10.0 + 2.0 * n, 10.0, 2.0);
+        assert_found(Model::Saturating, |n| n / (0.2 + 0.05 * n), 0.2, 0.05);
+        assert_found(Model::Spread, |n| 1.0 / (3.0 + 1.0 - 1.0 / n), 3.0, 1.0);
     }
 
     #[test]
     fn one_size_has_no_law_and_noise_is_not_explained() {
-        assert!(Law::Linear.fit(&[(1.0, 1.0), (1.0, 2.0)]).is_none());
-        assert!(Law::Linear.fit(&[]).is_none());
+        assert!(Model::Linear.fit(&[(1.0, 1.0), (1.0, 2.0)]).is_none());
+        assert!(Model::Linear.fit(&[]).is_none());
 
-        let fit = Law::Linear.fit(&[(1.0, 5.0), (2.0, 1.0), (3.0, 5.0)]);
+        let fit = Model::Linear.fit(&[(1.0, 5.0), (2.0, 1.0), (3.0, 5.0)]);
 
         assert!(fit.unwrap().explained.abs() < 1e-9);
     }
 
     #[test]
     fn a_law_is_told_with_its_units() {
-        let linear = Law::Linear.fit(&[(1000.0, 43.0), (2000.0, 76.0)]).unwrap();
-        let most = Law::Saturating.fit(&[(1.0, 500.0), (3.0, 750.0)]).unwrap();
+        let linear = Model::Linear
+            .fit(&[(1000.0, 43.0), (2000.0, 76.0)])
+            .unwrap();
+        let most = Model::Saturating
+            .fit(&[(1.0, 500.0), (3.0, 750.0)])
+            .unwrap();
 
         assert_eq!(linear.words("MiB"), "10 + 0.0330·n MiB, R² 1.000");
         assert_eq!(most.words("per s"), "n / (1 ms + n / 1000) per s, R² 1.000");

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::{fit::Law, plot::number};
+use super::{fit::Model, plot::number};
 use crate::{output, record::Record};
 
 const BEGIN: &str = "<!-- sizing: written by benches/sizing -->";
@@ -80,7 +80,7 @@ fn table(records: &[Record]) -> String {
         .iter()
         .map(|it| (it.agents as f64, memory(it)))
         .collect();
-    if let Some(fit) = Law::Linear.fit(&points) {
+    if let Some(fit) = Model::Linear.fit(&points) {
         let _ = writeln!(
             table,
             "\nOne replica: {} MiB, and {} KiB for each agent (least squares over {} runs).",

@@ -14,7 +14,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Where agents go, and who they are.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct FleetOptions {
     /// Addresses that agents dial in turns.
     pub(super) addresses: Vec<String>,
     pub(super) tokens: std::path::PathBuf,
@@ -25,14 +25,14 @@ pub(super) struct Way {
 #[derive(Debug)]
 pub(super) struct Agents {
     process: Process,
-    said: watch::Receiver<Said>,
+    output: watch::Receiver<FleetOutput>,
     ready_within: Duration,
     _reading: AbortOnDropHandle<()>,
 }
 
 /// What it said last.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Said {
+pub(super) struct FleetOutput {
     pub(super) status: Option<record::Fleet>,
     /// Its agentk processes.
     pub(super) agentks: Vec<Pid>,
@@ -45,19 +45,23 @@ pub(super) struct Said {
 
 impl Agents {
     /// Starts to connect them.
-    pub(super) fn start(scenario: &Scenario, way: &Way, logs: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        scenario: &Scenario,
+        options: &FleetOptions,
+        logs: &Path,
+    ) -> anyhow::Result<Self> {
         let fleet = &scenario.fleet;
         let mut arguments = vec![
             "fleet".to_owned(),
             "--status".to_owned(),
-            format!("--kas-address={}", way.addresses.join(",")),
-            format!("--token-file={}", way.tokens.display()),
+            format!("--kas-address={}", options.addresses.join(",")),
+            format!("--token-file={}", options.tokens.display()),
             format!("--agents={}", fleet.agents),
             format!("--tunnels={}", fleet.tunnels),
             format!("--ramp={}", fleet.ramp),
             format!("--ready-within={}", READY_TIMEOUT.as_secs()),
         ];
-        if let Some(certificate) = &way.certificate {
+        if let Some(certificate) = &options.certificate {
             arguments.push(format!("--ca-cert-file={}", certificate.display()));
         }
         for (flag, wanted) in [("--eager", fleet.eager), ("--impatient", fleet.impatient)] {
@@ -75,17 +79,17 @@ impl Agents {
         let own = std::env::current_exe()?;
         let mut process = Process::start("fleet", &own, arguments, &[], logs)?;
         let mut lines = process.take_lines().context("its output is there")?;
-        let (says, said) = watch::channel(Said::default());
+        let (sender, output) = watch::channel(FleetOutput::default());
         let reading = async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                says.send_modify(|said| said.hear(&line));
+                sender.send_modify(|output| output.read_line(&line));
             }
-            says.send_modify(|said| said.ended = true);
+            sender.send_modify(|output| output.ended = true);
         };
         let ramp = Duration::try_from_secs_f64(fleet.agents as f64 / fleet.ramp)?;
         Ok(Self {
             process,
-            said,
+            output,
             ready_within: READY_TIMEOUT + ramp,
             _reading: AbortOnDropHandle::new(tokio::spawn(reading)),
         })
@@ -93,14 +97,14 @@ impl Agents {
 
     /// Waits until all agents are connected and registered.
     pub(super) async fn ready(&self) -> anyhow::Result<()> {
-        let mut said = self.said.clone();
-        let ready = said.wait_for(|said| said.ready > 0 || said.ended);
+        let mut output = self.output.clone();
+        let ready = output.wait_for(|output| output.ready > 0 || output.ended);
         match tokio::time::timeout(self.ready_within, ready).await {
-            Ok(Ok(said)) if said.ready > 0 => Ok(()),
+            Ok(Ok(output)) if output.ready > 0 => Ok(()),
             Ok(_) => bail!(
                 "the fleet ended before all agents were ready: {}{}",
                 self.process.last_words(),
-                self.said.borrow().why()
+                self.output.borrow().why()
             ),
             Err(_) => bail!("not all agents were ready in time"),
         }
@@ -111,8 +115,8 @@ impl Agents {
     }
 
     /// What it says of itself as it comes.
-    pub(super) fn said(&self) -> watch::Receiver<Said> {
-        self.said.clone()
+    pub(super) fn output(&self) -> watch::Receiver<FleetOutput> {
+        self.output.clone()
     }
 
     /// Has all agents connect anew.
@@ -123,16 +127,16 @@ impl Agents {
     /// Ends them; gives what they counted as failures, by reason.
     pub(super) async fn end(self) -> BTreeMap<String, u64> {
         self.process.end().await;
-        let mut said = self.said;
+        let mut output = self.output;
         // Its last words come when it is gone; whatever came within a second counts.
-        let heard = said.wait_for(|said| said.ended);
-        let _ = tokio::time::timeout(Duration::from_secs(1), heard).await;
-        said.borrow().failures()
+        let closed = output.wait_for(|output| output.ended);
+        let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
+        output.borrow().failures()
     }
 }
 
-impl Said {
-    fn hear(&mut self, line: &str) {
+impl FleetOutput {
+    fn read_line(&mut self, line: &str) {
         if let Some(status) = line.strip_prefix("status: ") {
             self.status = serde_json::from_str(status).ok();
         } else if let Some(pid) = line.strip_prefix("agentk: ") {

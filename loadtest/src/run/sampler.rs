@@ -14,7 +14,7 @@ use anyhow::Context;
 use rustix::process::Pid;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{progress::Progress, stage::Stage};
+use super::{environment::Environment, progress::Progress};
 use crate::{
     http_get, process,
     record::{Redis, Sample, Usage},
@@ -29,15 +29,15 @@ const MAX_SAMPLES: usize = 20_000;
 
 /// What goes on, for whoever looks from outside.
 #[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<Now>);
+pub(super) struct LiveState(Mutex<Live>);
 
 #[derive(Debug, Default)]
-struct Now {
+struct Live {
     phase: String,
     series: Vec<Arc<Series>>,
 }
 
-impl Seen {
+impl LiveState {
     pub(super) fn phase(&self, name: &str) {
         name.clone_into(&mut self.lock().phase);
     }
@@ -55,35 +55,35 @@ impl Seen {
         (now.phase.clone(), answered, failed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
+    fn lock(&self) -> MutexGuard<'_, Live> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Samples so far.
 pub(super) struct Sampler {
-    seen: Arc<Seen>,
+    live: Arc<LiveState>,
     began: Instant,
     file: BufWriter<File>,
     /// CPU of processes by name: the whole, and that of the process that has the name now.
     cpu: BTreeMap<String, (Duration, Pid, Duration)>,
     /// How often Redis was asked from here.
-    asked: u64,
+    own_commands: u64,
     samples: Vec<Sample>,
 }
 
 impl Sampler {
     /// Writes to `samples.jsonl` in `folder`.
-    pub(super) fn new(seen: Arc<Seen>, began: Instant, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(live: Arc<LiveState>, began: Instant, folder: &Path) -> anyhow::Result<Self> {
         let file = folder.join("samples.jsonl");
         let file =
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(Self {
-            seen,
+            live,
             began,
             file: BufWriter::new(file),
             cpu: BTreeMap::new(),
-            asked: 0,
+            own_commands: 0,
             samples: Vec::new(),
         })
     }
@@ -91,7 +91,7 @@ impl Sampler {
     /// Goes on until it is dropped.
     pub(super) async fn run(
         &mut self,
-        stage: &Stage,
+        environment: &Environment,
         every: Duration,
         progress: &Progress,
     ) -> Infallible {
@@ -99,15 +99,15 @@ impl Sampler {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let sample = self.sample(stage).await;
-            progress.show(&self.seen.counts().0, &sample);
+            let sample = self.sample(environment).await;
+            progress.show(&self.live.counts().0, &sample);
             self.keep(sample);
         }
     }
 
     /// Takes a last sample; gives all.
-    pub(super) async fn end(mut self, stage: &Stage) -> Vec<Sample> {
-        let last = self.sample(stage).await;
+    pub(super) async fn end(mut self, environment: &Environment) -> Vec<Sample> {
+        let last = self.sample(environment).await;
         self.keep(last);
         self.samples
     }
@@ -122,27 +122,31 @@ impl Sampler {
         }
     }
 
-    async fn sample(&mut self, stage: &Stage) -> Sample {
+    async fn sample(&mut self, environment: &Environment) -> Sample {
         let at = self.began.elapsed().as_secs_f64();
-        let (_, answered, failed) = self.seen.counts();
-        let processes = stage.reach.census.all().into_iter();
+        let (_, answered, failed) = self.live.counts();
+        let processes = environment.subjects.processes.all().into_iter();
         let processes = processes.filter_map(|(name, pid)| {
             let usage = self.usage(&name, pid)?;
             Some((name, usage))
         });
         let processes = processes.collect();
         let redis = async {
-            let redis = stage.place.redis.as_deref()?;
-            store::asked(redis, ANSWER_TIMEOUT).await.ok()
+            let redis = environment.endpoints.redis.as_deref()?;
+            store::stats(redis, ANSWER_TIMEOUT).await.ok()
         };
-        let metrics = stage.place.metrics.iter().map(|(name, url)| async move {
-            let metrics = timeout(ANSWER_TIMEOUT, scrape(url)).await.ok()?.ok()?;
-            Some((name.clone(), metrics))
-        });
+        let metrics = environment
+            .endpoints
+            .metrics
+            .iter()
+            .map(|(name, url)| async move {
+                let metrics = timeout(ANSWER_TIMEOUT, scrape(url)).await.ok()?.ok()?;
+                Some((name.clone(), metrics))
+            });
         let (redis, metrics) = tokio::join!(redis, futures_util::future::join_all(metrics));
         let redis = redis.map(|redis| {
-            let commands = redis.commands.saturating_sub(self.asked);
-            self.asked += 1;
+            let commands = redis.commands.saturating_sub(self.own_commands);
+            self.own_commands += 1;
             Redis {
                 commands,
                 bytes: redis.memory,
@@ -155,7 +159,7 @@ impl Sampler {
             processes,
             redis,
             metrics: metrics.into_iter().flatten().collect(),
-            fleet: stage.agents.said().borrow().status,
+            fleet: environment.agents.output().borrow().status,
         }
     }
 
@@ -214,7 +218,7 @@ mod tests {
 
         let metrics = parse(text);
 
-        let seen: Vec<_> = metrics
+        let live: Vec<_> = metrics
             .iter()
             .map(|(name, value)| (&**name, *value))
             .collect();

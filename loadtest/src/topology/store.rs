@@ -25,7 +25,7 @@ pub(crate) struct Store {
 
 /// Counters of a Redis.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Asked {
+pub(crate) struct RedisStats {
     /// Commands since its start.
     pub(crate) commands: u64,
     /// Bytes of memory that it uses.
@@ -52,7 +52,7 @@ impl Store {
         let process = Process::start("redis-server", program, arguments, &[], logs)?;
         let store = Self { process, port };
         let deadline = Instant::now() + START_TIMEOUT;
-        while store.asked().await.is_err() {
+        while store.stats().await.is_err() {
             ensure!(Instant::now() < deadline, "redis-server does not answer");
             sleep(Duration::from_millis(20)).await;
         }
@@ -65,8 +65,8 @@ impl Store {
     }
 
     /// How much it was asked; the question itself is one command.
-    pub(crate) async fn asked(&self) -> anyhow::Result<Asked> {
-        asked(&loopback(self.port), ANSWER_TIMEOUT).await
+    pub(crate) async fn stats(&self) -> anyhow::Result<RedisStats> {
+        stats(&loopback(self.port), ANSWER_TIMEOUT).await
     }
 
     /// Its process id.
@@ -88,24 +88,24 @@ impl Store {
 ///
 /// # Errors
 /// When it does not answer in time.
-pub(crate) async fn asked(address: &str, within: Duration) -> anyhow::Result<Asked> {
+pub(crate) async fn stats(address: &str, within: Duration) -> anyhow::Result<RedisStats> {
     let answer = timeout(within, info(address)).await;
     answer.context("redis-server does not answer in time")?
 }
 
-async fn info(address: &str) -> anyhow::Result<Asked> {
+async fn info(address: &str) -> anyhow::Result<RedisStats> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"INFO\r\nQUIT\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
-    let mut asked = Asked::default();
+    let mut stats = RedisStats::default();
     while let Some(line) = lines.next_line().await? {
         if let Some(count) = line.strip_prefix("total_commands_processed:") {
-            asked.commands = count.trim().parse()?;
+            stats.commands = count.trim().parse()?;
         }
         if let Some(bytes) = line.strip_prefix("used_memory:") {
-            asked.memory = bytes.trim().parse()?;
+            stats.memory = bytes.trim().parse()?;
         }
     }
-    ensure!(asked.memory > 0, "redis-server gave no figures");
-    Ok(asked)
+    ensure!(stats.memory > 0, "redis-server gave no figures");
+    Ok(stats)
 }

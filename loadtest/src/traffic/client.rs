@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Work, pace::Turn, report::Tally, target::RequestBody};
+use super::{Work, pacer::Turn, report::Tally, target::RequestBody};
 
 /// A pause after a failure, so that a target that is down is not stormed.
 const RETRY_BACKOFF: Duration = Duration::from_millis(10);
@@ -80,7 +80,7 @@ impl Client {
         let (work, stop) = (self.work.clone(), self.stop.clone());
         loop {
             let turn = tokio::select! {
-                turn = work.pace.turn() => turn,
+                turn = work.pacer.turn() => turn,
                 () = stop.cancelled() => None,
             };
             let Some(turn) = turn else { return self.tally };

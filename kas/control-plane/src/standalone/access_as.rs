@@ -115,7 +115,7 @@ impl Impersonate {
     }
 }
 
-fn named(sort: &str, who: &Identity, groups: &[String], agent: &AgentInfo) -> ImpersonationConfig {
+fn named(kind: &str, who: &Identity, groups: &[String], agent: &AgentInfo) -> ImpersonationConfig {
     let memberships = groups.iter().map(|group| format!("gitlab:group:{group}"));
     let mut extra = vec![
         value("id", agent.id.to_string()),
@@ -126,8 +126,8 @@ fn named(sort: &str, who: &Identity, groups: &[String], agent: &AgentInfo) -> Im
     }
     extra.push(value("config_project_id", agent.project_id.to_string()));
     ImpersonationConfig {
-        username: format!("gitlab:{sort}:{}", who.name),
-        groups: std::iter::once(format!("gitlab:{sort}"))
+        username: format!("gitlab:{kind}:{}", who.name),
+        groups: std::iter::once(format!("gitlab:{kind}"))
             .chain(memberships)
             .collect(),
         uid: String::new(),

@@ -20,10 +20,10 @@ pub enum ChangeError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// The name is in use.
-    #[error("{sort} {name} exists already: use rotate-token for another token")]
+    #[error("{kind} {name} exists already: use rotate-token for another token")]
     Exists {
         /// agent, user or service.
-        sort: &'static str,
+        kind: &'static str,
         /// The name.
         name: String,
     },
@@ -39,10 +39,10 @@ pub enum ChangeError {
     #[error("--id must be above 0")]
     BadId,
     /// There is nothing of that name.
-    #[error("there is no {sort} {name}{hint}")]
+    #[error("there is no {kind} {name}{hint}")]
     Missing {
         /// agent, user or service.
-        sort: &'static str,
+        kind: &'static str,
         /// The name.
         name: String,
         /// A similar name, or what to do.
@@ -92,7 +92,7 @@ impl<C> Document<C> {
         let name = AgentName::try_from(name.to_owned())?;
         if self.agents.iter().any(|it| it.value.name == name) {
             return Err(ChangeError::Exists {
-                sort: "agent",
+                kind: "agent",
                 name: name.into(),
             });
         }
@@ -198,7 +198,7 @@ impl<C> Document<C> {
         let callers = self.callers_mut(kind);
         if callers.iter().any(|it| it.value.name == name) {
             return Err(ChangeError::Exists {
-                sort: kind.name(),
+                kind: kind.name(),
                 name: name.into(),
             });
         }
@@ -277,16 +277,16 @@ pub fn names(texts: &[String]) -> Result<Vec<Name>, NameError> {
 }
 
 fn missing<'a>(
-    sort: &'static str,
+    kind: &'static str,
     name: &str,
     known: impl Iterator<Item = &'a str>,
 ) -> ChangeError {
     let hint = match nearest(name, known) {
         Some(near) => format!(", did you mean {near}?"),
-        None => format!(": `kas {sort} list` shows those that exist"),
+        None => format!(": `kas {kind} list` shows those that exist"),
     };
     ChangeError::Missing {
-        sort,
+        kind,
         name: name.to_owned(),
         hint,
     }

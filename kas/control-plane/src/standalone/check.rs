@@ -8,7 +8,7 @@ use super::{
     access_as::AccessAs,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     names::Name,
-    tokens::{MOST_LIVE_TOKENS, TokenEntry, live},
+    tokens::{MAX_LIVE_TOKENS, TokenEntry, live},
 };
 use runtime::yaml::{Mistake, Spot, nearest};
 
@@ -16,86 +16,86 @@ use crate::TokenHash;
 
 /// Refuses a document that contradicts itself, naming the first place where it does.
 pub(super) fn check<C>(file: &Path, document: &Document<C>, now: Timestamp) -> Result<(), Mistake> {
-    let check = Check { file, now };
-    check.agents(document)?;
-    check.callers("user", &document.users)?;
-    check.callers("service", &document.services)?;
-    check.token_owners(document)?;
+    let checker = Checker { file, now };
+    checker.agents(document)?;
+    checker.callers("user", &document.users)?;
+    checker.callers("service", &document.services)?;
+    checker.token_owners(document)?;
     document
         .access
         .iter()
-        .try_for_each(|rule| check.rule(rule, document))
+        .try_for_each(|rule| checker.rule(rule, document))
 }
 
-struct Check<'a> {
+struct Checker<'a> {
     file: &'a Path,
     now: Timestamp,
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     fn agents<C>(&self, document: &Document<C>) -> Result<(), Mistake> {
         let mut ids = HashMap::new();
         let mut names = HashMap::new();
-        for spot in &document.agents {
-            let agent = &spot.value;
+        for entry in &document.agents {
+            let agent = &entry.value;
             if agent.id <= 0 {
                 return Err(self.at(
-                    spot,
+                    entry,
                     format!("the id of agent {} must be above 0", agent.name.as_str()),
                 ));
             }
-            if let Some(line) = ids.insert(agent.id, spot.referenced.line()) {
+            if let Some(line) = ids.insert(agent.id, entry.referenced.line()) {
                 return Err(self.at(
-                    spot,
+                    entry,
                     format!("the agent id {} is already used in line {line}", agent.id),
                 ));
             }
-            if let Some(line) = names.insert(agent.name.as_str(), spot.referenced.line()) {
+            if let Some(line) = names.insert(agent.name.as_str(), entry.referenced.line()) {
                 return Err(self.at(
-                    spot,
+                    entry,
                     format!(
                         "the agent name {} is already used in line {line}",
                         agent.name.as_str()
                     ),
                 ));
             }
-            self.tokens(spot, "agent", agent.name.as_str(), &agent.tokens)?;
+            self.tokens(entry, "agent", agent.name.as_str(), &agent.tokens)?;
             if let Some(mistake) = agent.receptive.as_ref().and_then(|it| it.mistake()) {
                 let name = agent.name.as_str();
-                return Err(self.at(spot, format!("receptive of agent {name}: {mistake}")));
+                return Err(self.at(entry, format!("receptive of agent {name}: {mistake}")));
             }
         }
         Ok(())
     }
 
-    fn callers(&self, sort: &str, callers: &[Spot<CallerEntry>]) -> Result<(), Mistake> {
+    fn callers(&self, kind: &str, callers: &[Spot<CallerEntry>]) -> Result<(), Mistake> {
         let mut names = HashMap::new();
-        for spot in callers {
-            let name = spot.value.name.as_str();
-            if let Some(line) = names.insert(name, spot.referenced.line()) {
+        for entry in callers {
+            let name = entry.value.name.as_str();
+            if let Some(line) = names.insert(name, entry.referenced.line()) {
                 return Err(self.at(
-                    spot,
-                    format!("the {sort} name {name} is already used in line {line}"),
+                    entry,
+                    format!("the {kind} name {name} is already used in line {line}"),
                 ));
             }
-            self.tokens(spot, sort, name, &spot.value.tokens)?;
+            self.tokens(entry, kind, name, &entry.value.tokens)?;
         }
         Ok(())
     }
 
     fn tokens<T>(
         &self,
-        spot: &Spot<T>,
-        sort: &str,
+        entry: &Spot<T>,
+        kind: &str,
         name: &str,
         tokens: &[TokenEntry],
     ) -> Result<(), Mistake> {
         let live = live(tokens, self.now);
-        if live > MOST_LIVE_TOKENS {
+        if live > MAX_LIVE_TOKENS {
             return Err(self.at(
-                spot,
+                entry,
                 format!(
-                    "{sort} {name} has {live} live tokens, at most {MOST_LIVE_TOKENS} are allowed: \
+                    "{kind} {name} has {live} live tokens, at most {MAX_LIVE_TOKENS} are allowed: \
                      remove one or give it an expires_at"
                 ),
             ));
@@ -109,14 +109,14 @@ impl Check<'_> {
         let agents = document
             .agents
             .iter()
-            .map(|spot| (place(spot), &spot.value.tokens));
+            .map(|entry| (without_value(entry), &entry.value.tokens));
         let callers = document.users.iter().chain(&document.services);
-        let callers = callers.map(|spot| (place(spot), &spot.value.tokens));
-        for (spot, tokens) in agents.chain(callers) {
+        let callers = callers.map(|entry| (without_value(entry), &entry.value.tokens));
+        for (entry, tokens) in agents.chain(callers) {
             for token in tokens {
-                if let Some(line) = seen.insert(token.hash, spot.referenced.line()) {
+                if let Some(line) = seen.insert(token.hash, entry.referenced.line()) {
                     return Err(self.at(
-                        &spot,
+                        &entry,
                         format!("a token here is the same as one of line {line}"),
                     ));
                 }
@@ -125,8 +125,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn rule<C>(&self, spot: &Spot<Rule>, document: &Document<C>) -> Result<(), Mistake> {
-        let rule = &spot.value;
+    fn rule<C>(&self, entry: &Spot<Rule>, document: &Document<C>) -> Result<(), Mistake> {
+        let rule = &entry.value;
         if let Agents::Named(names) = &rule.agents {
             let known = || {
                 document
@@ -135,37 +135,37 @@ impl Check<'_> {
                     .map(|agent: &Spot<AgentEntry<C>>| agent.value.name.as_str())
             };
             for name in names {
-                self.known(spot, "agent", name.as_str(), known())?;
+                self.known(entry, "agent", name.as_str(), known())?;
             }
         }
-        self.known_callers(spot, "user", &rule.users, &document.users)?;
-        self.known_callers(spot, "service", &rule.services, &document.services)?;
+        self.known_callers(entry, "user", &rule.users, &document.users)?;
+        self.known_callers(entry, "service", &rule.services, &document.services)?;
         if rule.users.is_empty() && rule.services.is_empty() && rule.groups.is_empty() {
             return Err(self.at(
-                spot,
+                entry,
                 "the rule is for nobody: give it users, groups or services",
             ));
         }
-        self.access_as(spot)
+        self.access_as(entry)
     }
 
     fn known_callers(
         &self,
-        spot: &Spot<Rule>,
-        sort: &str,
+        entry: &Spot<Rule>,
+        kind: &str,
         names: &[Name],
         callers: &[Spot<CallerEntry>],
     ) -> Result<(), Mistake> {
         let known = || callers.iter().map(|caller| caller.value.name.as_str());
         names
             .iter()
-            .try_for_each(|name| self.known(spot, sort, name.as_str(), known()))
+            .try_for_each(|name| self.known(entry, kind, name.as_str(), known()))
     }
 
     fn known<'n>(
         &self,
-        spot: &Spot<Rule>,
-        sort: &str,
+        entry: &Spot<Rule>,
+        kind: &str,
         name: &str,
         known: impl Iterator<Item = &'n str> + Clone,
     ) -> Result<(), Mistake> {
@@ -174,42 +174,42 @@ impl Check<'_> {
         }
         let hint = nearest(name, known).map(|near| format!(", did you mean {near}?"));
         Err(self.at(
-            spot,
+            entry,
             format!(
-                "the rule names the {sort} {name}, which does not exist{}",
+                "the rule names the {kind} {name}, which does not exist{}",
                 hint.unwrap_or_default()
             ),
         ))
     }
 
-    fn access_as(&self, spot: &Spot<Rule>) -> Result<(), Mistake> {
-        match &spot.value.access_as {
-            AccessAs::User if !spot.value.services.is_empty() => {
-                Err(self.at(spot, "a rule with services cannot have access_as: user, use ci_job, agent or impersonate"))
+    fn access_as(&self, entry: &Spot<Rule>) -> Result<(), Mistake> {
+        match &entry.value.access_as {
+            AccessAs::User if !entry.value.services.is_empty() => {
+                Err(self.at(entry, "a rule with services cannot have access_as: user, use ci_job, agent or impersonate"))
             }
-            AccessAs::CiJob if !spot.value.users.is_empty() => {
-                Err(self.at(spot, "a rule with users cannot have access_as: ci_job, use user, agent or impersonate"))
+            AccessAs::CiJob if !entry.value.users.is_empty() => {
+                Err(self.at(entry, "a rule with users cannot have access_as: ci_job, use user, agent or impersonate"))
             }
             AccessAs::Impersonate(whom) if whom.username.is_empty() => {
-                Err(self.at(spot, "impersonate needs a username that is not empty"))
+                Err(self.at(entry, "impersonate needs a username that is not empty"))
             }
             AccessAs::Impersonate(whom) if whom.groups.iter().any(String::is_empty) => {
-                Err(self.at(spot, "impersonate has an empty group"))
+                Err(self.at(entry, "impersonate has an empty group"))
             }
             AccessAs::Impersonate(whom)
                 if whom.extra.iter().any(|it| it.key.is_empty() || it.val.is_empty()) =>
             {
-                Err(self.at(spot, "impersonate has an extra without key or values"))
+                Err(self.at(entry, "impersonate has an extra without key or values"))
             }
             AccessAs::Agent | AccessAs::User | AccessAs::CiJob | AccessAs::Impersonate(_) => Ok(()),
         }
     }
 
-    fn at<T>(&self, spot: &Spot<T>, message: impl Into<String>) -> Mistake {
-        Mistake::at(self.file, spot, message)
+    fn at<T>(&self, entry: &Spot<T>, message: impl Into<String>) -> Mistake {
+        Mistake::at(self.file, entry, message)
     }
 }
 
-fn place<T>(spot: &Spot<T>) -> Spot<()> {
-    Spot::new((), spot.referenced, spot.defined)
+fn without_value<T>(entry: &Spot<T>) -> Spot<()> {
+    Spot::new((), entry.referenced, entry.defined)
 }

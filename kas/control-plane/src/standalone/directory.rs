@@ -159,7 +159,7 @@ impl Directory {
 
     /// Whether a token ended after `from`, and not after `to`.
     #[must_use]
-    pub fn some_token_ended(&self, from: Timestamp, to: Timestamp) -> bool {
+    pub fn any_token_expired(&self, from: Timestamp, to: Timestamp) -> bool {
         let first = self.ends.partition_point(|end| *end <= from);
         self.ends.get(first).is_some_and(|end| *end <= to)
     }

@@ -21,9 +21,9 @@ const READS_MAX: usize = 10;
 
 /// What was seen of the file so far.
 #[derive(Debug)]
-pub(super) struct Progress {
-    seen: Option<Fingerprint>,
-    looked_at: Timestamp,
+pub(super) struct FileState {
+    fingerprint: Option<Fingerprint>,
+    polled_at: Timestamp,
 }
 
 /// Another content has another fingerprint, since an edit changes the time and a swap the inode.
@@ -35,12 +35,12 @@ struct Fingerprint {
     modified: (i64, i64),
 }
 
-impl Progress {
+impl FileState {
     /// Taken before the first reading, so that a change meanwhile is noticed.
     pub(super) fn new(file: &Path, now: Timestamp) -> Self {
         Self {
-            seen: Fingerprint::of(file),
-            looked_at: now,
+            fingerprint: Fingerprint::of(file),
+            polled_at: now,
         }
     }
 }
@@ -78,7 +78,7 @@ impl Standalone {
     /// Whether nobody is writing the file just now.
     async fn settled(&self) -> bool {
         let before = Fingerprint::of(&self.file);
-        if before == lock(&self.progress).seen {
+        if before == lock(&self.file_state).fingerprint {
             return true;
         }
         tokio::time::sleep(SETTLE_TIME).await;
@@ -100,18 +100,18 @@ impl Standalone {
     ///
     /// Also counts the revision up when a token has ended since the last call.
     pub fn reload_if_changed(&self, now: Timestamp) -> Result<bool, StandaloneError> {
-        let mut progress = lock(&self.progress);
-        let before = std::mem::replace(&mut progress.looked_at, now);
+        let mut file_state = lock(&self.file_state);
+        let before = std::mem::replace(&mut file_state.polled_at, now);
         let mut fingerprint = Fingerprint::of(&self.file);
-        if fingerprint == progress.seen {
-            self.note_ended_tokens(before, now);
+        if fingerprint == file_state.fingerprint {
+            self.publish_expired_tokens(before, now);
             return Ok(false);
         }
         for _ in 0..READS_MAX {
             let directory = read(&self.file, now);
             let after = Fingerprint::of(&self.file);
             if fingerprint == after {
-                progress.seen = fingerprint;
+                file_state.fingerprint = fingerprint;
                 self.apply(directory?);
                 return Ok(true);
             }
@@ -129,8 +129,8 @@ impl Standalone {
         self.look(Timestamp::now());
     }
 
-    fn note_ended_tokens(&self, before: Timestamp, now: Timestamp) {
-        if self.directory.load().some_token_ended(before, now) {
+    fn publish_expired_tokens(&self, before: Timestamp, now: Timestamp) {
+        if self.directory.load().any_token_expired(before, now) {
             self.revision.send_modify(|revision| *revision += 1);
         }
     }

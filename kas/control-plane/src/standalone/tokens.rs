@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use crate::{Token, TokenHash};
 
 /// So that a new token can be rolled out while the old one still works.
-pub const MOST_LIVE_TOKENS: usize = 2;
+pub const MAX_LIVE_TOKENS: usize = 2;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -98,7 +98,7 @@ pub fn rotate(
     let keep = if grace.is_zero() {
         0
     } else {
-        MOST_LIVE_TOKENS - 1
+        MAX_LIVE_TOKENS - 1
     };
     let ended = tokens.len().saturating_sub(keep);
     tokens.drain(..ended);

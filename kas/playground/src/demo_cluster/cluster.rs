@@ -48,7 +48,7 @@ impl Cluster {
     }
 
     /// Tells of every change of the revision from now on.
-    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+    pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
 

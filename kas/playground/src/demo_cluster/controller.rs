@@ -27,7 +27,7 @@ const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// What the controllers remember between two looks.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct ControllerState {
     /// When each pod was first seen in its present stage.
     stages: HashMap<String, pods::Stage>,
     addresses: u32,
@@ -35,13 +35,13 @@ pub(crate) struct Memory {
 
 /// Runs the controllers until the cluster stops.
 pub(crate) async fn run(cluster: Arc<Cluster>) {
-    let mut news = cluster.news();
-    let mut memory = Memory::default();
+    let mut revisions = cluster.revisions();
+    let mut state = ControllerState::default();
     loop {
         let now = cluster.clock.now();
         let (due, seen) = cluster.write(|store| {
             let seen = store.revision();
-            (reconcile(store, &mut memory, now), seen)
+            (reconcile(store, &mut state, now), seen)
         });
         let wake = due.map_or_else(
             || Instant::now() + IDLE_ROUND_INTERVAL,
@@ -50,16 +50,16 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
         tokio::select! {
             () = cluster.stop.cancelled() => return,
             () = tokio::time::sleep_until(wake) => {}
-            () = something_to_do(&cluster, &mut news, seen) => {}
+            () = wait_for_change(&cluster, &mut revisions, seen) => {}
         }
         tokio::time::sleep(MIN_ROUND_INTERVAL).await;
     }
 }
 
 /// Waits for a change after `seen` that concerns the controllers.
-async fn something_to_do(cluster: &Cluster, news: &mut watch::Receiver<u64>, mut seen: u64) {
+async fn wait_for_change(cluster: &Cluster, revisions: &mut watch::Receiver<u64>, mut seen: u64) {
     loop {
-        news.mark_unchanged();
+        revisions.mark_unchanged();
         let concerned = cluster.read(|store| {
             let since = std::mem::replace(&mut seen, store.revision());
             match store.since(since) {
@@ -67,7 +67,7 @@ async fn something_to_do(cluster: &Cluster, news: &mut watch::Receiver<u64>, mut
                 Err(_) => true,
             }
         });
-        if concerned || news.changed().await.is_err() {
+        if concerned || revisions.changed().await.is_err() {
             return;
         }
     }
@@ -86,7 +86,7 @@ fn concerns(change: &Change) -> bool {
 /// Brings everything one step closer; answers when there is more to do.
 pub(crate) fn reconcile(
     store: &mut Store,
-    memory: &mut Memory,
+    state: &mut ControllerState,
     now: Timestamp,
 ) -> Option<Timestamp> {
     let steps = [
@@ -101,7 +101,7 @@ pub(crate) fn reconcile(
     }
     let retry = steps.iter().any(Result::is_err);
     let retry = retry.then(|| now.saturating_add(RETRY).unwrap_or(now));
-    let due = pods::reconcile(store, memory, now);
+    let due = pods::reconcile(store, state, now);
     events::expire(store, now);
     due.into_iter().chain(retry).min()
 }

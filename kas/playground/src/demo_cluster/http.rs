@@ -29,7 +29,7 @@ const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request whose body has arrived.
 #[derive(Debug)]
-struct Asked {
+struct ApiRequest {
     method: Method,
     query: Query,
     headers: HeaderMap,
@@ -47,13 +47,13 @@ where
         Ok(body) => body,
         Err(failure) => return refuse(&failure),
     };
-    let asked = Asked {
+    let request = ApiRequest {
         method: parts.method,
         query: Query::parse(parts.uri.query().unwrap_or_default()),
         headers: parts.headers,
         body,
     };
-    respond(cluster, parts.uri.path(), &asked).unwrap_or_else(|failure| refuse(&failure))
+    respond(cluster, parts.uri.path(), &request).unwrap_or_else(|failure| refuse(&failure))
 }
 
 async fn read<B>(body: B) -> Result<Bytes, Failure>
@@ -70,29 +70,29 @@ where
     }
 }
 
-fn respond(cluster: Arc<Cluster>, path: &str, asked: &Asked) -> Result<Answer, Failure> {
+fn respond(cluster: Arc<Cluster>, path: &str, request: &ApiRequest) -> Result<Answer, Failure> {
     match Route::parse(path) {
         Route::Health => Ok(text("ok")),
         Route::Version => Ok(document(&discovery::version())),
-        Route::Discovery(path) => discover(&path, asked),
+        Route::Discovery(path) => discover(&path, request),
         Route::OpenApi(path) => openapi::document(&path).map(|found| document(&found)),
         Route::Review(plural) => {
-            if asked.method != Method::POST {
+            if request.method != Method::POST {
                 return Err(Failure::method_not_allowed());
             }
-            let body = asked.json().unwrap_or(Value::Null);
-            let answer = review::answer(&plural, &asked.headers, &body)?;
+            let body = request.json().unwrap_or(Value::Null);
+            let answer = review::answer(&plural, &request.headers, &body)?;
             Ok(with_status(StatusCode::CREATED, &answer))
         }
-        Route::Resource(target) => resources::respond(cluster, target, asked),
+        Route::Resource(target) => resources::respond(cluster, target, request),
         Route::Unknown => Err(Failure::no_such_path()),
     }
 }
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-fn discover(path: &[String], asked: &Asked) -> Result<Answer, Failure> {
-    let accepted = asked.header(&ACCEPT);
+fn discover(path: &[String], request: &ApiRequest) -> Result<Answer, Failure> {
+    let accepted = request.header(&ACCEPT);
     let aggregated = path.len() == 1 && accepted.split(',').any(|one| one.trim() == AGGREGATED);
     let found = discovery::document(path, aggregated)?;
     let mut answer = document(&found);
@@ -103,7 +103,7 @@ fn discover(path: &[String], asked: &Asked) -> Result<Answer, Failure> {
     Ok(answer)
 }
 
-impl Asked {
+impl ApiRequest {
     fn header(&self, name: &http::HeaderName) -> &str {
         let value = self.headers.get(name);
         value

@@ -22,9 +22,9 @@ const KEPT: i64 = 100_000;
 
 /// Which lines are wanted and how they are written.
 #[derive(Debug)]
-struct Reading {
+struct LogReader {
     cluster: Arc<Cluster>,
-    news: watch::Receiver<u64>,
+    revisions: watch::Receiver<u64>,
     pod: Key,
     uid: String,
     container: String,
@@ -44,7 +44,7 @@ pub(crate) fn open(
     key: &Key,
     query: &Query,
 ) -> Result<impl Stream<Item = Bytes> + Send + use<>, Failure> {
-    let news = cluster.news();
+    let revisions = cluster.revisions();
     let pod = cluster
         .read(|store| store.get(key).cloned())
         .ok_or_else(|| Failure::not_found(key.kind, &key.name))?;
@@ -57,8 +57,8 @@ pub(crate) fn open(
     }
     let started = started(&pod, &container)?;
     let budget = query.number("limitBytes")?;
-    let mut reading = Reading {
-        news,
+    let mut reader = LogReader {
+        revisions,
         pod: key.clone(),
         uid: object::uid(&pod).to_owned(),
         container,
@@ -69,8 +69,8 @@ pub(crate) fn open(
         budget: budget.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         cluster,
     };
-    reading.next = first(&reading, query)?;
-    Ok(stream::unfold(reading, Reading::read))
+    reader.next = first(&reader, query)?;
+    Ok(stream::unfold(reader, LogReader::read))
 }
 
 fn container(pod: &Value, wanted: Option<&str>) -> Result<String, Failure> {
@@ -105,8 +105,8 @@ fn started(pod: &Value, container: &str) -> Result<Timestamp, Failure> {
 }
 
 /// The first line that the query asks for.
-fn first(reading: &Reading, query: &Query) -> Result<i64, Failure> {
-    let end = reading.written();
+fn first(reader: &LogReader, query: &Query) -> Result<i64, Failure> {
+    let end = reader.written();
     let mut first = (end - KEPT).max(0);
     if let Some(seconds) = query.number("sinceSeconds")? {
         first = first.max(end - i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -115,7 +115,7 @@ fn first(reading: &Reading, query: &Query) -> Result<i64, Failure> {
         .get("sinceTime")
         .and_then(|t| t.parse::<Timestamp>().ok())
     {
-        let after = since.duration_since(reading.started).as_secs();
+        let after = since.duration_since(reader.started).as_secs();
         first = first.max(after.saturating_add(1));
     }
     if let Some(lines) = query.number("tailLines")? {
@@ -124,7 +124,7 @@ fn first(reading: &Reading, query: &Query) -> Result<i64, Failure> {
     Ok(first.min(end).max(0))
 }
 
-impl Reading {
+impl LogReader {
     /// How many lines the container has written by now.
     fn written(&self) -> i64 {
         let running = self.cluster.clock.now().duration_since(self.started);
@@ -183,7 +183,7 @@ impl Reading {
             tokio::select! {
                 () = self.cluster.stop.cancelled() => return false,
                 () = tokio::time::sleep_until(due) => return true,
-                changed = self.news.changed() => if changed.is_err() { return false },
+                changed = self.revisions.changed() => if changed.is_err() { return false },
             }
         }
     }

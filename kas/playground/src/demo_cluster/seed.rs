@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::kinds;
 use super::store::Store;
-use super::verbs::{self, Occasion};
+use super::verbs::{self, WriteContext};
 
 /// Puts the first objects in.
 ///
 /// # Errors
 /// Fails only when the store's limits are smaller than this seed.
 pub(crate) fn plant(store: &mut Store, now: Timestamp) -> Result<(), Failure> {
-    let occasion = Occasion::at(now);
+    let context = WriteContext::at(now);
     let mut put = |plural, namespace, object| {
-        verbs::create(store, kinds::named(plural), namespace, object, occasion).map(drop)
+        verbs::create(store, kinds::named(plural), namespace, object, context).map(drop)
     };
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         put("namespaces", "", json!({"metadata": {"name": name}}))?;

@@ -7,8 +7,8 @@ use super::kinds::KindId;
 use super::object;
 
 /// What a rule says when it is broken: the field and why.
-type Broken = (String, String);
-type Verdict = Result<(), Broken>;
+type Violation = (String, String);
+type Validity = Result<(), Violation>;
 
 /// Checks a new object, or the next version of one.
 pub(crate) fn check(kind: KindId, object: &Value) -> Result<(), Failure> {
@@ -64,7 +64,7 @@ fn fixed_spec(pod: &Value) -> Value {
     spec
 }
 
-fn rules(kind: KindId, object: &Value) -> Verdict {
+fn rules(kind: KindId, object: &Value) -> Validity {
     metadata(object)?;
     match kind.info().plural {
         "pods" => pod_spec(object, "/spec"),
@@ -74,7 +74,7 @@ fn rules(kind: KindId, object: &Value) -> Verdict {
     }
 }
 
-fn require(holds: bool, field: &str, why: &str) -> Verdict {
+fn require(holds: bool, field: &str, why: &str) -> Validity {
     if holds {
         return Ok(());
     }
@@ -85,7 +85,7 @@ fn dotted(pointer: &str) -> String {
     pointer.trim_start_matches('/').replace('/', ".")
 }
 
-fn metadata(object: &Value) -> Verdict {
+fn metadata(object: &Value) -> Validity {
     let name = object::name(object);
     let why = format!(
         "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case \
@@ -106,7 +106,7 @@ fn is_name(name: &str) -> bool {
             .all(|c| inner(c) || matches!(c, '-' | '.' | ':'))
 }
 
-fn workload(object: &Value) -> Verdict {
+fn workload(object: &Value) -> Validity {
     let replicas = object.pointer("/spec/replicas");
     let counted = replicas.is_none_or(|n| n.as_i64().is_some_and(|n| (0..=100_000).contains(&n)));
     require(
@@ -129,7 +129,7 @@ fn workload(object: &Value) -> Verdict {
     pod_spec(object, "/spec/template/spec")
 }
 
-fn pod_spec(object: &Value, pointer: &str) -> Verdict {
+fn pod_spec(object: &Value, pointer: &str) -> Validity {
     let field = format!("{}.containers", dotted(pointer));
     let containers = object::list(object, &format!("{pointer}/containers"));
     require(!containers.is_empty(), &field, "Required value")?;
@@ -147,7 +147,7 @@ fn pod_spec(object: &Value, pointer: &str) -> Verdict {
     Ok(())
 }
 
-fn service(object: &Value) -> Verdict {
+fn service(object: &Value) -> Validity {
     let ports = object::list(object, "/spec/ports");
     let external = object["spec"]["type"] == "ExternalName";
     let headless = object["spec"]["clusterIP"] == "None";

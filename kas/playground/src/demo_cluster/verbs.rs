@@ -26,14 +26,14 @@ pub(crate) enum Part {
 
 /// When a write happens, and whether it only pretends to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Occasion {
+pub(crate) struct WriteContext {
     pub(crate) now: Timestamp,
     pub(crate) dry_run: bool,
     /// Whether fields that do not exist are refused; otherwise they are dropped.
     pub(crate) strict: bool,
 }
 
-impl Occasion {
+impl WriteContext {
     /// A write of the demo cluster's own.
     pub(crate) fn at(now: Timestamp) -> Self {
         Self {
@@ -50,11 +50,11 @@ pub(crate) fn update(
     key: &Key,
     part: Part,
     mut body: Value,
-    occasion: Occasion,
+    context: WriteContext,
 ) -> Result<Arc<Value>, Failure> {
     let old = existing(store, key)?;
     identify(key.kind, &key.namespace, &mut body)?;
-    tidy(key.kind, &mut body, occasion)?;
+    tidy(key.kind, &mut body, context)?;
     if object::name(&body) != key.name {
         return Err(Failure::bad_request(
             "the name of the object does not match the name on the URL",
@@ -69,7 +69,7 @@ pub(crate) fn update(
         let generation = object::number(&old, "/metadata/generation") + 1;
         object::set(&mut next, "metadata", "generation", json!(generation));
     }
-    if occasion.dry_run {
+    if context.dry_run {
         return Ok(Arc::new(next));
     }
     let written = store.replace(key.clone(), next)?;
@@ -149,18 +149,18 @@ pub(crate) fn patch(
     part: Part,
     format: Format,
     change: &Value,
-    occasion: Occasion,
+    context: WriteContext,
 ) -> Result<Arc<Value>, Failure> {
     let Some(old) = store.get(key).cloned() else {
         if format == Format::Apply && part == Part::Main {
             let mut body = change.clone();
             object::set(&mut body, "metadata", "name", json!(key.name));
-            return create(store, key.kind, &key.namespace, body, occasion);
+            return create(store, key.kind, &key.namespace, body, context);
         }
         return Err(Failure::not_found(key.kind, &key.name));
     };
     let body = format.apply(&old, change)?;
-    update(store, key, part, body, occasion)
+    update(store, key, part, body, context)
 }
 
 /// Checks that the body is an object of that kind and place, and says so in it.
@@ -193,9 +193,9 @@ fn identify(kind: KindId, namespace: &str, body: &mut Value) -> Result<(), Failu
     Ok(())
 }
 
-fn tidy(kind: KindId, body: &mut Value, occasion: Occasion) -> Result<(), Failure> {
+fn tidy(kind: KindId, body: &mut Value, context: WriteContext) -> Result<(), Failure> {
     let unknown = schema::tidy(kind.info().kind, body)?;
-    if unknown.is_empty() || !occasion.strict {
+    if unknown.is_empty() || !context.strict {
         return Ok(());
     }
     let named: Vec<_> = unknown

@@ -26,7 +26,7 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 struct Watch {
     cluster: Arc<Cluster>,
-    news: watch::Receiver<u64>,
+    revisions: watch::Receiver<u64>,
     selection: Selection,
     shape: Shape,
     /// Everything up to this revision has been told.
@@ -51,7 +51,7 @@ pub(crate) fn open(
     shape: Shape,
     query: &Query,
 ) -> Result<impl Stream<Item = Bytes> + Send + use<>, Failure> {
-    let news = cluster.news();
+    let revisions = cluster.revisions();
     let asked = query.number("resourceVersion")?.unwrap_or(0);
     let wants_initial = query.flag("sendInitialEvents");
     let length = query
@@ -60,7 +60,7 @@ pub(crate) fn open(
     let (told, initial) = cluster.read(|store| start(store, &selection, asked, wants_initial))?;
     let now = Instant::now();
     let watch = Watch {
-        news,
+        revisions,
         selection,
         shape,
         told,
@@ -204,7 +204,7 @@ impl Watch {
         };
         tokio::select! {
             () = self.cluster.stop.cancelled() => false,
-            changed = self.news.changed() => changed.is_ok(),
+            changed = self.revisions.changed() => changed.is_ok(),
             () = tokio::time::sleep_until(wake) => Instant::now() < self.end,
         }
     }

@@ -281,7 +281,7 @@ fn tokens_that_end_are_noticed_once() {
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let end = "2026-12-31T00:00:00Z";
 
-    assert!(!directory.some_token_ended(at("2026-01-01T00:00:00Z"), at("2026-12-30T23:59:59Z")));
-    assert!(directory.some_token_ended(at("2026-12-30T23:59:59Z"), at(end)));
-    assert!(!directory.some_token_ended(at(end), at("2027-06-01T00:00:00Z")));
+    assert!(!directory.any_token_expired(at("2026-01-01T00:00:00Z"), at("2026-12-30T23:59:59Z")));
+    assert!(directory.any_token_expired(at("2026-12-30T23:59:59Z"), at(end)));
+    assert!(!directory.any_token_expired(at(end), at("2027-06-01T00:00:00Z")));
 }

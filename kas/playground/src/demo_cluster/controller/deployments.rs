@@ -11,7 +11,7 @@ use super::super::kinds;
 use super::super::object::{self, number};
 use super::super::patch::Format;
 use super::super::store::{Key, Store};
-use super::super::verbs::{self, Deletion, Occasion, Part};
+use super::super::verbs::{self, Deletion, Part, WriteContext};
 use super::Step;
 
 mod rollout;
@@ -105,7 +105,7 @@ fn make(store: &mut Store, deployment: &Value, now: Timestamp) -> Result<Arc<Val
         "spec": {"replicas": 0, "selector": selector, "template": template}});
     let kind = kinds::named("replicasets");
     let namespace = object::namespace(deployment);
-    verbs::create(store, kind, namespace, set, Occasion::at(now))
+    verbs::create(store, kind, namespace, set, WriteContext::at(now))
 }
 
 /// Names the template; a name that is taken by another set gets a different one.
@@ -157,7 +157,7 @@ fn number_revision(store: &mut Store, deployment: &Value, current: &Value, now: 
             Part::Main,
             merge,
             &annotation,
-            Occasion::at(now),
+            WriteContext::at(now),
         )?;
     }
     Ok(())
@@ -174,7 +174,7 @@ fn prune(store: &mut Store, deployment: &Value, old: &[Arc<Value>], now: Timesta
     let surplus = empty.len().saturating_sub(kept);
     for set in empty.into_iter().take(surplus) {
         let key = Key::of(kinds::named("replicasets"), set);
-        verbs::delete(store, &key, &Deletion::default(), Occasion::at(now))?;
+        verbs::delete(store, &key, &Deletion::default(), WriteContext::at(now))?;
     }
     Ok(())
 }

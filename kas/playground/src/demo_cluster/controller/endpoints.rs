@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::object::{self, list, text};
 use super::super::patch::Format;
 use super::super::store::{Key, Store};
-use super::super::verbs::{self, Occasion, Part};
+use super::super::verbs::{self, Part, WriteContext};
 use super::super::{kinds, selector::Labels};
 use super::{Step, replicasets::is_ready};
 
@@ -32,11 +32,11 @@ fn write(store: &mut Store, service: &Value, now: Timestamp) -> Step {
     let namespace = object::namespace(service);
     let key = Key::new(kind, namespace, object::name(service));
     let slice = slice(service, &pods_behind(store, service));
-    let occasion = Occasion::at(now);
+    let context = WriteContext::at(now);
     if store.get(&key).is_none() {
-        return verbs::create(store, kind, namespace, slice, occasion).map(drop);
+        return verbs::create(store, kind, namespace, slice, context).map(drop);
     }
-    verbs::patch(store, &key, Part::Main, Format::Merge, &slice, occasion).map(drop)
+    verbs::patch(store, &key, Part::Main, Format::Merge, &slice, context).map(drop)
 }
 
 fn pods_behind(store: &Store, service: &Value) -> Vec<Arc<Value>> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::object::{self, list, text};
 use super::super::store::Store;
-use super::super::verbs::{self, Deletion, Occasion};
+use super::super::verbs::{self, Deletion, WriteContext};
 use super::Step;
 
 /// Deletes every object whose owners are all gone.
@@ -26,8 +26,8 @@ pub(super) fn collect(store: &mut Store, now: Timestamp) -> Step {
         .map(|(key, _)| key.clone())
         .collect();
     for key in orphans {
-        let occasion = Occasion::at(now);
-        verbs::delete(store, &key, &Deletion::default(), occasion)?;
+        let context = WriteContext::at(now);
+        verbs::delete(store, &key, &Deletion::default(), context)?;
     }
     Ok(())
 }

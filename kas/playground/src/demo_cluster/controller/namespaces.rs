@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::store::{Key, Store};
-use super::super::verbs::{self, Deletion, Occasion};
+use super::super::verbs::{self, Deletion, WriteContext};
 use super::super::{kinds, object};
 use super::Step;
 
@@ -31,8 +31,8 @@ fn furnish(store: &mut Store, namespace: &str, now: Timestamp) -> Step {
         let kind = kinds::named(plural);
         let key = Key::new(kind, namespace, object::name(&object));
         if store.get(&key).is_none() {
-            let occasion = Occasion::at(now);
-            verbs::create(store, kind, namespace, object, occasion)?;
+            let context = WriteContext::at(now);
+            verbs::create(store, kind, namespace, object, context)?;
         }
     }
     Ok(())
@@ -50,8 +50,8 @@ fn empty(store: &mut Store, namespace: &Value, now: Timestamp) -> Step {
     }
     for (key, going) in content {
         if !going {
-            let occasion = Occasion::at(now);
-            verbs::delete(store, &key, &Deletion::default(), occasion)?;
+            let context = WriteContext::at(now);
+            verbs::delete(store, &key, &Deletion::default(), context)?;
         }
     }
     Ok(())

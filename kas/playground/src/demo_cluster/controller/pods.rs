@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::object::{self, list, text};
 use super::super::store::{Key, Store};
 use super::super::{clock, kinds};
-use super::{Memory, events};
+use super::{ControllerState, events};
 
 const NODE: &str = "demo-node";
 /// More pods than this do not fit on the node.
@@ -18,7 +18,7 @@ const CAPACITY: usize = 500;
 
 /// What a pod does before its next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
+enum Activity {
     Waiting,
     Creating,
     Running,
@@ -28,11 +28,11 @@ enum Doing {
 /// What a pod is doing, and since when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stage {
-    doing: Doing,
+    activity: Activity,
     since: Timestamp,
 }
 
-impl Doing {
+impl Activity {
     fn of(pod: &Value) -> Self {
         match () {
             () if object::deleting(pod) => Self::Terminating,
@@ -56,57 +56,63 @@ impl Doing {
 /// Takes every pod whose time has come to its next stage; answers when the next one is due.
 pub(super) fn reconcile(
     store: &mut Store,
-    memory: &mut Memory,
+    state: &mut ControllerState,
     now: Timestamp,
 ) -> Option<Timestamp> {
     let kind = kinds::named("pods");
     let pods: Vec<_> = store.list(kind, None).cloned().collect();
     let mut placed = pods
         .iter()
-        .filter(|pod| Doing::of(pod) != Doing::Waiting)
+        .filter(|pod| Activity::of(pod) != Activity::Waiting)
         .count();
     let uids: HashSet<_> = pods.iter().map(|pod| object::uid(pod)).collect();
-    memory.stages.retain(|uid, _| uids.contains(uid.as_str()));
+    state.stages.retain(|uid, _| uids.contains(uid.as_str()));
     let mut due = None;
     for pod in &pods {
-        let doing = Doing::of(pod);
-        let stage = memory
+        let activity = Activity::of(pod);
+        let stage = state
             .stages
             .entry(object::uid(pod).to_owned())
-            .and_modify(|stage| *stage = stage.at(doing, now))
-            .or_insert(Stage { doing, since: now });
+            .and_modify(|stage| *stage = stage.at(activity, now))
+            .or_insert(Stage {
+                activity,
+                since: now,
+            });
         let Some(end) = stage.end() else { continue };
         if now < end {
             due = Some(due.map_or(end, |due: Timestamp| due.min(end)));
             continue;
         }
-        match doing {
-            Doing::Waiting if placed >= CAPACITY => unschedulable(store, pod, now),
-            Doing::Waiting => {
+        match activity {
+            Activity::Waiting if placed >= CAPACITY => unschedulable(store, pod, now),
+            Activity::Waiting => {
                 placed += 1;
                 schedule(store, pod, now);
             }
-            Doing::Creating => {
-                memory.addresses += 1;
-                start(store, pod, memory.addresses, now);
+            Activity::Creating => {
+                state.addresses += 1;
+                start(store, pod, state.addresses, now);
             }
-            Doing::Terminating => terminate(store, pod),
-            Doing::Running => {}
+            Activity::Terminating => terminate(store, pod),
+            Activity::Running => {}
         }
     }
     due
 }
 
 impl Stage {
-    fn at(self, doing: Doing, now: Timestamp) -> Self {
-        if self.doing == doing {
+    fn at(self, activity: Activity, now: Timestamp) -> Self {
+        if self.activity == activity {
             return self;
         }
-        Self { doing, since: now }
+        Self {
+            activity,
+            since: now,
+        }
     }
 
     fn end(self) -> Option<Timestamp> {
-        let length = self.doing.length()?;
+        let length = self.activity.length()?;
         self.since.saturating_add(length).ok()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::object::{self, list, number};
 use super::super::store::{Key, Store};
-use super::super::verbs::{self, Deletion, Occasion};
+use super::super::verbs::{self, Deletion, WriteContext};
 use super::super::{kinds, patch::Format};
 use super::{Step, events};
 
@@ -50,7 +50,7 @@ fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
             kinds::named("pods"),
             object::namespace(set),
             new_pod(set),
-            Occasion::at(now),
+            WriteContext::at(now),
         )?;
         let message = format!("Created pod: {}", object::name(&pod));
         events::record(store, set, "SuccessfulCreate", &message, now);
@@ -62,8 +62,8 @@ fn scale(store: &mut Store, set: &Value, now: Timestamp) -> Step {
             .take((pods.len() - wanted).min(MAX_PODS_PER_ROUND))
         {
             let key = Key::of(kinds::named("pods"), pod);
-            let occasion = Occasion::at(now);
-            verbs::delete(store, &key, &Deletion::default(), occasion)?;
+            let context = WriteContext::at(now);
+            verbs::delete(store, &key, &Deletion::default(), context)?;
             let message = format!("Deleted pod: {}", key.name);
             events::record(store, set, "SuccessfulDelete", &message, now);
         }
@@ -90,14 +90,14 @@ fn count(store: &mut Store, set: &Value, now: Timestamp) -> Step {
         "readyReplicas": ready, "availableReplicas": ready,
         "observedGeneration": set["metadata"]["generation"]}});
     let key = Key::of(kinds::named("replicasets"), set);
-    let occasion = Occasion::at(now);
+    let context = WriteContext::at(now);
     verbs::patch(
         store,
         &key,
         verbs::Part::Status,
         Format::Merge,
         &status,
-        occasion,
+        context,
     )
     .map(drop)
 }

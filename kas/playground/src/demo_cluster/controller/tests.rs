@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::super::object::{self, list, number, text};
 use super::super::store::{Key, Limits};
-use super::super::verbs::{self, Deletion, Occasion, Part};
+use super::super::verbs::{self, Deletion, Part, WriteContext};
 use super::super::{kinds, patch::Format, seed};
 use super::*;
 
 /// A cluster whose time is turned by hand.
 struct World {
     store: Store,
-    memory: Memory,
+    state: ControllerState,
     now: Timestamp,
 }
 
@@ -20,8 +20,8 @@ impl World {
         let mut store = Store::new(Limits::default(), 1, 1);
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         seed::plant(&mut store, now).unwrap();
-        let memory = Memory::default();
-        let mut world = Self { store, memory, now };
+        let state = ControllerState::default();
+        let mut world = Self { store, state, now };
         world.settle();
         world
     }
@@ -30,7 +30,7 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..500 {
             let before = self.store.revision();
-            let due = reconcile(&mut self.store, &mut self.memory, self.now);
+            let due = reconcile(&mut self.store, &mut self.state, self.now);
             match due {
                 Some(due) => self.now = due.max(self.now),
                 None if self.store.revision() == before => return,
@@ -53,28 +53,28 @@ impl World {
 
     fn merge(&mut self, plural: &str, name: &str, change: &Value) {
         let key = Key::new(kinds::named(plural), "default", name);
-        let occasion = Occasion::at(self.now);
+        let context = WriteContext::at(self.now);
         verbs::patch(
             &mut self.store,
             &key,
             Part::Main,
             Format::Merge,
             change,
-            occasion,
+            context,
         )
         .unwrap();
     }
 
     fn create(&mut self, plural: &str, namespace: &str, object: Value) {
         let kind = kinds::named(plural);
-        let occasion = Occasion::at(self.now);
-        verbs::create(&mut self.store, kind, namespace, object, occasion).unwrap();
+        let context = WriteContext::at(self.now);
+        verbs::create(&mut self.store, kind, namespace, object, context).unwrap();
     }
 
     fn delete(&mut self, plural: &str, namespace: &str, name: &str) {
         let key = Key::new(kinds::named(plural), namespace, name);
-        let occasion = Occasion::at(self.now);
-        verbs::delete(&mut self.store, &key, &Deletion::default(), occasion).unwrap();
+        let context = WriteContext::at(self.now);
+        verbs::delete(&mut self.store, &key, &Deletion::default(), context).unwrap();
     }
 }
 

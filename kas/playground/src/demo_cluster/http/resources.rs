@@ -12,9 +12,9 @@ use super::super::patch::Format;
 use super::super::request::{Selection, Target};
 use super::super::shape::Shape;
 use super::super::store::{Key, Store};
-use super::super::verbs::{self, Deletion, Occasion, Outcome, Part};
+use super::super::verbs::{self, Deletion, Outcome, Part, WriteContext};
 use super::super::{kinds, logs, watch};
-use super::{Answer, Asked, document, streamed, success, with_status};
+use super::{Answer, ApiRequest, document, streamed, success, with_status};
 
 mod list;
 mod scale;
@@ -23,16 +23,16 @@ mod scale;
 pub(super) fn respond(
     cluster: Arc<Cluster>,
     target: Target,
-    asked: &Asked,
+    request: &ApiRequest,
 ) -> Result<Answer, Failure> {
     let namespaced = target.kind.info().namespaced;
     if target.name.is_some() && namespaced && target.namespace.is_none() {
         return Err(Failure::no_such_path());
     }
     match (target.name.clone(), target.subresource.clone()) {
-        (None, _) => collection(cluster, target, asked),
-        (Some(name), None) => single(cluster, target, &name, asked),
-        (Some(name), Some(sub)) => subresource(cluster, target, &name, &sub, asked),
+        (None, _) => collection(cluster, target, request),
+        (Some(name), None) => single(cluster, target, &name, request),
+        (Some(name), Some(sub)) => subresource(cluster, target, &name, &sub, request),
     }
 }
 
@@ -44,9 +44,9 @@ fn key(target: &Target, name: &str) -> Key {
     )
 }
 
-impl Asked {
-    fn occasion(&self, cluster: &Cluster) -> Occasion {
-        Occasion {
+impl ApiRequest {
+    fn context(&self, cluster: &Cluster) -> WriteContext {
+        WriteContext {
             now: cluster.clock.now(),
             dry_run: self.query.get("dryRun").is_some(),
             strict: self.query.get("fieldValidation") == Some("Strict"),
@@ -74,37 +74,49 @@ impl Asked {
     }
 }
 
-fn collection(cluster: Arc<Cluster>, target: Target, asked: &Asked) -> Result<Answer, Failure> {
-    let watching = asked.query.flag("watch");
-    match asked.method {
-        Method::GET if watching => observe(cluster, &target, asked),
-        Method::GET => list::answer(&cluster, &target, asked),
+fn collection(
+    cluster: Arc<Cluster>,
+    target: Target,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
+    let watching = request.query.flag("watch");
+    match request.method {
+        Method::GET if watching => observe(cluster, &target, request),
+        Method::GET => list::answer(&cluster, &target, request),
         Method::POST => {
-            let occasion = asked.occasion(&cluster);
-            let body = asked.json()?;
+            let context = request.context(&cluster);
+            let body = request.json()?;
             let namespace = target.namespace.unwrap_or_default();
             if target.kind.info().namespaced && namespace.is_empty() {
                 return Err(Failure::method_not_allowed());
             }
             let made = cluster
-                .write(|store| verbs::create(store, target.kind, &namespace, body, occasion))?;
+                .write(|store| verbs::create(store, target.kind, &namespace, body, context))?;
             Ok(with_status(StatusCode::CREATED, &made))
         }
-        Method::DELETE => delete_selected(&cluster, &target, asked),
+        Method::DELETE => delete_selected(&cluster, &target, request),
         _ => Err(Failure::method_not_allowed()),
     }
 }
 
-fn observe(cluster: Arc<Cluster>, target: &Target, asked: &Asked) -> Result<Answer, Failure> {
-    let selection = Selection::of(target, &asked.query)?;
-    let chunks = watch::open(cluster, selection, asked.shape()?, &asked.query)?;
+fn observe(
+    cluster: Arc<Cluster>,
+    target: &Target,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
+    let selection = Selection::of(target, &request.query)?;
+    let chunks = watch::open(cluster, selection, request.shape()?, &request.query)?;
     Ok(streamed("application/json", chunks))
 }
 
-fn delete_selected(cluster: &Cluster, target: &Target, asked: &Asked) -> Result<Answer, Failure> {
-    let selection = Selection::of(target, &asked.query)?;
-    let deletion = asked.deletion()?;
-    let occasion = asked.occasion(cluster);
+fn delete_selected(
+    cluster: &Cluster,
+    target: &Target,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
+    let selection = Selection::of(target, &request.query)?;
+    let deletion = request.deletion()?;
+    let context = request.context(cluster);
     let gone = cluster.write(|store| {
         let keys: Vec<_> = store
             .list(target.kind, target.namespace.as_deref())
@@ -112,11 +124,11 @@ fn delete_selected(cluster: &Cluster, target: &Target, asked: &Asked) -> Result<
             .map(|object| Key::of(target.kind, object))
             .collect();
         keys.iter()
-            .map(|key| verbs::delete(store, key, &deletion, occasion))
+            .map(|key| verbs::delete(store, key, &deletion, context))
             .map(|outcome| outcome.map(Outcome::into_object))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    let now = occasion.now;
+    let now = context.now;
     let list = Shape::Plain.many(target.kind, &gone, json!({}), now);
     Ok(document(&list))
 }
@@ -125,22 +137,22 @@ fn single(
     cluster: Arc<Cluster>,
     target: Target,
     name: &str,
-    asked: &Asked,
+    request: &ApiRequest,
 ) -> Result<Answer, Failure> {
     let key = key(&target, name);
-    match asked.method {
-        Method::GET if asked.query.flag("watch") => observe(cluster, &target, asked),
+    match request.method {
+        Method::GET if request.query.flag("watch") => observe(cluster, &target, request),
         Method::GET => {
             let object = find(&cluster, &key)?;
-            let shaped = asked.shape()?;
+            let shaped = request.shape()?;
             Ok(document(&shaped.one(
                 key.kind,
                 &object,
                 cluster.clock.now(),
             )))
         }
-        Method::DELETE => delete(&cluster, &key, asked),
-        _ => write(&cluster, &key, Part::Main, asked),
+        Method::DELETE => delete(&cluster, &key, request),
+        _ => write(&cluster, &key, Part::Main, request),
     }
 }
 
@@ -150,29 +162,34 @@ fn find(cluster: &Cluster, key: &Key) -> Result<Arc<Value>, Failure> {
         .ok_or_else(|| Failure::not_found(key.kind, &key.name))
 }
 
-fn delete(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answer, Failure> {
-    let deletion = asked.deletion()?;
-    let occasion = asked.occasion(cluster);
-    let outcome = cluster.write(|store| verbs::delete(store, key, &deletion, occasion))?;
+fn delete(cluster: &Cluster, key: &Key, request: &ApiRequest) -> Result<Answer, Failure> {
+    let deletion = request.deletion()?;
+    let context = request.context(cluster);
+    let outcome = cluster.write(|store| verbs::delete(store, key, &deletion, context))?;
     Ok(match outcome {
         Outcome::Gone(object) => document(&success(key.kind.info(), &object)),
         Outcome::Going(object) => document(&object),
     })
 }
 
-fn write(cluster: &Cluster, key: &Key, part: Part, asked: &Asked) -> Result<Answer, Failure> {
-    let occasion = asked.occasion(cluster);
-    let written = match asked.method {
+fn write(
+    cluster: &Cluster,
+    key: &Key,
+    part: Part,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
+    let context = request.context(cluster);
+    let written = match request.method {
         Method::PUT => {
-            let body = asked.json()?;
-            cluster.write(|store| verbs::update(store, key, part, body, occasion))
+            let body = request.json()?;
+            cluster.write(|store| verbs::update(store, key, part, body, context))
         }
         Method::PATCH => {
-            let format = asked.patch_format()?;
-            let change = asked.json()?;
+            let format = request.patch_format()?;
+            let change = request.json()?;
             return cluster.write(|store| {
                 let fresh = store.get(key).is_none();
-                let object = verbs::patch(store, key, part, format, &change, occasion)?;
+                let object = verbs::patch(store, key, part, format, &change, context)?;
                 let status = if fresh {
                     StatusCode::CREATED
                 } else {
@@ -191,7 +208,7 @@ fn subresource(
     target: Target,
     name: &str,
     sub: &str,
-    asked: &Asked,
+    request: &ApiRequest,
 ) -> Result<Answer, Failure> {
     let key = key(&target, name);
     let known = key.kind.info().subresource(sub).is_some();
@@ -200,15 +217,15 @@ fn subresource(
         return Err(Failure::no_such_path());
     }
     match sub {
-        "status" if asked.method == Method::GET => find(&cluster, &key).map(|o| document(&o)),
-        "status" => write(&cluster, &key, Part::Status, asked),
-        "finalize" => write(&cluster, &key, Part::Main, asked),
-        "scale" => scale::answer(&cluster, &key, asked),
+        "status" if request.method == Method::GET => find(&cluster, &key).map(|o| document(&o)),
+        "status" => write(&cluster, &key, Part::Status, request),
+        "finalize" => write(&cluster, &key, Part::Main, request),
+        "scale" => scale::answer(&cluster, &key, request),
         "log" => {
-            let lines = logs::open(cluster, &key, &asked.query)?;
+            let lines = logs::open(cluster, &key, &request.query)?;
             Ok(streamed("text/plain", lines))
         }
-        "eviction" => evict(&cluster, &key, asked),
+        "eviction" => evict(&cluster, &key, request),
         _ => {
             find(&cluster, &key)?;
             Err(Failure::no_containers(&format!(
@@ -219,14 +236,14 @@ fn subresource(
     }
 }
 
-fn evict(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answer, Failure> {
-    if asked.method != Method::POST {
+fn evict(cluster: &Cluster, key: &Key, request: &ApiRequest) -> Result<Answer, Failure> {
+    if request.method != Method::POST {
         return Err(Failure::method_not_allowed());
     }
-    let body = asked.json()?;
+    let body = request.json()?;
     let deletion = Deletion::read(&body["deleteOptions"], None, None);
-    let occasion = asked.occasion(cluster);
-    let delete = |store: &mut Store| verbs::delete(store, key, &deletion, occasion);
+    let context = request.context(cluster);
+    let delete = |store: &mut Store| verbs::delete(store, key, &deletion, context);
     let object = cluster.write(delete)?.into_object();
     let status = success(key.kind.info(), &object);
     Ok(with_status(StatusCode::CREATED, &status))

@@ -10,7 +10,7 @@ use super::super::failure::Failure;
 use super::super::kinds::{self, KindId};
 use super::super::store::{Key, Store};
 use super::super::{clock, defaults, object, validate};
-use super::{Occasion, identify, tidy};
+use super::{WriteContext, identify, tidy};
 
 /// Makes a new object of that kind; `namespace` is the one of the request's path.
 pub(crate) fn create(
@@ -18,10 +18,10 @@ pub(crate) fn create(
     kind: KindId,
     namespace: &str,
     mut body: Value,
-    occasion: Occasion,
+    context: WriteContext,
 ) -> Result<Arc<Value>, Failure> {
     identify(kind, namespace, &mut body)?;
-    tidy(kind, &mut body, occasion)?;
+    tidy(kind, &mut body, context)?;
     if !object::text(&body, "/metadata/resourceVersion").is_empty() {
         return Err(Failure::bad_request(
             "resourceVersion should not be set on objects to be created",
@@ -29,12 +29,12 @@ pub(crate) fn create(
     }
     name_it(store, &mut body);
     open_namespace(store, kind, &body)?;
-    birth(store, kind, &mut body, occasion.now);
+    birth(store, kind, &mut body, context.now);
     defaults::fill(kind, &mut body);
     address(store, kind, &mut body);
     validate::check(kind, &body)?;
     let key = Key::of(kind, &body);
-    if occasion.dry_run {
+    if context.dry_run {
         return pretend(store, &key, body);
     }
     store.insert(key, body)

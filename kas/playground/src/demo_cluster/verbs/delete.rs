@@ -9,7 +9,7 @@ use super::super::failure::Failure;
 use super::super::kinds;
 use super::super::store::{Key, Store};
 use super::super::{clock, object};
-use super::{Occasion, existing};
+use super::{WriteContext, existing};
 
 const PROTECTED: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -53,7 +53,7 @@ pub(crate) fn delete(
     store: &mut Store,
     key: &Key,
     deletion: &Deletion,
-    occasion: Occasion,
+    context: WriteContext,
 ) -> Result<Outcome, Failure> {
     let old = existing(store, key)?;
     preconditions(key, deletion, &old)?;
@@ -64,14 +64,14 @@ pub(crate) fn delete(
     }
     let grace = grace(key, deletion, &old);
     let stays = grace > 0 || namespace || object::finalized_by_others(&old);
-    if occasion.dry_run {
+    if context.dry_run {
         return Ok(Outcome::Gone(old));
     }
     if deletion.orphan {
         disown(store, &old)?;
     }
     if stays {
-        let next = marked(&old, grace, namespace, occasion.now);
+        let next = marked(&old, grace, namespace, context.now);
         return store.replace(key.clone(), next).map(Outcome::Going);
     }
     store

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::controller::{self, Memory};
+use super::super::controller::{self, ControllerState};
 use super::super::seed;
 use super::super::store::Limits;
 use super::*;
@@ -22,8 +22,8 @@ fn welcome() -> Key {
 }
 
 fn merge(store: &mut Store, key: &Key, change: &Value) -> Result<Arc<Value>, Failure> {
-    let occasion = Occasion::at(now());
-    patch(store, key, Part::Main, Format::Merge, change, occasion)
+    let context = WriteContext::at(now());
+    patch(store, key, Part::Main, Format::Merge, change, context)
 }
 
 #[test]
@@ -32,7 +32,13 @@ fn only_the_latest_version_may_be_replaced() {
     let old = Value::clone(store.get(&welcome()).unwrap());
     merge(&mut store, &welcome(), &json!({"data": {"a": "1"}})).unwrap();
 
-    let stale = update(&mut store, &welcome(), Part::Main, old, Occasion::at(now()));
+    let stale = update(
+        &mut store,
+        &welcome(),
+        Part::Main,
+        old,
+        WriteContext::at(now()),
+    );
 
     assert_eq!(stale.unwrap_err().code, 409);
 }
@@ -44,14 +50,14 @@ fn the_status_is_written_apart() {
     let change = json!({"spec": {"replicas": 7}, "status": {"replicas": 9}});
 
     let main = merge(&mut store, &key, &change).unwrap();
-    let occasion = Occasion::at(now());
+    let context = WriteContext::at(now());
     let status = patch(
         &mut store,
         &key,
         Part::Status,
         Format::Merge,
         &change,
-        occasion,
+        context,
     )
     .unwrap();
 
@@ -68,15 +74,15 @@ fn the_status_is_written_apart() {
 fn a_dry_run_changes_nothing() {
     let mut store = store();
     let before = store.revision();
-    let occasion = Occasion {
+    let context = WriteContext {
         dry_run: true,
-        ..Occasion::at(now())
+        ..WriteContext::at(now())
     };
     let body = json!({"metadata": {"name": "dry"}});
     let kind = kinds::named("configmaps");
 
-    create(&mut store, kind, "default", body, occasion).unwrap();
-    delete(&mut store, &welcome(), &Deletion::default(), occasion).unwrap();
+    create(&mut store, kind, "default", body, context).unwrap();
+    delete(&mut store, &welcome(), &Deletion::default(), context).unwrap();
 
     assert_eq!(store.revision(), before);
 }
@@ -86,9 +92,9 @@ fn apply_makes_what_is_missing() {
     let mut store = store();
     let key = Key::new(kinds::named("configmaps"), "default", "new");
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}});
-    let occasion = Occasion::at(now());
+    let context = WriteContext::at(now());
 
-    let made = patch(&mut store, &key, Part::Main, Format::Apply, &body, occasion).unwrap();
+    let made = patch(&mut store, &key, Part::Main, Format::Apply, &body, context).unwrap();
 
     assert_eq!(object::name(&made), "new");
 }
@@ -98,15 +104,15 @@ fn leases_are_taken_by_one() {
     let mut store = store();
     let kind = kinds::named("leases");
     let lease = json!({"metadata": {"name": "leader"}, "spec": {"holderIdentity": "a"}});
-    let occasion = Occasion::at(now());
-    let made = create(&mut store, kind, "default", lease.clone(), occasion).unwrap();
+    let context = WriteContext::at(now());
+    let made = create(&mut store, kind, "default", lease.clone(), context).unwrap();
     let key = Key::of(kind, &made);
 
-    let twice = create(&mut store, kind, "default", lease, occasion);
+    let twice = create(&mut store, kind, "default", lease, context);
     let mut taken = Value::clone(&made);
     taken["spec"]["holderIdentity"] = json!("b");
-    let first = update(&mut store, &key, Part::Main, taken.clone(), occasion);
-    let second = update(&mut store, &key, Part::Main, taken, occasion);
+    let first = update(&mut store, &key, Part::Main, taken.clone(), context);
+    let second = update(&mut store, &key, Part::Main, taken, context);
 
     assert_eq!(twice.unwrap_err().code, 409);
     assert!(first.is_ok());
@@ -188,10 +194,10 @@ fn strange_deployment() -> impl Strategy<Value = Value> {
 }
 
 fn survive(store: &mut Store) {
-    let mut memory = Memory::default();
+    let mut state = ControllerState::default();
     let mut time = now();
     for _ in 0..5 {
-        let due = controller::reconcile(store, &mut memory, time);
+        let due = controller::reconcile(store, &mut state, time);
         time = due.unwrap_or(time);
     }
 }
@@ -207,13 +213,13 @@ proptest! {
         if body.is_object() {
             object::set(&mut body, "metadata", "name", json!("x"));
         }
-        let occasion = Occasion::at(now());
+        let context = WriteContext::at(now());
 
-        let _ = create(&mut store, kind, "default", body, occasion);
+        let _ = create(&mut store, kind, "default", body, context);
         for format in [Format::Merge, Format::Strategic, Format::Json, Format::Apply] {
             for key in [welcome(), Key::new(kind, "default", "x")] {
-                let _ = patch(&mut store, &key, Part::Main, format, &change, occasion);
-                let _ = patch(&mut store, &key, Part::Status, format, &change, occasion);
+                let _ = patch(&mut store, &key, Part::Main, format, &change, context);
+                let _ = patch(&mut store, &key, Part::Status, format, &change, context);
             }
         }
 
@@ -225,7 +231,7 @@ proptest! {
         let mut store = store();
         let kind = kinds::named("deployments");
 
-        let _ = create(&mut store, kind, "default", deployment, Occasion::at(now()));
+        let _ = create(&mut store, kind, "default", deployment, WriteContext::at(now()));
 
         survive(&mut store);
     }

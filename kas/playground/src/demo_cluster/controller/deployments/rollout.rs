@@ -9,7 +9,7 @@ use super::super::super::kinds;
 use super::super::super::object::{number, text};
 use super::super::super::patch::Format;
 use super::super::super::store::{Key, Store};
-use super::super::super::verbs::{self, Occasion, Part};
+use super::super::super::verbs::{self, Part, WriteContext};
 use super::super::{Step, events};
 
 /// The sizes that the sets get next.
@@ -57,7 +57,14 @@ impl Rollout {
             let key = Key::of(kinds::named("replicasets"), &set);
             let scale = json!({"spec": {"replicas": size}});
             let merge = Format::Merge;
-            verbs::patch(store, &key, Part::Main, merge, &scale, Occasion::at(now))?;
+            verbs::patch(
+                store,
+                &key,
+                Part::Main,
+                merge,
+                &scale,
+                WriteContext::at(now),
+            )?;
             let way = if size > before { "up" } else { "down" };
             let message = format!(
                 "Scaled {way} replica set {} from {before} to {size}",

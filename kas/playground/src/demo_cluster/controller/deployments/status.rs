@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::super::object::{self, list, number};
 use super::super::super::patch::Format;
 use super::super::super::store::{Key, Store};
-use super::super::super::verbs::{self, Occasion, Part};
+use super::super::super::verbs::{self, Part, WriteContext};
 use super::super::super::{clock, kinds};
 use super::super::Step;
 use super::rollout::bounds;
@@ -41,7 +41,15 @@ pub(super) fn write(
         "conditions": [availability(&latest, wanted, available, now),
                        progress(&latest, set, done, now)]}});
     let merge = Format::Merge;
-    verbs::patch(store, &key, Part::Status, merge, &status, Occasion::at(now)).map(drop)
+    verbs::patch(
+        store,
+        &key,
+        Part::Status,
+        merge,
+        &status,
+        WriteContext::at(now),
+    )
+    .map(drop)
 }
 
 fn availability(deployment: &Value, wanted: i64, available: i64, now: Timestamp) -> Value {

@@ -10,11 +10,11 @@ use super::super::super::cluster::Cluster;
 use super::super::super::failure::Failure;
 use super::super::super::object;
 use super::super::super::request::{Selection, Target};
-use super::super::{Answer, Asked, document};
+use super::super::{Answer, ApiRequest, document};
 
 /// Where a page ended; travels as the opaque `continue` token.
 #[derive(Debug, Clone, PartialEq)]
-struct Place {
+struct ContinueToken {
     namespace: String,
     name: String,
 }
@@ -27,22 +27,30 @@ struct Page {
 }
 
 /// Answers with the objects that the query selects.
-pub(super) fn answer(cluster: &Cluster, target: &Target, asked: &Asked) -> Result<Answer, Failure> {
-    let selection = Selection::of(target, &asked.query)?;
-    let shape = asked.shape()?;
-    let after = asked.query.get("continue").map(Place::decode).transpose()?;
-    let limit = match asked.query.number("limit")? {
+pub(super) fn answer(
+    cluster: &Cluster,
+    target: &Target,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
+    let selection = Selection::of(target, &request.query)?;
+    let shape = request.shape()?;
+    let after = request
+        .query
+        .get("continue")
+        .map(ContinueToken::decode)
+        .transpose()?;
+    let limit = match request.query.number("limit")? {
         None | Some(0) => usize::MAX,
         Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
     };
     let page = page(cluster, &selection, after.as_ref(), limit);
-    let asked_revision = asked.query.number("resourceVersion")?.unwrap_or(0);
+    let asked_revision = request.query.number("resourceVersion")?.unwrap_or(0);
     if asked_revision > page.revision {
         return Err(Failure::from_the_future(asked_revision, page.revision));
     }
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(last) = page.objects.last().filter(|_| page.remaining > 0) {
-        metadata["continue"] = json!(Place::of(last).encode());
+        metadata["continue"] = json!(ContinueToken::of(last).encode());
         metadata["remainingItemCount"] = json!(page.remaining);
     }
     let now = cluster.clock.now();
@@ -54,11 +62,16 @@ pub(super) fn answer(cluster: &Cluster, target: &Target, asked: &Asked) -> Resul
     )))
 }
 
-fn page(cluster: &Cluster, selection: &Selection, after: Option<&Place>, limit: usize) -> Page {
+fn page(
+    cluster: &Cluster,
+    selection: &Selection,
+    after: Option<&ContinueToken>,
+    limit: usize,
+) -> Page {
     cluster.read(|store| {
         let mut selected = store
             .list(selection.kind, selection.namespace.as_deref())
-            .filter(|object| after.is_none_or(|place| place.is_before(object)))
+            .filter(|object| after.is_none_or(|token| token.is_before(object)))
             .filter(|object| selection.holds(object));
         Page {
             objects: selected.by_ref().take(limit).cloned().collect(),
@@ -68,7 +81,7 @@ fn page(cluster: &Cluster, selection: &Selection, after: Option<&Place>, limit: 
     })
 }
 
-impl Place {
+impl ContinueToken {
     fn of(object: &Value) -> Self {
         Self {
             namespace: object::namespace(object).to_owned(),
@@ -88,9 +101,9 @@ impl Place {
     fn decode(token: &str) -> Result<Self, Failure> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok();
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-        let place = text.as_deref().and_then(|text| text.split_once('/'));
+        let token = text.as_deref().and_then(|text| text.split_once('/'));
         let (namespace, name) =
-            place.ok_or_else(|| Failure::bad_request("the continue token is not one of ours"))?;
+            token.ok_or_else(|| Failure::bad_request("the continue token is not one of ours"))?;
         Ok(Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -104,9 +117,9 @@ mod tests {
 
     #[test]
     fn a_place_survives_its_token() {
-        let place = Place::of(&json!({"metadata": {"namespace": "a", "name": "b"}}));
+        let token = ContinueToken::of(&json!({"metadata": {"namespace": "a", "name": "b"}}));
 
-        assert_eq!(Place::decode(&place.encode()), Ok(place));
-        assert_eq!(Place::decode("???").unwrap_err().code, 400);
+        assert_eq!(ContinueToken::decode(&token.encode()), Ok(token));
+        assert_eq!(ContinueToken::decode("???").unwrap_err().code, 400);
     }
 }

@@ -9,27 +9,31 @@ use super::super::super::object;
 use super::super::super::patch::Format;
 use super::super::super::store::Key;
 use super::super::super::verbs::{self, Part};
-use super::super::{Answer, Asked, document};
+use super::super::{Answer, ApiRequest, document};
 use super::find;
 
 /// Reads or writes the size.
-pub(super) fn answer(cluster: &Cluster, key: &Key, asked: &Asked) -> Result<Answer, Failure> {
+pub(super) fn answer(
+    cluster: &Cluster,
+    key: &Key,
+    request: &ApiRequest,
+) -> Result<Answer, Failure> {
     let workload = find(cluster, key)?;
     let current = scale_of(&workload);
-    let wanted = match asked.method {
+    let wanted = match request.method {
         Method::GET => return Ok(document(&current)),
-        Method::PUT => asked.json()?,
-        Method::PATCH => asked.patch_format()?.apply(&current, &asked.json()?)?,
+        Method::PUT => request.json()?,
+        Method::PATCH => request.patch_format()?.apply(&current, &request.json()?)?,
         _ => return Err(Failure::method_not_allowed()),
     };
     let change = json!({
         "metadata": {"resourceVersion": wanted["metadata"]["resourceVersion"]},
         "spec": {"replicas": wanted["spec"]["replicas"]},
     });
-    let occasion = asked.occasion(cluster);
+    let context = request.context(cluster);
     let merge = Format::Merge;
     let scaled =
-        cluster.write(|store| verbs::patch(store, key, Part::Main, merge, &change, occasion))?;
+        cluster.write(|store| verbs::patch(store, key, Part::Main, merge, &change, context))?;
     Ok(document(&scale_of(&scaled)))
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::Reach;
+use super::FaultSubjects;
 use crate::{
     chaos::{Chaos, Mode},
     scenario::{Action, Fault, Subject},
@@ -22,49 +22,49 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot be made or ended.
-pub(crate) async fn happen(fault: &Fault, reach: &Reach) -> anyhow::Result<()> {
+pub(crate) async fn inject(fault: &Fault, subjects: &FaultSubjects) -> anyhow::Result<()> {
     let done = match (fault.action, fault.of) {
         (Action::Cut, Some(of)) => {
-            cut(fault, &reach.links.of(of)).await;
+            cut(fault, &subjects.links.of(of)).await;
             Ok(())
         }
         (Action::BlackHole, Some(of)) => {
-            let links = reach.links.of(of);
+            let links = subjects.links.of(of);
             disturb(&links, Mode::BlackHole, fault.lasts()).await;
             links.iter().for_each(|link| link.cut());
             Ok(())
         }
         (Action::Delay, Some(of)) => {
             let delay = Duration::from_millis(fault.ms.unwrap_or_default());
-            disturb(&reach.links.of(of), Mode::Delay(delay), fault.lasts()).await;
+            disturb(&subjects.links.of(of), Mode::Delay(delay), fault.lasts()).await;
             Ok(())
         }
         (Action::Throttle, Some(of)) => {
             let rate = fault.kib_per_second.unwrap_or(1).saturating_mul(1024);
-            disturb(&reach.links.of(of), Mode::Throttle(rate), fault.lasts()).await;
+            disturb(&subjects.links.of(of), Mode::Throttle(rate), fault.lasts()).await;
             Ok(())
         }
-        (Action::Kill, Some(Subject::Redis)) if reach.redis.is_none() => {
-            signal(reach, "redis", Signal::KILL)
+        (Action::Kill, Some(Subject::Redis)) if subjects.redis.is_none() => {
+            signal(subjects, "redis", Signal::KILL)
         }
-        (Action::Kill, Some(Subject::Redis)) => kill_redis(reach, fault.lasts()).await,
-        (Action::Freeze, Some(Subject::Redis)) => freeze(reach, "redis", fault.lasts()).await,
+        (Action::Kill, Some(Subject::Redis)) => kill_redis(subjects, fault.lasts()).await,
+        (Action::Freeze, Some(Subject::Redis)) => freeze(subjects, "redis", fault.lasts()).await,
         (Action::Freeze, Some(Subject::Replica(number))) => {
-            freeze(reach, &name(number), fault.lasts()).await
+            freeze(subjects, &name(number), fault.lasts()).await
         }
         (Action::Kill, Some(Subject::Replica(number))) => {
-            leave(reach, number, Signal::KILL).await?;
+            leave(subjects, number, Signal::KILL).await?;
             sleep(fault.lasts()).await;
-            come_back(reach, number).await
+            come_back(subjects, number).await
         }
         (Action::Terminate, Some(Subject::Replica(number))) => {
-            leave(reach, number, Signal::TERM).await?;
-            come_back(reach, number).await
+            leave(subjects, number, Signal::TERM).await?;
+            come_back(subjects, number).await
         }
         (Action::RollingRestart, _) => {
-            for number in 1..=reach.replicas.len() {
-                leave(reach, number, Signal::TERM).await?;
-                come_back(reach, number).await?;
+            for number in 1..=subjects.replicas.len() {
+                leave(subjects, number, Signal::TERM).await?;
+                come_back(subjects, number).await?;
                 sleep(Duration::from_secs(1)).await;
             }
             Ok(())
@@ -80,7 +80,7 @@ pub(crate) async fn happen(fault: &Fault, reach: &Reach) -> anyhow::Result<()> {
             | Action::Reconnect,
             _,
         ) => {
-            bail!("this cannot happen to that")
+            bail!("this subject has no such fault")
         }
     };
     done.with_context(|| fault.name())
@@ -111,64 +111,64 @@ async fn disturb(links: &[&Chaos], mode: Mode, lasts: Duration) {
 }
 
 /// A process that does not run until this is dropped, however the fault ends.
-struct Stopped(Pid);
+struct PausedProcess(Pid);
 
-impl Drop for Stopped {
+impl Drop for PausedProcess {
     fn drop(&mut self) {
         // Fails only when it is gone.
         let _ = kill_process(self.0, Signal::CONT);
     }
 }
 
-async fn freeze(reach: &Reach, name: &str, lasts: Duration) -> anyhow::Result<()> {
-    signal(reach, name, Signal::STOP)?;
-    let _stopped = Stopped(pid(reach, name)?);
+async fn freeze(subjects: &FaultSubjects, name: &str, lasts: Duration) -> anyhow::Result<()> {
+    signal(subjects, name, Signal::STOP)?;
+    let _paused = PausedProcess(pid(subjects, name)?);
     sleep(lasts).await;
     Ok(())
 }
 
-fn signal(reach: &Reach, name: &str, signal: Signal) -> anyhow::Result<()> {
-    kill_process(pid(reach, name)?, signal).with_context(|| format!("{name} is gone"))
+fn signal(subjects: &FaultSubjects, name: &str, signal: Signal) -> anyhow::Result<()> {
+    kill_process(pid(subjects, name)?, signal).with_context(|| format!("{name} is gone"))
 }
 
-fn pid(reach: &Reach, name: &str) -> anyhow::Result<Pid> {
-    let all = reach.census.all();
+fn pid(subjects: &FaultSubjects, name: &str) -> anyhow::Result<Pid> {
+    let all = subjects.processes.all();
     let known = all.iter().find(|(known, _)| known == name);
     let (_, pid) = known.with_context(|| format!("{name} does not run"))?;
     Ok(*pid)
 }
 
-async fn leave(reach: &Reach, number: usize, how: Signal) -> anyhow::Result<()> {
+async fn leave(subjects: &FaultSubjects, number: usize, how: Signal) -> anyhow::Result<()> {
     let name = name(number);
-    signal(reach, &name, how)?;
-    if reach.replicas.is_empty() {
+    signal(subjects, &name, how)?;
+    if subjects.replicas.is_empty() {
         // Whoever runs it starts it again, or not.
-        reach.census.went(&name);
+        subjects.processes.remove(&name);
         return Ok(());
     }
-    let mut replica = reach.replica(number)?.lock().await;
+    let mut replica = subjects.replica(number)?.lock().await;
     let within = if how == Signal::KILL {
         KILL_TIMEOUT
     } else {
         DRAIN_TIMEOUT
     };
     let ended = replica.ended(within).await;
-    reach.census.went(&name);
+    subjects.processes.remove(&name);
     ended.map(|_| ())
 }
 
-async fn come_back(reach: &Reach, number: usize) -> anyhow::Result<()> {
-    if reach.replicas.is_empty() {
+async fn come_back(subjects: &FaultSubjects, number: usize) -> anyhow::Result<()> {
+    if subjects.replicas.is_empty() {
         return Ok(());
     }
-    let mut replica = reach.replica(number)?.lock().await;
+    let mut replica = subjects.replica(number)?.lock().await;
     replica.launch().await?;
-    reach.census.came(&name(number), replica.pid()?);
+    subjects.processes.insert(&name(number), replica.pid()?);
     Ok(())
 }
 
-async fn kill_redis(reach: &Reach, away: Duration) -> anyhow::Result<()> {
-    let mut redis = reach
+async fn kill_redis(subjects: &FaultSubjects, away: Duration) -> anyhow::Result<()> {
+    let mut redis = subjects
         .redis
         .as_ref()
         .context("there is no Redis")?
@@ -178,10 +178,10 @@ async fn kill_redis(reach: &Reach, away: Duration) -> anyhow::Result<()> {
     let port = killed.port();
     killed.signal(Signal::KILL)?;
     killed.end().await;
-    reach.census.went("redis");
+    subjects.processes.remove("redis");
     sleep(away).await;
-    let again = Store::on(port, &reach.redis_server, &reach.logs).await?;
-    reach.census.came("redis", again.pid());
+    let again = Store::on(port, &subjects.redis_server, &subjects.logs).await?;
+    subjects.processes.insert("redis", again.pid());
     *redis = Some(again);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use tokio::sync::Mutex;
 
-use super::Census;
+use super::ProcessTable;
 use crate::{
     chaos::Chaos,
     scenario::Subject,
@@ -14,9 +14,9 @@ use crate::{
 
 /// Links and processes. Those that we started can be started again.
 #[derive(Debug, Default)]
-pub(crate) struct Reach {
+pub(crate) struct FaultSubjects {
     pub(crate) links: Links,
-    pub(crate) census: Arc<Census>,
+    pub(crate) processes: Arc<ProcessTable>,
     pub(crate) replicas: Vec<Mutex<Replica>>,
     pub(crate) redis: Option<Mutex<Option<Store>>>,
     pub(crate) redis_server: PathBuf,
@@ -45,7 +45,7 @@ impl Links {
     }
 }
 
-impl Reach {
+impl FaultSubjects {
     /// The replica of this number, from 1.
     pub(super) fn replica(&self, number: usize) -> anyhow::Result<&Mutex<Replica>> {
         let index = number.checked_sub(1);

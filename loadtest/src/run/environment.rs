@@ -9,10 +9,10 @@ use std::{
 use anyhow::ensure;
 use tokio::sync::Mutex;
 
-use super::agents::{Agents, Way};
+use super::agents::{Agents, FleetOptions};
 use crate::{
     chaos::Chaos,
-    faults::{Census, Links, Reach},
+    faults::{FaultSubjects, Links, ProcessTable},
     output,
     scenario::Scenario,
     topology::{ControlPlane, GitLab, Product, Replica, Setup, Store, ports::loopback},
@@ -20,9 +20,9 @@ use crate::{
 
 /// A topology that runs.
 #[derive(Debug)]
-pub(super) struct Stage {
-    pub(super) place: Place,
-    pub(super) reach: Reach,
+pub(super) struct Environment {
+    pub(super) endpoints: Endpoints,
+    pub(super) subjects: FaultSubjects,
     pub(super) agents: Agents,
     /// The names of replicas, and their memory before an agent came.
     pub(super) empty_kib: Vec<(String, u64)>,
@@ -31,7 +31,7 @@ pub(super) struct Stage {
 
 /// Where traffic goes and figures come from.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Endpoints {
     /// The Kubernetes API proxy, without a slash at the end.
     pub(super) url: String,
     /// The bearer token, with `{agent}` for the number.
@@ -43,7 +43,7 @@ pub(super) struct Place {
     pub(super) metrics: Vec<(String, String)>,
 }
 
-impl Stage {
+impl Environment {
     /// Starts all that the scenario asks for; the agents have begun to connect when this returns.
     pub(super) async fn start(
         scenario: &Scenario,
@@ -70,7 +70,7 @@ impl Stage {
             gitlab: gitlab.as_ref().map(GitLab::port),
             ..Setup::new(program.to_owned())
         };
-        let census = Arc::new(Census::default());
+        let processes = Arc::new(ProcessTable::default());
         let (mut replicas, mut links, mut empty_kib) = (Vec::new(), Links::default(), Vec::new());
         for number in 1..=topology.replicas {
             if let Some(redis) = &redis {
@@ -86,16 +86,16 @@ impl Stage {
             links.peers.push(from_peers);
             output::progress(&format!("starting {name}"));
             replica.launch().await?;
-            census.came(&name, replica.pid()?);
+            processes.insert(&name, replica.pid()?);
             empty_kib.push((name.clone(), replica.sample()?.resident));
             replicas.push(replica);
         }
         if let Some(redis) = &redis {
-            census.came("redis", redis.pid());
+            processes.insert("redis", redis.pid());
         }
-        census.came("loadtest", rustix::process::getpid());
-        let place = connect(&mut links, scenario, &replicas, &control, redis.as_ref()).await?;
-        let way = Way {
+        processes.insert("loadtest", rustix::process::getpid());
+        let endpoints = connect(&mut links, scenario, &replicas, &control, redis.as_ref()).await?;
+        let options = FleetOptions {
             addresses: addresses(&links, &setup, &replicas),
             tokens: control.tokens.clone(),
             certificate: topology
@@ -103,13 +103,13 @@ impl Stage {
                 .is_tls()
                 .then(|| control.certificate.clone()),
         };
-        let agents = Agents::start(scenario, &way, logs)?;
-        census.came("fleet", agents.pid());
+        let agents = Agents::start(scenario, &options, logs)?;
+        processes.insert("fleet", agents.pid());
         Ok(Self {
-            place,
-            reach: Reach {
+            endpoints,
+            subjects: FaultSubjects {
                 links,
-                census,
+                processes,
                 replicas: replicas.into_iter().map(Mutex::new).collect(),
                 redis: redis.map(|redis| Mutex::new(Some(redis))),
                 redis_server: redis_server.to_owned(),
@@ -124,7 +124,7 @@ impl Stage {
     /// Ends everything that was started; gives the failures that the agents counted.
     pub(super) async fn end(self) -> BTreeMap<String, u64> {
         let failures = self.agents.end().await;
-        self.reach.end().await;
+        self.subjects.end().await;
         failures
     }
 }
@@ -136,7 +136,7 @@ async fn connect(
     replicas: &[Replica],
     control: &ControlPlane,
     redis: Option<&Store>,
-) -> anyhow::Result<Place> {
+) -> anyhow::Result<Endpoints> {
     if scenario.topology.balancer {
         let ports: Vec<_> = replicas.iter().map(|it| it.ports.agents).collect();
         links.agents = Some(Chaos::start(&ports).await?);
@@ -153,7 +153,7 @@ async fn connect(
         let url = format!("http://{}/metrics", loopback(it.ports.observability));
         (it.name.replace('-', " "), url)
     };
-    Ok(Place {
+    Ok(Endpoints {
         url: format!("http://{}/k8s-proxy", loopback(users)),
         bearer: control.bearer("{agent}"),
         certificate: None,

@@ -12,7 +12,7 @@ const TIMER_RESOLUTION: Duration = Duration::from_millis(2);
 
 /// Gives out the requests one by one, to whichever client is free.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Pacer {
     began: Instant,
     rate: Option<f64>,
     requests: u64,
@@ -29,7 +29,7 @@ pub(super) struct Turn {
     pub(super) due: Instant,
 }
 
-impl Pace {
+impl Pacer {
     pub(super) fn new(
         rate: Option<f64>,
         requests: Option<u64>,
@@ -85,25 +85,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_come_at_the_rate_and_lateness_counts() {
-        let pace = Pace::new(Some(10.0), Some(3), None);
-        let began = pace.began;
+        let pacer = Pacer::new(Some(10.0), Some(3), None);
+        let began = pacer.began;
 
-        assert_eq!(pace.turn().await.unwrap().due, began);
+        assert_eq!(pacer.turn().await.unwrap().due, began);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let late = pace.turn().await.unwrap();
+        let late = pacer.turn().await.unwrap();
 
         assert_eq!(late.due, began + Duration::from_millis(100));
         assert_eq!(late.number, 1);
-        assert!(pace.turn().await.is_some());
-        assert!(pace.turn().await.is_none());
+        assert!(pacer.turn().await.is_some());
+        assert!(pacer.turn().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_duration_ends_it() {
-        let pace = Pace::new(Some(10.0), None, Some(Duration::from_millis(250)));
+        let pacer = Pacer::new(Some(10.0), None, Some(Duration::from_millis(250)));
 
         let mut turns = 0;
-        while pace.turn().await.is_some() {
+        while pacer.turn().await.is_some() {
             turns += 1;
         }
 

@@ -1,7 +1,7 @@
-//! The curves of one product or of both, with the laws that they are expected to follow. Pure.
+//! The curves of one product or of both, with the models that they are expected to follow. Pure.
 
 use super::{Curves, Idle, Throughput};
-use crate::report::{Curve, Law};
+use crate::report::{Curve, Model};
 
 /// The clients that throughput over replicas is told for.
 const CLIENTS: usize = 64;
@@ -19,42 +19,42 @@ pub(in crate::bench) fn drawn(measured: &[(&str, &Curves)]) -> Vec<Curve> {
             title: "Resident memory of one replica".into(),
             unit: "MiB",
             across: "idle agents",
-            law: Law::Linear,
+            model: Model::Linear,
             lines: lines(&|it| idle(it, |it| it.mebibytes)),
         },
         Curve {
             title: "CPU of one replica at rest".into(),
             unit: "ms a minute",
             across: "idle agents",
-            law: Law::Linear,
+            model: Model::Linear,
             lines: lines(&|it| idle(it, |it| it.cpu_ms_per_minute)),
         },
         Curve {
             title: "Throughput of one replica".into(),
             unit: "requests/s",
             across: "clients",
-            law: Law::Saturating,
+            model: Model::Saturating,
             lines: lines(&|it| over_clients(it, 1)),
         },
         Curve {
             title: "Throughput of three replicas".into(),
             unit: "requests/s",
             across: "clients",
-            law: Law::Saturating,
+            model: Model::Saturating,
             lines: lines(&|it| over_clients(it, 3)),
         },
         Curve {
             title: format!("Throughput of {CLIENTS} clients on one machine"),
             unit: "requests/s",
             across: "replicas",
-            law: Law::Spread,
+            model: Model::Spread,
             lines: lines(&|it| over_replicas(it, |it| it.requests_per_second)),
         },
         Curve {
             title: format!("Requests that {CLIENTS} clients get for a second of CPU in kas"),
             unit: "requests",
             across: "replicas",
-            law: Law::Spread,
+            model: Model::Spread,
             lines: lines(&|it| over_replicas(it, |it| 1e6 / it.cpu_us_per_request)),
         },
     ]

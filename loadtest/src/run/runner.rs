@@ -12,9 +12,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    environment::Environment,
     progress::Progress,
-    sampler::{Sampler, Seen},
-    stage::Stage,
+    sampler::{LiveState, Sampler},
 };
 use crate::{
     faults,
@@ -29,20 +29,20 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_POINTS: f64 = 600.0;
 
 /// One run in progress.
-pub(super) struct Drive<'a> {
+pub(super) struct Runner<'a> {
     scenario: &'a Scenario,
-    stage: &'a Stage,
+    environment: &'a Environment,
     record: &'a mut Record,
     began: Instant,
     /// Length of an interval of latencies.
     every: Duration,
-    seen: Arc<Seen>,
-    streams: JoinSet<anyhow::Result<Over>>,
+    live: Arc<LiveState>,
+    streams: JoinSet<anyhow::Result<FinishedTraffic>>,
     stop: CancellationToken,
 }
 
 /// Traffic that is over.
-struct Over {
+struct FinishedTraffic {
     phase: String,
     kind: Kind,
     warm_up: bool,
@@ -51,19 +51,23 @@ struct Over {
     series: Arc<Series>,
 }
 
-impl<'a> Drive<'a> {
-    pub(super) fn new(scenario: &'a Scenario, stage: &'a Stage, record: &'a mut Record) -> Self {
+impl<'a> Runner<'a> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        environment: &'a Environment,
+        record: &'a mut Record,
+    ) -> Self {
         let began = Instant::now();
-        let seen = Arc::new(Seen::default());
+        let live = Arc::new(LiveState::default());
         let every = Duration::from_secs_f64((scenario.seconds() / MAX_POINTS).max(1.0));
-        record.empty_kib = stage.empty_kib.iter().cloned().collect();
+        record.empty_kib = environment.empty_kib.iter().cloned().collect();
         Self {
             scenario,
-            stage,
+            environment,
             record,
             began,
             every,
-            seen,
+            live,
             streams: JoinSet::new(),
             stop: CancellationToken::new(),
         }
@@ -76,14 +80,14 @@ impl<'a> Drive<'a> {
         termination: &mut Termination,
     ) -> anyhow::Result<()> {
         let every = Duration::from_secs_f64(self.scenario.sample_every);
-        let (stage, stop, began) = (self.stage, self.stop.clone(), self.began);
-        let mut sampler = Sampler::new(self.seen.clone(), began, folder)?;
+        let (environment, stop, began) = (self.environment, self.stop.clone(), self.began);
+        let mut sampler = Sampler::new(self.live.clone(), began, folder)?;
         let progress = Progress::new(self.scenario, self.began);
         let result = {
-            let sampling = sampler.run(stage, every, &progress);
-            let course = self.course();
+            let sampling = sampler.run(environment, every, &progress);
+            let phases = self.run_phases();
             tokio::select! {
-                result = course => result,
+                result = phases => result,
                 never = sampling => match never {},
                 signal = termination.next() => {
                     stop.cancel();
@@ -94,18 +98,18 @@ impl<'a> Drive<'a> {
         progress.end();
         stop.cancel();
         let result = result.and(self.finish().await);
-        self.record.samples = sampler.end(stage).await;
+        self.record.samples = sampler.end(environment).await;
         self.record.seconds = began.elapsed().as_secs_f64();
         result
     }
 
-    async fn course(&mut self) -> anyhow::Result<()> {
-        self.stage.agents.ready().await?;
-        for (number, pid) in (1..).zip(&self.stage.agents.said().borrow().agentks) {
-            self.stage
-                .reach
-                .census
-                .came(&format!("agentk {number}"), *pid);
+    async fn run_phases(&mut self) -> anyhow::Result<()> {
+        self.environment.agents.ready().await?;
+        for (number, pid) in (1..).zip(&self.environment.agents.output().borrow().agentks) {
+            self.environment
+                .subjects
+                .processes
+                .insert(&format!("agentk {number}"), *pid);
         }
         let ready = self.began.elapsed().as_secs_f64();
         self.record
@@ -118,7 +122,7 @@ impl<'a> Drive<'a> {
         let mut finishing = pin!(sleep(FINISH_TIMEOUT));
         while !self.streams.is_empty() {
             tokio::select! {
-                Some(over) = self.streams.join_next() => self.over(over??),
+                Some(over) = self.streams.join_next() => self.finished(over??),
                 () = &mut finishing => bail!("requests of the last phase are not over after {FINISH_TIMEOUT:?}"),
             }
         }
@@ -137,18 +141,18 @@ impl<'a> Drive<'a> {
 
     async fn phase(&mut self, phase: &'a Phase) -> anyhow::Result<()> {
         let from = Instant::now();
-        self.seen.phase(&phase.name);
+        self.live.phase(&phase.name);
         let end = from + Duration::from_secs_f64(phase.seconds);
         for traffic in &phase.traffic {
             self.start(phase, &traffic.value);
         }
-        let (began, stage) = (self.began, self.stage);
-        let happen = async |fault: &Fault| {
+        let (began, environment) = (self.began, self.environment);
+        let inject = async |fault: &Fault| {
             sleep_until(from + Duration::from_secs_f64(fault.at)).await;
             let mark = began.elapsed().as_secs_f64();
             let result = match fault.action {
-                Action::Reconnect => stage.agents.reconnect(),
-                _ => faults::happen(fault, &stage.reach).await,
+                Action::Reconnect => environment.agents.reconnect(),
+                _ => faults::inject(fault, &environment.subjects).await,
             };
             let to = began.elapsed().as_secs_f64();
             result.map(|()| Mark {
@@ -158,17 +162,17 @@ impl<'a> Drive<'a> {
             })
         };
         let faults = phase.faults.iter().map(|fault| &fault.value);
-        let mut happening: FuturesUnordered<_> = faults.map(happen).collect();
+        let mut injecting: FuturesUnordered<_> = faults.map(inject).collect();
         let mut over = pin!(sleep_until(end));
         let mut in_time = true;
-        while in_time || !happening.is_empty() {
+        while in_time || !injecting.is_empty() {
             tokio::select! {
-                Some(mark) = happening.next(), if !happening.is_empty() => {
+                Some(mark) = injecting.next(), if !injecting.is_empty() => {
                     self.record.marks.push(mark?);
                 }
                 () = &mut over, if in_time => in_time = false,
                 Some(over) = self.streams.join_next(), if !self.streams.is_empty() => {
-                    self.over(over??);
+                    self.finished(over??);
                 }
             }
         }
@@ -184,14 +188,14 @@ impl<'a> Drive<'a> {
 
     fn start(&mut self, phase: &Phase, traffic: &Traffic) {
         let series = Arc::new(Series::new(self.began, self.every));
-        self.seen.watch(series.clone());
+        self.live.watch(series.clone());
         let options = self.options(phase, traffic);
         let (name, kind, warm_up) = (phase.name.clone(), traffic.kind, phase.warm_up);
         let stop = self.stop.clone();
         self.streams.spawn(async move {
             let began = Instant::now();
             let tally = traffic::send_until(&options, Some(series.clone()), stop).await?;
-            Ok(Over {
+            Ok(FinishedTraffic {
                 phase: name,
                 kind,
                 warm_up,
@@ -203,18 +207,18 @@ impl<'a> Drive<'a> {
     }
 
     fn options(&self, phase: &Phase, traffic: &Traffic) -> traffic::Options {
-        let place = &self.stage.place;
+        let endpoints = &self.environment.endpoints;
         traffic.options(&traffic::Options {
-            url: place.url.clone(),
-            bearer: Some(place.bearer.clone()),
+            url: endpoints.url.clone(),
+            bearer: Some(endpoints.bearer.clone()),
             agents: Some((1, self.scenario.fleet.agents as u64)),
             duration: Some(phase.seconds),
-            ca_cert_file: place.certificate.clone(),
+            ca_cert_file: endpoints.certificate.clone(),
             ..Default::default()
         })
     }
 
-    fn over(&mut self, over: Over) {
+    fn finished(&mut self, over: FinishedTraffic) {
         self.record.streams.push(Stream {
             phase: over.phase,
             kind: over.kind,
@@ -227,7 +231,7 @@ impl<'a> Drive<'a> {
     /// Takes in what is still on its way.
     async fn finish(&mut self) -> anyhow::Result<()> {
         while let Some(over) = self.streams.join_next().await {
-            self.over(over??);
+            self.finished(over??);
         }
         Ok(())
     }

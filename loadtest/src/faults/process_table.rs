@@ -9,23 +9,23 @@ use rustix::process::Pid;
 
 /// Process ids by name.
 #[derive(Debug, Default)]
-pub(crate) struct Census(Mutex<BTreeMap<String, Pid>>);
+pub(crate) struct ProcessTable(Mutex<BTreeMap<String, Pid>>);
 
-impl Census {
+impl ProcessTable {
     /// A process is there.
-    pub(crate) fn came(&self, name: &str, pid: Pid) {
+    pub(crate) fn insert(&self, name: &str, pid: Pid) {
         self.lock().insert(name.to_owned(), pid);
     }
 
     /// A process is away.
-    pub(crate) fn went(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         self.lock().remove(name);
     }
 
     /// All that are there.
     pub(crate) fn all(&self) -> Vec<(String, Pid)> {
-        let census = self.lock();
-        census
+        let processes = self.lock();
+        processes
             .iter()
             .map(|(name, pid)| (name.clone(), *pid))
             .collect()
