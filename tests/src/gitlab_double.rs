@@ -15,7 +15,7 @@ pub use counters::{Counters, Endpoint};
 pub use faults::{Fault, FaultKind};
 pub use modules::ModuleCall;
 pub use rails::{Caller, Rails};
-pub use scenario::{Paths, Scenario};
+pub use scenario::{Job, Paths, Scenario};
 
 use std::{
     path::Path,

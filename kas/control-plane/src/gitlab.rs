@@ -15,6 +15,7 @@ mod call;
 mod client;
 mod connector;
 mod error;
+mod health;
 mod impersonation;
 mod metrics;
 mod modules;

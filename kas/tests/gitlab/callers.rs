@@ -355,7 +355,7 @@ async fn remembered_answers_are_those_that_were_given() {
 
 #[tokio::test]
 async fn nobody_is_let_in_when_gitlab_cannot_say() {
-    for (kind, words) in [
+    let kinds = [
         (FaultKind::Status(500), "HTTP status code: 500"),
         (FaultKind::Status(502), "with reason 502 Bad Gateway"),
         (FaultKind::Status(400), "HTTP status code: 400"),
@@ -363,13 +363,16 @@ async fn nobody_is_let_in_when_gitlab_cannot_say() {
         (FaultKind::Down, "GitLab cannot be reached"),
         (FaultKind::Garbage, "cannot be used"),
         (FaultKind::Html, "expected application/json"),
-    ] {
+        (FaultKind::Page(401), "is a proxy in front of GitLab?"),
+    ];
+    let verdicts = kinds.map(|(kind, words)| async move {
         let fixture = Fixture::start(FORGETFUL).await;
         fixture.fails(kind.clone());
 
-        let job = fixture.authorize(&ci("job-100"), 5).await.unwrap_err();
-        let user = fixture.authorize(&pat("pat-alice"), 5).await.unwrap_err();
+        let (job, user) = (ci("job-100"), pat("pat-alice"));
+        let (job, user) = tokio::join!(fixture.authorize(&job, 5), fixture.authorize(&user, 5));
 
+        let (job, user) = (job.unwrap_err(), user.unwrap_err());
         let job = job.to_string();
         assert!(
             job.contains("Failed to get allowed agents for CI job token: ") && job.contains(words),
@@ -381,7 +384,8 @@ async fn nobody_is_let_in_when_gitlab_cannot_say() {
             refused || user.contains("Failed to authorize user session: ") && user.contains(words),
             "{kind:?}: {user}"
         );
-    }
+    });
+    futures_util::future::join_all(verdicts).await;
 }
 
 /// Says what a remembered answer costs, as this build has it.

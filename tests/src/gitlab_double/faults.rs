@@ -30,6 +30,8 @@ pub enum FaultKind {
     Status(u16),
     /// 429, and when to come again in seconds.
     Busy(u64),
+    /// This status with a page for people, as a proxy in front of GitLab gives it.
+    Page(u16),
     /// Success with broken JSON.
     Garbage,
     /// Success with a page for people.

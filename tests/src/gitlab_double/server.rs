@@ -233,6 +233,7 @@ fn broken(kind: &FaultKind) -> Result<Response<Full<Bytes>>, Gone> {
                 .insert(header::RETRY_AFTER, (*seconds).into());
             busy
         }
+        FaultKind::Page(status) => response(*status, "text/html", "<h1>No entry</h1>".into()),
         FaultKind::Garbage => response(200, json, "{\"agent_id\": ".to_owned()),
         FaultKind::Html => response(200, "text/html", "<h1>GitLab is not available</h1>".into()),
         FaultKind::Flood => response(200, json, " ".repeat(LARGE)),

@@ -8,8 +8,8 @@ use runtime::shares::{Rate, Rates};
 use tokio::time::{Duration, Instant};
 use tonic::Status;
 
-/// How long an agent waits for an answer of the control plane.
-pub(super) const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent waits for an answer of the control plane: longer than that takes to say why it cannot.
+pub(super) const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Tokens whose rate of new connections is remembered.
 const MAX_REMEMBERED_TOKENS: usize = 100_000;
 

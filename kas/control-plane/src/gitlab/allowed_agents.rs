@@ -92,6 +92,7 @@ pub(super) async fn allowed_agents(
     let call = Call {
         signed: false,
         credential: Some((JOB_TOKEN, token.clone())),
+        caller: Some(token.hash()),
         requester,
         ..Call::get(Endpoint::AllowedAgents, PATH)
     };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
-use super::super::Token;
+use super::super::{Token, TokenHash};
 
 /// The calls that exist. Each is ill or well on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub(super) struct Call {
     pub(super) signed: bool,
     /// Whose business it is: a header and its secret value.
     pub(super) credential: Option<(HeaderName, Token)>,
+    /// Whose business it is, wherever the secret is sent: what goes wrong is held against them first.
+    pub(super) caller: Option<TokenHash>,
     /// JSON, if there is a body.
     pub(super) body: Option<Bytes>,
     pub(super) expect: Expect,
@@ -93,6 +95,7 @@ impl Call {
             query: None,
             signed: true,
             credential: None,
+            caller: None,
             body: None,
             expect: Expect::Json,
             retried: true,
@@ -125,6 +128,7 @@ impl Call {
         let bearer = Token::new(format!("Bearer {}", token.expose()));
         Self {
             credential: Some((header::AUTHORIZATION, bearer)),
+            caller: Some(token.hash()),
             ..self
         }
     }

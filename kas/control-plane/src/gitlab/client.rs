@@ -2,13 +2,11 @@
 
 mod answer;
 mod attempt;
+mod connections;
 mod limiter;
 mod module;
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -17,34 +15,34 @@ use hyper_util::{client::legacy, rt::TokioExecutor, rt::TokioTimer};
 use runtime::{
     connect::{ConnectOptions, ProxySetting},
     jwt::Secret,
+    telemetry::Repeats,
     tls::{ClientTls, ClientTlsOptions},
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     SetupError,
     base::Base,
-    breaker::{Breaker, Change},
+    breaker::Change,
     call::{Call, Endpoint, Requester},
     connector::Connector,
     error::CallError,
+    health::{Admission, Health},
     metrics::GitLabMetrics,
     modules::StreamedBody,
-    retry::{self, Budget},
+    retry,
 };
 use crate::config;
+use connections::Connections;
 use limiter::RequestLimiter;
 
-/// From the first attempt to the last: less than those who wait have patience,
-/// so that they hear the reason.
-const CALL_TIMEOUT: Duration = Duration::from_secs(9);
-/// Of that, what is left for GitLab: whoever would get its turn later is told so, instead of that GitLab is slow.
-const ANSWER_MIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// From the first attempt until the last begins: as long an outage is waited for.
+const RETRY_WINDOW: Duration = Duration::from_secs(9);
+/// From the beginning of a call to its end: less than those who wait have patience, so that they hear the reason.
+const CALL_TIMEOUT: Duration = Duration::from_secs(24);
+/// An attempt's, as in GitLab's kas.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at a time, busy or idle.
-const CONNECTIONS_MAX: usize = 50;
-/// Of these, those for tokens that were never good: a slow GitLab keeps each for seconds.
-const UNKNOWN_CONNECTIONS_MAX: usize = 12;
 /// Connections for agents' modules that are kept while nobody uses them.
 const MODULE_CONNECTIONS_IDLE_MAX: usize = 16;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -63,10 +61,8 @@ pub struct Client {
     user_agent: HeaderValue,
     proxy_authorization: Option<HeaderValue>,
     limiter: RequestLimiter,
-    connections: Semaphore,
-    unknown_connections: Semaphore,
-    breakers: [Mutex<Breaker>; Endpoint::ALL.len()],
-    budget: Mutex<Budget>,
+    connections: Connections,
+    health: [Health; Endpoint::ALL.len()],
     metrics: GitLabMetrics,
 }
 
@@ -103,7 +99,7 @@ impl Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(CONNECTIONS_MAX)
+            .pool_max_idle_per_host(connections::IDLE_MAX)
             .build(connector.clone());
         let modules = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -118,10 +114,8 @@ impl Client {
             user_agent,
             proxy_authorization,
             limiter: RequestLimiter::new(settings.api_rate_limit, Instant::now()),
-            connections: Semaphore::new(CONNECTIONS_MAX),
-            unknown_connections: Semaphore::new(UNKNOWN_CONNECTIONS_MAX),
-            breakers: Default::default(),
-            budget: Mutex::default(),
+            connections: Connections::default(),
+            health: Default::default(),
             metrics: GitLabMetrics::default(),
         })
     }
@@ -132,49 +126,45 @@ impl Client {
         &self.metrics
     }
 
-    /// Makes a call, with retries, within the deadline. Cancel-safe.
+    /// Makes a call, with retries, within its time. Cancel-safe.
     pub(super) async fn call(&self, call: &Call) -> Result<Bytes, CallError> {
-        lock(&self.budget).deposit();
-        let deadline = Instant::now() + CALL_TIMEOUT;
-        let mut number = 0;
+        let began = Instant::now();
+        let window = match call.retried {
+            true => began + RETRY_WINDOW,
+            false => began,
+        };
+        let health = &self.health[call.endpoint as usize];
+        let (mut number, mut last) = (0, None);
         loop {
-            let result = self.attempt(call, deadline).await;
+            let admission = match health.admitted(call, window).await {
+                Ok(admission) => admission,
+                Err(open) => {
+                    let open = Err(CallError::CircuitOpen {
+                        since: open.since,
+                        last: open.last,
+                    });
+                    self.metrics.count(call.endpoint, &open);
+                    return last.map_or(open, Err);
+                }
+            };
+            let result = self.attempt(call, began).await;
             self.metrics.count(call.endpoint, &result);
+            let asked_pause = report(call.endpoint, admission, &result);
             let error = match result {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let pause = retry::pause(number, rand::random());
+            let pause = asked_pause.unwrap_or_else(|| retry::pause(number, rand::random()));
             number += 1;
-            let again = call.retried
-                && error.is_worth_a_retry()
-                && number < retry::ATTEMPTS_MAX
-                && Instant::now() + pause < deadline
-                && lock(&self.budget).withdraw();
-            if !again {
+            if !error.is_worth_a_retry() || Instant::now() + pause >= window {
                 return Err(error);
             }
+            last = Some(error);
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// One attempt in its turn, if the endpoint is well; tells how it went.
-    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
-        let breaker = &self.breakers[call.endpoint as usize];
-        let admitted = lock(breaker).admit(Instant::now());
-        admitted.map_err(|open| CallError::CircuitOpen {
-            since: open.since,
-            last: open.last,
-        })?;
-        let result = match self.turn(call.requester, deadline).await {
-            Ok(()) => self.send_until(call, deadline).await,
-            Err(error) => Err(error),
-        };
-        self.report(call.endpoint, &result);
-        result
-    }
-
-    /// Waits for a turn, if that leaves GitLab time to answer before the deadline.
+    /// Waits for a turn, if it comes before the deadline.
     pub(super) async fn turn(
         &self,
         requester: Requester,
@@ -182,42 +172,44 @@ impl Client {
     ) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
-        let patience = patience.saturating_sub(ANSWER_MIN_TIMEOUT);
         let wait = self.limiter.take(requester, now, patience)?;
         tokio::time::sleep(wait).await;
         Ok(())
     }
 
-    async fn send_until(&self, call: &Call, deadline: Instant) -> Result<Bytes, CallError> {
-        let began = Instant::now();
-        let sent = tokio::time::timeout_at(deadline, self.send(call)).await;
-        sent.unwrap_or_else(|_| Err(CallError::Timeout(began.elapsed())))
+    /// One attempt in its turn.
+    async fn attempt(&self, call: &Call, began: Instant) -> Result<Bytes, CallError> {
+        self.turn(call.requester, began + RETRY_WINDOW).await?;
+        let connection = self.connections.take(call.requester);
+        let connection = tokio::time::timeout_at(began + RETRY_WINDOW, connection).await;
+        let connection = connection.map_err(|_| CallError::NoConnection)?;
+        let sent = Instant::now();
+        let deadline = (sent + ANSWER_TIMEOUT).min(began + CALL_TIMEOUT);
+        let answer = tokio::time::timeout_at(deadline, self.send(call)).await;
+        drop(connection);
+        answer.unwrap_or_else(|_| Err(CallError::Timeout(sent.elapsed())))
     }
+}
 
-    fn report(&self, endpoint: Endpoint, result: &Result<Bytes, CallError>) {
-        let (now, mut breaker) = (Instant::now(), lock(&self.breakers[endpoint as usize]));
-        let change = match result {
-            Err(CallError::Status {
-                status: 429,
-                retry_after,
-                ..
-            }) => {
-                let pause = retry_after.unwrap_or(Duration::from_secs(1));
-                breaker.pause_for(now, pause, "GitLab asks to slow down (429)".to_owned());
-                Change::None
-            }
-            Err(error) if error.is_outage() => {
-                breaker.failure(now, error.to_string(), rand::random())
-            }
-            Err(CallError::RateLimited | CallError::TooManyUnknown) => {
-                breaker.unused(now);
-                Change::None
-            }
-            Ok(_) | Err(_) => breaker.success(now),
-        };
-        drop(breaker);
-        log(endpoint, change, result.as_ref().err());
+/// Says how an attempt went. Gives the pause that GitLab asked for.
+fn report(
+    endpoint: Endpoint,
+    admission: Admission<'_>,
+    result: &Result<Bytes, CallError>,
+) -> Option<Duration> {
+    static THROTTLED: Repeats = Repeats::new("GitLab throttles requests");
+    let (change, asked_pause) = admission.report(result, Instant::now());
+    if let Some(pause) = asked_pause
+        && THROTTLED.admit()
+    {
+        tracing::warn!(
+            call = endpoint.name(),
+            ?pause,
+            "GitLab throttles requests (429); the caller whose credential it was waits"
+        );
     }
+    log(endpoint, change, result.as_ref().err());
+    asked_pause
 }
 
 /// What an operator must know.
@@ -229,7 +221,7 @@ fn log(endpoint: Endpoint, change: Change, error: Option<&CallError>) {
         }
         (change, Some(error)) if error.is_outage() => {
             let detail = match error {
-                CallError::Unreachable { detail } => detail.as_str(),
+                CallError::Unreachable { detail, .. } => detail.as_str(),
                 _ => "",
             };
             if change == Change::Opened {
@@ -256,8 +248,4 @@ fn in_clear_through(proxy: &ProxySetting, base: &Base) -> (bool, Option<HeaderVa
         }
         Some(_) | None => (false, None),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

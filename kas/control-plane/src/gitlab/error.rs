@@ -20,6 +20,14 @@ pub enum AnswerError {
     /// It is of another media type.
     #[error("expected application/json, but got {0:?}")]
     MediaType(String),
+    /// It is a refusal, and not in GitLab's form: of a proxy in front of it, perhaps.
+    #[error("HTTP status code {status} with {media_type:?} in place of GitLab's JSON; is a proxy in front of GitLab?")]
+    ForeignRefusal {
+        /// The status.
+        status: u16,
+        /// What it is.
+        media_type: String,
+    },
 }
 
 impl From<serde_json::Error> for AnswerError {
@@ -50,6 +58,8 @@ pub enum CallError {
     /// There is no connection, or it broke.
     #[error("GitLab cannot be reached")]
     Unreachable {
+        /// Whether it broke, rather than being refused.
+        connected: bool,
         /// What happened, with addresses.
         detail: String,
     },
@@ -75,6 +85,9 @@ pub enum CallError {
     /// Too many calls are queued.
     #[error("too many requests to GitLab wait for their turn (gitlab.api_rate_limit)")]
     RateLimited,
+    /// All connections were in use for too long.
+    #[error("too many requests to GitLab wait for its answers")]
+    NoConnection,
     /// Too many calls with unknown credentials from one address.
     #[error("too many unknown credentials from this address: try again later")]
     TooManyUnknown,
@@ -105,21 +118,43 @@ impl CallError {
             Self::OwnToken(_)
             | Self::CircuitOpen { .. }
             | Self::RateLimited
+            | Self::NoConnection
             | Self::TooManyUnknown
             | Self::InvalidRequest(_) => false,
         }
     }
 
-    /// Whether the same request may succeed if it is sent again at once.
+    /// Whether nothing was sent, so that it says nothing of GitLab.
+    pub(super) fn is_held_back(&self) -> bool {
+        matches!(
+            self,
+            Self::CircuitOpen { .. }
+                | Self::RateLimited
+                | Self::NoConnection
+                | Self::TooManyUnknown
+                | Self::InvalidRequest(_)
+        )
+    }
+
+    /// Whether the same request may succeed if it is sent again soon.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
-            Self::Status { status, .. } => *status >= 500 && *status != 501,
+            Self::Status {
+                status,
+                retry_after,
+                ..
+            } => match status {
+                429 => retry_after.is_some(),
+                status => *status >= 500 && *status != 501,
+            },
             Self::Unreachable { .. } => true,
+            Self::InvalidAnswer { why, .. } => matches!(why, AnswerError::ForeignRefusal { .. }),
             // Slow means loaded: to repeat would double it.
-            Self::Timeout(_) | Self::InvalidAnswer { .. } => false,
-            Self::OwnToken(_)
+            Self::Timeout(_)
+            | Self::OwnToken(_)
             | Self::CircuitOpen { .. }
             | Self::RateLimited
+            | Self::NoConnection
             | Self::TooManyUnknown
             | Self::InvalidRequest(_) => false,
         }

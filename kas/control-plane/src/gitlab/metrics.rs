@@ -40,7 +40,10 @@ impl GitLabMetrics {
             Ok(_) => Outcome::Ok,
             Err(error) if error.refusal().is_some() => Outcome::Refused,
             Err(
-                CallError::CircuitOpen { .. } | CallError::RateLimited | CallError::TooManyUnknown,
+                CallError::CircuitOpen { .. }
+                | CallError::RateLimited
+                | CallError::NoConnection
+                | CallError::TooManyUnknown,
             ) => Outcome::HeldBack,
             Err(_) => Outcome::Failed,
         };

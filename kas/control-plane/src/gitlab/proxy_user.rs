@@ -106,7 +106,11 @@ pub(super) async fn authorize(
     let body =
         serde_json::to_vec(&question).map_err(|e| CallError::InvalidRequest(e.to_string()))?;
     let endpoint = Endpoint::AuthorizeProxyUser;
-    let call = Call::post(endpoint, PATH, Bytes::from(body), Expect::Json).requested_by(requester);
+    let call = Call {
+        caller: Some(proof.secret().hash()),
+        requester,
+        ..Call::post(endpoint, PATH, Bytes::from(body), Expect::Json)
+    };
     let answer = client.call(&call).await?;
     parse(&answer, agent).map_err(|why| CallError::InvalidAnswer { path: PATH, why })
 }

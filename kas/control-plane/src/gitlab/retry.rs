@@ -1,11 +1,18 @@
-//! Which failed attempts are repeated, when, and how many in all. Pure.
+//! When a failed attempt is repeated. Pure.
+//!
+//! How many repeats all calls together add is bounded elsewhere: each takes a turn of `gitlab.api_rate_limit`, and
+//! when GitLab fails for everybody the circuit breaker lets one trial out at a time. Agents' modules, which have no
+//! breaker, have a budget.
 
 use std::time::Duration;
 
-/// Attempts of one call, at most.
-pub(super) const ATTEMPTS_MAX: u32 = 4;
 /// The first pause, before jitter.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest: much shorter than the patience of those who wait.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Attempts of one request of a module, at most.
+pub(super) const ATTEMPTS_MAX: u32 = 4;
 /// Retries that may be saved up.
 const RETRY_BUDGET_MAX: f64 = 10.0;
 /// What each call adds to the retries saved up: when GitLab fails for
@@ -41,7 +48,8 @@ impl Budget {
 /// The pause before retry `number`, from 0: half of it is chance, so that
 /// replicas that failed together do not come back together.
 pub(super) fn pause(number: u32, random: f64) -> Duration {
-    (RETRY_BACKOFF_MIN * 2_u32.saturating_pow(number)).mul_f64(0.5 + random / 2.0)
+    let pause = RETRY_BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(number));
+    pause.min(RETRY_BACKOFF_MAX).mul_f64(0.5 + random / 2.0)
 }
 
 #[cfg(test)]
@@ -49,10 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_and_are_at_least_half() {
+    fn pauses_double_up_to_a_limit_and_are_at_least_half() {
         assert_eq!(pause(0, 1.0), Duration::from_millis(100));
         assert_eq!(pause(2, 1.0), Duration::from_millis(400));
         assert_eq!(pause(2, 0.0), Duration::from_millis(200));
+        assert_eq!(pause(40, 1.0), RETRY_BACKOFF_MAX);
     }
 
     #[test]

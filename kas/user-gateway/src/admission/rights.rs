@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::denial;
 use crate::failure::Failure;
 
-/// How long the control plane may take to decide.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the control plane may take to decide: longer than it takes to say why it cannot.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(25);
 /// How old a decision may be when another call is made on it.
 const DECISION_TTL: Duration = Duration::from_secs(5);
 

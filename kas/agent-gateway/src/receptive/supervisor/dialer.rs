@@ -22,7 +22,7 @@ const RECONNECT_BACKOFF_FACTOR: f64 = 1.8;
 /// Longest wait after the loss of a connection that had worked: requests wait for the agent.
 const LOST_CONNECTION_BACKOFF_MAX: Duration = Duration::from_millis(50);
 /// How long an agent may take to show its token.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an agent that was rejected may take to close the connection.
 const REJECTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the agent's owners are read while another replica is the assignee.

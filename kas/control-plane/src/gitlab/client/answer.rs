@@ -29,6 +29,7 @@ pub(super) async fn read(body: Incoming, path: &'static str) -> Result<Bytes, Ca
     match Limited::new(body, ANSWER_MAX_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<hyper::Error>() => Err(CallError::Unreachable {
+            connected: true,
             detail: format!("the answer broke off: {error}"),
         }),
         Err(_) => Err(CallError::InvalidAnswer {
@@ -63,12 +64,26 @@ pub(super) fn refusal(head: &Parts, body: &[u8], call: &Call) -> CallError {
             return CallError::OwnToken(own_token(reason.as_deref(), skew));
         }
     }
+    // GitLab explains each of these in JSON. What comes from elsewhere says nothing of the credential.
+    if matches!(status, 400 | 401 | 403 | 404) && !is_json_object(body) {
+        return CallError::InvalidAnswer {
+            path: call.path,
+            why: AnswerError::ForeignRefusal {
+                status,
+                media_type: content_type(&head.headers).to_owned(),
+            },
+        };
+    }
     CallError::Status {
         status,
         path: call.path,
         reason,
         retry_after: retry_after(&head.headers),
     }
+}
+
+fn is_json_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body).is_ok()
 }
 
 #[derive(Deserialize)]
@@ -154,9 +169,20 @@ mod tests {
                 r#"{"message":{"a":["b"]}}"#,
                 r#"HTTP status code: 403 for path /p with reason {"a":["b"]}"#,
             ),
-            ("<html>", "HTTP status code: 403 for path /p"),
+            ("{}", "HTTP status code: 403 for path /p"),
         ] {
             assert_eq!(refused(403, &[], body).to_string(), words);
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_is_not_gitlabs_is_none() {
+        for (status, body) in [(401, "<html>"), (403, "Forbidden"), (404, ""), (401, "[]")] {
+            let error = refused(status, &[("content-type", "text/html")], body);
+
+            assert_eq!(error.refusal(), None, "{error}");
+            let told = error.to_string();
+            assert!(told.contains(&status.to_string()) && told.contains("proxy"), "{told}");
         }
     }
 

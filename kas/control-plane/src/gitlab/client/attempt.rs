@@ -11,7 +11,7 @@ use runtime::jwt;
 
 use super::{
     super::{
-        call::{Call, Expect, Requester},
+        call::{Call, Expect},
         error::CallError,
     },
     Client, answer,
@@ -27,21 +27,15 @@ impl Client {
     /// Sends a call once and reads its answer.
     pub(super) async fn send(&self, call: &Call) -> Result<Bytes, CallError> {
         let request = self.request(call)?;
-        let unknown = match call.requester {
-            Requester::Known => None,
-            Requester::Unknown(_) => Some(self.unknown_connections.acquire().await),
-        };
-        let connection = self.connections.acquire().await;
         let response =
             self.http
                 .request(request)
                 .await
                 .map_err(|error| CallError::Unreachable {
+                    connected: !error.is_connect(),
                     detail: causes(&error),
                 })?;
-        let read = self.read(call, response).await;
-        drop((connection, unknown));
-        read
+        self.read(call, response).await
     }
 
     /// Signed anew each time: a late retry must not carry an old token.

@@ -97,7 +97,11 @@ fn failed(error: legacy::Error) -> ModuleError {
     let detail = causes(&error);
     match error.is_connect() {
         true => ModuleError::NoConnection { detail },
-        false => CallError::Unreachable { detail }.into(),
+        false => CallError::Unreachable {
+            connected: true,
+            detail,
+        }
+        .into(),
     }
 }
 
@@ -105,7 +109,7 @@ fn log(head: &ModuleHead, error: &ModuleError) {
     static FAILED: Repeats = Repeats::new("request of an agent's module failed");
     let detail = match error {
         ModuleError::NoConnection { detail }
-        | ModuleError::Call(CallError::Unreachable { detail }) => detail.as_str(),
+        | ModuleError::Call(CallError::Unreachable { detail, .. }) => detail.as_str(),
         ModuleError::Call(_) => "",
         ModuleError::Body(_) => return,
     };
