@@ -7,7 +7,7 @@ mod section;
 mod write;
 
 pub use field::{FilePath, NonEmpty, list};
-pub use noting::{UnknownKey, read_noting};
+pub use noting::{UnknownKey, read_noting, read_written};
 pub use seconds::{PositiveSeconds, Seconds};
 pub use section::{At, NoEffect, Note, Reason, Setting, check_url_path, read_section};
 pub use write::write;
@@ -110,6 +110,8 @@ fn describe(error: &Error, key: Option<&str>) -> String {
 /// The wording for a name that nobody knows.
 #[must_use]
 pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    let known = known.iter().copied().filter(|it| *it != noting::UNKNOWN);
+    let known: Vec<_> = known.collect();
     match nearest(given, known.iter().copied()) {
         Some(near) => format!("unknown {what} `{given}`, did you mean `{near}`?"),
         None => format!("unknown {what} `{given}`, known are: {}", known.join(", ")),

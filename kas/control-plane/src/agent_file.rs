@@ -1,6 +1,8 @@
 //! The configuration file of an agent, with GitLab's keys and rules.
 //!
-//! It is checked here and sent as written: defaults are the agent's business.
+//! It is checked here and sent as written: defaults are the agent's business. Keys that are not known here may be
+//! known to a newer GitLab, which enforces what they say (`protected_branches_only`): it is told them as they were
+//! written, and the agent is sent what is known.
 
 mod access;
 mod gitops;
@@ -55,12 +57,45 @@ impl AgentFile {
         }
     }
 
-    /// What GitLab is told of it: protobuf's JSON.
+    /// What GitLab is told of it: what was written, and what is known of that as protobuf's JSON.
+    #[must_use]
+    pub fn told(&self, written: &Value) -> Value {
+        match (self.to_json(), written) {
+            (known, Value::Object(_)) => merged(&known, written),
+            (known, _) => known,
+        }
+    }
+
+    /// What is known of it, as protobuf's JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut file = serde_json::to_value(self).expect("its keys are texts");
         remove_nulls(&mut file);
         file
+    }
+}
+
+/// What was written, where `known` does not say it in its own form.
+fn merged(known: &Value, written: &Value) -> Value {
+    match (known, written) {
+        (Value::Object(known), Value::Object(written)) => {
+            let given = written.iter().filter(|(_, value)| !value.is_null());
+            let told = given.map(|(key, value)| {
+                let known = known.get(key).unwrap_or(&Value::Null);
+                (key.clone(), merged(known, value))
+            });
+            Value::Object(told.collect())
+        }
+        (Value::Array(known), Value::Array(written)) if known.len() == written.len() => {
+            let items = known.iter().zip(written);
+            items.map(|(known, written)| merged(known, written)).collect()
+        }
+        (Value::Null, _) => {
+            let mut told = written.clone();
+            remove_nulls(&mut told);
+            told
+        }
+        (known, _) => known.clone(),
     }
 }
 
@@ -159,6 +194,47 @@ flux: {webhook_receiver_url: 'http://receiver'}
         let written: Value = serde_saphyr::from_str(FULL).unwrap();
         assert_eq!(told, written);
         assert_eq!(AgentFile::default().to_json(), serde_json::json!({}));
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_to_gitlab_as_it_was_written() {
+        let text = "
+ci_access:
+  instance: {default_namespace: d}
+  projects:
+    - {id: g/a, protected_branches_only: yes, access_as: {ci_user: {}}}
+    - {id: g/b, access_as: {impersonate: {username: u, extra: [{key: k, val: [v], more: 1}]}}}
+user_access: {access_as: {agent: {new: on}}, projects: [{id: 5, roles: [a]}]}
+remote_development: {enabled: no, enabled: on, max_resources_per_workspace: {limits: {cpu: '1.5'}}, dns_zone: ~}
+observability:
+future: [{a: ~, b: 0.5}]
+";
+        let path = Path::new("config.yaml");
+        let (file, unknown) = runtime::yaml::read_noting::<AgentFile>(path, text).unwrap();
+        let written = runtime::yaml::read_written(path, text).unwrap();
+
+        let expected = serde_json::json!({
+            "ci_access": {
+                "instance": {"default_namespace": "d"},
+                "projects": [
+                    {"id": "g/a", "protected_branches_only": true, "access_as": {"ci_user": {}}},
+                    {"id": "g/b", "access_as": {"impersonate": {
+                        "username": "u", "extra": [{"key": "k", "val": ["v"], "more": 1}],
+                    }}},
+                ],
+            },
+            "user_access": {"access_as": {"agent": {"new": true}}, "projects": [{"id": "5", "roles": ["a"]}]},
+            "remote_development": {"enabled": true, "max_resources_per_workspace": {"limits": {"cpu": "1.5"}}},
+            "future": [{"b": 0.5}],
+        });
+        assert_eq!(file.told(&written), expected);
+        assert_eq!(unknown.len(), 8, "{unknown:?}");
+        let sent = file.to_message();
+        let projects: Vec<_> = sent.ci_access.unwrap().projects;
+        // As whom the other's jobs act is not known here: without that it would mean as the agent.
+        assert_eq!(projects.len(), 1);
+        assert_eq!(projects[0].id, "g/b");
+        assert!(sent.remote_development.unwrap().enabled);
     }
 
     #[test]

@@ -63,7 +63,7 @@ use allowed_agents::AllowedAgents;
 use call::Requester;
 use modules::ModuleTurns;
 use proxy_user::{ProxyUser, UserProof};
-use repositories::Repositories;
+use repositories::{Has, Repositories};
 
 /// Why GitLab cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -372,9 +372,12 @@ impl ControlPlane for GitLab {
     fn configuration(&self, agent: AgentId, has: &str) -> Option<watch::Receiver<Configuration>> {
         let stream = self.0.agents.configuration(agent, has)?;
         let project = stream.registered.agent.project_id;
-        self.0
-            .repositories
-            .subscribe(project, agent, stream.unknown_version);
+        let has = match stream.unknown_version {
+            true => Has::UnknownVersion,
+            false if has.is_empty() => Has::Nothing,
+            false => Has::KnownVersion,
+        };
+        self.0.repositories.subscribe(project, agent, has);
         Some(stream.configuration)
     }
 

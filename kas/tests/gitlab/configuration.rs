@@ -285,6 +285,69 @@ async fn an_agent_that_knows_more_than_this_replica_keeps_it() {
 }
 
 #[tokio::test]
+async fn what_only_gitlab_knows_in_a_file_reaches_it_as_written_and_the_rest_the_agent() {
+    let rig = Rig::start(POLL).await;
+    let file = "observability: {logging: {level: warn}}
+ci_access:
+  instance: {}
+  projects: [{id: g/p, protected_branches_only: true, access_as: {ci_job: {}}}]
+remote_development: {enabled: yes, workspaces_quota: 10, workspaces_per_user_quota: 2}
+observability: {logging: {level: debug}}
+";
+    let commit = rig.commit(&[(FILE, Some(file))]).await;
+    let mut stream = rig.production().await;
+
+    let version = stream.version(&commit).await;
+
+    assert_eq!(level(&version), Some(LogLevelEnum::Debug), "the last counts");
+    let sent = &version.configuration;
+    assert_eq!(sent.ci_access.as_ref().unwrap().projects[0].id, "g/p");
+    assert!(sent.remote_development.as_ref().unwrap().enabled);
+    let told = json!({
+        "observability": {"logging": {"level": "debug"}},
+        "ci_access": {
+            "instance": {},
+            "projects": [{
+                "id": "g/p", "protected_branches_only": true, "access_as": {"ci_job": {}},
+            }],
+        },
+        "remote_development": {
+            "enabled": true, "workspaces_quota": 10, "workspaces_per_user_quota": 2,
+        },
+    });
+    assert_eq!(rig.told(5, 1).await, [told]);
+}
+
+#[tokio::test]
+async fn an_agent_that_begins_anew_has_gitlab_told_again_and_not_without_end() {
+    let rig = Rig::start(NEVER).await;
+    let commit = rig.commit(&[(FILE, Some(DEBUG))]).await;
+    let mut stream = rig.production().await;
+    stream.version(&commit).await;
+    assert_eq!(rig.told(5, 1).await.len(), 1);
+
+    let mut opened_again = rig.stream(5, "agent-5-a", &commit).await;
+    opened_again.version(&commit).await;
+    rig.production().await;
+    assert_eq!(rig.told(5, 2).await.len(), 2, "a stream is not a restart");
+    for _ in 0..100 {
+        rig.production().await;
+    }
+    // What comes after those is told after them.
+    let next = rig.commit(&[(FILE, Some(WARN))]).await;
+    rig.push().await;
+    stream.version(&next).await;
+    let is_next = async || {
+        let all = rig.told(5, 1).await;
+        let last = all.last()?["observability"]["logging"]["level"] == "warn";
+        last.then_some(all.len())
+    };
+    let told = tests::wait::until("the next commit to be told", LIMIT, is_next);
+
+    assert!(told.await.unwrap() <= 6);
+}
+
+#[tokio::test]
 async fn gitlab_is_told_later_what_it_could_not_be_told_at_once() {
     let rig = Rig::start(POLL).await;
     let fault = Fault::at(

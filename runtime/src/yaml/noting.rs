@@ -19,6 +19,11 @@ use super::{Mistake, Spot, mistake, options, unknown};
 
 /// The name by which a value asks for its place in the text.
 const SPOT: &str = "__yaml_spanned";
+/// The name of a struct's field, a bool, that is set when there was a key that the struct does not know.
+pub(super) const UNKNOWN: &str = "__unknown";
+
+/// What aliases may unfold to, so that a short text does not become a long one.
+const REPLAYED_EVENTS_MAX: usize = 20_000;
 
 /// A key that nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +50,10 @@ struct Seen {
     null: Cell<bool>,
 }
 
-/// Reads a whole document, and notes the keys that its type does not know.
+/// Reads a whole document as Go's YAML does (`yes` and `on` are booleans, of keys that are given twice the last
+/// one counts), and notes the keys that its type does not know, in sections and in lists.
+///
+/// A field `__unknown` of type bool, which no document can name, is true in a struct that had such a key.
 ///
 /// # Errors
 /// The first mistake, and where it is.
@@ -53,8 +61,28 @@ pub fn read_noting<T: DeserializeOwned>(
     file: &Path,
     text: &str,
 ) -> Result<(T, Vec<UnknownKey>), Mistake> {
-    let (value, unknown, _) = read_placed(file, text)?;
+    let (value, unknown, _) = read_by(file, text, lenient_options())?;
     Ok((value, unknown))
+}
+
+/// Reads the same document as it was written.
+///
+/// # Errors
+/// The first mistake, and where it is.
+pub fn read_written(file: &Path, text: &str) -> Result<serde_json::Value, Mistake> {
+    let read: Result<Option<serde_json::Value>, _> =
+        serde_saphyr::from_str_with_options(text, lenient_options());
+    let value = read.map_err(|error| mistake(file, text, &error))?;
+    Ok(value.unwrap_or_default())
+}
+
+fn lenient_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        with_snippet: false,
+        strict_booleans: false,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYED_EVENTS_MAX },
+    }
 }
 
 /// The same, with the places of values.
@@ -62,8 +90,16 @@ pub(super) fn read_placed<T: DeserializeOwned>(
     file: &Path,
     text: &str,
 ) -> Result<(T, Vec<UnknownKey>, Places), Mistake> {
+    read_by(file, text, options())
+}
+
+fn read_by<T: DeserializeOwned>(
+    file: &Path,
+    text: &str,
+    options: serde_saphyr::Options,
+) -> Result<(T, Vec<UnknownKey>, Places), Mistake> {
     let seen = Seen::default();
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |inner| {
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |inner| {
         T::deserialize(Noting {
             inner,
             place: Place {
@@ -92,6 +128,13 @@ impl Place<'_> {
         };
         Self {
             path,
+            seen: self.seen,
+        }
+    }
+
+    fn item(&self, index: usize) -> Self {
+        Self {
+            path: format!("{}[{index}]", self.path),
             seen: self.seen,
         }
     }
@@ -130,7 +173,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
         deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
         deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char deserialize_str
         deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
-        deserialize_seq deserialize_map deserialize_identifier deserialize_ignored_any
+        deserialize_map deserialize_identifier deserialize_ignored_any
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -141,6 +184,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
             visitor,
             place: self.place,
             kind: Kind::Spot,
+        })
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_seq(Looking {
+            visitor,
+            place: self.place,
+            kind: Kind::Wrapper { spot: false },
         })
     }
 
@@ -281,7 +332,11 @@ impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
-        self.visitor.visit_seq(seq)
+        self.visitor.visit_seq(Items {
+            inner: seq,
+            place: self.place,
+            index: 0,
+        })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
@@ -295,6 +350,7 @@ impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
                 below: self.place.clone(),
                 place: self.place,
                 fields,
+                unknown: Unknown::default(),
             }),
             Kind::Spot => self.visitor.visit_map(SpotParts {
                 inner,
@@ -313,6 +369,18 @@ struct Keys<'n, A> {
     /// The place of the value that comes next.
     below: Place<'n>,
     fields: &'static [&'static str],
+    unknown: Unknown,
+}
+
+/// Whether a struct that wants to know had a key that it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Unknown {
+    #[default]
+    NotSeen,
+    Seen,
+    /// It is being told.
+    Telling,
+    Told,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<'_, A> {
@@ -323,21 +391,57 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<'_, A> {
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
         while let Some(key) = self.inner.next_key::<Spot<String>>()? {
-            if self.fields.contains(&key.value.as_str()) {
+            let is_known = self.fields.contains(&key.value.as_str()) && key.value != UNKNOWN;
+            if is_known {
                 self.below = self.place.below(&key.value);
                 return seed.deserialize(key.value.into_deserializer()).map(Some);
             }
             self.place.note(&key, self.fields);
             self.inner.next_value::<IgnoredAny>()?;
+            if self.unknown == Unknown::NotSeen {
+                self.unknown = Unknown::Seen;
+            }
+        }
+        if self.unknown == Unknown::Seen && self.fields.contains(&UNKNOWN) {
+            self.unknown = Unknown::Telling;
+            return seed.deserialize(UNKNOWN.into_deserializer()).map(Some);
         }
         Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        if self.unknown == Unknown::Telling {
+            self.unknown = Unknown::Told;
+            return seed.deserialize(true.into_deserializer());
+        }
         self.inner.next_value_seed(Below {
             seed,
             place: self.below.clone(),
         })
+    }
+}
+
+/// The items of a list.
+struct Items<'n, A> {
+    inner: A,
+    place: Place<'n>,
+    index: usize,
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
+    type Error = A::Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let place = self.place.item(self.index);
+        self.index += 1;
+        self.inner.next_element_seed(Inside { seed, place })
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
     }
 }
 
@@ -529,12 +633,65 @@ mod tests {
         );
     }
 
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Choice {
+        one: Option<u32>,
+        #[serde(rename = "__unknown")]
+        unknown: bool,
+    }
+
+    #[test]
+    fn unknown_keys_in_lists_are_noted_and_told_to_those_who_want_to_know() {
+        let text = "- {one: 1, two: 2}\n- {one: 1}\n- {three: 3, __unknown: no, four: [4]}\n- {}";
+
+        let (all, notes) = read_noting::<Vec<Choice>>(Path::new("f"), text).unwrap();
+
+        let told: Vec<_> = all.iter().map(|it| (it.one, it.unknown)).collect();
+        let expected = [(Some(1), true), (Some(1), false), (None, true), (None, false)];
+        assert_eq!(told, expected);
+        let paths: Vec<_> = notes.iter().map(|it| (it.line, it.path.as_str())).collect();
+        let expected = [
+            (1, "[0].two"),
+            (3, "[2].three"),
+            (3, "[2].__unknown"),
+            (3, "[2].four"),
+        ];
+        assert_eq!(paths, expected);
+        assert!(!notes[0].message.contains("__unknown"), "{}", notes[0].message);
+    }
+
+    #[test]
+    fn booleans_and_repeated_keys_are_read_as_go_reads_them() {
+        let text = "a: yes\nb: off\nlimit: 1\nlimit: 2\nc: 'yes'\nd: ~\n";
+
+        let written = read_written(Path::new("f"), text).unwrap();
+        let (doc, _) = read(text).unwrap();
+
+        let expected = serde_json::json!({"a": true, "b": false, "limit": 2, "c": "yes", "d": null});
+        assert_eq!(written, expected);
+        assert_eq!(doc.limit, Some(2));
+        for text in ["", "~", "null", "# nothing"] {
+            assert!(read_written(Path::new("f"), text).unwrap().is_null(), "{text}");
+        }
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_short_text_long() {
+        let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (name, of) in [("b", "a"), ("c", "b"), ("d", "c"), ("e", "d"), ("f", "e")] {
+            let all = [format!("*{of}"); 10].map(|it| it.clone()).join(", ");
+            text += &format!("{name}: &{name} [{all}]\n");
+        }
+
+        assert!(read_written(Path::new("f"), &text).is_err());
+    }
+
     #[test]
     fn what_is_wrong_stays_a_mistake_with_its_place() {
         for (text, mistake) in [
             ("outer: {name: n}\nlimit: many", "f:2:8: limit: invalid u32"),
             ("outer: {}", "f:1:8: the key `name` is missing here"),
-            ("limit: 1\nlimit: 2", "f:2:1: "),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.starts_with(mistake), "{error}");

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use runtime::yaml::NonEmpty;
 
+/// A choice without any of its keys, or with several.
+pub(super) const ONE_KEY: &str = "exactly one key must be given here";
+
 /// Which CI jobs may use the agent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,21 +27,40 @@ struct CiGrant {
     environments: Option<Vec<NonEmpty>>,
 }
 
+/// One that is not known here is left to GitLab.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", try_from = "CiAccessAsKeys")]
 enum CiAccessAs {
     Agent {},
-    Impersonate {
-        username: NonEmpty,
-        #[serde(default)]
-        groups: Option<Vec<NonEmpty>>,
-        #[serde(default)]
-        uid: Option<String>,
-        #[serde(default)]
-        extra: Option<Vec<Extra>>,
-    },
+    Impersonate(Impersonate),
     CiJob {},
+    #[serde(untagged)]
+    Unknown,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CiAccessAsKeys {
+    agent: Option<Nothing>,
+    impersonate: Option<Impersonate>,
+    ci_job: Option<Nothing>,
+    #[serde(rename = "__unknown")]
+    unknown: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Impersonate {
+    username: NonEmpty,
+    groups: Option<Vec<NonEmpty>>,
+    uid: Option<String>,
+    extra: Option<Vec<Extra>>,
+}
+
+/// `{}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -61,12 +83,51 @@ pub struct UserAccess {
 
 /// As whom users use an agent.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", try_from = "UserAccessAsKeys")]
 pub enum UserAccessAs {
     /// As the agent itself.
     Agent {},
     /// As themselves.
     User {},
+    /// As GitLab knows.
+    #[serde(untagged)]
+    Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct UserAccessAsKeys {
+    agent: Option<Nothing>,
+    user: Option<Nothing>,
+    #[serde(rename = "__unknown")]
+    unknown: bool,
+}
+
+impl TryFrom<CiAccessAsKeys> for CiAccessAs {
+    type Error = &'static str;
+
+    fn try_from(keys: CiAccessAsKeys) -> Result<Self, &'static str> {
+        match (keys.agent, keys.impersonate, keys.ci_job) {
+            (Some(Nothing {}), None, None) => Ok(Self::Agent {}),
+            (None, Some(whom), None) => Ok(Self::Impersonate(whom)),
+            (None, None, Some(Nothing {})) => Ok(Self::CiJob {}),
+            (None, None, None) if keys.unknown => Ok(Self::Unknown),
+            _ => Err(ONE_KEY),
+        }
+    }
+}
+
+impl TryFrom<UserAccessAsKeys> for UserAccessAs {
+    type Error = &'static str;
+
+    fn try_from(keys: UserAccessAsKeys) -> Result<Self, &'static str> {
+        match (keys.agent, keys.user) {
+            (Some(Nothing {}), None) => Ok(Self::Agent {}),
+            (None, Some(Nothing {})) => Ok(Self::User {}),
+            (None, None) if keys.unknown => Ok(Self::Unknown),
+            _ => Err(ONE_KEY),
+        }
+    }
 }
 
 /// A project or group whose members may use the agent.
@@ -80,8 +141,10 @@ pub struct UserGrant {
 impl CiAccess {
     pub(super) fn to_message(&self) -> wire::CiAccessCf {
         wire::CiAccessCf {
-            projects: each(&self.projects, CiGrant::to_project),
-            groups: each(&self.groups, CiGrant::to_group),
+            projects: grants(&self.projects)
+                .map(CiGrant::to_project)
+                .collect(),
+            groups: grants(&self.groups).map(CiGrant::to_group).collect(),
         }
     }
 }
@@ -101,30 +164,31 @@ impl CiGrant {
         wire::CiAccessGroupCf {
             id: self.id.0.clone(),
             default_namespace: self.default_namespace.clone().unwrap_or_default(),
-            access_as: self.access_as.as_ref().map(CiAccessAs::to_message),
+            access_as: self.access_as.as_ref().and_then(CiAccessAs::to_message),
             environments: texts(&self.environments),
         }
     }
 }
 
 impl CiAccessAs {
-    fn to_message(&self) -> wire::CiAccessAsCf {
+    fn to_message(&self) -> Option<wire::CiAccessAsCf> {
         let case = match self {
+            Self::Unknown => return None,
             Self::Agent {} => As::Agent(wire::CiAccessAsAgentCf {}),
             Self::CiJob {} => As::CiJob(wire::CiAccessAsCiJobCf {}),
-            Self::Impersonate {
+            Self::Impersonate(Impersonate {
                 username,
                 groups,
                 uid,
                 extra,
-            } => As::Impersonate(wire::CiAccessAsImpersonateCf {
+            }) => As::Impersonate(wire::CiAccessAsImpersonateCf {
                 username: username.0.clone(),
                 groups: texts(groups),
                 uid: uid.clone().unwrap_or_default(),
                 extra: each(extra, Extra::to_message),
             }),
         };
-        wire::CiAccessAsCf { r#as: Some(case) }
+        Some(wire::CiAccessAsCf { r#as: Some(case) })
     }
 }
 
@@ -135,6 +199,12 @@ impl Extra {
             val: self.val.iter().map(|text| text.0.clone()).collect(),
         }
     }
+}
+
+/// Without those that say nothing that is known of as whom jobs act: that would mean as the agent.
+fn grants(all: &Option<Vec<CiGrant>>) -> impl Iterator<Item = &CiGrant> {
+    let unknown = |it: &&CiGrant| it.access_as == Some(CiAccessAs::Unknown);
+    all.iter().flatten().filter(move |it| !unknown(it))
 }
 
 fn each<T, U>(items: &Option<Vec<T>>, convert: impl FnMut(&T) -> U) -> Vec<U> {

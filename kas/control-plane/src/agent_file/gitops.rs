@@ -3,7 +3,7 @@
 use proto::agent::agentcfg::{self as wire, git_ref_cf::Ref, manifest_project_cf::PruneOneof};
 use serde::{Deserialize, Serialize};
 
-use super::modules::wire_duration;
+use super::{access::ONE_KEY, modules::wire_duration};
 use runtime::yaml::{NonEmpty, Seconds};
 
 /// Manifests to apply.
@@ -61,11 +61,38 @@ enum Inventory {
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "GitRefKeys")]
 enum GitRef {
     Tag(NonEmpty),
     Branch(NonEmpty),
     Commit(NonEmpty),
+    /// One that is not known here.
+    #[serde(untagged)]
+    Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct GitRefKeys {
+    tag: Option<NonEmpty>,
+    branch: Option<NonEmpty>,
+    commit: Option<NonEmpty>,
+    #[serde(rename = "__unknown")]
+    unknown: bool,
+}
+
+impl TryFrom<GitRefKeys> for GitRef {
+    type Error = &'static str;
+
+    fn try_from(keys: GitRefKeys) -> Result<Self, &'static str> {
+        match (keys.tag, keys.branch, keys.commit) {
+            (Some(tag), None, None) => Ok(Self::Tag(tag)),
+            (None, Some(branch), None) => Ok(Self::Branch(branch)),
+            (None, None, Some(commit)) => Ok(Self::Commit(commit)),
+            (None, None, None) if keys.unknown => Ok(Self::Unknown),
+            _ => Err(ONE_KEY),
+        }
+    }
 }
 
 impl Gitops {
@@ -75,6 +102,8 @@ impl Gitops {
                 .manifest_projects
                 .iter()
                 .flatten()
+                // Without its ref it would mean the default branch.
+                .filter(|it| it.r#ref != Some(GitRef::Unknown))
                 .map(ManifestProject::to_message)
                 .collect(),
         }
@@ -96,7 +125,7 @@ impl ManifestProject {
                 .map_or("", Propagation::name)
                 .to_owned(),
             inventory_policy: self.inventory_policy.map_or("", Inventory::name).to_owned(),
-            r#ref: self.r#ref.as_ref().map(GitRef::to_message),
+            r#ref: self.r#ref.as_ref().and_then(GitRef::to_message),
         }
     }
 }
@@ -140,12 +169,13 @@ impl Inventory {
 }
 
 impl GitRef {
-    fn to_message(&self) -> wire::GitRefCf {
+    fn to_message(&self) -> Option<wire::GitRefCf> {
         let at = match self {
+            Self::Unknown => return None,
             Self::Tag(name) => Ref::Tag(name.0.clone()),
             Self::Branch(name) => Ref::Branch(name.0.clone()),
             Self::Commit(name) => Ref::Commit(name.0.clone()),
         };
-        wire::GitRefCf { r#ref: Some(at) }
+        Some(wire::GitRefCf { r#ref: Some(at) })
     }
 }

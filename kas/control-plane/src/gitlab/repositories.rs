@@ -20,9 +20,11 @@ use std::{
 };
 
 use cluster_state::{AgentId, Ring, SharedPollState};
+use runtime::shares::{Rate, Rates};
 use tokio::{
     sync::{Notify, broadcast},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +33,16 @@ use crate::{
     gitaly::Gitaly,
     notifications::{Event, Notifications},
 };
+pub(super) use subscribers::Has;
 use subscribers::{Subscribers, Trigger};
+
+/// How often GitLab is told again of an agent's configuration because its agent has begun anew.
+const RESTARTS: Rate = Rate {
+    per_second: 1.0 / 60.0,
+    burst: 5,
+};
+/// Agents whose restarts are counted.
+const RESTARTING_AGENTS_MAX: usize = 10_000;
 
 /// How repositories are read.
 #[derive(Debug, Clone)]
@@ -65,6 +76,7 @@ pub(super) struct Repositories {
     pub(super) settings: RepositorySettings,
     known: Mutex<Known>,
     joined: Notify,
+    restarts: Rates<AgentId>,
 }
 
 #[derive(Debug, Default)]
@@ -80,18 +92,23 @@ impl Repositories {
             settings,
             known: Mutex::default(),
             joined: Notify::new(),
+            restarts: Rates::new(RESTARTS, RESTARTING_AGENTS_MAX),
         }
     }
 
-    /// An agent of a project wants its configuration. `unknown_version`: it has another
-    /// version than is known here.
-    pub(super) fn subscribe(&self, project: i64, agent: AgentId, unknown_version: bool) {
+    /// An agent of a project wants its configuration.
+    pub(super) fn subscribe(&self, project: i64, agent: AgentId, has: Has) {
+        let has = match has {
+            // One that begins anew all the time is not told of each time.
+            Has::Nothing if !self.restarts.take(&agent, Instant::now()) => Has::KnownVersion,
+            has => has,
+        };
         let mut known = self.lock();
         if let Some(subscribers) = known.subscribers.get(&project) {
-            return subscribers.subscribe(agent, unknown_version);
+            return subscribers.subscribe(agent, has);
         }
         let subscribers = Arc::new(Subscribers::new(project));
-        subscribers.subscribe(agent, unknown_version);
+        subscribers.subscribe(agent, has);
         known.subscribers.insert(project, subscribers.clone());
         known.new.push(subscribers);
         self.joined.notify_one();

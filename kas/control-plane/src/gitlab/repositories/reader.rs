@@ -20,7 +20,18 @@ use crate::gitaly::{ErrorKind, GitalyError, RepositoryLocation};
 /// What an agent's file says, or what is wrong with it. By default that of a
 /// file that is not there: nothing.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Content(Result<AgentFile, AgentFileError>);
+pub(super) struct Content(Result<ReadFile, AgentFileError>);
+
+/// A file that can be used.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct ReadFile {
+    known: AgentFile,
+    /// All of it.
+    written: Value,
+}
+
+/// Unknown keys of a file that are logged.
+const LOGGED_KEYS_MAX: usize = 20;
 
 /// Why an agent's file cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -38,7 +49,7 @@ pub(super) enum AgentFileError {
 
 impl Default for Content {
     fn default() -> Self {
-        Self(Ok(AgentFile::default()))
+        Self(Ok(ReadFile::default()))
     }
 }
 
@@ -54,7 +65,7 @@ impl Content {
             Ok(file) => {
                 *configuration = Configuration::good(Arc::new(AgentConfigurationVersion {
                     commit_id: commit.to_owned(),
-                    configuration: file.to_message(),
+                    configuration: file.known.to_message(),
                 }));
             }
             Err(why) => {
@@ -66,7 +77,8 @@ impl Content {
 
     /// What is sent to GitLab; nothing of a broken file.
     pub(super) fn reported(&self) -> Option<Value> {
-        self.0.as_ref().ok().map(AgentFile::to_json)
+        let file = self.0.as_ref().ok()?;
+        Some(file.known.told(&file.written))
     }
 }
 
@@ -87,7 +99,7 @@ pub(super) async fn read(
     let parsed = match file.await {
         Ok(bytes) => parse(&registered.agent, path, &bytes),
         Err(error) => match error.kind {
-            ErrorKind::NotFound => Ok(AgentFile::default()),
+            ErrorKind::NotFound => Ok(ReadFile::default()),
             ErrorKind::FileTooBig | ErrorKind::UnexpectedTreeEntryType => Err(error.into()),
             ErrorKind::InvalidArgument | ErrorKind::ProtocolError | ErrorKind::RpcError => {
                 return Err(error);
@@ -109,14 +121,18 @@ pub(super) async fn read(
     Ok(Content(parsed))
 }
 
-/// Keys that are not known here may be known to a newer GitLab: they are logged and skipped.
-fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, AgentFileError> {
+/// Keys that are not known here may be known to a newer GitLab: they are logged, and told to it only.
+fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<ReadFile, AgentFileError> {
     let text = std::str::from_utf8(bytes).map_err(|error| AgentFileError::Utf8 {
         path: path.to_owned(),
         error,
     })?;
-    let (file, unknown) = yaml::read_noting::<AgentFile>(Path::new(path), text)?;
-    for key in unknown {
+    let written = yaml::read_written(Path::new(path), text)?;
+    if written.is_null() {
+        return Ok(ReadFile::default());
+    }
+    let (known, unknown) = yaml::read_noting::<AgentFile>(Path::new(path), text)?;
+    for key in unknown.into_iter().take(LOGGED_KEYS_MAX) {
         tracing::warn!(
             agent.id = agent.id.0,
             agent.name = agent.name,
@@ -125,10 +141,10 @@ fn parse(agent: &AgentInfo, path: &str, bytes: &[u8]) -> Result<AgentFile, Agent
             line = key.line,
             key = key.path,
             reason = key.message,
-            "unknown key in the agent's configuration file is ignored"
+            "unknown key in the agent's configuration file; GitLab is told of it, the agent is not"
         );
     }
-    Ok(file)
+    Ok(ReadFile { known, written })
 }
 
 #[cfg(test)]
@@ -167,12 +183,18 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_do_no_harm_and_only_known_ones_are_sent_to_gitlab() {
+    fn unknown_keys_do_no_harm_and_are_told_to_gitlab() {
         let reported =
             content("user_access: {access_as: {agent: {}}}\nnew_feature: {a: 1}").reported();
 
-        let known = serde_json::json!({"user_access": {"access_as": {"agent": {}}}});
-        assert_eq!(reported, Some(known));
+        let told = serde_json::json!({
+            "user_access": {"access_as": {"agent": {}}}, "new_feature": {"a": 1},
+        });
+        assert_eq!(reported, Some(told));
+        for nothing in ["", "~", "null", "---\n", "# nothing"] {
+            let read = content(nothing);
+            assert_eq!(read, Content::default(), "{nothing}");
+        }
         assert_eq!(Content::default().reported(), Some(serde_json::json!({})));
         assert_eq!(content("a: [").reported(), None);
     }

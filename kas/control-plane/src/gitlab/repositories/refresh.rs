@@ -13,7 +13,7 @@ use super::{
     PollSharing,
     assignee::{AssigneeTracker, Assignment, Head, PostedHead},
     reader::{self, Content},
-    subscribers::{Subscribers, Trigger},
+    subscribers::{Has, Subscribers, Trigger},
 };
 use crate::gitaly::{AgentFileName, ErrorKind, GitalyError, RepositoryLocation};
 
@@ -35,6 +35,8 @@ struct Delivered {
     blob: Option<String>,
     /// Whether GitLab has it.
     reported: bool,
+    /// Whether GitLab is told in any case: the agent has begun anew.
+    restarted: bool,
 }
 
 impl Refresher {
@@ -110,7 +112,7 @@ impl Refresher {
             self.subscribers.unsubscribe(id);
             // It may have come back just before it was taken out.
             let back = agents.following(id)?;
-            self.subscribers.subscribe(id, false);
+            self.subscribers.subscribe(id, Has::KnownVersion);
             Some(back)
         })
     }
@@ -240,6 +242,7 @@ impl Refresher {
             content,
             blob,
             reported: false,
+            restarted: false,
         })
     }
 
@@ -250,18 +253,24 @@ impl Refresher {
         }
     }
 
-    /// Sends GitLab what an agent's file says, unless another replica did.
+    /// Sends GitLab what an agent's file says, unless another replica did. GitLab hears it again of an agent that
+    /// has begun anew, so that a restart of the agent mends what GitLab has lost.
     async fn report(&mut self, id: AgentId) {
-        let Some(delivered) = self.delivered.get_mut(&id).filter(|it| !it.reported) else {
+        let Some(delivered) = self.delivered.get_mut(&id) else {
             return;
         };
+        delivered.restarted |= self.subscribers.take_restarted(id);
+        if delivered.reported && !delivered.restarted {
+            return;
+        }
         let Some(file) = delivered.content.reported() else {
-            delivered.reported = true;
+            (delivered.reported, delivered.restarted) = (true, false);
             return;
         };
         let polls = self.sharing.as_ref().map(|it| &it.polls);
         if let Some(polls) = polls
             && let Ok(false) = polls.claim(id, &delivered.commit).await
+            && !delivered.restarted
         {
             delivered.reported = true;
             return;
@@ -272,9 +281,11 @@ impl Refresher {
             .post_agent_configuration(id, &file)
             .await
         {
-            Ok(()) => delivered.reported = true,
+            Ok(()) => (delivered.reported, delivered.restarted) = (true, false),
             // The agent was deleted.
-            Err(error) if error.refusal() == Some(404) => delivered.reported = true,
+            Err(error) if error.refusal() == Some(404) => {
+                (delivered.reported, delivered.restarted) = (true, false);
+            }
             Err(error) => {
                 tracing::warn!(agent.id = id.0, %error, "could not send the agent's configuration to GitLab; retrying");
                 if let Some(polls) = polls {

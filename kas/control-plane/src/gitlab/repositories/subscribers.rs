@@ -23,6 +23,17 @@ pub(super) enum Trigger {
     UnknownVersion,
 }
 
+/// Which version of its configuration an agent has that wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gitlab) enum Has {
+    /// None: it has begun anew.
+    Nothing,
+    /// The one that is known here, or it will be told.
+    KnownVersion,
+    /// Another than is known here.
+    UnknownVersion,
+}
+
 /// The agents of one repository.
 #[derive(Debug)]
 pub(super) struct Subscribers {
@@ -34,6 +45,8 @@ pub(super) struct Subscribers {
 #[derive(Debug, Default)]
 struct State {
     agents: BTreeSet<AgentId>,
+    /// Those that have begun anew, of which GitLab is told again.
+    restarted: BTreeSet<AgentId>,
     trigger: Option<Trigger>,
 }
 
@@ -46,14 +59,24 @@ impl Subscribers {
         }
     }
 
-    /// An agent wants its configuration. `unknown_version`: it has another version than is known here.
-    pub(super) fn subscribe(&self, agent: AgentId, unknown_version: bool) {
-        let new = self.lock().agents.insert(agent);
-        match (unknown_version, new) {
-            (true, _) => self.wake(Trigger::UnknownVersion),
-            (false, true) => self.wake(Trigger::Subscribed),
-            (false, false) => {}
+    /// An agent wants its configuration.
+    pub(super) fn subscribe(&self, agent: AgentId, has: Has) {
+        let mut state = self.lock();
+        let new = state.agents.insert(agent);
+        if has == Has::Nothing {
+            state.restarted.insert(agent);
         }
+        drop(state);
+        match (has, new) {
+            (Has::UnknownVersion, _) => self.wake(Trigger::UnknownVersion),
+            (Has::Nothing, _) | (Has::KnownVersion, true) => self.wake(Trigger::Subscribed),
+            (Has::KnownVersion, false) => {}
+        }
+    }
+
+    /// Whether an agent has begun anew since this was asked.
+    pub(super) fn take_restarted(&self, agent: AgentId) -> bool {
+        self.lock().restarted.remove(&agent)
     }
 
     pub(super) fn wake(&self, trigger: Trigger) {
@@ -69,7 +92,9 @@ impl Subscribers {
 
     /// An agent is not connected any more.
     pub(super) fn unsubscribe(&self, agent: AgentId) {
-        self.lock().agents.remove(&agent);
+        let mut state = self.lock();
+        state.agents.remove(&agent);
+        state.restarted.remove(&agent);
     }
 
     pub(super) fn is_empty(&self) -> bool {
