@@ -173,12 +173,20 @@ fn agent_services(
 ) -> Services {
     let external_url = control::external_url(config).unwrap_or_default();
     let flux = Flux::new(pushes.clone(), control.usage.clone(), metrics);
-    let mut services =
-        Services::standard(control.plane.clone(), tracker.clone(), external_url).with(
-            agent_gateway::reconcile_projects(flux, control.plane.clone()),
-        );
+    let plane = control.plane.clone();
+    let usage = control.usage.clone();
+    let mut services = Services::standard(plane, tracker.clone(), external_url, usage).with(
+        agent_gateway::reconcile_projects(flux, control.plane.clone()),
+    );
     if let Some(modules) = control.module_api() {
         services = services.with(agent_gateway::make_request(modules));
+    }
+    if config.agent.job_router.enabled
+        && let Some(gitlab) = control.gitlab()
+    {
+        for method in agent_gateway::route_jobs(gitlab) {
+            services = services.with(method);
+        }
     }
     if let Some(events) = events {
         services = services.with(agent_gateway::report_events(events.clone()));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::agent::prototool::Values;
+use crate::agent::prototool::{RawEntry, RawValues, Values};
 
 /// A multimap as the wire carries it.
 pub type Meta = HashMap<String, Values>;
@@ -40,6 +40,23 @@ pub fn request_info(method: &str, meta: &Meta) -> Bytes {
         &mut encoded,
     );
     encoded.freeze()
+}
+
+/// The same as an agent sends it with its answer: values need not be texts.
+pub type RawMeta = Vec<RawEntry>;
+
+/// A multimap of texts as one of bytes, in the order of its keys.
+#[must_use]
+pub fn raw(meta: Meta) -> RawMeta {
+    let entries = meta.into_iter().map(|(key, Values { value })| RawEntry {
+        key: key.into(),
+        value: Some(RawValues {
+            value: value.into_iter().map(Into::into).collect(),
+        }),
+    });
+    let mut entries: RawMeta = entries.collect();
+    entries.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    entries
 }
 
 /// Turns HTTP headers into the wire's map, with the names as `name` spells them.
@@ -101,6 +118,41 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+
+    #[test]
+    fn an_answers_metadata_may_hold_any_bytes_and_is_a_map_on_the_wire() {
+        use prost::Message as _;
+
+        use crate::agent::{
+            prototool::HttpResponse,
+            reverse_tunnel::rpc::{ConnectRequest, Header, connect_request::Msg},
+        };
+        let values = Values {
+            value: vec!["a".into(), "b".into()],
+        };
+        let meta = Meta::from([("x".to_owned(), values)]);
+        // A map in field 3 here, and in field 1 there.
+        let map = HttpResponse {
+            header: meta.clone(),
+            ..HttpResponse::default()
+        };
+        let mut encoded = map.encode_to_vec();
+        encoded[0] = 1 << 3 | 2;
+        assert_eq!(Header::decode(&encoded[..]).unwrap().meta, raw(meta));
+
+        let entry = RawEntry {
+            key: "x-bin".into(),
+            value: Some(RawValues {
+                value: vec![b"\xff\x00".to_vec().into()],
+            }),
+        };
+        let header = Header { meta: vec![entry] };
+        let message = ConnectRequest {
+            msg: Some(Msg::Header(header)),
+        };
+        let read = ConnectRequest::decode(&message.encode_to_vec()[..]);
+        assert_eq!(read, Ok(message));
+    }
 
     #[test]
     fn names_are_spelled_as_go_spells_them() {

@@ -19,7 +19,7 @@ use proto::{
         CloseSend, ConnectRequest, ConnectResponse, connect_request, connect_response,
     },
     frame::{Deframer, Frame, FrameBuilder, Payload},
-    metadata::{Meta, request_info},
+    metadata::{RawMeta, request_info},
     sequence::{END, FieldNumber, Sequence},
 };
 use runtime::grpc::{SendStream, poll_message};
@@ -45,11 +45,11 @@ const MAX_OVERHEAD_BYTES: usize = 32;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Metadata ahead of the first message.
-    Header(Meta),
+    Header(RawMeta),
     /// A message of the method, encoded as the agent sent it.
     Message(Bytes),
     /// Metadata behind the last message.
-    Trailer(Meta),
+    Trailer(RawMeta),
     /// The method failed.
     Error(proto::google::rpc::Status),
     /// Nothing follows.

@@ -81,7 +81,10 @@ async fn the_agent_gets_the_same_metadata_as_without_a_peer() {
 
         let mut call = open(&replicas.all[0], opening).await;
 
-        assert_eq!(call.event().await.unwrap(), Event::Header(meta.clone()));
+        assert_eq!(
+            call.event().await.unwrap(),
+            Event::Header(proto::metadata::raw(meta.clone()))
+        );
     }
 }
 

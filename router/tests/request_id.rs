@@ -69,7 +69,10 @@ async fn a_request_is_found_by_its_id_in_the_log_of_both_replicas_and_at_the_age
     let at_agent = call.event().await.unwrap();
     assert_eq!(
         at_agent,
-        Event::Header(HashMap::from([(REQUEST_ID.to_owned(), id)]))
+        Event::Header(proto::metadata::raw(HashMap::from([(
+            REQUEST_ID.to_owned(),
+            id
+        )])))
     );
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for event in ["call started through a peer", "serving a call for a peer"] {

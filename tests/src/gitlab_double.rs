@@ -52,6 +52,7 @@ struct Shared {
     configurations: Mutex<Vec<(i64, Value)>>,
     usage: Mutex<Vec<Value>>,
     modules: Mutex<Vec<ModuleCall>>,
+    events: Mutex<Vec<Value>>,
     /// Of repositories, and of Gitaly's socket.
     folder: TempDir,
     gitaly: String,
@@ -91,6 +92,7 @@ impl GitLabDouble {
             configurations: Mutex::default(),
             usage: Mutex::default(),
             modules: Mutex::default(),
+            events: Mutex::default(),
             gitaly: match certs {
                 Some(_) => format!("tls://localhost:{}", gitaly.local_addr()?.port()),
                 None => format!("tcp://{}", gitaly.local_addr()?),
@@ -194,6 +196,12 @@ impl GitLabDouble {
     #[must_use]
     pub fn module_calls(&self) -> Vec<ModuleCall> {
         lock(&self.shared.modules).clone()
+    }
+
+    /// The events that it took, oldest report first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Value> {
+        lock(&self.shared.events).clone()
     }
 
     /// Writes the secret that kas must have.

@@ -1,5 +1,5 @@
-//! The sections of the configuration that are this crate's: `agent.listen`, `agent.receptive_agent` and
-//! `agent.events`, which GitLab's kas does not have.
+//! The sections of the configuration that are this crate's: `agent.listen`, `agent.receptive_agent`, and
+//! `agent.job_router` and `agent.events`, which GitLab's kas does not have.
 
 use std::path::PathBuf;
 
@@ -48,6 +48,14 @@ section! {
     pub struct ReceptiveAgent: Default {
         /// How often GitLab is asked which agents are to be dialled.
         pub poll_period: PositiveSeconds = PositiveSeconds::new(300),
+    }
+}
+
+section! {
+    /// Jobs for runners. Not among the keys of GitLab's kas that are known here.
+    pub struct JobRouter: Default {
+        /// Whether runners may ask for jobs through this server.
+        pub enabled: bool = false,
     }
 }
 

@@ -10,6 +10,7 @@ mod descriptor;
 mod dialled;
 mod draining;
 mod idle_tunnel;
+mod kind;
 mod metrics;
 mod service;
 mod services;
@@ -36,7 +37,7 @@ use draining::DrainPace;
 pub use draining::DrainSettings;
 pub use metrics::AgentMetrics;
 pub use service::Method;
-pub use services::{Services, make_request, reconcile_projects, report_events};
+pub use services::{Services, make_request, reconcile_projects, report_events, route_jobs};
 
 /// How often a WebSocket connection of an agent is pinged: more often than load balancers close silent ones,
 /// commonly after 60 s.

@@ -14,7 +14,7 @@ mod tracker;
 pub use flux::Flux;
 pub use gateway::{
     AgentGateway, AgentMetrics, DialledAgent, DialledConnection, DrainSettings, Method, Services,
-    Settings, WEBSOCKET_PING_INTERVAL, make_request, reconcile_projects, report_events,
+    Settings, WEBSOCKET_PING_INTERVAL, make_request, reconcile_projects, report_events, route_jobs,
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
 pub use tracker::{InstanceGuard, RegisterError, Tracker};

@@ -94,7 +94,8 @@ impl Kas {
         let table = Arc::new(store.table(me));
         let registry = Registry::new(table.clone());
         let tracker = Tracker::new(table.clone());
-        let services = Services::standard(control_plane.clone(), tracker.clone(), String::new());
+        let services =
+            Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
         let settings = Settings {
             max_connection_age,
             connections_per_token_per_minute,

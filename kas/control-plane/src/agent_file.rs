@@ -88,7 +88,9 @@ fn merged(known: &Value, written: &Value) -> Value {
         }
         (Value::Array(known), Value::Array(written)) if known.len() == written.len() => {
             let items = known.iter().zip(written);
-            items.map(|(known, written)| merged(known, written)).collect()
+            items
+                .map(|(known, written)| merged(known, written))
+                .collect()
         }
         (Value::Null, _) => {
             let mut told = written.clone();

@@ -17,6 +17,7 @@ mod connector;
 mod error;
 mod health;
 mod impersonation;
+mod job_request;
 mod metrics;
 mod modules;
 mod number;
@@ -31,6 +32,7 @@ mod usage_metrics;
 pub use agent_info::RegisteredAgent;
 pub use client::Client;
 pub use error::{AnswerError, CallError};
+pub use job_request::JobAnswer;
 pub use metrics::GitLabMetrics;
 pub use modules::{
     ModuleApi, ModuleBody, ModuleError, ModulePath, ModuleRequest, PathError, RequestError,

@@ -3,6 +3,10 @@
 //! What a report says is subtracted once GitLab has taken it, so that nothing is
 //! lost that comes meanwhile. Each replica reports for itself.
 
+mod events;
+
+pub use events::EventReport;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,7 +15,8 @@ use std::{
 use cluster_state::AgentId;
 use serde::Serialize;
 
-use crate::Credentials;
+use crate::{AgentInfo, Credentials};
+use events::Events;
 
 /// Different users or agents that are remembered until they are reported.
 const IDS_MAX: usize = 100_000;
@@ -81,6 +86,7 @@ struct Counted {
     ways: [ByWay; 3],
     flux: u64,
     flux_projects: HashSet<i64>,
+    events: Events,
 }
 
 #[derive(Debug, Default)]
@@ -122,14 +128,31 @@ impl Report {
 }
 
 impl Usage {
-    /// A request was allowed. `user` is 0 where GitLab names none.
-    pub fn allowed(&self, kind: AccessKind, user: i64, agent: AgentId) {
+    /// A request was allowed. `user` is 0 where GitLab names none; `project` is the agent's.
+    pub fn allowed(&self, kind: AccessKind, user: i64, agent: AgentId, project: i64) {
         let mut counted = self.lock();
+        counted.events.user(kind, user, project);
         add(&mut counted.users, user);
         let by_way = &mut counted.ways[kind as usize];
         by_way.requests += 1;
         add(&mut by_way.users, user);
         add(&mut by_way.agents, agent.0);
+    }
+
+    /// A process of an agent registered, which says this of itself.
+    pub fn registered(&self, agent: &AgentInfo, version: &str, platform: &str) {
+        self.lock().events.agent(agent, version, platform);
+    }
+
+    /// The events that are to be reported now.
+    #[must_use]
+    pub fn event_report(&self) -> EventReport {
+        self.lock().events.report()
+    }
+
+    /// GitLab has taken a report of events, or does not want any.
+    pub fn events_reported(&self, report: &EventReport) {
+        self.lock().events.reported(report);
     }
 
     /// An agent was told of a push to a project, for Flux.
@@ -198,9 +221,9 @@ mod tests {
     #[test]
     fn a_report_has_gitlabs_names_and_leaves_out_what_is_zero() {
         let usage = Usage::default();
-        usage.allowed(AccessKind::Ci, 1, AgentId(5));
-        usage.allowed(AccessKind::Ci, 1, AgentId(6));
-        usage.allowed(AccessKind::Pat, 2, AgentId(5));
+        usage.allowed(AccessKind::Ci, 1, AgentId(5), 3);
+        usage.allowed(AccessKind::Ci, 1, AgentId(6), 3);
+        usage.allowed(AccessKind::Pat, 2, AgentId(5), 3);
 
         let report = serde_json::to_value(usage.report()).unwrap();
 
@@ -224,9 +247,9 @@ mod tests {
     #[test]
     fn what_comes_while_a_report_is_under_way_is_in_the_next() {
         let usage = Usage::default();
-        usage.allowed(AccessKind::User, 1, AgentId(5));
+        usage.allowed(AccessKind::User, 1, AgentId(5), 3);
         let first = usage.report();
-        usage.allowed(AccessKind::User, 2, AgentId(5));
+        usage.allowed(AccessKind::User, 2, AgentId(5), 3);
 
         usage.reported(&first);
 
@@ -254,7 +277,7 @@ mod tests {
     #[test]
     fn nobody_is_no_user() {
         let usage = Usage::default();
-        usage.allowed(AccessKind::Ci, 0, AgentId(5));
+        usage.allowed(AccessKind::Ci, 0, AgentId(5), 3);
 
         assert!(!usage.report().unique_counters.contains_key(USERS));
     }

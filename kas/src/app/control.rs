@@ -87,6 +87,11 @@ impl Control {
         }
     }
 
+    /// Where that is a GitLab.
+    pub(super) fn gitlab(&self) -> Option<&GitLab> {
+        self.gitlab.as_ref()
+    }
+
     /// What reads repositories, if that is done.
     pub(super) fn gitaly(&self) -> Option<&Gitaly> {
         self.gitlab.as_ref().map(GitLab::gitaly)

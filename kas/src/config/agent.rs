@@ -1,6 +1,6 @@
 //! The section `agent`.
 
-use agent_gateway::config::{AgentListen, Events, ReceptiveAgent};
+use agent_gateway::config::{AgentListen, Events, JobRouter, ReceptiveAgent};
 use control_plane::config::AgentConfiguration;
 use runtime::{
     section,
@@ -33,6 +33,8 @@ section! {
         pub redis_conn_info_gc: NoEffect<Seconds, Leases> = NoEffect::new(Seconds::new(600)),
         /// Watches of clusters' objects.
         pub graph: Graph = Graph::default(),
+        /// Jobs for runners.
+        pub job_router: JobRouter = JobRouter::default(),
         /// The Kubernetes API proxy; `None` leaves it off.
         pub kubernetes_api: Option<KubernetesApi> = None,
         /// Events of agents' clusters; `None` leaves them off.

@@ -103,6 +103,7 @@ impl Cluster {
             control_plane.clone(),
             Tracker::new(shared.table.clone()),
             String::new(),
+            None,
         );
         self.replicas.push(Replica::start(Setup {
             graph: Graph::default(),

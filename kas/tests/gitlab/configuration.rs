@@ -299,7 +299,11 @@ observability: {logging: {level: debug}}
 
     let version = stream.version(&commit).await;
 
-    assert_eq!(level(&version), Some(LogLevelEnum::Debug), "the last counts");
+    assert_eq!(
+        level(&version),
+        Some(LogLevelEnum::Debug),
+        "the last counts"
+    );
     let sent = &version.configuration;
     assert_eq!(sent.ci_access.as_ref().unwrap().projects[0].id, "g/p");
     assert!(sent.remote_development.as_ref().unwrap().enabled);

@@ -156,7 +156,7 @@ fn agent_configuration(fixture: &Fixture) -> BoxFuture<'_, Made> {
 fn usage_metrics(fixture: &Fixture) -> BoxFuture<'_, Made> {
     async {
         let usage = Usage::default();
-        usage.allowed(AccessKind::Ci, 11, AgentId(5));
+        usage.allowed(AccessKind::Ci, 11, AgentId(5), 3);
         told(fixture.gitlab.client().post_usage(&usage.report()).await)
     }
     .boxed()

@@ -9,6 +9,7 @@ mod configuration;
 mod contract;
 mod fixture;
 mod gitaly;
+mod jobs;
 mod link;
 mod modules;
 mod outage;

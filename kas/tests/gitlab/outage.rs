@@ -303,7 +303,10 @@ async fn lost(fixture: &Fixture, patience: Duration, count: usize) -> Vec<String
 #[tokio::test]
 async fn a_gitlab_that_is_away_for_three_seconds_costs_no_caller_who_waits_five() {
     const CALLERS: usize = 46;
-    let (failing, gone) = (Fixture::start(FORGETFUL).await, Fixture::start(FORGETFUL).await);
+    let (failing, gone) = (
+        Fixture::start(FORGETFUL).await,
+        Fixture::start(FORGETFUL).await,
+    );
     let outages = [(&failing, FaultKind::Status(502)), (&gone, FaultKind::Down)];
     let outages = outages.map(|(fixture, kind)| async move {
         fixture.double.change(|it| *it = with_jobs(CALLERS));
@@ -327,10 +330,9 @@ async fn a_gitlab_that_is_away_for_three_seconds_costs_no_caller_who_waits_five(
         GitLabDouble::listen(with_jobs(CALLERS), &address, None).await
     };
 
-    let (others, (refused, double)) = tokio::join!(
-        join_all(outages),
-        async { tokio::join!(lost(&unplugged, 5 * SECOND, CALLERS), plugged_in) },
-    );
+    let (others, (refused, double)) = tokio::join!(join_all(outages), async {
+        tokio::join!(lost(&unplugged, 5 * SECOND, CALLERS), plugged_in)
+    },);
 
     drop(double.unwrap());
     assert_eq!(refused, [""; 0], "connections were refused");

@@ -15,7 +15,7 @@ use crate::fixture::{FORGETFUL, Fixture, usual};
 
 fn used() -> Usage {
     let usage = Usage::default();
-    usage.allowed(AccessKind::Ci, 11, AgentId(5));
+    usage.allowed(AccessKind::Ci, 11, AgentId(5), 3);
     usage
 }
 
@@ -69,6 +69,60 @@ async fn the_last_report_is_sent_when_the_server_stops_and_an_empty_one_never() 
 
     assert_eq!(fixture.asked(Endpoint::UsageMetrics), 1);
     assert!(usage.report().is_empty());
+}
+
+#[tokio::test]
+async fn events_for_gitlabs_usage_pages_are_sent_once_and_kept_while_gitlab_is_ill() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    fixture.double.change(|it| it.paths = Paths::New);
+    let usage = used();
+    let agent = fixture
+        .gitlab
+        .agent_by_token(&Token::new("agent-5-a"))
+        .await;
+    usage.registered(&agent.unwrap(), "v18.1.0", "linux/amd64");
+    let post = async || {
+        let report = usage.event_report();
+        let posted = fixture.gitlab.client().post_agent_events(&report).await;
+        posted.inspect(|()| usage.events_reported(&report))
+    };
+
+    fixture.fails(FaultKind::Status(502));
+    post().await.unwrap_err();
+    fixture.recovers();
+    post().await.unwrap();
+
+    assert!(usage.event_report().is_empty());
+    let expected = serde_json::json!({
+        "k8s_api_proxy_requests_unique_users_via_ci_access": [{"user_id": 11, "project_id": 3}],
+        "register_agent_at_kas":
+            [{"project_id": 3, "agent_version": "v18.1.0", "architecture": "amd64"}],
+    });
+    assert_eq!(fixture.double.events(), [expected]);
+}
+
+#[tokio::test]
+async fn a_gitlab_that_knows_no_events_gets_usage_and_is_left_alone() {
+    let fixture = Fixture::start(FORGETFUL).await;
+    let (usage, stop) = (used(), CancellationToken::new());
+    let reporting = fixture.gitlab.clone();
+    let period = Duration::from_millis(10);
+    let reporting = tokio::spawn(reporting.report_usage(usage.clone(), period, stop.clone()));
+    let unknown = async || (fixture.asked(Endpoint::Unknown) > 0).then_some(());
+    let asked = tests::wait::until("GitLab to be asked", Duration::from_secs(20), unknown);
+    asked.await.unwrap();
+
+    for user in 20..30 {
+        usage.allowed(AccessKind::Ci, user, AgentId(5), 3);
+        let empty = async || usage.event_report().is_empty().then_some(());
+        let emptied = tests::wait::until("the events to go", Duration::from_secs(20), empty);
+        emptied.await.unwrap();
+    }
+    stop.cancel();
+    reporting.await.unwrap();
+
+    assert_eq!(fixture.asked(Endpoint::Unknown), 1);
+    assert!(!fixture.double.usage().is_empty());
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
     };
     let table = Arc::new(store.table(me.clone()));
     let tracker = Tracker::new(table.clone());
-    let services = Services::standard(site.control_plane.clone(), tracker, String::new());
+    let services = Services::standard(site.control_plane.clone(), tracker, String::new(), None);
     let replica = Replica::start(Setup {
         graph: Graph::default(),
         table,

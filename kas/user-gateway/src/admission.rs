@@ -125,7 +125,8 @@ impl Admission {
         if let Some(usage) = &self.usage
             && let Some(credentials) = rights.credentials()
         {
-            usage.allowed(AccessKind::of(credentials), access.user_id, access.agent.id);
+            let (kind, agent) = (AccessKind::of(credentials), &access.agent);
+            usage.allowed(kind, access.user_id, agent.id, agent.project_id);
         }
         Ok((access, rights))
     }

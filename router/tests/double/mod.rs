@@ -288,7 +288,8 @@ async fn echo(send: runtime::grpc::SendRequest, end: mpsc::Sender<String>) {
             match ConnectResponse::decode(message).unwrap().msg.unwrap() {
                 connect_response::Msg::RequestInfo(info) => {
                     assert_eq!(info.method_name, METHOD);
-                    say(&mut stream, Msg::Header(Header { meta: info.meta })).await;
+                    let meta = proto::metadata::raw(info.meta);
+                    say(&mut stream, Msg::Header(Header { meta })).await;
                 }
                 connect_response::Msg::Message(message) => {
                     say(&mut stream, Msg::Message(Message { data: message.data })).await;

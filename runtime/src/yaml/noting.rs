@@ -648,7 +648,12 @@ mod tests {
         let (all, notes) = read_noting::<Vec<Choice>>(Path::new("f"), text).unwrap();
 
         let told: Vec<_> = all.iter().map(|it| (it.one, it.unknown)).collect();
-        let expected = [(Some(1), true), (Some(1), false), (None, true), (None, false)];
+        let expected = [
+            (Some(1), true),
+            (Some(1), false),
+            (None, true),
+            (None, false),
+        ];
         assert_eq!(told, expected);
         let paths: Vec<_> = notes.iter().map(|it| (it.line, it.path.as_str())).collect();
         let expected = [
@@ -658,7 +663,11 @@ mod tests {
             (3, "[2].four"),
         ];
         assert_eq!(paths, expected);
-        assert!(!notes[0].message.contains("__unknown"), "{}", notes[0].message);
+        assert!(
+            !notes[0].message.contains("__unknown"),
+            "{}",
+            notes[0].message
+        );
     }
 
     #[test]
@@ -668,11 +677,15 @@ mod tests {
         let written = read_written(Path::new("f"), text).unwrap();
         let (doc, _) = read(text).unwrap();
 
-        let expected = serde_json::json!({"a": true, "b": false, "limit": 2, "c": "yes", "d": null});
+        let expected =
+            serde_json::json!({"a": true, "b": false, "limit": 2, "c": "yes", "d": null});
         assert_eq!(written, expected);
         assert_eq!(doc.limit, Some(2));
         for text in ["", "~", "null", "# nothing"] {
-            assert!(read_written(Path::new("f"), text).unwrap().is_null(), "{text}");
+            assert!(
+                read_written(Path::new("f"), text).unwrap().is_null(),
+                "{text}"
+            );
         }
     }
 

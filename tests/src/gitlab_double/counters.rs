@@ -26,6 +26,10 @@ pub enum Endpoint {
     ReceptiveAgents,
     /// What agents' modules ask for.
     Modules,
+    /// What happened at kas.
+    AgentEvents,
+    /// Which job is for a runner.
+    JobRequest,
     /// At which commit is a branch: Gitaly.
     InfoRefs,
     /// What does a file say: Gitaly.

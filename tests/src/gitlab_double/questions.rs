@@ -181,6 +181,28 @@ pub(super) fn usage_metrics(report: Value) -> (Answer, Option<Value>) {
     (refused(400, "400 Bad request - Invalid counters"), None)
 }
 
+/// Also gives what is to be remembered.
+pub(super) fn agent_events(report: Value) -> (Answer, Option<Value>) {
+    let events = report["events"].as_object();
+    let lists = |all: &serde_json::Map<String, Value>| all.values().all(Value::is_array);
+    if events.is_some_and(lists) {
+        return ((204, None), Some(report["events"].clone()));
+    }
+    (refused(400, "400 Bad request - events is missing"), None)
+}
+
+/// A job for a runner, with all that the runner said; none for one that has had its own.
+pub(super) fn job_request(scenario: &Scenario, body: &Value) -> Answer {
+    let token = body["token"].as_str().unwrap_or_default();
+    match scenario.runners.iter().find(|it| it.token == token) {
+        None => refused(403, "403 Forbidden"),
+        Some(runner) => match runner.job {
+            None => (204, None),
+            Some(id) => (201, Some(json!({"id": id, "asked": body}))),
+        },
+    }
+}
+
 /// An agent may read its own project, and what the scenario says besides.
 pub(super) fn verify_project_access(
     scenario: &Scenario,

@@ -31,6 +31,8 @@ pub struct Scenario {
     pub jobs: Vec<Job>,
     /// Agents that wait to be dialled, as GitLab answers them.
     pub receptive_agents: Vec<Value>,
+    /// Runners.
+    pub runners: Vec<Runner>,
     /// What goes wrong; the first that fits a request counts.
     pub faults: Vec<Fault>,
 }
@@ -142,6 +144,16 @@ pub struct Session {
     pub csrf: String,
     /// Whose; nobody's when signed out.
     pub username: Option<String>,
+}
+
+/// A runner.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runner {
+    /// Its token.
+    pub token: String,
+    /// The job that waits for it.
+    pub job: Option<i64>,
 }
 
 /// A CI job.

@@ -125,6 +125,10 @@ fn endpoint(head: &Parts, paths: Paths) -> Endpoint {
             Endpoint::ReceptiveAgents
         }
         (_, path) if path.starts_with(modules::PREFIX) => Endpoint::Modules,
+        ("POST", "/api/v4/internal/kubernetes/agent_events") if paths == Paths::New => {
+            Endpoint::AgentEvents
+        }
+        ("POST", "/api/v4/jobs/request") => Endpoint::JobRequest,
         _ => Endpoint::Unknown,
     }
 }
@@ -141,16 +145,19 @@ fn told(shared: &Shared, endpoint: Endpoint, head: &Parts, body: &Bytes) -> Resp
                 }
                 Some(Remembered::Usage(report)) => lock(&shared.usage).push(report),
                 Some(Remembered::Module(call)) => lock(&shared.modules).push(call),
+                Some(Remembered::Events(events)) => lock(&shared.events).push(events),
                 None => {}
             }
             answer
         }
     };
-    response(
-        status,
-        "application/json",
-        body.map_or_else(String::new, |it| it.to_string()),
-    )
+    let text = body.map_or_else(String::new, |it| it.to_string());
+    let mut response = response(status, "application/json", text);
+    if endpoint == Endpoint::JobRequest {
+        let seen = HeaderValue::from_static("queue-7");
+        response.headers_mut().insert("x-gitlab-last-update", seen);
+    }
+    response
 }
 
 /// What a call leaves behind.
@@ -158,6 +165,7 @@ enum Remembered {
     Configuration(i64, Value),
     Usage(Value),
     Module(ModuleCall),
+    Events(Value),
 }
 
 type Told = (Answer, Option<Remembered>);
@@ -188,6 +196,11 @@ fn ask(
             let (answer, report) = questions::usage_metrics(json());
             return (answer, report.map(Remembered::Usage));
         }
+        Endpoint::AgentEvents => {
+            let (answer, events) = questions::agent_events(json());
+            return (answer, events.map(Remembered::Events));
+        }
+        Endpoint::JobRequest => questions::job_request(scenario, &json()),
         Endpoint::VerifyProjectAccess => {
             questions::verify_project_access(scenario, headers, head.uri.query())
         }
@@ -208,7 +221,8 @@ fn ask(
 
 /// What GitLab checks before it looks at the question.
 fn gate(scenario: &Scenario, endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Answer> {
-    if matches!(endpoint, Endpoint::AllowedAgents | Endpoint::Unknown) {
+    use Endpoint::{AllowedAgents, JobRequest, Unknown};
+    if matches!(endpoint, AllowedAgents | JobRequest | Unknown) {
         return Ok(());
     }
     let token = headers.get("gitlab-kas-api-request");

@@ -5,6 +5,7 @@
 
 mod admission;
 mod lifecycle;
+mod runner;
 mod work;
 
 use std::{
@@ -37,6 +38,7 @@ use super::{
 };
 use admission::Authenticating;
 use lifecycle::Phase;
+use runner::Runners;
 use work::{Done, Work};
 
 /// HTTP/2 pings, as GitLab's kas sends them; but a call finds out sooner whether its agent is there.
@@ -75,6 +77,8 @@ struct Connection {
     pings: Option<Keepalive>,
     /// Ends the streams of all callers.
     streams_end: CancellationToken,
+    /// Those who ask for jobs.
+    runners: Runners,
     phase: Phase,
     /// Agents whose last idle tunnel is kept for now.
     moving: usize,
@@ -189,6 +193,7 @@ impl Connection {
             work: FuturesUnordered::new(),
             pings,
             streams_end: CancellationToken::new(),
+            runners: Runners::default(),
             phase,
             moving: 0,
             timer: Box::pin(tokio::time::sleep(time)),
@@ -224,6 +229,7 @@ impl Connection {
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => match done {
                     Done::Call => {}
+                    Done::RunnerCall(good) => self.runner_served(good),
                     Done::Reauthenticated(revoked) => span.in_scope(|| self.reauthenticated(&revoked)),
                     Done::Moved(agent) => self.agent_moved(agent),
                 },

@@ -3,9 +3,9 @@
 
 mod responses;
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
-use control_plane::AgentInfo;
+use control_plane::{AgentInfo, TokenHash};
 use http::Request;
 use proto::{bounds::Bounds, frame::Frame};
 use router::{
@@ -105,7 +105,20 @@ pub(super) enum Handler {
     Call(Box<dyn Fn(Call) -> Served + Send + Sync>),
     /// As a tunnel, which the connection keeps for other callers once it is open.
     Tunnel(Box<dyn Fn(Call) -> Opening + Send + Sync>),
+    /// A runner's call, whose token is no agent's: the handler says whether it was good.
+    Runner(Box<dyn Fn(RunnerCall) -> ServedRunner + Send + Sync>),
 }
+
+/// A call of a runner. Nothing is known of its token yet.
+pub(super) struct RunnerCall {
+    pub(super) token: TokenHash,
+    pub(super) from: IpAddr,
+    pub(super) request: Request<h2::RecvStream>,
+    pub(super) respond: SendResponse,
+}
+
+/// A runner's call being served: whether its token was good.
+pub(super) type ServedRunner = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Method {
     pub(super) fn unary<S: Unary>(service: S) -> Self {
@@ -155,6 +168,16 @@ impl Method {
         Self {
             path,
             handler: Handler::Tunnel(Box::new(open)),
+        }
+    }
+
+    pub(super) fn of_runners(
+        path: &'static str,
+        serve: impl Fn(RunnerCall) -> ServedRunner + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path,
+            handler: Handler::Runner(Box::new(serve)),
         }
     }
 

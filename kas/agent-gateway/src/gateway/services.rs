@@ -7,11 +7,12 @@ mod connect;
 mod events;
 mod flux;
 mod gitlab_access;
+mod job_router;
 mod registrar;
 
 use std::sync::Arc;
 
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, usage::Usage};
 use proto::former_names::present;
 use tonic::Status;
 
@@ -20,6 +21,7 @@ use crate::tracker::Tracker;
 pub use events::report_events;
 pub use flux::reconcile_projects;
 pub use gitlab_access::make_request;
+pub use job_router::route_jobs;
 
 /// What delivered manifests to agents up to 16.
 const GITOPS: &str = "gitlab.agent.gitops.rpc.Gitops";
@@ -32,11 +34,13 @@ pub struct Services(Vec<Arc<Method>>);
 
 impl Services {
     /// The methods that every agent needs. `external_url` is GitLab's, for agents' configuration; it may be empty.
+    /// `usage` counts for GitLab, `None` if it does not want to know.
     #[must_use]
     pub fn standard(
         control_plane: Arc<dyn ControlPlane>,
         tracker: Arc<Tracker>,
         external_url: String,
+        usage: Option<Usage>,
     ) -> Self {
         Self::default()
             .with(connect::connect())
@@ -45,7 +49,7 @@ impl Services {
                 tracker.clone(),
                 external_url,
             ))
-            .with(registrar::register(tracker.clone()))
+            .with(registrar::register(tracker.clone(), usage))
             .with(registrar::unregister(tracker))
             .with(attach::attach())
     }

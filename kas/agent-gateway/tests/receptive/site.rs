@@ -188,7 +188,7 @@ impl Site {
         let table = self.table(name);
         let registry = Registry::new(table.clone());
         let tracker = Tracker::new(table.clone());
-        let services = Services::standard(self.control_plane.clone(), tracker, String::new());
+        let services = Services::standard(self.control_plane.clone(), tracker, String::new(), None);
         let settings = Settings {
             max_connection_age: Duration::from_secs(7200),
             connections_per_token_per_minute: 1000,

@@ -141,9 +141,7 @@ pub struct UserGrant {
 impl CiAccess {
     pub(super) fn to_message(&self) -> wire::CiAccessCf {
         wire::CiAccessCf {
-            projects: grants(&self.projects)
-                .map(CiGrant::to_project)
-                .collect(),
+            projects: grants(&self.projects).map(CiGrant::to_project).collect(),
             groups: grants(&self.groups).map(CiGrant::to_group).collect(),
         }
     }

@@ -17,10 +17,12 @@ pub(super) enum Endpoint {
     UsageMetrics,
     VerifyProjectAccess,
     ReceptiveAgents,
+    AgentEvents,
+    JobRequest,
 }
 
 impl Endpoint {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::AgentInfo,
         Self::AllowedAgents,
         Self::AuthorizeProxyUser,
@@ -28,6 +30,8 @@ impl Endpoint {
         Self::UsageMetrics,
         Self::VerifyProjectAccess,
         Self::ReceptiveAgents,
+        Self::AgentEvents,
+        Self::JobRequest,
     ];
 
     /// As in logs.
@@ -40,6 +44,8 @@ impl Endpoint {
             Self::UsageMetrics => "usage_metrics",
             Self::VerifyProjectAccess => "verify_project_access",
             Self::ReceptiveAgents => "receptive_agents",
+            Self::AgentEvents => "agent_events",
+            Self::JobRequest => "jobs_request",
         }
     }
 }

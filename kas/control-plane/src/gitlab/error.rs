@@ -21,7 +21,9 @@ pub enum AnswerError {
     #[error("expected application/json, but got {0:?}")]
     MediaType(String),
     /// It is a refusal, and not in GitLab's form: of a proxy in front of it, perhaps.
-    #[error("HTTP status code {status} with {media_type:?} in place of GitLab's JSON; is a proxy in front of GitLab?")]
+    #[error(
+        "HTTP status code {status} with {media_type:?} in place of GitLab's JSON; is a proxy in front of GitLab?"
+    )]
     ForeignRefusal {
         /// The status.
         status: u16,

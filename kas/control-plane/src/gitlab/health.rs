@@ -63,9 +63,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             whole: Mutex::default(),
-            callers: Cache::builder()
-                .max_capacity(FAILING_CALLERS_MAX)
-                .build(),
+            callers: Cache::builder().max_capacity(FAILING_CALLERS_MAX).build(),
             reported: Notify::new(),
         }
     }
@@ -157,10 +155,7 @@ impl Admission<'_> {
         let why = "GitLab asks to slow down (429)".to_owned();
         let Some(caller) = self.caller else {
             let mut whole = lock(&self.health.whole);
-            return (
-                Change::None,
-                Some(whole.breaker.pause_for(now, pause, why)),
-            );
+            return (Change::None, Some(whole.breaker.pause_for(now, pause, why)));
         };
         let caller = self.health.callers.get_with(caller, Arc::default);
         let pause = lock(&caller).pause_for(now, pause, why);
@@ -169,7 +164,13 @@ impl Admission<'_> {
 
     fn failed(&self, error: &CallError, now: Instant) -> Change {
         let fail = |breaker: &mut Breaker| breaker.failure(now, error.to_string(), rand::random());
-        let concerns_all = matches!(error, CallError::Unreachable { connected: false, .. });
+        let concerns_all = matches!(
+            error,
+            CallError::Unreachable {
+                connected: false,
+                ..
+            }
+        );
         if let Some(caller) = self.caller.filter(|_| !concerns_all) {
             let caller = self.health.callers.get_with(caller, Arc::default);
             fail(&mut lock(&caller));
@@ -304,7 +305,9 @@ mod tests {
         let now = Instant::now();
         let call = Call::get(Endpoint::UsageMetrics, "/p");
         health.admitted(&call, now).now_or_never();
-        lock(&health.whole).breaker.pause_for(now, Duration::ZERO, "429".into());
+        lock(&health.whole)
+            .breaker
+            .pause_for(now, Duration::ZERO, "429".into());
 
         let trial = health.admitted(&call, now).now_or_never().unwrap().unwrap();
         assert!(!made(&health, &call, &Ok(())), "one at a time");

@@ -158,7 +158,9 @@ impl CommitService for Gitaly {
 pub(super) fn broken(endpoint: Endpoint, fault: &FaultKind) -> Response<Body> {
     match fault {
         FaultKind::Status(404) => refusal(&Status::not_found("not found")),
-        FaultKind::Status(code) | FaultKind::Page(code) => refusal(&Status::unavailable(format!("status {code}"))),
+        FaultKind::Status(code) | FaultKind::Page(code) => {
+            refusal(&Status::unavailable(format!("status {code}")))
+        }
         FaultKind::Garbage | FaultKind::Html => good(&message(endpoint, b"<html>: [\xff".to_vec())),
         FaultKind::Flood => good(&message(endpoint, vec![b'0'; LARGE])),
         FaultKind::Busy(_) | FaultKind::Down | FaultKind::Hang | FaultKind::Slow(_) => {

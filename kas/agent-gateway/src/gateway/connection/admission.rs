@@ -19,7 +19,8 @@ use super::{
     super::{
         authenticate,
         caller::{Caller, Identity},
-        service::{Call, Handler, Method},
+        kind,
+        service::{Call, Handler, Method, RunnerCall},
     },
     Connection, Task,
     lifecycle::Phase,
@@ -73,6 +74,9 @@ impl Connection {
             Ok(method) => method,
             Err(status) => return self.refuse(respond, &status, "unknown"),
         };
+        if let Err(status) = kind::check(request.headers(), &method) {
+            return self.refuse(respond, &status, method.name());
+        }
         let token = match bearer(request.headers()) {
             Ok(secret) => self
                 .callers
@@ -80,6 +84,15 @@ impl Connection {
                 .unwrap_or_else(|| Token::new(secret)),
             Err(status) => return self.refuse(respond, &status, method.name()),
         };
+        if let Handler::Runner(serve) = method.handler() {
+            let call = RunnerCall {
+                token: token.hash(),
+                from: self.remote_addr.ip(),
+                request,
+                respond,
+            };
+            return self.serve_runner(&method, serve, call);
+        }
         let (gateway, shown) = (self.gateway.clone(), token.clone());
         let from = self.remote_addr.ip();
         let mut authenticating = Authenticating {
@@ -150,7 +163,7 @@ impl Connection {
         };
         let permit = match method.handler() {
             Handler::Tunnel(_) => identity.caller.tunnel(),
-            Handler::Call(_) => identity.caller.call(),
+            Handler::Call(_) | Handler::Runner(_) => identity.caller.call(),
         };
         let permit = match permit {
             Ok(permit) => permit,
@@ -170,6 +183,8 @@ impl Connection {
                 let served = serve(call).instrument(self.span.clone());
                 self.work.push(Work::Call(served));
             }
+            // Begun before anybody asks for an agent.
+            Handler::Runner(_) => {}
         }
     }
 

@@ -36,7 +36,8 @@ pub(super) enum Phase {
 impl Connection {
     /// Waits for the connection's turn to get GOAWAY from a replica that drains.
     pub(super) fn queue_goaway(&mut self) {
-        if self.callers.is_empty() && self.dialled.is_none() {
+        let unused = self.callers.is_empty() && self.runners.in_progress == 0;
+        if unused && self.dialled.is_none() {
             return self.close();
         }
         self.phase = Phase::Queued;

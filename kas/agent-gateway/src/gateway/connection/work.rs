@@ -9,12 +9,17 @@ use control_plane::TokenHash;
 use router::AgentId;
 use tracing::instrument::Instrumented;
 
-use super::{super::service::Served, Task};
+use super::{
+    super::service::{Served, ServedRunner},
+    Task,
+};
 
 /// Something in progress.
 pub(super) enum Work {
     /// A call that is no tunnel, in the connection's span.
     Call(Instrumented<Served>),
+    /// A call of a runner.
+    RunnerCall(Instrumented<ServedRunner>),
     /// The control plane is asked about all tokens again.
     Reauthenticate(Task<Vec<TokenHash>>),
     /// An agent has got GOAWAY.
@@ -25,6 +30,8 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Done {
     Call,
+    /// Whether its token was good.
+    RunnerCall(bool),
     /// These tokens are not valid any more.
     Reauthenticated(Vec<TokenHash>),
     /// This agent has tunnels elsewhere, or was given enough time.
@@ -40,6 +47,7 @@ impl Future for Work {
                 ready!(Pin::new(call).poll(cx));
                 Done::Call
             }
+            Self::RunnerCall(call) => Done::RunnerCall(ready!(Pin::new(call).poll(cx))),
             Self::Reauthenticate(asked) => Done::Reauthenticated(ready!(asked.as_mut().poll(cx))),
             Self::Move(agent, moved) => {
                 ready!(moved.as_mut().poll(cx));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use control_plane::usage::Usage;
 use proto::{
     agent::agent_registrar::rpc::{
         RegisterRequest, RegisterResponse, UnregisterRequest, UnregisterResponse,
@@ -19,13 +20,16 @@ use crate::tracker::Tracker;
 /// A process's description of itself.
 const REQUEST: Bounds = Bounds::bytes(16 << 10);
 
-struct Register(Arc<Tracker>);
+struct Register {
+    tracker: Arc<Tracker>,
+    usage: Option<Usage>,
+}
 
 struct Unregister(Arc<Tracker>);
 
 /// Agent processes register by it when they have connected, and regularly after that.
-pub(super) fn register(tracker: Arc<Tracker>) -> Method {
-    Method::unary(Register(tracker))
+pub(super) fn register(tracker: Arc<Tracker>, usage: Option<Usage>) -> Method {
+    Method::unary(Register { tracker, usage })
 }
 
 /// Agent processes unregister by it when they stop.
@@ -46,11 +50,16 @@ impl Unary for Register {
     ) -> Result<RegisterResponse, Status> {
         let RegisterRequest { agent_meta, pod_id } = request;
         let meta = agent_meta.unwrap_or_default();
-        let registered = self.0.register(&identity.agent, pod_id, &meta);
+        let registered = self.tracker.register(&identity.agent, pod_id, &meta);
         let registered =
             registered.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
         let registrations = &identity.caller.registrations;
         registrations.add(identity.agent.id, pod_id, registered);
+        if let Some(usage) = &self.usage {
+            let cluster = meta.kubernetes_version.as_ref();
+            let platform = cluster.map_or("", |it| &it.platform);
+            usage.registered(&identity.agent, &meta.version, platform);
+        }
         Ok(RegisterResponse {})
     }
 }

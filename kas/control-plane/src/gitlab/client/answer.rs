@@ -182,7 +182,10 @@ mod tests {
 
             assert_eq!(error.refusal(), None, "{error}");
             let told = error.to_string();
-            assert!(told.contains(&status.to_string()) && told.contains("proxy"), "{told}");
+            assert!(
+                told.contains(&status.to_string()) && told.contains("proxy"),
+                "{told}"
+            );
         }
     }
 

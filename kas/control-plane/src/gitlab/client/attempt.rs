@@ -27,28 +27,36 @@ impl Client {
     /// Sends a call once and reads its answer.
     pub(super) async fn send(&self, call: &Call) -> Result<Bytes, CallError> {
         let request = self.request(call)?;
-        let response =
-            self.http
-                .request(request)
-                .await
-                .map_err(|error| CallError::Unreachable {
-                    connected: !error.is_connect(),
-                    detail: causes(&error),
-                })?;
+        let response = self.exchange(&target(call), request).await?;
         self.read(call, response).await
+    }
+
+    /// Sends a request to a path, under this server's name, and gives its answer.
+    pub(in crate::gitlab) async fn exchange(
+        &self,
+        target: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, CallError> {
+        let url = self.base.url(target);
+        *request.uri_mut() = url.map_err(|error| CallError::InvalidRequest(error.to_string()))?;
+        let headers = request.headers_mut();
+        headers.insert(header::USER_AGENT, self.user_agent.clone());
+        if let Some(value) = &self.proxy_authorization {
+            headers.insert(header::PROXY_AUTHORIZATION, value.clone());
+        }
+        let answer = self.http.request(request).await;
+        answer.map_err(|error| CallError::Unreachable {
+            connected: !error.is_connect(),
+            detail: causes(&error),
+        })
     }
 
     /// Signed anew each time: a late retry must not carry an old token.
     fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, CallError> {
-        let invalid = |error: &dyn Error| CallError::InvalidRequest(error.to_string());
-        let url = self.base.url(&target(call));
-        let url = url.map_err(|error| invalid(&error))?;
         let body = call.body.clone().unwrap_or_default();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = call.method.clone();
-        *request.uri_mut() = url;
         let headers = request.headers_mut();
-        headers.insert(header::USER_AGENT, self.user_agent.clone());
         if call.expect == Expect::Json {
             headers.insert(header::ACCEPT, JSON);
         }
@@ -60,9 +68,6 @@ impl Client {
         }
         if let Some((name, token)) = &call.credential {
             headers.insert(name, secret(token.expose())?);
-        }
-        if let Some(value) = &self.proxy_authorization {
-            headers.insert(header::PROXY_AUTHORIZATION, value.clone());
         }
         Ok(request)
     }

@@ -69,9 +69,9 @@ impl Connections {
         SemaphorePermit<'_>,
         Option<tokio::sync::OwnedSemaphorePermit>,
     )> {
-        let address = self.addresses.get_with(from, || {
-            Arc::new(Semaphore::new(ADDRESS_CONNECTIONS_MAX))
-        });
+        let address = self
+            .addresses
+            .get_with(from, || Arc::new(Semaphore::new(ADDRESS_CONNECTIONS_MAX)));
         let address = address.acquire_owned().await.ok();
         Some((self.unknown.acquire().await.ok()?, address))
     }
