@@ -218,7 +218,7 @@ mod tests {
 
         let metrics = parse(text);
 
-        let live: Vec<_> = metrics
+        let seen: Vec<_> = metrics
             .iter()
             .map(|(name, value)| (&**name, *value))
             .collect();
