@@ -14,6 +14,7 @@ use crate::{
     admission::Admission,
     front::{self, Front},
     graph::{Graph, GraphRoute},
+    graph_api::GraphApi,
     kubernetes_api::{self, KubernetesApi},
     metrics::Metrics,
     places::Places,
@@ -78,6 +79,11 @@ impl UserGateway {
         );
         let api = Arc::new(api);
         routes.push(Box::new(WatchAggregator::new(
+            api.clone(),
+            admission.clone(),
+            &prefix,
+        )));
+        routes.push(Box::new(GraphApi::new(
             api.clone(),
             admission.clone(),
             &prefix,

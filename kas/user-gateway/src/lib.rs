@@ -13,6 +13,7 @@ mod failure;
 mod front;
 mod gateway;
 mod graph;
+mod graph_api;
 mod headers;
 mod idle;
 mod kubernetes_api;

@@ -4,6 +4,7 @@
 
 mod agent;
 mod failures;
+mod graph_sockets;
 mod leaving;
 mod proxy;
 mod request_ids;

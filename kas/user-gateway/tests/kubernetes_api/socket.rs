@@ -55,6 +55,12 @@ impl Socket {
         self.stream.write_all(&frame).await.unwrap();
     }
 
+    /// Announces a text of so many bytes, of which nothing comes.
+    pub(crate) async fn send_header(&mut self, length: u64) {
+        let frame = [&[0x81, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        self.stream.write_all(&frame).await.unwrap();
+    }
+
     /// Ends it.
     pub(crate) async fn close(&mut self) {
         self.stream

@@ -1,0 +1,151 @@
+//! GitLab's graph API: a client says what it wants to see of a cluster, and is told objects, what connects them, and
+//! each change, on one WebSocket. Everything is read by requests of the caller, so it takes nothing of the agent.
+
+mod discovery;
+mod expression;
+mod feed;
+mod helm;
+mod message;
+mod model;
+mod references;
+mod selection;
+mod session;
+
+use std::sync::Arc;
+
+use control_plane::Identity;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use runtime::{
+    drain::Drain,
+    shares::{Limits, Share, Shares},
+};
+
+use crate::{
+    admission::Admission,
+    caller::Caller,
+    failure::Failure,
+    kubernetes_api::KubernetesApi,
+    route::{Answer, Route, UserRequest},
+    scope::Scope,
+    target::{Target, strip_prefix},
+    websocket::Handshake,
+};
+use selection::Evaluator;
+use session::Session;
+
+/// Below the prefix of the Kubernetes API; no API has such a path.
+const PATH: &str = "/graph";
+const SUBPROTOCOL: &str = "gitlab-agent-graph-api";
+/// WebSockets, by caller.
+const SOCKETS: Limits = Limits {
+    total: 500,
+    each: 20,
+    reserved: 100,
+};
+/// Bytes of the objects that are seen, by caller.
+const GRAPH_BYTES: Limits = Limits {
+    total: 256 << 20,
+    each: 64 << 20,
+    reserved: 32 << 20,
+};
+/// Bytes of events that are being read, by caller.
+const EVENT_BYTES: Limits = Limits {
+    total: 64 << 20,
+    each: 16 << 20,
+    reserved: 16 << 20,
+};
+/// Pages of lists that are being read, by caller.
+const PAGES: Limits = Limits {
+    total: 16,
+    each: 2,
+    reserved: 4,
+};
+
+/// Serves such WebSockets.
+#[derive(Debug)]
+pub(crate) struct GraphApi {
+    api: Arc<KubernetesApi>,
+    admission: Arc<Admission>,
+    url_path_prefix: String,
+    sockets: Shares<Identity>,
+    shared: Shared,
+}
+
+/// What all callers share.
+#[derive(Debug, Clone)]
+struct Shared {
+    graph_bytes: Shares<Identity>,
+    event_bytes: Shares<Identity>,
+    pages: Shares<Identity>,
+    evaluator: Evaluator,
+}
+
+impl GraphApi {
+    /// Graphs of clusters, read through `api`, below this prefix.
+    pub(crate) fn new(
+        api: Arc<KubernetesApi>,
+        admission: Arc<Admission>,
+        url_path_prefix: &str,
+    ) -> Self {
+        Self {
+            api,
+            admission,
+            url_path_prefix: url_path_prefix.to_owned(),
+            sockets: Shares::new(SOCKETS),
+            shared: Shared {
+                graph_bytes: Shares::new(GRAPH_BYTES),
+                event_bytes: Shares::new(EVENT_BYTES),
+                pages: Shares::new(PAGES),
+                evaluator: Evaluator::default(),
+            },
+        }
+    }
+
+    async fn accept(
+        &self,
+        request: &mut UserRequest,
+        scope: &mut Scope,
+        drain: &Drain,
+    ) -> Result<Answer, Failure> {
+        let handshake = Handshake::with_subprotocol(request, SUBPROTOCOL)?;
+        let target = Target::of_request(&request.head, &self.url_path_prefix)?;
+        let (head, path) = (&request.head, target.sent_path());
+        let (parts, head) = (
+            (self.api.clone(), &*self.admission),
+            (head, request.remote_addr),
+        );
+        let caller = Caller::admit(parts, head, path, scope, drain).await?;
+        let place = self.socket(caller.identity().clone())?;
+        let session = Session::new(caller, self.shared.clone(), drain.last_called());
+        let Handshake { answer, upgrade } = handshake;
+        let upgraded = move |scope| Box::pin(session.run(upgrade, place, scope)) as _;
+        Ok(Answer::Upgrade(answer, Box::new(upgraded)))
+    }
+
+    fn socket(&self, who: Identity) -> Result<Share<Identity>, Failure> {
+        self.sockets.take(who, 1).map_err(|full| {
+            let message = format!("too many WebSockets for graphs: {full}");
+            Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
+        })
+    }
+}
+
+impl Route for GraphApi {
+    fn matches(&self, request: &UserRequest) -> bool {
+        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
+    }
+
+    fn takes_ambient_credentials(&self) -> bool {
+        true
+    }
+
+    fn serve<'a>(
+        &'a self,
+        request: &'a mut UserRequest,
+        scope: &'a mut Scope,
+        drain: &'a Drain,
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(self.accept(request, scope, drain))
+    }
+}
