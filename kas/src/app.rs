@@ -4,6 +4,7 @@
 mod control;
 mod directions;
 mod gitlab_api;
+mod listener;
 mod peers;
 pub(crate) mod routing;
 
@@ -19,7 +20,7 @@ use prometheus_client::registry::Registry as Metrics;
 use runtime::{
     descriptors,
     jwt::Secret,
-    listen::{AgentAcceptor, AgentAcceptorOptions, Listener, PlainAcceptor, bind},
+    listen::{AgentAcceptor, AgentAcceptorOptions, AnyListener, PlainAcceptor},
     metrics, panics,
     signal::Termination,
     telemetry,
@@ -30,6 +31,7 @@ use user_gateway::{Graph, WebSocketTokens};
 
 use control::Control;
 use directions::Directions;
+use listener::listen;
 
 use crate::{
     config::{self, Config, Listens as _, TlsFiles},
@@ -102,10 +104,10 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         directions: directions.agents(),
         ..AgentAcceptorOptions::default()
     });
-    let listener = bind(&agents.socket().host_port())
+    let listener = listen(&agents.socket())
         .await
         .context("agent.listen.address")?;
-    tracing::info!(address = %listener.local_addr(), websocket = agents.websocket, "agents' port is up");
+    tracing::info!(address = %listener, websocket = agents.websocket, "agents' port is up");
     let (me, peers) = peers::peers(config, &id).await?;
     let shared = routing::table(
         config,
@@ -203,10 +205,10 @@ async fn users(
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
     };
-    let listener = bind(&users.listen.socket().host_port())
+    let listener = listen(&users.listen.socket())
         .await
         .context("agent.kubernetes_api.listen.address")?;
-    tracing::info!(address = %listener.local_addr(), "Kubernetes API endpoint is up");
+    tracing::info!(address = %listener, "Kubernetes API endpoint is up");
     let acceptor = PlainAcceptor::new(server_tls(users.listen.tls().as_ref(), &[H2, HTTP_1_1])?);
     let settings = user_gateway::Settings {
         url_path_prefix: users.url_path_prefix.0.clone(),
@@ -245,9 +247,9 @@ fn websocket_tokens(
 async fn observability(
     config: &Config,
     directions: &Directions,
-) -> anyhow::Result<(Listener, metrics::Paths)> {
+) -> anyhow::Result<(AnyListener, PlainAcceptor, metrics::Paths)> {
     let observability = &config.observability;
-    let listener = bind(&observability.listen.socket().host_port())
+    let listener = listen(&observability.listen.socket())
         .await
         .context("observability.listen.address")?;
     let paths = metrics::Paths {
@@ -256,7 +258,8 @@ async fn observability(
         readiness: observability.readiness_probe.url_path.clone(),
         directions: directions.kubernetes_api(),
     };
-    Ok((listener, paths))
+    let tls = server_tls(observability.listen.tls().as_ref(), &[H2, HTTP_1_1])?;
+    Ok((listener, PlainAcceptor::new(tls), paths))
 }
 
 fn server_tls(files: Option<&TlsFiles>, alpn: &[&[u8]]) -> anyhow::Result<Option<ServerTls>> {

@@ -61,6 +61,12 @@ section! {
         /// Only whether they are wanted: there are none here.
         #[serde(skip_serializing)]
         pub workspaces: unused::Workspaces = unused::Workspaces::default(),
+        /// Only whether it is wanted: there is none here.
+        #[serde(skip_serializing)]
+        pub autoflow: NoEffect<Option<unused::Anything>, unused::NotBuilt> = NoEffect::new(None),
+        /// Only whether it is wanted: there is none here.
+        #[serde(skip_serializing)]
+        pub events_platform: NoEffect<Option<unused::Anything>, unused::NotBuilt> = NoEffect::new(None),
         /// A command that prints more of the configuration.
         #[serde(skip_serializing)]
         pub config: NoEffect<Option<unused::Anything>, unused::NoCommand> = NoEffect::new(None),

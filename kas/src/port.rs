@@ -1,12 +1,12 @@
 //! A port of the server.
 
-use runtime::listen::Listener;
+use runtime::listen::AnyListener;
 
 /// A listener, how its connections are accepted, and how they are treated.
 #[derive(Debug)]
 pub struct Port<A, S> {
     /// The listener.
-    pub listener: Listener,
+    pub listener: AnyListener,
     /// Does the handshakes.
     pub acceptor: A,
     /// How connections are served after them.

@@ -5,16 +5,18 @@ mod challenge;
 mod self_test;
 mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use cluster_state::urls;
 use h2::RecvStream;
 use http::Request;
 use router::{Owner, Registry, owner};
 use runtime::{
-    connect::{ConnectOptions, Target, connect},
+    connect::{ConnectError, ConnectOptions, Target, TargetError, connect, connect_unix},
     drain::Drain,
     grpc::{ProbeTimeouts, SendResponse},
-    listen::{Listener, PlainAccepted, PlainAcceptor, RemoteAddr},
+    io::ByteStream,
+    listen::{AnyListener, PlainAcceptor, RemoteAddr},
     serve::{
         Server,
         http2::{self, Caller},
@@ -45,6 +47,9 @@ pub struct PeerSettings {
     pub tokens: Arc<Tokens>,
     /// Dialling.
     pub dial: ConnectOptions,
+    /// What this replica publishes itself. Where it has several URLs, some mean the machine that dials them, so that
+    /// others' equal ones lead nowhere else.
+    pub own: Arc<str>,
 }
 
 /// Serves peers that request tunnels of this replica.
@@ -67,13 +72,17 @@ impl PrivateApi {
     }
 
     /// Accepts peers until draining starts; calls in progress are finished.
-    pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: impl Into<AnyListener>,
+        acceptor: PlainAcceptor,
+        drain: Drain,
+    ) {
         let leaving = drain.clone();
-        let serve = move |accepted: PlainAccepted| {
-            let remote_addr = RemoteAddr::Tcp(accepted.remote_addr);
-            http2::serve(accepted.io, remote_addr, options(), self, leaving)
+        let serve = move |(io, remote_addr): (ByteStream, RemoteAddr)| {
+            http2::serve(io, remote_addr, options(), self, leaving)
         };
-        let server = Server::new(PORT, listener, acceptor);
+        let server = Server::new(PORT, listener.into(), acceptor);
         server.run(drain, serve).await;
     }
 }
@@ -122,18 +131,57 @@ impl http2::Service for PrivateApi {
     }
 }
 
-/// Dials peers by their private API URL (`grpc://` or `grpcs://`).
+/// Why there is no connection to a URL of a replica.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("cannot connect to {0}: {1}")]
+    Unix(String, #[source] std::io::Error),
+    #[error("{0} leads back to this replica")]
+    Own(String),
+}
+
+impl DialError {
+    /// Whether the machine is there and nobody listens.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_refusal(),
+            Self::Unix(_, error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+            Self::Target(_) | Self::Own(_) => false,
+        }
+    }
+}
+
+/// Dials peers by one of their private API's URLs (`grpc://`, `grpcs://` or `unix://`), for a replica that publishes
+/// `own`.
 #[must_use]
-pub fn dial(options: ConnectOptions) -> router::peers::Dial {
-    let options = Arc::new(options);
+pub fn dial(options: ConnectOptions, own: &str) -> router::peers::Dial {
+    let (options, own): (_, Arc<str>) = (Arc::new(options), own.into());
     Arc::new(move |url| {
-        let options = options.clone();
+        let (options, own) = (options.clone(), own.clone());
         Box::pin(async move {
-            let target = Target::parse(&url).map_err(std::io::Error::other)?;
-            let connected = connect(&target, &options)
-                .await
-                .map_err(std::io::Error::other)?;
-            Ok(connected.io)
+            let connected = if leads_back(&url, &own) {
+                Err(DialError::Own(url))
+            } else {
+                dial_url(&url, &options).await
+            };
+            connected.map_err(std::io::Error::other)
         })
     })
+}
+
+/// Whether a URL that a peer publishes besides others is one of this replica's several.
+fn leads_back(url: &str, own: &str) -> bool {
+    urls(own).count() > 1 && urls(own).any(|own| own == url)
+}
+
+async fn dial_url(url: &str, options: &ConnectOptions) -> Result<ByteStream, DialError> {
+    if let Some(path) = url.strip_prefix("unix://") {
+        let connected = connect_unix(Path::new(path)).await;
+        return connected.map_err(|error| DialError::Unix(url.to_owned(), error));
+    }
+    Ok(connect(&Target::parse(url)?, options).await?.io)
 }

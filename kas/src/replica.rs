@@ -17,7 +17,7 @@ use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
     connect::ConnectOptions,
     drain::Drain,
-    listen::{AgentAcceptor, AnyListener, Listener, PlainAcceptor},
+    listen::{AgentAcceptor, AnyListener, PlainAcceptor},
     metrics,
     panics::vital,
 };
@@ -58,7 +58,7 @@ pub struct Setup {
     /// Serves watches of clusters' objects, at the users' port.
     pub graph: Graph,
     /// Metrics and probes.
-    pub observability: Option<(Listener, metrics::Paths)>,
+    pub observability: Option<(AnyListener, PlainAcceptor, metrics::Paths)>,
 }
 
 /// The port that GitLab calls.
@@ -138,8 +138,8 @@ impl Replica {
                 .serve(port.listener, port.acceptor, replica.gitlab.clone());
             replica.gitlab.spawn(vital("GitLab's port", served));
         }
-        if let Some((listener, paths)) = setup.observability {
-            replica.serve_observability(listener, paths, numbers);
+        if let Some((listener, acceptor, paths)) = setup.observability {
+            replica.serve_observability(listener, acceptor, paths, numbers);
         }
         replica
     }
@@ -207,17 +207,23 @@ impl Replica {
 
     fn serve_peers(&self, me: Owner, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
         let Some(port) = port else {
-            let nobody = private_api::dial(ConnectOptions::default());
+            let nobody = private_api::dial(ConnectOptions::default(), "");
             return Peers::new(nobody, Arc::new(()), self.stop.clone());
         };
-        let PeerSettings { tokens, dial } = port.settings;
+        let PeerSettings { tokens, dial, own } = port.settings;
         let api = PrivateApi::new(me, self.registry.clone(), tokens.clone());
         let serving = api.serve(port.listener, port.acceptor, self.peers.clone());
         self.peers.spawn(vital("other replicas' port", serving));
-        Peers::new(private_api::dial(dial), tokens, self.stop.clone())
+        Peers::new(private_api::dial(dial, &own), tokens, self.stop.clone())
     }
 
-    fn serve_observability(&self, listener: Listener, paths: metrics::Paths, numbers: Metrics) {
+    fn serve_observability(
+        &self,
+        listener: AnyListener,
+        acceptor: PlainAcceptor,
+        paths: metrics::Paths,
+        numbers: Metrics,
+    ) {
         let (ready, table) = (self.ready.clone(), self.table.clone());
         let readiness: metrics::Readiness = Arc::new(move || {
             if !ready.load(Ordering::Relaxed) {
@@ -230,7 +236,14 @@ impl Replica {
             Ok(())
         });
         let stop = self.stop.clone();
-        let served = metrics::serve(listener, paths, Arc::new(numbers), readiness, stop);
+        let served = metrics::serve(
+            listener,
+            acceptor,
+            paths,
+            Arc::new(numbers),
+            readiness,
+            stop,
+        );
         self.background.spawn(vital("observability port", served));
     }
 }

@@ -28,7 +28,7 @@ use runtime::{
     connect::ConnectOptions,
     drain::Drain,
     jwt::Secret,
-    listen::{PlainAcceptor, bind},
+    listen::{AnyListener, PlainAcceptor, bind, bind_unix},
     tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
 };
 use tempfile::TempDir;
@@ -55,18 +55,19 @@ fn owner(name: &str, url: impl ToString) -> Owner {
 /// A port of the loopback interface.
 async fn port(tls: Option<&Files>, dial: ConnectOptions) -> Port<PlainAcceptor, PeerSettings> {
     Port {
-        listener: bind("127.0.0.1:0").await.unwrap(),
+        listener: bind("127.0.0.1:0").await.unwrap().into(),
         acceptor: PlainAcceptor::new(tls.map(Files::server)),
         settings: PeerSettings {
             tokens: tokens(1),
             dial,
+            own: "".into(),
         },
     }
 }
 
 async fn plain() -> (Port<PlainAcceptor, PeerSettings>, SocketAddr) {
     let port = port(None, ConnectOptions::default()).await;
-    let address = port.listener.local_addr();
+    let address = port.listener.tcp_addr().unwrap();
     (port, address)
 }
 
@@ -99,7 +100,7 @@ async fn ask(pool: &Peers, url: &str) -> Result<TunnelReply, tonic::Status> {
 }
 
 fn pool(options: ConnectOptions, tokens: Arc<Tokens>) -> Peers {
-    Peers::new(dial(options), tokens, CancellationToken::new())
+    Peers::new(dial(options, ""), tokens, CancellationToken::new())
 }
 
 /// A CA, and a certificate that it has signed.
@@ -227,7 +228,7 @@ async fn tls_that_does_not_fit_is_an_error_that_says_what_to_set() {
         ("grpcs", "other", "OWN_PRIVATE_API_HOST"),
     ] {
         let port = port(Some(&files), files.client(name, Some(files.identity()))).await;
-        let url = format!("{scheme}://{}", port.listener.local_addr());
+        let url = format!("{scheme}://{}", port.listener.tcp_addr().unwrap());
 
         let error = self_test(&owner("me", url), &port, SHORT)
             .await
@@ -254,6 +255,57 @@ async fn a_service_that_is_not_programmed_yet_is_waited_for() {
 
     programmed.abort();
     tested.unwrap();
+}
+
+/// As between hosts with a bridge of containers: at one address nobody listens, at another somebody else does, who
+/// may be the one that dials.
+#[tokio::test]
+async fn a_replica_with_several_urls_is_reached_at_the_one_that_leads_to_it() {
+    let (gone, nobody) = plain().await;
+    drop(gone);
+    let (theirs, elsewhere) = plain().await;
+    let _other = serve(&owner("other", format!("grpc://{elsewhere}")), theirs);
+    let (port, address) = plain().await;
+    let published = format!("grpc://{nobody},grpc://{elsewhere},grpc://{address}");
+    let me = owner("me", &published);
+    self_test(&me, &port, LONG).await.unwrap();
+    let settings = port.settings.clone();
+    let serving = serve(&me, port);
+    let pool = pool(ConnectOptions::default(), tokens(1));
+
+    let answer = ask(&pool, &published).await;
+
+    assert_eq!(answer.unwrap(), TunnelReply::NoneYet);
+    assert_eq!(settings.probe(&me).await, Liveness::Alive);
+    serving.start();
+    assert!(serving.finished(LONG).await);
+    // At the other address there still is somebody, who is not known to be the replica's successor.
+    assert_eq!(settings.probe(&me).await, Liveness::Unknown);
+    let dialling = PeerSettings {
+        own: format!("grpc://10.0.0.9:1,grpc://{elsewhere}").into(),
+        ..settings
+    };
+    assert_eq!(
+        dialling.probe(&me).await,
+        Liveness::Gone,
+        "what is left is this machine's own"
+    );
+}
+
+#[tokio::test]
+async fn replicas_of_one_machine_reach_each_other_by_a_unix_socket() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("peers.sock");
+    let mut port = port(None, ConnectOptions::default()).await;
+    port.listener = AnyListener::Unix(bind_unix(&path).unwrap());
+    let me = owner("me", format!("unix://{}", path.display()));
+    self_test(&me, &port, LONG).await.unwrap();
+    let _serving = serve(&me, port);
+    let pool = pool(ConnectOptions::default(), tokens(1));
+
+    let answer = ask(&pool, &me.url).await;
+
+    assert_eq!(answer.unwrap(), TunnelReply::NoneYet);
 }
 
 #[tokio::test]
@@ -288,7 +340,7 @@ async fn a_token_is_of_no_use_on_another_connection_or_at_another_replica() {
         shown: Mutex::default(),
     });
     let caller = |caught: &Arc<Caught>| {
-        let dial = dial(ConnectOptions::default());
+        let dial = dial(ConnectOptions::default(), "");
         Peers::new(dial, caught.clone(), CancellationToken::new())
     };
 
@@ -359,6 +411,7 @@ async fn a_replica_whose_clock_is_wrong_or_steps_is_told_the_time_and_let_in() {
     let settings = PeerSettings {
         tokens,
         dial: ConnectOptions::default(),
+        own: "".into(),
     };
 
     for wrong_by in [0, 3600, -3600, 86_400 * 365, 0] {
@@ -403,7 +456,7 @@ async fn with_a_client_ca_only_who_shows_a_certificate_of_it_gets_in() {
     let (files, stranger) = (Files::new("kas"), Files::new("kas"));
     let with = |identity| files.client("kas", identity);
     let port = port(Some(&files), with(Some(files.identity()))).await;
-    let url = format!("grpcs://{}", port.listener.local_addr());
+    let url = format!("grpcs://{}", port.listener.tcp_addr().unwrap());
     let me = owner("me", &url);
     self_test(&me, &port, LONG).await.unwrap();
     let _serving = serve(&me, port);

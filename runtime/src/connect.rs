@@ -8,11 +8,14 @@ mod target;
 mod tunnel;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
 use ::http::HeaderMap;
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 pub use dial::DialError;
@@ -23,7 +26,7 @@ pub use tunnel::TunnelError;
 
 pub use crate::io::Scheme;
 use crate::{
-    io::{ByteStream, Stream, Transport},
+    io::{ByteStream, Io, Stream, Transport},
     tls::{self, ClientTls, TlsError},
     websocket::{
         Role, WebSocket,
@@ -164,6 +167,17 @@ pub async fn connect(target: &Target, options: &ConnectOptions) -> Result<Connec
             limit: options.timeout,
         }),
     }
+}
+
+/// Dials a Unix socket, in clear.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn connect_unix(path: &Path) -> io::Result<ByteStream> {
+    let socket = UnixStream::connect(path).await?;
+    Ok(ByteStream::plain(Transport::new(Stream::Other(Box::new(
+        Io(socket),
+    )))))
 }
 
 async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {

@@ -12,7 +12,7 @@ mod socket;
 pub use accept::{
     AcceptError, Accepted, AgentAcceptor, AgentAcceptorOptions, PlainAccepted, PlainAcceptor,
 };
-pub use bind::{BindError, Listener, bind};
+pub use bind::{BindError, Listener, TcpNetwork, bind, bind_tcp};
 pub use config::{ListenAddress, Listens, Network, TlsFiles, check_address, check_pair, tls_files};
 pub use local::{AnyListener, AnySocket, bind_unix};
 pub use socket::{Handshake, Listen, RemoteAddr, Socket};

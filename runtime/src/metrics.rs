@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listen::{Listener, PlainAcceptor},
+    listen::{AnyListener, PlainAcceptor},
     probes::{self, Answer, text},
 };
 
@@ -73,7 +73,8 @@ impl Paths {
 
 /// Serves the endpoints until `stop`.
 pub async fn serve(
-    listener: Listener,
+    listener: impl Into<AnyListener>,
+    acceptor: PlainAcceptor,
     paths: Paths,
     registry: Arc<Registry>,
     readiness: Readiness,
@@ -81,7 +82,7 @@ pub async fn serve(
 ) {
     let paths = Arc::new(paths);
     let answer = move |path: &str| paths.answer(path, &registry, &readiness);
-    probes::serve(listener, PlainAcceptor::new(None), answer, stop).await;
+    probes::serve(listener, acceptor, answer, stop).await;
 }
 
 /// All metrics, as Prometheus reads them.

@@ -4,7 +4,7 @@
 //! all places are taken, the oldest connection gives its place to the new one: clients that only connect keep
 //! no probe out.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -14,13 +14,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     drain::Drain,
     io::ByteStream,
-    listen::{Listen, Listener, PlainAccepted, PlainAcceptor},
+    listen::{AnyListener, AnySocket, Listen, PlainAcceptor},
     serve::{Limit, Server},
     telemetry::Causes,
 };
@@ -39,7 +38,7 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests by their path until `stop`.
 pub async fn serve<A>(
-    listener: Listener,
+    listener: impl Into<AnyListener>,
     acceptor: PlainAcceptor,
     answer: A,
     stop: CancellationToken,
@@ -50,10 +49,10 @@ pub async fn serve<A>(
         handshake_timeout: STEP_TIMEOUT,
         ..acceptor
     };
-    let server = Server::new("observability", Reserved(listener), acceptor)
+    let server = Server::new("observability", Reserved(listener.into()), acceptor)
         .limited(Limit::CloseOldest(MAX_CONNECTIONS));
-    let serving = server.run(Drain::new(), move |accepted: PlainAccepted| {
-        let talking = talk(accepted.io, answer);
+    let serving = server.run(Drain::new(), move |(io, _)| {
+        let talking = talk(io, answer);
         async move {
             // The connection of a client that is too slow is dropped.
             let _ = tokio::time::timeout(STEP_TIMEOUT, talking).await;
@@ -64,12 +63,12 @@ pub async fn serve<A>(
 
 /// Takes file descriptors that others leave free.
 #[derive(Debug)]
-struct Reserved(Listener);
+struct Reserved(AnyListener);
 
 impl Listen for Reserved {
-    type Socket = (TcpStream, SocketAddr);
+    type Socket = AnySocket;
 
-    async fn next(&self) -> Self::Socket {
+    async fn next(&self) -> AnySocket {
         self.0.accept_reserved().await
     }
 }
@@ -112,6 +111,7 @@ where
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
         task::JoinHandle,
     };
 

@@ -27,7 +27,7 @@ use control_plane::ControlPlane;
 use router::{Registry, RoutingTable};
 use runtime::{
     drain::{Drain, Working},
-    listen::{Accepted, AgentAcceptor, Listener},
+    listen::{Accepted, AgentAcceptor, AnyListener},
     serve::Server,
 };
 
@@ -134,10 +134,15 @@ impl AgentGateway {
     }
 
     /// Accepts agents until draining starts.
-    pub async fn serve(self: Arc<Self>, listener: Listener, acceptor: AgentAcceptor, drain: Drain) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: impl Into<AnyListener>,
+        acceptor: AgentAcceptor,
+        drain: Drain,
+    ) {
         let leaving = drain.clone();
         let serve = move |accepted| connection::serve(self, accepted, None, leaving);
-        let server = Server::new("agents", listener, acceptor);
+        let server = Server::new("agents", listener.into(), acceptor);
         server.run(drain, serve).await;
     }
 }

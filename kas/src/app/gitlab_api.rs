@@ -1,6 +1,6 @@
 //! The API that GitLab calls, as the configuration wants it.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use agent_gateway::{
     Tracker,
@@ -9,16 +9,12 @@ use agent_gateway::{
 use anyhow::Context as _;
 use control_plane::{gitaly::Gitaly, notifications::Notifications};
 use proto::{events::rpc::reader_server::ReaderServer, graph::rpc::graph_server::GraphServer};
-use runtime::{
-    jwt::Secret,
-    listen::{AnyListener, PlainAcceptor, bind, bind_unix},
-    tls::H2,
-};
+use runtime::{jwt::Secret, listen::PlainAcceptor, tls::H2};
 use user_gateway::Graph;
 
 use super::{directions::Directions, server_tls};
 use crate::{
-    config::{ApiListen, Config, Listens as _, Network},
+    config::{Config, Listens as _},
     gitlab_api::{GitLabApi, Services, Settings},
     replica::GitLabPort,
 };
@@ -38,7 +34,9 @@ pub(super) async fn port(
         directions: directions.gitlab(),
     };
     let acceptor = PlainAcceptor::new(server_tls(listen.tls().as_ref(), &[H2])?);
-    let listener = listener(listen).await.context("api.listen.address")?;
+    let listener = super::listener::listen(&listen.socket())
+        .await
+        .context("api.listen.address")?;
     tracing::info!(address = %listener, "GitLab's port is up");
     Ok(Some(GitLabPort {
         listener,
@@ -66,14 +64,4 @@ pub(super) fn services(
         services = services.with(ReaderServer::new(Reader(events.clone())));
     }
     services
-}
-
-async fn listener(listen: &ApiListen) -> anyhow::Result<AnyListener> {
-    let address = listen.socket();
-    Ok(match address.network {
-        Network::Unix => AnyListener::Unix(bind_unix(Path::new(&address.address))?),
-        Network::Tcp | Network::Tcp4 | Network::Tcp6 => {
-            AnyListener::Tcp(bind(&address.host_port()).await?)
-        }
-    })
 }

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use cluster_state::{MAX_URLS, urls};
 use router::{Owner, ReplicaId};
 use runtime::{
     connect::{ConnectOptions, Target},
     jwt::Secret,
-    listen::{PlainAcceptor, bind},
+    listen::PlainAcceptor,
+    telemetry::Causes,
     tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
 };
 
+use super::listener::listen;
 use crate::{
     config::{
         Config, Listens as _, OwnAddress, OwnAddressVariables, PrivateApiListen,
@@ -43,15 +46,28 @@ pub(super) async fn peers(
     if config.redis.is_some() {
         warn_of_loopback(&own.url);
     }
+    if own.url.split(',').count() > MAX_URLS {
+        tracing::warn!(
+            url = own.url,
+            "this machine has more than {MAX_URLS} addresses, and only the first {MAX_URLS} are dialled: \
+             set OWN_PRIVATE_API_CIDR to the networks in which other replicas are"
+        );
+    }
     let me = Owner {
         replica: id.clone(),
         url: own.url.clone(),
     };
     let port = port(peers, own).await?;
-    self_test(&me, &port, SELF_TEST_TIMEOUT)
-        .await
-        .context("the self-test of the private API failed")?;
-    tracing::info!(url = me.url, address = %port.listener.local_addr(), "listening for other replicas");
+    // GitLab's kas starts without asking, and a replica alone needs nobody to reach it.
+    if let Err(error) = self_test(&me, &port, SELF_TEST_TIMEOUT).await {
+        tracing::error!(
+            url = me.url,
+            error = %Causes(&error),
+            "the self-test of the private API failed; starting all the same, but requests that come to other \
+             replicas will not find this one's agents"
+        );
+    }
+    tracing::info!(url = me.url, address = %port.listener, "listening for other replicas");
     Ok((me, Some(port)))
 }
 
@@ -65,7 +81,8 @@ async fn port(
         key: files.key_file,
     });
     let client_ca = peers.client_ca_certificate_file.clone();
-    let spoken = own.url.starts_with("grpcs:") || peers.ca_certificate_file.is_some();
+    let spoken =
+        urls(&own.url).any(|url| url.starts_with("grpcs:")) || peers.ca_certificate_file.is_some();
     let load = || {
         ClientTls::load(&ClientTlsOptions {
             ca_files: peers.ca_certificate_file.iter().cloned().collect(),
@@ -81,7 +98,7 @@ async fn port(
         (Some(identity), None) => Some(ServerTls::load(identity, &[H2])?),
         (None, _) => None,
     };
-    let listener = bind(&peers.socket().host_port())
+    let listener = listen(&peers.socket())
         .await
         .context("private_api.listen.address")?;
     let dial = ConnectOptions {
@@ -98,21 +115,26 @@ async fn port(
                 Tokens::new(secret)
             },
             dial,
+            own: own.url.into(),
         },
     })
 }
 
-/// A replica that dials a loopback address reaches itself instead of the other.
-fn warn_of_loopback(url: &str) {
-    let Ok(target) = Target::parse(url) else {
-        return;
-    };
-    let ip: Option<std::net::IpAddr> = target.host().parse().ok();
-    if ip.is_some_and(|ip| ip.is_loopback()) || target.host() == "localhost" {
+/// A replica that dials a loopback address, or a socket, reaches itself instead of the other.
+fn warn_of_loopback(published: &str) {
+    if urls(published).any(is_local) {
         tracing::warn!(
-            url,
-            "the published URL of the private API is a loopback address: replicas on other machines cannot reach \
+            url = published,
+            "the published URL of the private API is local to this machine: replicas on other machines cannot reach \
              this one; set private_api.listen.address and OWN_PRIVATE_API_URL or OWN_PRIVATE_API_CIDR"
         );
     }
+}
+
+fn is_local(url: &str) -> bool {
+    let Ok(target) = Target::parse(url) else {
+        return url.starts_with("unix:");
+    };
+    let ip: Option<std::net::IpAddr> = target.host().parse().ok();
+    ip.is_some_and(|ip| ip.is_loopback()) || target.host() == "localhost"
 }

@@ -50,7 +50,7 @@ section! {
         /// Its key.
         pub key_file: Option<FilePath> = None,
     }
-    check = check_in_clear;
+    check = check_listener;
 }
 listens!(ObservabilityListen, "127.0.0.1:8151");
 
@@ -114,16 +114,6 @@ section! {
         pub debug_logging: bool = false,
     }
     check = check_profiler;
-}
-
-impl ObservabilityListen {
-    fn check_in_clear(&self, at: &At<'_>) -> Result<(), Mistake> {
-        if self.certificate_file.is_some() || self.key_file.is_some() {
-            at.key("certificate_file")
-                .note("this version serves metrics and probes in clear only");
-        }
-        self.check_listener(at)
-    }
 }
 
 impl UrlPath {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use cluster_state::published;
 use ipnet::IpNet;
 
 use super::{ListenAddress, Network};
@@ -9,11 +10,11 @@ use super::{ListenAddress, Network};
 /// The `OWN_PRIVATE_API_*` variables of the environment; empty means unset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnAddressVariables {
-    /// The whole URL, used as it is.
+    /// The whole URL, used as it is; several have commas between.
     pub url: String,
-    /// The network that the own address is in.
+    /// The networks that the own addresses are in, with commas between.
     pub cidr: String,
-    /// `grpc` or `grpcs`.
+    /// `grpc` or `grpcs`; as the listener speaks TLS or not.
     pub scheme: String,
     /// The port, with `cidr` only.
     pub port: String,
@@ -41,7 +42,7 @@ impl OwnAddressVariables {
 /// How the other replicas reach this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnAddress {
-    /// The URL that this replica publishes.
+    /// What this replica publishes: one URL, or several with commas between.
     pub url: String,
     /// The name in the replicas' certificates, if TLS is used.
     pub tls_server_name: Option<String>,
@@ -57,32 +58,22 @@ pub enum OwnAddressError {
     #[error("OWN_PRIVATE_API_SCHEME is `{0}`, it must be grpc or grpcs")]
     Scheme(String),
     /// Not a network.
-    #[error("OWN_PRIVATE_API_CIDR is `{0}`, it must be a network such as 10.0.0.0/8")]
+    #[error(
+        "OWN_PRIVATE_API_CIDR has `{0}`, it must be a network such as 10.0.0.0/8, or several with commas between"
+    )]
     Cidr(String),
     /// Not a port.
     #[error("OWN_PRIVATE_API_PORT is `{0}`, it must be a number from 1 to 65535")]
     Port(String),
-    /// No own address, or several.
-    #[error(
-        "OWN_PRIVATE_API_CIDR {cidr} matches {count} of this machine's addresses, it must match exactly one"
-    )]
-    Matches {
-        /// The network.
-        cidr: String,
-        /// How many addresses are in it.
-        count: usize,
-    },
+    /// No own address.
+    #[error("OWN_PRIVATE_API_CIDR {0} matches none of this machine's addresses")]
+    NoMatch(String),
     /// The listener's address does not tell.
     #[error(
-        "private_api.listen.address {listen} is all interfaces, and this machine has {count} addresses \
-         that it could be: set OWN_PRIVATE_API_URL, OWN_PRIVATE_API_CIDR or POD_IP"
+        "private_api.listen.address {0} is all interfaces, and this machine has no address but loopback and \
+         link-local ones: set OWN_PRIVATE_API_URL, OWN_PRIVATE_API_CIDR or POD_IP"
     )]
-    Wildcard {
-        /// The listener's address.
-        listen: String,
-        /// How many addresses it could be.
-        count: usize,
-    },
+    Wildcard(String),
     /// Not an address.
     #[error("POD_IP is `{0}`, it must be an IP address")]
     PodIp(String),
@@ -109,7 +100,7 @@ impl OwnAddress {
             return Err(OwnAddressError::NoHost);
         }
         Ok(Self {
-            url: url(variables, listen, interfaces)?,
+            url: url(variables, listen, tls, interfaces)?,
             tls_server_name: Some(variables.host.clone()).filter(|host| !host.is_empty()),
         })
     }
@@ -118,43 +109,55 @@ impl OwnAddress {
 fn url(
     variables: &OwnAddressVariables,
     listen: &ListenAddress,
+    tls: bool,
     interfaces: impl FnOnce() -> Vec<IpAddr>,
 ) -> Result<String, OwnAddressError> {
     match (variables.url.is_empty(), variables.cidr.is_empty()) {
         (false, false) => Err(OwnAddressError::Ambiguous),
         (false, true) => Ok(variables.url.clone()),
         (true, false) => {
-            let ip = own_ip(&variables.cidr, interfaces())?;
-            let address = SocketAddr::new(ip, port(variables, listen)?);
-            Ok(format!("{}://{address}", scheme(variables)?))
+            let ips = own_ips(&variables.cidr, interfaces())?;
+            all_urls(&ips, variables, listen, tls)
         }
-        (true, true) => from_listener(variables, listen, interfaces),
+        (true, true) => from_listener(variables, listen, tls, interfaces),
     }
 }
 
-fn scheme(variables: &OwnAddressVariables) -> Result<&str, OwnAddressError> {
+fn scheme(variables: &OwnAddressVariables, tls: bool) -> Result<&str, OwnAddressError> {
     match variables.scheme.as_str() {
+        "" if tls => Ok("grpcs"),
         "" | "grpc" => Ok("grpc"),
         "grpcs" => Ok("grpcs"),
         other => Err(OwnAddressError::Scheme(other.to_owned())),
     }
 }
 
-fn own_ip(cidr: &str, interfaces: Vec<IpAddr>) -> Result<IpAddr, OwnAddressError> {
-    let net: IpNet = cidr
-        .parse()
-        .map_err(|_| OwnAddressError::Cidr(cidr.to_owned()))?;
-    let inside: Vec<IpAddr> = interfaces
-        .into_iter()
-        .filter(|ip| net.contains(ip))
-        .collect();
-    match inside.as_slice() {
-        [ip] => Ok(*ip),
-        several => Err(OwnAddressError::Matches {
-            cidr: cidr.to_owned(),
-            count: several.len(),
-        }),
+fn own_ips(cidrs: &str, interfaces: Vec<IpAddr>) -> Result<Vec<IpAddr>, OwnAddressError> {
+    let networks = cidrs.split(',').map(str::trim).map(|cidr| {
+        let network = cidr.parse::<IpNet>();
+        network.map_err(|_| OwnAddressError::Cidr(cidr.to_owned()))
+    });
+    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    let mut inside = interfaces;
+    inside.retain(|ip| networks.iter().any(|network| network.contains(ip)));
+    if inside.is_empty() {
+        return Err(OwnAddressError::NoMatch(cidrs.to_owned()));
     }
+    Ok(inside)
+}
+
+fn all_urls(
+    ips: &[IpAddr],
+    variables: &OwnAddressVariables,
+    listen: &ListenAddress,
+    tls: bool,
+) -> Result<String, OwnAddressError> {
+    let (scheme, port) = (scheme(variables, tls)?, port(variables, listen)?);
+    let urls = ips.iter().map(|ip| {
+        let address = SocketAddr::new(*ip, port);
+        format!("{scheme}://{address}")
+    });
+    Ok(published(&urls.collect::<Vec<_>>()))
 }
 
 fn port(variables: &OwnAddressVariables, listen: &ListenAddress) -> Result<u16, OwnAddressError> {
@@ -173,48 +176,47 @@ fn port(variables: &OwnAddressVariables, listen: &ListenAddress) -> Result<u16, 
 fn from_listener(
     variables: &OwnAddressVariables,
     listen: &ListenAddress,
+    tls: bool,
     interfaces: impl FnOnce() -> Vec<IpAddr>,
 ) -> Result<String, OwnAddressError> {
     if listen.network == Network::Unix {
         return Ok(format!("unix://{}", listen.address));
     }
-    let scheme = scheme(variables)?;
-    let Some(wildcard) = wildcard(listen) else {
-        return Ok(format!("{scheme}://{}", listen.address));
-    };
-    let ip = if variables.pod_ip.is_empty() {
-        only_address(wildcard, interfaces()).map_err(|count| OwnAddressError::Wildcard {
-            listen: listen.address.clone(),
-            count,
-        })?
+    if !is_wildcard(listen) {
+        return Ok(format!("{}://{}", scheme(variables, tls)?, listen.address));
+    }
+    let ips = if variables.pod_ip.is_empty() {
+        reachable(listen.network, interfaces())
     } else {
         let ip = variables.pod_ip.parse();
-        ip.map_err(|_| OwnAddressError::PodIp(variables.pod_ip.clone()))?
+        vec![ip.map_err(|_| OwnAddressError::PodIp(variables.pod_ip.clone()))?]
     };
-    let address = SocketAddr::new(ip, port(variables, listen)?);
-    Ok(format!("{scheme}://{address}"))
+    if ips.is_empty() {
+        return Err(OwnAddressError::Wildcard(listen.address.clone()));
+    }
+    all_urls(&ips, variables, listen, tls)
 }
 
-/// The address that means all interfaces, if the listener has it.
-fn wildcard(listen: &ListenAddress) -> Option<IpAddr> {
-    let address: SocketAddr = listen.host_port().parse().ok()?;
-    address.ip().is_unspecified().then(|| address.ip())
+/// Whether the listener's address means all interfaces.
+fn is_wildcard(listen: &ListenAddress) -> bool {
+    listen
+        .socket_addr()
+        .is_some_and(|address| address.ip().is_unspecified())
 }
 
-/// The only address under which others may reach a listener on `wildcard`,
-/// IPv4 before IPv6; else how many there are.
-fn only_address(wildcard: IpAddr, interfaces: Vec<IpAddr>) -> Result<IpAddr, usize> {
-    let (v4, mut v6): (Vec<_>, Vec<_>) = interfaces
-        .into_iter()
-        .filter(is_reachable_from_elsewhere)
-        .partition(IpAddr::is_ipv4);
-    if wildcard.is_ipv4() {
-        v6.clear();
-    }
-    match (&v4[..], &v6[..]) {
-        ([ip], _) | ([], [ip]) => Ok(*ip),
-        (v4, v6) => Err(v4.len() + v6.len()),
-    }
+/// The addresses under which others may reach a listener on all interfaces, IPv4 before IPv6.
+fn reachable(network: Network, mut interfaces: Vec<IpAddr>) -> Vec<IpAddr> {
+    interfaces.retain(|ip| {
+        let spoken = match network {
+            Network::Tcp => true,
+            Network::Tcp4 => ip.is_ipv4(),
+            Network::Tcp6 => ip.is_ipv6(),
+            Network::Unix => false,
+        };
+        spoken && is_reachable_from_elsewhere(ip)
+    });
+    interfaces.sort_by_key(IpAddr::is_ipv6);
+    interfaces
 }
 
 fn is_reachable_from_elsewhere(ip: &IpAddr) -> bool {
@@ -273,6 +275,21 @@ mod tests {
                 "/s",
                 "grpcs://[fd00::1]:1",
             ),
+            (
+                &[("CIDR", "192.168.1.0/24, fd00::/8")],
+                ":8155",
+                "grpc://192.168.1.2:8155,grpc://192.168.1.3:8155,grpc://[fd00::1]:8155",
+            ),
+            (
+                &[],
+                ":8155",
+                "grpc://10.0.0.5:8155,grpc://192.168.1.2:8155,grpc://192.168.1.3:8155,grpc://[fd00::1]:8155",
+            ),
+            (
+                &[("URL", "grpc://a:1,grpc://b:2")],
+                ":8155",
+                "grpc://a:1,grpc://b:2",
+            ),
             (&[], "127.0.0.1:8155", "grpc://127.0.0.1:8155"),
             (&[], "kas.local:8155", "grpc://kas.local:8155"),
             (&[], "/run/kas.sock", "unix:///run/kas.sock"),
@@ -291,9 +308,13 @@ mod tests {
     fn what_leaves_a_doubt_is_an_error_that_names_the_variable() {
         for (pairs, address, part) in [
             (&[("URL", "a"), ("CIDR", "b")] as &[_], ":1", "both set"),
-            (&[("CIDR", "192.168.1.0/24")], ":1", "matches 2"),
-            (&[("CIDR", "172.16.0.0/12")], ":1", "matches 0"),
-            (&[("CIDR", "ten")], ":1", "OWN_PRIVATE_API_CIDR is `ten`"),
+            (&[("CIDR", "172.16.0.0/12")], ":1", "matches none"),
+            (&[("CIDR", "ten")], ":1", "OWN_PRIVATE_API_CIDR has `ten`"),
+            (
+                &[("CIDR", "10.0.0.0/8,")],
+                ":1",
+                "OWN_PRIVATE_API_CIDR has ``",
+            ),
             (&[("SCHEME", "http")], "a:1", "OWN_PRIVATE_API_SCHEME"),
             (
                 &[("CIDR", "10.0.0.0/8"), ("PORT", "0")],
@@ -301,9 +322,6 @@ mod tests {
                 "OWN_PRIVATE_API_PORT",
             ),
             (&[("CIDR", "10.0.0.0/8")], "/sock", "OWN_PRIVATE_API_PORT"),
-            (&[], "0.0.0.0:8155", "OWN_PRIVATE_API_URL"),
-            (&[], "[::]:8155", "has 4 addresses"),
-            (&[], ":8155", "OWN_PRIVATE_API_URL"),
             (&[("POD_IP", "me")], ":8155", "POD_IP is `me`"),
         ] {
             let error = decide(pairs, address).unwrap_err().to_string();
@@ -312,24 +330,84 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_all_interfaces_is_reached_at_the_only_address_there_is() {
-        for (interfaces, listen, ip) in [
-            (&["127.0.0.1", "10.0.0.5"][..], "0.0.0.0:1", Ok("10.0.0.5")),
-            (&["::1", "fe80::1", "fd00::1"], "[::]:1", Ok("fd00::1")),
-            (&["10.0.0.5", "fd00::1"], "[::]:1", Ok("10.0.0.5")),
-            (&["fd00::1"], "0.0.0.0:1", Err(0)),
-            (&["10.0.0.5", "10.0.0.6"], ":1", Err(2)),
-            (&["127.0.0.1", "169.254.1.1"], ":1", Err(0)),
+    fn a_listener_on_all_interfaces_is_reached_at_all_that_are_of_its_network() {
+        use Network::{Tcp, Tcp4, Tcp6};
+        let all = [
+            "127.0.0.1",
+            "::1",
+            "169.254.1.1",
+            "fe80::1",
+            "fd00::1",
+            "10.0.0.5",
+            "172.17.0.1",
+        ];
+        for (network, listen, expected) in [
+            (
+                Tcp,
+                "0.0.0.0:1",
+                "grpc://10.0.0.5:1,grpc://172.17.0.1:1,grpc://[fd00::1]:1",
+            ),
+            (
+                Tcp,
+                "[::]:1",
+                "grpc://10.0.0.5:1,grpc://172.17.0.1:1,grpc://[fd00::1]:1",
+            ),
+            (Tcp4, ":1", "grpc://10.0.0.5:1,grpc://172.17.0.1:1"),
+            (Tcp6, ":1", "grpc://[fd00::1]:1"),
+            (Tcp6, "[::]:1", "grpc://[fd00::1]:1"),
         ] {
-            let interfaces = interfaces.iter().map(|ip| ip.parse().unwrap()).collect();
             let listen = ListenAddress {
-                network: Network::Tcp,
+                network,
                 address: listen.into(),
             };
+            let interfaces = || all.map(|ip| ip.parse().unwrap()).to_vec();
 
-            let found = only_address(wildcard(&listen).unwrap(), interfaces);
+            let own =
+                OwnAddress::decide(&OwnAddressVariables::default(), &listen, false, interfaces);
 
-            assert_eq!(found, ip.map(|ip| ip.parse().unwrap()));
+            assert_eq!(
+                own.map(|own| own.url).as_deref(),
+                Ok(expected),
+                "{listen:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_machine_without_addresses_is_told_what_to_set() {
+        let listen = ListenAddress {
+            network: Network::Tcp,
+            address: ":8155".into(),
+        };
+        let only_local = || vec!["127.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap()];
+
+        let error = OwnAddress::decide(&OwnAddressVariables::default(), &listen, false, only_local);
+
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("OWN_PRIVATE_API_URL"), "{error}");
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_listener_unless_it_is_given() {
+        let listen = ListenAddress {
+            network: Network::Tcp,
+            address: "10.0.0.5:1".into(),
+        };
+        for (scheme, tls, expected) in [
+            ("", false, "grpc://10.0.0.5:1"),
+            ("", true, "grpcs://10.0.0.5:1"),
+            ("grpc", true, "grpc://10.0.0.5:1"),
+            ("grpcs", false, "grpcs://10.0.0.5:1"),
+        ] {
+            let variables = OwnAddressVariables {
+                scheme: scheme.into(),
+                host: "kas".into(),
+                ..OwnAddressVariables::default()
+            };
+
+            let own = OwnAddress::decide(&variables, &listen, tls, Vec::new);
+
+            assert_eq!(own.unwrap().url, expected);
         }
     }
 

@@ -3,19 +3,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cluster_state::{Liveness, Owner, PeerProbe, TableFuture};
+use cluster_state::{Liveness, Owner, PeerProbe, TableFuture, urls};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use router::peers::Challenge as _;
 use runtime::{
-    connect::{ConnectError, ConnectOptions, Target, connect},
     drain::Drain,
-    listen::{Listener, PlainAccepted, PlainAcceptor},
+    io::ByteStream,
+    listen::{AnyListener, PlainAcceptor, RemoteAddr},
     serve::Server,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PORT, PeerSettings, authenticator::Authenticator};
+use super::{DialError, PORT, PeerSettings, authenticator::Authenticator, dial_url, leads_back};
 use crate::port::Port;
 
 /// How long one attempt may take.
@@ -89,7 +90,7 @@ async fn attempts(
     let deadline = Instant::now() + limit;
     let tls = port.acceptor.tls.is_some();
     loop {
-        let probed = tokio::time::timeout(ATTEMPT_TIMEOUT, probe(&me.url, &port.settings));
+        let probed = tokio::time::timeout(ATTEMPT_TIMEOUT, probe_any(&me.url, &port.settings));
         let probed = probed.await.unwrap_or_else(|_| Err(Failed::timeout()));
         let failed = match probed {
             Ok(name) if name == me.replica.to_string() => return Ok(()),
@@ -168,12 +169,13 @@ impl From<h2::Error> for Failed {
     }
 }
 
-impl From<ConnectError> for Failed {
-    fn from(error: ConnectError) -> Self {
+impl From<DialError> for Failed {
+    fn from(error: DialError) -> Self {
         let why = error.to_string();
         let wrong_name = why.contains("for another name");
         Self {
             wrong_name,
+            permanent: matches!(error, DialError::Target(_)),
             not_listening: error.is_refusal(),
             ..Self::new(why)
         }
@@ -183,22 +185,48 @@ impl From<ConnectError> for Failed {
 impl PeerProbe for PeerSettings {
     fn probe<'a>(&'a self, replica: &'a Owner) -> TableFuture<'a, Liveness> {
         Box::pin(async move {
-            match probe(&replica.url, self).await {
-                Ok(name) if name == replica.replica.to_string() => Liveness::Alive,
-                Ok(_) => Liveness::Gone,
-                Err(failed) if failed.not_listening => Liveness::Gone,
-                Err(_) => Liveness::Unknown,
+            let published = &replica.url;
+            let others = urls(published).filter(|url| !leads_back(url, &self.own));
+            let probes = others.map(|url| probe(published, url, self));
+            let mut probes: FuturesUnordered<_> = probes.collect();
+            let mut refused = !probes.is_empty();
+            while let Some(probed) = probes.next().await {
+                match probed {
+                    Ok(name) if name == replica.replica.to_string() => return Liveness::Alive,
+                    // Published with the same URLs: it has taken the other's place.
+                    Ok(_) => return Liveness::Gone,
+                    Err(failed) => refused &= failed.not_listening,
+                }
+            }
+            if refused {
+                Liveness::Gone
+            } else {
+                Liveness::Unknown
             }
         })
     }
 }
 
-/// The id of the replica that answers at `url`.
-async fn probe(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
-    let stream = dial(url, &settings.dial).await?;
+/// The id of the replica that answers first at one of the URLs that it has `published`.
+async fn probe_any(published: &str, settings: &PeerSettings) -> Result<String, Failed> {
+    let probes = urls(published).map(|url| probe(published, url, settings));
+    let mut probes: FuturesUnordered<_> = probes.collect();
+    let mut failed = Failed::new("there is no URL".to_owned());
+    while let Some(probed) = probes.next().await {
+        match probed {
+            Ok(name) => return Ok(name),
+            Err(why) => failed = why,
+        }
+    }
+    Err(failed)
+}
+
+/// The id of the replica that answers at `url`, one of those that it has `published`.
+async fn probe(published: &str, url: &str, settings: &PeerSettings) -> Result<String, Failed> {
+    let stream = dial_url(url, &settings.dial).await?;
     let http2 = runtime::grpc::client_settings();
     let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await?;
-    let challenge = settings.tokens.peer_challenge(url);
+    let challenge = settings.tokens.peer_challenge(published);
     let (response, _) = send.send_request(challenge.request(), true)?;
     let response = tokio::select! {
         response = response => response?,
@@ -225,28 +253,24 @@ async fn probe(url: &str, settings: &PeerSettings) -> Result<String, Failed> {
     }
 }
 
-async fn dial(url: &str, options: &ConnectOptions) -> Result<runtime::io::ByteStream, Failed> {
-    let target = Target::parse(url).map_err(|error| Failed {
-        permanent: true,
-        ..Failed::new(error.to_string())
-    })?;
-    Ok(connect(&target, options).await?.io)
-}
-
 /// Answers challenges, and nothing else yet.
-async fn answer(listener: &Listener, acceptor: &PlainAcceptor, authenticator: Arc<Authenticator>) {
+async fn answer(
+    listener: &AnyListener,
+    acceptor: &PlainAcceptor,
+    authenticator: Arc<Authenticator>,
+) {
     // Dropping this ends all connections.
     let stop = CancellationToken::new();
     let _dropped = stop.clone().drop_guard();
-    let serve = move |accepted: PlainAccepted| async move {
-        let answered = receive(accepted.io, &authenticator);
+    let serve = move |(io, _): (ByteStream, RemoteAddr)| async move {
+        let answered = receive(io, &authenticator);
         stop.run_until_cancelled(answered).await;
     };
     let server = Server::new(PORT, listener, acceptor.clone());
     server.run(Drain::new(), serve).await;
 }
 
-async fn receive(stream: runtime::io::ByteStream, authenticator: &Authenticator) {
+async fn receive(stream: ByteStream, authenticator: &Authenticator) {
     let Ok(mut http2) = runtime::grpc::server_settings().handshake(stream).await else {
         return;
     };

@@ -83,6 +83,7 @@ impl Cluster {
         let settings = PeerSettings {
             tokens: Tokens::new(secret.clone()),
             dial: ConnectOptions::default(),
+            own: url.clone().into(),
         };
         let mut metrics = Metrics::default();
         let (me, shared) = match &self.store {
@@ -113,12 +114,12 @@ impl Cluster {
             notifications: shared.notifications,
             metrics,
             agents: Port {
-                listener: agents,
+                listener: agents.into(),
                 acceptor: acceptor(),
                 settings: self::settings(services),
             },
             users: Some(Port {
-                listener: users,
+                listener: users.into(),
                 acceptor: PlainAcceptor::new(Some(tls.clone())),
                 settings: user_gateway::Settings {
                     url_path_prefix: "/k8s-proxy/".to_owned(),
@@ -127,7 +128,7 @@ impl Cluster {
                 },
             }),
             peers: Some(Port {
-                listener: peers,
+                listener: peers.into(),
                 acceptor: PlainAcceptor::new(None),
                 settings,
             }),

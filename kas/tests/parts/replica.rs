@@ -99,7 +99,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         me,
         control_plane: site.control_plane.clone(),
         agents: Port {
-            listener: agents,
+            listener: agents.into(),
             acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
             settings: agent_gateway::Settings {
                 max_connection_age: Duration::from_secs(7200),
@@ -110,16 +110,17 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
             },
         },
         users: Some(Port {
-            listener: users,
+            listener: users.into(),
             acceptor: PlainAcceptor::new(None),
             settings: user_gateway::Settings::default(),
         }),
         peers: Some(Port {
-            listener: peers,
+            listener: peers.into(),
             acceptor: PlainAcceptor::new(None),
             settings: PeerSettings {
                 tokens: Tokens::new(Secret::new(vec![7; 32])),
                 dial: ConnectOptions::default(),
+                own: "".into(),
             },
         }),
         gitlab: None,

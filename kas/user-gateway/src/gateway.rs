@@ -7,7 +7,7 @@ use router::Router;
 use runtime::{
     drain::Drain,
     io::ByteStream,
-    listen::{Listener, PlainAcceptor},
+    listen::{AnyListener, PlainAcceptor},
 };
 
 use crate::{
@@ -110,8 +110,13 @@ impl UserGateway {
     }
 
     /// Accepts connections until draining starts; the drain waits for those that are being served.
-    pub async fn serve(self, listener: Listener, acceptor: PlainAcceptor, drain: Drain) {
-        self.front.serve(listener, acceptor, drain).await;
+    pub async fn serve(
+        self,
+        listener: impl Into<AnyListener>,
+        acceptor: PlainAcceptor,
+        drain: Drain,
+    ) {
+        self.front.serve(listener.into(), acceptor, drain).await;
     }
 
     /// Serves the requests of a connection until either side ends it, or draining starts.

@@ -35,6 +35,37 @@ impl std::fmt::Display for ReplicaId {
 pub struct Owner {
     /// Its id.
     pub replica: ReplicaId,
-    /// URL of its private API.
+    /// The URL of its private API, as it is published: several have commas between, see [`urls`].
     pub url: String,
+}
+
+/// URLs of one replica that are dialled, at most.
+pub const MAX_URLS: usize = 8;
+/// What stands between the URLs of a replica.
+const SEPARATOR: &str = ",";
+
+/// The URLs in what a replica publishes: it is reached at one of them, from each place perhaps at another.
+pub fn urls(published: &str) -> impl Iterator<Item = &str> {
+    let urls = published.split(SEPARATOR).map(str::trim);
+    urls.filter(|url| !url.is_empty()).take(MAX_URLS)
+}
+
+/// What a replica publishes that has these URLs.
+#[must_use]
+pub fn published(urls: &[String]) -> String {
+    urls.join(SEPARATOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_as_they_were_published_up_to_a_limit() {
+        let all: Vec<_> = (0..100).map(|it| format!("grpc://10.0.0.{it}:1")).collect();
+
+        assert_eq!(urls(&published(&all[..3])).collect::<Vec<_>>(), all[..3]);
+        assert_eq!(urls(&published(&all)).count(), MAX_URLS);
+        assert_eq!(urls(" , ,").count(), 0);
+    }
 }

@@ -23,7 +23,7 @@ mod table;
 
 pub use channel::{Channel, ChannelEvent};
 pub use cluster_store::ClusterStore;
-pub use id::{AgentId, Owner, ReplicaId};
+pub use id::{AgentId, MAX_URLS, Owner, ReplicaId, published, urls};
 pub use one_time::OneTimeClaims;
 pub use poll_state::{PollRecord, SharedPollState};
 pub use presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence};

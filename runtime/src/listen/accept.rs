@@ -132,17 +132,13 @@ impl AgentAcceptor {
         let limit = self.0.handshake_timeout;
         // Boxed: the future of all handshakes is much larger than what is
         // left of it in the task that goes on with the connection.
-        let handshakes = Box::pin(self.handshakes(socket, remote_addr));
+        let handshakes = Box::pin(self.handshakes(AnySocket::Tcp(socket, remote_addr)));
         within(limit, handshakes).await
     }
 
-    async fn handshakes(
-        &self,
-        socket: TcpStream,
-        remote_addr: SocketAddr,
-    ) -> Result<Accepted, AcceptError> {
+    async fn handshakes(&self, socket: AnySocket) -> Result<Accepted, AcceptError> {
         let options = &*self.0;
-        let (mut io, remote_addr) = tcp(socket, remote_addr, options.proxy_protocol).await?;
+        let (mut io, remote_addr) = begin(socket, options.proxy_protocol).await?;
         if let Some(tls) = &options.tls {
             io = tls_handshake(io, tls).await?.0;
         }
@@ -214,6 +210,14 @@ impl Handshake<(TcpStream, SocketAddr)> for AgentAcceptor {
     }
 }
 
+impl Handshake<AnySocket> for AgentAcceptor {
+    type Connection = Accepted;
+
+    async fn handshake(&self, socket: AnySocket) -> Result<Accepted, AcceptError> {
+        within(self.0.handshake_timeout, Box::pin(self.handshakes(socket))).await
+    }
+}
+
 impl Handshake<(TcpStream, SocketAddr)> for PlainAcceptor {
     type Connection = PlainAccepted;
 
@@ -282,7 +286,8 @@ impl PlainAcceptor {
         socket: TcpStream,
         remote_addr: SocketAddr,
     ) -> Result<PlainAccepted, AcceptError> {
-        let (io, remote_addr) = tcp(socket, remote_addr, self.proxy_protocol).await?;
+        let socket = AnySocket::Tcp(socket, remote_addr);
+        let (io, remote_addr) = begin(socket, self.proxy_protocol).await?;
         let (io, alpn) = self.secure(io).await?;
         Ok(PlainAccepted {
             io: ByteStream::plain(io),
@@ -313,13 +318,18 @@ async fn within<T>(
         .unwrap_or(Err(AcceptError::Timeout(limit)))
 }
 
-async fn tcp(
-    socket: TcpStream,
-    remote_addr: SocketAddr,
+async fn begin(
+    socket: AnySocket,
     proxy_protocol: bool,
 ) -> Result<(Transport, SocketAddr), AcceptError> {
-    socket.set_nodelay(true).map_err(failed)?;
-    let mut io = Transport::new(Stream::Tcp(socket));
+    let remote_addr = socket.remote_addr().socket_addr();
+    let mut io = Transport::new(match socket {
+        AnySocket::Tcp(socket, _) => {
+            socket.set_nodelay(true).map_err(failed)?;
+            Stream::Tcp(socket)
+        }
+        AnySocket::Unix(socket) => Stream::Other(Box::new(Io(socket))),
+    });
     if !proxy_protocol {
         return Ok((io, remote_addr));
     }

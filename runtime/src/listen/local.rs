@@ -37,15 +37,51 @@ impl AnyListener {
                 AnySocket::Tcp(socket, remote_addr)
             }
             Self::Unix(listener) => loop {
-                match listener.accept().await {
-                    Ok((socket, _)) if descriptors::is_reserved(&socket) => {}
-                    Ok((socket, _)) => return AnySocket::Unix(socket),
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections");
-                        tokio::time::sleep(EXHAUSTED_RETRY_INTERVAL).await;
-                    }
+                let socket = accept_unix(listener).await;
+                if !descriptors::is_reserved(&socket) {
+                    return AnySocket::Unix(socket);
                 }
             },
+        }
+    }
+}
+
+impl AnyListener {
+    /// The same for the few connections for which file descriptors are kept back.
+    pub(crate) async fn accept_reserved(&self) -> AnySocket {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, remote_addr) = listener.accept_reserved().await;
+                AnySocket::Tcp(socket, remote_addr)
+            }
+            Self::Unix(listener) => AnySocket::Unix(accept_unix(listener).await),
+        }
+    }
+
+    /// Where it listens on TCP, with the real port.
+    #[must_use]
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => Some(listener.local_addr()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<Listener> for AnyListener {
+    fn from(listener: Listener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+async fn accept_unix(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => return socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(EXHAUSTED_RETRY_INTERVAL).await;
+            }
         }
     }
 }

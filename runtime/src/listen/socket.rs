@@ -1,6 +1,9 @@
 //! What the accept loop needs of a listener, of its sockets and of their handshakes.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use tokio::net::TcpStream;
 
@@ -42,6 +45,17 @@ pub enum RemoteAddr {
     Unix,
 }
 
+impl RemoteAddr {
+    /// The address, where one is needed: all who come by Unix sockets share `0.0.0.0:0`.
+    #[must_use]
+    pub fn socket_addr(self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) => address,
+            Self::Unix => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        }
+    }
+}
+
 impl fmt::Display for RemoteAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -78,6 +92,14 @@ impl Listen for &Listener {
     type Socket = (TcpStream, SocketAddr);
 
     async fn next(&self) -> Self::Socket {
+        self.accept().await
+    }
+}
+
+impl Listen for &AnyListener {
+    type Socket = AnySocket;
+
+    async fn next(&self) -> AnySocket {
         self.accept().await
     }
 }

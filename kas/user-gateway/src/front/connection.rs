@@ -11,13 +11,13 @@ use hyper_util::{
 use runtime::{
     drain::Drain,
     io::ByteStream,
-    listen::{Listen, Listener, PlainAccepted, PlainAcceptor},
+    listen::{AnyListener, AnySocket, Listen, PlainAcceptor, RemoteAddr},
     request_filter::{Limits, RequestFilter},
     serve::Server,
     telemetry::Causes,
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Front,
@@ -54,16 +54,18 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 
 /// Has silent connections asked whether their clients still live.
 #[derive(Debug)]
-struct Probed(Listener);
+struct Probed(AnyListener);
 
 impl Listen for Probed {
-    type Socket = (TcpStream, SocketAddr);
+    type Socket = AnySocket;
 
-    async fn next(&self) -> Self::Socket {
-        let (socket, remote_addr) = self.0.accept().await;
-        // Without probes a dead client is only found out later.
-        let _ = SockRef::from(&socket).set_tcp_keepalive(&TCP_KEEPALIVE);
-        (socket, remote_addr)
+    async fn next(&self) -> AnySocket {
+        let socket = self.0.accept().await;
+        if let AnySocket::Tcp(socket, _) = &socket {
+            // Without probes a dead client is only found out later.
+            let _ = SockRef::from(socket).set_tcp_keepalive(&TCP_KEEPALIVE);
+        }
+        socket
     }
 }
 
@@ -94,13 +96,13 @@ impl Front {
     /// that are being served.
     pub(crate) async fn serve(
         self: Arc<Self>,
-        listener: Listener,
+        listener: AnyListener,
         acceptor: PlainAcceptor,
         drain: Drain,
     ) {
         let leaving = drain.clone();
-        let serve = move |accepted: PlainAccepted| {
-            self.serve_connection(accepted.io, accepted.remote_addr, leaving)
+        let serve = move |(io, remote_addr): (ByteStream, RemoteAddr)| {
+            self.serve_connection(io, remote_addr.socket_addr(), leaving)
         };
         let server = Server::new("users", Probed(listener), acceptor);
         server.run(drain, serve).await;

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::urls;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use proto::frame::Frame;
 use runtime::{
     grpc::{ProbeTimeouts, SendRequest, unresponsive},
@@ -20,6 +22,8 @@ use crate::peers::Credentials;
 
 /// How long dialling a peer may take, with a ping and authentication.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one of a peer's URLs may be silent before the next is tried too.
+const NEXT_URL_DELAY: Duration = Duration::from_millis(100);
 /// Keepalive: a peer that is frozen or cut off is found out within three seconds
 /// of its last sign of life while requests wait for it.
 const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
@@ -70,24 +74,56 @@ pub(super) enum DialError {
          private_api.listen.authentication_secret_file, is of another version, or is not a replica"
     )]
     NotAReplica,
+    /// It publishes nothing that could be dialled.
+    #[error("it has no URL")]
+    NoUrl,
     /// This replica has ended meanwhile.
     #[error("this replica is shutting down")]
     Leaving,
 }
 
-/// Dials a peer, and checks that it answers and is a replica.
+/// Dials a peer at the URLs that it has `published`, and checks that it answers and is the replica.
 pub(super) async fn open(
     dial: &Dial,
     credentials: &dyn Credentials,
-    url: &str,
+    published: &str,
 ) -> Result<PeerConnection, DialError> {
-    let opened = tokio::time::timeout(DIAL_TIMEOUT, handshake(dial, credentials, url)).await;
+    let opened = tokio::time::timeout(DIAL_TIMEOUT, first(dial, credentials, published)).await;
     opened.unwrap_or(Err(DialError::Timeout(DIAL_TIMEOUT)))
+}
+
+/// The first of the URLs at which the replica answers. At another there may be nobody, or from here somebody else,
+/// who does not prove to be it: machines have addresses that mean themselves on others.
+async fn first(
+    dial: &Dial,
+    credentials: &dyn Credentials,
+    published: &str,
+) -> Result<PeerConnection, DialError> {
+    let mut untried = urls(published).peekable();
+    let mut dialling = FuturesUnordered::new();
+    let mut failed = DialError::NoUrl;
+    loop {
+        match untried.next() {
+            Some(url) => dialling.push(handshake(dial, credentials, published, url)),
+            None if dialling.is_empty() => return Err(failed),
+            None => {}
+        }
+        let more = untried.peek().is_some();
+        tokio::select! {
+            biased;
+            Some(opened) = dialling.next() => match opened {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failed = error,
+            },
+            () = tokio::time::sleep(NEXT_URL_DELAY), if more => {}
+        }
+    }
 }
 
 async fn handshake(
     dial: &Dial,
     credentials: &dyn Credentials,
+    published: &str,
     url: &str,
 ) -> Result<PeerConnection, DialError> {
     let mut stream = dial(url.to_owned()).await?;
@@ -108,7 +144,7 @@ async fn handshake(
     }
     let audience = tokio::select! {
         biased;
-        audience = challenge(&send, credentials, url) => audience?,
+        audience = challenge(&send, credentials, published) => audience?,
         ended = &mut connection => {
             ended?;
             return Err(DialError::Closed);
