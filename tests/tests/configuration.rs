@@ -6,8 +6,13 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::{Request, Response};
+use runtime::{
+    connect::{ConnectOptions, Target, connect},
+    tls::{ClientTls, ClientTlsOptions},
+};
 use tests::{
     agentk::{Agentk, Links},
+    certs::Certs,
     gitlab_double::{GitLabDouble, Scenario},
     gitlab_rig::start_kas,
     http::{get, send},
@@ -19,7 +24,11 @@ use tests::{
     stub_api::StubApi,
     wait::until,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    process::Command,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 const OMNIBUS: &str = include_str!("../../kas/tests/configuration/omnibus.yml");
@@ -106,8 +115,12 @@ impl Package {
         let served = until("the agent", SOON, serves).await;
         served.with_context(|| format!("{}\n{}", kas.tail(), agentk.process.tail()))?;
         let probe = format!("http://127.0.0.1:{observability}/readiness");
-        let ready = send(Request::get(probe).body(Bytes::new())?).await?;
-        ensure!(is_ok(&ready), "{ready:?}");
+        let ready = async || {
+            let answer = send(Request::get(&probe).body(Bytes::new()).ok()?).await;
+            answer.ok().filter(is_ok)
+        };
+        let ready = until("kas to be ready", SOON, ready).await;
+        ready.with_context(|| kas.tail())?;
         let log = kas.output();
         ensure!(log.contains("GitLab's port is up"), "{log}");
         ensure!(!log.contains("unknown key"), "{log}");
@@ -259,6 +272,295 @@ async fn the_file_of_the_chart_starts_kas() -> Result<()> {
     Package::chart(folder.path(), &double.url(), port)
         .works(folder.path())
         .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_ready_once_it_has_reached_redis_and_stays_so() -> Result<()> {
+    let name = "a_replica_is_ready_once_it_has_reached_redis_and_stays_so";
+    if skipped(name, &[Part::Redis]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let double = gitlab(folder).await?;
+    let port = ports::free();
+    let package = Package::chart(folder, &double.url(), port);
+    let kas = start_kas(&package.text, folder, &[("POD_IP", "127.0.0.1")]).await?;
+    let readiness = async || {
+        let url = format!("http://127.0.0.1:{}/readiness", package.ports[2]);
+        let answer = send(Request::get(url).body(Bytes::new()).ok()?)
+            .await
+            .ok()?;
+        let body = String::from_utf8_lossy(answer.body()).into_owned();
+        Some((answer.status().as_u16(), body))
+    };
+    let is = async |wanted: u16| readiness().await.filter(|(status, _)| *status == wanted);
+
+    let before = until("an answer", SOON, async || readiness().await).await?;
+    let mut redis = redis(folder, port).await?;
+    let reached = until("kas to be ready", SOON, async || is(200).await).await;
+    reached.with_context(|| kas.tail())?;
+    redis.end_by("KILL", SOON).await?;
+    let lost = async || {
+        kas.output()
+            .contains("connection to the routing store lost")
+            .then_some(())
+    };
+    until("kas to lose Redis", SOON, lost).await?;
+
+    ensure!(
+        before.0 == 500 && before.1.contains("Redis was not reached yet"),
+        "{before:?}"
+    );
+    ensure!(is(200).await.is_some(), "{:?}", readiness().await);
+    Ok(())
+}
+
+/// A file that a package or chart renders: what differs from the one that is kept here, and the environment.
+struct Variant {
+    name: &'static str,
+    chart: bool,
+    /// What is replaced by what.
+    edits: &'static [(&'static str, &'static str)],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// Of 2022 to 2026, as far as their keys are known.
+const VARIANTS: &[Variant] = &[
+    Variant {
+        name: "Linux package 15: no WebSocket tokens, no workspaces",
+        chart: false,
+        edits: &[
+            (
+                "    websocket_token_secret_file: \"{folder}/websocket_token_secret_file\"\n",
+                "",
+            ),
+            ("workspaces:\n  enabled: false\nconfig:\n", ""),
+        ],
+        environment: &[],
+    },
+    Variant {
+        name: "Linux package 18: no gitops, Redis by TCP, keys of features that kas does not have",
+        chart: false,
+        edits: &[
+            (
+                "  gitops:\n    poll_period: \"20s\"\n    project_info_cache_ttl: \"300s\"\n    project_info_cache_error_ttl: \"60s\"\n    max_manifest_file_size: 5242880\n    max_total_manifest_file_size: 20971520\n    max_number_of_paths: 100\n    max_number_of_files: 1000\n",
+                "  receptive_agent:\n    poll_period: \"300s\"\n",
+            ),
+            ("\"{folder}/redis.socket\"", "\"127.0.0.1:{redis}\""),
+            (
+                "network: \"unix\"",
+                "network: \"tcp\"\n  username: \"default\"\n  tls:\n    enabled: false",
+            ),
+            (
+                "workspaces:\n  enabled: false\nconfig:\n",
+                "workspaces:\n  enabled: true\n  listen: {network: tcp, address: 'localhost:8160'}\nautoflow: {temporal: {host_port: 't:7233'}}\nevents_platform: {enabled: true}\nconfig:\n  command: \"/opt/gitlab/bin/redis-config\"\n",
+            ),
+        ],
+        environment: &[("GODEBUG", "tlsmlkem=0")],
+    },
+    Variant {
+        name: "Linux package: Unix sockets on all listeners",
+        chart: false,
+        edits: &[
+            ("network: \"tcp\"", "network: \"unix\""),
+            ("localhost:{agents}", "{folder}/agents.sock"),
+            ("localhost:{users}", "{folder}/users.sock"),
+            ("localhost:{observability}", "{folder}/observability.sock"),
+            ("localhost:{api}", "{folder}/api.sock"),
+            ("localhost:{peers}", "{folder}/peers.sock"),
+        ],
+        environment: &[],
+    },
+    Variant {
+        name: "chart 2022: the pod's URL, no WebSocket tokens",
+        chart: true,
+        edits: &[(
+            "    websocket_token_secret_file: {folder}/.gitlab_kas_websocket_token_secret\n",
+            "",
+        )],
+        environment: &[("OWN_PRIVATE_API_URL", "grpc://127.0.0.1:{peers}")],
+    },
+    Variant {
+        name: "chart with TLS between replicas: the pod's URL",
+        chart: true,
+        edits: &[(
+            "    authentication_secret_file: {folder}/.gitlab_kas_private_api_secret\n",
+            "    authentication_secret_file: {folder}/.gitlab_kas_private_api_secret\n    certificate_file: {certificate}\n    key_file: {key}\n    ca_certificate_file: {ca}\n",
+        )],
+        environment: &[
+            ("OWN_PRIVATE_API_URL", "grpcs://127.0.0.1:{peers}"),
+            ("OWN_PRIVATE_API_HOST", "localhost"),
+        ],
+    },
+    Variant {
+        name: "chart 2026 with TLS between replicas: the networks of pods, no scheme",
+        chart: true,
+        edits: &[(
+            "    authentication_secret_file: {folder}/.gitlab_kas_private_api_secret\n",
+            "    authentication_secret_file: {folder}/.gitlab_kas_private_api_secret\n    certificate_file: {certificate}\n    key_file: {key}\n    ca_certificate_file: {ca}\n",
+        )],
+        environment: &[
+            ("OWN_PRIVATE_API_CIDR", "127.0.0.0/8,::1/128"),
+            ("OWN_PRIVATE_API_HOST", "localhost"),
+        ],
+    },
+    Variant {
+        name: "chart with TLS on the ports for agents, users, GitLab and metrics",
+        chart: true,
+        edits: &[
+            (
+                "address: :{agents}",
+                "address: :{agents}\n    certificate_file: {certificate}\n    key_file: {key}",
+            ),
+            (
+                "address: :{users}",
+                "address: :{users}\n      certificate_file: {certificate}\n      key_file: {key}",
+            ),
+            (
+                "address: :{api}",
+                "address: :{api}\n    certificate_file: {certificate}\n    key_file: {key}",
+            ),
+            (
+                "address: :{observability}",
+                "address: :{observability}\n    certificate_file: {certificate}\n    key_file: {key}",
+            ),
+        ],
+        environment: &[("POD_IP", "127.0.0.1")],
+    },
+    Variant {
+        name: "chart on IPv6 alone",
+        chart: true,
+        edits: &[
+            (
+                "network: tcp\n    address: :{agents}",
+                "network: tcp6\n    address: :{agents}",
+            ),
+            (
+                "address: :{users}",
+                "network: tcp6\n      address: :{users}",
+            ),
+            (
+                "address: :{observability}",
+                "network: tcp6\n    address: :{observability}",
+            ),
+            ("address: :{api}", "network: tcp6\n    address: :{api}"),
+            ("address: :{peers}", "network: tcp6\n    address: :{peers}"),
+        ],
+        environment: &[("OWN_PRIVATE_API_CIDR", "::1/128")],
+    },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_packages_and_charts_have_rendered_since_2022_starts_and_becomes_ready() -> Result<()>
+{
+    let name = "what_packages_and_charts_have_rendered_since_2022_starts_and_becomes_ready";
+    if skipped(name, &[Part::Redis]) {
+        return Ok(());
+    }
+    for variant in VARIANTS {
+        variant.becomes_ready().await.context(variant.name)?;
+    }
+    Ok(())
+}
+
+impl Variant {
+    async fn becomes_ready(&self) -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let folder = folder.path();
+        let double = gitlab(folder).await?;
+        let port = ports::free();
+        let _redis = redis(folder, port).await?;
+        let certs = Certs::create(&folder.join("certs"))?;
+        let package = if self.chart {
+            Package::chart(folder, &double.url(), port)
+        } else {
+            Package::omnibus(folder, &double.url())
+        };
+        let [agents, users, observability, api, peers] = package.ports;
+        let here = |text: &str| {
+            replace(
+                text,
+                &[
+                    ("{folder}", folder.display().to_string()),
+                    ("{redis}", port.to_string()),
+                    ("{agents}", agents.to_string()),
+                    ("{users}", users.to_string()),
+                    ("{observability}", observability.to_string()),
+                    ("{api}", api.to_string()),
+                    ("{peers}", peers.to_string()),
+                    ("{certificate}", certs.certificate.display().to_string()),
+                    ("{key}", certs.key.display().to_string()),
+                    ("{ca}", certs.ca.display().to_string()),
+                ],
+            )
+        };
+        let mut text = package.text;
+        for (from, to) in self.edits {
+            ensure!(text.contains(&here(from)), "{from} is not in\n{text}");
+            text = text.replace(&here(from), &here(to));
+        }
+        let environment: Vec<_> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (*name, here(value)))
+            .collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+
+        let kas = start_kas(&text, folder, &environment).await?;
+
+        let socket = folder.join("observability.sock");
+        let secure = text.contains(&here(":{observability}\n    certificate_file"));
+        let asked = async || {
+            let answer = if text.contains("observability.sock") {
+                first_line(UnixStream::connect(&socket).await.ok()?).await
+            } else {
+                let scheme = if secure { "https" } else { "http" };
+                let host = if text.contains("tcp6") {
+                    "[::1]"
+                } else {
+                    "localhost"
+                };
+                let target = format!("{scheme}://{host}:{observability}");
+                first_line(probe(&target, &certs).await.ok()?).await
+            };
+            answer.ok().filter(|line| line.starts_with("HTTP/1.1 200"))
+        };
+        until("kas to be ready", SOON, asked)
+            .await
+            .with_context(|| kas.tail())?;
+        let log = kas.output();
+        ensure!(
+            !log.contains("the self-test of the private API failed"),
+            "{log}"
+        );
+        ensure!(!log.contains("unknown key"), "{log}");
+        Ok(())
+    }
+}
+
+async fn probe(target: &str, certs: &Certs) -> Result<runtime::io::ByteStream> {
+    let options = ConnectOptions {
+        tls: Some(ClientTls::load(&ClientTlsOptions {
+            ca_files: vec![certs.ca.clone()],
+            ..ClientTlsOptions::default()
+        })?),
+        ..ConnectOptions::default()
+    };
+    Ok(connect(&Target::parse_http(target)?, &options).await?.io)
+}
+
+/// The first line of the answer to a readiness probe.
+async fn first_line(mut io: impl AsyncRead + AsyncWrite + Unpin) -> Result<String> {
+    io.write_all(b"GET /readiness HTTP/1.1\r\nHost: kas\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8(answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Runs `kas check-config` on a text: what it prints, and whether it is content.

@@ -53,6 +53,9 @@ impl Setting for Anything {}
 pub struct Workspaces {
     /// Whether they are.
     pub enabled: bool,
+    /// Where they would be served.
+    #[serde(skip_serializing)]
+    pub listen: Option<Anything>,
 }
 
 impl Setting for Workspaces {
