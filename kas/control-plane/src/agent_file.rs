@@ -255,7 +255,7 @@ future: [{a: ~, b: 0.5}]
             ("ci_access: {projects: [{}]}", "1:24", "`id` is missing"),
             (
                 "ci_access: {groups: [{id: g, access_as: {}}]}",
-                "1:42",
+                "1:41",
                 "exactly one key",
             ),
             (
