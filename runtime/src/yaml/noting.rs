@@ -693,7 +693,7 @@ mod tests {
     fn aliases_cannot_make_a_short_text_long() {
         let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (name, of) in [("b", "a"), ("c", "b"), ("d", "c"), ("e", "d"), ("f", "e")] {
-            let all = [format!("*{of}"); 10].map(|it| it.clone()).join(", ");
+            let all = vec![format!("*{of}"); 10].join(", ");
             text += &format!("{name}: &{name} [{all}]\n");
         }
 
