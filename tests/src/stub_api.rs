@@ -11,9 +11,13 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, service::service_fn};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +33,14 @@ const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 /// Bytes of the answer to `/large`.
 pub const LARGE_BYTES: usize = 4 << 20;
 static LARGE: LazyLock<Bytes> = LazyLock::new(|| vec![b'x'; LARGE_BYTES].into());
+/// An event of the watch of pods, which has one after the other without end.
+static EVENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let object =
+        json!({"metadata": {"name": "p", "resourceVersion": "1"}, "note": "x".repeat(60_000)});
+    format!("{}\n", json!({"type": "MODIFIED", "object": object})).into()
+});
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the stub has seen.
 #[derive(Debug, Default)]
@@ -39,6 +51,8 @@ pub struct Seen {
     pub held: AtomicUsize,
     /// Requests whose body broke off.
     pub broken: AtomicUsize,
+    /// Watches that are being served now.
+    pub watches: AtomicUsize,
     /// POSTs that were answered with what they said.
     pub posted: AtomicUsize,
     paths: Mutex<Vec<String>>,
@@ -127,7 +141,42 @@ async fn connection(socket: TcpStream, seen: Arc<Seen>) {
         .ok();
 }
 
-async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, seen: &Arc<Seen>) -> Response<Body> {
+    if let Some(watch) = watch(&request, seen) {
+        return watch;
+    }
+    answer_whole(request, seen).await.map(BodyExt::boxed_unsync)
+}
+
+/// Watches of pods, whose events have no end, and of services, which have none.
+fn watch(request: &Request<Incoming>, seen: &Arc<Seen>) -> Option<Response<Body>> {
+    request
+        .uri()
+        .query()?
+        .contains("watch=true")
+        .then_some(())?;
+    let event = match request.uri().path().rsplit_once('/')?.1 {
+        "pods" => Some(EVENT.clone()),
+        "services" => None,
+        _ => return None,
+    };
+    let watching = Watching::new(seen.clone());
+    let events = stream::unfold(watching, move |watching| {
+        let event = event.clone();
+        async {
+            match event {
+                Some(event) => Some((Ok(Frame::data(event)), watching)),
+                None => std::future::pending().await,
+            }
+        }
+    });
+    let mut response = Response::new(StreamBody::new(events).boxed_unsync());
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert("content-type", json);
+    Some(response)
+}
+
+async fn answer_whole(request: Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
     let _open = Open::new(&seen.open);
     let (head, body) = request.into_parts();
     seen.paths().push(head.uri.to_string());
@@ -202,5 +251,21 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a watch while it lives.
+struct Watching(Arc<Seen>);
+
+impl Watching {
+    fn new(seen: Arc<Seen>) -> Self {
+        seen.watches.fetch_add(1, Ordering::Relaxed);
+        Self(seen)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -22,4 +22,5 @@ mod secrets;
 mod shares;
 mod site;
 mod strangers;
+mod watch_socket;
 mod wire;

@@ -1,6 +1,6 @@
 //! An agent of our own making that tells objects as it likes.
 
-use std::{collections::HashMap, future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -78,9 +78,7 @@ async fn open(wire: &Wire, token: &str, tells: Tells) -> Result<()> {
     let mut asked = tunnel.response.await?.into_body();
     asked.data().await.context("no call")??;
     let mut send = tunnel.send;
-    let header = Header {
-        meta: HashMap::new(),
-    };
+    let header = Header { meta: Vec::new() };
     tell(&mut send, Msg::Header(header)).await?;
     for number in 1.. {
         let update = match tells {
