@@ -215,8 +215,9 @@ async fn users(
         server: version::server_header(),
         origins: control::origins(config, &users.allowed_origins),
         response_headers: users
-            .response_headers
+            .extra_allowed_response_headers
             .iter()
+            .filter(|it| it.passes())
             .map(|it| it.0.clone())
             .collect(),
         websocket_tokens: users

@@ -229,7 +229,7 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
     };
     writeln!(text, "  kubernetes_api:\n    url_path_prefix: {prefix}")?;
     // In these the interop agent says what it was asked.
-    writeln!(text, "    response_headers: [{SEEN}]")?;
+    writeln!(text, "    extra_allowed_response_headers: [{SEEN}]")?;
     writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;
     write_tls(&mut text, "      ", options.user_tls)?;
     writeln!(

@@ -23,8 +23,8 @@ section! {
         /// The origins whose pages may use cookies and WebSocket tokens; without any, GitLab's, or without a GitLab
         /// the host that is called. Not among the keys of GitLab's kas.
         pub allowed_origins: Vec<Origin> = Vec::new(),
-        /// Headers that clusters' answers may carry besides those of Kubernetes. Not among the keys of GitLab's kas.
-        pub response_headers: Vec<ResponseHeader> = Vec::new(),
+        /// Headers that clusters' answers may carry besides those of Kubernetes.
+        pub extra_allowed_response_headers: Vec<ResponseHeader> = Vec::new(),
         /// How long a permission is remembered; zero does not remember.
         pub allowed_agent_cache_ttl: Seconds = Seconds::new(60),
         /// How long a refusal is remembered.
@@ -85,6 +85,12 @@ impl Setting for PathPrefix {
 
 impl KubernetesApi {
     fn check_prefix(&self, at: &At<'_>) -> Result<(), Mistake> {
+        let list = at.key("extra_allowed_response_headers");
+        let headers = self.extra_allowed_response_headers.iter();
+        for header in headers.filter(|it| !it.passes()) {
+            list.key(header.0.as_str())
+                .note("no cluster may set it on the host of this server");
+        }
         check_url_path(&at.key("url_path_prefix"), &self.url_path_prefix.0)
     }
 }

@@ -1,12 +1,21 @@
-//! Failures as Kubernetes clients expect them: a `Status` in JSON.
+//! Failures as Kubernetes clients expect them: a `Status` in the form that they want.
+
+mod accept;
+pub(crate) mod protobuf;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+
+use accept::MediaType;
+pub(crate) use accept::Wanted;
 
 const UNAUTHORIZED: HeaderName = HeaderName::from_static("gitlab-unauthorized");
 /// The type of an answer that kas gives itself.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// An answer that kas gives itself because it has none from the cluster.
@@ -38,12 +47,27 @@ impl Failure {
         }
     }
 
-    /// The answer; `indented` for people who read it as it is.
-    pub(crate) fn response(&self, indented: bool) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::from(self.body(indented)));
+    /// The answer in the form that is wanted. Who wants none that there is gets a 406, as from an API server.
+    pub(crate) fn response(&self, wanted: &Wanted) -> Response<Bytes> {
+        let Some(media_type) = wanted.media_type() else {
+            return self.not_acceptable();
+        };
+        let (kind, body) = match media_type {
+            MediaType::Json { indented } => (JSON, Bytes::from(self.body(indented))),
+            MediaType::Yaml => (YAML, Bytes::from(self.yaml())),
+            MediaType::Protobuf => {
+                let status = self.status();
+                let reason = status.reason.to_owned();
+                (
+                    PROTOBUF,
+                    protobuf::status(self.code, status.message, reason),
+                )
+            }
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = self.code;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(header::CONTENT_TYPE, kind);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -53,9 +77,30 @@ impl Failure {
         response
     }
 
-    /// The `Status`, as JSON.
-    pub(crate) fn body(&self, indented: bool) -> String {
-        let status = Status {
+    fn not_acceptable(&self) -> Response<Bytes> {
+        let text = format!(
+            "GitLab Agent Server: Failed to negotiate output media type: only the following media types are \
+             accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf; the error was \
+             {}: {}\n",
+            self.code.as_u16(),
+            self.message
+        );
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+        response.headers_mut().insert(header::CONTENT_TYPE, PLAIN);
+        response
+    }
+
+    /// The `Status`, as YAML with its keys in order.
+    fn yaml(&self) -> String {
+        let status = serde_json::to_value(self.status());
+        let mut status = status.expect("strings and numbers are always JSON");
+        status.sort_all_objects();
+        runtime::yaml::write(&status)
+    }
+
+    fn status(&self) -> Status {
+        Status {
             kind: "Status",
             api_version: "v1",
             metadata: Metadata {},
@@ -63,7 +108,12 @@ impl Failure {
             message: format!("GitLab Agent Server: {}", self.message),
             reason: reason(self.code),
             code: self.code.as_u16(),
-        };
+        }
+    }
+
+    /// The `Status`, as JSON.
+    pub(crate) fn body(&self, indented: bool) -> String {
+        let status = self.status();
         let text = if indented {
             serde_json::to_string_pretty(&status)
         } else {
@@ -73,17 +123,6 @@ impl Failure {
         text.push('\n');
         text
     }
-}
-
-/// Whether JSON is read by a person rather than a program.
-pub(crate) fn wants_indented(headers: &HeaderMap, raw_query: &str) -> bool {
-    let agent = headers
-        .get(header::USER_AGENT)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    [&b"curl"[..], b"Wget", b"Mozilla/5.0"]
-        .iter()
-        .any(|prefix| agent.starts_with(prefix))
-        || raw_query.split('&').any(|pair| pair == "pretty=true")
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +165,9 @@ pub(crate) fn reason(code: StatusCode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
@@ -155,7 +197,8 @@ mod tests {
     #[test]
     fn only_our_own_401_says_that_it_is_ours() {
         let header = |code| {
-            let response = Failure::retryable(code, "x").response(false);
+            let response =
+                Failure::retryable(code, "x").response(&Wanted::of(&HeaderMap::new(), ""));
             (
                 response.headers().contains_key("gitlab-unauthorized"),
                 response.headers()["retry-after"].clone(),
@@ -169,12 +212,37 @@ mod tests {
     }
 
     #[test]
-    fn people_get_indented_json() {
-        let agent = |name: &'static str| {
-            HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(name))])
+    fn who_wants_another_form_gets_it() {
+        let accept = |value| {
+            let headers = [(header::ACCEPT, HeaderValue::from_static(value))];
+            let wanted = Wanted::of(&headers.into_iter().collect(), "");
+            Failure::retryable(StatusCode::UNAUTHORIZED, "who: \"you\"").response(&wanted)
         };
-        assert!(wants_indented(&agent("curl/8.1"), ""));
-        assert!(wants_indented(&HeaderMap::new(), "a=b&pretty=true"));
-        assert!(!wants_indented(&agent("kubectl/v1.33"), "pretty=false"));
+
+        let yaml = accept("application/yaml");
+        let protobuf = accept("application/vnd.kubernetes.protobuf");
+        let none = accept("text/html");
+
+        assert_eq!(yaml.headers()["content-type"], "application/yaml");
+        assert_eq!(
+            yaml.body(),
+            "apiVersion: v1\ncode: 401\nkind: Status\nmessage: \"GitLab Agent Server: who: \\\"you\\\"\"\n\
+             metadata: {}\nreason: Unauthorized\nstatus: Failure\n"
+        );
+        let kind = &protobuf.headers()["content-type"];
+        assert_eq!(kind, "application/vnd.kubernetes.protobuf");
+        assert_eq!(protobuf.headers()["gitlab-unauthorized"], "true");
+        let unknown = protobuf.body().strip_prefix(protobuf::MAGIC).unwrap();
+        let unknown = protobuf::Unknown::decode(unknown).unwrap();
+        let status = protobuf::Status::decode(&unknown.raw.unwrap()[..]).unwrap();
+        assert_eq!(
+            (status.code, status.reason.as_deref()),
+            (Some(401), Some("Unauthorized"))
+        );
+        assert_eq!(none.status(), StatusCode::NOT_ACCEPTABLE);
+        assert!(
+            none.body().ends_with(b"the error was 401: who: \"you\"\n"),
+            "{none:?}"
+        );
     }
 }

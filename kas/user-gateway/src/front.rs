@@ -17,7 +17,7 @@ pub use origin::{Origins, origin_of};
 
 use crate::{
     body::{Content, ResponseBody},
-    failure::{self, Failure},
+    failure::{Failure, Wanted},
     metrics::Metrics,
     request_id,
     route::{Answer, Route, UserRequest},
@@ -100,14 +100,14 @@ impl Front {
     ) -> Response<ResponseBody> {
         let head = &request.head;
         let caller = Caller::of(head, &self.settings.origins);
-        let indented = failure::wants_indented(&head.headers, head.uri.query().unwrap_or(""));
+        let wanted = Wanted::of(&head.headers, head.uri.query().unwrap_or(""));
         let leftover = Leftover::of(head, request.body.is_some());
         let passed = self.pass(&mut request, &caller, &mut scope, drain).await;
         let mut response = match passed {
             Ok(Passed::Preflight) => self.preflight(&request.head.headers, &caller, scope),
             Ok(Passed::Answered(answer)) => finish(answer, scope, drain),
             Err(failure) => {
-                let mut response = self.refuse(&failure, indented, scope);
+                let mut response = self.refuse(&failure, &wanted, scope);
                 match request.body.take() {
                     Some(body) => leftover.dispose(body, response.headers_mut()).await,
                     None => leftover.abandon(response.headers_mut()),
@@ -170,12 +170,12 @@ impl Front {
     fn refuse(
         &self,
         failure: &Failure,
-        indented: bool,
+        wanted: &Wanted,
         mut scope: Box<Scope>,
     ) -> Response<ResponseBody> {
         scope.status = failure.code.as_u16();
         scope.reason.clone_from(&failure.message);
-        let response = failure.response(indented);
+        let response = failure.response(wanted);
         response.map(|body| ResponseBody::new(Content::from(body), scope))
     }
 }

@@ -47,6 +47,11 @@ pub(crate) fn is_for_us(name: &HeaderName) -> bool {
     FOR_US.contains(name)
 }
 
+/// Whether a header speaks of one connection only.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
 /// The length that the headers announce, if they do so in an orderly way.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();

@@ -40,7 +40,7 @@ use upload::Upload;
 /// How requests are carried to agents.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Where the API begins; paths outside it are served as they are.
+    /// Where the API begins; paths outside it are refused.
     pub(crate) url_path_prefix: String,
     /// How long a request waits for a tunnel.
     pub(crate) hold: Duration,
@@ -82,7 +82,12 @@ impl KubernetesApi {
         let via = [b"gRPC/1.0 ", settings.server.as_bytes()].concat();
         let via = HeaderValue::from_maybe_shared(Bytes::from(via))
             .expect("a prefix of plain letters keeps a header value valid");
-        let heads = ResponseHeads::new(via.clone(), &settings.response_headers);
+        let heads = ResponseHeads::new(
+            via.clone(),
+            &settings.response_headers,
+            &settings.url_path_prefix,
+            metrics.clone(),
+        );
         Self {
             settings,
             via,

@@ -66,6 +66,7 @@ struct Inner {
     sent: Counter,
     replays: Counter,
     resumes: Counter,
+    blocked_headers: Counter,
 }
 
 impl Default for Metrics {
@@ -89,6 +90,7 @@ impl Default for Metrics {
             sent: Counter::default(),
             replays: Counter::default(),
             resumes: Counter::default(),
+            blocked_headers: Counter::default(),
         }))
     }
 }
@@ -157,6 +159,11 @@ impl Metrics {
             "Kubernetes watches resumed on another tunnel because the first one broke",
             inner.resumes.clone(),
         );
+        registry.register(
+            "k8s_api_proxy_blocked_response_headers",
+            "Headers of clusters' answers that were removed because they are not among those allowed",
+            inner.blocked_headers.clone(),
+        );
     }
 
     /// Counts a request in.
@@ -192,6 +199,17 @@ impl Metrics {
 
     pub(crate) fn replayed(&self) {
         self.0.replays.inc();
+    }
+
+    /// Counts headers of an answer that did not pass.
+    pub(crate) fn blocked_headers(&self, headers: u64) {
+        self.0.blocked_headers.inc_by(headers);
+    }
+
+    /// Headers of answers that did not pass.
+    #[must_use]
+    pub fn blocked_response_headers(&self) -> u64 {
+        self.0.blocked_headers.get()
     }
 
     pub(crate) fn resumed(&self) {

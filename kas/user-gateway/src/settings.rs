@@ -10,7 +10,7 @@ use crate::{Graph, Origins, WebSocketTokens};
 /// How the users' port is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the API begins; paths outside it are served as they are.
+    /// Where the API begins; paths outside it are refused.
     pub url_path_prefix: String,
     /// How long a request waits for a tunnel.
     pub hold: Duration,
@@ -46,7 +46,7 @@ impl Default for Settings {
     fn default() -> Self {
         let hours = Duration::from_secs(4 * 3600);
         Self {
-            url_path_prefix: "/k8s-proxy/".into(),
+            url_path_prefix: "/".into(),
             hold: Duration::from_secs(60),
             server: HeaderValue::from_static(concat!("kas/", env!("CARGO_PKG_VERSION"))),
             first_request: Duration::from_secs(10),

@@ -9,6 +9,8 @@ use tokio::{runtime::Handle, time::Instant};
 
 /// Lines of one kind that are written in an interval; the others are counted.
 const MAX_LINES: u32 = 50;
+/// The same of what may go on for ever without harm.
+const MAX_SPARSE_LINES: u32 = 3;
 /// The interval, at whose end it is said how many lines were left out.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -17,6 +19,7 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Repeats {
     event: &'static str,
+    max_lines: u32,
     interval: Mutex<Interval>,
 }
 
@@ -31,8 +34,19 @@ impl Repeats {
     /// Lines about such an event.
     #[must_use]
     pub const fn new(event: &'static str) -> Self {
+        Self::limited(event, MAX_LINES)
+    }
+
+    /// The same of an event that harms nobody: the first three of ten seconds, and the sum of the others.
+    #[must_use]
+    pub const fn sparse(event: &'static str) -> Self {
+        Self::limited(event, MAX_SPARSE_LINES)
+    }
+
+    const fn limited(event: &'static str, max_lines: u32) -> Self {
         Self {
             event,
+            max_lines,
             interval: Mutex::new(Interval {
                 ends: None,
                 lines: 0,
@@ -49,7 +63,7 @@ impl Repeats {
             self.summarise(&mut interval);
             interval.ends = Some(now + SUMMARY_INTERVAL);
         }
-        if interval.lines < MAX_LINES {
+        if interval.lines < self.max_lines {
             interval.lines += 1;
             return true;
         }

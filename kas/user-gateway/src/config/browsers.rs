@@ -43,17 +43,22 @@ pub struct ResponseHeader(pub HeaderName);
 
 impl<'de> Deserialize<'de> for ResponseHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const KEY: &str = "agent.kubernetes_api.response_headers";
+        const KEY: &str = "agent.kubernetes_api.extra_allowed_response_headers";
         let NonEmpty(text) = NonEmpty::deserialize(deserializer)?;
         let name: HeaderName = text.parse().map_err(|_| {
             D::Error::custom(format_args!("{KEY}: {text:?} is not the name of a header"))
         })?;
-        if NEVER.contains(&name) || name.as_str().starts_with("access-control-") {
-            return Err(D::Error::custom(format_args!(
-                "{KEY}: no cluster may set {name} on the host of this server"
-            )));
-        }
         Ok(Self(name))
+    }
+}
+
+impl ResponseHeader {
+    /// Whether a cluster may set it on the host of this server.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        let never = ["access-control-", "x-remote-"];
+        let name = self.0.as_str();
+        !NEVER.contains(&self.0) && !never.iter().any(|prefix| name.starts_with(prefix))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
         Interrupted::Agent(status)
             if status.code == Code::Unavailable as i32 && status.message.contains(NESTED) =>
         {
-            Failure::new(StatusCode::FORBIDDEN, status.message.clone())
+            Failure::new(StatusCode::BAD_REQUEST, status.message.clone())
         }
         Interrupted::Agent(_) => {
             bad_gateway(format!("HTTP->gRPC: failed to read gRPC response: {error}"))
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_nested_impersonation_is_forbidden_and_other_errors_are_the_agents() {
+    fn a_refused_nested_impersonation_is_a_bad_request_and_other_errors_are_the_agents() {
         let agent = |code: Code, message: &str| {
             let message = message.to_owned();
             let status = Status {
@@ -133,7 +133,7 @@ mod tests {
                 "gRPC -> HTTP: nested impersonation is not supported"
             )
             .code,
-            403
+            400
         );
         let refused = agent(Code::Unavailable, "gRPC -> HTTP: connection refused");
         assert_eq!(refused.code, 502);

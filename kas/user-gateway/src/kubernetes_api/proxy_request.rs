@@ -252,7 +252,7 @@ impl KubernetesApi {
         let head = tokio::time::timeout(limit, exchange.head())
             .await
             .map_err(|_| Interrupted::Silence(limit))??;
-        let (status, headers) = self.heads.understand(head)?;
+        let (status, headers) = self.heads.understand(request.agent, head)?;
         if status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade && !exchange.is_uploading()
         {
             return Ok((status, headers, None, Ahead::default()));

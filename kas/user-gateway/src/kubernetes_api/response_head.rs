@@ -5,21 +5,26 @@ use std::collections::HashSet;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use proto::metadata::Meta;
+use router::AgentId;
+use runtime::telemetry::{Repeats, Untrusted};
 
 use super::exchange::{Head, Interrupted};
-use crate::headers::content_length;
+use crate::{
+    headers::{content_length, is_hop_by_hop},
+    metrics::Metrics,
+};
 
-/// Headers that a cluster's answer may carry, in lower case; all others are removed, unless
-/// `agent.kubernetes_api.response_headers` names them. `Connection` and `Upgrade` pass with a 101
+/// Headers that a cluster's answer may carry, in lower case; all others are removed and counted, unless
+/// `agent.kubernetes_api.extra_allowed_response_headers` names them. `Connection` and `Upgrade` pass with a 101
 /// only. Documented for operators in `docs/production.md`.
 ///
 /// These are what Kubernetes' API server sends itself (`k8s.io/apiserver`: audit, warnings, priority
 /// and fairness, `OpenAPI`, logs, streams), what HTTP says about a body or a cache, and what limits a
 /// page that a proxied service shows. What reaches beyond its own answer is not among them:
 /// `Set-Cookie`, `Clear-Site-Data`, `Service-Worker-Allowed`, `Strict-Transport-Security`, `Refresh`,
-/// `Access-Control-*`, and `WWW-Authenticate`, which makes browsers ask for a password in the name of
+/// `Access-Control-*`, and those of `WWW-Authenticate` which make browsers ask for a password in the name of
 /// kas's host.
-pub(super) const FROM_THE_CLUSTER: [&str; 41] = [
+pub(super) const FROM_THE_CLUSTER: [&str; 42] = [
     "accept-ranges",
     "age",
     "allow",
@@ -53,6 +58,7 @@ pub(super) const FROM_THE_CLUSTER: [&str; 41] = [
     "vary",
     "via",
     "warning",
+    "www-authenticate",
     "x-accepted-stream-protocol-versions",
     "x-content-type-options",
     "x-frame-options",
@@ -70,6 +76,10 @@ const MAX_LINES: usize = 1000;
 const MAX_BYTES: usize = 256 << 10;
 /// Colon, space and the end of a line.
 const AROUND_BYTES: usize = 4;
+/// Names of blocked headers in a line of the log.
+const BLOCKED_NAMES_SHOWN: usize = 5;
+/// Schemes of authentication for which browsers ask a person.
+const ASKING_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
 /// Makes heads.
@@ -77,42 +87,70 @@ const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 pub(super) struct ResponseHeads {
     via: HeaderValue,
     passing: HashSet<HeaderName>,
+    /// What the paths of URLs begin with here, and not in the cluster; without a slash at its end.
+    base: String,
+    metrics: Metrics,
+}
+
+/// Headers of an answer that do not pass.
+#[derive(Debug, Default)]
+struct Blocked {
+    names: Vec<HeaderName>,
+    more: u64,
 }
 
 impl ResponseHeads {
     /// Heads that name `via` among the proxies, and carry `more` headers than
-    /// [`FROM_THE_CLUSTER`].
-    pub(super) fn new(via: HeaderValue, more: &[HeaderName]) -> Self {
+    /// [`FROM_THE_CLUSTER`]. The cluster's paths are below `url_path_prefix` here.
+    pub(super) fn new(
+        via: HeaderValue,
+        more: &[HeaderName],
+        url_path_prefix: &str,
+        metrics: Metrics,
+    ) -> Self {
+        let base = url_path_prefix.strip_suffix('/').unwrap_or(url_path_prefix);
         let known = FROM_THE_CLUSTER.into_iter().map(HeaderName::from_static);
         Self {
             via,
             passing: known.chain(more.iter().cloned()).collect(),
+            base: base.to_owned(),
+            metrics,
         }
     }
 
     /// The status and headers of an agent's answer as the client gets them.
-    pub(super) fn understand(&self, head: Head) -> Result<(StatusCode, HeaderMap), Interrupted> {
+    pub(super) fn understand(
+        &self,
+        agent: AgentId,
+        head: Head,
+    ) -> Result<(StatusCode, HeaderMap), Interrupted> {
         let status = u16::try_from(head.status_code)
             .ok()
             .filter(|code| *code <= HIGHEST_STATUS)
             .and_then(|code| StatusCode::from_u16(code).ok())
             .ok_or_else(|| Interrupted::Malformed(format!("status code {}", head.status_code)))?;
-        Ok((status, self.of(status, head.header)))
+        Ok((status, self.of(agent, status, head.header)))
     }
 
     /// The head of an answer. Nothing of what an agent sends is too much: beyond 1,000 lines or 256
     /// KiB, the largest headers lose lines, and a `Warning` says so. An answer that the cluster gave
     /// is never an error because of its head.
-    pub(super) fn of(&self, status: StatusCode, meta: Meta) -> HeaderMap {
+    pub(super) fn of(&self, agent: AgentId, status: StatusCode, meta: Meta) -> HeaderMap {
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let mut blocked = Blocked::default();
         let passing: Vec<_> = meta
             .into_iter()
             .filter_map(|(name, values)| {
                 let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-                let passes = self.passing.contains(&name) || (switches && name == header::UPGRADE);
-                passes.then_some((name, values.value))
+                let known = self.passing.contains(&name) || (switches && name == header::UPGRADE);
+                if known && !(name == header::WWW_AUTHENTICATE && ask_a_person(&values.value)) {
+                    return Some((name, values.value));
+                }
+                blocked.add(name);
+                None
             })
             .collect();
+        blocked.report(agent, &self.metrics);
         let mut headers = fitting(passing);
         if status.is_informational()
             || status == StatusCode::NO_CONTENT
@@ -123,9 +161,70 @@ impl ResponseHeads {
         if headers.contains_key(header::UPGRADE) {
             put(&mut headers, header::CONNECTION, CONNECTION_UPGRADE);
         }
+        if (status.is_redirection() || status == StatusCode::CREATED)
+            && let Some(location) = headers.get(header::LOCATION)
+            && let Some(location) = self.as_seen_from_here(location)
+        {
+            put(&mut headers, header::LOCATION, location);
+        }
         add(&mut headers, &header::VIA, self.via.clone());
         headers
     }
+
+    /// A place in the cluster that is given by its path, with what such paths begin with here; none for others.
+    fn as_seen_from_here(&self, location: &HeaderValue) -> Option<HeaderValue> {
+        let (base, path) = (self.base.as_bytes(), location.as_bytes());
+        // `//host` and what browsers take for it is another host.
+        let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
+        let rest = path.strip_prefix(base);
+        let is_here = rest.is_some_and(|it| matches!(it.first(), None | Some(b'/' | b'?' | b'#')));
+        if base.is_empty() || !is_path || is_here {
+            return None;
+        }
+        HeaderValue::from_bytes(&[base, path].concat()).ok()
+    }
+}
+
+impl Blocked {
+    fn add(&mut self, name: HeaderName) {
+        if is_hop_by_hop(&name) {
+            return;
+        }
+        if self.names.len() < BLOCKED_NAMES_SHOWN {
+            self.names.push(name);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn report(&self, agent: AgentId, metrics: &Metrics) {
+        static BLOCKED: Repeats = Repeats::sparse("header of a cluster's answer blocked");
+        if self.names.is_empty() {
+            return;
+        }
+        metrics.blocked_headers(self.names.len() as u64 + self.more);
+        if BLOCKED.admit() {
+            let names: Vec<_> = self.names.iter().map(HeaderName::as_str).collect();
+            let headers = names.join(", ");
+            tracing::info!(
+                agent.id = agent.0,
+                headers = %Untrusted(&headers),
+                more = self.more,
+                "headers of the cluster's answer blocked; see extra_allowed_response_headers"
+            );
+        }
+    }
+}
+
+/// Whether browsers would ask for a password.
+fn ask_a_person(challenges: &[String]) -> bool {
+    let asks = |challenge: &String| {
+        let challenge = challenge.to_ascii_lowercase();
+        ASKING_SCHEMES
+            .iter()
+            .any(|scheme| challenge.contains(scheme))
+    };
+    challenges.iter().any(asks)
 }
 
 /// As many lines as fit.
@@ -189,6 +288,7 @@ mod tests {
     use proto::agent::prototool::Values;
 
     const VIA: HeaderValue = HeaderValue::from_static("gRPC/1.0 kas/1");
+    const AGENT: AgentId = AgentId(1);
 
     fn meta<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Meta {
         let mut meta = Meta::new();
@@ -200,11 +300,13 @@ mod tests {
     }
 
     fn of(status: u16, pairs: &[(&str, &str)]) -> HeaderMap {
-        let heads = ResponseHeads::new(VIA, &[HeaderName::from_static("x-more")]);
-        heads.of(
-            StatusCode::from_u16(status).unwrap(),
-            meta(pairs.iter().copied()),
-        )
+        let more = [HeaderName::from_static("x-more")];
+        let status = StatusCode::from_u16(status).unwrap();
+        heads(&more).of(AGENT, status, meta(pairs.iter().copied()))
+    }
+
+    fn heads(more: &[HeaderName]) -> ResponseHeads {
+        ResponseHeads::new(VIA, more, "/k8s-proxy/", Metrics::default())
     }
 
     #[test]
@@ -229,6 +331,57 @@ mod tests {
 
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["via"]);
+    }
+
+    #[test]
+    fn what_is_blocked_is_counted_but_for_what_speaks_of_a_connection() {
+        let metrics = Metrics::default();
+        let heads = ResponseHeads::new(VIA, &[], "/", metrics.clone());
+        let pairs = [
+            ("Set-Cookie", "a=b"),
+            ("X-1", ""),
+            ("X-2", ""),
+            ("X-3", ""),
+            ("X-4", ""),
+            ("X-5", ""),
+            ("Connection", "close"),
+            ("Transfer-Encoding", "chunked"),
+            ("Content-Type", "a/b"),
+        ];
+
+        heads.of(AGENT, StatusCode::OK, meta(pairs));
+
+        assert_eq!(metrics.blocked_response_headers(), 6);
+    }
+
+    #[test]
+    fn a_challenge_passes_unless_browsers_would_ask_for_a_password() {
+        let passes =
+            |value| of(401, &[("Www-Authenticate", value)]).contains_key("www-authenticate");
+
+        assert!(passes("Bearer realm=\"kubernetes\""));
+        assert!(!passes("Bearer realm=\"a\", BASIC realm=\"b\""));
+        assert!(!passes("Negotiate") && !passes("NTLM") && !passes("Digest realm=a"));
+    }
+
+    #[test]
+    fn a_place_in_the_cluster_is_told_as_it_is_seen_from_here() {
+        for (location, expected) in [
+            (
+                "/api/v1/namespaces/a/services/b/proxy/",
+                "/k8s-proxy/api/v1/namespaces/a/services/b/proxy/",
+            ),
+            ("/", "/k8s-proxy/"),
+            ("/k8s-proxyx", "/k8s-proxy/k8s-proxyx"),
+            ("/k8s-proxy/api", "/k8s-proxy/api"),
+            ("other/", "other/"),
+            ("//evil/api", "//evil/api"),
+            ("/\\evil", "/\\evil"),
+            ("https://elsewhere/api", "https://elsewhere/api"),
+        ] {
+            assert_eq!(of(302, &[("Location", location)])["location"], expected);
+            assert_eq!(of(200, &[("Location", location)])["location"], location);
+        }
     }
 
     #[test]
@@ -284,7 +437,7 @@ mod tests {
         let warnings = (0..2000).map(|_| ("Warning", line.as_str()));
         let meta = meta(warnings.chain([("Content-Type", "text/plain"), ("Content-Length", "3")]));
 
-        let headers = ResponseHeads::new(VIA, &[]).of(StatusCode::CREATED, meta);
+        let headers = heads(&[]).of(AGENT, StatusCode::CREATED, meta);
 
         assert_eq!(headers["content-type"], "text/plain");
         assert_eq!(headers["content-length"], "3");
@@ -302,14 +455,9 @@ mod tests {
         let names: Vec<_> = (0..40_000).map(|number| format!("X-{number}")).collect();
         let many = || names.iter().map(|name| (name.as_str(), "1"));
 
-        assert_eq!(
-            ResponseHeads::new(VIA, &[])
-                .of(StatusCode::OK, meta(many()))
-                .len(),
-            1
-        );
+        assert_eq!(heads(&[]).of(AGENT, StatusCode::OK, meta(many())).len(), 1);
         let allowed: Vec<_> = names.iter().map(|name| name.parse().unwrap()).collect();
-        let headers = ResponseHeads::new(VIA, &allowed).of(StatusCode::OK, meta(many()));
+        let headers = heads(&allowed).of(AGENT, StatusCode::OK, meta(many()));
         assert_eq!(headers.len(), MAX_LINES + 2);
     }
 

@@ -121,7 +121,7 @@ async fn errors_of_the_agent_are_passed_on() {
         "{message}"
     );
     let (code, _) = failure(client.get("/nested").await).await;
-    assert_eq!(code, StatusCode::FORBIDDEN);
+    assert_eq!(code, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

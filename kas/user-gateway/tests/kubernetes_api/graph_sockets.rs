@@ -12,7 +12,7 @@ use crate::{
 };
 
 const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
-const PATH: &str = "/k8s-proxy/graph";
+const PATH: &str = "/graph";
 const PROTOCOL: &str = "Sec-WebSocket-Protocol: gitlab-agent-graph-api";
 /// WebSockets of one caller, at most.
 const SOCKETS: usize = 20;

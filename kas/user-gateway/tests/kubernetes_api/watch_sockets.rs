@@ -13,7 +13,7 @@ use crate::{
 };
 
 const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
-const PATH: &str = "/k8s-proxy/watch";
+const PATH: &str = "/watch";
 const PROTOCOL: &str = "Sec-WebSocket-Protocol: gitlab-agent-watch-api";
 /// Watches of one WebSocket, at most.
 const LIMIT: usize = 100;

@@ -7,8 +7,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::Encoding;
-
-const MAGIC: &[u8] = b"k8s\0";
+use crate::failure::protobuf::{self, MAGIC};
 
 /// `k8s.io/apimachinery/pkg/apis/meta/v1.WatchEvent`.
 #[derive(Clone, PartialEq, Message)]
@@ -23,34 +22,6 @@ struct WatchEvent {
 struct RawExtension {
     #[prost(bytes = "bytes", optional, tag = "1")]
     raw: Option<Bytes>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Unknown {
-    #[prost(message, optional, tag = "1")]
-    type_meta: Option<TypeMeta>,
-    #[prost(bytes = "vec", optional, tag = "2")]
-    raw: Option<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TypeMeta {
-    #[prost(string, optional, tag = "1")]
-    api_version: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    kind: Option<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(string, optional, tag = "2")]
-    status: Option<String>,
-    #[prost(string, optional, tag = "3")]
-    message: Option<String>,
-    #[prost(string, optional, tag = "4")]
-    reason: Option<String>,
-    #[prost(int32, optional, tag = "6")]
-    code: Option<i32>,
 }
 
 /// An `ERROR` event in the watch's encoding, with the `Status` that the cluster
@@ -90,20 +61,9 @@ fn protobuf_event(code: StatusCode, body: &Bytes) -> Bytes {
 fn protobuf_status(code: StatusCode, body: &[u8]) -> Bytes {
     let given = status(body).unwrap_or_default();
     let text = |name: &str| given[name].as_str().map(str::to_owned);
-    let status = Status {
-        status: Some("Failure".into()),
-        message: text("message").or_else(|| Some(message(code, body))),
-        reason: text("reason").or_else(|| Some(reason(code).to_owned())),
-        code: Some(code.as_u16().into()),
-    };
-    let unknown = Unknown {
-        type_meta: Some(TypeMeta {
-            api_version: Some("v1".into()),
-            kind: Some("Status".into()),
-        }),
-        raw: Some(status.encode_to_vec()),
-    };
-    Bytes::from([MAGIC, &unknown.encode_to_vec()].concat())
+    let message = text("message").unwrap_or_else(|| message(code, body));
+    let reason = text("reason").unwrap_or_else(|| reason(code).to_owned());
+    protobuf::status(code, message, reason)
 }
 
 fn status(body: &[u8]) -> Option<Value> {
@@ -129,6 +89,7 @@ fn reason(code: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::protobuf::{Status, Unknown};
     use crate::kubernetes_api::watch::{
         event::{Kind, Step},
         json, protobuf,

@@ -119,7 +119,8 @@ impl Source {
             }
         };
         let mut exchange = Exchange::new(call, None, self.drain.clone());
-        let (status, headers) = self.heads.understand(exchange.head().await?)?;
+        let head = exchange.head().await?;
+        let (status, headers) = self.heads.understand(self.agent, head)?;
         if status != StatusCode::OK {
             return Ok(Resumed::Refused(status, refusal(&mut exchange).await?));
         }
