@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prometheus_client::registry::Registry;
 use runtime::{
     listen::{BindError, Listener, PlainAcceptor, bind},
@@ -59,14 +59,16 @@ impl Endpoints {
     pub(crate) async fn serve(self, stop: CancellationToken) {
         tracing::info!(local_addr = %self.listener.local_addr(), "serving metrics and probes");
         let (registry, needed) = (self.registry, self.needed);
-        let answer = move |path: &str| answer(path, &registry, needed.as_ref());
+        let answer = move |path: &str, headers: &HeaderMap| {
+            answer(path, headers, &registry, needed.as_ref())
+        };
         probes::serve(self.listener, self.acceptor, answer, stop).await;
     }
 }
 
-fn answer(path: &str, registry: &Registry, needed: Option<&Uplink>) -> Answer {
+fn answer(path: &str, headers: &HeaderMap, registry: &Registry, needed: Option<&Uplink>) -> Answer {
     let mut response = match path {
-        "/metrics" => metrics(registry),
+        "/metrics" => metrics(registry, headers),
         "/liveness" => Answer::default(),
         "/readiness" if needed.is_none_or(Uplink::accepted) => Answer::default(),
         "/readiness" => text(

@@ -34,7 +34,7 @@ use directions::Directions;
 use listener::listen;
 
 use crate::{
-    config::{self, Config, Listens as _, TlsFiles},
+    config::{self, Config, ControlPlaneConfig, Listens as _, LogFormat, TlsFiles},
     replica::{GracePeriods, Port, Replica, Setup},
     version,
 };
@@ -45,10 +45,7 @@ use crate::{
 /// When the configuration cannot be used, or requests were cut.
 pub async fn run(file: &Path) -> anyhow::Result<()> {
     let config::Loaded { config, notes } = config::load(file)?;
-    telemetry::start(
-        level(config.observability.logging.level),
-        telemetry::Format::Json,
-    );
+    telemetry::start(level(config.observability.logging.level), format(&config));
     panics::log_and_count();
     descriptors::raise_limit();
     for note in notes {
@@ -62,6 +59,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         "Tasks that panicked, each of which is a bug",
         panics::count().clone(),
     );
+    crate::numbers::register_process(&mut metrics);
     let control = control::open(&config, &stop, &mut metrics)?;
     let replica = Replica::start(setup(&config, &control, metrics).await?);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
@@ -295,6 +293,18 @@ fn agent_drain(config: &Config) -> DrainSettings {
         connections_per_second: config.agent.listen.drain_connections_per_second,
         goaway_limit: usual.goaway_limit.min(grace_periods(config).requests / 2),
         ..usual
+    }
+}
+
+fn format(config: &Config) -> telemetry::Format {
+    match (config.observability.logging.format, config.control_plane()) {
+        (Some(LogFormat::Gitlab), _) | (None, ControlPlaneConfig::GitLab(_)) => {
+            telemetry::Format::GitLab
+        }
+        (Some(LogFormat::Json), _) | (None, ControlPlaneConfig::Standalone(_)) => {
+            telemetry::Format::Json
+        }
+        (Some(LogFormat::Text), _) => telemetry::Format::Text,
     }
 }
 

@@ -19,7 +19,7 @@ pub use control_plane::config::{
     AgentConfiguration, GitLab, Gitaly, OutageGrace, RateLimit, Standalone,
 };
 pub use interfaces::interface_addresses;
-pub use observability::Observability;
+pub use observability::{LogFormat, Observability};
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
 pub use redis::{Redis, RedisNetwork, RedisServers, RedisTls};
 pub use runtime::{

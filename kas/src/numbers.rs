@@ -5,11 +5,33 @@ use std::sync::{Arc, Weak};
 use cluster_state::SharedTable;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry as Metrics,
 };
 use router::Registry;
+use runtime::metrics::ProcessMetrics;
+
+/// Adds what concerns the whole process to `numbers`.
+pub fn register_process(numbers: &mut Metrics) {
+    let build = Family::<Build, Gauge>::default();
+    let version = format!("v{}", crate::version::VERSION);
+    build.get_or_create_owned(&Build { version }).set(1);
+    let help = "The version of this build, always 1";
+    numbers.register("gitlab_build_info", help, build);
+    runtime::metrics::limiters::register(numbers);
+    numbers.register_collector(Box::new(ProcessMetrics));
+}
+
+/// The labels of `gitlab_build_info`; when it was built is not kept, so that builds can be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: String,
+}
 
 /// Adds the numbers of `registry` to `numbers`.
 pub fn register(numbers: &mut Metrics, registry: &Arc<Registry>) {

@@ -13,6 +13,7 @@ mod former_names;
 mod keepalive;
 mod liveness;
 mod message;
+mod metrics;
 mod serve;
 mod status;
 mod unary;
@@ -26,6 +27,7 @@ pub use former_names::{FormerNames, with_present_name};
 pub use keepalive::{Keepalive, KeepaliveOptions, Pinger};
 pub use liveness::{ProbeTimeouts, unresponsive};
 pub use message::{ReceiveError, message, poll_message};
+pub use metrics::{CallKind, CountedCall, MethodMetrics, ServerMetrics};
 pub use serve::{send_frame, serve, serve_bounded};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
 pub use unary::{

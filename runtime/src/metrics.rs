@@ -1,8 +1,15 @@
 //! What the observability port answers: metrics, liveness and readiness.
 
+mod classic;
+pub mod limiters;
+mod process;
+
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +17,8 @@ use crate::{
     listen::{AnyListener, PlainAcceptor},
     probes::{self, Answer, text},
 };
+
+pub use process::ProcessMetrics;
 
 /// Says whether a process is ready.
 pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
@@ -44,9 +53,15 @@ impl Default for Paths {
 }
 
 impl Paths {
-    fn answer(&self, path: &str, registry: &Registry, readiness: &Readiness) -> Answer {
+    fn answer(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Answer {
         if path == self.metrics {
-            return metrics(registry);
+            return metrics(registry, headers);
         }
         if path == self.liveness {
             return Answer::default();
@@ -81,20 +96,28 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let paths = Arc::new(paths);
-    let answer = move |path: &str| paths.answer(path, &registry, &readiness);
+    let answer =
+        move |path: &str, headers: &HeaderMap| paths.answer(path, headers, &registry, &readiness);
     probes::serve(listener, acceptor, answer, stop).await;
 }
 
-/// All metrics, as Prometheus reads them.
+/// All metrics, as Prometheus reads them: by default in `OpenMetrics`' format, for a request with these headers.
 #[must_use]
-pub fn metrics(registry: &Registry) -> Answer {
+pub fn metrics(registry: &Registry, headers: &HeaderMap) -> Answer {
+    const CLASSIC: HeaderValue =
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     const OPEN_METRICS: HeaderValue =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     let mut lines = String::new();
     prometheus_client::encoding::text::encode(&mut lines, registry)
         .expect("writing to a string cannot fail");
+    let accept = headers.get(ACCEPT).and_then(|it| it.to_str().ok());
+    let (lines, kind) = match accept.is_some_and(classic::is_wanted) {
+        true => (classic::of(&lines), CLASSIC),
+        false => (lines, OPEN_METRICS),
+    };
     let mut answer = text(StatusCode::OK, lines);
-    answer.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }
 
@@ -110,7 +133,7 @@ mod tests {
             ..Paths::default()
         };
         let readiness: Readiness = Arc::new(move || ready.map_err(NotReady));
-        let answer = paths.answer(path, &Registry::default(), &readiness);
+        let answer = paths.answer(path, &HeaderMap::new(), &Registry::default(), &readiness);
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -132,5 +155,23 @@ mod tests {
         assert_eq!(status, 404);
         assert!(words.contains("/liveness"), "{words}");
         assert!(words.contains("port 8154"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_scraper_that_asks_for_the_classic_format_gets_it() {
+        let kind = |accept: &'static str| {
+            let headers = [(ACCEPT, HeaderValue::from_static(accept))];
+            let answer = metrics(&Registry::default(), &headers.into_iter().collect());
+            answer.headers()[CONTENT_TYPE].clone()
+        };
+
+        let classic = "text/plain; version=0.0.4; charset=utf-8";
+        assert_eq!(kind("text/plain;version=0.0.4;q=1,*/*;q=0.1"), classic);
+        assert!(
+            kind("*/*")
+                .to_str()
+                .unwrap()
+                .starts_with("application/openmetrics-text")
+        );
     }
 }

@@ -7,7 +7,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -36,14 +36,14 @@ const MAX_STREAMS: u32 = 4;
 /// The answer to a probe.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers requests by their path until `stop`.
+/// Answers requests by their path and headers until `stop`.
 pub async fn serve<A>(
     listener: impl Into<AnyListener>,
     acceptor: PlainAcceptor,
     answer: A,
     stop: CancellationToken,
 ) where
-    A: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
+    A: Fn(&str, &HeaderMap) -> Answer + Clone + Send + Sync + 'static,
 {
     let acceptor = PlainAcceptor {
         handshake_timeout: STEP_TIMEOUT,
@@ -85,10 +85,10 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 
 async fn talk<A>(io: ByteStream, answer: A)
 where
-    A: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
+    A: Fn(&str, &HeaderMap) -> Answer + Clone + Send + Sync + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(request.uri().path());
+        let answer = answer(request.uri().path(), request.headers());
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -123,7 +123,7 @@ mod tests {
     async fn start() -> (std::net::SocketAddr, JoinHandle<()>) {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr();
-        let answer = |path: &str| text(StatusCode::OK, path.to_owned());
+        let answer = |path: &str, _: &HeaderMap| text(StatusCode::OK, path.to_owned());
         let stop = CancellationToken::new();
         let served = serve(listener, PlainAcceptor::new(None), answer, stop);
         (address, tokio::spawn(served))

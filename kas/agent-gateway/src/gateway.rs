@@ -88,6 +88,7 @@ impl AgentGateway {
             settings.connections_per_token_per_minute,
             metrics.rate_exceeded.clone(),
         );
+        settings.services.count(&metrics.calls);
         Arc::new(Self {
             settings,
             control_plane,

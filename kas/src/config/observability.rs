@@ -6,8 +6,9 @@ use runtime::{
     listen::Network,
     listens, section,
     telemetry::LogLevel,
-    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds, check_url_path},
+    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds, Setting, check_url_path},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Secret,
@@ -93,6 +94,9 @@ section! {
     pub struct Logging: Default {
         /// By everything.
         pub level: LogLevel = LogLevel::default(),
+        /// How lines look; without it as GitLab's kas writes them where there is a GitLab. Not among the keys of
+        /// GitLab's kas.
+        pub format: Option<LogFormat> = None,
         /// By gRPC itself.
         pub grpc_level: NoEffect<LogLevel, NoGrpcLog> = NoEffect::new(LogLevel::Error),
     }
@@ -115,6 +119,20 @@ section! {
     }
     check = check_profiler;
 }
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// JSON with the keys of GitLab's kas: `time`, `level`, `msg`, `mod_name`, `agent_id` and so on.
+    Gitlab,
+    /// JSON with the keys of this program: `timestamp`, `level`, `message`, `target`, `agent.id` and so on.
+    Json,
+    /// Text, for a person at a terminal.
+    Text,
+}
+
+impl Setting for LogFormat {}
 
 impl UrlPath {
     fn new(url_path: &str) -> Self {

@@ -13,8 +13,9 @@ use std::{
 
 use control_plane::{AgentInfo, Token, TokenHash};
 use router::{AgentId, tunnel::Cutter};
+use runtime::grpc::CountedCall;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::descriptor::Methods;
 use crate::tracker::Registrations;
@@ -62,6 +63,8 @@ pub(super) struct Identity {
 pub(super) struct Permit {
     pub(super) caller: Arc<Caller>,
     kind: Kind,
+    /// Counts it in the metrics.
+    counted: Option<CountedCall>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,8 +117,11 @@ impl Caller {
             return Err(Status::resource_exhausted(full));
         }
         self.count(kind).fetch_add(1, Ordering::Relaxed);
-        let caller = self.clone();
-        Ok(Permit { caller, kind })
+        Ok(Permit {
+            caller: self.clone(),
+            kind,
+            counted: None,
+        })
     }
 
     fn count(&self, kind: Kind) -> &AtomicUsize {
@@ -196,6 +202,29 @@ impl Caller {
         counts.iter().all(|it| it.load(Ordering::Relaxed) == 0)
             && !self.registrations.are_any()
             && !lock(&self.cutters).iter().any(Cutter::is_of_use)
+    }
+}
+
+impl Permit {
+    /// The same, counted in the metrics too.
+    pub(super) fn counted(mut self, call: Option<CountedCall>) -> Self {
+        self.counted = call;
+        self
+    }
+
+    /// A message of the call came.
+    pub(super) fn received(&self) {
+        self.counted.as_ref().inspect(|it| it.received());
+    }
+
+    /// A message of the call was sent.
+    pub(super) fn sent(&self) {
+        self.counted.as_ref().inspect(|it| it.sent());
+    }
+
+    /// How the call ends, if it is not cancelled.
+    pub(super) fn ends(&self, code: Code) {
+        self.counted.as_ref().inspect(|it| it.ends(code));
     }
 }
 

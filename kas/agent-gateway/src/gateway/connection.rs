@@ -26,7 +26,7 @@ use runtime::{
 };
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{Span, field};
 
 use super::{
@@ -262,6 +262,8 @@ impl Connection {
             }
             Ok((offer, stream, permit)) => {
                 self.gateway.metrics.tunnels_opened.inc();
+                permit.received();
+                permit.ends(Code::Ok);
                 let watch = self.gateway.registry.park(offer, stream);
                 permit.caller.opened(watch.cutter());
                 let mut idle = IdleTunnel::new(watch, permit, self.silence);
@@ -275,7 +277,7 @@ impl Connection {
     }
 
     fn refuse(&self, respond: SendResponse, status: &Status, method: &str) {
-        if status.code() == tonic::Code::Unauthenticated {
+        if status.code() == Code::Unauthenticated {
             self.gateway.metrics.unauthenticated.inc();
         }
         service::refuse(respond, status, method);

@@ -4,6 +4,7 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
+use runtime::grpc::ServerMetrics;
 
 /// The metrics of the agents' port. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -18,11 +19,14 @@ pub struct AgentMetrics {
     pub tunnels_lost: Counter,
     /// Calls refused with UNAUTHENTICATED.
     pub unauthenticated: Counter,
+    /// Calls by method and code.
+    pub calls: ServerMetrics,
 }
 
 impl AgentMetrics {
     /// Registers them under the names of GitLab's kas where it has them.
     pub fn register(&self, registry: &mut Registry) {
+        self.calls.register(registry);
         registry.register(
             "agent_connections",
             "Open connections at the agents' port",

@@ -3,7 +3,13 @@
 
 mod responses;
 
-use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use control_plane::{AgentInfo, TokenHash};
 use http::Request;
@@ -13,12 +19,12 @@ use router::{
     tunnel::{Offer, Stream},
 };
 use runtime::{
-    grpc::{SendResponse, answer, receive},
+    grpc::{CallKind, CountedCall, MethodMetrics, SendResponse, ServerMetrics, answer, receive},
     io::ByteStream,
     shares::Share,
     telemetry::{Repeats, Untrusted},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::caller::{Identity, Permit};
 pub(super) use responses::Responses;
@@ -96,7 +102,9 @@ pub(super) trait Bidirectional: Send + Sync + 'static {
 /// A method of the agents' port: an entry of [`Services`](super::Services).
 pub struct Method {
     path: &'static str,
+    kind: CallKind,
     handler: Handler,
+    calls: OnceLock<MethodMetrics>,
 }
 
 /// How calls of a method are served.
@@ -126,7 +134,9 @@ impl Method {
         let serve = move |call| -> Served { Box::pin(serve_unary(service.clone(), call)) };
         Self {
             path: S::PATH,
+            kind: CallKind::Unary,
             handler: Handler::Call(Box::new(serve)),
+            calls: OnceLock::new(),
         }
     }
 
@@ -139,13 +149,15 @@ impl Method {
             let stream = StreamCall {
                 identity: call.identity,
                 silence: call.silence,
-                _permit: call.permit,
+                permit: call.permit,
             };
             Box::pin(serve_stream(service.clone(), stream, request, responses))
         };
         Self {
             path: S::PATH,
+            kind: CallKind::ServerStream,
             handler: Handler::Call(Box::new(serve)),
+            calls: OnceLock::new(),
         }
     }
 
@@ -157,7 +169,9 @@ impl Method {
         };
         Self {
             path: S::PATH,
+            kind: CallKind::BidiStream,
             handler: Handler::Call(Box::new(serve)),
+            calls: OnceLock::new(),
         }
     }
 
@@ -167,7 +181,27 @@ impl Method {
     ) -> Self {
         Self {
             path,
+            kind: CallKind::BidiStream,
             handler: Handler::Tunnel(Box::new(open)),
+            calls: OnceLock::new(),
+        }
+    }
+
+    /// Counts its calls from now on. Where several gateways share it, the first one does.
+    pub(super) fn count(&self, calls: &ServerMetrics) {
+        self.calls
+            .get_or_init(|| calls.method(self.path, self.kind));
+    }
+
+    /// A call begins.
+    pub(super) fn begin(&self) -> Option<CountedCall> {
+        self.calls.get().map(MethodMetrics::begin)
+    }
+
+    /// A call was refused before it was anybody's.
+    pub(super) fn refused(&self, status: &Status) {
+        if let Some(call) = self.begin() {
+            call.ends(status.code());
         }
     }
 
@@ -177,7 +211,9 @@ impl Method {
     ) -> Self {
         Self {
             path,
+            kind: CallKind::Unary,
             handler: Handler::Runner(Box::new(serve)),
+            calls: OnceLock::new(),
         }
     }
 
@@ -216,18 +252,26 @@ async fn serve_unary<S: Unary>(service: Arc<S>, call: Call) {
         identity,
         request,
         respond,
-        permit: _permit,
+        permit,
         ..
     } = call;
     let answered = async {
         let _share = service.admit(&identity.agent)?;
         let request = read(request, &S::BOUNDS).await?;
+        permit.received();
         service.call(&identity, request).await
     };
     match answered.await {
-        // An agent that is gone needs no answer.
-        Ok(response) => drop(answer(respond, Frame::message(&response))),
-        Err(status) => refuse(respond, &status, name(S::PATH)),
+        Ok(response) => {
+            permit.sent();
+            permit.ends(Code::Ok);
+            // An agent that is gone needs no answer.
+            let _ = answer(respond, Frame::message(&response));
+        }
+        Err(status) => {
+            permit.ends(status.code());
+            refuse(respond, &status, name(S::PATH));
+        }
     }
 }
 
@@ -239,9 +283,11 @@ async fn serve_stream<S: ServerStreaming>(
 ) {
     let served = async {
         let request = request.await?;
+        call.permit.received();
         service.serve(&call, request, &mut responses).await
     };
     let ended: Result<(), Status> = served.await;
+    call.permit.ends(code(&ended));
     responses.end(ended, name(S::PATH));
 }
 
@@ -268,10 +314,20 @@ pub(super) fn refuse(respond: SendResponse, status: &Status, method: &str) {
 pub(super) struct StreamCall {
     pub(super) identity: Identity,
     silence: Option<Duration>,
-    _permit: Permit,
+    permit: Permit,
+}
+
+/// The code of an end.
+pub(super) fn code(ended: &Result<(), Status>) -> Code {
+    ended.as_ref().err().map_or(Code::Ok, Status::code)
 }
 
 impl StreamCall {
+    /// A response was sent.
+    pub(super) fn sent(&self) {
+        self.permit.sent();
+    }
+
     /// Waits until the stream is to end in order: its connection is left, or it was open for as long as it may
     /// be silent. The agent opens another at once.
     pub(super) async fn ends(&self) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use control_plane::{ControlPlane, usage::Usage};
 use proto::former_names::present;
+use runtime::grpc::ServerMetrics;
 use tonic::Status;
 
 use super::service::Method;
@@ -59,6 +60,13 @@ impl Services {
     pub fn with(mut self, method: Method) -> Self {
         self.0.push(Arc::new(method));
         self
+    }
+
+    /// Counts calls of all methods from now on.
+    pub(super) fn count(&self, calls: &ServerMetrics) {
+        for method in &self.0 {
+            method.count(calls);
+        }
     }
 
     /// The method of a path; one of ours also by its former name.

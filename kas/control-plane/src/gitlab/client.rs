@@ -15,6 +15,7 @@ use hyper_util::{client::legacy, rt::TokioExecutor, rt::TokioTimer};
 use runtime::{
     connect::{ConnectOptions, ProxySetting},
     jwt::Secret,
+    metrics::limiters::Limiter,
     telemetry::Repeats,
     tls::{ClientTls, ClientTlsOptions},
 };
@@ -61,6 +62,7 @@ pub struct Client {
     user_agent: HeaderValue,
     proxy_authorization: Option<HeaderValue>,
     limiter: RequestLimiter,
+    limiter_metrics: Limiter,
     connections: Connections,
     health: [Health; Endpoint::ALL.len()],
     metrics: GitLabMetrics,
@@ -114,6 +116,11 @@ impl Client {
             user_agent,
             proxy_authorization,
             limiter: RequestLimiter::new(settings.api_rate_limit, Instant::now()),
+            limiter_metrics: Limiter::new(
+                "gitlab_client",
+                "{refill/s}",
+                settings.api_rate_limit.refill_rate_per_second,
+            ),
             connections: Connections::default(),
             health: Default::default(),
             metrics: GitLabMetrics::default(),
@@ -172,8 +179,10 @@ impl Client {
     ) -> Result<(), CallError> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now);
-        let wait = self.limiter.take(requester, now, patience)?;
+        let wait = self.limiter.take(requester, now, patience);
+        let wait = wait.inspect_err(|_| self.limiter_metrics.refused())?;
         tokio::time::sleep(wait).await;
+        self.limiter_metrics.passed(wait);
         Ok(())
     }
 

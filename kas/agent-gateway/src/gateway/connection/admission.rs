@@ -82,7 +82,7 @@ impl Connection {
                 .callers
                 .token(secret)
                 .unwrap_or_else(|| Token::new(secret)),
-            Err(status) => return self.refuse(respond, &status, method.name()),
+            Err(status) => return self.refuse_call(&method, respond, &status),
         };
         if let Handler::Runner(serve) = method.handler() {
             let call = RunnerCall {
@@ -119,8 +119,13 @@ impl Connection {
         {
             let status =
                 Status::resource_exhausted("too many calls with tokens that are not known yet");
-            self.refuse(respond, &status, method.name());
+            self.refuse_call(&method, respond, &status);
         }
+    }
+
+    fn refuse_call(&self, method: &Method, respond: SendResponse, status: &Status) {
+        method.refused(status);
+        self.refuse(respond, status, method.name());
     }
 
     fn may_ask(&self, token: &TokenHash) -> bool {
@@ -158,7 +163,7 @@ impl Connection {
                 if authenticate::is_refusal(&status) {
                     self.revoke(&hash);
                 }
-                return self.refuse(respond, &status, method.name());
+                return self.refuse_call(&method, respond, &status);
             }
         };
         let permit = match method.handler() {
@@ -166,8 +171,8 @@ impl Connection {
             Handler::Call(_) | Handler::Runner(_) => identity.caller.call(),
         };
         let permit = match permit {
-            Ok(permit) => permit,
-            Err(status) => return self.refuse(respond, &status, method.name()),
+            Ok(permit) => permit.counted(method.begin()),
+            Err(status) => return self.refuse_call(&method, respond, &status),
         };
         let call = Call {
             identity,

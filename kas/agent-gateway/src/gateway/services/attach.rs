@@ -9,7 +9,7 @@ use proto::{
     receptive::rpc::{Chunk, receptive_server},
 };
 use runtime::grpc::{carried, outgoing, with_present_name};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::super::service::{Bidirectional, Call, Method, Nested};
 
@@ -31,7 +31,7 @@ impl Bidirectional for Attach {
             request,
             respond,
             nested,
-            permit: _permit,
+            permit,
             ..
         } = call;
         let mut service = receptive_server::ReceptiveServer::new(Receptive { nested })
@@ -39,8 +39,11 @@ impl Bidirectional for Attach {
         let request = with_present_name(request);
         let served = runtime::grpc::serve(&mut service, request, respond);
         tokio::select! {
-            served = served => if let Err(error) = served {
-                tracing::debug!(%error, "stream that carries another pod's connection broke");
+            served = served => match served {
+                Ok(()) => permit.ends(Code::Ok),
+                Err(error) => {
+                    tracing::debug!(%error, "stream that carries another pod's connection broke");
+                }
             },
             () = identity.caller.revoked() => {}
         }

@@ -58,7 +58,7 @@ impl ServerStreaming for GetConfiguration {
             self.tracker
                 .streaming(agent, &agent_meta.unwrap_or_default(), skip_register);
         tokio::select! {
-            ended = self.send_changes(agent, commit_id, configuration, responses) => ended,
+            ended = self.send_changes(call, commit_id, configuration, responses) => ended,
             () = call.ends() => Ok(()),
         }
     }
@@ -68,16 +68,18 @@ impl GetConfiguration {
     /// Sends each version that the agent does not have.
     async fn send_changes(
         &self,
-        agent: &AgentInfo,
+        call: &StreamCall,
         mut known: String,
         mut configuration: watch::Receiver<Configuration>,
         responses: &mut Responses,
     ) -> Result<(), Status> {
+        let agent = &call.identity.agent;
         loop {
             let now = configuration.borrow_and_update().clone();
             if let Some(version) = now.newer_than(&known) {
                 known.clone_from(&version.commit_id);
                 responses.send(&self.response(agent, version)).await?;
+                call.sent();
             }
             if let Some(problem) = now.problem {
                 return Err(refusal(&problem));

@@ -59,7 +59,7 @@ impl Connect {
                     impersonates: capabilities.impersonates,
                     upgrades: capabilities.upgrades,
                 };
-                Ok((offer, deframer))
+                Ok::<_, Status>((offer, deframer))
             };
             match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
                 Ok(Ok((offer, deframer))) => {
@@ -70,11 +70,15 @@ impl Connect {
                     };
                     Ok((offer, stream, permit))
                 }
-                Ok(Err(status)) => Err((respond, status)),
-                Err(_) => Err((
-                    respond,
-                    Status::deadline_exceeded("the tunnel's descriptor did not come"),
-                )),
+                Ok(Err(status)) => {
+                    permit.ends(status.code());
+                    Err((respond, status))
+                }
+                Err(_) => {
+                    let status = Status::deadline_exceeded("the tunnel's descriptor did not come");
+                    permit.ends(status.code());
+                    Err((respond, status))
+                }
             }
         })
     }

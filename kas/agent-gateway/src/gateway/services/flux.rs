@@ -90,6 +90,7 @@ impl ReconcileProjects {
                 project: Some(project),
             };
             responses.send(&response).await?;
+            call.sent();
             self.flux.notified(&push);
         }
     }

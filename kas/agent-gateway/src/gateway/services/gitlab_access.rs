@@ -26,7 +26,7 @@ use tonic::Status;
 
 use super::super::{
     caller::Identity,
-    service::{Bidirectional, Call, Method, Responses},
+    service::{Bidirectional, Call, Method, Responses, code},
 };
 use messages::Messages;
 
@@ -92,7 +92,7 @@ impl Bidirectional for MakeRequest {
             identity,
             request,
             respond,
-            permit: _permit,
+            permit,
             ..
         } = call;
         let mut responses = Responses::Unopened(respond);
@@ -109,6 +109,7 @@ impl Bidirectional for MakeRequest {
             ended = relayed => ended,
             () = identity.caller.revoked() => Err(Status::unauthenticated("unauthenticated")),
         };
+        permit.ends(code(&ended));
         responses.end(ended, "MakeRequest");
     }
 }
