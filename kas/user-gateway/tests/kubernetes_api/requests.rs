@@ -250,7 +250,7 @@ async fn thousands_of_clients_may_vanish_and_the_agents_connection_stays() {
 
     for _ in 0..1500 {
         let mut client = proxy.client().await;
-        let mut response = client.get("/watch").await;
+        let mut response = client.get("/stream").await;
         response.body_mut().frame().await.unwrap().unwrap();
         client.vanish();
         drop(response);
