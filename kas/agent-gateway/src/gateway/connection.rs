@@ -90,12 +90,30 @@ struct Connection {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve(
+///
+/// Not an async function: the future of one holds its arguments, and what it has begun with, to its end.
+pub(super) fn serve(
     gateway: Arc<AgentGateway>,
     accepted: Accepted,
     dialled: Option<Arc<DialledConnection>>,
     drain: Drain,
-) {
+) -> impl Future<Output = ()> + Send {
+    let begun = Box::pin(begin(gateway, accepted, dialled, drain.clone()));
+    async move {
+        let begun = begun.await;
+        if let Some(connection) = begun {
+            connection.run(drain).await;
+        }
+    }
+}
+
+/// Begins with HTTP/2.
+async fn begin(
+    gateway: Arc<AgentGateway>,
+    accepted: Accepted,
+    dialled: Option<Arc<DialledConnection>>,
+    drain: Drain,
+) -> Option<Box<Connection>> {
     // Nobody on the way sees the streams of a connection that was dialled.
     let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
     let remote_addr = accepted.remote_addr;
@@ -105,24 +123,20 @@ pub(super) async fn serve(
     let (http2, heard) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            return tracing::debug!(parent: &span, %error, "agent connection did not begin with HTTP/2");
+            tracing::debug!(parent: &span, %error, "agent connection did not begin with HTTP/2");
+            return None;
         }
     };
-    gateway.metrics.connections.inc();
     tracing::debug!(parent: &span, scheme = ?accepted.scheme, "agent connection opened");
-    let metrics = gateway.metrics.clone();
     let setup = Setup {
         silence: native.then_some(STREAM_SILENCE_TIMEOUT),
         nested: nested(&gateway, dialled.as_ref(), remote_addr, &drain),
         gateway,
         remote_addr,
         dialled,
-        span: span.clone(),
+        span,
     };
-    // Not bound to a name that is borrowed: the task would hold the connection twice.
-    Connection::new(setup, http2, heard).run(drain).await;
-    metrics.connections.dec();
-    tracing::debug!(parent: &span, "agent connection closed");
+    Some(Box::new(Connection::new(setup, http2, heard)))
 }
 
 /// What a connection is from its beginning.
@@ -174,6 +188,7 @@ impl Connection {
             None => (Phase::Unauthenticated, AUTHENTICATION_TIMEOUT),
             Some(_) => (Phase::Active, DIALLED_CONNECTION_AGE),
         };
+        gateway.metrics.connections.inc();
         let pings = http2
             .ping_pong()
             .map(|pings| Keepalive::new(pings, heard, PING_PACE, rand::random()));
@@ -201,7 +216,7 @@ impl Connection {
         }
     }
 
-    async fn run(mut self, drain: Drain) {
+    async fn run(mut self: Box<Self>, drain: Drain) {
         let mut revision = self.gateway.control_plane.revision();
         let span = self.span.clone();
         let mut drained = pin!(drain.wait());
@@ -288,6 +303,13 @@ impl Connection {
         if let Some(pings) = &mut self.pings {
             pings.probe();
         }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gateway.metrics.connections.dec();
+        tracing::debug!(parent: &self.span, "agent connection closed");
     }
 }
 
