@@ -15,7 +15,6 @@ const UNAUTHORIZED: HeaderName = HeaderName::from_static("gitlab-unauthorized");
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// An answer that kas gives itself because it has none from the cluster.
@@ -47,12 +46,10 @@ impl Failure {
         }
     }
 
-    /// The answer in the form that is wanted. Who wants none that there is gets a 406, as from an API server.
+    /// The answer in the form that is wanted. Who wants none that there is gets JSON, as from an API server, which does
+    /// not hide a failure behind another.
     pub(crate) fn response(&self, wanted: &Wanted) -> Response<Bytes> {
-        let Some(media_type) = wanted.media_type() else {
-            return self.not_acceptable();
-        };
-        let (kind, body) = match media_type {
+        let (kind, body) = match wanted.media_type() {
             MediaType::Json { indented } => (JSON, Bytes::from(self.body(indented))),
             MediaType::Yaml => (YAML, Bytes::from(self.yaml())),
             MediaType::Protobuf => {
@@ -74,20 +71,6 @@ impl Failure {
         if self.code == StatusCode::UNAUTHORIZED {
             headers.insert(UNAUTHORIZED, TRUE);
         }
-        response
-    }
-
-    fn not_acceptable(&self) -> Response<Bytes> {
-        let text = format!(
-            "GitLab Agent Server: Failed to negotiate output media type: only the following media types are \
-             accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf; the error was \
-             {}: {}\n",
-            self.code.as_u16(),
-            self.message
-        );
-        let mut response = Response::new(Bytes::from(text));
-        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
-        response.headers_mut().insert(header::CONTENT_TYPE, PLAIN);
         response
     }
 
@@ -239,10 +222,7 @@ mod tests {
             (status.code, status.reason.as_deref()),
             (Some(401), Some("Unauthorized"))
         );
-        assert_eq!(none.status(), StatusCode::NOT_ACCEPTABLE);
-        assert!(
-            none.body().ends_with(b"the error was 401: who: \"you\"\n"),
-            "{none:?}"
-        );
+        assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(none.headers()["content-type"], "application/json");
     }
 }

@@ -28,6 +28,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct UserGateway {
     front: Arc<Front>,
+    url_path_prefix: String,
     admission: Arc<Admission>,
     router: Arc<Router>,
 }
@@ -98,6 +99,7 @@ impl UserGateway {
         };
         Self {
             front: Front::new(front, routes, metrics),
+            url_path_prefix: prefix,
             admission,
             router,
         }
@@ -106,7 +108,8 @@ impl UserGateway {
     /// Lets watches of `graph` begin; they end with `drain`. To be called once.
     pub fn open_graph(&self, graph: &Graph, drain: Drain) {
         let (admission, router) = (self.admission.clone(), self.router.clone());
-        graph.open(&self.front, admission, router, drain);
+        let front = (&self.front, self.url_path_prefix.as_str());
+        graph.open(front, admission, router, drain);
     }
 
     /// Accepts connections until draining starts; the drain waits for those that are being served.

@@ -27,7 +27,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{admission::Admission, front::Front, request_id::RequestId};
-use caller::Caller;
+use caller::{Caller, REVIEWS};
 pub(crate) use websocket::GraphRoute;
 
 const LIMITS: Limits = Limits {
@@ -101,6 +101,7 @@ pub struct Graph(Arc<OnceLock<Reach>>);
 struct Reach {
     /// Weak, since one of its routes holds the service.
     front: Weak<Front>,
+    reviews: Arc<str>,
     admission: Arc<Admission>,
     router: Arc<Router>,
     drain: Drain,
@@ -122,10 +123,11 @@ struct Key {
 }
 
 impl Graph {
-    /// Watches begin to be served: the cluster is asked for rights through `front`. They end with `drain`.
+    /// Watches begin to be served: the cluster is asked for rights through `front`, below the prefix of the Kubernetes
+    /// API there. They end with `drain`.
     pub(crate) fn open(
         &self,
-        front: &Arc<Front>,
+        (front, url_path_prefix): (&Arc<Front>, &str),
         admission: Arc<Admission>,
         router: Arc<Router>,
         drain: Drain,
@@ -133,6 +135,7 @@ impl Graph {
         let caches = ObjectCaches::new(LIMITS, drain.token().clone());
         let reach = Reach {
             front: Arc::downgrade(front),
+            reviews: format!("{}{REVIEWS}", url_path_prefix.trim_end_matches('/')).into(),
             admission,
             router,
             drain,
@@ -205,6 +208,7 @@ impl Graph {
         let (reach, front) = front.ok_or_else(no_users)?;
         let caller = Caller::new(
             credentials,
+            reach.reviews.clone(),
             front,
             reach.admission.clone(),
             reach.drain.clone(),

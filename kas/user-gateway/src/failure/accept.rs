@@ -30,14 +30,15 @@ impl Wanted {
         }
     }
 
-    /// The form that suits best; none if none that there is would do.
-    pub(super) fn media_type(&self) -> Option<MediaType> {
+    /// The form that suits best; JSON if none that there is would do.
+    pub(super) fn media_type(&self) -> MediaType {
         let indented = self.indented;
         let accept = self.accept.as_ref().map(HeaderValue::to_str);
         match accept {
-            Some(Ok(accept)) if !accept.trim().is_empty() => negotiate(accept, indented),
-            Some(_) | None => Some(MediaType::Json { indented }),
+            Some(Ok(accept)) => negotiate(accept, indented),
+            Some(Err(_)) | None => None,
         }
+        .unwrap_or(MediaType::Json { indented })
     }
 }
 
@@ -104,9 +105,9 @@ fn wants_indented(headers: &HeaderMap, raw_query: &str) -> bool {
 mod tests {
     use super::*;
 
-    const JSON: Option<MediaType> = Some(MediaType::Json { indented: false });
+    const JSON: MediaType = MediaType::Json { indented: false };
 
-    fn wanted(accept: &'static str) -> Option<MediaType> {
+    fn wanted(accept: &'static str) -> MediaType {
         let accept = (header::ACCEPT, HeaderValue::from_static(accept));
         Wanted::of(&HeaderMap::from_iter([accept]), "").media_type()
     }
@@ -121,26 +122,23 @@ mod tests {
             ("application/*;q=0.1", JSON),
             ("application/json, */*", JSON),
             ("text/html, */*;q=0.8", JSON),
-            ("application/yaml", Some(MediaType::Yaml)),
-            ("*/*, application/yaml", Some(MediaType::Yaml)),
+            ("application/yaml", MediaType::Yaml),
+            ("*/*, application/yaml", MediaType::Yaml),
             ("application/yaml;q=0.5, application/json;q=0.6", JSON),
-            (
-                "application/vnd.kubernetes.protobuf",
-                Some(MediaType::Protobuf),
-            ),
+            ("application/vnd.kubernetes.protobuf", MediaType::Protobuf),
             (
                 "application/vnd.kubernetes.protobuf;stream=watch,application/json",
-                Some(MediaType::Protobuf),
+                MediaType::Protobuf,
             ),
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
                 JSON,
             ),
-            (table, None),
-            ("application/json;q=0", None),
-            ("application/json;q=x", None),
-            ("text/html", None),
-            ("application/cbor", None),
+            (table, JSON),
+            ("application/json;q=0", JSON),
+            ("application/json;q=x", JSON),
+            ("text/html", JSON),
+            ("application/cbor", JSON),
         ] {
             assert_eq!(wanted(accept), expected, "{accept}");
         }

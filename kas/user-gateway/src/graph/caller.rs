@@ -29,13 +29,16 @@ const MAX_FAILURES: u32 = 10;
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest answer.
 const MAX_REVIEW_BYTES: usize = 64 << 10;
-const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+/// Where a cluster is asked for the rights of whoever asks.
+pub(super) const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// Who watches.
 #[derive(Debug)]
 pub(super) struct Caller {
     authorization: HeaderValue,
     agent: AgentId,
+    /// Where the cluster is asked for rights, below the prefix of the Kubernetes API.
+    reviews: Arc<str>,
     front: Arc<Front>,
     admission: Arc<Admission>,
     drain: Drain,
@@ -45,6 +48,7 @@ impl Caller {
     /// One with these credentials, which are not checked yet.
     pub(super) fn new(
         credentials: &str,
+        reviews: Arc<str>,
         front: Arc<Front>,
         admission: Arc<Admission>,
         drain: Drain,
@@ -58,6 +62,7 @@ impl Caller {
         Ok(Self {
             authorization,
             agent,
+            reviews,
             front,
             admission,
             drain,
@@ -142,7 +147,7 @@ impl Caller {
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         });
-        let request = Request::post(REVIEWS)
+        let request = Request::post(&*self.reviews)
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
