@@ -133,7 +133,7 @@ impl GraphApi {
 
 impl Route for GraphApi {
     fn matches(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == Some(PATH)
+        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
     }
 
     fn takes_ambient_credentials(&self) -> bool {

@@ -10,7 +10,7 @@ use crate::{Graph, Origins, WebSocketTokens};
 /// How the users' port is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the API begins; paths outside it are refused.
+    /// Where the API begins; paths outside it are served as they are.
     pub url_path_prefix: String,
     /// How long a request waits for a tunnel.
     pub hold: Duration,

@@ -23,9 +23,6 @@ pub(crate) enum Malformed {
     /// Such as that of `OPTIONS *`.
     #[error("malformed path: it must begin with a slash")]
     NoSlash,
-    /// It is outside of what is served.
-    #[error("URL does not start with expected prefix")]
-    Prefix,
 }
 
 /// A request's path and query for the cluster: what was sent but for our prefix and the
@@ -65,12 +62,12 @@ impl Target {
         Self::of(&uri, "")
     }
 
-    /// The target of a request to `uri`, which begins with `prefix`.
+    /// The target of a request to `uri`, which may begin with `prefix`.
     pub(crate) fn of(uri: &Uri, prefix: &str) -> Result<Self, Malformed> {
         if !uri.path().starts_with('/') {
             return Err(Malformed::NoSlash);
         }
-        let path = strip_prefix(uri.path(), prefix).ok_or(Malformed::Prefix)?;
+        let path = strip_prefix(uri.path(), prefix);
         let (decoded, of_path) = read_path(path)?;
         let raw_query = uri.query();
         let mut sent = String::with_capacity(path.len() + 1 + raw_query.map_or(0, str::len));
@@ -125,11 +122,12 @@ impl Target {
     }
 }
 
-/// The path for the cluster: what follows `prefix`, whose last slash may be missing.
-pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    match behind(path, prefix.strip_suffix('/').unwrap_or(prefix))? {
-        "" => Some("/"),
-        rest => rest.starts_with('/').then_some(rest),
+/// The path for the cluster: what follows `prefix`, or all of it.
+pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> &'a str {
+    match behind(path, prefix.strip_suffix('/').unwrap_or(prefix)) {
+        Some("") => "/",
+        Some(rest) if rest.starts_with('/') => rest,
+        Some(_) | None => path,
     }
 }
 
@@ -185,18 +183,18 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_is_cut_and_may_be_escaped_but_not_missing() {
+    fn the_prefix_is_cut_and_may_be_missing_or_escaped() {
         let table = [
-            ("/k8s-proxy/api/v1", "/k8s-proxy/", Some("/api/v1")),
-            ("/k8s-proxy/", "/k8s-proxy/", Some("/")),
-            ("/k8s-proxy", "/k8s-proxy/", Some("/")),
-            ("/k8s%2dproxy/a%2Fb", "/k8s-proxy/", Some("/a%2Fb")),
-            ("/k8s-proxyx/api", "/k8s-proxy/", None),
-            ("/k8s-proxy%2Fapi", "/k8s-proxy/", None),
-            ("/k8s%", "/k8s-proxy/", None),
-            ("/api/v1", "/k8s-proxy/", None),
-            ("/api/v1", "/", Some("/api/v1")),
-            ("/", "/", Some("/")),
+            ("/k8s-proxy/api/v1", "/k8s-proxy/", "/api/v1"),
+            ("/k8s-proxy/", "/k8s-proxy/", "/"),
+            ("/k8s-proxy", "/k8s-proxy/", "/"),
+            ("/k8s%2dproxy/a%2Fb", "/k8s-proxy/", "/a%2Fb"),
+            ("/k8s-proxyx/api", "/k8s-proxy/", "/k8s-proxyx/api"),
+            ("/k8s-proxy%2Fapi", "/k8s-proxy/", "/k8s-proxy%2Fapi"),
+            ("/k8s%", "/k8s-proxy/", "/k8s%"),
+            ("/api/v1", "/k8s-proxy/", "/api/v1"),
+            ("/api/v1", "/", "/api/v1"),
+            ("/", "/", "/"),
         ];
         for (path, prefix, expected) in table {
             assert_eq!(strip_prefix(path, prefix), expected);

@@ -118,7 +118,7 @@ impl WatchAggregator {
 
 impl Route for WatchAggregator {
     fn matches(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == Some(PATH)
+        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
     }
 
     fn takes_ambient_credentials(&self) -> bool {

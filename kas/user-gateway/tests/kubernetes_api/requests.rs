@@ -96,7 +96,7 @@ async fn a_get_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn what_is_outside_of_the_prefix_is_refused_before_anything_is_asked_about() {
+async fn the_prefix_may_be_missing() {
     let settings = Settings {
         url_path_prefix: "/k8s-proxy/".to_owned(),
         ..Settings::default()
@@ -110,19 +110,12 @@ async fn what_is_outside_of_the_prefix_is_refused_before_anything_is_asked_about
     .await;
     let mut client = proxy.client().await;
 
-    for (path, expected) in [("/k8s-proxy/", "/"), ("/k8s-proxy/api", "/api")] {
+    for (path, expected) in [
+        ("/api", "/api"),
+        ("/k8s-proxy", "/"),
+        ("/k8s-proxy/api", "/api"),
+    ] {
         assert_eq!(collect(client.get(path).await).await.unwrap(), expected);
-    }
-    for path in ["/api", "/", "/k8s-proxyx/api", "/K8s-proxy/api"] {
-        let answer = client.send(request("GET", path, "bad", empty())).await;
-        assert_eq!(answer.status(), 400, "{path}");
-        assert!(!answer.headers().contains_key("gitlab-unauthorized"));
-        let words = collect(answer).await.unwrap();
-        let words = String::from_utf8_lossy(words.as_ref()).into_owned();
-        assert!(
-            words.contains("Bad request: URL does not start with expected prefix"),
-            "{words}"
-        );
     }
 }
 
