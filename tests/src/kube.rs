@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    sync::{Mutex, MutexGuard},
+};
 
 use crate::{kubectl::Kubectl, parts, ports, programs};
 
@@ -16,24 +19,30 @@ const STOP: Duration = Duration::from_secs(90);
 /// API server, etcd (two), controller manager, scheduler, kubelet.
 const PORTS: u16 = 6;
 
+/// A test program has one cluster at a time: its folder is named after the process.
+static ONE: Mutex<()> = Mutex::const_new(());
+
 /// A cluster of one node. End it with [`Self::down`].
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
+    _one: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
-    /// Starts a cluster, after taking away what killed test runs left.
+    /// Starts a cluster, after taking away what killed test runs left, and after another test of the program has ended
+    /// its own.
     ///
     /// # Errors
     /// When a part of it does not come up; the error has that part's log.
     pub async fn up() -> Result<Self> {
+        let one = ONE.lock().await;
         let clusters = parts::cache().join("run");
         std::fs::create_dir_all(&clusters)?;
         sweep(&clusters).await?;
         let folder = clusters.join(format!("cluster-{}", std::process::id()));
         let port = ports::free_block(PORTS).to_string();
-        let cluster = Self { folder };
+        let cluster = Self { folder, _one: one };
         if let Err(error) = script(&["up".as_ref(), &cluster.folder, port.as_ref()], START).await {
             cluster.down().await.ok();
             return Err(error);
