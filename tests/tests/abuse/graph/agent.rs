@@ -120,7 +120,7 @@ fn object(uid: usize, version: usize, bytes: usize) -> Object {
 
 fn descriptor() -> Msg {
     let service = Service {
-        name: "kas.graph.rpc.Source".into(),
+        name: "gitlab.agent.kas_graph.rpc.Source".into(),
         methods: vec![Method {
             name: "Watch".into(),
         }],
