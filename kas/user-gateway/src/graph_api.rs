@@ -15,33 +15,32 @@ use std::sync::Arc;
 
 use control_plane::Identity;
 use futures_util::future::BoxFuture;
-use http::StatusCode;
 use runtime::{
     drain::Drain,
-    shares::{Limits, Share, Shares},
+    shares::{Limits, Shares},
 };
 
 use crate::{
     admission::Admission,
-    caller::Caller,
+    conversations::{Conversations, Kind},
     failure::Failure,
     kubernetes_api::KubernetesApi,
     route::{Answer, Route, UserRequest},
     scope::Scope,
-    target::{Target, strip_prefix},
     websocket::Handshake,
 };
 use selection::Evaluator;
 use session::Session;
 
-/// Below the prefix of the Kubernetes API; no API has such a path.
-const PATH: &str = "/graph";
-const SUBPROTOCOL: &str = "gitlab-agent-graph-api";
-/// WebSockets, by caller.
-const SOCKETS: Limits = Limits {
-    total: 500,
-    each: 20,
-    reserved: 100,
+const CONVERSATIONS: Kind = Kind {
+    path: "/graph",
+    subprotocol: "gitlab-agent-graph-api",
+    sockets: Limits {
+        total: 500,
+        each: 20,
+        reserved: 100,
+    },
+    purpose: "graphs",
 };
 /// Bytes of the objects that are seen, by caller.
 const GRAPH_BYTES: Limits = Limits {
@@ -65,10 +64,7 @@ const PAGES: Limits = Limits {
 /// Serves such WebSockets.
 #[derive(Debug)]
 pub(crate) struct GraphApi {
-    api: Arc<KubernetesApi>,
-    admission: Arc<Admission>,
-    url_path_prefix: String,
-    sockets: Shares<Identity>,
+    conversations: Conversations,
     shared: Shared,
 }
 
@@ -89,10 +85,7 @@ impl GraphApi {
         url_path_prefix: &str,
     ) -> Self {
         Self {
-            api,
-            admission,
-            url_path_prefix: url_path_prefix.to_owned(),
-            sockets: Shares::new(SOCKETS),
+            conversations: Conversations::new(CONVERSATIONS, api, admission, url_path_prefix),
             shared: Shared {
                 graph_bytes: Shares::new(GRAPH_BYTES),
                 event_bytes: Shares::new(EVENT_BYTES),
@@ -108,32 +101,18 @@ impl GraphApi {
         scope: &mut Scope,
         drain: &Drain,
     ) -> Result<Answer, Failure> {
-        let handshake = Handshake::with_subprotocol(request, SUBPROTOCOL)?;
-        let target = Target::of_request(&request.head, &self.url_path_prefix)?;
-        let (head, path) = (&request.head, target.sent_path());
-        let (parts, head) = (
-            (self.api.clone(), &*self.admission),
-            (head, request.remote_addr),
-        );
-        let caller = Caller::admit(parts, head, path, scope, drain).await?;
-        let place = self.socket(caller.identity().clone())?;
+        let admitted = self.conversations.admit(request, scope, drain).await?;
+        let (handshake, caller, place) = admitted;
         let session = Session::new(caller, self.shared.clone(), drain.last_called());
         let Handshake { answer, upgrade } = handshake;
         let upgraded = move |scope| Box::pin(session.run(upgrade, place, scope)) as _;
         Ok(Answer::Upgrade(answer, Box::new(upgraded)))
     }
-
-    fn socket(&self, who: Identity) -> Result<Share<Identity>, Failure> {
-        self.sockets.take(who, 1).map_err(|full| {
-            let message = format!("too many WebSockets for graphs: {full}");
-            Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
-        })
-    }
 }
 
 impl Route for GraphApi {
     fn matches(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
+        self.conversations.are_at(request)
     }
 
     fn takes_ambient_credentials(&self) -> bool {

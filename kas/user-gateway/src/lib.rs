@@ -8,6 +8,7 @@ mod admission;
 mod body;
 mod caller;
 pub mod config;
+mod conversations;
 mod events;
 mod failure;
 mod front;

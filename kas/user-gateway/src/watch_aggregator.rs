@@ -9,32 +9,31 @@ use std::sync::Arc;
 
 use control_plane::Identity;
 use futures_util::future::BoxFuture;
-use http::StatusCode;
 use runtime::{
     drain::Drain,
-    shares::{Limits, Share, Shares},
+    shares::{Limits, Shares},
 };
 
 use crate::{
     admission::Admission,
-    caller::Caller,
+    conversations::{Conversations, Kind},
     failure::Failure,
     kubernetes_api::KubernetesApi,
     route::{Answer, Route, UserRequest},
     scope::Scope,
-    target::{Target, strip_prefix},
     websocket::Handshake,
 };
 use session::Session;
 
-/// Below the prefix of the Kubernetes API; no API has such a path.
-const PATH: &str = "/watch";
-const SUBPROTOCOL: &str = "gitlab-agent-watch-api";
-/// WebSockets, by caller.
-const SOCKETS: Limits = Limits {
-    total: 2_000,
-    each: 100,
-    reserved: 200,
+const CONVERSATIONS: Kind = Kind {
+    path: "/watch",
+    subprotocol: "gitlab-agent-watch-api",
+    sockets: Limits {
+        total: 2_000,
+        each: 100,
+        reserved: 200,
+    },
+    purpose: "watches",
 };
 /// Watches of one WebSocket.
 const WATCHES_OF_SOCKET: usize = 100;
@@ -54,16 +53,13 @@ const EVENT_BYTES: Limits = Limits {
 /// Serves such WebSockets.
 #[derive(Debug)]
 pub(crate) struct WatchAggregator {
-    api: Arc<KubernetesApi>,
-    admission: Arc<Admission>,
-    url_path_prefix: String,
+    conversations: Conversations,
     shares: Quotas,
 }
 
 /// What callers have of it.
 #[derive(Debug, Clone)]
 struct Quotas {
-    sockets: Shares<Identity>,
     watches: Shares<Identity>,
     bytes: Shares<Identity>,
 }
@@ -76,11 +72,8 @@ impl WatchAggregator {
         url_path_prefix: &str,
     ) -> Self {
         Self {
-            api,
-            admission,
-            url_path_prefix: url_path_prefix.to_owned(),
+            conversations: Conversations::new(CONVERSATIONS, api, admission, url_path_prefix),
             shares: Quotas {
-                sockets: Shares::new(SOCKETS),
                 watches: Shares::new(WATCHES),
                 bytes: Shares::new(EVENT_BYTES),
             },
@@ -93,32 +86,18 @@ impl WatchAggregator {
         scope: &mut Scope,
         drain: &Drain,
     ) -> Result<Answer, Failure> {
-        let handshake = Handshake::with_subprotocol(request, SUBPROTOCOL)?;
-        let target = Target::of_request(&request.head, &self.url_path_prefix)?;
-        let (head, path) = (&request.head, target.sent_path());
-        let (parts, head) = (
-            (self.api.clone(), &*self.admission),
-            (head, request.remote_addr),
-        );
-        let caller = Caller::admit(parts, head, path, scope, drain).await?;
-        let place = self.socket(caller.identity().clone())?;
+        let admitted = self.conversations.admit(request, scope, drain).await?;
+        let (handshake, caller, place) = admitted;
         let session = Session::new(caller, self.shares.clone(), drain.last_called());
         let Handshake { answer, upgrade } = handshake;
         let upgraded = move |scope| Box::pin(session.run(upgrade, place, scope)) as _;
         Ok(Answer::Upgrade(answer, Box::new(upgraded)))
     }
-
-    fn socket(&self, who: Identity) -> Result<Share<Identity>, Failure> {
-        self.shares.sockets.take(who, 1).map_err(|full| {
-            let message = format!("too many WebSockets for watches: {full}");
-            Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
-        })
-    }
 }
 
 impl Route for WatchAggregator {
     fn matches(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
+        self.conversations.are_at(request)
     }
 
     fn takes_ambient_credentials(&self) -> bool {
