@@ -246,8 +246,8 @@ impl Callers {
 
     /// The token with this secret, if it is that of one of a few callers: its hash is known.
     pub(super) fn token(&self, secret: &str) -> Option<Token> {
-        let few = self.0.get(..self.0.len().min(FEW_CALLERS))?;
-        let caller = few.iter().find(|caller| caller.token.is(secret))?;
+        let mut few = self.0.iter().take(FEW_CALLERS);
+        let caller = few.find(|caller| caller.token.is(secret))?;
         Some(caller.token.clone())
     }
 
