@@ -7,7 +7,7 @@ use agentk::{
     flags::{CommandLine, Flags},
     logging,
 };
-use runtime::signal::Termination;
+use runtime::signal::{Hangup, Termination};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -42,16 +42,29 @@ async fn start(
     let mut config: Config = flags.into_config(|name| std::env::var(name).ok())?;
     config.log_level = Some(SetLogLevel(set_level));
     let mut signals = Termination::listen()?;
+    let mut hangup = Hangup::listen()?;
     let (stop, force) = (CancellationToken::new(), CancellationToken::new());
     let running = agentk::run(config, stop.clone(), force.clone());
     tokio::pin!(running);
-    for token in [&stop, &force] {
+    let signal = loop {
         tokio::select! {
             result = &mut running => return Ok(result?),
-            signal = signals.next() => tracing::info!(signal, "stopping; send the signal again to cancel calls in progress"),
+            signal = signals.next() => break signal,
+            () = hangup.next() => tracing::info!(
+                "SIGHUP: nothing to reload; token and certificates are read again when they change, flags need a restart"
+            ),
         }
-        token.cancel();
+    };
+    tracing::info!(
+        signal,
+        "stopping; send the signal again to cancel calls in progress"
+    );
+    stop.cancel();
+    tokio::select! {
+        result = &mut running => return Ok(result?),
+        signal = signals.force() => tracing::warn!(signal, "second signal; cancelling calls in progress"),
     }
+    force.cancel();
     Ok(running.await?)
 }
 

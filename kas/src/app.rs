@@ -6,6 +6,7 @@ mod directions;
 mod gitlab_api;
 mod listener;
 mod peers;
+mod reload;
 pub(crate) mod routing;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
@@ -22,7 +23,7 @@ use runtime::{
     jwt::Secret,
     listen::{AgentAcceptor, AgentAcceptorOptions, AnyListener, PlainAcceptor},
     metrics, panics,
-    signal::Termination,
+    signal::{Hangup, Termination},
     telemetry,
     tls::{H2, HTTP_1_1, Identity, ServerTls},
 };
@@ -32,6 +33,7 @@ use user_gateway::{Graph, WebSocketTokens};
 use control::Control;
 use directions::Directions;
 use listener::listen;
+use reload::Reloader;
 
 use crate::{
     config::{self, Config, ControlPlaneConfig, Listens as _, LogFormat, TlsFiles},
@@ -45,13 +47,14 @@ use crate::{
 /// When the configuration cannot be used, or requests were cut.
 pub async fn run(file: &Path) -> anyhow::Result<()> {
     let config::Loaded { config, notes } = config::load(file)?;
-    telemetry::start(level(config.observability.logging.level), format(&config));
+    telemetry::start(config.observability.logging.level, format(&config));
     panics::log_and_count();
     descriptors::raise_limit();
     for note in notes {
         tracing::warn!(file = %file.display(), key = note.path, "{note}");
     }
     let mut signals = Termination::listen().context("cannot listen for signals")?;
+    let mut hangup = Hangup::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let mut metrics = Metrics::default();
     metrics.register(
@@ -61,10 +64,18 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     );
     crate::numbers::register_process(&mut metrics);
     let control = control::open(&config, &stop, &mut metrics)?;
-    let replica = Replica::start(setup(&config, &control, metrics).await?);
+    let setup = setup(&config, &control, metrics).await?;
+    let mut reloader = Reloader::new(file, &config, control.standalone());
+    reloader.certificates(setup.certificates());
+    let replica = Replica::start(setup);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
-    let signal = signals.next().await;
+    let signal = loop {
+        tokio::select! {
+            signal = signals.next() => break signal,
+            () = hangup.next() => reloader.reload(),
+        }
+    };
     tracing::info!(
         signal,
         "draining; send the signal again to exit immediately"
@@ -73,7 +84,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     let mut draining = pin!(replica.drain(grace_periods(&config), force.clone()));
     let cut = tokio::select! {
         cut = &mut draining => cut,
-        signal = signals.next() => {
+        signal = signals.force() => {
             tracing::warn!(signal, "second signal; cutting requests in progress");
             force.cancel();
             draining.await
@@ -306,11 +317,4 @@ fn format(config: &Config) -> telemetry::Format {
         }
         (Some(LogFormat::Text), _) => telemetry::Format::Text,
     }
-}
-
-fn level(level: config::LogLevel) -> tracing::level_filters::LevelFilter {
-    level
-        .as_str()
-        .parse()
-        .unwrap_or(tracing::level_filters::LevelFilter::INFO)
 }

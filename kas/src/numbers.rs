@@ -24,6 +24,7 @@ pub fn register_process(numbers: &mut Metrics) {
     let help = "The version of this build, always 1";
     numbers.register("gitlab_build_info", help, build);
     runtime::metrics::limiters::register(numbers);
+    runtime::metrics::reloads::register(numbers);
     numbers.register_collector(Box::new(ProcessMetrics));
 }
 

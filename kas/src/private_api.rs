@@ -22,6 +22,7 @@ use runtime::{
         http2::{self, Caller},
     },
 };
+use tokio_util::task::TaskTracker;
 use tracing::{Span, field};
 
 use authenticator::{Authenticator, Session};
@@ -57,6 +58,7 @@ pub struct PeerSettings {
 pub struct PrivateApi {
     registry: Arc<Registry>,
     authenticator: Authenticator,
+    calls_to_finish: TaskTracker,
 }
 
 impl PrivateApi {
@@ -68,7 +70,15 @@ impl PrivateApi {
         Arc::new(Self {
             registry,
             authenticator,
+            calls_to_finish: TaskTracker::new(),
         })
+    }
+
+    /// Counts calls in progress that their replica does not make again elsewhere when they break, as it does with
+    /// watches: where one of these is cut, somebody loses an answer.
+    #[must_use]
+    pub fn calls_to_finish(&self) -> &TaskTracker {
+        &self.calls_to_finish
     }
 
     /// Accepts peers until draining starts; calls in progress are finished.
@@ -127,6 +137,7 @@ impl http2::Service for PrivateApi {
         respond: SendResponse,
         drain: Drain,
     ) {
+        let _counted = (!owner::moves(&request)).then(|| self.calls_to_finish.token());
         owner::serve(&self.registry, request, respond, &drain).await;
     }
 }

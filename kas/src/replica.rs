@@ -20,6 +20,7 @@ use runtime::{
     listen::{AgentAcceptor, AnyListener, PlainAcceptor},
     metrics,
     panics::vital,
+    tls::ServerTls,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use user_gateway::{Graph, UserGateway};
@@ -61,6 +62,23 @@ pub struct Setup {
     pub observability: Option<(AnyListener, PlainAcceptor, metrics::Paths)>,
 }
 
+impl Setup {
+    /// The TLS of each port that has it.
+    pub fn certificates(&self) -> impl Iterator<Item = &ServerTls> {
+        let plain = [
+            self.users.as_ref().map(|port| &port.acceptor),
+            self.peers.as_ref().map(|port| &port.acceptor),
+            self.gitlab.as_ref().map(|port| &port.acceptor),
+            self.observability.as_ref().map(|(_, acceptor, _)| acceptor),
+        ];
+        let plain = plain.into_iter().flatten();
+        let agents = self.agents.acceptor.tls();
+        agents
+            .into_iter()
+            .chain(plain.filter_map(|acceptor| acceptor.tls.as_ref()))
+    }
+}
+
 /// The port that GitLab calls.
 #[derive(Debug)]
 pub struct GitLabPort {
@@ -83,6 +101,8 @@ pub struct Replica {
     agents: Drain,
     peers: Drain,
     gitlab: Drain,
+    /// Other replicas' calls that cannot go on elsewhere.
+    peer_calls: TaskTracker,
     background: TaskTracker,
     stop: CancellationToken,
     registry: Arc<Registry>,
@@ -105,6 +125,7 @@ impl Replica {
             agents: Drain::new(),
             peers: Drain::new(),
             gitlab: Drain::new(),
+            peer_calls: TaskTracker::new(),
             background: TaskTracker::new(),
             stop: CancellationToken::new(),
             registry: registry.clone(),
@@ -205,13 +226,14 @@ impl Replica {
         self.users.spawn(vital("users' port", serving));
     }
 
-    fn serve_peers(&self, me: Owner, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
+    fn serve_peers(&mut self, me: Owner, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
         let Some(port) = port else {
             let nobody = private_api::dial(ConnectOptions::default(), "");
             return Peers::new(nobody, Arc::new(()), self.stop.clone());
         };
         let PeerSettings { tokens, dial, own } = port.settings;
         let api = PrivateApi::new(me, self.registry.clone(), tokens.clone());
+        self.peer_calls = api.calls_to_finish().clone();
         let serving = api.serve(port.listener, port.acceptor, self.peers.clone());
         self.peers.spawn(vital("other replicas' port", serving));
         Peers::new(private_api::dial(dial, &own), tokens, self.stop.clone())

@@ -20,7 +20,6 @@ use playground::{
 use runtime::{signal::Termination, telemetry};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
 
 use crate::{cli::UpArgs, replica::GracePeriods};
 use cluster::{Cluster, Store};
@@ -40,7 +39,7 @@ const GRACE_PERIODS: GracePeriods = GracePeriods {
 /// # Errors
 /// When something cannot start; the message says what to do.
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
-    telemetry::start(LevelFilter::WARN, telemetry::Format::Text);
+    telemetry::start(telemetry::LogLevel::Warn, telemetry::Format::Text);
     let store = match &args.redis {
         Some(url) => Store::Redis(Box::new(redis_url::options(url).context("--redis")?)),
         None => Store::Memory(MemoryStore::default()),

@@ -59,7 +59,7 @@ enum Command {
 pub async fn run() -> anyhow::Result<()> {
     let command = CommandLine::parse().command;
     runtime::telemetry::start(
-        tracing::level_filters::LevelFilter::WARN,
+        runtime::telemetry::LogLevel::Warn,
         runtime::telemetry::Format::Text,
     );
     match command {

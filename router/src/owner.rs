@@ -39,6 +39,12 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// one by one, uncopied.
 const FIRST_WRITE_BYTES: usize = 16 << 10;
 
+/// Whether the peer makes the call again elsewhere whenever it breaks (see [`Opening::moves`]).
+#[must_use]
+pub fn moves<B>(request: &Request<B>) -> bool {
+    TunnelQuery::is_moving(request.headers())
+}
+
 /// Serves one request of an authenticated peer, to its end. A peer that still
 /// waits for a tunnel when `leaving` starts is refused and looks elsewhere, and
 /// so is one whose call [moves](Opening::moves) at the last call.

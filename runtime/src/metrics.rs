@@ -3,6 +3,7 @@
 mod classic;
 pub mod limiters;
 mod process;
+pub mod reloads;
 
 use std::sync::Arc;
 

@@ -1,15 +1,19 @@
 //! Logs: one JSON object a line on stderr, or text.
 
 mod causes;
+mod filter;
 mod gitlab_lines;
 mod level;
 mod repeats;
 mod untrusted;
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    fmt, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+};
 
 pub use causes::Causes;
+pub use filter::{LevelIsFixed, current_level, set_level};
 pub use level::LogLevel;
 pub use repeats::Repeats;
 pub use untrusted::Untrusted;
@@ -25,30 +29,44 @@ pub enum Format {
     Text,
 }
 
-/// Starts logging to stderr at `level`; the environment variable `RUST_LOG`
-/// wins if set. Calling twice has no effect.
-pub fn start(level: LevelFilter, format: Format) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},h2=error,hyper=error,tower=error")));
-    let registry = tracing_subscriber::registry().with(filter);
+/// Starts logging to stderr at `level`, which [`set_level`] changes; the environment variable `RUST_LOG` wins if set.
+/// Calling twice has no effect.
+pub fn start(level: LogLevel, format: Format) {
+    let registry = tracing_subscriber::registry();
+    let started = match filter::of_environment() {
+        Some(filter) => write_lines(registry.with(filter), format),
+        None => write_lines(registry.with(filter::ChangeableLevel::new()), format),
+    };
+    if started && filter::of_environment().is_none() {
+        filter::begin_with(level);
+        tracing::callsite::rebuild_interest_cache();
+    }
+}
+
+/// Whether this is the process's logger now. A second start keeps the first one, which is what tests in one process
+/// need.
+fn write_lines<S>(filtered: S, format: Format) -> bool
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
+{
     let layer = fmt::layer().with_writer(std::io::stderr);
-    // A second start keeps the first logger, which is what tests in one process need.
-    let _ = match format {
-        Format::Json => registry
+    let started = match format {
+        Format::Json => filtered
             .with(layer.json().flatten_event(true).with_current_span(false))
             .try_init(),
-        Format::GitLab => registry
+        Format::GitLab => filtered
             .with(gitlab_layer().with_writer(std::io::stderr))
             .try_init(),
-        Format::Text => registry
+        Format::Text => filtered
             .with(layer.with_target(false).without_time())
             .try_init(),
     };
+    started.is_ok()
 }
 
 fn gitlab_layer<S>() -> fmt::Layer<S, fmt::format::JsonFields, gitlab_lines::GitLabLines>
 where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fmt::layer()
         .fmt_fields(fmt::format::JsonFields::new())

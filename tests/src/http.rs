@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +28,19 @@ pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>> {
         anyhow::Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     };
     let answer = tokio::time::timeout(LIMIT, exchange).await;
+    answer
+        .with_context(|| format!("{what} takes over {LIMIT:?}"))?
+        .with_context(|| what.to_string())
+}
+
+/// Sends one request on a connection of its own and reads the head of the answer; the body is the caller's.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn open(request: Request<Bytes>) -> Result<Response<Incoming>> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let what = request.uri().clone();
+    let answer = tokio::time::timeout(LIMIT, client.request(request.map(Full::new))).await;
     answer
         .with_context(|| format!("{what} takes over {LIMIT:?}"))?
         .with_context(|| what.to_string())

@@ -57,13 +57,21 @@ impl PodSet {
     /// # Errors
     /// When one of them does not start.
     pub async fn start(count: usize) -> Result<Self> {
+        Self::with_grace(count, Duration::from_secs(30)).await
+    }
+
+    /// The same, and requests in progress may go on for `grace` when a replica leaves.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn with_grace(count: usize, grace: Duration) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let redis = Redis::start(folder.path()).await?;
         run_cli(&file(folder.path()), &["agent", "create", "first"]).await?;
         std::fs::write(secret(folder.path()), BASE64_STANDARD.encode([7; 32]))?;
         let mut replicas = Vec::new();
         for number in 0..count {
-            replicas.push(Replica::start(number, redis.port(), folder.path()).await?);
+            replicas.push(Replica::start(number, redis.port(), grace, folder.path()).await?);
         }
         let servers = replicas.iter().map(Replica::server).collect();
         let balancer = Balancer::start(servers, folder.path()).await?;
@@ -124,6 +132,28 @@ impl PodSet {
         replica.ready().await
     }
 
+    /// The file that all replicas read agents, tokens and rules from.
+    #[must_use]
+    pub fn agents_file(&self) -> PathBuf {
+        file(self.folder.path())
+    }
+
+    /// The configuration file of a replica.
+    #[must_use]
+    pub fn configuration(&self, number: usize) -> &Path {
+        &self.replicas[number].configuration
+    }
+
+    /// The metrics of a replica.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self, number: usize) -> Result<String> {
+        let port = self.replicas[number].observability;
+        let answer = crate::http::get(&format!("http://127.0.0.1:{port}/metrics"), "").await?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
+    }
+
     /// What a replica has written.
     #[must_use]
     pub fn output(&self, number: usize) -> String {
@@ -140,10 +170,10 @@ impl PodSet {
 }
 
 impl Replica {
-    async fn start(number: usize, store: u16, folder: &Path) -> Result<Self> {
+    async fn start(number: usize, store: u16, grace: Duration, folder: &Path) -> Result<Self> {
         let [users, agents, peers, observability] = [(); 4].map(|()| ports::free());
         let configuration = folder.join(format!("kas-{number}.yaml"));
-        let text = configure([users, agents, peers, observability], store, folder)?;
+        let text = configure([users, agents, peers, observability], store, grace, folder)?;
         std::fs::write(&configuration, text)?;
         let replica = Self {
             users,
@@ -189,7 +219,7 @@ fn spawn(number: usize, peers: u16, configuration: &Path, folder: &Path) -> Resu
     Process::spawn(&format!("kas-{number}"), &mut command, folder)
 }
 
-fn configure(ports: [u16; 4], store: u16, folder: &Path) -> Result<String> {
+fn configure(ports: [u16; 4], store: u16, grace: Duration, folder: &Path) -> Result<String> {
     let [users, agents, peers, observability] = ports;
     let mut text = String::new();
     writeln!(
@@ -199,7 +229,7 @@ fn configure(ports: [u16; 4], store: u16, folder: &Path) -> Result<String> {
          \x20 listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n\
          \x20 kubernetes_api:\n\
          \x20   url_path_prefix: /k8s-proxy/\n\
-         \x20   listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 30s}}\n\
+         \x20   listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: {}s}}\n\
          private_api:\n\
          \x20 listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {}}}\n\
          redis: {{server: {{address: '127.0.0.1:{store}'}}}}\n\
@@ -207,6 +237,7 @@ fn configure(ports: [u16; 4], store: u16, folder: &Path) -> Result<String> {
          \x20 listen: {{address: '127.0.0.1:{observability}'}}\n\
          \x20 logging: {{level: debug}}",
         file(folder).display(),
+        grace.as_secs(),
         secret(folder).display(),
     )?;
     Ok(text)

@@ -53,6 +53,8 @@ pub struct Seen {
     pub broken: AtomicUsize,
     /// Watches that are being served now.
     pub watches: AtomicUsize,
+    /// Events of watches of pods that were sent, or wait for their connection.
+    pub sent: AtomicUsize,
     /// POSTs that were answered with what they said.
     pub posted: AtomicUsize,
     paths: Mutex<Vec<String>>,
@@ -165,7 +167,10 @@ fn watch(request: &Request<Incoming>, seen: &Arc<Seen>) -> Option<Response<Body>
         let event = event.clone();
         async {
             match event {
-                Some(event) => Some((Ok(Frame::data(event)), watching)),
+                Some(event) => {
+                    watching.0.sent.fetch_add(1, Ordering::Relaxed);
+                    Some((Ok(Frame::data(event)), watching))
+                }
                 None => std::future::pending().await,
             }
         }

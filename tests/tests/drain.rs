@@ -2,7 +2,10 @@
 //!
 //! `AGENTK_BIN` puts another agent in the place of ours.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -19,6 +22,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// How often nothing new is seen of a stream that has stopped.
+const LOOKS: usize = 20;
 const NEEDS: &[Part] = &[Part::Haproxy, Part::Redis];
 
 /// Replicas with an agent, and a user.
@@ -32,6 +37,12 @@ struct Site {
 impl Site {
     async fn start(replicas: usize) -> Result<Self> {
         let replicas = PodSet::start(replicas).await?;
+        let agents = replicas.agents;
+        Self::of(replicas, agents).await
+    }
+
+    /// The same with an agent that connects at one port.
+    async fn of(replicas: PodSet, agents: u16) -> Result<Self> {
         let token = replicas.cli(&["agent", "create", "test"]).await?;
         let user = replicas.cli(&["user", "create", "ana"]).await?;
         let grant = ["access", "grant", "--agent", "*", "--user", "ana"];
@@ -40,7 +51,7 @@ impl Site {
             .await?;
         let stub = StubApi::start().await?;
         let links = Links {
-            kas: format!("ws://127.0.0.1:{}/", replicas.agents),
+            kas: format!("ws://127.0.0.1:{agents}/"),
             ca: None,
             kubeconfig: stub.kubeconfig(replicas.folder())?,
         };
@@ -200,12 +211,127 @@ async fn a_second_signal_cuts_what_is_in_progress_and_the_exit_code_says_so() ->
 
     site.replicas.signal(0, "TERM").await?;
     logged(&site, "send the signal again to exit immediately").await?;
+    // Process managers send it to a whole group: the next one is the same request still.
     site.replicas.signal(0, "TERM").await?;
+    logged(&site, "signal ignored").await?;
+    ensure!(!held.is_finished(), "{}", site.replicas.tails());
+    // Later ones count, whose process is gone with the first that does.
+    let cut = async || {
+        site.replicas.signal(0, "TERM").await.ok();
+        held.is_finished().then_some(())
+    };
+    until("the cut", LIMIT, cut).await?;
 
     let status = site.replicas.ended(0).await?;
     ensure!(status.code().is_some_and(|code| code != 0), "{status}");
     let output = site.replicas.output(0);
     ensure!(output.contains("cut: 1 connections"), "{output}");
     ensure!(held.await?.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forwarded_watch_that_nobody_reads_is_no_reason_to_fail() -> Result<()> {
+    if skipped(
+        "a_forwarded_watch_that_nobody_reads_is_no_reason_to_fail",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let replicas = PodSet::with_grace(2, Duration::from_secs(6)).await?;
+    let agents = replicas.replica(0).agents;
+    let mut site = Site::of(replicas, agents).await?;
+    // The agent is at the first replica only, so this goes through both.
+    let path = "/api/v1/pods?watch=true&resourceVersion=1";
+    let request = site.request(site.replicas.replica(1).users, Method::GET, path);
+    let watch = client::open(request).await?;
+    ensure!(watch.status().is_success(), "{watch:?}");
+    // More than all buffers on the way hold: from here on it is stuck behind its client.
+    let (last, same) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let stuck = async || {
+        let now = site.stub.seen().sent.load(Ordering::Relaxed);
+        if now == 0 || now != last.swap(now, Ordering::Relaxed) {
+            same.store(0, Ordering::Relaxed);
+        }
+        (same.fetch_add(1, Ordering::Relaxed) > LOOKS).then_some(())
+    };
+    until("the watch to be stuck", LIMIT, stuck).await?;
+
+    site.replicas.signal(0, "TERM").await?;
+    let status = site.replicas.ended(0).await?;
+
+    ensure!(status.success(), "{status}\n{}", site.replicas.tails());
+    drop(watch);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_reloads_what_can_change_and_says_what_cannot() -> Result<()> {
+    if skipped(
+        "a_hangup_reloads_what_can_change_and_says_what_cannot",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut replicas = PodSet::start(1).await?;
+    let (file, agents) = (replicas.configuration(0).to_owned(), replicas.agents_file());
+    let (text, known) = (
+        std::fs::read_to_string(&file)?,
+        std::fs::read_to_string(&agents)?,
+    );
+    let hangup = async |replicas: &PodSet, said: &str| {
+        let before = replicas.output(0).len();
+        replicas.signal(0, "HUP").await?;
+        let look = async || replicas.output(0)[before..].contains(said).then_some(());
+        let said = until(said, LIMIT, look).await;
+        said.with_context(|| replicas.tails())
+    };
+    let refused = async |replicas: &PodSet, file: &std::path::Path| -> Result<bool> {
+        let name = format!(
+            "config_last_reload_successful{{file=\"{}\"}} 0",
+            file.display()
+        );
+        Ok(replicas.metrics(0).await?.contains(&name))
+    };
+
+    let quiet = text.replace("level: debug", "level: warn");
+    std::fs::write(
+        &file,
+        quiet.replace("listen_grace_period: 1s", "listen_grace_period: 2s"),
+    )?;
+    hangup(&replicas, "agent.listen.listen_grace_period").await?;
+    let before = replicas.output(0).len();
+    for _ in 0..3 {
+        replicas.metrics(0).await?;
+        client::get(
+            &format!("http://127.0.0.1:{}/nothing", replicas.replica(0).users),
+            "",
+        )
+        .await?;
+    }
+    let since = replicas.output(0)[before..].to_owned();
+    ensure!(!since.contains("\"level\":\"INFO\""), "{since}");
+
+    std::fs::write(&file, "agent: [")?;
+    std::fs::write(&agents, "agents: 1")?;
+    hangup(
+        &replicas,
+        "configuration is invalid; the running one stays in force",
+    )
+    .await?;
+    ensure!(refused(&replicas, &file).await? && refused(&replicas, &agents).await?);
+    ensure!(
+        replicas
+            .output(0)
+            .contains("the last valid one stays in force")
+    );
+
+    std::fs::write(&file, &text)?;
+    std::fs::write(&agents, &known)?;
+    hangup(&replicas, "configuration reloaded").await?;
+    ensure!(!refused(&replicas, &file).await? && !refused(&replicas, &agents).await?);
+    replicas.signal(0, "TERM").await?;
+    let status = replicas.ended(0).await?;
+    ensure!(status.success(), "{status}\n{}", replicas.tails());
     Ok(())
 }

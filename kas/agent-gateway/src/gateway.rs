@@ -109,6 +109,12 @@ impl AgentGateway {
         self.holding.finished(limit).await
     }
 
+    /// How many connections of agents have idle tunnels here, or may have them.
+    #[must_use]
+    pub fn agents_here(&self) -> usize {
+        self.holding.in_progress()
+    }
+
     /// Held by a connection while idle tunnels may be on it.
     fn holds_tunnels(&self) -> Working {
         self.holding.working()

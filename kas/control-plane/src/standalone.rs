@@ -36,7 +36,10 @@ use super::{
     IdentityKind, ReceptiveAgent, Token, agent_file::AgentFile,
 };
 use file::Document;
-use runtime::yaml::{self, Mistake};
+use runtime::{
+    metrics::reloads,
+    yaml::{self, Mistake},
+};
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,7 @@ impl Standalone {
             file_state: Mutex::new(file_state),
         };
         standalone.apply(directory);
+        reloads::succeeded(&standalone.file);
         Ok(standalone)
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Control {
     pub(super) usage: Option<Usage>,
     /// Where that is a GitLab.
     gitlab: Option<GitLab>,
+    /// Where that is a file.
+    standalone: Option<Arc<Standalone>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -40,10 +42,12 @@ pub(super) fn open(
     metrics: &mut Metrics,
 ) -> anyhow::Result<Control> {
     let (tasks, stop) = (TaskTracker::new(), stop.clone());
+    let mut file_plane = None;
     let (plane, usage, gitlab): (Arc<dyn ControlPlane>, _, _) = match config.control_plane() {
         ControlPlaneConfig::Standalone(file) => {
             let standalone = Arc::new(Standalone::open(file)?);
             tasks.spawn(standalone.clone().follow(stop.clone()));
+            file_plane = Some(standalone.clone());
             (standalone, None, None)
         }
         ControlPlaneConfig::GitLab(settings) => {
@@ -73,6 +77,7 @@ pub(super) fn open(
         plane,
         usage,
         gitlab,
+        standalone: file_plane,
         tasks,
         stop,
     })
@@ -90,6 +95,11 @@ impl Control {
     /// Where that is a GitLab.
     pub(super) fn gitlab(&self) -> Option<&GitLab> {
         self.gitlab.as_ref()
+    }
+
+    /// Where that is a file.
+    pub(super) fn standalone(&self) -> Option<&Arc<Standalone>> {
+        self.standalone.as_ref()
     }
 
     /// What reads repositories, if that is done.

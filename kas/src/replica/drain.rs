@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Replica;
 
+/// How often a drain says what it waits for.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long before the deadline watches are ended in order; a quarter of the grace period if that is shorter.
 const WATCH_END_LEAD_TIME: Duration = Duration::from_secs(5);
 /// How long agents' connections may take to close when nothing runs on them.
@@ -43,7 +45,7 @@ pub struct GracePeriods {
 pub struct Cut {
     /// Connections and requests of users.
     pub users: usize,
-    /// Connections of other replicas, which have forwarded requests to this one.
+    /// Requests that other replicas have forwarded to this one, without those that go on elsewhere, such as watches.
     pub peers: usize,
 }
 
@@ -60,8 +62,51 @@ impl fmt::Display for Cut {
         let Self { users, peers } = self;
         write!(
             f,
-            "{users} connections or requests of users, {peers} connections of other replicas"
+            "{users} connections or requests of users, {peers} requests of other replicas"
         )
+    }
+}
+
+/// What a drain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Waiting {
+    /// Connections of agents that have not moved to another replica.
+    agents: usize,
+    /// Connections and requests of users.
+    users: usize,
+    /// Connections of other replicas.
+    peers: usize,
+    /// Connections and calls of GitLab.
+    gitlab: usize,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.agents, "connections of agents that have not moved"),
+            (self.users, "connections or requests of users"),
+            (self.peers, "connections of other replicas"),
+            (self.gitlab, "connections or calls of GitLab"),
+        ];
+        let mut separator = "";
+        for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {what}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() {
+            f.write_str("connections to close")?;
+        }
+        Ok(())
+    }
+}
+
+/// Says again and again what is waited for.
+async fn report(waiting: impl Fn() -> Waiting) {
+    let started = Instant::now();
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        let seconds = started.elapsed().as_secs();
+        tracing::info!("draining for {seconds} s; waiting for {}", waiting());
     }
 }
 
@@ -69,14 +114,20 @@ impl Replica {
     /// Drains and leaves. `force` ends the drain early.
     pub async fn drain(self, grace: GracePeriods, force: CancellationToken) -> Cut {
         self.announce();
-        let drained = force.run_until_cancelled(self.drain_in_order(grace)).await;
+        let draining = async {
+            tokio::select! {
+                () = self.drain_in_order(grace) => {}
+                () = report(|| self.waiting()) => {}
+            }
+        };
+        let drained = force.run_until_cancelled(draining).await;
         let forced = drained.is_none();
         if forced {
             self.close_idle_connections().await;
         }
         let cut = Cut {
             users: self.users.in_progress(),
-            peers: self.peers.in_progress(),
+            peers: self.peer_calls.len(),
         };
         self.leave_table(forced).await;
         self.stop.cancel();
@@ -98,6 +149,16 @@ impl Replica {
         tokio::select! {
             () = finished => {}
             () = self.end_watches(deadline, grace.requests) => {}
+        }
+    }
+
+    fn waiting(&self) -> Waiting {
+        let gateway = self.agent_gateway.as_ref();
+        Waiting {
+            agents: gateway.map_or(0, |gateway| gateway.agents_here()),
+            users: self.users.in_progress(),
+            peers: self.peers.in_progress(),
+            gitlab: self.gitlab.in_progress(),
         }
     }
 
@@ -179,4 +240,56 @@ impl Replica {
 
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{Event, Subscriber, field::Visit};
+    use tracing_subscriber::{
+        Layer,
+        layer::{Context, SubscriberExt},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            event.record(&mut self.clone());
+        }
+    }
+
+    impl Visit for Lines {
+        fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn fmt::Debug) {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_says_every_half_minute_what_it_waits_for() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::registry().with(lines.clone());
+        let _written = tracing::subscriber::set_default(subscriber);
+        let waiting = || Waiting {
+            agents: 2,
+            users: 1,
+            ..Waiting::default()
+        };
+
+        let limit = Duration::from_secs(70);
+        tokio::time::timeout(limit, report(waiting))
+            .await
+            .unwrap_err();
+
+        let what =
+            "2 connections of agents that have not moved, 1 connections or requests of users";
+        assert_eq!(
+            *lines.0.lock().unwrap(),
+            [30, 60].map(|seconds| format!("draining for {seconds} s; waiting for {what}"))
+        );
+    }
 }

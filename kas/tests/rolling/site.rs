@@ -19,7 +19,6 @@ use kas::replica::{Cut, GracePeriods};
 use runtime::telemetry;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
 
 use crate::{
     agent::Agent,
@@ -53,7 +52,7 @@ impl Site {
     /// So many replicas, and an agent.
     pub(crate) async fn start(replicas: usize) -> Self {
         if std::env::var_os("RUST_LOG").is_some() {
-            telemetry::start(LevelFilter::INFO, telemetry::Format::Json);
+            telemetry::start(telemetry::LogLevel::Info, telemetry::Format::Json);
         }
         let folder = tempfile::tempdir().unwrap();
         let shared = replica::Site::with_agents(1, folder.path());

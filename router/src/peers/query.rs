@@ -117,8 +117,13 @@ impl TunnelQuery {
             },
             meta: meta(headers),
             begins: headers.contains_key(BEGINS),
-            moves: headers.contains_key(MOVES),
+            moves: Self::is_moving(headers),
         })
+    }
+
+    /// See [`Opening::moves`].
+    pub(crate) fn is_moving(headers: &HeaderMap) -> bool {
+        headers.contains_key(MOVES)
     }
 
     /// The request's id; empty without one.

@@ -120,6 +120,12 @@ impl AgentAcceptor {
         Self(Arc::new(options))
     }
 
+    /// Its TLS; `None` in clear.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.0.tls.as_ref()
+    }
+
     /// Does the handshakes, each kind that the connection asks for.
     ///
     /// # Errors

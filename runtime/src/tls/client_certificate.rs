@@ -8,6 +8,7 @@ use super::{
     Identity, TlsError,
     server::{Stamp, stamp},
 };
+use crate::metrics::reloads;
 
 /// A client certificate whose files are checked when a server asks for it; changed
 /// files that are not valid are logged, and the previous certificate stays.
@@ -34,6 +35,7 @@ impl ClientCertificate {
             match self.identity.load() {
                 Ok(key) => current.0 = Arc::new(key),
                 Err(error) => {
+                    reloads::refused(&self.identity.certificate);
                     tracing::error!(%error, "changed TLS files are not valid; keeping the previous certificate");
                 }
             }

@@ -9,6 +9,7 @@ use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{TlsError, provider};
+use crate::metrics::reloads;
 
 /// The files of a certificate chain and of its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +25,28 @@ impl Identity {
     pub(super) fn load(&self) -> Result<CertifiedKey, TlsError> {
         let chain = certificates("certificate", &self.certificate)?;
         let key = private_key(&self.key)?;
-        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| TlsError::Pair {
-            certificate: self.certificate.display().to_string(),
-            key: self.key.display().to_string(),
-            error,
-        })
+        let not_after = not_after(&chain);
+        let key =
+            CertifiedKey::from_der(chain, key, &provider()).map_err(|error| TlsError::Pair {
+                certificate: self.certificate.display().to_string(),
+                key: self.key.display().to_string(),
+                error,
+            })?;
+        reloads::succeeded(&self.certificate);
+        if let Some(not_after) = not_after {
+            reloads::certificate(&self.certificate, not_after);
+        }
+        Ok(key)
     }
+}
+
+/// When the first certificate of a chain ends, in seconds since 1970.
+fn not_after(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let ends = chain.iter().filter_map(|der| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    });
+    ends.min()
 }
 
 /// A certificate chain and its private key, as texts; never printed.

@@ -14,6 +14,7 @@ use rustls::{
 use tokio::time::Instant;
 
 use super::{Identity, TlsError, pem, provider};
+use crate::metrics::reloads;
 
 /// How often, at most, the files are checked for changes.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,6 +86,23 @@ impl ServerTls {
         })))
     }
 
+    /// Reads the files now, changed or not; what cannot be used leaves the previous certificate in force.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the file.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let inner = &*self.0;
+        let mut current = inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = stamp(&inner.identity, inner.client_ca.as_deref());
+        inner.replace(&mut current, stamp)
+    }
+
+    /// The files of its certificate and key.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
     /// What new connections use.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
@@ -105,16 +123,24 @@ impl Inner {
         if stamp == current.stamp {
             return;
         }
-        match build(&self.identity, client_ca, &self.alpn) {
-            Ok(config) => {
-                current.config = config;
+        match self.replace(current, stamp) {
+            Ok(()) => {
                 tracing::info!(certificate = %self.identity.certificate.display(), "TLS certificate reloaded");
             }
             Err(error) => {
                 tracing::error!(%error, "changed TLS files are not valid; keeping the previous certificate");
             }
         }
+    }
+
+    fn replace(&self, current: &mut Current, stamp: Stamp) -> Result<(), TlsError> {
         current.stamp = stamp;
+        let built = build(&self.identity, self.client_ca.as_deref(), &self.alpn);
+        if built.is_err() {
+            reloads::refused(&self.identity.certificate);
+        }
+        current.config = built?;
+        Ok(())
     }
 }
 

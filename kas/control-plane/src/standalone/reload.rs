@@ -6,6 +6,7 @@
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use runtime::metrics::reloads;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -112,13 +113,26 @@ impl Standalone {
             let after = Fingerprint::of(&self.file);
             if fingerprint == after {
                 file_state.fingerprint = fingerprint;
+                if directory.is_err() {
+                    reloads::refused(&self.file);
+                }
                 self.apply(directory?);
+                reloads::succeeded(&self.file);
                 return Ok(true);
             }
             // It was written while it was read.
             fingerprint = after;
         }
         Ok(false)
+    }
+
+    /// Reads the file now, changed or not.
+    ///
+    /// # Errors
+    /// When it cannot be used; what was read last stays in force.
+    pub fn reload(&self, now: Timestamp) -> Result<(), StandaloneError> {
+        lock(&self.file_state).fingerprint = None;
+        self.reload_if_changed(now).map(drop)
     }
 
     /// Looks at the file at once, and reads it if it is another one.
