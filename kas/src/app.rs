@@ -1,6 +1,7 @@
 //! Composes a replica from its configuration, and runs it until it has drained. The only place that names concrete
 //! backends.
 
+mod admin;
 mod control;
 mod directions;
 mod gitlab_api;
@@ -169,6 +170,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         gitlab,
         events,
         graph,
+        admin: admin::port(&config.admin, &tracker).await?,
         observability: Some(observability(config, &directions).await?),
     })
 }

@@ -1,7 +1,7 @@
 //! The configuration of a replica: one tree of sections, read once, checked, with defaults filled in.
 //!
 //! A key is one field of one section, where it is used. Keys, defaults and rules are those of GitLab's kas;
-//! `standalone`, `agent.listen.proxy_protocol` and the default of `agent.listen.websocket` (on) are ours. Secrets
+//! `standalone`, `admin`, `agent.listen.proxy_protocol` and the default of `agent.listen.websocket` (on) are ours. Secrets
 //! stay in the files that the tree names, so that it can be printed.
 
 mod agent;
@@ -13,6 +13,7 @@ mod secret;
 mod servers;
 mod unused;
 
+pub use admin::config::{AdminListen, AdminSection};
 pub use agent::{Agent, Gitops};
 pub use agent_gateway::config::{AgentListen, Events, Webhook};
 pub use control_plane::config::{
@@ -56,6 +57,8 @@ section! {
         pub redis: Option<Redis> = None,
         /// The API that GitLab calls.
         pub api: Option<Api> = None,
+        /// The operator's API.
+        pub admin: AdminSection = AdminSection::default(),
         /// The API that other replicas call.
         pub private_api: Option<PrivateApi> = None,
         /// Only whether they are wanted: there are none here.

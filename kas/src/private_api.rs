@@ -10,11 +10,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cluster_state::urls;
 use h2::RecvStream;
 use http::Request;
+use proto::bounds::Bounds;
 use router::{Owner, Registry, owner};
 use runtime::{
     connect::{ConnectError, ConnectOptions, Target, TargetError, connect, connect_unix},
     drain::Drain,
-    grpc::{ProbeTimeouts, SendResponse},
+    grpc::{self, ProbeTimeouts, SendResponse},
     io::ByteStream,
     listen::{AnyListener, PlainAcceptor, RemoteAddr},
     serve::{
@@ -23,6 +24,7 @@ use runtime::{
     },
 };
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tracing::{Span, field};
 
 use authenticator::{Authenticator, Session};
@@ -35,6 +37,8 @@ const KEEPALIVE: ProbeTimeouts = ProbeTimeouts {
     idle: Duration::from_secs(30),
     answer: Duration::from_secs(5),
 };
+/// What a peer may ask besides a tunnel, in one message.
+const QUESTION_BOUNDS: Bounds = Bounds::bytes(4 << 10);
 /// The port's name in the log.
 const PORT: &str = "other replicas";
 /// The answer to requests that are not gRPC.
@@ -57,18 +61,27 @@ pub struct PeerSettings {
 #[derive(Debug)]
 pub struct PrivateApi {
     registry: Arc<Registry>,
+    /// What peers ask besides tunnels.
+    questions: Routes,
     authenticator: Authenticator,
     calls_to_finish: TaskTracker,
 }
 
 impl PrivateApi {
-    /// Serves tunnels of the replica `me` to peers that it authenticates by `tokens`.
+    /// Serves tunnels of the replica `me`, and answers `questions` about it ([`admin::peer_questions`]), to peers that
+    /// it authenticates by `tokens`.
     #[must_use]
-    pub fn new(me: Owner, registry: Arc<Registry>, tokens: Arc<Tokens>) -> Arc<Self> {
+    pub fn new(
+        me: Owner,
+        registry: Arc<Registry>,
+        tokens: Arc<Tokens>,
+        questions: Routes,
+    ) -> Arc<Self> {
         tokens.sign_as(&me.replica);
         let authenticator = Authenticator::new(me, tokens);
         Arc::new(Self {
             registry,
+            questions,
             authenticator,
             calls_to_finish: TaskTracker::new(),
         })
@@ -137,6 +150,12 @@ impl http2::Service for PrivateApi {
         respond: SendResponse,
         drain: Drain,
     ) {
+        if request.uri().path().starts_with(admin::PEER_SERVICE) {
+            let mut questions = self.questions.clone();
+            // Whoever is gone needs no answer.
+            let _ = grpc::serve_bounded(&mut questions, request, respond, &QUESTION_BOUNDS).await;
+            return;
+        }
         let _counted = (!owner::moves(&request)).then(|| self.calls_to_finish.token());
         owner::serve(&self.registry, request, respond, &drain).await;
     }

@@ -7,11 +7,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use admin::{Admin, AdminApi, Sources};
 use agent_gateway::{
-    AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor,
+    AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor, Tracker,
     events::{EventWorkers, Events},
 };
 use control_plane::{ControlPlane, notifications::Notifications};
+use jiff::Timestamp;
 use prometheus_client::registry::Registry as Metrics;
 use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
 use runtime::{
@@ -23,6 +25,7 @@ use runtime::{
     tls::ServerTls,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
 use user_gateway::{Graph, UserGateway};
 
 use crate::{
@@ -58,6 +61,8 @@ pub struct Setup {
     pub events: Option<EventWorkers>,
     /// Serves watches of clusters' objects, at the users' port.
     pub graph: Graph,
+    /// The operators' port.
+    pub admin: Option<AdminPort>,
     /// Metrics and probes.
     pub observability: Option<(AnyListener, PlainAcceptor, metrics::Paths)>,
 }
@@ -88,6 +93,19 @@ pub struct GitLabPort {
     pub acceptor: PlainAcceptor,
     /// Serves what comes after them.
     pub api: Arc<GitLabApi>,
+}
+
+/// The port that operators call.
+#[derive(Debug)]
+pub struct AdminPort {
+    /// The listener.
+    pub listener: AnyListener,
+    /// Does the handshakes.
+    pub acceptor: PlainAcceptor,
+    /// Who may ask.
+    pub settings: admin::Settings,
+    /// The connected agent processes.
+    pub tracker: Arc<Tracker>,
 }
 
 /// A running replica.
@@ -134,8 +152,34 @@ impl Replica {
         if let Some(work) = setup.events {
             replica.background.spawn(work.run(replica.stop.clone()));
         }
-        let peers = replica.serve_peers(setup.me, setup.peers);
-        let router = Arc::new(Router::new(registry, table, peers));
+        let (requests, started_at) = (user_gateway::Metrics::default(), Timestamp::now());
+        let me = setup.me.clone();
+        let questions = admin::peer_questions(
+            me.replica.clone(),
+            started_at,
+            registry.clone(),
+            table.clone(),
+            requests.clone(),
+        );
+        let peers = replica.serve_peers(setup.me, setup.peers, questions);
+        let router = Arc::new(Router::new(registry.clone(), table.clone(), peers));
+        let usual = user_gateway::Settings::default().hold;
+        let hold = setup.users.as_ref().map_or(usual, |it| it.settings.hold);
+        if let Some(port) = setup.admin {
+            let sources = Sources {
+                me,
+                version: crate::version::VERSION,
+                started_at,
+                control_plane: setup.control_plane.clone(),
+                tracker: port.tracker.clone(),
+                table,
+                registry,
+                requests: requests.clone(),
+                router: router.clone(),
+                hold,
+            };
+            replica.serve_operators(port, sources);
+        }
         replica.serve_agents(setup.agents, &setup.control_plane, &mut numbers);
         if let Some(port) = setup.users {
             replica.serve_users(
@@ -143,6 +187,7 @@ impl Replica {
                 router,
                 setup.control_plane,
                 &setup.graph,
+                requests,
                 &mut numbers,
             );
         }
@@ -216,9 +261,9 @@ impl Replica {
         router: Arc<Router>,
         control_plane: Arc<dyn ControlPlane>,
         graph: &Graph,
+        counts: user_gateway::Metrics,
         numbers: &mut Metrics,
     ) {
-        let counts = user_gateway::Metrics::default();
         counts.register(numbers);
         let gateway = UserGateway::new(port.settings, router, control_plane, counts);
         gateway.open_graph(graph, self.users.clone());
@@ -226,17 +271,28 @@ impl Replica {
         self.users.spawn(vital("users' port", serving));
     }
 
-    fn serve_peers(&mut self, me: Owner, port: Option<Port<PlainAcceptor, PeerSettings>>) -> Peers {
+    fn serve_peers(
+        &mut self,
+        me: Owner,
+        port: Option<Port<PlainAcceptor, PeerSettings>>,
+        questions: Routes,
+    ) -> Peers {
         let Some(port) = port else {
             let nobody = private_api::dial(ConnectOptions::default(), "");
             return Peers::new(nobody, Arc::new(()), self.stop.clone());
         };
         let PeerSettings { tokens, dial, own } = port.settings;
-        let api = PrivateApi::new(me, self.registry.clone(), tokens.clone());
+        let api = PrivateApi::new(me, self.registry.clone(), tokens.clone(), questions);
         self.peer_calls = api.calls_to_finish().clone();
         let serving = api.serve(port.listener, port.acceptor, self.peers.clone());
         self.peers.spawn(vital("other replicas' port", serving));
         Peers::new(private_api::dial(dial, &own), tokens, self.stop.clone())
+    }
+
+    fn serve_operators(&self, port: AdminPort, sources: Sources) {
+        let api = AdminApi::new(port.settings, Arc::new(Admin::new(sources)));
+        let serving = api.serve(port.listener, port.acceptor, self.stop.clone());
+        self.background.spawn(vital("admin port", serving));
     }
 
     fn serve_observability(

@@ -74,7 +74,12 @@ async fn plain() -> (Port<PlainAcceptor, PeerSettings>, SocketAddr) {
 /// A replica that serves already.
 fn serve(me: &Owner, port: Port<PlainAcceptor, PeerSettings>) -> Drain {
     let registry = Registry::new(Arc::new(MemoryStore::default().table(me.clone())));
-    let api = PrivateApi::new(me.clone(), registry, port.settings.tokens);
+    let api = PrivateApi::new(
+        me.clone(),
+        registry,
+        port.settings.tokens,
+        tonic::service::Routes::default(),
+    );
     let drain = Drain::new();
     drain.spawn(api.serve(port.listener, port.acceptor, drain.clone()));
     drain

@@ -28,5 +28,5 @@ pub use error::{Broken, OpenError};
 pub use opening::{Need, Opening, REQUEST_ID};
 pub use reader::{Reader, Readers};
 pub use refusal::Refusal;
-pub use registry::Registry;
-pub use search::Router;
+pub use registry::{AgentTunnels, Registry};
+pub use search::{Explanation, Router};

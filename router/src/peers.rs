@@ -2,6 +2,7 @@
 
 mod pool;
 mod query;
+mod question;
 mod tunnel_request;
 
 use cluster_state::AgentId;

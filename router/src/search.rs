@@ -1,5 +1,6 @@
 //! Finding a tunnel for a call: on this replica, at an owner, or after a hold.
 
+mod explanation;
 mod owners;
 mod plan;
 
@@ -17,6 +18,7 @@ use crate::{
     refusal::Refusal,
     registry::{Registry, Waiting},
 };
+pub use explanation::Explanation;
 use owners::{Failures, OwnerSearch};
 
 /// How long after its last tunnel an agent may be reconnecting: agentk's own
@@ -56,6 +58,12 @@ impl Router {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The connections to other replicas.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Begins a call on the agent, at the latest at `deadline`. Cancel-safe: a

@@ -17,4 +17,4 @@ pub use gateway::{
     Settings, WEBSOCKET_PING_INTERVAL, make_request, reconcile_projects, report_events, route_jobs,
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
-pub use tracker::{InstanceGuard, RegisterError, Tracker};
+pub use tracker::{ConnectedProcess, InstanceGuard, RegisterError, Tracker, processes};

@@ -12,12 +12,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cluster_state::{AgentId, Presence, PresenceQuery, RoutingTable, StoreError};
+use cluster_state::{AgentId, Presence, PresenceEntry, PresenceQuery, RoutingTable, StoreError};
 use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
 
 use control_plane::AgentInfo;
 use instance::Instance;
+pub use record::{ConnectedProcess, processes};
 pub(crate) use registrations::Registrations;
 use runtime::shares::{Rate, Rates};
 use tokio::time::Instant;
@@ -140,7 +141,30 @@ impl Tracker {
         query: &PresenceQuery,
     ) -> Result<Vec<ConnectedAgentInfo>, StoreError> {
         let entries = self.table.find_presence(query).await?;
-        Ok(record::merge(&entries))
+        let all = record::processes(&entries);
+        Ok(all.into_iter().map(|it| it.info).collect())
+    }
+
+    /// What all replicas have published of the selected agents, for [`processes`].
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub async fn published(&self, query: &PresenceQuery) -> Result<Vec<PresenceEntry>, StoreError> {
+        self.table.find_presence(query).await
+    }
+
+    /// The processes connected to this replica, which asks nobody.
+    #[must_use]
+    pub fn connected_here(&self) -> Vec<ConnectedAgentInfo> {
+        let mut all = Vec::new();
+        for shard in &self.agents {
+            let agents = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, agent) in agents.iter() {
+                all.extend(record::own(*id, agent.project, &agent.instances));
+            }
+        }
+        all.sort_by_key(|it| (it.agent_id, it.connection_id));
+        all
     }
 
     fn hold(

@@ -134,6 +134,7 @@ impl Cluster {
             }),
             gitlab: None,
             events: None,
+            admin: None,
             observability: None,
         }));
         Ok(())

@@ -125,6 +125,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         }),
         gitlab: None,
         events: None,
+        admin: None,
         observability: None,
     });
     Serving {

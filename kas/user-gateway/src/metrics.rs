@@ -12,6 +12,9 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use router::AgentId;
+
+use crate::in_progress::{InProgressList, RequestInProgress};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
@@ -67,6 +70,7 @@ struct Inner {
     replays: Counter,
     resumes: Counter,
     blocked_headers: Counter,
+    in_progress: InProgressList,
 }
 
 impl Default for Metrics {
@@ -91,6 +95,7 @@ impl Default for Metrics {
             replays: Counter::default(),
             resumes: Counter::default(),
             blocked_headers: Counter::default(),
+            in_progress: InProgressList::default(),
         }))
     }
 }
@@ -186,6 +191,36 @@ impl Metrics {
     #[must_use]
     pub fn in_flight(&self) -> i64 {
         self.0.in_flight.get()
+    }
+
+    /// The requests that were let in and are not over.
+    pub(crate) fn in_progress(&self) -> &InProgressList {
+        &self.0.in_progress
+    }
+
+    /// The oldest requests that were let in and are not over, `limit` at most, of one agent or of all; and how many
+    /// there are of these.
+    #[must_use]
+    pub fn oldest_requests(
+        &self,
+        agent: Option<AgentId>,
+        limit: usize,
+    ) -> (Vec<RequestInProgress>, usize) {
+        self.0.in_progress.oldest(agent, limit)
+    }
+
+    /// How many requests were let in and are not over.
+    #[must_use]
+    pub fn admitted_requests(&self) -> usize {
+        self.0.in_progress.len()
+    }
+
+    /// How many requests are over, and how many of these ended with a status of 500 or more or without a whole answer.
+    #[must_use]
+    pub fn requests_over(&self) -> (u64, u64) {
+        let counts = self.0.by_class.each_ref().map(Counter::get);
+        let [aborted, .., failed] = counts;
+        (counts.iter().sum(), aborted + failed)
     }
 
     pub(crate) fn routed(&self, took: Duration) {

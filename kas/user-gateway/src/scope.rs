@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
+    in_progress::{Entry, Place},
     metrics::{InFlight, Metrics},
     places::InProgress,
     request_id::RequestId,
@@ -31,6 +32,8 @@ pub(crate) struct Scope {
     metrics: Metrics,
     _in_flight: InFlight,
     place: Option<InProgress>,
+    /// Where it is listed, once it was let in.
+    listed: Option<Place>,
     caller: Arc<str>,
     /// Until when it may wait for a tunnel.
     pub(crate) deadline: Instant,
@@ -75,6 +78,7 @@ impl Scope {
             metrics: metrics.clone(),
             _in_flight: metrics.begin(),
             place: None,
+            listed: None,
             caller: Arc::default(),
             deadline: started,
             watch: false,
@@ -102,6 +106,20 @@ impl Scope {
     /// It keeps this place until it is over.
     pub(crate) fn admitted(&mut self, place: InProgress) {
         self.place = Some(place);
+        if self.listed.is_none()
+            && let Some(agent) = self.agent
+        {
+            let listed = self.metrics.in_progress().insert(Entry {
+                id: self.id.clone(),
+                caller: self.caller.clone(),
+                agent,
+                method: self.method.clone(),
+                uri: self.uri.clone(),
+                started: self.started,
+                remote_addr: self.remote_addr,
+            });
+            self.listed = Some(listed);
+        }
     }
 
     /// It asks for this agent.
@@ -130,6 +148,9 @@ impl Scope {
 
 impl Drop for Scope {
     fn drop(&mut self) {
+        if let Some(listed) = self.listed {
+            self.metrics.in_progress().remove(listed);
+        }
         let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
         // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.

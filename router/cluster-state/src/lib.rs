@@ -10,6 +10,7 @@
 mod channel;
 mod cluster_store;
 mod id;
+mod member;
 pub mod memory;
 mod one_time;
 mod poll_state;
@@ -24,6 +25,7 @@ mod table;
 pub use channel::{Channel, ChannelEvent};
 pub use cluster_store::ClusterStore;
 pub use id::{AgentId, MAX_URLS, Owner, ReplicaId, published, urls};
+pub use member::{Member, MemberState, StoreHealth};
 pub use one_time::OneTimeClaims;
 pub use poll_state::{PollRecord, SharedPollState};
 pub use presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence};

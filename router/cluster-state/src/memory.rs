@@ -1,7 +1,7 @@
 //! A routing table within one process, shared by the replicas in it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
+    member::{Member, MemberState},
     presence::{Presence, PresenceEntry, PresenceQuery},
     ring::Ring,
     store::StoreError,
@@ -21,7 +22,8 @@ use crate::{
 pub struct MemoryStore {
     agents: Arc<Mutex<HashMap<AgentId, Entry>>>,
     presence: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
-    replicas: Arc<Mutex<BTreeSet<ReplicaId>>>,
+    /// Each with its URL.
+    replicas: Arc<Mutex<BTreeMap<ReplicaId, String>>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl MemoryStore {
     /// The table for the replica `me`.
     #[must_use]
     pub fn table(&self, me: Owner) -> MemoryTable {
-        self.replicas().insert(me.replica.clone());
+        self.replicas().insert(me.replica.clone(), me.url.clone());
         MemoryTable {
             store: self.clone(),
             me,
@@ -85,7 +87,7 @@ impl MemoryStore {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replicas(&self) -> MutexGuard<'_, BTreeSet<ReplicaId>> {
+    fn replicas(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, String>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -162,7 +164,20 @@ impl RoutingTable for MemoryTable {
     }
 
     fn ring(&self) -> Ring {
-        Ring::new(&*self.store.replicas())
+        Ring::new(self.store.replicas().keys())
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let replicas = self.store.replicas();
+        let member = |(replica, url): (&ReplicaId, &String)| Member {
+            replica: Owner {
+                replica: replica.clone(),
+                url: url.clone(),
+            },
+            version: String::new(),
+            state: MemberState::Serving,
+        };
+        replicas.iter().map(member).collect()
     }
 
     fn is_authoritative(&self) -> bool {

@@ -40,6 +40,7 @@ use tokio_util::{
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
+    member::{Member, MemberState, StoreHealth},
     presence::{Presence, PresenceEntry, PresenceQuery},
     probe::PeerProbe,
     ring::Ring,
@@ -294,6 +295,32 @@ impl RoutingTable for SharedTable {
 
     fn was_reached(&self) -> bool {
         self.inner.lock().registered
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let state = self.inner.lock();
+        let me = Member {
+            replica: self.inner.me.clone(),
+            version: self.inner.version.clone(),
+            state: if state.draining {
+                MemberState::Draining
+            } else {
+                MemberState::Serving
+            },
+        };
+        state
+            .membership
+            .members()
+            .chain(std::iter::once(me))
+            .collect()
+    }
+
+    fn store_health(&self) -> StoreHealth {
+        if self.inner.lock().unavailable {
+            StoreHealth::Unavailable
+        } else {
+            StoreHealth::Available
+        }
     }
 
     fn mark_unreachable(&self, replica: &ReplicaId) {

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     id::{AgentId, Owner, ReplicaId},
+    member::{Member, StoreHealth},
     presence::{Presence, PresenceEntry, PresenceQuery},
     ring::Ring,
     store::StoreError,
@@ -61,6 +62,16 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// Whether the store was reached once at least: a replica that never did knows no other, and no other knows it.
     fn was_reached(&self) -> bool {
         true
+    }
+
+    /// The replicas that may live, this one included, as this one sees them. Empty where nobody keeps a list.
+    fn members(&self) -> Vec<Member> {
+        Vec::new()
+    }
+
+    /// Whether the store that replicas share answers.
+    fn store_health(&self) -> StoreHealth {
+        StoreHealth::InMemory
     }
 
     /// The replica could not be reached: it ranks last among owners until it

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cluster_state::{AgentId, PresenceEntry};
+use cluster_state::{AgentId, PresenceEntry, ReplicaId};
 use jiff::Timestamp;
 use proto::agent::{
     agent_tracker::ConnectedAgentInfo,
@@ -45,9 +45,19 @@ pub(super) fn encode(instances: &[Instance]) -> String {
     serde_json::to_string(&records).expect("strings and numbers are JSON")
 }
 
-/// The processes that all replicas have published, each once.
-pub(super) fn merge(entries: &[PresenceEntry]) -> Vec<ConnectedAgentInfo> {
-    let mut all: HashMap<(AgentId, String), (i64, InstanceRecord)> = HashMap::new();
+/// A connected process, and the replicas that it is connected to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConnectedProcess {
+    /// The process.
+    pub info: ConnectedAgentInfo,
+    /// The replicas, in the order of their ids.
+    pub replicas: Vec<ReplicaId>,
+}
+
+/// The processes that all replicas have published, each once, in the order of their agents.
+#[must_use]
+pub fn processes(entries: &[PresenceEntry]) -> Vec<ConnectedProcess> {
+    let mut all: HashMap<(AgentId, String), Published> = HashMap::new();
     for entry in entries {
         let records = match serde_json::from_str::<Vec<InstanceRecord>>(&entry.presence.text) {
             Ok(records) => records,
@@ -64,19 +74,49 @@ pub(super) fn merge(entries: &[PresenceEntry]) -> Vec<ConnectedAgentInfo> {
         for one in records {
             let key = (entry.agent, one.process());
             match all.get_mut(&key) {
-                Some((_, known)) => known.join(one),
+                Some(known) => {
+                    known.record.join(one);
+                    known.replicas.push(entry.replica.clone());
+                }
                 None => {
-                    all.insert(key, (entry.presence.group, one));
+                    let published = Published {
+                        project: entry.presence.group,
+                        record: one,
+                        replicas: vec![entry.replica.clone()],
+                    };
+                    all.insert(key, published);
                 }
             }
         }
     }
-    let infos = all
-        .into_iter()
-        .map(|((agent, _), (project, it))| it.info(agent, project));
-    let mut infos: Vec<_> = infos.collect();
-    infos.sort_by_key(|it| (it.agent_id, it.connection_id));
-    infos
+    let found = all.into_iter().map(|((agent, _), mut it)| {
+        it.replicas.sort_unstable();
+        it.replicas.dedup();
+        ConnectedProcess {
+            info: it.record.info(agent, it.project),
+            replicas: it.replicas,
+        }
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_by_key(|it| (it.info.agent_id, it.info.connection_id));
+    found
+}
+
+/// A process, as it was published by one replica or several.
+struct Published {
+    project: i64,
+    record: InstanceRecord,
+    replicas: Vec<ReplicaId>,
+}
+
+/// The processes of one replica.
+pub(super) fn own(
+    agent: AgentId,
+    project: i64,
+    instances: &[Instance],
+) -> impl Iterator<Item = ConnectedAgentInfo> {
+    let records = instances.iter().map(InstanceRecord::of);
+    records.map(move |it| it.info(agent, project))
 }
 
 impl InstanceRecord {

@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    id::ReplicaId,
+    id::{Owner, ReplicaId},
+    member::{Member, MemberState},
     ring::Ring,
     store::{Lease, ReplicaState},
 };
@@ -186,6 +187,23 @@ impl Membership {
     /// The leases of the replicas that may live.
     pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.peers.values().map(|peer| &peer.lease)
+    }
+
+    /// The other replicas, for people.
+    pub(super) fn members(&self) -> impl Iterator<Item = Member> {
+        self.peers.values().map(|peer| Member {
+            replica: Owner {
+                replica: peer.lease.replica.clone(),
+                url: peer.lease.url.clone(),
+            },
+            version: peer.lease.version.clone(),
+            state: match peer.lease.state {
+                _ if peer.silent >= 2 * self.period => MemberState::Silent,
+                _ if peer.unreachable => MemberState::Unreachable,
+                ReplicaState::Serving => MemberState::Serving,
+                ReplicaState::Draining => MemberState::Draining,
+            },
+        })
     }
 
     /// The serving replicas, this one included.

@@ -1,0 +1,205 @@
+//! Who asks: by a token in a header, by a client certificate that the handshake demanded, or by being on this machine.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderMap, Request, Uri,
+    header::{AUTHORIZATION, HOST, ORIGIN},
+    uri::Authority,
+};
+use runtime::{
+    listen::RemoteAddr,
+    telemetry::{Repeats, Untrusted},
+};
+
+use crate::{Failure, tokens::Tokens};
+
+/// Names of parameters under which tokens are sometimes put into URLs, which end up in logs and histories.
+const TOKEN_PARAMETERS: [&str; 4] = ["access_token", "private_token", "token", "api_key"];
+
+/// Tells who asks.
+#[derive(Debug)]
+pub(crate) struct Door {
+    tokens: Option<Tokens>,
+    /// Whether the TLS handshake has seen a certificate of the right CA.
+    certificates: bool,
+}
+
+impl Door {
+    pub(crate) fn new(tokens: Option<Tokens>, certificates: bool) -> Self {
+        Self {
+            tokens,
+            certificates,
+        }
+    }
+
+    /// Who makes a request, for limits and the log.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn admit<B>(
+        &self,
+        request: &Request<B>,
+        from: RemoteAddr,
+    ) -> Result<Arc<str>, Failure> {
+        if request.uri().query().is_some_and(has_token) {
+            return Err(Failure::Invalid(
+                "a token in a URL ends up in logs and histories: send it as `Authorization: Bearer TOKEN`, and \
+                 replace this one"
+                    .to_owned(),
+            ));
+        }
+        let host = host(request.uri(), request.headers());
+        check_origin(request.headers(), host.as_ref())?;
+        if let Some(tokens) = &self.tokens {
+            let name = bearer(request.headers()).and_then(|token| tokens.name(token));
+            return name.ok_or_else(|| refused(request.uri(), from));
+        }
+        if self.certificates {
+            return Ok(from.socket_addr().ip().to_string().into());
+        }
+        // A page of another site could have its name resolve to this machine.
+        if host.is_some_and(|host| !is_this_machine(host.host())) {
+            return Err(Failure::Forbidden(
+                "without tokens the admin API is called as 127.0.0.1, [::1] or localhost only",
+            ));
+        }
+        Ok("this machine".into())
+    }
+}
+
+fn refused(uri: &Uri, from: RemoteAddr) -> Failure {
+    static REFUSED: Repeats = Repeats::new("rejected a call to the admin API: no valid token");
+    if REFUSED.admit() {
+        let path = Untrusted(uri.path());
+        tracing::info!(remote_addr = %from, %path, "rejected a call to the admin API: no valid token");
+    }
+    Failure::Unauthenticated(
+        "the admin API needs a token of its tokens_file, as `Authorization: Bearer TOKEN`",
+    )
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
+}
+
+fn has_token(query: &str) -> bool {
+    let mut names = query.split('&').filter_map(|it| it.split('=').next());
+    names.any(|name| TOKEN_PARAMETERS.contains(&name))
+}
+
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
+    let header = || headers.get(HOST)?.to_str().ok()?.parse().ok();
+    uri.authority().cloned().or_else(header)
+}
+
+/// A browser says which site's page makes a request that may change something or whose answer it may read.
+fn check_origin(headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let origin: Option<Uri> = origin.to_str().ok().and_then(|it| it.parse().ok());
+    let origin = origin.and_then(|it| it.authority().cloned());
+    if origin.is_some() && origin.as_ref() == host {
+        return Ok(());
+    }
+    Err(Failure::Forbidden(
+        "the admin API is not called by pages of other sites",
+    ))
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<std::net::IpAddr> = bare.parse().ok();
+    host.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn with_tokens() -> Door {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokens");
+        std::fs::write(&file, format!("ana {TOKEN}")).unwrap();
+        Door::new(Some(Tokens::read(&file).unwrap()), false)
+    }
+
+    fn ask(door: &Door, uri: &str, headers: &[(&str, &str)]) -> Result<Arc<str>, Failure> {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        door.admit(&request.body(()).unwrap(), RemoteAddr::Unix)
+    }
+
+    #[test]
+    fn a_token_of_the_file_is_let_in_by_its_name_and_any_other_is_not() {
+        let door = with_tokens();
+        let shown = |value: &str| ask(&door, "/v1/status", &[("authorization", value)]);
+
+        assert_eq!(&*shown(&format!("Bearer {TOKEN}")).unwrap(), "ana");
+        for wrong in [
+            "Bearer x".to_owned(),
+            format!("Basic {TOKEN}"),
+            TOKEN.to_owned(),
+        ] {
+            assert!(matches!(shown(&wrong), Err(Failure::Unauthenticated(_))));
+        }
+        let none = ask(&door, "/v1/status", &[]);
+        assert!(matches!(none, Err(Failure::Unauthenticated(_))));
+    }
+
+    #[test]
+    fn a_token_in_a_url_is_refused_even_if_it_is_good() {
+        let header = format!("Bearer {TOKEN}");
+        let headers = [("authorization", &*header)];
+
+        for name in TOKEN_PARAMETERS {
+            let asked = ask(
+                &with_tokens(),
+                &format!("/v1/agents?a=b&{name}=x"),
+                &headers,
+            );
+            assert!(matches!(asked, Err(Failure::Invalid(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_tokens_it_is_called_by_this_machines_names_only() {
+        let door = Door::new(None, false);
+
+        for good in ["127.0.0.1:8156", "localhost:1", "[::1]:8156", "LOCALHOST"] {
+            assert!(
+                ask(&door, "/v1/status", &[("host", good)]).is_ok(),
+                "{good}"
+            );
+        }
+        for bad in ["evil.example:8156", "10.0.0.1", "localhost.evil.example"] {
+            let asked = ask(&door, "/v1/status", &[("host", bad)]);
+            assert!(matches!(asked, Err(Failure::Forbidden(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let door = Door::new(None, false);
+        let asked = |origin| {
+            let headers = [("host", "localhost:8156"), ("origin", origin)];
+            ask(&door, "/v1/status", &headers)
+        };
+
+        assert!(asked("http://localhost:8156").is_ok());
+        for other in ["https://evil.example", "http://localhost:1", "null"] {
+            assert!(
+                matches!(asked(other), Err(Failure::Forbidden(_))),
+                "{other}"
+            );
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
+
+use std::sync::Arc;
+
+use cluster_state::{AgentId, ReplicaId, RoutingTable};
+use jiff::Timestamp;
+use router::Registry;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, service::Routes};
+use user_gateway::Metrics;
+
+use crate::{
+    sources::store,
+    v1::{
+        AgentReference, GetReplicaRequest, GetTunnelsRequest, ListRequestsRequest,
+        ListRequestsResponse, ReplicaDetails, RequestInProgress, Tunnels,
+        replica_server::{Replica, ReplicaServer},
+    },
+};
+
+/// What paths of these questions begin with.
+pub const PEER_SERVICE: &str = "/kas.admin.v1.Replica/";
+pub(crate) const GET_REPLICA: &str = "/kas.admin.v1.Replica/GetReplica";
+pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequests";
+pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
+/// Requests in one answer, at most.
+const MAX_REQUESTS: u32 = 500;
+/// The same where nobody says.
+const DEFAULT_REQUESTS: u32 = 100;
+
+/// The parts of a replica that know what is asked of it alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    pub(crate) id: ReplicaId,
+    pub(crate) started_at: Timestamp,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) table: Arc<dyn RoutingTable>,
+    pub(crate) requests: Metrics,
+}
+
+/// Answers the questions of other replicas about the replica `id`, which runs since then.
+pub fn peer_questions(
+    id: ReplicaId,
+    started_at: Timestamp,
+    registry: Arc<Registry>,
+    table: Arc<dyn RoutingTable>,
+    requests: Metrics,
+) -> Routes {
+    let own = Own {
+        id,
+        started_at,
+        registry,
+        table,
+        requests,
+    };
+    Routes::new(ReplicaServer::new(own)).prepare()
+}
+
+impl Own {
+    pub(crate) fn details(&self) -> ReplicaDetails {
+        let (idle, alive) = self.registry.counts();
+        let (requests_total, requests_failed) = self.requests.requests_over();
+        ReplicaDetails {
+            started_at: self.started_at.to_string(),
+            agents: count(self.registry.agents().len()),
+            tunnels: Some(Tunnels {
+                idle: count(idle),
+                alive: count(alive),
+            }),
+            requests_in_progress: count(self.requests.admitted_requests()),
+            requests_total,
+            requests_failed,
+            store: store(self.table.store_health()).to_owned(),
+        }
+    }
+
+    pub(crate) fn tunnels(&self, agent: AgentId) -> Tunnels {
+        let tunnels = self.registry.tunnels(agent);
+        Tunnels {
+            idle: count(tunnels.idle),
+            alive: count(tunnels.alive),
+        }
+    }
+
+    pub(crate) fn requests(&self, asked: &ListRequestsRequest) -> ListRequestsResponse {
+        let agent = Some(AgentId(asked.agent_id)).filter(|it| it.0 != 0);
+        let limit = limit(asked.limit);
+        let (found, total) = self.requests.oldest_requests(agent, limit);
+        let (now, clock) = (Instant::now(), Timestamp::now());
+        let replica = self.id.to_string();
+        let told = found.into_iter().map(|it| RequestInProgress {
+            id: it.id,
+            caller: it.caller.to_string(),
+            agent: Some(AgentReference {
+                id: it.agent.0,
+                name: String::new(),
+            }),
+            verb: it.verb,
+            path: it.path,
+            started_at: (clock - now.saturating_duration_since(it.started)).to_string(),
+            remote_addr: it.remote_addr.to_string(),
+            replica: replica.clone(),
+        });
+        ListRequestsResponse {
+            requests: told.collect(),
+            total: count(total),
+            coverage: None,
+        }
+    }
+}
+
+/// The number of requests that an answer may have.
+pub(crate) fn limit(asked: u32) -> usize {
+    let limit = match asked {
+        0 => DEFAULT_REQUESTS,
+        asked => asked.min(MAX_REQUESTS),
+    };
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// A number for a message.
+pub(crate) fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[tonic::async_trait]
+impl Replica for Own {
+    async fn get_replica(
+        &self,
+        _: Request<GetReplicaRequest>,
+    ) -> Result<Response<ReplicaDetails>, Status> {
+        Ok(Response::new(self.details()))
+    }
+
+    async fn list_own_requests(
+        &self,
+        request: Request<ListRequestsRequest>,
+    ) -> Result<Response<ListRequestsResponse>, Status> {
+        Ok(Response::new(self.requests(request.get_ref())))
+    }
+
+    async fn get_tunnels(
+        &self,
+        request: Request<GetTunnelsRequest>,
+    ) -> Result<Response<Tunnels>, Status> {
+        let agent = AgentId(request.get_ref().agent_id);
+        Ok(Response::new(self.tunnels(agent)))
+    }
+}

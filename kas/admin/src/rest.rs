@@ -1,0 +1,166 @@
+//! The questions as REST: routes, and the OpenAPI document that is made of the same definitions.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, RawQuery, State},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    Admin, Failure,
+    v1::{
+        Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
+        ListAgentsResponse, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        Problem,
+    },
+};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "kas admin API",
+        description = "What operators of kas ask, at any replica for all. The same questions are served as gRPC \
+                       (kas.admin.v1.Admin) on the same port."
+    ),
+    modifiers(&Tokens)
+)]
+struct Document;
+
+/// Tokens are shown in a header, never in a URL.
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let components = document.components.get_or_insert_with(Default::default);
+        components.add_security_scheme("token", scheme);
+        let none: [&str; 0] = [];
+        document.security = Some(vec![
+            SecurityRequirement::new("token", none),
+            SecurityRequirement::default(),
+        ]);
+    }
+}
+
+/// All routes, the document among them.
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status))
+        .routes(routes!(agents))
+        .routes(routes!(agent))
+        .routes(routes!(explain))
+        .routes(routes!(replicas))
+        .routes(routes!(requests))
+        .split_for_parts();
+    let document = serde_json::to_vec(&document).expect("a document of texts is JSON");
+    let document = Bytes::from(document);
+    let told = move || {
+        let document = document.clone();
+        async move { raw(StatusCode::OK, document) }
+    };
+    router
+        .route("/openapi.json", get(told))
+        .fallback(nothing)
+        .with_state(admin)
+}
+
+/// The headline: how the fleet and the replicas are.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = FleetStatus), (status = "default", body = Problem)))]
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &admin.status().await)
+}
+
+/// Agents, in the order of their ids, a page at a time.
+#[utoipa::path(get, path = "/v1/agents", params(ListAgentsRequest), responses((status = 200, body = ListAgentsResponse), (status = "default", body = Problem)))]
+async fn agents(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let answer = async { admin.list_agents(&read(query.as_deref())?).await };
+    answered(answer.await)
+}
+
+/// One agent, by its number or name, with all its processes.
+#[utoipa::path(get, path = "/v1/agents/{agent}", params(("agent" = String, Path, description = "Its number, or its name")), responses((status = 200, body = GetAgentResponse), (status = "default", body = Problem)))]
+async fn agent(State(admin): State<Arc<Admin>>, Path(agent): Path<String>) -> Response {
+    answered(admin.agent(&GetAgentRequest { agent }).await)
+}
+
+/// Where a request for an agent would go now, and why.
+#[utoipa::path(get, path = "/v1/agents/{agent}/explain", params(("agent" = String, Path, description = "Its number, or its name")), responses((status = 200, body = Explanation), (status = "default", body = Problem)))]
+async fn explain(State(admin): State<Arc<Admin>>, Path(agent): Path<String>) -> Response {
+    answered(admin.explain(&GetAgentRequest { agent }).await)
+}
+
+/// The replicas of the set.
+#[utoipa::path(get, path = "/v1/replicas", responses((status = 200, body = ListReplicasResponse), (status = "default", body = Problem)))]
+async fn replicas(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &admin.replicas().await)
+}
+
+/// Requests of users that are in progress at any replica, the oldest first.
+#[utoipa::path(get, path = "/v1/requests", params(ListRequestsRequest), responses((status = 200, body = ListRequestsResponse), (status = "default", body = Problem)))]
+async fn requests(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    match read(query.as_deref()) {
+        Ok(asked) => json(StatusCode::OK, &admin.requests(&asked).await),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn nothing() -> Failure {
+    Failure::NotFound("nothing is served at this path: see /openapi.json".to_owned())
+}
+
+fn read<T: DeserializeOwned>(query: Option<&str>) -> Result<T, Failure> {
+    let query = query.unwrap_or_default();
+    serde_urlencoded::from_str(query)
+        .map_err(|error| Failure::Invalid(format!("the query is not understood: {error}")))
+}
+
+fn answered<T: Serialize>(answer: Result<T, Failure>) -> Response {
+    match answer {
+        Ok(answer) => json(StatusCode::OK, &answer),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let text = serde_json::to_vec(value).expect("messages of numbers and texts are JSON");
+    raw(status, text.into())
+}
+
+fn raw(status: StatusCode, text: Bytes) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = json(self.status(), &self.problem());
+        let headers = response.headers_mut();
+        match self {
+            Self::Unauthenticated(_) => {
+                let scheme = HeaderValue::from_static("Bearer");
+                headers.insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            Self::Busy(_) | Self::Unavailable(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Invalid(_) | Self::NotFound(_) | Self::Forbidden(_) => {}
+        }
+        response
+    }
+}

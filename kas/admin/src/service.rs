@@ -1,0 +1,292 @@
+//! The questions, whichever way they come.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use cluster_state::{AgentId, Member, MemberState};
+
+use crate::{
+    Failure, Sources, explain,
+    filter::Filter,
+    fleet::{CONNECTED, Fleet, Snapshot, complete},
+    peers,
+    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, count, limit},
+    v1::{
+        Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
+        GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
+        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ReplicaDetails,
+        ReplicaEntry,
+    },
+};
+
+/// Agents in the headline that are not connected.
+const LISTED_DISCONNECTED: usize = 20;
+/// Bytes of an agent's name, at most.
+const MAX_NAME_BYTES: usize = 253;
+/// How long an agent's last time may be looked up.
+const LAST_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers operators' questions, for the whole set.
+#[derive(Debug)]
+pub struct Admin {
+    sources: Sources,
+    own: Own,
+    fleet: Arc<Fleet>,
+}
+
+impl Admin {
+    /// Answers from these.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        Self {
+            own: Own {
+                id: sources.me.replica.clone(),
+                started_at: sources.started_at,
+                registry: sources.registry.clone(),
+                table: sources.table.clone(),
+                requests: sources.requests.clone(),
+            },
+            fleet: Fleet::new(sources.clone()),
+            sources,
+        }
+    }
+
+    /// The headline.
+    pub async fn status(&self) -> FleetStatus {
+        let (fleet, replicas) = tokio::join!(self.fleet.snapshot(), self.replicas());
+        let details = replicas
+            .replicas
+            .iter()
+            .filter_map(|it| it.details.as_ref());
+        let mut status = FleetStatus {
+            agents: count(fleet.agents.len()),
+            agents_connected: count(fleet.connected),
+            disconnected: fleet
+                .agents
+                .iter()
+                .filter(|it| it.state != CONNECTED)
+                .take(LISTED_DISCONNECTED)
+                .map(reference)
+                .collect(),
+            replicas: count(replicas.replicas.len()),
+            store: self.own.details().store,
+            coverage: both(&fleet, replicas.coverage),
+            ..FleetStatus::default()
+        };
+        let mut answered = 0;
+        for details in details {
+            answered += 1;
+            status.requests_in_progress += details.requests_in_progress;
+            status.requests_total += details.requests_total;
+            status.requests_failed += details.requests_failed;
+        }
+        status.replicas_silent = status.replicas.saturating_sub(answered);
+        status
+    }
+
+    /// A page of agents.
+    ///
+    /// # Errors
+    /// When the filter is not understood.
+    pub async fn list_agents(
+        &self,
+        asked: &ListAgentsRequest,
+    ) -> Result<ListAgentsResponse, Failure> {
+        let filter = Filter::try_from(asked)?;
+        let fleet = self.fleet.snapshot().await;
+        let mut page = filter.page(&fleet.agents);
+        page.coverage = Some(fleet.coverage.clone());
+        Ok(page)
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// When there is none of this number or name.
+    pub async fn agent(&self, asked: &GetAgentRequest) -> Result<GetAgentResponse, Failure> {
+        let fleet = self.fleet.snapshot().await;
+        let agent = find(&fleet, &asked.agent)?.clone();
+        let last_seen = self.sources.router.last_seen(AgentId(agent.id));
+        let last_seen = tokio::time::timeout(LAST_SEEN_TIMEOUT, last_seen).await;
+        Ok(GetAgentResponse {
+            last_seen_seconds: last_seen.ok().flatten().map(|it| it.as_secs()),
+            agent: Some(agent),
+            coverage: Some(fleet.coverage.clone()),
+        })
+    }
+
+    /// Where a request for an agent would go.
+    ///
+    /// # Errors
+    /// When there is none of this number or name.
+    pub async fn explain(&self, asked: &GetAgentRequest) -> Result<Explanation, Failure> {
+        let fleet = self.fleet.snapshot().await;
+        let agent = reference(find(&fleet, &asked.agent)?);
+        let explained = explain::explain(&self.sources, AgentId(agent.id)).await;
+        Ok(Explanation {
+            agent: Some(agent),
+            coverage: Some(fleet.coverage.clone()),
+            ..explained
+        })
+    }
+
+    /// The replicas, with what each tells of itself.
+    pub async fn replicas(&self) -> ListReplicasResponse {
+        let members = peers::members(&*self.sources.table);
+        let asked = members.iter().map(|member| self.replica(member));
+        let replicas = peers::all(asked.collect()).await;
+        let mut coverage = complete(&self.sources.me.replica);
+        let silent = replicas.iter().filter(|it| it.details.is_none()).count();
+        if silent > 0 {
+            coverage.complete = false;
+            coverage.problem = format!("{silent} of {} replicas did not answer", replicas.len());
+        }
+        ListReplicasResponse {
+            replicas,
+            coverage: Some(coverage),
+        }
+    }
+
+    /// Requests in progress at all replicas, the oldest first.
+    pub async fn requests(&self, asked: &ListRequestsRequest) -> ListRequestsResponse {
+        let members = peers::members(&*self.sources.table);
+        let questions = members.iter().map(|member| self.requests_of(member, asked));
+        let answers = peers::all(questions.collect()).await;
+        let mut all = ListRequestsResponse::default();
+        let mut silent = 0;
+        for answer in answers {
+            match answer {
+                Ok(ListRequestsResponse {
+                    requests, total, ..
+                }) => {
+                    all.requests.extend(requests);
+                    all.total = all.total.saturating_add(total);
+                }
+                Err(_) => silent += 1,
+            }
+        }
+        all.requests.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+        all.requests.truncate(limit(asked.limit));
+        let names: HashMap<i64, String> = self.names();
+        for request in &mut all.requests {
+            if let Some(agent) = &mut request.agent
+                && let Some(name) = names.get(&agent.id)
+            {
+                agent.name.clone_from(name);
+            }
+        }
+        let mut coverage = complete(&self.sources.me.replica);
+        if silent > 0 {
+            coverage.complete = false;
+            coverage.problem = format!("{silent} of {} replicas did not answer", members.len());
+        }
+        all.coverage = Some(coverage);
+        all
+    }
+
+    async fn requests_of(
+        &self,
+        member: &Member,
+        asked: &ListRequestsRequest,
+    ) -> Result<ListRequestsResponse, String> {
+        if self.is_me(member) {
+            return Ok(self.own.requests(asked));
+        }
+        let (router, url) = (&self.sources.router, &member.replica.url);
+        peers::ask(router, url, LIST_OWN_REQUESTS, asked).await
+    }
+
+    async fn replica(&self, member: &Member) -> ReplicaEntry {
+        let answering = self.is_me(member);
+        let asked: Result<ReplicaDetails, String> = if answering {
+            Ok(self.own.details())
+        } else {
+            let (router, url) = (&self.sources.router, &member.replica.url);
+            peers::ask(router, url, GET_REPLICA, &GetReplicaRequest {}).await
+        };
+        let (details, problem) = match asked {
+            Ok(details) => (Some(details), String::new()),
+            Err(problem) => (None, problem),
+        };
+        let version = match &*member.version {
+            "" => self.sources.version,
+            told => told,
+        };
+        ReplicaEntry {
+            id: member.replica.replica.to_string(),
+            url: member.replica.url.clone(),
+            state: state(member.state).to_owned(),
+            version: version.to_owned(),
+            answering,
+            details,
+            problem,
+        }
+    }
+
+    fn is_me(&self, member: &Member) -> bool {
+        member.replica.replica == self.sources.me.replica
+    }
+
+    fn names(&self) -> HashMap<i64, String> {
+        let known = self.sources.control_plane.known_agents();
+        known.iter().map(|it| (it.id.0, it.name.clone())).collect()
+    }
+}
+
+fn state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Serving => "serving",
+        MemberState::Draining => "draining",
+        MemberState::Unreachable => "unreachable",
+        MemberState::Silent => "silent",
+    }
+}
+
+fn reference(agent: &Agent) -> AgentReference {
+    AgentReference {
+        id: agent.id,
+        name: agent.name.clone(),
+    }
+}
+
+/// An agent by its number or its name. Names of a GitLab are unique in their projects only.
+fn find<'a>(fleet: &'a Snapshot, wanted: &str) -> Result<&'a Agent, Failure> {
+    if wanted.is_empty() || wanted.len() > MAX_NAME_BYTES {
+        let words = format!(
+            "an agent is named by its number, or by its name of up to {MAX_NAME_BYTES} bytes"
+        );
+        return Err(Failure::Invalid(words));
+    }
+    if let Ok(id) = wanted.parse::<i64>() {
+        let found = fleet.agents.binary_search_by_key(&id, |agent| agent.id);
+        return match found {
+            Ok(at) => Ok(&fleet.agents[at]),
+            Err(_) => Err(Failure::NotFound(format!(
+                "no agent with the number {id} is known: it is neither registered nor connected"
+            ))),
+        };
+    }
+    let mut named = fleet.agents.iter().filter(|agent| agent.name == wanted);
+    match (named.next(), named.next()) {
+        (Some(agent), None) => Ok(agent),
+        (Some(_), Some(_)) => Err(Failure::Invalid(
+            "several agents have this name, in different projects: give the number".to_owned(),
+        )),
+        (None, _) => Err(Failure::NotFound(
+            "no agent of this name is known: see `kas agent list`".to_owned(),
+        )),
+    }
+}
+
+/// What an answer covers that is made of the fleet and of replicas' answers.
+fn both(fleet: &Snapshot, replicas: Option<Coverage>) -> Option<Coverage> {
+    let mut coverage = fleet.coverage.clone();
+    let replicas = replicas.unwrap_or_default();
+    if !replicas.complete {
+        coverage.complete = false;
+        if !coverage.problem.is_empty() {
+            coverage.problem.push_str("; ");
+        }
+        coverage.problem.push_str(&replicas.problem);
+    }
+    Some(coverage)
+}

@@ -1,0 +1,44 @@
+//! What answers are made of.
+
+use std::{sync::Arc, time::Duration};
+
+use agent_gateway::Tracker;
+use cluster_state::{Owner, RoutingTable, StoreHealth};
+use control_plane::ControlPlane;
+use jiff::Timestamp;
+use router::{Registry, Router};
+use user_gateway::Metrics;
+
+/// The parts of a replica that know what is asked.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// This replica.
+    pub me: Owner,
+    /// Its version.
+    pub version: &'static str,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// Who knows agents' names.
+    pub control_plane: Arc<dyn ControlPlane>,
+    /// The connected agent processes.
+    pub tracker: Arc<Tracker>,
+    /// The replicas, and who holds agents' tunnels.
+    pub table: Arc<dyn RoutingTable>,
+    /// The tunnels of this replica.
+    pub registry: Arc<Registry>,
+    /// Its requests.
+    pub requests: Metrics,
+    /// Where requests would go, and the connections to other replicas.
+    pub router: Arc<Router>,
+    /// How long requests of users wait for a tunnel at most.
+    pub hold: Duration,
+}
+
+/// The word for a store's health.
+pub(crate) fn store(health: StoreHealth) -> &'static str {
+    match health {
+        StoreHealth::InMemory => "memory",
+        StoreHealth::Available => "available",
+        StoreHealth::Unavailable => "unavailable",
+    }
+}
