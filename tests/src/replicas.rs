@@ -53,6 +53,8 @@ pub struct Replica {
     pub to_redis: Chaos,
     /// The port behind that way.
     pub peers: u16,
+    /// Where operators connect.
+    pub admin: u16,
     number: usize,
 }
 
@@ -117,8 +119,9 @@ impl Replicas {
     }
 
     async fn add(&self, number: usize) -> Result<Replica> {
-        let first = ports::free_block(4);
-        let [agents, users, observability, peers] = [first, first + 1, first + 2, first + 3];
+        let first = ports::free_block(5);
+        let [agents, users, observability, peers, admin] =
+            [first, first + 1, first + 2, first + 3, first + 4];
         let from_peers = Chaos::start(&[peers]).await?;
         let to_redis = Chaos::start(&[self.store.port()]).await?;
         let configuration = json!({
@@ -136,6 +139,7 @@ impl Replicas {
                 },
             },
             "observability": {"listen": {"address": at(observability)}, "logging": {"level": "info"}},
+            "admin": {"listen": {"address": at(admin)}},
             "redis": self.store.configuration(to_redis.port()),
             "private_api": {"listen": {"address": at(peers), "authentication_secret_file": self.secret}},
         });
@@ -149,6 +153,7 @@ impl Replicas {
             to_redis,
             number,
             peers,
+            admin,
         };
         replica.listens().await?;
         Ok(replica)
@@ -201,7 +206,13 @@ impl Replica {
     }
 
     async fn listens(&mut self) -> Result<()> {
-        for port in [self.agents, self.users, self.peers, self.observability] {
+        for port in [
+            self.agents,
+            self.users,
+            self.peers,
+            self.observability,
+            self.admin,
+        ] {
             let listens = until_accepts(port, START).await;
             listens.with_context(|| self.process.tail())?;
         }

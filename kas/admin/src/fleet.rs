@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent_gateway::{ConnectedProcess, processes};
-use cluster_state::{PresenceQuery, ReplicaId};
+use cluster_state::{PresenceQuery, ReplicaId, StoreError, StoreHealth};
 use control_plane::AgentInfo;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -26,6 +26,10 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(1);
 /// How long it is still given out while another one is made.
 const USABLE: Duration = Duration::from_secs(5);
+/// How long the store may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same once it did not answer.
+const UNAVAILABLE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Processes of one agent that are told.
 const MAX_PROCESSES: usize = 200;
 
@@ -110,7 +114,13 @@ pub(crate) fn complete(replica: &ReplicaId) -> Coverage {
 async fn read(sources: &Sources) -> Snapshot {
     let taken = Instant::now();
     let mut coverage = complete(&sources.me.replica);
-    let published = sources.tracker.published(&PresenceQuery::All).await;
+    let patience = match sources.table.store_health() {
+        StoreHealth::Unavailable => UNAVAILABLE_TIMEOUT,
+        StoreHealth::InMemory | StoreHealth::Available => STORE_TIMEOUT,
+    };
+    let published = sources.tracker.published(&PresenceQuery::All);
+    let published = tokio::time::timeout(patience, published).await;
+    let published = published.unwrap_or(Err(StoreError::Timeout(patience)));
     let known = sources.control_plane.known_agents();
     let (tracker, me) = (sources.tracker.clone(), sources.me.replica.clone());
     if let Err(error) = &published {

@@ -54,6 +54,21 @@ observability:
   readiness_probe: {url_path: {{ $v.observability.readinessProbe.path | quote }}}
   prometheus: {url_path: {{ $v.metrics.path | quote }}}
   logging: {level: {{ $v.logging.level }}}
+admin:
+  enabled: {{ $v.admin.enabled }}
+  listen:
+    {{- if $v.admin.tls.enabled }}
+    address: ":{{ $v.admin.port }}"
+    {{- include "kas.pair" (dict "tls" $v.admin.tls "folder" "admin-tls") | nindent 4 }}
+    {{- if $v.admin.tls.clientAuth }}
+    client_ca_certificate_file: /etc/kas/admin-tls/ca.crt
+    {{- end }}
+    {{- else }}
+    address: "127.0.0.1:{{ $v.admin.port }}"
+    {{- end }}
+    {{- if $v.admin.tokens.secret }}
+    tokens_file: /etc/kas/admin-tokens/{{ $v.admin.tokens.key }}
+    {{- end }}
 {{- if include "kas.hasRedis" . }}
 private_api:
   listen:
@@ -135,6 +150,12 @@ api-tls: {{ $v.api.tls.secretName }}
 {{- end }}
 {{- if $v.tls.enabled }}
 tls: {{ $v.tls.secretName }}
+{{- end }}
+{{- with $v.admin.tokens.secret }}
+admin-tokens: {{ . }}
+{{- end }}
+{{- if $v.admin.tls.enabled }}
+admin-tls: {{ $v.admin.tls.secretName }}
 {{- end }}
 {{- if $v.events.enabled }}
 {{- range $number, $webhook := $v.events.webhooks }}

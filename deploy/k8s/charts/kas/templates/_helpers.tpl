@@ -88,6 +88,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $v.redis.sentinels (not $v.redis.host) }}{{ fail "redis.sentinels needs the master's name in redis.host" }}{{ end -}}
 {{- if and $v.redis.auth.enabled (not $v.redis.auth.secret) (not $v.redis.install) }}{{ fail "redis.auth.enabled needs redis.auth.secret" }}{{ end -}}
 {{- if and $v.tls.enabled (not $v.tls.secretName) }}{{ fail "tls.enabled needs tls.secretName" }}{{ end -}}
+{{- if and $v.admin.tls.enabled (not $v.admin.tls.secretName) }}{{ fail "admin.tls.enabled needs admin.tls.secretName" }}{{ end -}}
+{{- if and $v.admin.enabled $v.admin.tls.enabled (not (or $v.admin.tokens.secret $v.admin.tls.clientAuth)) }}{{ fail "admin.tls.enabled needs admin.tokens.secret or admin.tls.clientAuth: other pods reach the port" }}{{ end -}}
 {{- if and $v.api.tls.enabled (not $v.api.tls.secretName) }}{{ fail "api.tls.enabled needs api.tls.secretName" }}{{ end -}}
 {{- if and (not $v.events.enabled) (or $v.events.log $v.events.webhooks) }}{{ fail "events.log and events.webhooks need events.enabled" }}{{ end -}}
 {{- if and $v.hpa.enabled (not (or $v.hpa.targetAverageUtilization $v.hpa.connectedAgents $v.hpa.requestsInFlight)) }}{{ fail "hpa.enabled needs something to scale on: targetAverageUtilization, connectedAgents or requestsInFlight" }}{{ end -}}

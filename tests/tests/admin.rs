@@ -1,0 +1,349 @@
+//! The operator's API: any replica tells of all, a store that is away is no secret, nobody without a proof of who they
+//! are is told anything, and those who ask much are in nobody's way.
+
+use std::{path::Path, sync::atomic::Ordering, time::Duration};
+
+use admin::{Client, ClientOptions, v1};
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Request, Response};
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{
+    agentk::{Agentk, Links},
+    certs::Certs,
+    chaos::Mode,
+    http as client,
+    kas::{Kas, Options, run_cli},
+    parts::{Part, skipped},
+    ports,
+    process::Process,
+    programs,
+    replicas::Replicas,
+    rig::Rig,
+    stub_api::StubApi,
+    wait::until,
+};
+use tokio::{process::Command, task::JoinSet};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Two replicas, an agent at the first of them only, and a user.
+struct Site {
+    folder: TempDir,
+    replicas: Replicas,
+    stub: StubApi,
+    bearer: String,
+    _agent: Agentk,
+}
+
+impl Site {
+    async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let replicas = Replicas::start(2, folder.path()).await?;
+        let token = replicas.cli(&["agent", "create", "prod"]).await?;
+        let user = replicas.cli(&["user", "create", "ana"]).await?;
+        let grant = ["access", "grant", "--agent", "*", "--user", "ana"];
+        replicas
+            .cli(&[&grant[..], &["--as", "agent"]].concat())
+            .await?;
+        let stub = StubApi::start().await?;
+        let links = Links {
+            kas: format!("grpc://127.0.0.1:{}", replicas.members[0].agents),
+            ca: None,
+            kubeconfig: stub.kubeconfig(folder.path())?,
+        };
+        let site = Self {
+            _agent: Agentk::start("agentk", &links, &token, folder.path())?,
+            bearer: format!("pat:2:{user}"),
+            folder,
+            replicas,
+            stub,
+        };
+        for number in [0, 1] {
+            let listed = async || {
+                let agent = site.ask(number, "/v1/agents/prod").await.ok()?;
+                let complete = agent["coverage"]["complete"] == true;
+                (complete && agent["agent"]["state"] == "connected").then_some(())
+            };
+            let listed = until("the agent to be listed", LIMIT, listed).await;
+            listed.with_context(|| site.tails())?;
+        }
+        Ok(site)
+    }
+
+    async fn ask(&self, number: usize, path: &str) -> Result<Value> {
+        ask(self.replicas.members[number].admin, path).await
+    }
+
+    fn tails(&self) -> String {
+        let tails = self.replicas.members.iter().map(|it| it.process.tail());
+        tails.collect()
+    }
+}
+
+async fn ask(port: u16, path: &str) -> Result<Value> {
+    let answer = client::get(&format!("http://127.0.0.1:{port}{path}"), "").await?;
+    ensure!(answer.status().is_success(), "{answer:?}");
+    Ok(serde_json::from_slice(answer.body())?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_replica_tells_of_all_agents_replicas_and_requests() -> Result<()> {
+    const NAME: &str = "any_replica_tells_of_all_agents_replicas_and_requests";
+    if skipped(NAME, &[Part::Redis]) {
+        return Ok(());
+    }
+    let site = Site::start().await?;
+    let url = format!(
+        "http://127.0.0.1:{}/k8s-proxy/hold?secret=x",
+        site.replicas.members[1].users
+    );
+    let bearer = site.bearer.clone();
+    let held = tokio::spawn(async move { client::get(&url, &bearer).await });
+    let seen = site.stub.seen();
+    let arrived = async || (seen.held.load(Ordering::Relaxed) > 0).then_some(());
+    until("the request to arrive", LIMIT, arrived).await?;
+
+    let replicas = site.ask(0, "/v1/replicas").await?;
+    let told = replicas["replicas"].as_array().context("a list")?;
+    ensure!(told.len() == 2, "{replicas:#}");
+    ensure!(
+        told.iter().all(|it| it["details"].is_object()),
+        "{replicas:#}"
+    );
+    let holder = told.iter().find(|it| it["details"]["agents"] == 1);
+    let holder = &holder.with_context(|| format!("{replicas:#}"))?["id"];
+    for number in [0, 1] {
+        let agents = site.ask(number, "/v1/agents?name=PROD").await?;
+        let [agent] = &agents["agents"].as_array().context("a list")?[..] else {
+            anyhow::bail!("{agents:#}");
+        };
+        ensure!(agent["id"] == 2 && agent["state"] == "connected");
+        ensure!(&agent["replicas"][0] == holder, "{agents:#} {holder}");
+        ensure!(agent["processes"][0]["pod"].is_string(), "{agents:#}");
+        let requests = site.ask(number, "/v1/requests?agent_id=2").await?;
+        let [request] = &requests["requests"].as_array().context("a list")?[..] else {
+            anyhow::bail!("{requests:#}");
+        };
+        ensure!(request["caller"] == "user:ana", "{requests:#}");
+        ensure!(request["path"] == "/k8s-proxy/hold", "{requests:#}");
+        ensure!(request["agent"]["name"] == "prod", "{requests:#}");
+        ensure!(&request["replica"] != holder, "{requests:#}");
+        let status = site.ask(number, "/v1/status").await?;
+        ensure!(status["agents"] == 2 && status["agents_connected"] == 1);
+        ensure!(status["disconnected"][0]["name"] == "first", "{status:#}");
+        ensure!(status["replicas"] == 2 && status["replicas_silent"] == 0);
+        ensure!(status["requests_in_progress"] == 1, "{status:#}");
+    }
+    let here = site.ask(0, "/v1/agents/prod/explain").await?;
+    ensure!(here["routable"] == true, "{here:#}");
+    let verdict = here["verdict"].as_str().unwrap_or_default();
+    ensure!(verdict.contains("of this replica"), "{here:#}");
+    let there = site.ask(1, "/v1/agents/2/explain").await?;
+    let verdict = there["verdict"].as_str().unwrap_or_default();
+    ensure!(verdict.contains("forwarded at once"), "{there:#}");
+    ensure!(&there["candidates"][1]["replica"] == holder, "{there:#}");
+    // Until the replicas have had time to write their entries, nothing is known of who is not there.
+    let never = async || {
+        let never = site.ask(1, "/v1/agents/first/explain").await.ok()?;
+        let refusal = never["refusal"].as_str()?.to_owned();
+        refusal.contains("never connected").then_some(())
+    };
+    until("the other agent to be known to be absent", LIMIT, never).await?;
+
+    site.stub.seen().release.cancel();
+    ensure!(held.await??.status().is_success());
+    let over = async || {
+        let requests = site.ask(0, "/v1/requests").await.ok()?;
+        (requests["total"] == 0).then_some(())
+    };
+    until("the request to be over", LIMIT, over).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_store_it_says_so_and_tells_what_this_replica_knows() -> Result<()> {
+    const NAME: &str = "without_the_store_it_says_so_and_tells_what_this_replica_knows";
+    if skipped(NAME, &[Part::Redis]) {
+        return Ok(());
+    }
+    let site = Site::start().await?;
+
+    site.replicas.members[0].to_redis.set(Mode::BlackHole);
+
+    let told = async || {
+        let agents = site.ask(0, "/v1/agents?state=connected").await.ok()?;
+        let problem = agents["coverage"]["problem"].as_str()?.to_owned();
+        (agents["coverage"]["complete"] == false).then_some((agents["total"].clone(), problem))
+    };
+    let told = until("an answer without the store", LIMIT, told).await;
+    let (total, problem) = told.with_context(|| site.tails())?;
+    ensure!(total == 1, "its own agent is known: {total}");
+    ensure!(problem.contains("routing store"), "{problem}");
+    let unavailable = async || {
+        let status = site.ask(0, "/v1/status").await.ok()?;
+        (status["store"] == "unavailable").then_some(())
+    };
+    let unavailable = until("the store to be noticed", LIMIT, unavailable).await;
+    unavailable.with_context(|| site.tails())?;
+    ensure!(site.folder.path().exists());
+    Ok(())
+}
+
+/// A kas whose admin API has TLS and tokens, or certificates.
+async fn secured(folder: &Path, certs: &Certs, more: &str) -> Result<(Kas, u16)> {
+    let port = ports::free();
+    let section = format!(
+        "admin: {{listen: {{address: '0.0.0.0:{port}', certificate_file: {}, key_file: {}, {more}}}}}",
+        certs.certificate.display(),
+        certs.key.display()
+    );
+    let options = Options {
+        more: &section,
+        ..Options::default()
+    };
+    Ok((Kas::start(options, folder).await?, port))
+}
+
+async fn status(options: &ClientOptions) -> Result<v1::FleetStatus> {
+    let mut client = Client::connect(options).await?;
+    let answer = client.grpc().get_status(v1::GetStatusRequest {});
+    Ok(answer.await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_other_machines_a_token_or_a_certificate_is_needed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certs = Certs::create(&folder.path().join("certs"))?;
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, format!("# people\nana {TOKEN}\n"))?;
+    let more = format!("tokens_file: {}", tokens.display());
+    let (kas, port) = secured(folder.path(), &certs, &more).await?;
+    let options = ClientOptions {
+        server: format!("https://localhost:{port}"),
+        token_file: Some(tokens),
+        ca_files: vec![certs.ca.clone()],
+        ..ClientOptions::default()
+    };
+
+    let known = status(&options).await.with_context(|| kas.process.tail())?;
+    ensure!(known.agents == 1, "{known:?}");
+    let nobody = ClientOptions {
+        token_file: None,
+        ..options
+    };
+    let refused = status(&nobody).await.expect_err("there is no token");
+    let status = refused.downcast_ref::<tonic::Status>();
+    let code = status.map(tonic::Status::code);
+    ensure!(code == Some(tonic::Code::Unauthenticated), "{refused:#}");
+    ensure!(!kas.process.output().contains(TOKEN));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_reached_from_other_machines_unprotected_does_not_start() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("agents.yaml");
+    run_cli(&file, &["agent", "create", "first"]).await?;
+    let configuration = folder.path().join("kas.yaml");
+    let text = format!(
+        "standalone: {{file: {}}}\nadmin: {{listen: {{address: ':0'}}}}\n",
+        file.display()
+    );
+    std::fs::write(&configuration, text)?;
+    let mut command = Command::new(programs::kas()?);
+    command.arg("--configuration-file").arg(&configuration);
+    let mut process = Process::spawn("kas", &mut command, folder.path())?;
+
+    let status = process.ended(LIMIT).await?;
+
+    let said = process.output();
+    ensure!(!status.success(), "{said}");
+    ensure!(said.contains("reached from other machines"), "{said}");
+    ensure!(said.contains("tokens_file"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_who_ask_at_once_are_in_no_users_way() -> Result<()> {
+    let port = ports::free();
+    let section = format!("admin: {{listen: {{address: '127.0.0.1:{port}'}}}}");
+    let options = Options {
+        more: &section,
+        ..Options::default()
+    };
+    let rig = Rig::start_with_options(options).await?;
+    let agent = rig.agent("prod").await?;
+    let mut clients = JoinSet::new();
+    for _ in 0..100 {
+        clients.spawn(async move {
+            let (mut answered, mut refused) = (0, 0);
+            for _ in 0..20 {
+                let url = format!("http://127.0.0.1:{port}/v1/agents?page_size=500");
+                match client::get(&url, "").await?.status().as_u16() {
+                    200 => answered += 1,
+                    429 | 503 => refused += 1,
+                    other => anyhow::bail!("{other}"),
+                }
+            }
+            anyhow::Ok((answered, refused))
+        });
+    }
+
+    for _ in 0..100 {
+        let answer = rig.get(&agent, "/version").await?;
+        ensure!(answer.status().is_success(), "{answer:?}");
+    }
+
+    let (mut answered, mut refused) = (0, 0);
+    while let Some(client) = clients.join_next().await {
+        let (well, not) = client??;
+        (answered, refused) = (answered + well, refused + not);
+    }
+    ensure!(answered > 100, "{answered} answered, {refused} refused");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let port = ports::free();
+    let section = format!("admin: {{listen: {{address: '127.0.0.1:{port}'}}}}");
+    let options = Options {
+        more: &section,
+        ..Options::default()
+    };
+    let kas = Kas::start(options, folder.path()).await?;
+
+    let document = ask(port, "/openapi.json").await?;
+
+    let paths = document["paths"].as_object().context("paths")?;
+    for (path, methods) in paths {
+        ensure!(methods["get"]["responses"]["200"].is_object(), "{path}");
+        let path = path.replace("{agent}", "first");
+        let answer = get(port, &path).await?;
+        ensure!(answer.status() == 200, "{path}: {answer:?}");
+        ensure!(answer.headers()["content-type"] == "application/json");
+        ensure!(answer.headers()["cache-control"] == "no-store");
+    }
+    ensure!(paths.len() >= 6, "{paths:?}");
+    let elsewhere = get(port, "/v2/agents").await?;
+    ensure!(elsewhere.status() == 404 && text(&elsewhere).contains("/openapi.json"));
+    let leaked = get(port, &format!("/v1/agents?access_token={TOKEN}")).await?;
+    ensure!(leaked.status() == 400 && text(&leaked).contains("Authorization"));
+    ensure!(!kas.process.output().contains(TOKEN));
+    let page = Request::get(format!("http://127.0.0.1:{port}/v1/status"));
+    let page = page.header("origin", "https://evil.example");
+    let refused = client::send(page.body(Bytes::new())?).await?;
+    ensure!(refused.status() == 403, "{refused:?}");
+    Ok(())
+}
+
+async fn get(port: u16, path: &str) -> Result<Response<Bytes>> {
+    client::get(&format!("http://127.0.0.1:{port}{path}"), "").await
+}
+
+fn text(answer: &Response<Bytes>) -> String {
+    String::from_utf8_lossy(answer.body()).into_owned()
+}
