@@ -157,7 +157,7 @@ fn files(value: &Value, path: &str, found: &mut Vec<ReadFile>) {
     };
     for (key, below) in section {
         let path = below_path(path, key);
-        let is_read_again = ["certificate_file", "key_file"].contains(&&**key);
+        let is_read_again = ["certificate_file", "key_file", "tokens_file"].contains(&&**key);
         match below {
             Value::String(file) if key.ends_with("_file") && !is_read_again => {
                 found.push(ReadFile {
