@@ -1,24 +1,23 @@
 //! Keeps tunnels open for kas, each for one call, and opens more as they are used.
 
-mod pool;
 mod retiring;
 mod slot;
 mod tunnel;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::{Buf as _, Bytes};
-use proto::agent::{
-    agentcfg::AgentConfiguration,
-    reverse_tunnel::rpc::{ConnectRequest, Descriptor, connect_request::Msg},
-};
+use bytes::Bytes;
+use proto::agent::agentcfg::AgentConfiguration;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use pool::Pool;
+use runtime::tunnel::{Pool, framed_descriptor};
 use slot::Placement;
 
 use crate::{metrics::Metrics, services::Services, session::Uplink};
+
+/// The most tunnels, idle or not.
+const MAX_TUNNELS: usize = 500;
 
 /// All tunnels of this process. Clones share them.
 #[derive(Debug, Clone)]
@@ -49,10 +48,10 @@ impl Tunnels {
         stop: CancellationToken,
         force: CancellationToken,
     ) -> Self {
-        let pool = Mutex::new(Pool::new(uplink.lines()));
+        let pool = Mutex::new(Pool::new(uplink.lines(), MAX_TUNNELS));
         Self(Arc::new(Shared {
             uplink,
-            descriptor: framed_descriptor(&services),
+            descriptor: framed_descriptor(services.descriptor()),
             services,
             configuration,
             pool,
@@ -129,14 +128,4 @@ impl Tunnels {
         self.0.metrics.tunnels_idle.set(gauge(idle));
         self.0.metrics.tunnels_active.set(gauge(active));
     }
-}
-
-/// The first message of each tunnel: what can be called through it.
-fn framed_descriptor(services: &Services) -> Bytes {
-    let mut frame = proto::frame::Frame::message(&ConnectRequest {
-        msg: Some(Msg::Descriptor(Descriptor {
-            agent_descriptor: Some(services.descriptor()),
-        })),
-    });
-    frame.copy_to_bytes(frame.remaining())
 }

@@ -3,7 +3,7 @@
 //! Connections: [`listen`] and [`connect`] end in one byte stream type,
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`serve`] is the
 //! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
-//! over such a stream.
+//! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
 //! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`].
 //! Limits: [`shares`] and [`request_filter`]; [`names`] checks what a caller names before it becomes a path.
@@ -32,5 +32,6 @@ pub mod shares;
 pub mod signal;
 pub mod telemetry;
 pub mod tls;
+pub mod tunnel;
 pub mod websocket;
 pub mod yaml;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+use runtime::tunnel::Next;
+
 use super::{
-    Tunnels,
-    pool::Next,
-    retiring,
+    Tunnels, retiring,
     tunnel::{self, Tunnel},
 };
 use crate::{

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, header};
-use proto::{
-    agent::reverse_tunnel::rpc::{RequestInfo, connect_response::Msg},
-    frame::Frame,
-};
+use proto::agent::reverse_tunnel::rpc::{RequestInfo, connect_response::Msg};
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::Instrument as _;
@@ -17,7 +13,6 @@ use crate::{
     session::Connection,
 };
 
-const PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 /// The metadata by which kas names the request that a call belongs to.
 const REQUEST_ID: &str = "x-request-id";
 /// How long kas may take to end a tunnel after its call has ended.
@@ -33,39 +28,15 @@ pub(super) struct Tunnel {
 
 /// Opens a tunnel.
 pub(super) async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<Tunnel, Status> {
-    let failed = |error: h2::Error| runtime::grpc::status_from(&error);
-    let mut requests = connection.requests().ready().await.map_err(failed)?;
-    let (response, mut stream) = requests
-        .send_request(request(connection), false)
-        .map_err(failed)?;
-    let descriptor = Frame::raw(tunnels.0.descriptor.clone());
-    stream.send_data(descriptor, false).map_err(failed)?;
+    let (requests, origin) = (connection.requests(), connection.origin());
+    let (metadata, descriptor) = (connection.metadata(), &tunnels.0.descriptor);
+    let (inbound, outbound) =
+        runtime::tunnel::open(requests, origin, metadata.clone(), descriptor.clone()).await?;
     Ok(Tunnel {
-        inbound: Inbound::new(response),
-        outbound: Outbound::new(stream),
+        inbound,
+        outbound,
         connection: connection.clone(),
     })
-}
-
-fn request(connection: &Connection) -> Request<()> {
-    let mut parts = connection.origin().clone().into_parts();
-    parts.path_and_query = Some(http::uri::PathAndQuery::from_static(PATH));
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.uri_mut() = http::Uri::from_parts(parts).expect("an origin and a path make a URI");
-    let headers = request.headers_mut();
-    headers.extend(connection.metadata().clone());
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(
-        "grpc-accept-encoding",
-        HeaderValue::from_static("identity,gzip"),
-    );
-    request
 }
 
 impl Tunnel {

@@ -7,42 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{
-    agent::reverse_tunnel::{
-        info::AgentDescriptor,
-        rpc::{ConnectRequest, connect_request::Msg},
-    },
-    bounds::{Bounds, Repeated},
-    sequence::{CONNECT_REQUEST, FieldNumber, Sequence},
-};
 use tonic::Status;
 
 /// Paths of methods, in order, each once.
 pub(super) type Methods = Arc<[String]>;
 
-/// Methods that one tunnel may offer.
-const MAX_METHODS: usize = 256;
-/// Longest name of a service or method.
-const MAX_NAME_BYTES: usize = 128;
 /// Number of lists from which on unused ones are removed.
 const SWEEP_MIN_LISTS: usize = 64;
-
-/// Bounds of a tunnel's first message.
-pub(super) const DESCRIPTOR_BOUNDS: Bounds = Bounds {
-    bytes: 16 << 10,
-    repeated: &[
-        Repeated {
-            path: &[1, 1, 1],
-            most: MAX_METHODS,
-            what: "services",
-        },
-        Repeated {
-            path: &[1, 1, 1, 2],
-            most: MAX_METHODS,
-            what: "methods",
-        },
-    ],
-};
 
 /// The lists that tunnels of this replica offer.
 #[derive(Debug, Default)]
@@ -60,7 +31,7 @@ impl MethodLists {
     /// # Errors
     /// The refusal of a message that is no descriptor, or one out of bounds.
     pub(super) fn read(&self, message: Bytes) -> Result<Methods, Status> {
-        Ok(self.intern(paths(&descriptor(message)?)?))
+        Ok(self.intern(runtime::tunnel::methods(message)?))
     }
 
     fn intern(&self, mut paths: Vec<String>) -> Methods {
@@ -80,51 +51,12 @@ impl MethodLists {
     }
 }
 
-fn descriptor(message: Bytes) -> Result<AgentDescriptor, Status> {
-    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-    let message: ConnectRequest = DESCRIPTOR_BOUNDS
-        .decode(message)
-        .map_err(|error| runtime::grpc::out_of_bounds(&error))?;
-    let message = message
-        .msg
-        .ok_or_else(|| invalid(&"no value for the oneof msg"))?;
-    Sequence::new(CONNECT_REQUEST)
-        .step(message.field_number())
-        .map_err(|error| invalid(&error))?;
-    let Msg::Descriptor(descriptor) = message else {
-        return Err(invalid(&"expected a descriptor"));
-    };
-    descriptor
-        .agent_descriptor
-        .ok_or_else(|| invalid(&"the descriptor is empty"))
-}
-
-fn paths(descriptor: &AgentDescriptor) -> Result<Vec<String>, Status> {
-    let services = descriptor.services.iter();
-    let names = services.clone().map(|service| &service.name);
-    let methods = services.clone().flat_map(|service| &service.methods);
-    if let Some(long) = names
-        .chain(methods.map(|method| &method.name))
-        .find(|name| name.len() > MAX_NAME_BYTES)
-    {
-        return Err(Status::invalid_argument(format!(
-            "the tunnel offers a service or method with a name of {} bytes, more than the {MAX_NAME_BYTES} allowed",
-            long.len()
-        )));
-    }
-    let paths = services.flat_map(|service| {
-        let methods = service.methods.iter();
-        methods.map(|method| format!("/{}/{}", service.name, method.name))
-    });
-    Ok(paths.collect())
-}
-
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
     use proto::agent::reverse_tunnel::{
-        info::{Method, Service},
-        rpc::Descriptor,
+        info::{AgentDescriptor, Method, Service},
+        rpc::{ConnectRequest, Descriptor, connect_request::Msg},
     };
 
     use super::*;
@@ -171,26 +103,5 @@ mod tests {
         assert!(lists.0.lock().unwrap().all.len() <= SWEEP_MIN_LISTS);
         let again = lists.read(message(&[("kept", &["x"])])).unwrap();
         assert!(Arc::ptr_eq(&kept, &again));
-    }
-
-    #[test]
-    fn what_would_make_long_lists_is_refused_before_any_is_made() {
-        let lists = MethodLists::default();
-        let name = "n".repeat(MAX_NAME_BYTES);
-        let longer = "n".repeat(MAX_NAME_BYTES + 1);
-        let many = vec!["m"; MAX_METHODS + 1];
-
-        assert!(lists.read(message(&[(&name, &[&name])])).is_ok());
-        assert!(lists.read(message(&[("s", &many[1..])])).is_ok());
-        for bad in [
-            message(&[(&longer, &["m"])]),
-            message(&[("s", &[&longer])]),
-            message(&[("s", &many)]),
-            message(&vec![("s", [].as_slice()); MAX_METHODS + 1]),
-            message(&[(&"n".repeat(1 << 20), &vec!["m"; 300_000])]),
-        ] {
-            assert!(lists.read(bad).is_err());
-        }
-        assert_eq!(lists.0.lock().unwrap().all.len(), 2);
     }
 }

@@ -4,18 +4,19 @@ use std::{hash::RandomState, sync::Arc};
 
 use proto::frame::MAX_MESSAGE;
 use router::tunnel::{Offer, Stream};
-use runtime::grpc::{MESSAGE_TIMEOUT, deframer, first_message};
+use runtime::{
+    grpc::{MESSAGE_TIMEOUT, deframer, first_message},
+    tunnel::{DESCRIPTOR_BOUNDS, PATH},
+};
 use tonic::Status;
 
 use super::{
     super::{
-        descriptor::{DESCRIPTOR_BOUNDS, MethodLists},
+        descriptor::MethodLists,
         service::{Call, Method, Opening},
     },
     agent_version::capabilities,
 };
-
-const PATH: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 
 /// What all tunnels of a replica share.
 #[derive(Debug, Default)]

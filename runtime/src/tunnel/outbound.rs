@@ -1,4 +1,4 @@
-//! What the agent sends through a tunnel.
+//! What the client sends through a tunnel.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -9,21 +9,21 @@ use proto::{
     frame::{Frame, FrameBuilder},
     google::rpc,
 };
-use runtime::grpc::{SendStream, send_frame};
 use tonic::Status;
 
 use super::TunnelError;
+use crate::grpc::{SendStream, send_frame, status_from};
 
-/// The agent's side of a tunnel.
+/// The client's side of a tunnel.
 #[derive(Debug)]
-pub(crate) struct Outbound {
+pub struct Outbound {
     stream: SendStream,
     header_sent: bool,
     over: bool,
 }
 
 impl Outbound {
-    pub(crate) fn new(stream: SendStream) -> Self {
+    pub(super) fn new(stream: SendStream) -> Self {
         Self {
             stream,
             header_sent: false,
@@ -32,7 +32,8 @@ impl Outbound {
     }
 
     /// Begins a frame; the first one of a call begins with the call's header.
-    pub(crate) fn builder(&self) -> FrameBuilder {
+    #[must_use]
+    pub fn builder(&self) -> FrameBuilder {
         let builder = FrameBuilder::default();
         if self.header_sent {
             builder
@@ -41,8 +42,11 @@ impl Outbound {
         }
     }
 
-    /// Sends a frame made with [`Self::builder`] when kas has room for it.
-    pub(crate) async fn send(&mut self, frame: Frame) -> Result<(), TunnelError> {
+    /// Sends a frame that begins with the call's header if it is the first, when the server has room for it.
+    ///
+    /// # Errors
+    /// When the tunnel is gone.
+    pub async fn send(&mut self, frame: Frame) -> Result<(), TunnelError> {
         let sent = send_frame(&mut self.stream, frame).await;
         sent.map_err(|error| broken(&error))?;
         self.header_sent = true;
@@ -50,7 +54,10 @@ impl Outbound {
     }
 
     /// Sends the last frame of a call, which ends with the call's trailer.
-    pub(crate) fn end(&mut self, frame: Frame) -> Result<(), TunnelError> {
+    ///
+    /// # Errors
+    /// When the tunnel is gone.
+    pub fn end(&mut self, frame: Frame) -> Result<(), TunnelError> {
         self.header_sent = true;
         self.over = true;
         self.stream
@@ -60,7 +67,7 @@ impl Outbound {
 
     /// Ends the call with an error. A header comes before it in any case: kas
     /// as GitLab ships it wants one.
-    pub(crate) fn fail(&mut self, status: &Status) {
+    pub fn fail(&mut self, status: &Status) {
         if self.over {
             return;
         }
@@ -80,18 +87,21 @@ impl Outbound {
     }
 
     /// Resets the tunnel.
-    pub(crate) fn cancel(&mut self) {
+    pub fn cancel(&mut self) {
         self.stream.send_reset(h2::Reason::CANCEL);
     }
 
-    /// Resets a tunnel on which no call has come: should kas have begun one in this moment, REFUSED_STREAM
-    /// says that the agent did nothing of it.
-    pub(crate) fn refuse(&mut self) {
+    /// Resets a tunnel on which no call has come: should the server have begun one in this moment,
+    /// REFUSED_STREAM says that nothing was done of it.
+    pub fn refuse(&mut self) {
         self.stream.send_reset(h2::Reason::REFUSED_STREAM);
     }
 
-    /// Waits for something, unless kas resets the tunnel first.
-    pub(crate) async fn unless_reset<T>(
+    /// Waits for something, unless the server resets the tunnel first.
+    ///
+    /// # Errors
+    /// When it does.
+    pub async fn unless_reset<T>(
         &mut self,
         wait: impl Future<Output = T>,
     ) -> Result<T, TunnelError> {
@@ -112,7 +122,8 @@ impl Outbound {
 }
 
 /// Adds the call's trailer to its last frame.
-pub(crate) fn add_trailer(builder: FrameBuilder) -> FrameBuilder {
+#[must_use]
+pub fn add_trailer(builder: FrameBuilder) -> FrameBuilder {
     builder.message(&message(Msg::Trailer(Trailer::default())))
 }
 
@@ -121,5 +132,5 @@ fn message(msg: Msg) -> ConnectRequest {
 }
 
 fn broken(error: &h2::Error) -> TunnelError {
-    TunnelError::Broken(runtime::grpc::status_from(error))
+    TunnelError::Broken(status_from(error))
 }

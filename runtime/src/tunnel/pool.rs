@@ -4,8 +4,6 @@ use std::time::Duration;
 
 /// Idle tunnels that are always kept.
 const MIN_IDLE_TUNNELS: usize = 2;
-/// The most tunnels, idle or not.
-const MAX_TUNNELS: usize = 500;
 /// How many are opened when idle ones run out.
 const OPEN_TUNNELS: usize = 10;
 /// An idle tunnel without a call for so long is surplus.
@@ -13,15 +11,16 @@ const UNUSED_TTL: Duration = Duration::from_secs(60);
 
 /// Counts of tunnels.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub struct Pool {
     min_idle: usize,
+    max: usize,
     idle: usize,
     active: usize,
 }
 
 /// Whether a tunnel is opened again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub enum Next {
     /// It is.
     Again,
     /// There are enough without it.
@@ -29,42 +28,44 @@ pub(super) enum Next {
 }
 
 impl Pool {
-    /// A pool that keeps idle tunnels on so many lines.
-    pub(super) fn new(lines: usize) -> Self {
+    /// A pool that keeps idle tunnels on so many lines, and has up to `max`, idle or not.
+    #[must_use]
+    pub fn new(lines: usize, max: usize) -> Self {
         Self {
             min_idle: MIN_IDLE_TUNNELS.max(lines),
+            max,
             idle: 0,
             active: 0,
         }
     }
 
     /// Begins; gives back how many tunnels to open.
-    pub(super) fn start(&mut self) -> usize {
+    pub fn start(&mut self) -> usize {
         self.idle = self.min_idle;
         self.min_idle
     }
 
     /// A call took an idle tunnel; gives back how many more to open.
-    pub(super) fn call_began(&mut self) -> usize {
+    pub fn call_began(&mut self) -> usize {
         self.idle -= 1;
         self.active += 1;
         if self.idle >= self.min_idle {
             return 0;
         }
-        let more = OPEN_TUNNELS.min(MAX_TUNNELS.saturating_sub(self.idle + self.active));
+        let more = OPEN_TUNNELS.min(self.max.saturating_sub(self.idle + self.active));
         self.idle += more;
         more
     }
 
     /// The call ended, and its tunnel will be opened again.
-    pub(super) fn call_ended(&mut self) {
+    pub fn call_ended(&mut self) {
         self.active -= 1;
         self.idle += 1;
     }
 
     /// A tunnel ended that had carried nothing this time; its last call, if
     /// any, ended so long ago.
-    pub(super) fn idle_ended(&mut self, unused: Option<Duration>) -> Next {
+    pub fn idle_ended(&mut self, unused: Option<Duration>) -> Next {
         let needed = unused.is_some_and(|unused| unused <= UNUSED_TTL);
         if self.idle <= self.min_idle || needed {
             return Next::Again;
@@ -74,22 +75,23 @@ impl Pool {
     }
 
     /// A call took a retiring tunnel, which does not count as idle.
-    pub(super) fn uncounted_call_began(&mut self) {
+    pub fn uncounted_call_began(&mut self) {
         self.active += 1;
     }
 
     /// That call ended.
-    pub(super) fn uncounted_call_ended(&mut self) {
+    pub fn uncounted_call_ended(&mut self) {
         self.active -= 1;
     }
 
     /// A tunnel is not opened again, since the agent stops.
-    pub(super) fn closed(&mut self) {
+    pub fn closed(&mut self) {
         self.idle -= 1;
     }
 
     /// How many are idle, and how many carry a call.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
         (self.idle, self.active)
     }
 }
@@ -99,9 +101,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MAX_TUNNELS: usize = 500;
+
     #[test]
     fn the_first_call_opens_ten_more() {
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, MAX_TUNNELS);
 
         assert_eq!(pool.start(), 2);
         assert_eq!(pool.call_began(), 10);
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn unused_tunnels_go_down_to_the_minimum() {
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, MAX_TUNNELS);
         pool.start();
         pool.call_began();
         pool.call_ended();
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_used_a_minute_ago_stays() {
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, MAX_TUNNELS);
         pool.start();
         pool.call_began();
 
@@ -155,7 +159,7 @@ mod tests {
         /// The model is the list of tunnels itself: true where one carries a call.
         #[test]
         fn counts_are_those_of_the_tunnels(steps in prop::collection::vec(step(), 0..2000)) {
-            let mut pool = Pool::new(2);
+            let mut pool = Pool::new(2, MAX_TUNNELS);
             let mut tunnels = vec![false; pool.start()];
             for step in steps {
                 let pick = |busy: bool, n: usize| {

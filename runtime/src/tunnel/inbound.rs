@@ -1,4 +1,4 @@
-//! What kas sends through a tunnel.
+//! What the server sends through a tunnel.
 
 use std::{
     future::poll_fn,
@@ -15,14 +15,14 @@ use proto::{
     frame::{Deframer, Encoding, FrameError},
     sequence::{CONNECT_RESPONSE, END, FieldNumber, OutOfOrder, Sequence},
 };
-use runtime::grpc::{ReceiveError, poll_message};
 use tonic::Status;
 
 use super::TunnelError;
+use crate::grpc::{ReceiveError, poll_message, status_from};
 
-/// kas's side of a tunnel.
+/// The server's side of a tunnel.
 #[derive(Debug)]
-pub(crate) struct Inbound {
+pub struct Inbound {
     source: Source,
     deframer: Deframer,
     order: Sequence,
@@ -48,7 +48,7 @@ enum Source {
 }
 
 impl Inbound {
-    pub(crate) fn new(response: h2::client::ResponseFuture) -> Self {
+    pub(super) fn new(response: h2::client::ResponseFuture) -> Self {
         Self {
             source: Source::Head(response),
             deframer: Deframer::new(Encoding::Identity),
@@ -56,15 +56,18 @@ impl Inbound {
         }
     }
 
-    /// The next message, in a right place; `None` when kas has ended the tunnel
-    /// in order. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Option<Msg>, TunnelError> {
+    /// The next message, in a right place; `None` when the server has ended the
+    /// tunnel in order. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why nothing more comes.
+    pub async fn next(&mut self) -> Result<Option<Msg>, TunnelError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Reads on until kas ends the tunnel, and says whether it did; silence
+    /// Reads on until the server ends the tunnel, and says whether it did; silence
     /// longer than `limit` is not waited out.
-    pub(crate) async fn drain(&mut self, limit: Duration) -> bool {
+    pub async fn drain(&mut self, limit: Duration) -> bool {
         loop {
             match tokio::time::timeout(limit, self.next()).await {
                 Ok(Ok(Some(_))) => {}
@@ -107,7 +110,7 @@ impl Inbound {
 
     /// Moves one step on, which may bring a message.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, TunnelError>> {
-        let broken = |error: h2::Error| TunnelError::Broken(runtime::grpc::status_from(&error));
+        let broken = |error: h2::Error| TunnelError::Broken(status_from(&error));
         match &mut self.source {
             Source::Head(response) => {
                 let response = ready!(Pin::new(response).poll(cx)).map_err(broken)?;
@@ -187,7 +190,7 @@ fn unframed(error: &FrameError) -> Status {
 /// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
 fn no_grpc(status: StatusCode) -> Status {
     let message = format!(
-        "unexpected HTTP status {status}: kas or what stands before it did not decode the call"
+        "unexpected HTTP status {status}: the server or what stands before it did not decode the call"
     );
     let code = match status.as_u16() {
         400 => tonic::Code::Internal,
