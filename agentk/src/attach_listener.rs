@@ -1,4 +1,4 @@
-//! A listener for `Receptive.Attach`, the call that carries the bytes of a connection.
+//! A listener for `Receptive.Attach`, the call that carries the bytes of a connection, and for tunnels from kas.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::receptive::rpc::receptive_server::{Receptive as Service, ReceptiveServer};
 use runtime::{
     drain::Drain,
-    grpc::{self, ServerConnection},
+    grpc::{self, Keepalive, KeepaliveOptions, ServerConnection},
     io::ByteStream,
     listen::{Accepted, AgentAcceptor, AgentAcceptorOptions, BindError, Listener, bind},
     serve::{Limit, Server},
@@ -16,7 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::version;
+use crate::{
+    kas_tunnels::{KasTunnels, Tended},
+    version,
+};
 
 /// Concurrent connections.
 const MAX_CONNECTIONS: usize = 100;
@@ -27,8 +30,22 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a WebSocket ping is sent: load balancers cut connections that are
 /// silent for a minute, and do not see the pings inside.
 const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How a connection with tunnels shows that kas is there. Inside of a call there are pings already.
+const PINGS: KeepaliveOptions = KeepaliveOptions {
+    interval: Duration::from_secs(30),
+    timeout: Duration::from_secs(10),
+    in_use: Duration::from_secs(10),
+};
 /// Protocols that TLS offers.
 pub(crate) const ALPN: [&[u8]; 2] = [H2, HTTP_1_1];
+
+/// A service of a listener.
+pub(crate) trait Attachable: Service + Clone {
+    /// What serves tunnels on a new connection; `None` if it takes none.
+    fn tunnels(&self) -> Option<KasTunnels> {
+        None
+    }
+}
 
 /// A bound listener and the service behind it.
 #[derive(Debug)]
@@ -55,7 +72,7 @@ pub enum AttachListenerError {
     ),
 }
 
-impl<S: Service + Clone> AttachListener<S> {
+impl<S: Attachable> AttachListener<S> {
     /// Listens; `flags` is what the names of its flags begin with.
     pub(crate) async fn bind(
         flags: &'static str,
@@ -103,17 +120,26 @@ impl<S: Service + Clone> AttachListener<S> {
 }
 
 /// Serves one connection to its end.
-async fn serve_connection<S: Service + Clone>(service: S, io: ByteStream) {
+async fn serve_connection<S: Attachable>(service: S, mut io: ByteStream) {
+    let heard = io.heard();
     let handshake = grpc::server_settings().handshake(io);
     let http2 = tokio::time::timeout(IDLE_TIMEOUT, handshake).await;
     let Ok(Ok(mut http2)): Result<Result<ServerConnection<_>, _>, _> = http2 else {
         return tracing::debug!("closing a connection that does not speak HTTP/2");
     };
+    let pings = http2.ping_pong();
+    let mut pings = pings.map(|pings| Keepalive::new(pings, heard, PINGS, 1.0));
+    let mut tunnels = service.tunnels();
     let mut calls = JoinSet::new();
     loop {
+        let without_tunnels = tunnels.as_ref().is_none_or(KasTunnels::is_empty);
         tokio::select! {
             request = http2.accept() => {
                 let Some(Ok((request, respond))) = request else { return };
+                if let Some(tunnels) = &mut tunnels && KasTunnels::is_for(&request) {
+                    tunnels.accept(request, respond);
+                    continue;
+                }
                 if calls.len() >= MAX_CALLS_PER_CONNECTION {
                     // Fails only when the caller has gone.
                     let full = Status::resource_exhausted("too many calls on one connection");
@@ -128,8 +154,29 @@ async fn serve_connection<S: Service + Clone>(service: S, io: ByteStream) {
                 });
             }
             Some(_) = calls.join_next() => {}
-            () = tokio::time::sleep(IDLE_TIMEOUT), if calls.is_empty() => return,
+            Some(tended) = tend(&mut tunnels) => if tended == Tended::Over {
+                return;
+            },
+            () = silent(&mut pings), if !without_tunnels => {
+                return tracing::warn!("HTTP/2 keepalive timed out; closing the connection from kas");
+            }
+            () = tokio::time::sleep(IDLE_TIMEOUT), if calls.is_empty() && without_tunnels => return,
         }
+    }
+}
+
+async fn tend(tunnels: &mut Option<KasTunnels>) -> Option<Tended> {
+    match tunnels {
+        Some(tunnels) => Some(tunnels.tend().await),
+        None => None,
+    }
+}
+
+/// Waits until a ping stays unanswered. Cancel-safe.
+async fn silent(pings: &mut Option<Keepalive>) {
+    match pings {
+        Some(pings) => pings.timed_out().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,7 @@ pub mod flags;
 mod flux;
 mod graph;
 mod informer;
+mod kas_tunnels;
 mod kubernetes_api;
 mod last_failure;
 mod leader;

@@ -165,6 +165,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             acceptor,
             settings,
         },
+        receptive_form: config.agent.receptive_agent.form,
         users: users(config, control.usage.clone(), &graph, shared.one_time).await?,
         peers,
         gitlab,

@@ -10,6 +10,7 @@ use std::sync::{
 use admin::{Admin, AdminApi, Sources};
 use agent_gateway::{
     AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor, Tracker,
+    config::ReceptiveForm,
     events::{EventWorkers, Events},
 };
 use control_plane::{ControlPlane, notifications::Notifications};
@@ -51,6 +52,8 @@ pub struct Setup {
     pub metrics: Metrics,
     /// The agents' port.
     pub agents: Port<AgentAcceptor, agent_gateway::Settings>,
+    /// How calls of agents come that are dialled.
+    pub receptive_form: ReceptiveForm,
     /// The users' port.
     pub users: Option<Port<PlainAcceptor, user_gateway::Settings>>,
     /// The peers' port.
@@ -181,7 +184,12 @@ impl Replica {
             };
             replica.serve_operators(port, sources);
         }
-        replica.serve_agents(setup.agents, &setup.control_plane, &mut numbers);
+        replica.serve_agents(
+            setup.agents,
+            setup.receptive_form,
+            &setup.control_plane,
+            &mut numbers,
+        );
         if let Some(port) = setup.users {
             replica.serve_users(
                 port,
@@ -226,6 +234,7 @@ impl Replica {
     fn serve_agents(
         &mut self,
         port: Port<AgentAcceptor, agent_gateway::Settings>,
+        receptive_form: ReceptiveForm,
         control_plane: &Arc<dyn ControlPlane>,
         numbers: &mut Metrics,
     ) {
@@ -248,7 +257,8 @@ impl Replica {
             self.table.clone(),
             states,
             &crate::version::server(),
-        );
+        )
+        .with_form(receptive_form);
         let listed = control_plane.receptive_agents();
         let supervising = supervisor.run(listed, self.agents.clone());
         self.agents.spawn(vital("receptive agents", supervising));

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{FLAGS, PODS_AUDIENCE, secret};
 use crate::{
-    attach_listener::{AttachListener, AttachListenerError, tls},
+    attach_listener::{AttachListener, AttachListenerError, Attachable, tls},
     config::PrivateApi,
     session::Uplink,
 };
@@ -54,6 +54,8 @@ impl Relay {
         })
     }
 }
+
+impl Attachable for Relay {}
 
 #[tonic::async_trait]
 impl Service for Relay {

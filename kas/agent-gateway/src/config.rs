@@ -48,8 +48,25 @@ section! {
     pub struct ReceptiveAgent: Default {
         /// How often GitLab is asked which agents are to be dialled.
         pub poll_period: PositiveSeconds = PositiveSeconds::new(300),
+        /// How agents' calls come over the connections that are made to them. Not among the keys of GitLab's kas.
+        pub form: ReceptiveForm = ReceptiveForm::Auto,
     }
 }
+
+/// How the calls of an agent come over a connection that kas made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceptiveForm {
+    /// As the agent serves: by the first of the others that it knows.
+    #[default]
+    Auto,
+    /// On a connection of the agent's inside one call, which is our own form.
+    Attach,
+    /// Each by a tunnel that kas opens to the agent, which is GitLab's form as far as it is known.
+    ReverseTunnel,
+}
+
+impl Setting for ReceptiveForm {}
 
 section! {
     /// Jobs for runners. Not among the keys of GitLab's kas that are known here.

@@ -130,6 +130,11 @@ impl AgentGateway {
         pace.turn(turn, rand::random())
     }
 
+    /// What agents can call.
+    pub(crate) fn services(&self) -> &Services {
+        &self.settings.services
+    }
+
     /// Serves a connection that this replica dialled, as if the agent had dialled it, to its end.
     pub async fn serve_dialled(
         self: Arc<Self>,

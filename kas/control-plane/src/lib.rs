@@ -24,7 +24,7 @@ pub use access::{Access, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};
-pub use receptive::{Material, MaterialError, Proof, ReceptiveAgent};
+pub use receptive::{ClientCertificate, Material, MaterialError, Proof, ReceptiveAgent};
 pub use token_cache::{CachePolicy, Retryable, Standing, TokenCache};
 
 use std::{net::IpAddr, sync::Arc};

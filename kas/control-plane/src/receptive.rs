@@ -19,18 +19,22 @@ pub struct ReceptiveAgent {
     pub server_name: Option<String>,
 }
 
-/// How kas proves to an agent who it is.
+/// How kas proves to an agent who it is: in one of these ways, or both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// By tokens that it signs with this private key (Ed25519).
+    pub jwt: Option<Material>,
+    /// By a certificate.
+    pub certificate: Option<ClientCertificate>,
+}
+
+/// A certificate (PEM) that kas shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
-    /// A token, signed with this private key (Ed25519).
-    Jwt(Material),
-    /// A certificate (PEM), with its key.
-    Certificate {
-        /// The certificate.
-        certificate: Material,
-        /// Its key.
-        key: Material,
-    },
+pub struct ClientCertificate {
+    /// The certificate.
+    pub certificate: Material,
+    /// Its key.
+    pub key: Material,
 }
 
 /// A key or a certificate; never printed.

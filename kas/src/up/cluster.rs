@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use agent_gateway::{Services, Tracker};
+use agent_gateway::{Services, Tracker, config::ReceptiveForm};
 use anyhow::Context;
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions};
 use control_plane::standalone::Standalone;
@@ -118,6 +118,7 @@ impl Cluster {
                 acceptor: acceptor(),
                 settings: self::settings(services),
             },
+            receptive_form: ReceptiveForm::default(),
             users: Some(Port {
                 listener: users.into(),
                 acceptor: PlainAcceptor::new(Some(tls.clone())),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use agent_gateway::{DrainSettings, Services, Tracker};
+use agent_gateway::{DrainSettings, Services, Tracker, config::ReceptiveForm};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use control_plane::{
     Token,
@@ -109,6 +109,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
                 directions: String::new(),
             },
         },
+        receptive_form: ReceptiveForm::default(),
         users: Some(Port {
             listener: users.into(),
             acceptor: PlainAcceptor::new(None),

@@ -114,8 +114,11 @@ async fn begin(
     dialled: Option<Arc<DialledConnection>>,
     drain: Drain,
 ) -> Option<Box<Connection>> {
-    // Nobody on the way sees the streams of a connection that was dialled.
-    let native = matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs) && dialled.is_none();
+    // Of a connection that was dialled they see one stream as a rule, which carries it and its pings.
+    let native = match &dialled {
+        None => matches!(accepted.scheme, Scheme::Grpc | Scheme::Grpcs),
+        Some(dialled) => dialled.is_seen(),
+    };
     let remote_addr = accepted.remote_addr;
     // The agent is the first whose token is valid. Lines about another, on the connection of a load balancer, name it.
     let span = tracing::info_span!("agent_connection", %remote_addr, agent.id = field::Empty);

@@ -31,17 +31,21 @@ pub struct DialledConnection {
     leave: CancellationToken,
     /// Whether the pod that was dialled is at its other end.
     direct: bool,
+    /// Whether load balancers on the way see each of its calls as a stream.
+    seen: bool,
 }
 
 impl DialledConnection {
-    /// A connection on which this agent is expected.
+    /// A connection on which this agent is expected. `seen`: load balancers on the way see each of its calls as a
+    /// stream, and may cut those that are silent.
     #[must_use]
-    pub fn new(expected: AgentId) -> Arc<Self> {
+    pub fn new(expected: AgentId, seen: bool) -> Arc<Self> {
         Arc::new(Self {
             expected,
             agent: watch::Sender::new(DialledAgent::Unauthenticated),
             leave: CancellationToken::new(),
             direct: true,
+            seen,
         })
     }
 
@@ -56,6 +60,11 @@ impl DialledConnection {
         self.direct
     }
 
+    /// Whether its calls are streams that load balancers on the way see.
+    pub(super) fn is_seen(&self) -> bool {
+        self.seen
+    }
+
     /// The connection of another pod that this one carries.
     pub(super) fn of_another_pod(&self) -> Arc<Self> {
         Arc::new(Self {
@@ -63,6 +72,7 @@ impl DialledConnection {
             agent: watch::Sender::new(DialledAgent::Unauthenticated),
             leave: self.leave.clone(),
             direct: false,
+            seen: false,
         })
     }
 

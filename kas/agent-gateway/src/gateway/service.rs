@@ -227,7 +227,7 @@ impl Method {
         service.trim_start_matches('/')
     }
 
-    /// Its name without its service, for the log.
+    /// Its name without its service.
     pub(super) fn name(&self) -> &'static str {
         name(self.path)
     }

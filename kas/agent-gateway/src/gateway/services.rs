@@ -13,11 +13,14 @@ mod registrar;
 use std::sync::Arc;
 
 use control_plane::{ControlPlane, usage::Usage};
-use proto::former_names::present;
+use proto::{
+    agent::reverse_tunnel::info::{self, AgentDescriptor},
+    former_names::present,
+};
 use runtime::grpc::ServerMetrics;
 use tonic::Status;
 
-use super::service::Method;
+use super::service::{Handler, Method};
 use crate::tracker::Tracker;
 pub use events::report_events;
 pub use flux::reconcile_projects;
@@ -77,6 +80,23 @@ impl Services {
         let present = present(path);
         let found = self.0.iter().find(|method| method.path() == present);
         found.cloned().ok_or_else(|| self.unknown(path))
+    }
+
+    /// What agents can call, for those that kas dials.
+    pub(crate) fn descriptor(&self) -> AgentDescriptor {
+        let of_agents = self
+            .0
+            .iter()
+            .filter(|method| !matches!(method.handler(), Handler::Runner(_)));
+        let services = of_agents.map(|method| info::Service {
+            name: method.service().to_owned(),
+            methods: vec![info::Method {
+                name: method.name().to_owned(),
+            }],
+        });
+        AgentDescriptor {
+            services: services.collect(),
+        }
     }
 
     fn unknown(&self, path: &str) -> Status {

@@ -1,36 +1,59 @@
-//! Dials an agent once: socket, TLS, HTTP/2, and the call that carries the rest.
+//! Dials an agent once: socket, TLS, HTTP/2, and the call or the tunnels that carry the rest.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use control_plane::{Material, MaterialError, Proof, ReceptiveAgent};
-use http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
+use control_plane::ReceptiveAgent;
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     grpc::{self, Channel},
-    jwt::SigningKey,
-    listen::Accepted,
-    tls::{ClientTls, ClientTlsOptions, PemPair},
+    io::{ByteStream, Heard},
+    listen::{Accepted, Scheme},
 };
 use tonic::{Code, Status};
 
-use super::dial_error::DialError;
+use super::{
+    credentials::{Credentials, tls},
+    dial_error::DialError,
+    form::Form,
+    tunnels::{self, Agent, Tunnels},
+};
 use crate::gateway::WEBSOCKET_PING_INTERVAL;
 
 /// How long the agent may take to accept the call.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// `iss` and `aud` of the tokens that kas shows.
-const ISSUER: &str = "gitlab-kas";
-const AUDIENCE: &str = "gitlab-agent";
 
 /// A connection on which the agent, as the client, is about to speak HTTP/2.
 pub(super) struct Attached {
     pub(super) accepted: Accepted,
+    pub(super) form: Form,
+    /// Whether load balancers on the way see the agent's calls as streams.
+    pub(super) seen: bool,
     /// Moves the bytes; ends when the socket has.
     pub(super) driver: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// Dials the agent. Cancelling closes what was open.
-pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Attached, DialError> {
+/// HTTP/2 to an agent, as the client.
+pub(super) struct Http2 {
+    pub(super) connection: h2::client::Connection<ByteStream, proto::frame::Frame>,
+    pub(super) heard: Heard,
+}
+
+/// What carries the agent's calls.
+enum Carrier {
+    /// A call.
+    Call(Box<ByteStream>),
+    Tunnels(Box<Tunnels>),
+}
+
+/// Dials the agent. `choice` is a form, and the one for agents that do not know it; by tunnels an agent can call what
+/// `descriptor` lists. Cancelling closes what was open.
+pub(super) async fn dial(
+    agent: &ReceptiveAgent,
+    user_agent: &str,
+    (form, other): (Form, Option<Form>),
+    descriptor: Bytes,
+) -> Result<Attached, DialError> {
     let target = Target::parse(&agent.url)?;
     let options = ConnectOptions {
         tls: tls(agent, &target).await?,
@@ -38,81 +61,84 @@ pub(super) async fn dial(agent: &ReceptiveAgent, user_agent: &str) -> Result<Att
         ping_interval: Some(WEBSOCKET_PING_INTERVAL),
         ..ConnectOptions::default()
     };
-    let metadata = metadata(&agent.proof, user_agent).await?;
-    let connected = connect(&target, &options).await?;
+    let credentials = Credentials::read(&agent.proof, user_agent).await?;
+    let mut connected = connect(&target, &options).await?;
+    let heard = connected.io.heard();
     let handshake = grpc::client_settings().handshake(connected.io);
-    let (send, mut http2) = handshake.await.map_err(DialError::of_http2)?;
-    let attaching = grpc::attach(Channel::new(send, target.origin(), metadata));
-    let attached = tokio::select! {
-        biased;
-        ended = &mut http2 => return Err(ended.map_or_else(DialError::of_http2, |()| closed())),
-        attached = tokio::time::timeout(ATTACH_TIMEOUT, attaching) => attached,
-    };
-    let attached = match attached {
-        Ok(Ok(attached)) => attached,
-        Ok(Err(status)) => return Err(DialError::Refused(Box::new(status))),
-        Err(_) => {
-            let status = Status::new(Code::DeadlineExceeded, "no response in time");
-            return Err(DialError::Refused(Box::new(status)));
+    let (send, mut connection) = handshake.await.map_err(DialError::of_http2)?;
+    let scheme = connected.scheme;
+    let peer = Arc::new(Agent {
+        requests: send,
+        origin: target.origin(),
+        credentials,
+        descriptor,
+        seen: matches!(scheme, Scheme::Grpc | Scheme::Grpcs),
+    });
+    let beginning = async {
+        match (begin(form, &peer).await, other) {
+            (Err(error), Some(other)) if error.is_unknown_form() => begin(other, &peer).await,
+            (begun, _) => begun,
         }
     };
-    Ok(Attached {
-        accepted: Accepted {
-            io: attached,
-            remote_addr: connected.remote_addr.unwrap_or_else(unspecified),
-            scheme: connected.scheme,
+    let carrier = tokio::select! {
+        biased;
+        ended = &mut connection => return Err(ended.map_or_else(DialError::of_http2, |()| closed())),
+        carrier = beginning => carrier?,
+    };
+    let http2 = Http2 { connection, heard };
+    let remote_addr = connected.remote_addr.unwrap_or_else(unspecified);
+    Ok(match carrier {
+        Carrier::Call(io) => Attached {
+            accepted: accepted(*io, remote_addr, scheme),
+            form: Form::Attach,
+            seen: false,
+            driver: Box::pin(async move {
+                if let Err(error) = http2.connection.await {
+                    tracing::debug!(%error, "connection to receptive agent broke");
+                }
+            }),
         },
-        driver: Box::pin(async move {
-            if let Err(error) = http2.await {
-                tracing::debug!(%error, "connection to receptive agent broke");
+        Carrier::Tunnels(tunnels) => {
+            let seen = tunnels.are_seen();
+            let (io, driver) = tunnels.carry(http2).await?;
+            Attached {
+                accepted: accepted(io, remote_addr, scheme),
+                form: Form::ReverseTunnel,
+                seen,
+                driver: Box::pin(driver),
             }
-        }),
+        }
     })
 }
 
-async fn tls(agent: &ReceptiveAgent, target: &Target) -> Result<Option<ClientTls>, DialError> {
-    if !target.scheme().is_tls() {
-        return match agent.proof {
-            Proof::Jwt(_) => Ok(None),
-            Proof::Certificate { .. } => Err(DialError::Material(
-                "a certificate can only be shown to a grpcs:// or wss:// URL".to_owned(),
-            )),
-        };
+async fn begin(form: Form, agent: &Arc<Agent>) -> Result<Carrier, DialError> {
+    match form {
+        Form::Attach => {
+            let io = attach(agent).await?;
+            Ok(Carrier::Call(Box::new(io)))
+        }
+        Form::ReverseTunnel => {
+            let tunnels = tunnels::open(agent.clone()).await?;
+            Ok(Carrier::Tunnels(Box::new(tunnels)))
+        }
     }
-    let read = |it| async move { Material::read(it).await.map_err(unreadable) };
-    let mut options = ClientTlsOptions {
-        server_name: agent.server_name.clone(),
-        ..ClientTlsOptions::default()
-    };
-    if let Some(ca) = &agent.ca {
-        options.ca_pem = Some(read(ca).await?);
-    }
-    if let Proof::Certificate { certificate, key } = &agent.proof {
-        options.identity_pem = Some(PemPair {
-            certificate: read(certificate).await?,
-            key: read(key).await?,
-        });
-    }
-    Ok(Some(ClientTls::load(&options)?))
 }
 
-fn unreadable(error: MaterialError) -> DialError {
-    DialError::Material(error.to_string())
+async fn attach(agent: &Agent) -> Result<ByteStream, DialError> {
+    let (requests, origin) = (agent.requests.clone(), agent.origin.clone());
+    let channel = Channel::new(requests, origin, agent.credentials.metadata()?);
+    let attached = tokio::time::timeout(ATTACH_TIMEOUT, grpc::attach(channel)).await;
+    let late = |_| Status::new(Code::DeadlineExceeded, "no response in time");
+    let attached = attached.map_err(late).and_then(|attached| attached);
+    attached.map_err(|status| DialError::Refused(Box::new(status)))
 }
 
-async fn metadata(proof: &Proof, user_agent: &str) -> Result<HeaderMap, DialError> {
-    let mut metadata = HeaderMap::new();
-    let user_agent = HeaderValue::from_str(user_agent).expect("the version is plain text");
-    metadata.insert(header::USER_AGENT, user_agent);
-    if let Proof::Jwt(key) = proof {
-        let key: Arc<str> = key.read().await.map_err(unreadable)?;
-        let token = SigningKey::parse(&key)?.sign(ISSUER, AUDIENCE)?;
-        let mut bearer =
-            HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is plain text");
-        bearer.set_sensitive(true);
-        metadata.insert(header::AUTHORIZATION, bearer);
+fn accepted(io: ByteStream, remote_addr: SocketAddr, scheme: Scheme) -> Accepted {
+    Accepted {
+        io,
+        remote_addr,
+        scheme,
     }
-    Ok(metadata)
 }
 
 fn closed() -> DialError {

@@ -66,6 +66,11 @@ impl DialError {
         }
     }
 
+    /// Whether the agent does not know the form in which its calls were to come.
+    pub(super) fn is_unknown_form(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::Unimplemented)
+    }
+
     /// The label `state` of the metric `receptive_agent`.
     pub(super) fn state(&self) -> &'static str {
         match self {

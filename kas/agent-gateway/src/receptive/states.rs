@@ -42,8 +42,8 @@ impl ReceptiveStates {
         });
     }
 
-    pub(super) fn connected(&self, agent: AgentId, url: &str) {
-        tracing::info!(agent.id = agent.0, url, "receptive agent connected");
+    pub(super) fn connected(&self, agent: AgentId, url: &str, form: &str) {
+        tracing::info!(agent.id = agent.0, url, form, "receptive agent connected");
         self.put(agent, "connected", String::new());
     }
 
@@ -122,7 +122,7 @@ mod tests {
 
         states.dialling(AgentId(1));
         states.failed(AgentId(2), "grpc://a", &DialError::Other(AgentId(9)));
-        states.connected(AgentId(3), "grpc://b");
+        states.connected(AgentId(3), "grpc://b", "attach");
         states.dialling(AgentId(3));
         states.remove(AgentId(1));
 

@@ -4,9 +4,10 @@ mod dialer;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use control_plane::ReceptiveAgent;
 use router::{AgentId, ReplicaId, RoutingTable};
-use runtime::drain::Drain;
+use runtime::{drain::Drain, tunnel::framed_descriptor};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -14,8 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{assignee::Assignee, states::ReceptiveStates};
-use crate::gateway::AgentGateway;
+use super::{assignee::Assignee, form::Forms, states::ReceptiveStates};
+use crate::{config::ReceptiveForm, gateway::AgentGateway};
 use dialer::AgentDialer;
 
 /// How often the ring of live replicas is read.
@@ -29,6 +30,9 @@ pub struct ReceptiveSupervisor {
     table: Arc<dyn RoutingTable>,
     states: ReceptiveStates,
     user_agent: Arc<str>,
+    form: ReceptiveForm,
+    /// What agents can call through tunnels, framed.
+    descriptor: Bytes,
     assignments: HashMap<AgentId, Assignment>,
     dialers: JoinSet<()>,
 }
@@ -53,13 +57,22 @@ impl ReceptiveSupervisor {
     ) -> Self {
         Self {
             me,
+            descriptor: framed_descriptor(gateway.services().descriptor()),
             gateway,
             table,
             states,
             user_agent: user_agent.into(),
+            form: ReceptiveForm::default(),
             assignments: HashMap::new(),
             dialers: JoinSet::new(),
         }
+    }
+
+    /// The same, with this form of connections.
+    #[must_use]
+    pub fn with_form(mut self, form: ReceptiveForm) -> Self {
+        self.form = form;
+        self
     }
 
     /// Dials listed agents until `drain` starts. Their connections then end as all others do.
@@ -118,6 +131,8 @@ impl ReceptiveSupervisor {
             table: self.table.clone(),
             states: self.states.clone(),
             user_agent: self.user_agent.clone(),
+            forms: Forms::new(self.form),
+            descriptor: self.descriptor.clone(),
             drain: drain.clone(),
         };
         self.dialers.spawn(dialer.run());

@@ -15,7 +15,7 @@ use super::{
     error::{AnswerError, CallError},
     number::{Number, or_default},
 };
-use crate::{Material, Proof, ReceptiveAgent};
+use crate::{ClientCertificate, Material, Proof, ReceptiveAgent};
 
 const PATH: &str = "/api/v4/internal/kubernetes/receptive_agents";
 
@@ -114,13 +114,16 @@ fn parse(body: &Bytes) -> Result<Vec<ReceptiveAgent>, AnswerError> {
 fn agent(answer: serde_json::Value) -> Result<ReceptiveAgent, &'static str> {
     let answer: AgentAnswer =
         serde_json::from_value(answer).map_err(|_| "a field is missing, or of another type")?;
-    let proof = match (answer.jwt, answer.mtls) {
-        (Some(jwt), _) => Proof::Jwt(Material::Text(jwt.private_key.into())),
-        (None, Some(mtls)) => Proof::Certificate {
-            certificate: Material::Text(mtls.client_cert.into()),
-            key: Material::Text(mtls.client_key.into()),
-        },
-        (None, None) => return Err("it has neither jwt nor mtls"),
+    if answer.jwt.is_none() && answer.mtls.is_none() {
+        return Err("it has neither jwt nor mtls");
+    }
+    let certificate = answer.mtls.map(|mtls| ClientCertificate {
+        certificate: Material::Text(mtls.client_cert.into()),
+        key: Material::Text(mtls.client_key.into()),
+    });
+    let proof = Proof {
+        jwt: answer.jwt.map(|jwt| Material::Text(jwt.private_key.into())),
+        certificate,
     };
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(ReceptiveAgent {
@@ -143,14 +146,21 @@ mod tests {
             {"id": 8, "url": "grpcs://b", "mtls": {"client_cert": "c", "client_key": "k"},
              "ca_cert": "ca", "tls_host": "host", "unknown": 1},
             {"id": 9, "url": "grpcs://c"},
-            {"id": 10, "jwt": {"private_key": "k"}}
+            {"id": 10, "jwt": {"private_key": "k"}},
+            {"id": 11, "url": "wss://d", "jwt": {"private_key": "k"}, "mtls": {"client_cert": "c", "client_key": "k"}}
         ]}"#;
 
         let agents = parse(&Bytes::from(text)).unwrap();
 
         let ids: Vec<_> = agents.iter().map(|it| it.id.0).collect();
-        assert_eq!(ids, [7, 8]);
-        assert_eq!(agents[0].proof, Proof::Jwt(Material::Text("k".into())));
+        assert_eq!(ids, [7, 8, 11]);
+        let key = Some(Material::Text("k".into()));
+        assert_eq!(
+            (&agents[0].proof.jwt, &agents[0].proof.certificate),
+            (&key, &None)
+        );
+        assert_eq!(agents[1].proof.jwt, None);
+        assert!(agents[2].proof.jwt == key && agents[2].proof.certificate.is_some());
         assert_eq!(agents[0].ca, None);
         assert_eq!(agents[1].ca, Some(Material::Text("ca".into())));
         assert_eq!(agents[1].server_name.as_deref(), Some("host"));

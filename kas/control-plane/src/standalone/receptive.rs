@@ -6,7 +6,7 @@ use cluster_state::AgentId;
 use runtime::connect::Target;
 use serde::{Deserialize, Serialize};
 
-use crate::{Material, Proof, ReceptiveAgent};
+use crate::{ClientCertificate, Material, Proof, ReceptiveAgent};
 
 /// Where an agent waits to be dialled, and how kas proves who it is: by `jwt` or
 /// by `mtls`.
@@ -71,13 +71,16 @@ impl ReceptiveEntry {
     /// What is dialled; nothing if there is a [`mistake`](Self::mistake).
     pub(super) fn agent(&self, id: AgentId) -> Option<ReceptiveAgent> {
         let file = |path: &PathBuf| Material::File(path.clone());
-        let proof = match (&self.jwt, &self.mtls) {
-            (Some(jwt), _) => Proof::Jwt(file(&jwt.private_key_file)),
-            (None, Some(mtls)) => Proof::Certificate {
-                certificate: file(&mtls.certificate_file),
-                key: file(&mtls.key_file),
-            },
-            (None, None) => return None,
+        if self.jwt.is_none() && self.mtls.is_none() {
+            return None;
+        }
+        let certificate = self.mtls.as_ref().map(|mtls| ClientCertificate {
+            certificate: file(&mtls.certificate_file),
+            key: file(&mtls.key_file),
+        });
+        let proof = Proof {
+            jwt: self.jwt.as_ref().map(|jwt| file(&jwt.private_key_file)),
+            certificate,
         };
         Some(ReceptiveAgent {
             id,

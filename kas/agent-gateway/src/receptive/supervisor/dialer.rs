@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use control_plane::ReceptiveAgent;
 use router::{AgentId, RoutingTable};
 use runtime::{backoff::Backoff, drain::Drain};
@@ -12,6 +13,7 @@ use super::super::{
     assignee::Assignee,
     dial::{Attached, dial},
     dial_error::DialError,
+    form::{Form, Forms},
     states::ReceptiveStates,
 };
 use crate::gateway::{AgentGateway, DialledAgent, DialledConnection};
@@ -39,6 +41,8 @@ pub(super) struct AgentDialer {
     pub(super) table: Arc<dyn RoutingTable>,
     pub(super) states: ReceptiveStates,
     pub(super) user_agent: Arc<str>,
+    pub(super) forms: Forms,
+    pub(super) descriptor: Bytes,
     pub(super) drain: Drain,
 }
 
@@ -46,6 +50,7 @@ pub(super) struct AgentDialer {
 struct HeldConnection {
     connection: Arc<DialledConnection>,
     agent: watch::Receiver<DialledAgent>,
+    form: Form,
     ended: CancellationToken,
     /// Closes the socket.
     cut: CancellationToken,
@@ -69,7 +74,8 @@ impl AgentDialer {
         while self.is_assigned().await {
             self.states.dialling(self.agent.id);
             let unlisted = self.unlisted.clone();
-            let dialled = dial(&self.agent, &self.user_agent);
+            let (choice, descriptor) = (self.forms.choice(), self.descriptor.clone());
+            let dialled = dial(&self.agent, &self.user_agent, choice, descriptor);
             let Some(dialled) = unlisted.run_until_cancelled(dialled).await else {
                 break;
             };
@@ -119,7 +125,11 @@ impl AgentDialer {
             let agent = held.agent.borrow_and_update().clone();
             match agent {
                 DialledAgent::Unauthenticated => {}
-                DialledAgent::Expected => self.states.connected(self.agent.id, &self.agent.url),
+                DialledAgent::Expected => {
+                    self.forms.is(held.form);
+                    let (id, url) = (self.agent.id, &self.agent.url);
+                    self.states.connected(id, url, held.form.name());
+                }
                 DialledAgent::Other(other) => return held.rejected(DialError::Other(other)).await,
                 DialledAgent::Rejected(why) => return held.rejected(DialError::Token(why)).await,
             }
@@ -146,13 +156,16 @@ impl AgentDialer {
     fn serve(&self, attached: Attached) -> HeldConnection {
         let Attached {
             accepted,
+            form,
+            seen,
             mut driver,
         } = attached;
-        let connection = DialledConnection::new(self.agent.id);
+        let connection = DialledConnection::new(self.agent.id, seen);
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let held = HeldConnection {
             agent: connection.agent(),
             connection: connection.clone(),
+            form,
             ended: ended.clone(),
             cut: cut.clone(),
         };
