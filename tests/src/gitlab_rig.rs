@@ -57,8 +57,16 @@ impl GitLabRig {
     /// # Errors
     /// When one of them does not start.
     pub async fn start(times: Times) -> Result<Self> {
+        Self::start_with(Scenario::sample(), times, "").await
+    }
+
+    /// The same with another double, and one more line under `agent` in kas's configuration.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_with(scenario: Scenario, times: Times, agent: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let double = GitLabDouble::start(Scenario::sample()).await?;
+        let double = GitLabDouble::start(scenario).await?;
         let secret = folder.path().join("secret");
         double.write_secret(&secret)?;
         let [agents, users, observability] = [ports::free(), ports::free(), ports::free()];
@@ -66,7 +74,7 @@ impl GitLabRig {
             "gitlab:\n  address: {url}\n  external_url: https://gitlab.example.com\n  \
              authentication_secret_file: {secret}\n  \
              outage_grace: {{agents: {agents_grace}s, callers: {callers_grace}s}}\n\
-             agent:\n  listen: {{address: '127.0.0.1:{agents}'}}\n  \
+             agent:\n  {agent}\n  listen: {{address: '127.0.0.1:{agents}'}}\n  \
              info_cache_ttl: {good}s\n  info_cache_error_ttl: {refused}s\n  kubernetes_api:\n    \
              listen: {{address: '127.0.0.1:{users}'}}\n    url_path_prefix: /k8s-proxy/\n    websocket_token_secret_file: {secret}\n    \
              allowed_agent_cache_ttl: {good}s\n    allowed_agent_cache_error_ttl: {refused}s\n\
@@ -105,6 +113,15 @@ impl GitLabRig {
             kubeconfig: self.stub.kubeconfig(self.folder.path())?,
         };
         Agentk::start(name, &links, token, self.folder.path())
+    }
+
+    /// Starts an agent that waits to be dialled, as these flags say.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn receptive(&self, name: &str, token: &str, flags: &[String]) -> Result<Agentk> {
+        let kubeconfig = self.stub.kubeconfig(self.folder.path())?;
+        Agentk::receptive(name, flags, &kubeconfig, token, self.folder.path())
     }
 
     /// Starts an agent, and waits until it serves a caller.

@@ -66,13 +66,9 @@ impl Kas {
             &configuration,
             yaml(options, &file, [agents, users, observability])?,
         )?;
-        let mut command = limited(&programs::kas()?, options.open_files);
-        command.arg("--configuration-file").arg(&configuration);
-        let process = Process::spawn("kas", &mut command, folder)?;
-        for port in [agents, users, observability] {
-            let listens = until_accepts(port, Duration::from_secs(20)).await;
-            listens.with_context(|| process.tail())?;
-        }
+        let command = limited(&programs::kas()?, options.open_files);
+        let ports = [agents, users, observability];
+        let process = run(command, &configuration, ports, folder).await?;
         Ok(Self {
             process,
             agents,
@@ -81,6 +77,19 @@ impl Kas {
             file,
             folder: folder.to_owned(),
         })
+    }
+
+    /// Kills it and starts it again, with the same configuration.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.end_by("KILL", Duration::from_secs(20)).await?;
+        let command = Command::new(programs::kas()?);
+        let ports = [self.agents, self.users, self.observability];
+        let configuration = self.folder.join("kas.yaml");
+        self.process = run(command, &configuration, ports, &self.folder).await?;
+        Ok(())
     }
 
     /// Runs `kas ARGS --file …` and gives what it prints.
@@ -167,6 +176,21 @@ impl Kas {
         std::fs::write(&file, text + "\n")?;
         Ok(Kubectl::new(&file))
     }
+}
+
+async fn run(
+    mut command: Command,
+    configuration: &Path,
+    ports: [u16; 3],
+    folder: &Path,
+) -> Result<Process> {
+    command.arg("--configuration-file").arg(configuration);
+    let process = Process::spawn("kas", &mut command, folder)?;
+    for port in ports {
+        let listens = until_accepts(port, Duration::from_secs(20)).await;
+        listens.with_context(|| process.tail())?;
+    }
+    Ok(process)
 }
 
 /// What a user's kubeconfig points at.

@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use serde_json::Value;
+use rcgen::{KeyPair, PKCS_ED25519};
+use serde_json::{Value, json};
 use tests::{
-    gitlab_double::{Endpoint, Fault, FaultKind},
+    certs::Certs,
+    gitlab_double::{Endpoint, Fault, FaultKind, Paths, Scenario},
     gitlab_rig::{GitLabRig, Times},
     http::send,
+    ports,
     wait::until,
 };
 
@@ -428,5 +432,70 @@ async fn after_the_graces_agents_and_callers_hear_that_gitlab_is_away() -> Resul
     ensure!(message(&caller).contains("GitLab "), "{caller:?}");
     let log = agent.process.output();
     ensure!(!log.contains("nauthenticated"), "{log}");
+    Ok(())
+}
+
+/// A key pair as GitLab has it: the private key for kas, and the public one for the agent.
+fn agents_keys() -> Result<(String, String)> {
+    let keys = KeyPair::generate_for(&PKCS_ED25519)?;
+    // Ahead of it PKCS #8 says which kind of key it is.
+    let private = &keys.serialize_der()[16..48];
+    let encode = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    Ok((encode(private), encode(keys.public_key_raw())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_gitlab_lists_are_dialled_in_either_form_with_all_that_it_says_of_them()
+-> Result<()> {
+    for form in ["auto", "reverse_tunnel"] {
+        let folder = tempfile::tempdir()?;
+        let certs = Certs::create(&folder.path().join("certs"))?;
+        let others = Certs::create(&folder.path().join("others"))?;
+        let authority = |certs: &Certs| std::fs::read_to_string(&certs.ca);
+        let (private, public) = agents_keys()?;
+        let key = folder.path().join("kas.pub");
+        std::fs::write(&key, public)?;
+        // Not among the names in the certificate.
+        let address = format!("127.0.0.2:{}", ports::free());
+        let listed = json!({
+            "id": 5, "url": format!("grpcs://{address}"), "ca_cert": authority(&certs)?,
+            "tls_host": "localhost", "jwt": {"private_key": private}, "mtls": null,
+        });
+        let mut scenario = Scenario::sample();
+        scenario.paths = Paths::New;
+        scenario.receptive_agents = vec![listed];
+        let line = format!("receptive_agent: {{form: {form}, poll_period: 1s}}");
+        let rig = GitLabRig::start_with(scenario, USUAL, &line).await?;
+        let files = rig.double.repository(3).await?;
+        let file = ".gitlab/agents/production/config.yaml";
+        let text = "observability: {logging: {level: debug}}\n";
+        let commit = files.commit("main", &[(file, Some(text))]).await?;
+        let flags = [
+            format!("--api-listen-address={address}"),
+            format!("--api-cert-file={}", certs.certificate.display()),
+            format!("--api-key-file={}", certs.key.display()),
+            format!("--api-jwt-file={}", key.display()),
+        ];
+        let mut agent = rig.receptive("production", "agent-5-a", &flags)?;
+
+        let answers = async || {
+            let answer = rig.get("ci:5:job-100", "/version").await.ok()?;
+            (answer.status() == 200).then_some(())
+        };
+        let served = until("the agent", SOON, answers).await;
+        served.with_context(|| format!("{}\n{}", rig.kas.tail(), agent.process.tail()))?;
+        agent.process.wait_for(&commit, SOON).await?;
+
+        let other = authority(&others)?;
+        rig.double
+            .change(|it| it.receptive_agents[0]["ca_cert"] = other.into());
+        let refused = async || {
+            let metrics = rig.metrics().await.ok()?;
+            let state = r#"receptive_agent{agent_id="5",state="tls"} 1"#;
+            metrics.contains(state).then_some(())
+        };
+        let refused = until("the wrong authority", SOON, refused).await;
+        refused.with_context(|| format!("{form}\n{}", rig.kas.tail()))?;
+    }
     Ok(())
 }

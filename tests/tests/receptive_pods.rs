@@ -1,12 +1,14 @@
 //! Two pods of an agent of which kas dials one: the other leads, and tells kas of
-//! events through the first.
+//! events through the first. In both forms of connections that kas makes, and with
+//! a kas that is started again.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use tests::{
     agentk::Agentk,
-    kas::{Kas, Options},
+    certs::Certs,
+    kas::{Kas, Options, Server},
     kube::Cluster,
     parts::{Part, skipped},
     ports,
@@ -30,27 +32,37 @@ async fn a_leader_that_kas_has_not_dialled_tells_it_of_events() -> Result<()> {
     }
     let cluster = Cluster::up().await?;
 
-    let checked = check(&cluster).await;
+    let checked = async {
+        for form in ["attach", "reverse_tunnel"] {
+            check(&cluster, form).await.context(form)?;
+        }
+        anyhow::Ok(())
+    };
+    let checked = checked.await;
 
     cluster.down().await?;
     checked
 }
 
-async fn check(cluster: &Cluster) -> Result<()> {
+async fn check(cluster: &Cluster, form: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
+    let certs = Certs::create(&folder.join("certs"))?;
+    let agent = format!("events: {{log: true}}\n  receptive_agent: {{form: {form}}}");
     let options = Options {
-        agent: "events: {log: true}",
+        agent: &agent,
+        user_tls: Some(&certs),
         ..Options::default()
     };
-    let kas = Kas::start(options, folder).await?;
+    let mut kas = Kas::start(options, folder).await?;
     let [dialled, other, own, others] = [(); 4].map(|()| ports::free());
     let url = format!("grpc://127.0.0.1:{dialled}");
     let token = kas
         .cli(&["agent", "create", AGENT, "--receptive", &url])
         .await?;
     let admin = cluster.admin();
-    admin.apply(&lease(&kas.agent_id(AGENT).await?)).await?;
+    let lock = format!("agent-{}-lock", kas.agent_id(AGENT).await?);
+    admin.apply(&lease(&lock)).await?;
     std::fs::write(folder.join("pods"), SECRET)?;
     let pod = |number: usize, ports: [u16; 3]| {
         let flags = flags(ports, folder);
@@ -67,27 +79,41 @@ async fn check(cluster: &Cluster) -> Result<()> {
         pod(1, [other, others, own])?,
     ];
 
-    admin.apply(EVENT).await?;
-
-    let told = async || {
-        kas.process
-            .output()
-            .contains("\"name\":\"told\"")
-            .then_some(())
+    let user = kas.create_user("ana", AGENT, &["agent"]).await?;
+    let server = Server {
+        url: format!("https://localhost:{}/k8s-proxy/", kas.users),
+        ca: certs.ca.clone(),
     };
-    let told = until("the event", SOON, told).await;
-    told.with_context(|| {
-        let [a, b] = &pods;
-        [&kas.process, &a.process, &b.process]
-            .map(Process::tail)
-            .join("\n")
-    })
+    let kubectl = kas
+        .kubectl(AGENT, ["--user", "ana"], &user, &server)
+        .await?;
+
+    for begin in ["first", "again"] {
+        if begin == "again" {
+            kas.restart().await?;
+        }
+        let works = async || kubectl.ok(&["get", "namespace", "default"]).await.ok();
+        let works = until("kubectl", SOON, works).await;
+        works.with_context(|| tails(&kas, &pods))?;
+        let name = format!("told-{form}-{begin}");
+        let said = format!("\"name\":\"{name}\"");
+        admin.apply(&EVENT.replace("NAME", &name)).await?;
+        let told = async || kas.process.output().contains(&said).then_some(());
+        let told = until("the event", SOON, told).await;
+        told.with_context(|| tails(&kas, &pods))?;
+    }
+    admin.ok(&["delete", "lease", &lock]).await.map(drop)
+}
+
+fn tails(kas: &Kas, [a, b]: &[Agentk; 2]) -> String {
+    let all = [&kas.process, &a.process, &b.process];
+    all.map(Process::tail).join("\n")
 }
 
 /// As if the pod that kas does not dial had led before.
-fn lease(agent: &str) -> String {
+fn lease(lock: &str) -> String {
     format!(
-        "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: agent-{agent}-lock}}\n\
+        "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: {lock}}}\n\
          spec: {{holderIdentity: {}, leaseDurationSeconds: 600}}\n",
         PODS[1]
     )
@@ -108,8 +134,8 @@ fn flags([api, own, other]: [u16; 3], folder: &Path) -> Vec<String> {
 const EVENT: &str = r#"
 apiVersion: v1
 kind: Event
-metadata: {name: told}
-involvedObject: {kind: Pod, namespace: default, name: told, apiVersion: v1}
+metadata: {name: NAME}
+involvedObject: {kind: Pod, namespace: default, name: NAME, apiVersion: v1}
 type: Warning
 reason: Told
 message: said by the test

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod gitlabs;
 mod pods;
 mod site;
+mod tunnels;
 mod wrong;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Pods of one agent: those that kas has not dialled reach it through the one it has.
 
+use std::path::Path;
+
 use agentk::PrivateApi;
 use futures_util::stream;
 use proto::receptive::rpc::{Chunk, receptive_client::ReceptiveClient};
@@ -18,7 +20,7 @@ use crate::{
 };
 
 const PODS: &str = "gitlab-agent";
-const SECRET: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+pub(crate) const SECRET: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
 /// Two pods of an agent, which know each other, and the replica that dials one.
 struct Pods {
@@ -53,13 +55,7 @@ impl Pods {
     }
 
     fn pod(&self, token: &str, secret: &str, own: u16, other: u16) -> Waiting {
-        let private_api = PrivateApi {
-            address: format!("127.0.0.1:{own}"),
-            secret: self.site.path(secret),
-            peers: Target::parse(&format!("grpc://127.0.0.1:{other}")).unwrap(),
-            tls: None,
-            ca: None,
-        };
+        let private_api = private_api(&self.site.path(secret), own, other);
         let (token, key) = (token.to_owned(), &self.public);
         self.site
             .pod(&token, key, false, Proof::Jwt, Some(private_api))
@@ -88,6 +84,17 @@ impl Pods {
             .collect();
         let mut client = ReceptiveClient::new(Channel::new(send, target.origin(), metadata));
         client.attach(stream::pending::<Chunk>()).await.map(drop)
+    }
+}
+
+/// A pod's way to another.
+pub(crate) fn private_api(secret: &Path, own: u16, other: u16) -> PrivateApi {
+    PrivateApi {
+        address: format!("127.0.0.1:{own}"),
+        secret: secret.to_owned(),
+        peers: Target::parse(&format!("grpc://127.0.0.1:{other}")).unwrap(),
+        tls: None,
+        ca: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use agent_gateway::{
     AgentGateway, AgentMetrics, DrainSettings, ReceptiveStates, ReceptiveSupervisor, Services,
-    Settings, Tracker,
+    Settings, Tracker, config::ReceptiveForm,
 };
 use agentk::{ClusterSource, Config, Link, PrivateApi, Receptive, Token};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -185,6 +185,11 @@ impl Site {
     }
 
     pub(crate) fn replica(&self, name: &str) -> Replica {
+        self.replica_of(name, ReceptiveForm::default())
+    }
+
+    /// The same, with this form of dialled connections.
+    pub(crate) fn replica_of(&self, name: &str, form: ReceptiveForm) -> Replica {
         let table = self.table(name);
         let registry = Registry::new(table.clone());
         let tracker = Tracker::new(table.clone());
@@ -209,6 +214,7 @@ impl Site {
         let drain = Drain::new();
         let supervisor =
             ReceptiveSupervisor::new(ReplicaId::new(name), gateway, table, states, "kas");
+        let supervisor = supervisor.with_form(form);
         let running = supervisor.run(self.control_plane.receptive_agents(), drain.clone());
         Replica {
             registry,
