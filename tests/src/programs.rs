@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::parts;
+
 /// The server.
 ///
 /// # Errors
@@ -46,7 +48,27 @@ pub fn loadtest() -> Result<PathBuf> {
 /// The agent that `AGENTK_BIN` puts in place of ours.
 #[must_use]
 pub fn other_agentk() -> Option<PathBuf> {
-    std::env::var_os("AGENTK_BIN")
+    named_by("AGENTK_BIN")
+}
+
+/// What a test needs from elsewhere, by the path in a variable. Where that is not set, says aloud that the test is
+/// skipped.
+///
+/// # Errors
+/// When there is no such file.
+pub fn given(variable: &str, test: &str) -> Result<Option<PathBuf>> {
+    let Some(file) = named_by(variable) else {
+        parts::say(&format!("SKIPPED: {test} needs {variable}=path"));
+        return Ok(None);
+    };
+    if !file.is_file() {
+        bail!("{variable}={}: no such file", file.display());
+    }
+    Ok(Some(file))
+}
+
+fn named_by(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
         .filter(|name| !name.is_empty())
         .map(PathBuf::from)
 }

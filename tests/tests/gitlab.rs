@@ -1,7 +1,7 @@
 //! kas with GitLab as its control plane, as a process: agents and callers with
 //! GitLab's tokens, refusals in GitLab's words, and a GitLab that goes away.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -14,9 +14,10 @@ use tests::{
     gitlab_double::{Endpoint, Fault, FaultKind, Paths, Scenario},
     gitlab_rig::{GitLabRig, Times},
     http::send,
-    ports,
+    ports, programs,
     wait::until,
 };
+use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
@@ -498,4 +499,69 @@ async fn agents_that_gitlab_lists_are_dialled_in_either_form_with_all_that_it_sa
         refused.with_context(|| format!("{form}\n{}", rig.kas.tail()))?;
     }
     Ok(())
+}
+
+/// `RUNNER_ROUTER_CLIENT` names a program over the router client of GitLab Runner (`gitlab-runner/router` of its Go
+/// module). Its arguments are GitLab's URL, a runner's token, and how often it asks for a job; each answer is a line of
+/// JSON: `job` (a number or null), `healthy`, `last_update`, and in `fallbacks` how often it asked GitLab itself, by the
+/// reason that the client counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runners_own_client_gets_jobs_through_kas_and_asks_gitlab_itself_where_that_is_off()
+-> Result<()> {
+    let name =
+        "a_runners_own_client_gets_jobs_through_kas_and_asks_gitlab_itself_where_that_is_off";
+    let Some(client) = programs::given("RUNNER_ROUTER_CLIENT", name)? else {
+        return Ok(());
+    };
+    for routes_jobs in [true, false] {
+        let more = format!("job_router: {{enabled: {routes_jobs}}}");
+        let rig = GitLabRig::start_with(Scenario::sample(), USUAL, &more).await?;
+        for scheme in ["grpc", "ws"] {
+            let url = format!("{scheme}://127.0.0.1:{}", rig.agents);
+            rig.double.change(|it| it.job_router = Some(url));
+            let told = async |token: &str| jobs(&client, &rig.double.url(), token).await;
+            let (busy, idle) = (told("glrt-busy").await?, told("glrt-idle").await?);
+            let nobody = told("glrt-nobody").await?;
+
+            let bypassed = |times: u32| match routes_jobs {
+                true => json!({}),
+                false => json!({"router_disabled": times}),
+            };
+            let queue = if routes_jobs { "queue-7" } else { "" };
+            for (told, job, healthy) in [
+                (&busy, json!(4711), true),
+                (&idle, Value::Null, true),
+                (&nobody, Value::Null, false),
+            ] {
+                for (times, told) in (1..).zip(told) {
+                    let told = (&told["job"], &told["healthy"], &told["fallbacks"]);
+                    let expected = (&job, &json!(healthy), &bypassed(times));
+                    ensure!(
+                        told == expected,
+                        "{told:?}, not {expected:?}: {}",
+                        rig.kas.tail()
+                    );
+                }
+            }
+            ensure!(busy[0]["last_update"] == queue, "{busy:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What a runner with this token is told when it asks twice.
+async fn jobs(client: &Path, gitlab: &str, token: &str) -> Result<[Value; 2]> {
+    let mut command = Command::new(client);
+    command.args([gitlab, token, "2"]).kill_on_drop(true);
+    let output = tokio::time::timeout(SOON, command.output()).await;
+    let output = output.context("the runner's client hangs")??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines = said
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Value>, _>>()?;
+    <[Value; 2]>::try_from(lines).map_err(|lines| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        anyhow::anyhow!("{lines:?}, {complaint}")
+    })
 }

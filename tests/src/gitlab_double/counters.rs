@@ -30,6 +30,8 @@ pub enum Endpoint {
     AgentEvents,
     /// Which job is for a runner.
     JobRequest,
+    /// Where does a runner ask for jobs.
+    RouterDiscovery,
     /// At which commit is a branch: Gitaly.
     InfoRefs,
     /// What does a file say: Gitaly.

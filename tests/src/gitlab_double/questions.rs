@@ -203,6 +203,14 @@ pub(super) fn job_request(scenario: &Scenario, body: &Value) -> Answer {
     }
 }
 
+/// Where runners ask for jobs; GitLab says 501 where that is not through kas.
+pub(super) fn router_discovery(scenario: &Scenario) -> Answer {
+    match &scenario.job_router {
+        None => refused(501, "501 Not Implemented"),
+        Some(url) => (200, Some(json!({"server_url": url}))),
+    }
+}
+
 /// An agent may read its own project, and what the scenario says besides.
 pub(super) fn verify_project_access(
     scenario: &Scenario,

@@ -33,6 +33,8 @@ pub struct Scenario {
     pub receptive_agents: Vec<Value>,
     /// Runners.
     pub runners: Vec<Runner>,
+    /// The URL at which runners ask kas for jobs; nothing: they ask GitLab itself.
+    pub job_router: Option<String>,
     /// What goes wrong; the first that fits a request counts.
     pub faults: Vec<Fault>,
 }

@@ -129,6 +129,7 @@ fn endpoint(head: &Parts, paths: Paths) -> Endpoint {
             Endpoint::AgentEvents
         }
         ("POST", "/api/v4/jobs/request") => Endpoint::JobRequest,
+        ("GET", "/api/v4/runners/router/discovery") => Endpoint::RouterDiscovery,
         _ => Endpoint::Unknown,
     }
 }
@@ -201,6 +202,7 @@ fn ask(
             return (answer, events.map(Remembered::Events));
         }
         Endpoint::JobRequest => questions::job_request(scenario, &json()),
+        Endpoint::RouterDiscovery => questions::router_discovery(scenario),
         Endpoint::VerifyProjectAccess => {
             questions::verify_project_access(scenario, headers, head.uri.query())
         }
@@ -221,8 +223,12 @@ fn ask(
 
 /// What GitLab checks before it looks at the question.
 fn gate(scenario: &Scenario, endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Answer> {
-    use Endpoint::{AllowedAgents, JobRequest, Unknown};
-    if matches!(endpoint, AllowedAgents | JobRequest | Unknown) {
+    use Endpoint::{AllowedAgents, JobRequest, RouterDiscovery, Unknown};
+    let is_open = matches!(
+        endpoint,
+        AllowedAgents | JobRequest | RouterDiscovery | Unknown
+    );
+    if is_open {
         return Ok(());
     }
     let token = headers.get("gitlab-kas-api-request");
