@@ -32,3 +32,4 @@ pub mod rig;
 pub mod stub_api;
 pub mod up;
 pub mod wait;
+pub mod websocket;

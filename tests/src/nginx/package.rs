@@ -33,6 +33,28 @@ impl PackageNginx {
     /// # Errors
     /// When it refuses its configuration or does not listen.
     pub async fn start(site: Site, certs: &Certs, folder: &Path) -> Result<Self> {
+        let none = "return 404 \"GitLab has no such page\";";
+        Self::beside(none, site, certs, folder).await
+    }
+
+    /// The same, with the files of a folder in the place of GitLab's pages.
+    ///
+    /// # Errors
+    /// When it refuses its configuration or does not listen.
+    pub async fn with_pages(
+        pages: &Path,
+        site: Site,
+        certs: &Certs,
+        folder: &Path,
+    ) -> Result<Self> {
+        let pages = format!(
+            "root {}; types {{ text/html html; text/javascript js; }}",
+            pages.display()
+        );
+        Self::beside(&pages, site, certs, folder).await
+    }
+
+    async fn beside(pages: &str, site: Site, certs: &Certs, folder: &Path) -> Result<Self> {
         let [port, plain, internal] = [(); 3].map(|()| ports::free());
         let (certificate, key) = (certs.certificate.display(), certs.key.display());
         let Site { agents, users, api } = site;
@@ -60,7 +82,7 @@ impl PackageNginx {
       proxy_request_buffering off;
     }}
     location / {{
-      return 404 "GitLab has no such page";
+      {pages}
     }}"#
         );
         let servers = format!(

@@ -2,6 +2,7 @@
 //! has no more rights than `agentk rbac` prints.
 
 mod figures;
+mod gitlab;
 mod watcher;
 
 use std::{collections::HashMap, path::Path, time::Duration};
