@@ -19,24 +19,20 @@ use double::{
     within, world,
 };
 use prost::Message as _;
-use proto::agent::{
-    grpctool::http_request,
-    kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
-    prototool::Values,
-    reverse_tunnel::rpc::{connect_request::Msg, connect_response},
+use proto::{
+    agent::{
+        grpctool::http_request,
+        kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
+        prototool::Values,
+        reverse_tunnel::rpc::{connect_request::Msg, connect_response},
+    },
+    metadata,
 };
 use tonic::{Code, Status};
 
 fn with_header(header: &mut http_request::Header, name: &str, value: &str) {
-    let values = Values {
-        value: vec![value.to_owned()],
-    };
-    header
-        .request
-        .as_mut()
-        .unwrap()
-        .header
-        .insert(name.to_owned(), values);
+    let entry = metadata::entry(name.to_owned(), [value.to_owned()]);
+    header.request.as_mut().unwrap().header.push(entry);
 }
 
 fn impersonating(header: &mut http_request::Header) {
@@ -76,7 +72,8 @@ async fn a_get_comes_back_whole_with_names_as_go_spells_them() {
 
     let head = answer.head.unwrap();
     assert_eq!((head.status_code, head.status.as_str()), (200, "200 OK"));
-    assert!(head.header.contains_key("Content-Length") && head.header.contains_key("Via"));
+    let has = |name| metadata::values(&head.header, name).next().is_some();
+    assert!(has("Content-Length") && has("Via"));
     let body = String::from_utf8(answer.body).unwrap();
     assert!(body.starts_with("GET /prefix/api/a%20b\n"), "{body}");
     assert!(body.contains("impersonate-user: ana"), "{body}");
@@ -200,7 +197,8 @@ async fn an_upgraded_connection_carries_bytes_up_to_both_half_closes() {
 
     let head = answer.head.unwrap();
     assert_eq!(head.status_code, 101);
-    assert_eq!(head.header["Upgrade"].value, ["SPDY/3.1"]);
+    let upgrade: Vec<_> = metadata::values(&head.header, "Upgrade").collect();
+    assert_eq!(upgrade, [b"SPDY/3.1"]);
     assert_eq!(answer.upgrade, b"hello world bye");
 }
 

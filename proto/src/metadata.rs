@@ -59,6 +59,39 @@ pub fn raw(meta: Meta) -> RawMeta {
     entries
 }
 
+/// An entry with these values.
+#[must_use]
+pub fn entry(
+    key: impl Into<Bytes>,
+    values: impl IntoIterator<Item = impl Into<Bytes>>,
+) -> RawEntry {
+    RawEntry {
+        key: key.into(),
+        value: Some(RawValues {
+            value: values.into_iter().map(Into::into).collect(),
+        }),
+    }
+}
+
+/// The values of a key, which must be spelled so.
+pub fn values<'a>(meta: &'a [RawEntry], key: &str) -> impl Iterator<Item = &'a [u8]> {
+    let entries = meta.iter().filter(move |it| it.key == key);
+    let values = entries.filter_map(|it| it.value.as_ref());
+    values.flat_map(|it| it.value.iter().map(|value| &value[..]))
+}
+
+/// HTTP headers for the head of a request or an answer, with the names as `name` spells them.
+///
+/// Values that are not UTF-8 are carried with their bytes read as Latin-1: whoever reads may take them for texts.
+#[must_use]
+pub fn raw_from_headers(headers: &HeaderMap, name: impl Fn(&HeaderName) -> String) -> RawMeta {
+    let entries = headers.keys().map(|key| {
+        let values = headers.get_all(key).iter();
+        entry(name(key), values.map(raw_text))
+    });
+    entries.collect()
+}
+
 /// Turns HTTP headers into the wire's map, with the names as `name` spells them.
 ///
 /// Values that are not UTF-8 are carried with their bytes read as Latin-1,
@@ -72,16 +105,17 @@ pub fn from_headers(headers: &HeaderMap, name: impl Fn(&HeaderName) -> String) -
     map
 }
 
-/// Turns the wire's map into HTTP headers; names and values that HTTP does
+/// The head of a request or an answer as HTTP headers; names and values that HTTP does
 /// not allow are dropped, and so is what a map of headers has no room for.
-pub fn to_headers(meta: Meta) -> HeaderMap {
+#[must_use]
+pub fn to_headers(meta: RawMeta) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (key, values) in meta {
-        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+    for RawEntry { key, value } in meta {
+        let Ok(name) = HeaderName::from_bytes(&key) else {
             continue;
         };
-        for value in values.value {
-            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+        for value in value.unwrap_or_default().value {
+            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
                 // Beyond 24,576 names, or 32,768 lines.
                 let _ = headers.try_append(&name, value);
             }
@@ -109,8 +143,19 @@ pub fn canonical(name: &HeaderName) -> String {
 fn text(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => text.to_owned(),
-        Err(_) => value.as_bytes().iter().map(|b| char::from(*b)).collect(),
+        Err(_) => latin_1(value),
     }
+}
+
+fn raw_text(value: &HeaderValue) -> Bytes {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Bytes::copy_from_slice(text.as_bytes()),
+        Err(_) => latin_1(value).into(),
+    }
+}
+
+fn latin_1(value: &HeaderValue) -> String {
+    value.as_bytes().iter().map(|b| char::from(*b)).collect()
 }
 
 #[cfg(test)]
@@ -123,18 +168,17 @@ mod tests {
     fn an_answers_metadata_may_hold_any_bytes_and_is_a_map_on_the_wire() {
         use prost::Message as _;
 
-        use crate::agent::{
-            prototool::HttpResponse,
-            reverse_tunnel::rpc::{ConnectRequest, Header, connect_request::Msg},
+        use crate::agent::reverse_tunnel::rpc::{
+            ConnectRequest, Header, RequestInfo, connect_request::Msg,
         };
         let values = Values {
             value: vec!["a".into(), "b".into()],
         };
         let meta = Meta::from([("x".to_owned(), values)]);
-        // A map in field 3 here, and in field 1 there.
-        let map = HttpResponse {
-            header: meta.clone(),
-            ..HttpResponse::default()
+        // A map in field 2 here, and in field 1 there.
+        let map = RequestInfo {
+            meta: meta.clone(),
+            ..RequestInfo::default()
         };
         let mut encoded = map.encode_to_vec();
         encoded[0] = 1 << 3 | 2;
@@ -177,21 +221,14 @@ mod tests {
             .try_append("accept", HeaderValue::from_static("b"))
             .unwrap();
 
-        let back = to_headers(from_headers(&headers, canonical));
+        let back = to_headers(raw_from_headers(&headers, canonical));
 
         assert_eq!(back, headers);
     }
 
     #[test]
     fn any_number_of_names_is_harmless() {
-        let name = |number| {
-            (
-                format!("x-{number}"),
-                Values {
-                    value: vec!["1".into()],
-                },
-            )
-        };
+        let name = |number| entry(format!("x-{number}"), ["1"]);
 
         let headers = to_headers((0..50_000).map(name).collect());
 
@@ -200,23 +237,24 @@ mod tests {
 
     #[test]
     fn what_http_does_not_allow_is_dropped() {
-        let bad = Meta::from([
-            (
-                "a b".to_owned(),
-                Values {
-                    value: vec!["x".into()],
-                },
-            ),
-            (
-                "good".to_owned(),
-                Values {
-                    value: vec!["line\nbreak".into(), "ok".into()],
-                },
-            ),
-        ]);
+        let bad = vec![
+            entry("a b", ["x"]),
+            entry(&b"\xff"[..], ["x"]),
+            entry("good", ["line\nbreak", "ok"]),
+        ];
         let headers = to_headers(bad);
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["good"], "ok");
+    }
+
+    #[test]
+    fn values_that_are_no_text_are_read_as_they_are_and_written_as_texts() {
+        let headers = to_headers(vec![entry("x-name", [&b"caf\xe9"[..]])]);
+        assert_eq!(headers["x-name"].as_bytes(), b"caf\xe9");
+
+        let written = raw_from_headers(&headers, canonical);
+        let written: Vec<_> = values(&written, "X-Name").collect();
+        assert_eq!(written, ["café".as_bytes()]);
     }
 
     #[test]

@@ -4,10 +4,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message as _;
 use prost_types::Any;
-use proto::agent::{
-    gitlab_access::rpc::{HeaderExtra, gitlab_access_client::GitlabAccessClient},
-    grpctool::{HttpRequest, HttpResponse, http_request, http_response},
-    prototool,
+use proto::{
+    agent::{
+        gitlab_access::rpc::{HeaderExtra, gitlab_access_client::GitlabAccessClient},
+        grpctool::{HttpRequest, HttpResponse, http_request, http_response},
+        prototool::{self, RawEntry},
+    },
+    metadata,
 };
 use tonic::{Status, Streaming};
 
@@ -51,8 +54,8 @@ impl ModuleRequest {
     /// The same with a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        let values = self.request.header.entry(name.to_owned()).or_default();
-        values.value.push(value.to_owned());
+        let entry = metadata::entry(name.to_owned(), [value.to_owned()]);
+        self.request.header.push(entry);
         self
     }
 
@@ -142,7 +145,7 @@ pub async fn read(mut messages: Streaming<HttpResponse>) -> Result<ModuleAnswer,
                 let head = header.response.unwrap_or_default();
                 answer.status = head.status_code;
                 let headers = head.header.into_iter();
-                answer.headers = headers.map(|(name, values)| (name, values.value)).collect();
+                answer.headers = headers.map(texts).collect();
             }
             Some(http_response::Message::Data(data)) => answer.body.extend_from_slice(&data.data),
             Some(http_response::Message::Trailer(_)) => whole = true,
@@ -155,4 +158,10 @@ pub async fn read(mut messages: Streaming<HttpResponse>) -> Result<ModuleAnswer,
         true => Ok(answer),
         false => Err(Status::internal("the answer ended before its trailer")),
     }
+}
+
+fn texts(entry: RawEntry) -> (String, Vec<String>) {
+    let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+    let values = entry.value.unwrap_or_default().value;
+    (text(entry.key), values.into_iter().map(text).collect())
 }

@@ -76,11 +76,8 @@ impl Head {
         let method = Method::from_bytes(request.method.as_bytes())
             .map_err(|_| Status::invalid_argument("a request without a valid method"))?;
         let long_running = is_long_running(&request);
-        let lines = request
-            .header
-            .values()
-            .map(|it| it.value.len())
-            .sum::<usize>();
+        let values = request.header.iter().filter_map(|it| it.value.as_ref());
+        let lines = values.map(|it| it.value.len()).sum::<usize>();
         if lines > MAX_HEADER_LINES {
             return Err(Status::invalid_argument(format!(
                 "a request with {lines} header lines, more than the {MAX_HEADER_LINES} allowed"
@@ -173,7 +170,7 @@ fn is_long_running(request: &prototool::HttpRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::agent::prototool::Values;
+    use proto::{agent::prototool::Values, metadata::entry};
 
     fn values(all: &[&str]) -> Values {
         Values {
@@ -209,7 +206,7 @@ mod tests {
                 ("Accept", "a"),
                 ("Via", "1.1 kas"),
             ] {
-                request.header.insert(name.to_owned(), values(&[value]));
+                request.header.push(entry(name, [value]));
             }
         })
         .unwrap();
@@ -225,6 +222,18 @@ mod tests {
                 .unwrap()
                 .starts_with("gRPC/1.0 gitlab-agent/v16.5.0+kas.")
         );
+    }
+
+    #[test]
+    fn a_value_may_have_any_bytes() {
+        let head = header(|_, request| {
+            request.header.push(entry("X-Name", [&b"caf\xe9"[..]]));
+            request.header.push(entry("Trace-Bin", [&b"\xff\x00"[..]]));
+        })
+        .unwrap();
+
+        assert_eq!(head.headers["x-name"].as_bytes(), b"caf\xe9");
+        assert!(!head.headers.contains_key("trace-bin"));
     }
 
     #[test]
@@ -244,12 +253,8 @@ mod tests {
     fn upgrades_keep_their_headers_and_have_no_body() {
         let head = header(|header, request| {
             header.content_length = Some(-1);
-            request
-                .header
-                .insert("Upgrade".into(), values(&["websocket"]));
-            request
-                .header
-                .insert("Connection".into(), values(&["upgrade"]));
+            request.header.push(entry("Upgrade", ["websocket"]));
+            request.header.push(entry("Connection", ["upgrade"]));
         })
         .unwrap();
 

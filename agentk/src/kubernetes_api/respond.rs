@@ -81,11 +81,11 @@ pub(super) fn of_response(mut head: Parts) -> prototool::HttpResponse {
     prototool::HttpResponse {
         status_code: i32::from(head.status.as_u16()),
         status: head.status.to_string(),
-        header: metadata::from_headers(&head.headers, metadata::canonical),
+        header: metadata::raw_from_headers(&head.headers, metadata::canonical),
     }
 }
 
-/// The protocol carries values as UTF-8. Other values are dropped with a warning header.
+/// Servers of GitLab up to 17 take values for texts in UTF-8. Other values are dropped with a warning header.
 fn leave_out_what_would_change(headers: &mut HeaderMap) {
     let is_sendable = |value: &HeaderValue| {
         value.as_bytes().is_ascii() || std::str::from_utf8(value.as_bytes()).is_ok()
@@ -185,12 +185,11 @@ mod tests {
 
         let head = of_response(response.body(()).unwrap().into_parts().0);
 
-        assert!(!head.header.contains_key("X-Name"));
-        assert_eq!(head.header["X-Other"].value, ["café"]);
-        assert_eq!(
-            head.header["Warning"].value,
-            ["299 agentk \"header x-name was left out: its value is not UTF-8\""]
-        );
+        let values = |name| metadata::values(&head.header, name).collect::<Vec<_>>();
+        assert!(values("X-Name").is_empty());
+        assert_eq!(values("X-Other"), ["café".as_bytes()]);
+        let warning = b"299 agentk \"header x-name was left out: its value is not UTF-8\"";
+        assert_eq!(values("Warning"), [warning]);
     }
 
     #[test]
@@ -201,7 +200,7 @@ mod tests {
 
         let head = of_response(response.body(()).unwrap().into_parts().0);
 
-        assert!(!head.header.contains_key("Content-Length"));
-        assert!(!head.header.contains_key("Transfer-Encoding"));
+        let names: Vec<_> = head.header.iter().map(|it| &it.key[..]).collect();
+        assert_eq!(names, [b"Via"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Headers that belong to one hop, to us, or to the other side.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use proto::metadata::{self, Meta};
+use proto::metadata::{self, RawMeta};
 
 use crate::websocket_tokens;
 
@@ -32,14 +32,14 @@ const FOR_US: [HeaderName; 5] = [
 const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
 /// The headers of a request as the agent gets them.
-pub(crate) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> Meta {
+pub(crate) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> RawMeta {
     remove_hop_by_hop(&mut headers);
     for name in &FOR_US {
         headers.remove(name);
     }
     websocket_tokens::hide(&mut headers);
     add(&mut headers, header::VIA, via.clone());
-    metadata::from_headers(&headers, metadata::canonical)
+    metadata::raw_from_headers(&headers, metadata::canonical)
 }
 
 /// Whether a header of a request is for kas and does not go on.
@@ -103,6 +103,8 @@ fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
+    use proto::agent::prototool::RawEntry;
+
     use super::*;
 
     const VIA: HeaderValue = HeaderValue::from_static("gRPC/1.0 kas/1");
@@ -116,8 +118,14 @@ mod tests {
         map
     }
 
-    fn sorted(meta: Meta) -> Vec<(String, Vec<String>)> {
-        let mut all: Vec<_> = meta.into_iter().map(|(k, v)| (k, v.value)).collect();
+    fn sorted(meta: RawMeta) -> Vec<(String, Vec<String>)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let values = |it: &RawEntry| {
+            metadata::values(std::slice::from_ref(it), &text(&it.key))
+                .map(text)
+                .collect()
+        };
+        let mut all: Vec<_> = meta.iter().map(|it| (text(&it.key), values(it))).collect();
         all.sort();
         all
     }

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{
-    agent::prototool::{self, Values},
-    frame::FrameBuilder,
-};
+use proto::{agent::prototool, frame::FrameBuilder, metadata::entry};
 use runtime::grpc::{SendStream, send_frame};
 
 use super::{
@@ -82,11 +79,9 @@ async fn watch(
 }
 
 fn scripted(answer: &Answer) -> FrameBuilder {
-    let one = |value: String| Values { value: vec![value] };
-    let mut headers = prototool::HttpResponse::default().header;
-    headers.insert("Content-Type".into(), one(answer.content_type().to_owned()));
+    let mut headers = vec![entry("Content-Type", [answer.content_type()])];
     if let Some(length) = answer.length() {
-        headers.insert("Content-Length".into(), one(length.to_string()));
+        headers.push(entry("Content-Length", [length.to_string()]));
     }
     head(prototool::HttpResponse {
         status_code: 200,

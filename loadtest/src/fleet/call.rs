@@ -95,8 +95,8 @@ pub(super) fn wants_upgrade(head: &prototool::HttpRequest) -> bool {
 /// The first value of a header.
 pub(super) fn header<'a>(head: &'a prototool::HttpRequest, name: &str) -> Option<&'a str> {
     let mut headers = head.header.iter();
-    let (_, values) = headers.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
-    values.value.first().map(String::as_str)
+    let entry = headers.find(|it| it.key.eq_ignore_ascii_case(name.as_bytes()))?;
+    std::str::from_utf8(entry.value.as_ref()?.value.first()?).ok()
 }
 
 /// The beginning of an answer.

@@ -83,7 +83,7 @@ fn head_of(head: http::response::Parts) -> FrameBuilder {
     call::head(HttpResponse {
         status_code: i32::from(head.status.as_u16()),
         status: head.status.to_string(),
-        header: metadata::from_headers(&head.headers, HeaderName::to_string),
+        header: metadata::raw_from_headers(&head.headers, HeaderName::to_string),
     })
 }
 
@@ -147,11 +147,10 @@ mod tests {
             method: "GET".into(),
             url_path: "/api/v1/pods".into(),
             query: [("labelSelector".to_owned(), one("a=b c"))].into(),
-            header: [
-                ("Accept".to_owned(), one("application/json")),
-                ("Content-Length".to_owned(), one("7")),
-            ]
-            .into(),
+            header: vec![
+                metadata::entry("Accept", ["application/json"]),
+                metadata::entry("Content-Length", ["7"]),
+            ],
             ..HttpRequest::default()
         };
 

@@ -7,10 +7,11 @@ use prost::Message as _;
 use proto::{
     agent::{
         grpctool::{HttpRequest, http_request, http_response},
-        prototool::{self, Values},
+        prototool,
         reverse_tunnel::rpc::{ConnectResponse, Trailer, connect_request, connect_response::Msg},
     },
     frame::{Frame, FrameBuilder},
+    metadata::entry,
 };
 use runtime::{
     grpc::{SendStream, send_frame},
@@ -34,19 +35,15 @@ pub(super) async fn echo(head: &prototool::HttpRequest, call: Call) -> Result<u6
     let Some(key) = header(head, "sec-websocket-key") else {
         return Err(Failure::Protocol("an exec that is no WebSocket"));
     };
-    let one = |name: &str, value: &str| {
-        let value = vec![value.to_owned()];
-        (name.to_owned(), Values { value })
-    };
     let headers = [
-        one("Connection", "Upgrade"),
-        one("Upgrade", "websocket"),
-        one("Sec-Websocket-Accept", &accept_key(key)),
+        entry("Connection", ["Upgrade"]),
+        entry("Upgrade", ["websocket"]),
+        entry("Sec-Websocket-Accept", [accept_key(key)]),
     ];
     let head = call::head(prototool::HttpResponse {
         status_code: 101,
         status: "101 Switching Protocols".into(),
-        header: headers.into_iter().collect(),
+        header: headers.into(),
     });
     let (near, far) = tokio::io::duplex(2 * PIECE_BYTES);
     let echoing = async {

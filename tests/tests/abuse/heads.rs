@@ -9,12 +9,13 @@ use http::Request;
 use prost::Message as _;
 use proto::agent::{
     grpctool::{HttpResponse, http_response},
-    prototool::{self, Values},
+    prototool,
     reverse_tunnel::{
         info::{AgentDescriptor, Method, Service},
         rpc::{self, ConnectRequest, connect_request::Msg},
     },
 };
+use proto::metadata::entry;
 use tests::{http::Socket, rig::Rig, wait::until};
 
 use crate::{
@@ -317,13 +318,12 @@ fn connect(msg: Msg) -> Vec<u8> {
 }
 
 fn hostile_answer() -> Vec<Vec<u8>> {
-    let value = || Values {
-        value: vec!["1".to_owned()],
-    };
     let response = prototool::HttpResponse {
         status_code: 200,
         status: "200 OK".to_owned(),
-        header: (0..25_000).map(|it| (format!("X-{it}"), value())).collect(),
+        header: (0..25_000)
+            .map(|it| entry(format!("X-{it}"), ["1"]))
+            .collect(),
     };
     let header = http_response::Message::Header(http_response::Header {
         response: Some(response),

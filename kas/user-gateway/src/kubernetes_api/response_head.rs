@@ -3,8 +3,9 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use proto::metadata::Meta;
+use proto::metadata::RawMeta;
 use router::AgentId;
 use runtime::telemetry::{Repeats, Untrusted};
 
@@ -135,13 +136,14 @@ impl ResponseHeads {
     /// The head of an answer. Nothing of what an agent sends is too much: beyond 1,000 lines or 256
     /// KiB, the largest headers lose lines, and a `Warning` says so. An answer that the cluster gave
     /// is never an error because of its head.
-    pub(super) fn of(&self, agent: AgentId, status: StatusCode, meta: Meta) -> HeaderMap {
+    pub(super) fn of(&self, agent: AgentId, status: StatusCode, meta: RawMeta) -> HeaderMap {
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         let mut blocked = Blocked::default();
         let passing: Vec<_> = meta
             .into_iter()
-            .filter_map(|(name, values)| {
-                let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            .filter_map(|entry| {
+                let name = HeaderName::from_bytes(&entry.key).ok()?;
+                let values = entry.value.unwrap_or_default();
                 let known = self.passing.contains(&name) || (switches && name == header::UPGRADE);
                 if known && !(name == header::WWW_AUTHENTICATE && ask_a_person(&values.value)) {
                     return Some((name, values.value));
@@ -217,9 +219,9 @@ impl Blocked {
 }
 
 /// Whether browsers would ask for a password.
-fn ask_a_person(challenges: &[String]) -> bool {
-    let asks = |challenge: &String| {
-        let challenge = challenge.to_ascii_lowercase();
+fn ask_a_person(challenges: &[Bytes]) -> bool {
+    let asks = |challenge: &Bytes| {
+        let challenge = String::from_utf8_lossy(challenge).to_ascii_lowercase();
         ASKING_SCHEMES
             .iter()
             .any(|scheme| challenge.contains(scheme))
@@ -228,7 +230,7 @@ fn ask_a_person(challenges: &[String]) -> bool {
 }
 
 /// As many lines as fit.
-fn fitting(mut lists: Vec<(HeaderName, Vec<String>)>) -> HeaderMap {
+fn fitting(mut lists: Vec<(HeaderName, Vec<Bytes>)>) -> HeaderMap {
     let lines = lists.iter().map(|(_, values)| values.len()).sum::<usize>();
     let bytes = lists.iter().map(bytes).sum::<usize>();
     let all_fit = lines <= MAX_LINES && bytes <= MAX_BYTES;
@@ -241,7 +243,7 @@ fn fitting(mut lists: Vec<(HeaderName, Vec<String>)>) -> HeaderMap {
     for (name, values) in lists {
         for value in values {
             let size = name.as_str().len() + value.len() + AROUND_BYTES;
-            let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value));
+            let value = HeaderValue::from_maybe_shared(value);
             if let Ok(value) = value
                 && lines_left > 0
                 && size <= bytes_left
@@ -263,12 +265,12 @@ fn fitting(mut lists: Vec<(HeaderName, Vec<String>)>) -> HeaderMap {
     headers
 }
 
-fn bytes((name, values): &(HeaderName, Vec<String>)) -> usize {
+fn bytes((name, values): &(HeaderName, Vec<Bytes>)) -> usize {
     let around = name.as_str().len() + AROUND_BYTES;
     values.iter().map(|value| value.len() + around).sum()
 }
 
-fn bytes_and_lines(list: &(HeaderName, Vec<String>)) -> (usize, usize) {
+fn bytes_and_lines(list: &(HeaderName, Vec<Bytes>)) -> (usize, usize) {
     (bytes(list), list.1.len())
 }
 
@@ -285,18 +287,16 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::agent::prototool::Values;
+    use proto::metadata::entry;
 
     const VIA: HeaderValue = HeaderValue::from_static("gRPC/1.0 kas/1");
     const AGENT: AgentId = AgentId(1);
 
-    fn meta<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Meta {
-        let mut meta = Meta::new();
-        for (name, value) in pairs {
-            let values: &mut Values = meta.entry(name.to_owned()).or_default();
-            values.value.push(value.to_owned());
-        }
-        meta
+    fn meta<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> RawMeta {
+        let pairs = pairs.into_iter();
+        pairs
+            .map(|(name, value)| entry(name.to_owned(), [value.to_owned()]))
+            .collect()
     }
 
     fn of(status: u16, pairs: &[(&str, &str)]) -> HeaderMap {

@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::{
     agent::{
         grpctool::{HttpRequest, HttpResponse, http_request, http_response},
-        prototool,
+        prototool::{self, RawEntry},
         reverse_tunnel::rpc::{
             ConnectRequest, ConnectResponse, Error, Header, Message, Trailer, connect_request::Msg,
             connect_response,
@@ -17,7 +17,7 @@ use proto::{
     },
     frame::{Deframer, Encoding, Frame},
     google::rpc::Status,
-    metadata::Meta,
+    metadata::{self, Meta, RawMeta},
 };
 use router::{
     AgentId, Registry,
@@ -172,11 +172,10 @@ impl Asked {
     }
 
     pub(crate) fn header(&self, name: &str) -> Vec<String> {
-        self.request()
-            .header
-            .get(name)
-            .map(|v| v.value.clone())
-            .unwrap_or_default()
+        let values = metadata::values(&self.request().header, name);
+        values
+            .map(|value| String::from_utf8(value.to_vec()).unwrap())
+            .collect()
     }
 
     pub(crate) async fn next(&mut self) -> Next {
@@ -233,18 +232,18 @@ impl Asked {
     }
 
     pub(crate) async fn answer(&mut self, status: i32, headers: &[(&str, &str)]) {
+        let headers = headers.iter();
+        let headers = headers.map(|(name, value)| entry(name, value.as_bytes()));
+        self.answer_raw(status, headers.collect()).await;
+    }
+
+    /// The same with headers of any bytes.
+    pub(crate) async fn answer_raw(&mut self, status: i32, header: RawMeta) {
         self.say(Msg::Header(Header::default())).await;
-        let mut map = proto::metadata::Meta::new();
-        for (name, value) in headers {
-            map.entry((*name).to_owned())
-                .or_default()
-                .value
-                .push((*value).to_owned());
-        }
         let response = prototool::HttpResponse {
             status_code: status,
             status: String::new(),
-            header: map,
+            header,
         };
         let header = http_response::Header {
             response: Some(response),
@@ -349,4 +348,9 @@ impl Asked {
         self.trailer().await;
         self.end().await;
     }
+}
+
+/// A header with one value.
+pub(crate) fn entry(name: &str, value: &[u8]) -> RawEntry {
+    metadata::entry(name.to_owned(), [value.to_vec()])
 }

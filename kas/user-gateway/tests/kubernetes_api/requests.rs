@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use proto::agent::kubernetes_api::rpc::HeaderExtra;
+use proto::{agent::kubernetes_api::rpc::HeaderExtra, metadata};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,7 +20,7 @@ use tokio::{
 use user_gateway::{Origins, Settings};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, entry},
     proxy::{AGENT, Body, Proxy, collect, empty, failure, full, request, until},
 };
 
@@ -79,7 +79,8 @@ async fn a_get_arrives_as_it_was_sent() {
     );
     assert_eq!(asked.query.len(), 1);
     assert_eq!(asked.query["x"].value, ["1", "2"]);
-    let mut names: Vec<_> = asked.header.keys().cloned().collect();
+    let names = asked.header.iter().map(|it| it.key.clone());
+    let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, ["Via", "X-Stream-Protocol-Version"]);
     assert_eq!(via, [format!("gRPC/1.0 kas/{}", env!("CARGO_PKG_VERSION"))]);
@@ -92,6 +93,33 @@ async fn a_get_arrives_as_it_was_sent() {
             .contains_key("access-control-allow-origin")
     );
     assert_eq!(response.headers().get_all("via").iter().count(), 2);
+    assert_eq!(collect(response).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_header_of_an_answer_may_have_any_bytes() {
+    let proxy = Proxy::start().await;
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, |mut asked| async move {
+        asked.body().await;
+        let nameless = metadata::entry(&b"\xff\xfe"[..], ["x"]);
+        let headers = vec![
+            entry("Content-Type", b"text/plain"),
+            entry("Content-Disposition", b"attachment; filename=caf\xe9"),
+            entry("Trace-Bin", b"\xff\x00"),
+            nameless,
+        ];
+        asked.answer_raw(200, headers).await;
+        asked.data("hello").await;
+        asked.trailer().await;
+        asked.end().await;
+    })
+    .await;
+
+    let response = proxy.client().await.get("/api").await;
+
+    let named = response.headers()["content-disposition"].as_bytes();
+    assert_eq!(named, b"attachment; filename=caf\xe9");
+    assert_eq!(response.headers()["content-type"], "text/plain");
     assert_eq!(collect(response).await.unwrap(), "hello");
 }
 

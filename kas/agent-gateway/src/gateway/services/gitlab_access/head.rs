@@ -88,7 +88,7 @@ pub(super) fn of_answer(head: &Parts) -> http_response::Message {
     let response = prototool::HttpResponse {
         status_code: i32::from(head.status.as_u16()),
         status: head.status.to_string(),
-        header: metadata::from_headers(&headers, metadata::canonical),
+        header: metadata::raw_from_headers(&headers, metadata::canonical),
     };
     http_response::Message::Header(http_response::Header {
         response: Some(response),
@@ -129,9 +129,6 @@ mod tests {
 
     #[test]
     fn what_is_no_request_of_a_module_is_refused_with_the_reason() {
-        let upgrade = prototool::Values {
-            value: vec!["websocket".to_owned()],
-        };
         let other = Any {
             type_url: "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra".to_owned(),
             value: Vec::new(),
@@ -143,7 +140,9 @@ mod tests {
         };
         let mut upgrading = header("m", "/a");
         let request = upgrading.request.as_mut().unwrap();
-        request.header.insert("Upgrade".to_owned(), upgrade);
+        request
+            .header
+            .push(metadata::entry("Upgrade", ["websocket"]));
         let mut of_another = header("m", "/a");
         of_another.extra = Some(other);
         for (header, code, words) in [
@@ -187,7 +186,7 @@ mod tests {
             (response.status_code, response.status.as_str()),
             (404, "404 Not Found")
         );
-        let names: Vec<_> = response.header.keys().map(String::as_str).collect();
-        assert_eq!(names, ["Content-Type"]);
+        let names: Vec<_> = response.header.iter().map(|it| &it.key[..]).collect();
+        assert_eq!(names, [b"Content-Type"]);
     }
 }
