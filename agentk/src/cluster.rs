@@ -206,7 +206,9 @@ impl Cluster {
         } else {
             &self.0.short
         };
-        client.request(request).await
+        let mut response = client.request(request).await?;
+        self.relate(&mut response);
+        Ok(response)
     }
 
     /// Makes a request on a connection of its own, which may be upgraded. The
@@ -239,7 +241,19 @@ impl Cluster {
         request.headers_mut().insert(http::header::HOST, host?);
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
-        Ok((send.send_request(request).await?, driver))
+        let mut response = send.send_request(request).await?;
+        self.relate(&mut response);
+        Ok((response, driver))
+    }
+
+    /// A place in the cluster is given by its path alone: who asked reaches it by another host.
+    fn relate(&self, response: &mut Response<Incoming>) {
+        let location = response.headers().get(http::header::LOCATION);
+        let location = location.and_then(|it| it.to_str().ok());
+        let path = location.and_then(|it| self.0.base.path_of(it));
+        if let Some(Ok(path)) = path.map(HeaderValue::from_str) {
+            response.headers_mut().insert(http::header::LOCATION, path);
+        }
     }
 
     /// The API server's version; `None` if it could not be had.

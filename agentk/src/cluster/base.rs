@@ -35,6 +35,16 @@ impl Base {
         &self.authority
     }
 
+    /// The path and what follows it, of a URL that leads into this API; nothing of any other.
+    pub(super) fn path_of<'u>(&self, url: &'u str) -> Option<&'u str> {
+        let behind = url
+            .strip_prefix(self.scheme.as_str())?
+            .strip_prefix("://")?;
+        let path = behind.strip_prefix(self.authority.as_str())?;
+        let path = path.strip_prefix(self.prefix.as_str())?;
+        (path.starts_with('/') && !path[1..].starts_with(['/', '\\'])).then_some(path)
+    }
+
     /// The URL of an encoded path and query.
     pub(super) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         Uri::builder()
@@ -62,6 +72,26 @@ mod tests {
             uri("https://a/k8s/clusters/c1/", "/api"),
             "https://a/k8s/clusters/c1/api"
         );
+    }
+
+    #[test]
+    fn a_url_that_leads_into_the_api_has_a_path_there() {
+        let base = Base::new(&"https://a:6443/c1/".parse().unwrap()).unwrap();
+        for (url, expected) in [
+            ("https://a:6443/c1/api/v1?x=1", Some("/api/v1?x=1")),
+            ("https://a:6443/c1/", Some("/")),
+            ("https://a:6443/c1", None),
+            ("https://a:6443/c10/api", None),
+            ("https://a:6443/other", None),
+            ("https://a:64430/c1/api", None),
+            ("https://a:6443@evil/c1/api", None),
+            ("https://a:6443/c1//evil", None),
+            ("https://a:6443/c1/\\evil", None),
+            ("http://a:6443/c1/api", None),
+            ("/c1/api", None),
+        ] {
+            assert_eq!(base.path_of(url), expected, "{url}");
+        }
     }
 
     #[test]
