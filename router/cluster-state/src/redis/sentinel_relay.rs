@@ -111,10 +111,12 @@ async fn serve(listener: UnixListener, route: Arc<Route>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) if is_own(&socket) => {
-                    carried.spawn(carry(route.clone(), socket));
-                }
-                Ok(_) => tracing::warn!("another process tried to use this replica's way to Redis; closing its connection"),
+                Ok((socket, _)) => match peer_pid(&socket) {
+                    Some(pid) if pid == std::process::id() => {
+                        carried.spawn(carry(route.clone(), socket));
+                    }
+                    pid => tracing::warn!(pid, "another process tried to use this replica's way to Redis; closing its connection"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
                     sleep(EXHAUSTED_RETRY_INTERVAL).await;
@@ -125,9 +127,8 @@ async fn serve(listener: UnixListener, route: Arc<Route>) {
     }
 }
 
-fn is_own(socket: &UnixStream) -> bool {
-    let peer = socket.peer_cred().ok().and_then(|peer| peer.pid());
-    peer.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()))
+fn peer_pid(socket: &UnixStream) -> Option<u32> {
+    socket.peer_cred().ok()?.pid()?.try_into().ok()
 }
 
 async fn carry(route: Arc<Route>, mut socket: UnixStream) {
