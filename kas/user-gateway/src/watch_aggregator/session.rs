@@ -11,7 +11,7 @@ use futures_util::{
 };
 use hyper::upgrade::OnUpgrade;
 use runtime::{
-    shares::Share,
+    shares::{Full, Share},
     websocket::messages::{CloseCode, Incoming, Message},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -40,6 +40,23 @@ pub(super) struct Session {
     leaving: Pin<Box<WaitForCancellationFutureOwned>>,
     running: FuturesUnordered<Abortable<Step>>,
     by_id: HashMap<WatchId, AbortHandle>,
+}
+
+/// Why a watch does not begin.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// Its id is taken.
+    #[error("there is a watch with this id on the WebSocket")]
+    SameId,
+    /// The WebSocket has enough.
+    #[error("too many watches on the WebSocket (limit: {WATCHES_OF_SOCKET})")]
+    TooManyOfSocket,
+    /// The caller has enough, or all callers together.
+    #[error("too many watches: {0}")]
+    TooMany(#[source] Full),
+    /// The caller does not read.
+    #[error("too many bytes of events are not read: {0}")]
+    Unread(#[source] Full),
 }
 
 /// Why a WebSocket ends.
@@ -134,7 +151,7 @@ impl Session {
     fn take(&mut self, text: &[u8]) -> Option<Vec<u8>> {
         let (id, asked) = message::read(text);
         let refused = match asked {
-            Ok(Asked::Watch(wanted)) => self.begin(&id, wanted).err()?,
+            Ok(Asked::Watch(wanted)) => self.begin(&id, wanted).err()?.to_string(),
             Ok(Asked::Unwatch) => {
                 if let Some(handle) = self.by_id.remove(&id) {
                     handle.abort();
@@ -146,21 +163,18 @@ impl Session {
         Some(message::error(&id, &events::message(refused)))
     }
 
-    fn begin(&mut self, id: &WatchId, wanted: Wanted) -> Result<(), String> {
+    fn begin(&mut self, id: &WatchId, wanted: Wanted) -> Result<(), Refusal> {
         if self.by_id.contains_key(id) {
-            return Err("there is a watch with this id on the WebSocket".into());
+            return Err(Refusal::SameId);
         }
         if self.by_id.len() >= WATCHES_OF_SOCKET {
-            return Err(format!(
-                "too many watches on the WebSocket (limit: {WATCHES_OF_SOCKET})"
-            ));
+            return Err(Refusal::TooManyOfSocket);
         }
         let who = || self.caller.identity().clone();
         let place = self.quotas.watches.take(who(), 1);
-        let place = place.map_err(|full| format!("too many watches: {full}"))?;
+        let place = place.map_err(Refusal::TooMany)?;
         let bytes = self.quotas.bytes.take(who(), 0);
-        let bytes =
-            bytes.map_err(|full| format!("too many bytes of events are not read: {full}"))?;
+        let bytes = bytes.map_err(Refusal::Unread)?;
         let watching = Watching::new(id.clone(), self.caller.clone(), wanted, (place, bytes));
         self.step(watching);
         Ok(())
