@@ -10,6 +10,7 @@ mod proxy;
 mod request_ids;
 mod requests;
 mod socket;
+mod stage;
 mod streams;
 mod unused;
 mod upgrades;

@@ -3,13 +3,13 @@
 use http::Request;
 use runtime::jwt::Secret;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use user_gateway::{Settings, WebSocketTokens};
 
 use crate::{
-    agent::{Agent, Asked, Next},
-    proxy::{AGENT, LONG, Proxy, collect, empty, request},
+    agent::Next,
+    proxy::{AGENT, collect, empty, request},
     socket::{Said, Socket},
+    stage::Stage,
 };
 
 const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
@@ -39,47 +39,14 @@ fn error(said: &Value) -> &str {
     said["error"]["object"]["message"].as_str().unwrap()
 }
 
-/// A proxy whose agent hands every request to the test.
-struct Stage {
-    proxy: Proxy,
-    requests: mpsc::Receiver<Asked>,
-    _agent: Agent,
-}
-
-impl Stage {
-    async fn set() -> Self {
-        Self::with(Settings::default()).await
-    }
-
-    async fn with(settings: Settings) -> Self {
-        let proxy = Proxy::with(settings).await;
-        let (hand_over, requests) = mpsc::channel(1);
-        let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |asked| {
-            let hand_over = hand_over.clone();
-            async move { drop(hand_over.send(asked).await) }
-        })
-        .await;
-        Self {
-            proxy,
-            requests,
-            _agent,
-        }
-    }
-
-    async fn open(&self, lines: &[String]) -> Socket {
-        Socket::open(self.proxy.address, PATH, lines).await
-    }
-
-    async fn asked(&mut self) -> Asked {
-        let asked = tokio::time::timeout(LONG, self.requests.recv()).await;
-        asked.expect("a request in time").unwrap()
-    }
+async fn open(stage: &Stage, lines: &[String]) -> Socket {
+    Socket::open(stage.proxy.address, PATH, lines).await
 }
 
 #[tokio::test]
 async fn each_watch_of_a_socket_is_a_request_of_the_caller_and_ends_alone() {
     let mut stage = Stage::set().await;
-    let mut socket = stage.open(&bearer("joe")).await;
+    let mut socket = open(&stage, &bearer("joe")).await;
     assert_eq!(socket.status(), "101");
     assert!(
         socket
@@ -135,7 +102,7 @@ async fn a_browsers_session_watches_with_a_token_good_for_one_socket() {
         "{PROTOCOL}, websocket-token.kas.gitlab.com.{token}"
     )];
 
-    let mut socket = stage.open(&lines).await;
+    let mut socket = open(&stage, &lines).await;
     assert_eq!(socket.status(), "101");
     socket.send(&watch("pods", "a")).await;
     let mut asked = stage.asked().await;
@@ -144,7 +111,7 @@ async fn a_browsers_session_watches_with_a_token_good_for_one_socket() {
     asked.data(event("ADDED", 5).0).await;
     assert_eq!(socket.json().await["watchId"], "pods");
 
-    assert_eq!(stage.open(&lines).await.status(), "401");
+    assert_eq!(open(&stage, &lines).await.status(), "401");
 }
 
 #[tokio::test]
@@ -162,7 +129,7 @@ async fn who_is_not_known_or_speaks_another_protocol_gets_no_socket() {
         (bearer("good")[1..].to_vec(), "401"),
         (foreign, "403"),
     ] {
-        assert_eq!(stage.open(&lines).await.status(), status, "{lines:?}");
+        assert_eq!(open(&stage, &lines).await.status(), status, "{lines:?}");
     }
     let plain = request("GET", PATH, "good", empty());
     let answer = stage.proxy.client().await.send(plain).await;
@@ -172,7 +139,7 @@ async fn who_is_not_known_or_speaks_another_protocol_gets_no_socket() {
 #[tokio::test]
 async fn what_is_wrong_with_one_watch_is_said_of_it_and_leaves_the_others() {
     let mut stage = Stage::set().await;
-    let mut socket = stage.open(&bearer("good")).await;
+    let mut socket = open(&stage, &bearer("good")).await;
     socket.send(&watch("good", "a")).await;
     let mut good = stage.asked().await;
     good.answer(200, JSON).await;
@@ -215,7 +182,7 @@ async fn what_is_wrong_with_one_watch_is_said_of_it_and_leaves_the_others() {
 #[tokio::test]
 async fn a_watch_that_the_cluster_ends_goes_on_behind_its_last_bookmark_or_says_so() {
     let mut stage = Stage::set().await;
-    let mut socket = stage.open(&bearer("good")).await;
+    let mut socket = open(&stage, &bearer("good")).await;
     socket.send(&watch("w", "a")).await;
     let mut first = stage.asked().await;
     first.answer(200, JSON).await;
@@ -252,7 +219,7 @@ async fn a_watch_that_the_cluster_ends_goes_on_behind_its_last_bookmark_or_says_
 #[tokio::test]
 async fn a_watch_goes_on_over_another_tunnel() {
     let mut stage = Stage::set().await;
-    let mut socket = stage.open(&bearer("good")).await;
+    let mut socket = open(&stage, &bearer("good")).await;
     socket.send(&watch("w", "a")).await;
     let mut first = stage.asked().await;
     first.answer(200, JSON).await;
@@ -272,11 +239,11 @@ async fn a_watch_goes_on_over_another_tunnel() {
 
 #[tokio::test]
 async fn a_socket_takes_a_hundred_watches_and_refuses_the_rest() {
-    let stage = Stage::set().await;
-    drop(stage.requests);
-    let mut socket = Socket::open(stage.proxy.address, PATH, &bearer("good")).await;
+    let mut stage = Stage::set().await;
+    // The agent serves none of them.
+    stage.requests.close();
+    let mut socket = open(&stage, &bearer("good")).await;
     for number in 0..LIMIT {
-        // The agent serves none of them.
         socket.send(&watch(&format!("w{number}"), "a")).await;
     }
 
@@ -296,7 +263,7 @@ async fn a_socket_takes_a_hundred_watches_and_refuses_the_rest() {
 #[tokio::test]
 async fn a_message_that_is_too_long_ends_the_socket() {
     let mut stage = Stage::set().await;
-    let mut socket = stage.open(&bearer("good")).await;
+    let mut socket = open(&stage, &bearer("good")).await;
     socket.send(&watch("w", "a")).await;
     let mut asked = stage.asked().await;
     asked.answer(200, JSON).await;

@@ -16,6 +16,7 @@ use user_gateway::Settings;
 use crate::{
     agent::{Agent, Asked},
     proxy::{AGENT, LONG, Proxy, collect, empty, failure, request},
+    stage::Stage,
 };
 
 const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
@@ -43,39 +44,7 @@ fn frame(version: u32) -> Bytes {
     [&length.to_be_bytes()[..], &event].concat().into()
 }
 
-/// A proxy whose agent hands every request to the test.
-struct Stage {
-    proxy: Proxy,
-    requests: mpsc::Receiver<Asked>,
-    _agent: Agent,
-}
-
 impl Stage {
-    async fn set() -> Self {
-        Self::with(Settings::default()).await
-    }
-
-    async fn with(settings: Settings) -> Self {
-        let proxy = Proxy::with(settings).await;
-        let (hand_over, requests) = mpsc::channel(1);
-        let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |asked| {
-            let hand_over = hand_over.clone();
-            async move { drop(hand_over.send(asked).await) }
-        })
-        .await;
-        Self {
-            proxy,
-            requests,
-            _agent,
-        }
-    }
-
-    /// The next request that reaches the agent.
-    async fn asked(&mut self) -> Asked {
-        let asked = tokio::time::timeout(LONG, self.requests.recv()).await;
-        asked.expect("a request in time").unwrap()
-    }
-
     /// Begins a watch and what the agent answers.
     async fn watch(&mut self, path: &str, headers: &[(&str, &str)]) -> (Watch, Asked) {
         let mut client = self.proxy.client().await;
@@ -380,7 +349,7 @@ async fn a_watch_without_a_tunnel_is_reset_and_never_ended_well() {
     let path = format!("{PODS}&resourceVersion=7");
     let (watch, _asked) = stage.watch(&path, JSON).await;
 
-    stage._agent.cut();
+    stage.agent.cut();
 
     watch.rest().await.unwrap_err();
     stage.proxy.quiet().await;
