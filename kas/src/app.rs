@@ -224,6 +224,8 @@ async fn users(
     let acceptor = PlainAcceptor::new(server_tls(users.listen.tls().as_ref(), &[H2, HTTP_1_1])?);
     let settings = user_gateway::Settings {
         url_path_prefix: users.url_path_prefix.0.clone(),
+        // As GitLab's kas does. Where a file is the control plane, kubeconfigs without it are in use.
+        prefix_required: matches!(config.control_plane(), ControlPlaneConfig::GitLab(_)),
         server: version::server_header(),
         origins: control::origins(config, &users.allowed_origins),
         response_headers: users

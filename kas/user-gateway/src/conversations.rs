@@ -10,14 +10,8 @@ use runtime::{
 };
 
 use crate::{
-    admission::Admission,
-    caller::Caller,
-    failure::Failure,
-    kubernetes_api::KubernetesApi,
-    route::UserRequest,
-    scope::Scope,
-    target::{Target, strip_prefix},
-    websocket::Handshake,
+    admission::Admission, caller::Caller, failure::Failure, kubernetes_api::KubernetesApi,
+    prefix::Prefix, route::UserRequest, scope::Scope, target::Target, websocket::Handshake,
 };
 
 /// What tells conversations of one kind from those of others.
@@ -39,7 +33,7 @@ pub(crate) struct Conversations {
     kind: Kind,
     api: Arc<KubernetesApi>,
     admission: Arc<Admission>,
-    url_path_prefix: String,
+    prefix: Prefix,
     sockets: Shares<Identity>,
 }
 
@@ -49,20 +43,20 @@ impl Conversations {
         kind: Kind,
         api: Arc<KubernetesApi>,
         admission: Arc<Admission>,
-        url_path_prefix: &str,
+        prefix: Prefix,
     ) -> Self {
         Self {
             kind,
             api,
             admission,
-            url_path_prefix: url_path_prefix.to_owned(),
+            prefix,
             sockets: Shares::new(kind.sockets),
         }
     }
 
     /// Whether a request begins one.
     pub(crate) fn are_at(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == self.kind.path
+        self.prefix.leads_to(self.kind.path, request)
     }
 
     /// The handshake of a request that begins one, its caller, and the caller's place, to be held as long as it lasts.
@@ -76,7 +70,7 @@ impl Conversations {
         drain: &Drain,
     ) -> Result<(Handshake, Caller, Share<Identity>), Failure> {
         let handshake = Handshake::with_subprotocol(request, self.kind.subprotocol)?;
-        let target = Target::of_request(&request.head, &self.url_path_prefix)?;
+        let target = Target::of_request(&request.head, &self.prefix)?;
         let (head, path) = (&request.head, target.sent_path());
         let (parts, head) = (
             (self.api.clone(), &*self.admission),

@@ -18,6 +18,7 @@ use crate::{
     kubernetes_api::{self, KubernetesApi},
     metrics::Metrics,
     places::Places,
+    prefix::Prefix,
     route::Route,
     settings::Settings,
     token_route::TokenRoute,
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct UserGateway {
     front: Arc<Front>,
-    url_path_prefix: String,
+    prefix: Prefix,
     admission: Arc<Admission>,
     router: Arc<Router>,
 }
@@ -50,20 +51,17 @@ impl UserGateway {
             tokens.clone(),
             settings.usage,
         ));
-        let prefix = settings.url_path_prefix;
+        let prefix = Prefix::new(&settings.url_path_prefix, settings.prefix_required);
         let mut routes: Vec<Box<dyn Route>> = Vec::new();
         if let Some(graph) = settings.graph {
-            routes.push(Box::new(GraphRoute::new(graph, &prefix)));
+            routes.push(Box::new(GraphRoute::new(graph, prefix.clone())));
         }
         if let Some(tokens) = tokens {
-            routes.push(Box::new(TokenRoute::new(
-                tokens,
-                admission.clone(),
-                &prefix,
-            )));
+            let route = TokenRoute::new(tokens, admission.clone(), prefix.clone());
+            routes.push(Box::new(route));
         }
         let proxy = kubernetes_api::Settings {
-            url_path_prefix: prefix.clone(),
+            prefix: prefix.clone(),
             hold: settings.hold,
             server: settings.server.clone(),
             body_pause: settings.body_pause,
@@ -82,12 +80,12 @@ impl UserGateway {
         routes.push(Box::new(WatchAggregator::new(
             api.clone(),
             admission.clone(),
-            &prefix,
+            prefix.clone(),
         )));
         routes.push(Box::new(GraphApi::new(
             api.clone(),
             admission.clone(),
-            &prefix,
+            prefix.clone(),
         )));
         routes.push(Box::new(api));
         let front = front::Settings {
@@ -99,7 +97,7 @@ impl UserGateway {
         };
         Self {
             front: Front::new(front, routes, metrics),
-            url_path_prefix: prefix,
+            prefix,
             admission,
             router,
         }
@@ -108,7 +106,7 @@ impl UserGateway {
     /// Lets watches of `graph` begin; they end with `drain`. To be called once.
     pub fn open_graph(&self, graph: &Graph, drain: Drain) {
         let (admission, router) = (self.admission.clone(), self.router.clone());
-        let front = (&self.front, self.url_path_prefix.as_str());
+        let front = (&self.front, self.prefix.base());
         graph.open(front, admission, router, drain);
     }
 

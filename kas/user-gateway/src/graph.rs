@@ -127,7 +127,7 @@ impl Graph {
     /// API there. They end with `drain`.
     pub(crate) fn open(
         &self,
-        (front, url_path_prefix): (&Arc<Front>, &str),
+        (front, prefix): (&Arc<Front>, &str),
         admission: Arc<Admission>,
         router: Arc<Router>,
         drain: Drain,
@@ -135,7 +135,7 @@ impl Graph {
         let caches = ObjectCaches::new(LIMITS, drain.token().clone());
         let reach = Reach {
             front: Arc::downgrade(front),
-            reviews: format!("{}{REVIEWS}", url_path_prefix.trim_end_matches('/')).into(),
+            reviews: format!("{prefix}{REVIEWS}").into(),
             admission,
             router,
             drain,

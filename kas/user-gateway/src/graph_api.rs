@@ -25,6 +25,7 @@ use crate::{
     conversations::{Conversations, Kind},
     failure::Failure,
     kubernetes_api::KubernetesApi,
+    prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
     websocket::Handshake,
@@ -79,13 +80,9 @@ struct Shared {
 
 impl GraphApi {
     /// Graphs of clusters, read through `api`, below this prefix.
-    pub(crate) fn new(
-        api: Arc<KubernetesApi>,
-        admission: Arc<Admission>,
-        url_path_prefix: &str,
-    ) -> Self {
+    pub(crate) fn new(api: Arc<KubernetesApi>, admission: Arc<Admission>, prefix: Prefix) -> Self {
         Self {
-            conversations: Conversations::new(CONVERSATIONS, api, admission, url_path_prefix),
+            conversations: Conversations::new(CONVERSATIONS, api, admission, prefix),
             shared: Shared {
                 graph_bytes: Shares::new(GRAPH_BYTES),
                 event_bytes: Shares::new(EVENT_BYTES),

@@ -28,6 +28,7 @@ use crate::{
     failure::Failure,
     metrics::Metrics,
     places::Places,
+    prefix::Prefix,
     query,
     route::{Answer, Length, Route, UserRequest},
     scope::Scope,
@@ -40,8 +41,8 @@ use upload::Upload;
 /// How requests are carried to agents.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Where the API begins; paths outside it are refused.
-    pub(crate) url_path_prefix: String,
+    /// Where the API begins.
+    pub(crate) prefix: Prefix,
     /// How long a request waits for a tunnel.
     pub(crate) hold: Duration,
     /// What names us in `Via`.
@@ -85,7 +86,7 @@ impl KubernetesApi {
         let heads = ResponseHeads::new(
             via.clone(),
             &settings.response_headers,
-            &settings.url_path_prefix,
+            settings.prefix.base(),
             metrics.clone(),
         );
         Self {
@@ -155,7 +156,7 @@ impl KubernetesApi {
         scope: &mut Scope,
         drain: &Drain,
     ) -> Result<Answer, Failure> {
-        let target = Target::of_request(&request.head, &self.settings.url_path_prefix)?;
+        let target = Target::of_request(&request.head, &self.settings.prefix)?;
         let (path, from) = (target.sent_path(), request.remote_addr.ip());
         let admitted = self.admission.admit(&request.head, path, from, scope);
         let (access, rights) = admitted.await?;

@@ -21,6 +21,7 @@ mod in_progress;
 mod kubernetes_api;
 mod metrics;
 mod places;
+mod prefix;
 mod query;
 mod request_id;
 mod route;

@@ -10,8 +10,10 @@ use crate::{Graph, Origins, WebSocketTokens};
 /// How the users' port is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the API begins; paths outside it are served as they are.
+    /// Where the API begins.
     pub url_path_prefix: String,
+    /// Whether paths outside of it are refused; else they are those of the cluster.
+    pub prefix_required: bool,
     /// How long a request waits for a tunnel.
     pub hold: Duration,
     /// The `Server` header, which also names us in `Via`.
@@ -47,6 +49,7 @@ impl Default for Settings {
         let hours = Duration::from_secs(4 * 3600);
         Self {
             url_path_prefix: "/".into(),
+            prefix_required: false,
             hold: Duration::from_secs(60),
             server: HeaderValue::from_static(concat!("kas/", env!("CARGO_PKG_VERSION"))),
             first_request: Duration::from_secs(10),

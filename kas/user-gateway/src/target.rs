@@ -11,6 +11,7 @@ use proto::metadata::Meta;
 
 use crate::{
     failure::Failure,
+    prefix::Prefix,
     query::{self, Edit, Reencoding},
 };
 
@@ -23,6 +24,9 @@ pub(crate) enum Malformed {
     /// Such as that of `OPTIONS *`.
     #[error("malformed path: it must begin with a slash")]
     NoSlash,
+    /// It is outside of what is served.
+    #[error("URL does not start with expected prefix")]
+    Prefix,
 }
 
 /// A request's path and query for the cluster: what was sent but for our prefix and the
@@ -43,8 +47,8 @@ impl Target {
     /// The target of a request with this head.
     ///
     /// # Errors
-    /// 405 for CONNECT, 400 for a malformed path.
-    pub(crate) fn of_request(head: &Parts, prefix: &str) -> Result<Self, Failure> {
+    /// 405 for CONNECT, 400 for a malformed path or one that is not served.
+    pub(crate) fn of_request(head: &Parts, prefix: &Prefix) -> Result<Self, Failure> {
         if head.method == Method::CONNECT {
             let message = "CONNECT is not for a Kubernetes API";
             return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, message));
@@ -59,15 +63,15 @@ impl Target {
     /// [`Malformed`], if `path` is none.
     pub(crate) fn at(path: &str) -> Result<Self, Malformed> {
         let uri = path.parse().map_err(|_| Malformed::NoSlash)?;
-        Self::of(&uri, "")
+        Self::of(&uri, &Prefix::default())
     }
 
-    /// The target of a request to `uri`, which may begin with `prefix`.
-    pub(crate) fn of(uri: &Uri, prefix: &str) -> Result<Self, Malformed> {
+    /// The target of a request to `uri`, of which the path begins with `prefix`.
+    pub(crate) fn of(uri: &Uri, prefix: &Prefix) -> Result<Self, Malformed> {
         if !uri.path().starts_with('/') {
             return Err(Malformed::NoSlash);
         }
-        let path = strip_prefix(uri.path(), prefix);
+        let path = prefix.strip(uri.path()).ok_or(Malformed::Prefix)?;
         let (decoded, of_path) = read_path(path)?;
         let raw_query = uri.query();
         let mut sent = String::with_capacity(path.len() + 1 + raw_query.map_or(0, str::len));
@@ -122,34 +126,6 @@ impl Target {
     }
 }
 
-/// The path for the cluster: what follows `prefix`, or all of it.
-pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> &'a str {
-    match behind(path, prefix.strip_suffix('/').unwrap_or(prefix)) {
-        Some("") => "/",
-        Some(rest) if rest.starts_with('/') => rest,
-        Some(_) | None => path,
-    }
-}
-
-/// What follows `base`, whose characters may be escaped.
-fn behind<'a>(path: &'a str, base: &str) -> Option<&'a str> {
-    if let Some(rest) = path.strip_prefix(base) {
-        return Some(rest);
-    }
-    let mut rest = path;
-    for byte in base.bytes() {
-        rest = match rest.strip_prefix('%') {
-            Some(escape) => {
-                let digits = escape.get(..2)?;
-                (u8::from_str_radix(digits, 16).ok()? == byte).then_some(&escape[2..])?
-            }
-            None if byte.is_ascii() => rest.strip_prefix(char::from(byte))?,
-            None => return None,
-        };
-    }
-    Some(rest)
-}
-
 fn read_path(path: &str) -> Result<(Cow<'_, str>, Option<Reencoding>), Malformed> {
     if !path.contains('%') {
         return Ok((path.into(), None));
@@ -179,26 +155,7 @@ mod tests {
     use super::*;
 
     fn target(uri: &str) -> Result<Target, Malformed> {
-        Target::of(&uri.parse().unwrap(), "/")
-    }
-
-    #[test]
-    fn the_prefix_is_cut_and_may_be_missing_or_escaped() {
-        let table = [
-            ("/k8s-proxy/api/v1", "/k8s-proxy/", "/api/v1"),
-            ("/k8s-proxy/", "/k8s-proxy/", "/"),
-            ("/k8s-proxy", "/k8s-proxy/", "/"),
-            ("/k8s%2dproxy/a%2Fb", "/k8s-proxy/", "/a%2Fb"),
-            ("/k8s-proxyx/api", "/k8s-proxy/", "/k8s-proxyx/api"),
-            ("/k8s-proxy%2Fapi", "/k8s-proxy/", "/k8s-proxy%2Fapi"),
-            ("/k8s%", "/k8s-proxy/", "/k8s%"),
-            ("/api/v1", "/k8s-proxy/", "/api/v1"),
-            ("/api/v1", "/", "/api/v1"),
-            ("/", "/", "/"),
-        ];
-        for (path, prefix, expected) in table {
-            assert_eq!(strip_prefix(path, prefix), expected);
-        }
+        Target::of(&uri.parse().unwrap(), &Prefix::default())
     }
 
     #[test]
@@ -213,7 +170,7 @@ mod tests {
             "/%FF?x",
         ] {
             let uri = format!("/k8s-proxy{sent}").parse().unwrap();
-            let through = Target::of(&uri, "/k8s-proxy/").unwrap();
+            let through = Target::of(&uri, &Prefix::new("/k8s-proxy/", true)).unwrap();
             assert_eq!(through.for_agent().2, sent);
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     admission::Admission,
     body::Content,
     failure::{Failure, JSON},
+    prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
     target::Target,
@@ -22,20 +23,16 @@ use crate::{
 pub(crate) struct TokenRoute {
     tokens: WebSocketTokens,
     admission: Arc<Admission>,
-    url_path_prefix: String,
+    prefix: Prefix,
 }
 
 impl TokenRoute {
     /// A route that issues `tokens` for requests below this prefix.
-    pub(crate) fn new(
-        tokens: WebSocketTokens,
-        admission: Arc<Admission>,
-        url_path_prefix: &str,
-    ) -> Self {
+    pub(crate) fn new(tokens: WebSocketTokens, admission: Arc<Admission>, prefix: Prefix) -> Self {
         Self {
             tokens,
             admission,
-            url_path_prefix: url_path_prefix.to_owned(),
+            prefix,
         }
     }
 
@@ -45,7 +42,7 @@ impl TokenRoute {
         from: IpAddr,
         scope: &mut Scope,
     ) -> Result<Answer, Failure> {
-        let target = Target::of_request(head, &self.url_path_prefix)?;
+        let target = Target::of_request(head, &self.prefix)?;
         let path = target.sent_path();
         let (access, _) = self.admission.admit(head, path, from, scope).await?;
         let issued = self.tokens.issue(Purpose::of(head, path), &access);

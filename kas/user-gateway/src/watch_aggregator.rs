@@ -19,6 +19,7 @@ use crate::{
     conversations::{Conversations, Kind},
     failure::Failure,
     kubernetes_api::KubernetesApi,
+    prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
     websocket::Handshake,
@@ -66,13 +67,9 @@ struct Quotas {
 
 impl WatchAggregator {
     /// An aggregator of watches through `api`, below this prefix.
-    pub(crate) fn new(
-        api: Arc<KubernetesApi>,
-        admission: Arc<Admission>,
-        url_path_prefix: &str,
-    ) -> Self {
+    pub(crate) fn new(api: Arc<KubernetesApi>, admission: Arc<Admission>, prefix: Prefix) -> Self {
         Self {
-            conversations: Conversations::new(CONVERSATIONS, api, admission, url_path_prefix),
+            conversations: Conversations::new(CONVERSATIONS, api, admission, prefix),
             shares: Quotas {
                 watches: Shares::new(WATCHES),
                 bytes: Shares::new(EVENT_BYTES),

@@ -21,9 +21,9 @@ use tonic::Status;
 use super::{Graph, KNOWN_BYTES, KNOWN_OBJECTS, Updates, known_bytes};
 use crate::{
     failure::Failure,
+    prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
-    target::strip_prefix,
     websocket::{self, Handshake, PING_INTERVAL, Reader, Writer, Writing},
 };
 
@@ -72,16 +72,13 @@ struct WantedKnown {
 #[derive(Debug)]
 pub(crate) struct GraphRoute {
     graph: Graph,
-    url_path_prefix: String,
+    prefix: Prefix,
 }
 
 impl GraphRoute {
     /// A route to `graph`, below this prefix.
-    pub(crate) fn new(graph: Graph, url_path_prefix: &str) -> Self {
-        Self {
-            graph,
-            url_path_prefix: url_path_prefix.to_owned(),
-        }
+    pub(crate) fn new(graph: Graph, prefix: Prefix) -> Self {
+        Self { graph, prefix }
     }
 
     fn accept(&self, request: &mut UserRequest) -> Result<Answer, Failure> {
@@ -107,7 +104,7 @@ impl GraphRoute {
 
 impl Route for GraphRoute {
     fn matches(&self, request: &UserRequest) -> bool {
-        strip_prefix(request.head.uri.path(), &self.url_path_prefix) == PATH
+        self.prefix.leads_to(PATH, request)
     }
 
     fn takes_ambient_credentials(&self) -> bool {

@@ -241,7 +241,7 @@ mod tests {
     fn a_request_without_a_body_is_whole_in_its_opening() {
         let head = |length, upgrade| RequestHead {
             method: Method::GET,
-            target: Target::of(&"/api".parse().unwrap(), "/").unwrap(),
+            target: Target::at("/api").unwrap(),
             headers: HeaderMap::new(),
             length,
             upgrade,

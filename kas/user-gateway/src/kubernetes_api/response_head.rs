@@ -102,14 +102,8 @@ struct Blocked {
 
 impl ResponseHeads {
     /// Heads that name `via` among the proxies, and carry `more` headers than
-    /// [`FROM_THE_CLUSTER`]. The cluster's paths are below `url_path_prefix` here.
-    pub(super) fn new(
-        via: HeaderValue,
-        more: &[HeaderName],
-        url_path_prefix: &str,
-        metrics: Metrics,
-    ) -> Self {
-        let base = url_path_prefix.strip_suffix('/').unwrap_or(url_path_prefix);
+    /// [`FROM_THE_CLUSTER`]. The cluster's paths begin with `base` here, which has no slash at its end.
+    pub(super) fn new(via: HeaderValue, more: &[HeaderName], base: &str, metrics: Metrics) -> Self {
         let known = FROM_THE_CLUSTER.into_iter().map(HeaderName::from_static);
         Self {
             via,
@@ -306,7 +300,7 @@ mod tests {
     }
 
     fn heads(more: &[HeaderName]) -> ResponseHeads {
-        ResponseHeads::new(VIA, more, "/k8s-proxy/", Metrics::default())
+        ResponseHeads::new(VIA, more, "/k8s-proxy", Metrics::default())
     }
 
     #[test]
@@ -336,7 +330,7 @@ mod tests {
     #[test]
     fn what_is_blocked_is_counted_but_for_what_speaks_of_a_connection() {
         let metrics = Metrics::default();
-        let heads = ResponseHeads::new(VIA, &[], "/", metrics.clone());
+        let heads = ResponseHeads::new(VIA, &[], "", metrics.clone());
         let pairs = [
             ("Set-Cookie", "a=b"),
             ("X-1", ""),

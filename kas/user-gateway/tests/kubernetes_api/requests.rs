@@ -148,6 +148,36 @@ async fn the_prefix_may_be_missing() {
 }
 
 #[tokio::test]
+async fn a_path_outside_of_a_required_prefix_is_refused_before_its_caller_is_asked_about() {
+    let settings = Settings {
+        url_path_prefix: "/k8s-proxy/".to_owned(),
+        prefix_required: true,
+        ..Settings::default()
+    };
+    let proxy = Proxy::with(settings).await;
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, |mut asked| async move {
+        asked.body().await;
+        let path = asked.request().url_path.clone();
+        asked.reply(200, &[], path).await;
+    })
+    .await;
+    let mut client = proxy.client().await;
+
+    for (path, expected) in [("/k8s-proxy", "/"), ("/k8s-proxy/api", "/api")] {
+        assert_eq!(collect(client.get(path).await).await.unwrap(), expected);
+    }
+    for path in ["/api", "/", "/graph", "/k8s-proxyx/api", "/K8s-proxy/api"] {
+        let answer = client.send(request("GET", path, "bad", empty())).await;
+        assert_eq!(answer.status(), 400, "{path}");
+        assert!(!answer.headers().contains_key("gitlab-unauthorized"));
+        let words = collect(answer).await.unwrap();
+        let words = String::from_utf8_lossy(&words);
+        let expected = "Bad request: URL does not start with expected prefix";
+        assert!(words.contains(expected), "{words}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_of_five_mebibytes_pass_both_ways_with_known_and_unknown_length() {
     let proxy = Proxy::start().await;
     let body = pattern(5 << 20);

@@ -130,11 +130,11 @@ mod tests {
     use proto::metadata::Meta;
 
     use super::*;
-    use crate::target::Target;
+    use crate::{prefix::Prefix, target::Target};
 
     fn target(path: &str, raw_query: &str) -> Target {
         let uri = format!("{path}?{raw_query}").parse().unwrap();
-        Target::of(&uri, "/").unwrap()
+        Target::of(&uri, &Prefix::default()).unwrap()
     }
 
     fn head(path: &str, raw_query: &str, accept: &str) -> RequestHead {
@@ -167,7 +167,7 @@ mod tests {
             target: &mut sent,
         };
         change(edit, point, spent)?;
-        let again = Target::of(&sent.parse().unwrap(), "/").unwrap();
+        let again = Target::at(&sent).unwrap();
         assert_eq!(again.query(), &query, "both forms say the same");
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Some(sorted(&query).into_iter().map(own).collect())
