@@ -12,12 +12,9 @@ mod listing;
 mod metrics;
 mod refs;
 mod server;
+mod turns;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -30,8 +27,7 @@ use proto::{
         tree_entry_response::ObjectType,
     },
 };
-use runtime::grpc::Channel;
-use tokio::time::Instant;
+use runtime::{grpc::Channel, metrics::limiters::Limiter};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use error::{ErrorKind, GitalyError};
@@ -39,15 +35,14 @@ pub use listing::AgentFileName;
 pub use metrics::GitalyMetrics;
 pub use refs::Head;
 
-use crate::{config, token_bucket::TokenBucket};
+use crate::config;
 use error::Rpc;
 use refs::{Advertisement, Progress};
 use server::Servers;
+use turns::Turns;
 
 /// From the turn to the last message.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a call waits for its turn.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest message that is taken.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// Most of an advertisement that is looked at for a branch.
@@ -91,7 +86,7 @@ pub struct Gitaly(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     servers: Servers,
-    turns: Mutex<TokenBucket>,
+    turns: Turns,
     metrics: GitalyMetrics,
     _stops: DropGuard,
 }
@@ -102,6 +97,8 @@ impl Gitaly {
     pub fn new(settings: Settings) -> Self {
         let stop = CancellationToken::new();
         let limits = settings.limits;
+        let rate = limits.global_api_rate_limit.refill_rate_per_second;
+        let metrics = Limiter::new("gitaly_client_global", "{refill/s}", rate);
         Self(Arc::new(Inner {
             servers: Servers::new(
                 limits.per_server_api_rate_limit,
@@ -109,10 +106,7 @@ impl Gitaly {
                 settings.user_agent,
                 stop.clone(),
             ),
-            turns: Mutex::new(TokenBucket::new(
-                limits.global_api_rate_limit,
-                Instant::now(),
-            )),
+            turns: Turns::new(limits.global_api_rate_limit, metrics),
             metrics: GitalyMetrics::default(),
             _stops: stop.drop_guard(),
         }))
@@ -266,19 +260,8 @@ impl Gitaly {
     }
 
     async fn turn(&self, rpc: &Rpc<'_>) -> Result<(), GitalyError> {
-        wait(&self.0.turns, rpc).await
+        self.0.turns.wait(rpc).await
     }
-}
-
-/// Waits for a turn in a bucket.
-async fn wait(turns: &Mutex<TokenBucket>, rpc: &Rpc<'_>) -> Result<(), GitalyError> {
-    let turn = turns
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take(Instant::now(), QUEUE_TIMEOUT);
-    let pause = turn.ok_or_else(|| rpc.unavailable("too many calls wait for their turn"))?;
-    tokio::time::sleep(pause).await;
-    Ok(())
 }
 
 fn repository(location: RepositoryLocation<'_>) -> Repository {

@@ -16,13 +16,13 @@ const BUCKETS: [f64; 15] = [
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Limit {
-    limiter_name: &'static str,
+    limiter_name: String,
     unit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Passage {
-    limiter_name: &'static str,
+    limiter_name: String,
     allowed: &'static str,
 }
 
@@ -57,19 +57,22 @@ pub fn register(registry: &mut Registry) {
 pub struct Limiter {
     allowed: Histogram,
     refused: Histogram,
+    /// What is forgotten with it.
+    passing: Option<Limit>,
 }
 
 impl Limiter {
     /// A limiter of this name, and its limit.
     #[must_use]
-    pub fn new(limiter_name: &'static str, unit: &'static str, limit: f64) -> Self {
-        let gauge = FAMILIES
-            .limits
-            .get_or_create_owned(&Limit { limiter_name, unit });
-        gauge.set(limit);
+    pub fn new(limiter_name: &str, unit: &'static str, limit: f64) -> Self {
+        let known = Limit {
+            limiter_name: limiter_name.to_owned(),
+            unit,
+        };
+        FAMILIES.limits.get_or_create_owned(&known).set(limit);
         let waits = |allowed| {
             let passage = Passage {
-                limiter_name,
+                limiter_name: limiter_name.to_owned(),
                 allowed,
             };
             FAMILIES.waits.get_or_create_owned(&passage)
@@ -77,7 +80,19 @@ impl Limiter {
         Self {
             allowed: waits("true"),
             refused: waits("false"),
+            passing: None,
         }
+    }
+
+    /// The same of something that comes and goes: its metrics go with the limiter.
+    #[must_use]
+    pub fn passing(limiter_name: &str, unit: &'static str, limit: f64) -> Self {
+        let mut limiter = Self::new(limiter_name, unit, limit);
+        limiter.passing = Some(Limit {
+            limiter_name: limiter_name.to_owned(),
+            unit,
+        });
+        limiter
     }
 
     /// Somebody passed after this time.
@@ -91,6 +106,21 @@ impl Limiter {
     }
 }
 
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        let Some(limit) = self.passing.take() else {
+            return;
+        };
+        FAMILIES.limits.remove(&limit);
+        for allowed in ["true", "false"] {
+            FAMILIES.waits.remove(&Passage {
+                limiter_name: limit.limiter_name.clone(),
+                allowed,
+            });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +130,7 @@ mod tests {
         let limiter = Limiter::new("test", "{refill/s}", 50.0);
         limiter.passed(Duration::from_millis(7));
         limiter.refused();
+        drop(Limiter::passing("gone", "{refill/s}", 1.0));
         let mut registry = Registry::default();
         register(&mut registry);
 
@@ -113,5 +144,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
+        assert!(!text.contains("gone"), "{text}");
     }
 }

@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
 use prometheus_client::metrics::counter::Counter;
-use runtime::shares::{Rate, Rates};
+use runtime::{
+    metrics::limiters::Limiter,
+    shares::{Rate, Rates},
+};
 use tokio::time::{Duration, Instant};
 use tonic::Status;
 
@@ -19,6 +22,7 @@ pub(super) struct Authenticator {
     control_plane: Arc<dyn ControlPlane>,
     connections: Rates<TokenHash>,
     exceeded: Counter,
+    limiter: Limiter,
 }
 
 impl Authenticator {
@@ -32,6 +36,7 @@ impl Authenticator {
             control_plane,
             connections: Rates::new(connections, MAX_REMEMBERED_TOKENS),
             exceeded,
+            limiter: Limiter::new("agent_connection", "{connection/token/m}", f64::from(limit)),
         }
     }
 
@@ -53,9 +58,11 @@ impl Authenticator {
     /// RESOURCE_EXHAUSTED when the token has made too many lately.
     pub(super) fn connected(&self, token: TokenHash) -> Result<(), Status> {
         if self.connections.take(&token, Instant::now()) {
+            self.limiter.passed(Duration::ZERO);
             return Ok(());
         }
         self.exceeded.inc();
+        self.limiter.refused();
         Err(Status::resource_exhausted(
             "new connection rate limit exhausted for this agent, try again later",
         ))

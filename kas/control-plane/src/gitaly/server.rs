@@ -13,6 +13,7 @@ use runtime::{
     connect::{ConnectError, ConnectOptions, connect},
     grpc::{Channel, ProbeTimeouts, SendRequest, unresponsive},
     io::ByteStream,
+    metrics::limiters::Limiter,
     tls::{ClientTls, ClientTlsOptions, TlsError},
 };
 use tokio::{
@@ -26,8 +27,9 @@ use super::{
     address::Address,
     credentials,
     error::{GitalyError, Rpc},
+    turns::Turns,
 };
-use crate::{config::RateLimit, token_bucket::TokenBucket};
+use crate::config::RateLimit;
 
 /// Servers remembered at most: far more than any GitLab has.
 const SERVERS_MAX: usize = 1000;
@@ -60,7 +62,7 @@ pub(super) struct Server {
     address: Address,
     ca_files: Vec<PathBuf>,
     user_agent: HeaderValue,
-    turns: Mutex<TokenBucket>,
+    turns: Turns,
     /// Held while it is dialled, so that all who wait share one attempt.
     link: AsyncMutex<Link>,
     tasks: TaskTracker,
@@ -131,11 +133,14 @@ impl Servers {
         if known.len() >= SERVERS_MAX {
             known.retain(|_, server| Arc::strong_count(server) > 1);
         }
+        let name = format!("gitaly_client_{}", info.address);
+        let rate = self.limit.refill_rate_per_second;
+        let metrics = Limiter::passing(&name, "{refill/s}", rate);
         let server = Arc::new(Server {
             address,
             ca_files: self.ca_files.clone(),
             user_agent: self.user_agent.clone(),
-            turns: Mutex::new(TokenBucket::new(self.limit, Instant::now())),
+            turns: Turns::new(self.limit, metrics),
             link: AsyncMutex::new(Link::Disconnected),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
@@ -148,7 +153,7 @@ impl Servers {
 impl Server {
     /// Waits for a call's turn at this server.
     pub(super) async fn turn(&self, rpc: &Rpc<'_>) -> Result<(), GitalyError> {
-        super::wait(&self.turns, rpc).await
+        self.turns.wait(rpc).await
     }
 
     /// A connection that carries the credentials.
