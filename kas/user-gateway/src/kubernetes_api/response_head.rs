@@ -1,19 +1,20 @@
 //! The head of a cluster's answer as the client gets it: what an answer of Kubernetes consists of,
 //! and nothing that would tell a browser about kas's own host.
 
+mod blocked;
+mod fitting;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use proto::metadata::RawMeta;
 use router::AgentId;
-use runtime::telemetry::{Repeats, Untrusted};
 
 use super::exchange::{Head, Interrupted};
-use crate::{
-    headers::{content_length, is_hop_by_hop},
-    metrics::Metrics,
-};
+use crate::{headers::content_length, metrics::Metrics};
+use blocked::Blocked;
+use fitting::fitting;
 
 /// Headers that a cluster's answer may carry, in lower case; all others are removed and counted, unless
 /// `agent.kubernetes_api.extra_allowed_response_headers` names them. `Connection` and `Upgrade` pass with a 101
@@ -71,14 +72,6 @@ pub(super) const FROM_THE_CLUSTER: [&str; 42] = [
 ];
 /// HTTP knows no status beyond.
 const HIGHEST_STATUS: u16 = 599;
-/// Lines of a head that reach the client, at most.
-const MAX_LINES: usize = 1000;
-/// Bytes of a head that reach the client, at most.
-const MAX_BYTES: usize = 256 << 10;
-/// Colon, space and the end of a line.
-const AROUND_BYTES: usize = 4;
-/// Names of blocked headers in a line of the log.
-const BLOCKED_NAMES_SHOWN: usize = 5;
 /// Schemes of authentication for which browsers ask a person.
 const ASKING_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -91,13 +84,6 @@ pub(super) struct ResponseHeads {
     /// What the paths of URLs begin with here, and not in the cluster; without a slash at its end.
     base: String,
     metrics: Metrics,
-}
-
-/// Headers of an answer that do not pass.
-#[derive(Debug, Default)]
-struct Blocked {
-    names: Vec<HeaderName>,
-    more: u64,
 }
 
 impl ResponseHeads {
@@ -181,37 +167,6 @@ impl ResponseHeads {
     }
 }
 
-impl Blocked {
-    fn add(&mut self, name: HeaderName) {
-        if is_hop_by_hop(&name) {
-            return;
-        }
-        if self.names.len() < BLOCKED_NAMES_SHOWN {
-            self.names.push(name);
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn report(&self, agent: AgentId, metrics: &Metrics) {
-        static BLOCKED: Repeats = Repeats::sparse("header of a cluster's answer blocked");
-        if self.names.is_empty() {
-            return;
-        }
-        metrics.blocked_headers(self.names.len() as u64 + self.more);
-        if BLOCKED.admit() {
-            let names: Vec<_> = self.names.iter().map(HeaderName::as_str).collect();
-            let headers = names.join(", ");
-            tracing::info!(
-                agent.id = agent.0,
-                headers = %Untrusted(&headers),
-                more = self.more,
-                "headers of the cluster's answer blocked; see extra_allowed_response_headers"
-            );
-        }
-    }
-}
-
 /// Whether browsers would ask for a password.
 fn ask_a_person(challenges: &[Bytes]) -> bool {
     let asks = |challenge: &Bytes| {
@@ -221,51 +176,6 @@ fn ask_a_person(challenges: &[Bytes]) -> bool {
             .any(|scheme| challenge.contains(scheme))
     };
     challenges.iter().any(asks)
-}
-
-/// As many lines as fit.
-fn fitting(mut lists: Vec<(HeaderName, Vec<Bytes>)>) -> HeaderMap {
-    let lines = lists.iter().map(|(_, values)| values.len()).sum::<usize>();
-    let bytes = lists.iter().map(bytes).sum::<usize>();
-    let all_fit = lines <= MAX_LINES && bytes <= MAX_BYTES;
-    if !all_fit {
-        // What there is little of matters most, such as the type and the length.
-        lists.sort_by_key(bytes_and_lines);
-    }
-    let mut headers = HeaderMap::new();
-    let (mut lines_left, mut bytes_left, mut left_out) = (MAX_LINES, MAX_BYTES, 0);
-    for (name, values) in lists {
-        for value in values {
-            let size = name.as_str().len() + value.len() + AROUND_BYTES;
-            let value = HeaderValue::from_maybe_shared(value);
-            if let Ok(value) = value
-                && lines_left > 0
-                && size <= bytes_left
-                && add(&mut headers, &name, value)
-            {
-                (lines_left, bytes_left) = (lines_left - 1, bytes_left - size);
-            } else {
-                left_out += 1;
-            }
-        }
-    }
-    if left_out > 0 {
-        let text =
-            format!("299 kas \"{left_out} of {lines} header lines of this answer were left out\"");
-        if let Ok(warning) = HeaderValue::from_str(&text) {
-            add(&mut headers, &header::WARNING, warning);
-        }
-    }
-    headers
-}
-
-fn bytes((name, values): &(HeaderName, Vec<Bytes>)) -> usize {
-    let around = name.as_str().len() + AROUND_BYTES;
-    values.iter().map(|value| value.len() + around).sum()
-}
-
-fn bytes_and_lines(list: &(HeaderName, Vec<Bytes>)) -> (usize, usize) {
-    (bytes(list), list.1.len())
 }
 
 /// Whether there was room.
@@ -280,6 +190,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
 
 #[cfg(test)]
 mod tests {
+    use super::fitting::MAX_LINES;
     use super::*;
     use proto::metadata::entry;
 
