@@ -6,6 +6,7 @@
 
 mod agent_tracker;
 mod authenticate;
+mod calls;
 mod configuration_project;
 mod limits;
 mod notifications;
@@ -19,7 +20,7 @@ use http::Request;
 use proto::former_names::present;
 use runtime::{
     drain::Drain,
-    grpc::{ProbeTimeouts, SendResponse, refuse},
+    grpc::{ProbeTimeouts, SendResponse, ServerMetrics, refuse, serve_counted},
     jwt::Secret,
     listen::{AnyListener, PlainAcceptor, RemoteAddr},
     serve::{
@@ -32,6 +33,7 @@ use tonic_health::ServingStatus;
 use tracing::Span;
 
 use authenticate::{Authenticator, Who};
+use calls::Calls;
 use services::Served;
 pub use services::Services;
 
@@ -61,6 +63,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct GitLabApi {
     served: Served,
+    calls: Calls,
     authenticator: Authenticator,
     max_connection_age: Duration,
     directions: String,
@@ -71,10 +74,17 @@ impl GitLabApi {
     pub async fn new(settings: Settings, services: Services) -> Arc<Self> {
         Arc::new(Self {
             served: services.complete().await,
+            calls: Calls::new(),
             authenticator: Authenticator::new(settings.secret),
             max_connection_age: settings.max_connection_age,
             directions: settings.directions,
         })
+    }
+
+    /// What it counts of calls. The replica registers it.
+    #[must_use]
+    pub fn calls(&self) -> &ServerMetrics {
+        self.calls.metrics()
     }
 
     /// Accepts connections until draining starts; calls in progress are finished.
@@ -140,6 +150,9 @@ impl http2::Service for GitLabApi {
             Ok(Who::GitLab) => Some((Caller::Authenticated, respond)),
             Ok(_) => Some((Caller::Anonymous, respond)),
             Err(status) => {
+                if let Some(call) = self.calls.begin(&present(path)) {
+                    call.ends(status.code());
+                }
                 // Whoever is gone needs no answer.
                 let _ = refuse(respond, &status);
                 None
@@ -155,12 +168,10 @@ impl http2::Service for GitLabApi {
     ) {
         let mut routes = self.served.routes.clone();
         let request = runtime::grpc::with_present_name(request);
-        let served = match limits::of(request.uri().path()) {
-            Some(bounds) => {
-                runtime::grpc::serve_bounded(&mut routes, request, respond, bounds).await
-            }
-            None => runtime::grpc::serve(&mut routes, request, respond).await,
-        };
+        let path = request.uri().path();
+        let (bounds, counted) = (limits::of(path), self.calls.begin(path));
+        let serving = serve_counted(&mut routes, request, respond, bounds, counted.as_ref());
+        let served = serving.await;
         if let Err(error) = served {
             tracing::debug!(%error, "GitLab connection broke during a call");
         }

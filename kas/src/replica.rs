@@ -184,10 +184,16 @@ impl Replica {
             };
             replica.serve_operators(port, sources);
         }
+        let counted = setup.gitlab.as_ref().map(|port| port.api.calls().clone());
+        let counts = AgentMetrics {
+            calls: counted.unwrap_or_default(),
+            ..AgentMetrics::default()
+        };
         replica.serve_agents(
             setup.agents,
             setup.receptive_form,
             &setup.control_plane,
+            counts,
             &mut numbers,
         );
         if let Some(port) = setup.users {
@@ -236,9 +242,9 @@ impl Replica {
         port: Port<AgentAcceptor, agent_gateway::Settings>,
         receptive_form: ReceptiveForm,
         control_plane: &Arc<dyn ControlPlane>,
+        counts: AgentMetrics,
         numbers: &mut Metrics,
     ) {
-        let counts = AgentMetrics::default();
         counts.register(numbers);
         let registry = self.registry.clone();
         let gateway = AgentGateway::new(

@@ -28,7 +28,7 @@ pub use keepalive::{Keepalive, KeepaliveOptions, Pinger};
 pub use liveness::{ProbeTimeouts, unresponsive};
 pub use message::{ReceiveError, message, poll_message};
 pub use metrics::{CallKind, CountedCall, MethodMetrics, ServerMetrics};
-pub use serve::{send_frame, serve, serve_bounded};
+pub use serve::{send_frame, serve, serve_counted};
 pub use status::{ok_trailers, refuse, response_headers, status_from, trailers};
 pub use unary::{
     MESSAGE_TIMEOUT, answer, deframer, first_message, not_received, out_of_bounds, receive,

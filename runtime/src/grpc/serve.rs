@@ -3,14 +3,14 @@
 use std::{convert::Infallible, future::poll_fn, pin::pin};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use http_body_util::Full;
 use proto::{bounds::Bounds, frame::Frame};
-use tonic::body::Body;
+use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use super::{SendResponse, SendStream, StreamBody, refuse, unary};
+use super::{CountedCall, SendResponse, SendStream, StreamBody, refuse, unary};
 
 /// Calls `service` with the request and sends its answer. Ends when the answer
 /// is sent, or when the client has reset the stream.
@@ -26,39 +26,53 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let request = request.map(|stream| Body::new(StreamBody::new(stream)));
-    call(service, request, respond).await
+    call(service, request, respond, None).await
 }
 
-/// The same for methods that take one message: it must be here in time and within `bounds` before the service
-/// hears of the call.
+/// The same, counted. Where there are `bounds`, the method takes one message, which must be here in time and within
+/// them before the service hears of the call.
 ///
 /// # Errors
 /// When the stream or its connection broke.
-pub async fn serve_bounded<S>(
+pub async fn serve_counted<S>(
     service: &mut S,
     request: Request<h2::RecvStream>,
     respond: SendResponse,
-    bounds: &Bounds,
+    bounds: Option<&Bounds>,
+    counted: Option<&CountedCall>,
 ) -> Result<(), h2::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
+    let Some(bounds) = bounds else {
+        let request = request.map(|stream| Body::new(StreamBody::new(stream)));
+        return call(service, request, respond, counted).await;
+    };
     let (mut head, mut stream) = request.into_parts();
     let message = match unary::read(&head.headers, &mut stream, bounds).await {
         Ok(message) => message,
-        Err(status) => return refuse(respond, &status),
+        Err(status) => {
+            if let Some(counted) = counted {
+                counted.ends(status.code());
+            }
+            return refuse(respond, &status);
+        }
     };
+    if let (Some(counted), Some(_)) = (counted, &message) {
+        counted.received();
+    }
     head.headers.remove(unary::ENCODING);
     // Whether there must be one, the service says, which may not know the method.
     let framed = message.as_deref().map(unary::framed).unwrap_or_default();
     let body = Body::new(Full::new(framed));
-    call(service, Request::from_parts(head, body), respond).await
+    call(service, Request::from_parts(head, body), respond, counted).await
 }
 
 async fn call<S>(
     service: &mut S,
     request: Request<Body>,
     mut respond: SendResponse,
+    counted: Option<&CountedCall>,
 ) -> Result<(), h2::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -73,14 +87,43 @@ where
     };
     let (head, body) = response.into_parts();
     let over = body.is_end_stream();
+    if over && let Some(counted) = counted {
+        counted.ends(code(&head.headers));
+    }
     let mut stream = respond.send_response(Response::from_parts(head, ()), over)?;
     if over {
         return Ok(());
     }
-    send_body(&mut stream, body).await
+    send_body(&mut stream, body, counted).await
 }
 
-async fn send_body(stream: &mut SendStream, body: Body) -> Result<(), h2::Error> {
+/// How a call ends, as its trailers say.
+fn code(trailers: &HeaderMap) -> Code {
+    Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code())
+}
+
+/// How many messages there are in whole frames of gRPC.
+fn messages(mut frames: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some((head, rest)) = frames.split_first_chunk::<5>() {
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        frames = rest.get(length..).unwrap_or_default();
+        count += 1;
+    }
+    count
+}
+
+async fn send_body(
+    stream: &mut SendStream,
+    body: Body,
+    counted: Option<&CountedCall>,
+) -> Result<(), h2::Error> {
+    let ends = |code| {
+        if let Some(counted) = counted {
+            counted.ends(code);
+        }
+    };
     let mut body = pin!(body);
     loop {
         let frame = tokio::select! {
@@ -89,14 +132,26 @@ async fn send_body(stream: &mut SendStream, body: Body) -> Result<(), h2::Error>
         };
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => send_frame(stream, Frame::raw(data)).await?,
+                Ok(data) => {
+                    if let Some(counted) = counted {
+                        (0..messages(&data)).for_each(|_| counted.sent());
+                    }
+                    send_frame(stream, Frame::raw(data)).await?;
+                }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
+                    ends(code(&trailers));
                     return stream.send_trailers(trailers);
                 }
             },
-            Some(Err(status)) => return stream.send_trailers(super::trailers(&status)),
-            None => return stream.send_data(Frame::raw(Bytes::new()), true),
+            Some(Err(status)) => {
+                ends(status.code());
+                return stream.send_trailers(super::trailers(&status));
+            }
+            None => {
+                ends(Code::Unknown);
+                return stream.send_data(Frame::raw(Bytes::new()), true);
+            }
         }
     }
 }
@@ -122,4 +177,17 @@ pub async fn send_frame(stream: &mut SendStream, frame: Frame) -> Result<(), h2:
         }
     }
     stream.send_data(frame, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_frame_are_counted_and_a_call_without_a_status_is_unknown() {
+        assert_eq!(messages(b""), 0);
+        assert_eq!(messages(b"\0\0\0\0\0\0\0\0\0\x02ab"), 2);
+        assert_eq!(messages(b"\0\xff\xff\xff\xffab"), 1);
+        assert_eq!(code(&HeaderMap::new()), Code::Unknown);
+    }
 }

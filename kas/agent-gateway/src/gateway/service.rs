@@ -123,6 +123,8 @@ pub(super) struct RunnerCall {
     pub(super) from: IpAddr,
     pub(super) request: Request<h2::RecvStream>,
     pub(super) respond: SendResponse,
+    /// Counts the call until it ends.
+    pub(super) counted: Option<CountedCall>,
 }
 
 /// A runner's call being served: whether its token was good.

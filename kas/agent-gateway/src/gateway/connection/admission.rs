@@ -90,6 +90,7 @@ impl Connection {
                 from: self.remote_addr.ip(),
                 request,
                 respond,
+                counted: method.begin(),
             };
             return self.serve_runner(&method, serve, call);
         }

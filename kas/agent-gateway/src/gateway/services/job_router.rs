@@ -14,7 +14,7 @@ use proto::{
     frame::Frame,
 };
 use runtime::{
-    grpc::{MESSAGE_TIMEOUT, SendResponse, ok_trailers, receive, response_headers},
+    grpc::{CountedCall, MESSAGE_TIMEOUT, SendResponse, ok_trailers, receive, response_headers},
     shares::{Full, Limits, Share, Shares},
 };
 use tokio::{sync::Notify, time::Instant};
@@ -109,14 +109,24 @@ impl JobRouter {
             from,
             request,
             respond,
+            counted,
         } = call;
         let (head, mut stream) = request.into_parts();
-        match self.ask(token, from, &head.headers, &mut stream).await {
+        let counted = counted.as_ref();
+        let asked = self.ask((token, from), &head.headers, &mut stream, counted);
+        match asked.await {
             Ok(answer) => {
+                if let Some(call) = counted {
+                    call.sent();
+                    call.ends(Code::Ok);
+                }
                 send(respond, answer);
                 true
             }
             Err(status) => {
+                if let Some(call) = counted {
+                    call.ends(status.code());
+                }
                 refuse(respond, &status, NAME);
                 // GitLab knows the runner, or was not asked.
                 !is_about_token(&status)
@@ -126,16 +136,19 @@ impl JobRouter {
 
     async fn ask(
         &self,
-        token: TokenHash,
-        from: IpAddr,
+        (token, from): (TokenHash, IpAddr),
         headers: &HeaderMap,
         stream: &mut h2::RecvStream,
+        counted: Option<&CountedCall>,
     ) -> Result<JobAnswer, Status> {
         let _address = self.of_address.take(from, 1).map_err(|it| full(&it))?;
         let _runner = self.of_runner.take(token, 1).map_err(|it| full(&it))?;
         let reading = self.reading(token, from).await?;
         let GetJobRequest { job_request } = receive(headers, stream, &REQUEST).await?;
         drop(reading);
+        if let Some(call) = counted {
+            call.received();
+        }
         let kib = job_request.len().div_ceil(1024);
         let _kib = self.kib.take(token, kib).map_err(|it| full(&it))?;
         let asked = self.gitlab.client();
