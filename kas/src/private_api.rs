@@ -153,7 +153,14 @@ impl http2::Service for PrivateApi {
         if request.uri().path().starts_with(admin::PEER_SERVICE) {
             let mut questions = self.questions.clone();
             // Whoever is gone needs no answer.
-            let _ = grpc::serve_bounded(&mut questions, request, respond, &QUESTION_BOUNDS).await;
+            let _ = grpc::serve_counted(
+                &mut questions,
+                request,
+                respond,
+                Some(&QUESTION_BOUNDS),
+                None,
+            )
+            .await;
             return;
         }
         let _counted = (!owner::moves(&request)).then(|| self.calls_to_finish.token());
