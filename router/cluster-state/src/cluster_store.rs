@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    channel::Channel, id::ReplicaId, one_time::OneTimeClaims, poll_state::SharedPollState,
-    store::RouteStore,
+    channel::Channel, cluster_pins::ClusterPins, connection_record::ConnectionRecords,
+    id::ReplicaId, one_time::OneTimeClaims, poll_state::SharedPollState, store::RouteStore,
 };
 
 /// All that replicas share through a store. Another store is one more
@@ -18,4 +18,10 @@ pub trait ClusterStore: RouteStore {
 
     /// Claims that only one replica wins.
     fn one_time_claims(&self) -> Arc<dyn OneTimeClaims>;
+
+    /// What happened to the connections of each agent.
+    fn connection_records(&self) -> Arc<dyn ConnectionRecords>;
+
+    /// Which cluster each agent belongs to.
+    fn cluster_pins(&self) -> Arc<dyn ClusterPins>;
 }

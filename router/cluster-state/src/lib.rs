@@ -1,5 +1,6 @@
 //! What the replicas of a cluster share: routes, leases and membership,
-//! presence, channels, poll state and one-time claims.
+//! presence, connection records, cluster pins, channels, poll state and
+//! one-time claims.
 //!
 //! [`RoutingTable`] is one replica's view of routes, presence and members:
 //! [`memory`] has one for a single process, [`SharedTable`] keeps one over a
@@ -8,7 +9,10 @@
 //! call and no wire protocol is known in this crate.
 
 mod channel;
+mod cluster_pins;
 mod cluster_store;
+mod connection_log;
+mod connection_record;
 mod id;
 mod member;
 pub mod memory;
@@ -23,7 +27,13 @@ mod store;
 mod table;
 
 pub use channel::{Channel, ChannelEvent};
+pub use cluster_pins::{ClusterPins, ClusterUid, ClusterUidError, MAX_PINS};
 pub use cluster_store::ClusterStore;
+pub use connection_log::ConnectionLog;
+pub use connection_record::{
+    ConnectionEvent, ConnectionRecord, ConnectionRecords, RECORDS_OF_STRANGERS, RECORDS_PER_AGENT,
+    RecordSubject, RecordsPage,
+};
 pub use id::{AgentId, MAX_URLS, Owner, ReplicaId, published, urls};
 pub use member::{Member, MemberState, StoreHealth};
 pub use one_time::OneTimeClaims;

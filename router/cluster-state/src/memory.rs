@@ -1,7 +1,7 @@
 //! A routing table within one process, shared by the replicas in it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,11 +9,13 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    cluster_pins::{ClusterPins, ClusterUid},
+    connection_record::{ConnectionRecord, ConnectionRecords, RecordSubject, RecordsPage, page_of},
     id::{AgentId, Owner, ReplicaId},
     member::{Member, MemberState},
     presence::{Presence, PresenceEntry, PresenceQuery},
     ring::Ring,
-    store::StoreError,
+    store::{StoreError, StoreFuture},
     table::{RoutingTable, TableFuture},
 };
 
@@ -24,7 +26,17 @@ pub struct MemoryStore {
     presence: Arc<Mutex<HashMap<(AgentId, ReplicaId), Presence>>>,
     /// Each with its URL.
     replicas: Arc<Mutex<BTreeMap<ReplicaId, String>>>,
+    records: Arc<MemoryRecords>,
+    pins: Arc<MemoryPins>,
 }
+
+/// The connection records of all replicas in this process.
+#[derive(Debug, Default)]
+struct MemoryRecords(Mutex<HashMap<RecordSubject, VecDeque<ConnectionRecord>>>);
+
+/// The cluster pins of all replicas in this process.
+#[derive(Debug, Default)]
+struct MemoryPins(Mutex<HashMap<AgentId, ClusterUid>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -76,6 +88,23 @@ impl MemoryStore {
         self.lock().entry(agent).or_default().changes.subscribe()
     }
 
+    /// What happened to the connections of each agent.
+    #[must_use]
+    pub fn connection_records(&self) -> Arc<dyn ConnectionRecords> {
+        self.records.clone()
+    }
+
+    /// Which cluster each agent belongs to.
+    #[must_use]
+    pub fn cluster_pins(&self) -> Arc<dyn ClusterPins> {
+        self.pins.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn subjects_with_records(&self) -> usize {
+        lock(&self.records.0).len()
+    }
+
     fn change(&self, agent: AgentId, change: impl FnOnce(&mut Entry)) {
         let mut agents = self.lock();
         let entry = agents.entry(agent).or_default();
@@ -94,6 +123,68 @@ impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Entry>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl ConnectionRecords for MemoryRecords {
+    fn append<'a>(
+        &'a self,
+        subject: RecordSubject,
+        records: &'a [ConnectionRecord],
+    ) -> StoreFuture<'a, ()> {
+        let mut all = lock(&self.0);
+        let ring = all.entry(subject).or_default();
+        for record in records {
+            ring.push_front(record.clone());
+        }
+        ring.truncate(subject.bound());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn read(
+        &self,
+        subject: RecordSubject,
+        page: RecordsPage,
+    ) -> StoreFuture<'_, Vec<ConnectionRecord>> {
+        let all = lock(&self.0);
+        let ring = all.get(&subject).into_iter().flatten().cloned();
+        Box::pin(std::future::ready(Ok(page_of(ring, page))))
+    }
+}
+
+impl ClusterPins for MemoryPins {
+    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, ClusterUid>> {
+        Box::pin(std::future::ready(Ok(lock(&self.0).clone())))
+    }
+
+    fn read(&self, agent: AgentId) -> StoreFuture<'_, Option<ClusterUid>> {
+        let pin = lock(&self.0).get(&agent).cloned();
+        Box::pin(std::future::ready(Ok(pin)))
+    }
+
+    fn pin_first<'a>(
+        &'a self,
+        agent: AgentId,
+        cluster: &'a ClusterUid,
+    ) -> StoreFuture<'a, ClusterUid> {
+        let pinned = lock(&self.0)
+            .entry(agent)
+            .or_insert(cluster.clone())
+            .clone();
+        Box::pin(std::future::ready(Ok(pinned)))
+    }
+
+    fn set<'a>(&'a self, agent: AgentId, cluster: Option<&'a ClusterUid>) -> StoreFuture<'a, ()> {
+        let mut pins = lock(&self.0);
+        match cluster {
+            Some(cluster) => pins.insert(agent, cluster.clone()),
+            None => pins.remove(&agent),
+        };
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RoutingTable for MemoryTable {

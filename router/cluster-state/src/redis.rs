@@ -6,6 +6,8 @@
 //! table repeats them.
 
 mod channel;
+mod cluster_pins;
+mod connection_records;
 mod events;
 mod format;
 mod metrics;
@@ -40,7 +42,9 @@ pub use options::{Address, AddressError, RedisOptions, SentinelTls, Servers};
 
 use crate::{
     channel::Channel,
+    cluster_pins::ClusterPins,
     cluster_store::ClusterStore,
+    connection_record::ConnectionRecords,
     id::{AgentId, Owner, ReplicaId},
     one_time::OneTimeClaims,
     poll_state::SharedPollState,
@@ -310,6 +314,14 @@ impl ClusterStore for RedisStore {
 
     fn one_time_claims(&self) -> Arc<dyn OneTimeClaims> {
         Arc::new(one_time::RedisClaims::new(self))
+    }
+
+    fn connection_records(&self) -> Arc<dyn ConnectionRecords> {
+        Arc::new(connection_records::RedisRecords::new(self))
+    }
+
+    fn cluster_pins(&self) -> Arc<dyn ClusterPins> {
+        Arc::new(cluster_pins::RedisPins::new(self))
     }
 }
 

@@ -8,6 +8,8 @@
 //! | `<prefix>:kas2:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → the signature, a space and the assignee's last result |
 //! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration was reported to GitLab |
 //! | `<prefix>:kas:once:{<name>}` | string | `1`, for a one-time claim, such as the use of a WebSocket token |
+//! | `<prefix>:kas:connections:{<agent id>}` | list | the last connection records of an agent as JSON, the newest first; of strangers with `strangers` for the id |
+//! | `<prefix>:kas2:clusters` | hash | agent id → the signature, a space and the UID of the cluster that it is pinned to |
 //!
 //! Signatures: see [`super::signature`]. Without a secret there are none, and `kas2` is `kas`.
 
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::signature::Signer;
 use crate::{
+    connection_record::RecordSubject,
     id::{AgentId, Owner, ReplicaId},
     store::{Lease, Record, ReplicaState},
 };
@@ -43,6 +46,8 @@ pub(super) struct Keys {
     repository: String,
     configured: String,
     one_time: String,
+    connections: String,
+    pub(super) clusters: String,
 }
 
 impl Keys {
@@ -56,6 +61,8 @@ impl Keys {
             repository: format!("{prefix}:{table}:repository:"),
             configured: format!("{prefix}:kas:configured:"),
             one_time: format!("{prefix}:kas:once:"),
+            connections: format!("{prefix}:kas:connections:"),
+            clusters: format!("{prefix}:{table}:clusters"),
         }
     }
 
@@ -78,6 +85,14 @@ impl Keys {
     /// The key of a one-time claim.
     pub(super) fn one_time(&self, name: &str) -> String {
         format!("{}{{{name}}}", self.one_time)
+    }
+
+    /// The key of the connection records of a subject.
+    pub(super) fn connections(&self, subject: RecordSubject) -> String {
+        match subject {
+            RecordSubject::Agent(agent) => format!("{}{{{agent}}}", self.connections),
+            RecordSubject::Strangers => format!("{}{{strangers}}", self.connections),
+        }
     }
 
     /// The key of an agent's record; the braces choose its slot in a cluster.

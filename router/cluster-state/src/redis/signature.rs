@@ -76,6 +76,27 @@ impl Signer {
         accepted.then(|| head.to_owned())
     }
 
+    /// The cluster that an agent is pinned to with its signature, as it is stored.
+    pub(super) fn write_pin(&self, agent: AgentId, cluster: &str) -> String {
+        match &self.secret {
+            Some(secret) => format!(
+                "{} {cluster}",
+                secret.mac(&Message::pin(agent, cluster).parts())
+            ),
+            None => cluster.to_owned(),
+        }
+    }
+
+    /// The cluster in a stored value, if a replica has signed it.
+    pub(super) fn read_pin(&self, agent: AgentId, written: &str) -> Option<String> {
+        let (mac, cluster) = match written.split_once(' ') {
+            Some((mac, cluster)) if self.secret.is_some() => (Some(mac), cluster),
+            Some(_) | None => (None, written),
+        };
+        let accepted = self.accepts("pin", &Message::pin(agent, cluster), mac);
+        accepted.then(|| cluster.to_owned())
+    }
+
     /// Whether a replica has signed the lease.
     pub(super) fn accepts_lease(&self, lease: &Lease, mac: Option<&str>) -> bool {
         self.accepts("lease", &Message::lease(lease), mac)
@@ -144,6 +165,10 @@ impl Message {
 
     fn head(project: i64, head: &str) -> Self {
         Self(vec!["head".into(), project.to_string(), head.into()])
+    }
+
+    fn pin(agent: AgentId, cluster: &str) -> Self {
+        Self(vec!["pin".into(), agent.to_string(), cluster.into()])
     }
 
     fn parts(&self) -> Vec<&str> {

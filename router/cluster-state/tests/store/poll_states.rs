@@ -1,9 +1,10 @@
-//! The poll state that replicas share, and one-time claims.
+//! The poll state that replicas share, one-time claims, connection records and cluster pins.
 
 use std::{sync::Arc, time::Duration};
 
 use cluster_state::{
-    AgentId, ClusterStore as _, ReplicaId, RouteStore, SharedPollState, StoreEvent,
+    AgentId, ClusterStore as _, ClusterUid, ConnectionEvent, ConnectionRecord, RECORDS_PER_AGENT,
+    RecordSubject, RecordsPage, ReplicaId, RouteStore, SharedPollState, StoreEvent,
     redis::RedisStore,
 };
 use tokio::sync::mpsc;
@@ -96,4 +97,62 @@ async fn a_claim_is_won_by_one_replica_until_it_expires() {
         }
     };
     tokio::time::timeout(LIMIT, forgotten).await.unwrap();
+}
+
+#[tokio::test]
+async fn connection_records_are_a_ring_that_every_replica_reads_by_pages() {
+    let server = Server::start(&[]);
+    let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
+    let (one, two) = (a.store.connection_records(), b.store.connection_records());
+    let agent = RecordSubject::Agent(AgentId(5));
+    let record = |at| ConnectionRecord {
+        reason: "the token has expired".into(),
+        token: Some("0123".into()),
+        ..ConnectionRecord::new(ConnectionEvent::Refused, at, &ReplicaId::new("a"))
+    };
+
+    for at in 0..200 {
+        one.append(agent, &[record(at)]).await.unwrap();
+    }
+
+    let first = RecordsPage {
+        before: None,
+        limit: 10,
+    };
+    let page = two.read(agent, first).await.unwrap();
+    assert_eq!(page[0], record(199));
+    assert_eq!(page.len(), 10);
+    let all = RecordsPage {
+        before: Some(page[9].at),
+        limit: 1000,
+    };
+    let rest = two.read(agent, all).await.unwrap();
+    assert_eq!(rest.len(), RECORDS_PER_AGENT - 10);
+    assert_eq!(rest[0], record(189));
+    let strangers = RecordSubject::Strangers;
+    assert_eq!(two.read(strangers, all).await.unwrap(), []);
+    // The ring is trimmed in the store too, and does not last for ever.
+    let key = "gitlab-kas:kas:connections:{5}";
+    let length: usize = server.cli(&["llen", key]).trim().parse().unwrap();
+    assert!(length <= RECORDS_PER_AGENT + 16, "{length}");
+    let ttl: i64 = server.cli(&["ttl", key]).trim().parse().unwrap();
+    assert!(ttl > 0, "{ttl}");
+}
+
+#[tokio::test]
+async fn the_first_cluster_is_pinned_for_all_replicas_until_somebody_changes_it() {
+    let server = Server::start(&[]);
+    let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
+    let (one, two) = (a.store.cluster_pins(), b.store.cluster_pins());
+    let uid = |text| ClusterUid::parse(text).unwrap();
+    let (agent, x, y) = (AgentId(5), uid("x"), uid("y"));
+
+    assert_eq!(one.pin_first(agent, &x).await.unwrap(), x);
+    assert_eq!(two.pin_first(agent, &y).await.unwrap(), x);
+    assert_eq!(two.all().await.unwrap(), [(agent, x)].into());
+
+    two.set(agent, Some(&y)).await.unwrap();
+    assert_eq!(one.pin_first(agent, &uid("z")).await.unwrap(), y);
+    one.set(agent, None).await.unwrap();
+    assert_eq!(two.all().await.unwrap(), [].into());
 }
