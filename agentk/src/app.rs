@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attach_listener::{AttachListener, AttachListenerError},
     cluster::{Cluster, ClusterError, source},
+    cluster_facts::ClusterFacts,
     config::{Config, Link, PrivateApi},
     configuration::ConfigurationFollower,
     events::Events,
@@ -83,6 +84,11 @@ pub async fn run(
     if let Some(endpoints) = endpoints {
         tasks.spawn(endpoints.serve(last.clone()));
     }
+    let facts = ClusterFacts::new();
+    let (learning, asked, ends) = (facts.clone(), cluster.clone(), last.clone());
+    tasks.spawn(async move {
+        ends.run_until_cancelled(learning.learn(&asked)).await;
+    });
     let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
     let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
@@ -94,10 +100,11 @@ pub async fn run(
         services.add(graph::FORMER_PATH, graph.clone());
     }
     let (mut follower, configuration) =
-        ConfigurationFollower::new(config.pod.clone(), config.log_level.clone());
+        ConfigurationFollower::new(config.pod.clone(), facts.clone(), config.log_level.clone());
     let tunnels = Tunnels::new(
         uplink.clone(),
         services,
+        facts.clone(),
         configuration.clone(),
         metrics.clone(),
         stop.clone(),
@@ -131,7 +138,7 @@ pub async fn run(
     if let Some(candidate) = leader {
         tasks.spawn(candidate.run(stop.clone()));
     }
-    let registration = Registration::new(config.pod.clone(), cluster);
+    let registration = Registration::new(config.pod.clone(), facts);
     tokio::select! {
         () = registration.keep(&uplink) => {}
         () = follower.follow(&uplink) => {}

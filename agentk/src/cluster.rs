@@ -9,8 +9,9 @@ pub(crate) mod source;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -44,8 +45,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// have no more than a MiB either. A response beyond is lost, although the request was carried out.
 const MAX_RESPONSE_HEADER_LINES: usize = 4096;
 const MAX_RESPONSE_HEAD_BYTES: usize = 1 << 20;
-/// How long the API server may take to answer with its version.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the API server may take to answer the agent's own questions, and how much it may say.
+const OWN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_OWN_ANSWER_BYTES: usize = 1 << 20;
 
 /// A cluster that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -258,21 +260,49 @@ impl Cluster {
 
     /// The API server's version; `None` if it could not be had.
     pub(crate) async fn version(&self) -> Option<KubernetesVersion> {
+        let (_, body) = self.ask("/version").await?;
+        match serde_json::from_slice::<Version>(&body) {
+            Ok(version) => Some(version.into()),
+            Err(error) => {
+                tracing::debug!(%error, "the answer of the Kubernetes API to /version is not understood");
+                None
+            }
+        }
+    }
+
+    /// Which cluster it is; `None` if it did not answer.
+    pub(crate) async fn identity_of_cluster(&self) -> Option<ClusterIdentity> {
+        let (status, body) = self.ask("/api/v1/namespaces/kube-system").await?;
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return None;
+        }
+        let namespace = serde_json::from_slice::<Namespace>(&body);
+        let uid = namespace.map(|it| it.metadata.uid).unwrap_or_default();
+        if !status.is_success() || uid.is_empty() {
+            return Some(ClusterIdentity::Hidden);
+        }
+        Some(ClusterIdentity::Uid(uid))
+    }
+
+    /// The answer to a small request of the agent's own; `None` if there was none.
+    async fn ask(&self, path: &'static str) -> Option<(StatusCode, Bytes)> {
         let asking = async {
             let mut request = Request::new(RequestBody::empty());
-            *request.uri_mut() = self.uri("/version")?;
+            *request.uri_mut() = self.uri(path)?;
             self.authorize(request.headers_mut()).await?;
             let response = self.request(request, false).await?;
-            let body = response.into_body().collect().await?.to_bytes();
-            let version: Version = serde_json::from_slice(&body)?;
-            Ok::<_, BoxError>(version)
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_OWN_ANSWER_BYTES);
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, BoxError>((status, body))
         };
-        match tokio::time::timeout(VERSION_TIMEOUT, asking).await {
-            Ok(Ok(version)) => Some(version.into()),
+        match tokio::time::timeout(OWN_REQUEST_TIMEOUT, asking).await {
+            Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
                 tracing::debug!(
+                    path,
                     error = %Causes(&*error),
-                    "could not get the version of the Kubernetes API"
+                    "the Kubernetes API did not answer the agent"
                 );
                 None
             }
@@ -308,6 +338,25 @@ fn pooled(connector: HttpsConnector<ApiConnector>, tasks: &TaskTracker) -> Poole
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .build(connector)
+}
+
+/// Which cluster it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClusterIdentity {
+    /// The UID of its namespace `kube-system`.
+    Uid(String),
+    /// The agent may not read it, or what answers is no Kubernetes.
+    Hidden,
+}
+
+#[derive(serde::Deserialize)]
+struct Namespace {
+    metadata: NamespaceMetadata,
+}
+
+#[derive(serde::Deserialize)]
+struct NamespaceMetadata {
+    uid: String,
 }
 
 #[derive(serde::Deserialize)]

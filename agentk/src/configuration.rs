@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tonic::{Status, codec::CompressionEncoding};
 
 use crate::{
+    cluster_facts::ClusterFacts,
     config::SetLogLevel,
     logging::LogLevel,
     pod::Pod,
@@ -27,6 +28,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct ConfigurationFollower {
     pod: Option<Pod>,
+    facts: ClusterFacts,
     commit: String,
     known: watch::Sender<Option<Arc<AgentConfiguration>>>,
     log_level: Option<SetLogLevel>,
@@ -36,11 +38,13 @@ impl ConfigurationFollower {
     /// The configuration is published through the receiver.
     pub(crate) fn new(
         pod: Option<Pod>,
+        facts: ClusterFacts,
         log_level: Option<SetLogLevel>,
     ) -> (Self, watch::Receiver<Option<Arc<AgentConfiguration>>>) {
         let (known, receiver) = watch::channel(None);
         let follower = Self {
             pod,
+            facts,
             commit: String::new(),
             known,
             log_level,
@@ -62,7 +66,7 @@ impl ConfigurationFollower {
     async fn stream(&mut self, follower: &mut Follower, attempt: &Attempt) -> Result<(), Status> {
         let request = ConfigurationRequest {
             commit_id: self.commit.clone(),
-            agent_meta: Some(registration::meta(self.pod.as_ref())),
+            agent_meta: Some(registration::meta(self.pod.as_ref(), &self.facts)),
             skip_register: true,
         };
         let mut client = AgentConfigurationClient::new(attempt.channel())
@@ -152,7 +156,8 @@ mod tests {
         let levels = Arc::new(Mutex::new(Vec::new()));
         let seen = levels.clone();
         let set = SetLogLevel(Arc::new(move |level| seen.lock().unwrap().push(level)));
-        let (mut follower, known) = ConfigurationFollower::new(None, Some(set));
+        let (mut follower, known) =
+            ConfigurationFollower::new(None, ClusterFacts::new(), Some(set));
 
         follower.take(response("c1", configuration(7, LogLevelEnum::Debug)));
         follower.take(response("c2", configuration(8, LogLevelEnum::Error)));

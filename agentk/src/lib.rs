@@ -9,6 +9,7 @@ mod attach_listener;
 mod backoff;
 mod call;
 mod cluster;
+mod cluster_facts;
 mod config;
 mod configuration;
 mod events;

@@ -1,20 +1,17 @@
 //! Registers this pod with kas every few minutes, and unregisters it when it stops.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use proto::agent::{
     agent_registrar::rpc::{
         RegisterRequest, UnregisterRequest, agent_registrar_client::AgentRegistrarClient,
     },
-    entity::{AgentMeta, KubernetesVersion},
+    entity::AgentMeta,
 };
 use tonic::{Code, Status, codec::CompressionEncoding};
 
 use crate::{
-    cluster::Cluster,
+    cluster_facts::ClusterFacts,
     pod::Pod,
     session::{Attempt, Follower, Uplink},
     version,
@@ -33,21 +30,19 @@ const UNREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Registration {
     pod_id: i64,
     pod: Option<Pod>,
-    cluster: Cluster,
-    kubernetes: Mutex<Option<KubernetesVersion>>,
+    facts: ClusterFacts,
 }
 
 impl Registration {
-    pub(crate) fn new(pod: Option<Pod>, cluster: Cluster) -> Self {
+    pub(crate) fn new(pod: Option<Pod>, facts: ClusterFacts) -> Self {
         Self {
             pod_id: rand::random_range(0..=i64::MAX),
             pod,
-            cluster,
-            kubernetes: Mutex::default(),
+            facts,
         }
     }
 
-    /// Registers on every new connection, and again every few minutes; the answer also shows that kas has
+    /// Registers on every new connection, again every few minutes, and when more is known of the cluster; the answer also shows that kas has
     /// accepted the agent on the connection. Never ends.
     pub(crate) async fn keep(&self, uplink: &Uplink) {
         let lines = (0..uplink.lines()).map(|line| self.keep_line(uplink.line(line)));
@@ -59,29 +54,15 @@ impl Registration {
         let mut follower = Follower::new(uplink, BACKOFF_MIN, REGISTER_INTERVAL, failed);
         loop {
             let attempt = follower.attempt().await;
+            let mut news = self.facts.changes();
             match self.register(&attempt).await {
-                Ok(()) => {
-                    follower.succeeded(&attempt);
-                    let new = self.learn_version().await;
-                    let interval = if new {
-                        Duration::ZERO
-                    } else {
-                        REGISTER_INTERVAL
-                    };
-                    follower.answered(attempt, interval).await;
-                }
+                Ok(()) => tokio::select! {
+                    () = follower.answered(attempt, REGISTER_INTERVAL) => {}
+                    () = news.next() => {}
+                },
                 Err(status) => follower.failed(attempt, &status).await,
             }
         }
-    }
-
-    /// Asks the cluster for its version; returns whether it has changed.
-    async fn learn_version(&self) -> bool {
-        let Some(version) = self.cluster.version().await else {
-            return false;
-        };
-        let known = self.version().replace(version.clone());
-        known != Some(version)
     }
 
     async fn register(&self, attempt: &Attempt) -> Result<(), Status> {
@@ -119,28 +100,19 @@ impl Registration {
         }
     }
 
-    fn version(&self) -> MutexGuard<'_, Option<KubernetesVersion>> {
-        self.kubernetes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn meta(&self) -> AgentMeta {
-        AgentMeta {
-            kubernetes_version: self.version().clone(),
-            ..meta(self.pod.as_ref())
-        }
+        meta(self.pod.as_ref(), &self.facts)
     }
 }
 
 /// What kas learns about this process.
-pub(crate) fn meta(pod: Option<&Pod>) -> AgentMeta {
+pub(crate) fn meta(pod: Option<&Pod>, facts: &ClusterFacts) -> AgentMeta {
     AgentMeta {
         version: version::VERSION.to_owned(),
         commit_id: version::COMMIT.to_owned(),
         pod_namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
         pod_name: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
-        kubernetes_version: None,
+        kubernetes_version: facts.version(),
     }
 }
 

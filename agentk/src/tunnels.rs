@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use runtime::tunnel::{Pool, framed_descriptor};
 use slot::Placement;
 
-use crate::{metrics::Metrics, services::Services, session::Uplink};
+use crate::{cluster_facts::ClusterFacts, metrics::Metrics, services::Services, session::Uplink};
 
 /// The most tunnels, idle or not.
 const MAX_TUNNELS: usize = 500;
@@ -27,6 +27,7 @@ pub(crate) struct Tunnels(Arc<Shared>);
 struct Shared {
     uplink: Uplink,
     services: Services,
+    facts: ClusterFacts,
     configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
     pool: Mutex<Pool>,
     tasks: TaskTracker,
@@ -43,6 +44,7 @@ impl Tunnels {
     pub(crate) fn new(
         uplink: Uplink,
         services: Services,
+        facts: ClusterFacts,
         configuration: watch::Receiver<Option<Arc<AgentConfiguration>>>,
         metrics: Metrics,
         stop: CancellationToken,
@@ -53,6 +55,7 @@ impl Tunnels {
             uplink,
             descriptor: framed_descriptor(services.descriptor()),
             services,
+            facts,
             configuration,
             pool,
             tasks: TaskTracker::new(),

@@ -13,10 +13,10 @@ pub(crate) mod routing;
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use agent_gateway::{
-    DrainSettings, Flux, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events,
+    Clusters, DrainSettings, Flux, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events,
 };
 use anyhow::Context;
-use cluster_state::{OneTimeClaims, ReplicaId};
+use cluster_state::{ConnectionLog, OneTimeClaims, ReplicaId};
 use control_plane::{notifications::Notifications, usage::Usage};
 use prometheus_client::registry::Registry as Metrics;
 use runtime::{
@@ -125,7 +125,14 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         peers.as_ref().map(|port| &port.settings),
         &mut metrics,
     )?;
-    let tracker = Tracker::new(shared.table.clone());
+    let log = ConnectionLog::new(shared.records.clone());
+    let tracker = Tracker::with_log(shared.table.clone(), log, id.clone());
+    let clusters = Clusters::new(
+        shared.pins,
+        shared.pin_changes,
+        tracker.clone(),
+        &mut metrics,
+    );
     control.read_repositories(shared.sharing, &shared.notifications);
     let events = config.agent.events.as_ref();
     let events =
@@ -142,13 +149,15 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             &shared.notifications,
             events.as_ref().map(|work| work.events()),
             &mut metrics,
-        ),
+        )
+        .with_clusters(clusters.clone()),
         directions: directions.agents(),
     };
     let graph = Graph::default();
     let services = gitlab_api::services(
         &shared.notifications,
         &tracker,
+        &clusters,
         control.gitaly(),
         events.as_ref().map(|work| work.events()),
         config.agent.graph.enabled.then_some(&graph),

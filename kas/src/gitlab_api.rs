@@ -7,6 +7,7 @@
 mod agent_tracker;
 mod authenticate;
 mod calls;
+mod clusters;
 mod configuration_project;
 mod limits;
 mod notifications;

@@ -246,6 +246,14 @@ impl Replica {
         numbers: &mut Metrics,
     ) {
         counts.register(numbers);
+        if let Some(clusters) = port.settings.services.clusters() {
+            let following = clusters.clone().run(self.stop.clone());
+            self.background.spawn(vital("agents' clusters", following));
+        }
+        if let Some(tracker) = port.settings.services.tracker() {
+            let tracking = tracker.clone().run(self.stop.clone());
+            self.background.spawn(vital("agents' presence", tracking));
+        }
         let registry = self.registry.clone();
         let gateway = AgentGateway::new(
             port.settings,

@@ -23,7 +23,10 @@ mod generated {
 
 pub use generated::{
     gitaly,
-    gitlab::agent::{self, kas_events as events, kas_graph as graph, kas_receptive as receptive},
+    gitlab::agent::{
+        self, kas_clusters as clusters, kas_events as events, kas_graph as graph,
+        kas_receptive as receptive,
+    },
     google,
 };
 

@@ -119,9 +119,10 @@ impl Replicas {
     }
 
     async fn add(&self, number: usize) -> Result<Replica> {
-        let first = ports::free_block(5);
+        let first = ports::free_block(6);
         let [agents, users, observability, peers, admin] =
             [first, first + 1, first + 2, first + 3, first + 4];
+        let api = first + 5;
         let from_peers = Chaos::start(&[peers]).await?;
         let to_redis = Chaos::start(&[self.store.port()]).await?;
         let configuration = json!({
@@ -140,6 +141,7 @@ impl Replicas {
             },
             "observability": {"listen": {"address": at(observability)}, "logging": {"level": "info"}},
             "admin": {"listen": {"address": at(admin)}},
+            "api": {"listen": {"address": at(api), "authentication_secret_file": self.secret}},
             "redis": self.store.configuration(to_redis.port()),
             "private_api": {"listen": {"address": at(peers), "authentication_secret_file": self.secret}},
         });
@@ -159,7 +161,9 @@ impl Replicas {
         Ok(replica)
     }
 
-    fn configuration(&self, number: usize) -> PathBuf {
+    /// The configuration file of a member.
+    #[must_use]
+    pub fn configuration(&self, number: usize) -> PathBuf {
         self.folder.join(format!("kas-{number}.yaml"))
     }
 

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -58,6 +58,8 @@ pub struct Seen {
     /// POSTs that were answered with what they said.
     pub posted: AtomicUsize,
     paths: Mutex<Vec<String>>,
+    /// The UID of its namespace `kube-system`; without one it has no such namespace.
+    cluster: OnceLock<String>,
     /// Lets requests for `/hold` go, which wait for it.
     pub release: CancellationToken,
 }
@@ -97,6 +99,16 @@ impl StubApi {
             seen,
             _serving: AbortOnDropHandle::new(serving),
         })
+    }
+
+    /// Starts a stub that is the cluster of this UID.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn of_cluster(uid: &str) -> Result<Self> {
+        let stub = Self::start().await?;
+        stub.seen.cluster.get_or_init(|| uid.to_owned());
+        Ok(stub)
     }
 
     /// What it has seen.
@@ -196,6 +208,13 @@ async fn answer_whole(request: Request<Incoming>, seen: &Seen) -> Response<Full<
         "/version" => status(
             StatusCode::OK,
             &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0-stub"}),
+        ),
+        "/api/v1/namespaces/kube-system" if seen.cluster.get().is_some() => status(
+            StatusCode::OK,
+            &json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "kube-system", "uid": seen.cluster.get()},
+            }),
         ),
         path if path.starts_with("/echo") => {
             if head.method == Method::POST {

@@ -123,7 +123,7 @@ impl Line {
             LeaveReason::Refused(status) => {
                 self.metrics.connection_failures.inc();
                 self.log_failure(&format!(
-                    "kas rejected the agent's token ({:?}): {}",
+                    "kas rejected this agent ({:?}): {}",
                     status.code(),
                     status.message()
                 ));

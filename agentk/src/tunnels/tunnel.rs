@@ -13,6 +13,8 @@ use crate::{
     session::Connection,
 };
 
+/// The metadata by which kas is told which cluster the tunnel leads to. Our own: GitLab's kas does not look at it.
+const CLUSTER: &str = "kas-cluster";
 /// The metadata by which kas names the request that a call belongs to.
 const REQUEST_ID: &str = "x-request-id";
 /// How long kas may take to end a tunnel after its call has ended.
@@ -28,10 +30,12 @@ pub(super) struct Tunnel {
 
 /// Opens a tunnel.
 pub(super) async fn open(tunnels: &Tunnels, connection: &Connection) -> Result<Tunnel, Status> {
+    let cluster = tunnels.0.facts.identity().await;
     let (requests, origin) = (connection.requests(), connection.origin());
-    let (metadata, descriptor) = (connection.metadata(), &tunnels.0.descriptor);
+    let (mut metadata, descriptor) = (connection.metadata().clone(), &tunnels.0.descriptor);
+    metadata.insert(CLUSTER, cluster);
     let (inbound, outbound) =
-        runtime::tunnel::open(requests, origin, metadata.clone(), descriptor.clone()).await?;
+        runtime::tunnel::open(requests, origin, metadata, descriptor.clone()).await?;
     Ok(Tunnel {
         inbound,
         outbound,

@@ -5,6 +5,7 @@
 
 mod authenticate;
 mod caller;
+mod clusters;
 mod connection;
 mod descriptor;
 mod dialled;
@@ -32,6 +33,7 @@ use runtime::{
 };
 
 use authenticate::Authenticator;
+pub use clusters::{CHANNEL as CLUSTER_PINS_CHANNEL, Clusters};
 pub use dialled::{DialledAgent, DialledConnection};
 use draining::DrainPace;
 pub use draining::DrainSettings;
@@ -87,6 +89,7 @@ impl AgentGateway {
             control_plane.clone(),
             settings.connections_per_token_per_minute,
             metrics.rate_exceeded.clone(),
+            settings.services.tracker().cloned(),
         );
         settings.services.count(&metrics.calls);
         Arc::new(Self {

@@ -13,8 +13,9 @@ mod tracker;
 
 pub use flux::Flux;
 pub use gateway::{
-    AgentGateway, AgentMetrics, DialledAgent, DialledConnection, DrainSettings, Method, Services,
-    Settings, WEBSOCKET_PING_INTERVAL, make_request, reconcile_projects, report_events, route_jobs,
+    AgentGateway, AgentMetrics, CLUSTER_PINS_CHANNEL, Clusters, DialledAgent, DialledConnection,
+    DrainSettings, Method, Services, Settings, WEBSOCKET_PING_INTERVAL, make_request,
+    reconcile_projects, report_events, route_jobs,
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
 pub use tracker::{ConnectedProcess, InstanceGuard, RegisterError, Tracker, processes};

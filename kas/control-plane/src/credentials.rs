@@ -5,6 +5,9 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+/// Bytes of a hash that are shown.
+const FINGERPRINT_BYTES: usize = 6;
+
 /// A secret that a caller presented. Its `Debug` shows nothing of it. Clones share the secret and its hash.
 #[derive(Clone)]
 pub struct Token(Arc<Presented>);
@@ -65,6 +68,13 @@ impl TokenHash {
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Its beginning as text, by which people tell tokens apart, and nobody finds one.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let bytes = self.0.iter().take(FINGERPRINT_BYTES);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The bytes.

@@ -54,6 +54,12 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
         self.agent_by_token(token)
     }
 
+    /// The agent whose token this is or was, for records of what is refused; `None` if that is not known without
+    /// asking anybody.
+    fn token_owner(&self, _token: &Token) -> Option<AgentId> {
+        None
+    }
+
     /// The agent of that number, if there is one.
     ///
     /// A remote control plane may answer from what it learned lately.

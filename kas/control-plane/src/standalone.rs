@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
-    IdentityKind, ReceptiveAgent, Token, agent_file::AgentFile,
+    IdentityKind, ReceptiveAgent, Token, TokenHash, agent_file::AgentFile,
 };
 use file::Document;
 use runtime::{
@@ -63,6 +63,9 @@ pub enum StandaloneError {
     Mistake(#[from] Mistake),
 }
 
+/// Tokens that were removed from the file, whose agents are remembered.
+const MAX_FORMER_TOKENS: usize = 10_000;
+
 type Configurations = HashMap<AgentId, watch::Sender<Configuration>>;
 
 /// The control plane of a file.
@@ -71,6 +74,8 @@ pub struct Standalone {
     file: PathBuf,
     directory: ArcSwap<Directory>,
     configurations: Mutex<Configurations>,
+    /// Whose they were; while this process lives.
+    former_tokens: Mutex<HashMap<TokenHash, AgentId>>,
     receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
     revision: watch::Sender<u64>,
     file_state: Mutex<reload::FileState>,
@@ -87,6 +92,7 @@ impl Standalone {
             file,
             directory: ArcSwap::default(),
             configurations: Mutex::default(),
+            former_tokens: Mutex::default(),
             receptive: watch::Sender::new(Arc::from([])),
             revision: watch::Sender::new(0),
             file_state: Mutex::new(file_state),
@@ -105,7 +111,8 @@ impl Standalone {
     /// Puts a new state in force: answers first, then configurations, then the revision.
     fn apply(&self, directory: Directory) {
         let directory = Arc::new(directory);
-        self.directory.store(directory.clone());
+        let before = self.directory.swap(directory.clone());
+        self.remember_former(&before, &directory);
         publish(&mut lock(&self.configurations), &directory);
         self.receptive.send_if_modified(|known| {
             let changed = **known != *directory.receptive();
@@ -115,6 +122,16 @@ impl Standalone {
             changed
         });
         self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    fn remember_former(&self, before: &Directory, now: &Directory) {
+        let mut former = lock(&self.former_tokens);
+        for (token, agent) in before.tokens_missing_in(now) {
+            if former.len() >= MAX_FORMER_TOKENS {
+                former.clear();
+            }
+            former.insert(token, agent);
+        }
     }
 
     fn authorize_now(
@@ -137,6 +154,12 @@ impl Standalone {
 }
 
 impl ControlPlane for Standalone {
+    fn token_owner(&self, token: &Token) -> Option<AgentId> {
+        let token = token.hash();
+        let present = self.directory.load().token_owner(&token);
+        present.or_else(|| lock(&self.former_tokens).get(&token).copied())
+    }
+
     fn agent_by_token<'a>(
         &'a self,
         token: &'a Token,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agent_gateway::{
-    Tracker,
+    Clusters, Tracker,
     events::{Events, Reader},
 };
 use anyhow::Context as _;
@@ -49,11 +49,13 @@ pub(super) async fn port(
 pub(super) fn services(
     notifications: &Notifications,
     tracker: &Arc<Tracker>,
+    clusters: &Arc<Clusters>,
     gitaly: Option<&Gitaly>,
     events: Option<&Events>,
     graph: Option<&Graph>,
 ) -> Services {
-    let mut services = Services::new(notifications.clone(), tracker.clone());
+    let services = Services::new(notifications.clone(), tracker.clone());
+    let mut services = services.with_clusters(clusters.clone(), tracker.clone());
     if let Some(graph) = graph {
         services = services.with(GraphServer::new(graph.clone()));
     }

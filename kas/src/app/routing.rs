@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use agent_gateway::events;
 use anyhow::{Context, bail};
 use cluster_state::{
-    Channel, ClusterStore, OneTimeClaims, Owner, RoutingTable, SharedTable, TableSettings,
+    Channel, ClusterPins, ClusterStore, ConnectionRecords, OneTimeClaims, Owner, RoutingTable,
+    SharedTable, TableSettings,
     memory::MemoryStore,
     redis::{Address, RedisOptions, RedisStore, SentinelTls, Servers},
 };
@@ -37,13 +38,22 @@ pub(crate) struct Shared {
     pub(crate) events: Option<Arc<dyn Channel>>,
     /// One-time claims of all replicas; `None` keeps them in the process.
     pub(crate) one_time: Option<Arc<dyn OneTimeClaims>>,
+    /// What happens to agents' connections.
+    pub(crate) records: Arc<dyn ConnectionRecords>,
+    /// Which cluster each agent belongs to.
+    pub(crate) pins: Arc<dyn ClusterPins>,
+    /// The channel for changes of that; `None` keeps them in the process.
+    pub(crate) pin_changes: Option<Arc<dyn Channel>>,
 }
 
 impl Shared {
     /// A table within one process.
-    pub(crate) fn alone(table: Arc<dyn RoutingTable>) -> Self {
+    pub(crate) fn alone(store: &MemoryStore, me: &Owner) -> Self {
         Self {
-            table,
+            table: Arc::new(store.table(me.clone())),
+            records: store.connection_records(),
+            pins: store.cluster_pins(),
+            pin_changes: None,
             notifications: Notifications::new(None),
             sharing: None,
             events: None,
@@ -62,6 +72,9 @@ impl Shared {
         let events = store.channel(events::CHANNEL);
         let polls = store.poll_state(me.replica.clone());
         let one_time = store.one_time_claims();
+        let records = store.connection_records();
+        let pins = store.cluster_pins();
+        let pin_changes = store.channel(agent_gateway::CLUSTER_PINS_CHANNEL);
         let table = SharedTable::start(
             store,
             Arc::new(peers.clone()),
@@ -78,6 +91,9 @@ impl Shared {
             sharing: Some(PollSharing { polls, live }),
             events: Some(events),
             one_time: Some(one_time),
+            records,
+            pins,
+            pin_changes: Some(pin_changes),
         }
     }
 }
@@ -91,8 +107,7 @@ pub(super) fn table(
 ) -> anyhow::Result<Shared> {
     let Some(redis) = &config.redis else {
         tracing::info!("no redis section: the routing table is in memory, for a single replica");
-        let table = MemoryStore::default().table(me.clone());
-        return Ok(Shared::alone(Arc::new(table)));
+        return Ok(Shared::alone(&MemoryStore::default(), me));
     };
     let Some(peers) = peers else {
         bail!(

@@ -11,6 +11,7 @@ use control_plane::standalone::{
     view,
 };
 use jiff::Timestamp;
+use proto::clusters::rpc::Refusal;
 use serde::Serialize;
 
 use super::{
@@ -61,6 +62,25 @@ pub enum Action {
         #[arg(long, default_value = "24h", value_parser = duration::parse)]
         grace: Duration,
     },
+    /// Pin an agent to a cluster, so that tunnels of other clusters are refused; the first cluster that connects is
+    /// pinned by itself
+    Pin {
+        /// Name of the agent; its number if agents are registered in GitLab
+        name: String,
+        /// UID of the cluster's namespace kube-system
+        cluster: String,
+        /// Configuration file of a running server
+        #[arg(long, value_name = "FILE")]
+        configuration_file: PathBuf,
+    },
+    /// Remove an agent's pin: the next cluster that connects is pinned
+    Unpin {
+        /// Name of the agent; its number if agents are registered in GitLab
+        name: String,
+        /// Configuration file of a running server
+        #[arg(long, value_name = "FILE")]
+        configuration_file: PathBuf,
+    },
     /// Revoke all tokens of an agent, so that it cannot connect
     Revoke {
         /// Name of the agent
@@ -96,7 +116,38 @@ pub(super) async fn run(
         } => show(&view(file)?, &name, format, output),
         Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
         Action::Revoke { name } => revoke(file, &name, output),
+        Action::Pin {
+            name,
+            cluster,
+            configuration_file,
+        } => pin(&configuration_file, &name, &cluster, output).await,
+        Action::Unpin {
+            name,
+            configuration_file,
+        } => pin(&configuration_file, &name, "", output).await,
     }
+}
+
+/// Pins an agent, or removes its pin.
+async fn pin(
+    file: &Path,
+    name: &str,
+    cluster: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let refuse = |error| CommandError::Server {
+        file: file.to_owned(),
+        error,
+    };
+    let server = Server::of(file).map_err(refuse)?;
+    let id = server.agent_id(name).map_err(refuse)?;
+    server.pin(id, cluster).await.map_err(refuse)?;
+    output.hint(&match cluster {
+        "" => {
+            format!("Agent {name} is pinned to no cluster: the next one that connects is pinned.")
+        }
+        _ => format!("Agent {name} is pinned to cluster {cluster}; tunnels of others are refused."),
+    })
 }
 
 fn create(
@@ -182,15 +233,21 @@ async fn list_connected(
         error,
     };
     let server = Server::of(file).map_err(refuse)?;
-    let document = view(&server.agents)?;
+    let document = view(server.agents().map_err(refuse)?)?;
     let ids: Vec<_> = document.agents.iter().map(|it| it.value.id).collect();
     let processes = server.connected(&ids).await.map_err(refuse)?;
+    let clusters = server.clusters(&ids).await.map_err(refuse)?;
     let now = now();
     let agents = document.agents.iter().map(|it| {
         let own = processes.iter().filter(|one| one.agent == it.value.id);
         let connected = Some(own.cloned().collect());
+        let cluster = clusters.iter().find(|one| one.agent_id == it.value.id);
         AgentView {
             connected,
+            cluster: cluster
+                .map(|it| it.pinned.clone())
+                .filter(|it| !it.is_empty()),
+            refused: cluster.and_then(|it| it.refusal.as_ref()).map(Refused::of),
             ..AgentView::of(&it.value, now)
         }
     });
@@ -205,6 +262,7 @@ async fn list_connected(
                 "VERSION",
                 "POD",
                 "KUBERNETES",
+                "CLUSTER",
                 "CONNECTED SINCE",
             ];
             output.table(head, &rows)
@@ -288,6 +346,32 @@ struct AgentView<'a> {
     tokens: Vec<TokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connected: Option<Vec<Process>>,
+    /// The UID of the cluster that it is pinned to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
+}
+
+/// What was refused lately.
+#[derive(Serialize)]
+struct Refused {
+    at: Timestamp,
+    reason: String,
+    remote_addr: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    cluster: String,
+}
+
+impl Refused {
+    fn of(refusal: &Refusal) -> Self {
+        Self {
+            at: Timestamp::from_millisecond(refusal.at_ms).unwrap_or_default(),
+            reason: refusal.reason.clone(),
+            remote_addr: refusal.remote_addr.clone(),
+            cluster: refusal.cluster.clone(),
+        }
+    }
 }
 
 impl<'a> AgentView<'a> {
@@ -299,21 +383,36 @@ impl<'a> AgentView<'a> {
             dialled_at: agent.receptive.as_ref().map(|it| &it.url),
             tokens: TokenView::of(&agent.tokens, now),
             connected: None,
+            cluster: None,
+            refused: None,
         }
     }
 
-    /// One line per process, or a single one for an agent without any.
-    fn rows(&self) -> Vec<[String; 6]> {
-        let row = |version: &str, pod: &str, kubernetes: &str, since: &str| {
-            let name = self.name.to_owned();
-            let rest = [version, pod, kubernetes, since].map(str::to_owned);
-            let [version, pod, kubernetes, since] = rest;
-            [self.id.to_string(), name, version, pod, kubernetes, since]
+    /// One line per process, or a single one for an agent without any; and one for what was refused lately.
+    fn rows(&self) -> Vec<[String; 7]> {
+        let cluster = self.cluster.as_deref().unwrap_or_default();
+        let row = |[version, pod, kubernetes, cluster, since]: [&str; 5]| {
+            let rest = [version, pod, kubernetes, cluster, since].map(str::to_owned);
+            let [version, pod, kubernetes, cluster, since] = rest;
+            let (id, name) = (self.id.to_string(), self.name.to_owned());
+            [id, name, version, pod, kubernetes, cluster, since]
         };
-        let of = |it: &Process| row(&it.version, &it.pod, &it.kubernetes, &it.since.to_string());
-        match self.connected.as_deref().unwrap_or_default() {
-            [] => vec![row("", "", "", "not connected")],
+        let of = |it: &Process| {
+            let since = it.since.to_string();
+            row([&it.version, &it.pod, &it.kubernetes, cluster, &since])
+        };
+        let mut rows: Vec<_> = match self.connected.as_deref().unwrap_or_default() {
+            [] => vec![row(["", "", "", cluster, "not connected"])],
             processes => processes.iter().map(of).collect(),
+        };
+        if let Some(refused) = &self.refused {
+            let at = refused.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+            let why = format!(
+                "refused {at} from {}: {}",
+                refused.remote_addr, refused.reason
+            );
+            rows.push(row(["", "", "", &refused.cluster, &why]));
         }
+        rows
     }
 }

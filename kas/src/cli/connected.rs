@@ -6,11 +6,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use control_plane::standalone::view;
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use jiff::Timestamp;
-use proto::agent::agent_tracker::{
-    ConnectedAgentInfo,
-    rpc::{GetConnectedAgentsByAgentIDsRequest, agent_tracker_client::AgentTrackerClient},
+use proto::{
+    agent::agent_tracker::{
+        ConnectedAgentInfo,
+        rpc::{GetConnectedAgentsByAgentIDsRequest, agent_tracker_client::AgentTrackerClient},
+    },
+    clusters::rpc::{AgentCluster, ListRequest, PinRequest, clusters_client::ClustersClient},
 };
 use runtime::{
     connect::{ConnectOptions, Target, connect},
@@ -23,6 +27,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
 };
+use tonic::Code;
 
 use crate::config::{self, ApiListen, ControlPlaneConfig, Listens as _, Network};
 
@@ -35,8 +40,8 @@ const MAX_AGENTS_PER_QUERY: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Server {
     listen: ApiListen,
-    /// The file of its standalone control plane.
-    pub(super) agents: PathBuf,
+    /// The file of its standalone control plane; `None` if a GitLab is.
+    agents: Option<PathBuf>,
 }
 
 /// A connected agent process.
@@ -53,12 +58,10 @@ pub(super) struct Process {
 impl Server {
     pub(super) fn of(file: &Path) -> anyhow::Result<Self> {
         let config = config::load(file)?.config;
-        let ControlPlaneConfig::Standalone(agents) = config.control_plane() else {
-            bail!(
-                "its agents are registered in GitLab, which lists them on the pages of their projects"
-            );
+        let agents = match config.control_plane() {
+            ControlPlaneConfig::Standalone(agents) => Some(agents.to_owned()),
+            ControlPlaneConfig::GitLab(_) => None,
         };
-        let agents = agents.to_owned();
         let api = config.api;
         let listen = api
             .map(|api| api.listen)
@@ -66,38 +69,96 @@ impl Server {
         Ok(Self { listen, agents })
     }
 
+    /// The file of its standalone control plane.
+    pub(super) fn agents(&self) -> anyhow::Result<&Path> {
+        self.agents.as_deref().context(
+            "its agents are registered in GitLab, which lists them on the pages of their projects",
+        )
+    }
+
+    /// The number of an agent, by its name in the file or, where there is none, by the number itself.
+    pub(super) fn agent_id(&self, name: &str) -> anyhow::Result<i64> {
+        match &self.agents {
+            Some(file) => Ok(view(file)?.agent(name)?.id),
+            None => name.parse().with_context(|| {
+                format!("{name:?} is no number, and agents that are registered in GitLab are named by their numbers")
+            }),
+        }
+    }
+
+    /// Which clusters these agents are pinned to, and what was refused; nothing from a server that does not know.
+    pub(super) async fn clusters(&self, agents: &[i64]) -> anyhow::Result<Vec<AgentCluster>> {
+        let mut all = Vec::new();
+        for agents in agents.chunks(MAX_AGENTS_PER_QUERY) {
+            let request = ListRequest {
+                agent_ids: agents.to_vec(),
+            };
+            let ask = async |channel| ClustersClient::new(channel).list(request.clone()).await;
+            match self.call(ask).await? {
+                Ok(answer) => all.extend(answer.into_inner().agents),
+                Err(status) if status.code() == Code::Unimplemented => break,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Pins an agent to a cluster; an empty one removes the pin.
+    pub(super) async fn pin(&self, agent_id: i64, cluster: &str) -> anyhow::Result<()> {
+        let request = PinRequest {
+            agent_id,
+            cluster: cluster.to_owned(),
+        };
+        let ask = async |channel| ClustersClient::new(channel).pin(request.clone()).await;
+        self.call(ask).await??;
+        Ok(())
+    }
+
     /// The processes of these agents that are connected to any replica.
     pub(super) async fn connected(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
-        let queried = async {
-            let mut all = Vec::new();
-            for agents in agents.chunks(MAX_AGENTS_PER_QUERY) {
-                all.extend(self.query(agents).await?);
-            }
-            anyhow::Ok(all)
-        };
-        let answer = tokio::time::timeout(QUERY_TIMEOUT, queried).await;
-        answer.with_context(|| format!("no answer within {QUERY_TIMEOUT:?}"))?
+        let mut all = Vec::new();
+        for agents in agents.chunks(MAX_AGENTS_PER_QUERY) {
+            all.extend(self.query(agents).await?);
+        }
+        Ok(all)
     }
 
     async fn query(&self, agents: &[i64]) -> anyhow::Result<Vec<Process>> {
-        let (address, tls) = (self.listen.socket(), self.listen.tls());
-        if address.network == Network::Unix {
-            let socket = UnixStream::connect(&address.address).await;
-            let socket = socket.with_context(|| address.address.clone())?;
-            return query(socket, self.token()?, agents).await;
-        }
-        let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
-        let target = format!("{scheme}://{}", dial_address(&address.host_port()));
-        let trusted = tls.iter().map(|it| it.certificate_file.clone()).collect();
-        let options = ConnectOptions {
-            tls: Some(ClientTls::load(&ClientTlsOptions {
-                ca_files: trusted,
-                ..ClientTlsOptions::default()
-            })?),
-            ..ConnectOptions::default()
+        let request = GetConnectedAgentsByAgentIDsRequest {
+            agent_ids: agents.to_vec(),
         };
-        let connected = connect(&Target::parse(&target)?, &options).await?;
-        query(connected.io, self.token()?, agents).await
+        let ask = async |channel| {
+            let mut client = AgentTrackerClient::new(channel);
+            client.get_connected_agents_by_agent_i_ds(request).await
+        };
+        let agents = self.call(ask).await??.into_inner().agents;
+        Ok(agents.into_iter().map(Process::of).collect())
+    }
+
+    /// Makes a call on a connection of its own.
+    async fn call<T>(&self, ask: impl AsyncFnOnce(Channel) -> T) -> anyhow::Result<T> {
+        let called = async {
+            let (address, tls) = (self.listen.socket(), self.listen.tls());
+            if address.network == Network::Unix {
+                let socket = UnixStream::connect(&address.address).await;
+                let socket = socket.with_context(|| address.address.clone())?;
+                return call(socket, self.token()?, ask).await;
+            }
+            let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
+            let target = format!("{scheme}://{}", dial_address(&address.host_port()));
+            let trusted = tls.iter().map(|it| it.certificate_file.clone()).collect();
+            let options = ConnectOptions {
+                tls: Some(ClientTls::load(&ClientTlsOptions {
+                    ca_files: trusted,
+                    ..ClientTlsOptions::default()
+                })?),
+                ..ConnectOptions::default()
+            };
+            let connected = connect(&Target::parse(&target)?, &options).await?;
+            call(connected.io, self.token()?, ask).await
+        };
+        let answer = tokio::time::timeout(QUERY_TIMEOUT, called).await;
+        answer.with_context(|| format!("no answer within {QUERY_TIMEOUT:?}"))?
     }
 
     /// The authorization header, signed with the server's API secret.
@@ -109,21 +170,19 @@ impl Server {
     }
 }
 
-async fn query<S>(io: S, token: HeaderMap, agents: &[i64]) -> anyhow::Result<Vec<Process>>
+async fn call<S, T>(
+    io: S,
+    token: HeaderMap,
+    ask: impl AsyncFnOnce(Channel) -> T,
+) -> anyhow::Result<T>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (send, connection) = runtime::grpc::client_settings().handshake(io).await?;
     let channel = Channel::new(send, Uri::from_static("http://kas"), token);
-    let mut client = AgentTrackerClient::new(channel);
-    let agent_ids = agents.to_vec();
-    let request = GetConnectedAgentsByAgentIDsRequest { agent_ids };
     tokio::select! {
         biased;
-        answer = client.get_connected_agents_by_agent_i_ds(request) => {
-            let agents = answer?.into_inner().agents;
-            Ok(agents.into_iter().map(Process::of).collect())
-        }
+        answer = ask(channel) => Ok(answer),
         _ = connection => bail!("the connection was closed before the answer"),
     }
 }
@@ -177,6 +236,13 @@ mod tests {
 
         assert!(why("standalone: {file: agents.yaml}").contains("no section api"));
         let gitlab = "gitlab: {address: 'http://g', authentication_secret_file: s}";
-        assert!(why(gitlab).contains("GitLab"));
+        assert!(why(gitlab).contains("no section api"));
+        let api = "{listen: {address: 'localhost:1', authentication_secret_file: s}}";
+        std::fs::write(&file, format!("{gitlab}\napi: {api}")).unwrap();
+        let server = Server::of(&file).unwrap();
+        let error = server.agents().unwrap_err().to_string();
+        assert!(error.contains("GitLab"), "{error}");
+        assert_eq!(server.agent_id("7").unwrap(), 7);
+        assert!(server.agent_id("name").is_err());
     }
 }

@@ -16,9 +16,9 @@ pub(super) fn of(path: &str) -> Option<&'static Bounds> {
     let service = path.trim_start_matches('/').split('/').next();
     match service.unwrap_or_default() {
         "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => None,
-        "gitlab.agent.agent_tracker.rpc.AgentTracker" | "gitlab.agent.kas_events.rpc.Reader" => {
-            Some(&ID_LIST_BOUNDS)
-        }
+        "gitlab.agent.agent_tracker.rpc.AgentTracker"
+        | "gitlab.agent.kas_clusters.rpc.Clusters"
+        | "gitlab.agent.kas_events.rpc.Reader" => Some(&ID_LIST_BOUNDS),
         "gitlab.agent.kas_graph.rpc.Graph" => Some(&GRAPH_BOUNDS),
         _ => Some(&DEFAULT_BOUNDS),
     }

@@ -1,6 +1,6 @@
 //! Which services there are, and how they are told of.
 
-use agent_gateway::Tracker;
+use agent_gateway::{Clusters, Tracker};
 use std::{convert::Infallible, sync::Arc};
 
 use control_plane::{gitaly::Gitaly, notifications::Notifications};
@@ -11,6 +11,7 @@ use proto::agent::{
     notifications::rpc::notifications_server::NotificationsServer,
     server_info::rpc::server_info_server::ServerInfoServer,
 };
+use proto::clusters::rpc::clusters_server::ClustersServer;
 use tonic::{
     body::Body,
     codec::CompressionEncoding,
@@ -25,8 +26,9 @@ use tonic_reflection::server::Builder;
 use tower::Service;
 
 use super::{
-    agent_tracker::Connected, configuration_project::ConfigurationProject, limits::QUESTION_BYTES,
-    notifications::Publisher, server_info::Version,
+    agent_tracker::Connected, clusters::ClusterPinning,
+    configuration_project::ConfigurationProject, limits::QUESTION_BYTES, notifications::Publisher,
+    server_info::Version,
 };
 
 /// The services of the API. Health and reflection come by themselves.
@@ -57,6 +59,13 @@ impl Services {
         none.with(connected)
             .with(ServerInfoServer::new(Version).accept_compressed(gzip))
             .with(NotificationsServer::new(Publisher(notifications)).accept_compressed(gzip))
+    }
+
+    /// Also what `kas agent` asks of agents' clusters.
+    #[must_use]
+    pub fn with_clusters(self, clusters: Arc<Clusters>, tracker: Arc<Tracker>) -> Self {
+        let service = ClustersServer::new(ClusterPinning { clusters, tracker });
+        self.with(service.accept_compressed(CompressionEncoding::Gzip))
     }
 
     /// Also those that read repositories.

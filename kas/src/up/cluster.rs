@@ -2,9 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use agent_gateway::{Services, Tracker, config::ReceptiveForm};
+use agent_gateway::{Clusters, Services, Tracker, config::ReceptiveForm};
 use anyhow::Context;
-use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions};
+use cluster_state::{
+    AgentId, ConnectionLog, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions,
+};
 use control_plane::standalone::Standalone;
 use playground::balancer::Balancer;
 use prometheus_client::registry::Registry as Metrics;
@@ -89,8 +91,8 @@ impl Cluster {
         let (me, shared) = match &self.store {
             Store::Memory(store) => {
                 let me = owner(name, url);
-                let table = Arc::new(store.table(me.clone()));
-                (me, app::routing::Shared::alone(table))
+                let shared = app::routing::Shared::alone(store, &me);
+                (me, shared)
             }
             Store::Redis(options) => {
                 // Others may use the same Redis, or may have used it before.
@@ -100,12 +102,12 @@ impl Cluster {
                 (me, shared)
             }
         };
-        let services = Services::standard(
-            control_plane.clone(),
-            Tracker::new(shared.table.clone()),
-            String::new(),
-            None,
-        );
+        let log = ConnectionLog::new(shared.records.clone());
+        let tracker = Tracker::with_log(shared.table.clone(), log, me.replica.clone());
+        let services =
+            Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
+        let clusters = Clusters::new(shared.pins, shared.pin_changes, tracker, &mut metrics);
+        let services = services.with_clusters(clusters);
         self.replicas.push(Replica::start(Setup {
             graph: Graph::default(),
             me,

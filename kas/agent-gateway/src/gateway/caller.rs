@@ -11,14 +11,16 @@ use std::{
     },
 };
 
+use cluster_state::ClusterUid;
 use control_plane::{AgentInfo, Token, TokenHash};
 use router::{AgentId, tunnel::Cutter};
 use runtime::grpc::CountedCall;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::descriptor::Methods;
-use crate::tracker::Registrations;
+use super::{clusters::OpenTunnel, descriptor::Methods};
+use crate::tracker::{End, Origin, Registrations};
 
 /// Callers that one connection may have: as many as it has streams.
 const MAX_CALLERS: usize = runtime::grpc::MAX_STREAMS as usize;
@@ -39,6 +41,8 @@ const SWEEP_MIN_CALLERS: usize = 32;
 pub(super) struct Caller {
     token: Token,
     pub(super) agent: AgentId,
+    /// Its connection.
+    pub(super) origin: Arc<Origin>,
     /// The agent's processes that registered with it.
     pub(super) registrations: Registrations,
     /// Ends its streams: the connection gets GOAWAY, or the token was revoked.
@@ -48,7 +52,28 @@ pub(super) struct Caller {
     calls: AtomicUsize,
     /// The methods that its tunnels offer, by a fingerprint of the descriptor.
     methods: Mutex<Vec<(u64, Methods)>>,
-    cutters: Mutex<Vec<Cutter>>,
+    /// What ends its tunnels, with the clusters that they lead to as far as those are known.
+    cutters: Mutex<Vec<(Cutter, Option<ClusterUid>)>>,
+    /// What was found of the cluster that its tunnels lead to, where they do not tell.
+    cluster: Mutex<CallerCluster>,
+    /// Whether it is listed among the callers of its agent.
+    listed: AtomicBool,
+    /// Calls and tunnels that it has begun.
+    streams: AtomicUsize,
+}
+
+/// What was found of the cluster that a caller's tunnels lead to.
+#[derive(Debug, Default)]
+pub(super) enum CallerCluster {
+    #[default]
+    NotAsked,
+    /// Tunnels that wait for the answer.
+    Asking(Vec<OpenTunnel>),
+    Known(ClusterUid),
+    /// The agent may not tell it.
+    Hidden,
+    /// It did not answer at this time.
+    Unanswered(Instant),
 }
 
 /// Whose call it is. Only calls with a valid token have one, and get to a service.
@@ -74,10 +99,16 @@ enum Kind {
 }
 
 impl Caller {
-    pub(super) fn new(token: Token, agent: AgentId, streams_end: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(
+        token: Token,
+        agent: AgentId,
+        streams_end: CancellationToken,
+        origin: Arc<Origin>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             token,
             agent,
+            origin,
             registrations: Registrations::default(),
             streams_end,
             revoked: AtomicBool::new(false),
@@ -85,6 +116,9 @@ impl Caller {
             calls: AtomicUsize::new(0),
             methods: Mutex::default(),
             cutters: Mutex::default(),
+            cluster: Mutex::default(),
+            listed: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
         })
     }
 
@@ -117,6 +151,7 @@ impl Caller {
             return Err(Status::resource_exhausted(full));
         }
         self.count(kind).fetch_add(1, Ordering::Relaxed);
+        self.streams.fetch_add(1, Ordering::Relaxed);
         Ok(Permit {
             caller: self.clone(),
             kind,
@@ -178,21 +213,57 @@ impl Caller {
         }
     }
 
-    /// Keeps what ends a tunnel of this caller.
-    pub(super) fn opened(&self, cutter: Cutter) {
+    /// What was found of its cluster.
+    pub(super) fn cluster(&self) -> MutexGuard<'_, CallerCluster> {
+        lock(&self.cluster)
+    }
+
+    /// Whether it was listed before, which it is from now on.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed) || self.listed.swap(true, Ordering::Relaxed)
+    }
+
+    /// How many calls and tunnels it has begun.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what ends a tunnel of this caller, which leads to this cluster as far as that is known.
+    pub(super) fn opened(&self, cutter: Cutter, cluster: Option<ClusterUid>) {
         let mut cutters = lock(&self.cutters);
         if cutters.len() == cutters.capacity() {
-            cutters.retain(Cutter::is_of_use);
+            cutters.retain(|(cutter, _)| cutter.is_of_use());
         }
-        cutters.push(cutter);
+        cutters.push((cutter, cluster));
+    }
+
+    /// Whether any of its tunnels can be used, or is.
+    pub(super) fn has_tunnels(&self) -> bool {
+        let cutters = lock(&self.cutters);
+        cutters.iter().any(|(cutter, _)| cutter.is_of_use())
+    }
+
+    /// Ends its tunnels that do not lead to this cluster for sure.
+    pub(super) fn cut_others(&self, cluster: &ClusterUid) {
+        let mut others = Vec::new();
+        lock(&self.cutters).retain(|(cutter, of)| {
+            let stays = of.as_ref() == Some(cluster);
+            if !stays {
+                others.push(cutter.clone());
+            }
+            stays
+        });
+        for cutter in others {
+            cutter.cut();
+        }
     }
 
     /// Ends the caller's streams, its tunnels with the calls that use them, and its registrations.
     fn revoke(&self) {
         self.revoked.store(true, Ordering::Relaxed);
         self.streams_end.cancel();
-        self.registrations.clear();
-        for cutter in std::mem::take(&mut *lock(&self.cutters)) {
+        self.registrations.clear(End::REVOKED);
+        for (cutter, _) in std::mem::take(&mut *lock(&self.cutters)) {
             cutter.cut();
         }
     }
@@ -201,7 +272,9 @@ impl Caller {
         let counts = [Kind::Tunnel, Kind::Call].map(|kind| self.count(kind));
         counts.iter().all(|it| it.load(Ordering::Relaxed) == 0)
             && !self.registrations.are_any()
-            && !lock(&self.cutters).iter().any(Cutter::is_of_use)
+            && !lock(&self.cutters)
+                .iter()
+                .any(|(cutter, _)| cutter.is_of_use())
     }
 }
 

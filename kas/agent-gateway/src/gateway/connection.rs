@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::ClusterUid;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use router::tunnel::IdleEnd;
 use runtime::{
@@ -32,6 +33,7 @@ use tracing::{Span, field};
 use super::{
     AgentGateway,
     caller::Callers,
+    clusters::{Admission, OpenTunnel},
     dialled::DialledConnection,
     idle_tunnel::IdleTunnel,
     service::{self, Nested, Opened, Opening},
@@ -40,6 +42,8 @@ use admission::Authenticating;
 use lifecycle::Phase;
 use runner::Runners;
 use work::{Done, Work};
+
+use crate::tracker::{End, Origin};
 
 /// HTTP/2 pings, as GitLab's kas sends them; but a call finds out sooner whether its agent is there.
 const PING_PACE: KeepaliveOptions = KeepaliveOptions {
@@ -54,14 +58,14 @@ const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// The age of a dialled connection, which the agent could not make again: none that is ever reached.
 const DIALLED_CONNECTION_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 struct Connection {
     gateway: Arc<AgentGateway>,
     http2: ServerConnection<ByteStream>,
     /// `None` where nobody on the way looks for silent streams.
     silence: Option<Duration>,
-    remote_addr: SocketAddr,
+    origin: Arc<Origin>,
     /// `None` if the agent has dialled.
     dialled: Option<Arc<DialledConnection>>,
     nested: Option<Nested>,
@@ -120,6 +124,7 @@ async fn begin(
         Some(dialled) => dialled.is_seen(),
     };
     let remote_addr = accepted.remote_addr;
+    let origin = Origin::new(remote_addr, accepted.scheme);
     // The agent is the first whose token is valid. Lines about another, on the connection of a load balancer, name it.
     let span = tracing::info_span!("agent_connection", %remote_addr, agent.id = field::Empty);
     let begun = http2::handshake(accepted.io, runtime::grpc::server_settings()).await;
@@ -135,7 +140,7 @@ async fn begin(
         silence: native.then_some(STREAM_SILENCE_TIMEOUT),
         nested: nested(&gateway, dialled.as_ref(), remote_addr, &drain),
         gateway,
-        remote_addr,
+        origin,
         dialled,
         span,
     };
@@ -145,7 +150,7 @@ async fn begin(
 /// What a connection is from its beginning.
 struct Setup {
     gateway: Arc<AgentGateway>,
-    remote_addr: SocketAddr,
+    origin: Arc<Origin>,
     dialled: Option<Arc<DialledConnection>>,
     silence: Option<Duration>,
     nested: Option<Nested>,
@@ -181,7 +186,7 @@ impl Connection {
     fn new(setup: Setup, mut http2: ServerConnection<ByteStream>, heard: Heard) -> Self {
         let Setup {
             gateway,
-            remote_addr,
+            origin,
             dialled,
             silence,
             nested,
@@ -200,7 +205,7 @@ impl Connection {
             gateway,
             http2,
             silence,
-            remote_addr,
+            origin,
             dialled,
             nested,
             callers: Callers::default(),
@@ -250,8 +255,14 @@ impl Connection {
                     Done::RunnerCall(good) => self.runner_served(good),
                     Done::Reauthenticated(revoked) => span.in_scope(|| self.reauthenticated(&revoked)),
                     Done::Moved(agent) => self.agent_moved(agent),
+                    Done::Identified(tunnels) => span.in_scope(|| {
+                        for open in tunnels {
+                            self.park(Ok(open));
+                        }
+                    }),
                 },
                 () = unanswered(&mut self.pings) => {
+                    self.origin.ends(End::SILENT);
                     tracing::info!(parent: &span, "HTTP/2 keepalive timed out; closing agent connection");
                     return;
                 }
@@ -274,24 +285,49 @@ impl Connection {
     /// Keeps a tunnel for calls.
     fn park(&mut self, opened: Opened) {
         match opened {
-            Ok((_, stream, permit)) if permit.caller.is_revoked() => {
+            Ok(open) if open.permit.caller.is_revoked() => {
                 let status = Status::unauthenticated("unauthenticated");
-                self.refuse(stream.respond, &status, "Connect");
+                self.refuse(open.stream.respond, &status, "Connect");
             }
-            Ok((offer, stream, permit)) => {
-                self.gateway.metrics.tunnels_opened.inc();
-                permit.received();
-                permit.ends(Code::Ok);
-                let watch = self.gateway.registry.park(offer, stream);
-                permit.caller.opened(watch.cutter());
-                let mut idle = IdleTunnel::new(watch, permit, self.silence);
-                if matches!(self.phase, Phase::Moving | Phase::Finishing) {
-                    idle.retire();
-                }
-                self.idle.push(idle);
-            }
+            Ok(open) => self.admit_tunnel(open),
             Err((respond, status)) => self.refuse(respond, &status, "Connect"),
         }
+    }
+
+    /// Keeps a tunnel that leads to the agent's cluster.
+    fn admit_tunnel(&mut self, open: OpenTunnel) {
+        let admission = match self.gateway.settings.services.clusters() {
+            Some(clusters) => clusters.admit(open),
+            None => Admission::Use(open, None),
+        };
+        match admission {
+            Admission::Use(open, cluster) => self.keep(open, cluster),
+            Admission::Refuse(open, status) => {
+                open.permit.ends(status.code());
+                self.refuse(open.stream.respond, &status, "Connect");
+            }
+            Admission::Later(found) => self.work.push(Work::Identify(found)),
+            Admission::Waits => {}
+        }
+    }
+
+    fn keep(&mut self, open: OpenTunnel, cluster: Option<ClusterUid>) {
+        let OpenTunnel {
+            offer,
+            stream,
+            permit,
+            ..
+        } = open;
+        self.gateway.metrics.tunnels_opened.inc();
+        permit.received();
+        permit.ends(Code::Ok);
+        let watch = self.gateway.registry.park(offer, stream);
+        permit.caller.opened(watch.cutter(), cluster);
+        let mut idle = IdleTunnel::new(watch, permit, self.silence);
+        if matches!(self.phase, Phase::Moving | Phase::Finishing) {
+            idle.retire();
+        }
+        self.idle.push(idle);
     }
 
     fn refuse(&self, respond: SendResponse, status: &Status, method: &str) {

@@ -14,10 +14,7 @@ use std::{
 use control_plane::{AgentInfo, TokenHash};
 use http::Request;
 use proto::{bounds::Bounds, frame::Frame};
-use router::{
-    AgentId,
-    tunnel::{Offer, Stream},
-};
+use router::AgentId;
 use runtime::{
     grpc::{CallKind, CountedCall, MethodMetrics, SendResponse, ServerMetrics, answer, receive},
     io::ByteStream,
@@ -26,7 +23,10 @@ use runtime::{
 };
 use tonic::{Code, Status};
 
-use super::caller::{Identity, Permit};
+use super::{
+    caller::{Identity, Permit},
+    clusters::OpenTunnel,
+};
 pub(super) use responses::Responses;
 
 /// A call being served, until its end.
@@ -34,7 +34,7 @@ pub(super) type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A tunnel being opened: its descriptor is read.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
 /// An open tunnel, or where to refuse it and why.
-pub(super) type Opened = Result<(Offer, Stream, Permit), (SendResponse, Status)>;
+pub(super) type Opened = Result<OpenTunnel, (SendResponse, Status)>;
 /// Serves the bytes that a call carries as a connection of its own.
 pub(super) type Nested = Arc<dyn Fn(ByteStream) + Send + Sync>;
 

@@ -20,7 +20,10 @@ use proto::{
 use runtime::grpc::ServerMetrics;
 use tonic::Status;
 
-use super::service::{Handler, Method};
+use super::{
+    clusters::Clusters,
+    service::{Handler, Method},
+};
 use crate::tracker::Tracker;
 pub use events::report_events;
 pub use flux::reconcile_projects;
@@ -34,7 +37,11 @@ const NO_GITOPS: &str = "manifests are not delivered (gitops): GitLab removed it
 
 /// Methods by their paths. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Services(Vec<Arc<Method>>);
+pub struct Services {
+    methods: Vec<Arc<Method>>,
+    tracker: Option<Arc<Tracker>>,
+    clusters: Option<Arc<Clusters>>,
+}
 
 impl Services {
     /// The methods that every agent needs. `external_url` is GitLab's, for agents' configuration; it may be empty.
@@ -46,7 +53,12 @@ impl Services {
         external_url: String,
         usage: Option<Usage>,
     ) -> Self {
-        Self::default()
+        let tracked = Self {
+            methods: Vec::new(),
+            tracker: Some(tracker.clone()),
+            clusters: None,
+        };
+        tracked
             .with(connect::connect())
             .with(configuration::get(
                 control_plane,
@@ -61,13 +73,32 @@ impl Services {
     /// Adds a method.
     #[must_use]
     pub fn with(mut self, method: Method) -> Self {
-        self.0.push(Arc::new(method));
+        self.methods.push(Arc::new(method));
         self
+    }
+
+    /// Knows the agents' processes, and records what happens to them; `None` without the methods that they need.
+    #[must_use]
+    pub fn tracker(&self) -> Option<&Arc<Tracker>> {
+        self.tracker.as_ref()
+    }
+
+    /// Tunnels are admitted by the clusters that they lead to.
+    #[must_use]
+    pub fn with_clusters(mut self, clusters: Arc<Clusters>) -> Self {
+        self.clusters = Some(clusters);
+        self
+    }
+
+    /// Knows the clusters of agents; `None` where any is as good as another.
+    #[must_use]
+    pub fn clusters(&self) -> Option<&Arc<Clusters>> {
+        self.clusters.as_ref()
     }
 
     /// Counts calls of all methods from now on.
     pub(super) fn count(&self, calls: &ServerMetrics) {
-        for method in &self.0 {
+        for method in &self.methods {
             method.count(calls);
         }
     }
@@ -78,14 +109,14 @@ impl Services {
     /// UNIMPLEMENTED, in grpc-go's words.
     pub(super) fn find(&self, path: &str) -> Result<Arc<Method>, Status> {
         let present = present(path);
-        let found = self.0.iter().find(|method| method.path() == present);
+        let found = self.methods.iter().find(|method| method.path() == present);
         found.cloned().ok_or_else(|| self.unknown(path))
     }
 
     /// What agents can call, for those that kas dials.
     pub(crate) fn descriptor(&self) -> AgentDescriptor {
         let of_agents = self
-            .0
+            .methods
             .iter()
             .filter(|method| !matches!(method.handler(), Handler::Runner(_)));
         let services = of_agents.map(|method| info::Service {
@@ -106,7 +137,7 @@ impl Services {
         if service == GITOPS {
             return Status::unimplemented(NO_GITOPS);
         }
-        if self.0.iter().any(|it| it.service() == service) {
+        if self.methods.iter().any(|it| it.service() == service) {
             return Status::unimplemented(format!("unknown method {method} for service {service}"));
         }
         Status::unimplemented(format!("unknown service {service}"))

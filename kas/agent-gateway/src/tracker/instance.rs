@@ -1,9 +1,13 @@
 //! One agent process, as this replica knows it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use proto::agent::entity::AgentMeta;
 use router::AgentId;
 use sha2::{Digest, Sha256};
+
+use super::{away::Away, origin::Origin};
 
 /// Longest name of a pod or namespace.
 const MAX_NAME_BYTES: usize = 253;
@@ -20,11 +24,28 @@ pub(super) struct Instance {
     pub(super) connected_at: Timestamp,
     /// Streams and registrations by which it counts as connected.
     pub(super) references: usize,
+    /// The connection of the last of them.
+    pub(super) origin: Arc<Origin>,
+    /// Until when it counts as connected, while there is none.
+    pub(super) until: Option<Timestamp>,
+    /// Set while there is none.
+    pub(super) away: Option<Away>,
+    /// Whether it is to be looked at again, when it is away.
+    pub(super) scheduled: bool,
 }
 
 impl Instance {
-    pub(super) fn registered(pod_id: i64, meta: &AgentMeta, now: Timestamp) -> Self {
+    pub(super) fn registered(
+        pod_id: i64,
+        meta: &AgentMeta,
+        now: Timestamp,
+        origin: &Arc<Origin>,
+    ) -> Self {
         Self {
+            origin: origin.clone(),
+            until: None,
+            away: None,
+            scheduled: false,
             connection_id: pod_id,
             registered: true,
             meta: truncated(meta),
@@ -34,8 +55,13 @@ impl Instance {
     }
 
     /// Its id is the same on all replicas, and each time it connects.
-    pub(super) fn streaming(agent: AgentId, meta: &AgentMeta, now: Timestamp) -> Self {
-        let mut instance = Self::registered(0, meta, now);
+    pub(super) fn streaming(
+        agent: AgentId,
+        meta: &AgentMeta,
+        now: Timestamp,
+        origin: &Arc<Origin>,
+    ) -> Self {
+        let mut instance = Self::registered(0, meta, now, origin);
         instance.registered = false;
         instance.connection_id = match instance.pod() {
             pod if pod.is_empty() => rand::random::<i64>() & i64::MAX,
@@ -68,25 +94,46 @@ impl Instance {
         !both_registered && !pod.is_empty() && pod == other.pod()
     }
 
+    /// Whether another is the next process of the same pod.
+    pub(super) fn is_predecessor(&self, other: &Self) -> bool {
+        let pod = self.pod();
+        !pod.is_empty() && pod == other.pod()
+    }
+
+    /// Its name in records: its pod, or else its number.
+    pub(super) fn name(&self) -> String {
+        match self.pod() {
+            pod if pod.is_empty() => self.connection_id.to_string(),
+            pod => pod,
+        }
+    }
+
     /// Adds another stream or registration of the same process. A registration carries more than a stream, and
-    /// replaces what is known. Returns whether that has changed.
+    /// replaces what is known; what it does not tell stays known. Returns whether that has changed.
     pub(super) fn merge(&mut self, mut other: Self) -> bool {
         self.references += 1;
+        self.origin = other.origin;
         // A process registers on each of its connections: a registration from before it knew its cluster may arrive last.
-        if self.connection_id == other.connection_id && other.meta.kubernetes_version.is_none() {
-            let known = &self.meta.kubernetes_version;
+        let known = &self.meta.kubernetes_version;
+        if other.meta.kubernetes_version.is_none() {
             other.meta.kubernetes_version.clone_from(known);
+        }
+        let counts = other.registered || !self.registered;
+        if !counts {
+            let news = other.meta.kubernetes_version;
+            let changed = self.meta.kubernetes_version != news;
+            self.meta.kubernetes_version = news;
+            return changed;
         }
         let same = self.connection_id == other.connection_id
             && self.registered == other.registered
             && self.meta == other.meta;
-        let counts = other.registered || !self.registered;
-        if counts && !same {
-            self.connection_id = other.connection_id;
-            self.registered = other.registered;
-            self.meta = other.meta;
-        }
-        counts && !same
+        // Whoever is to look at it knows it by its number.
+        self.scheduled &= self.connection_id == other.connection_id;
+        self.connection_id = other.connection_id;
+        self.registered = other.registered;
+        self.meta = other.meta;
+        !same
     }
 }
 

@@ -29,6 +29,9 @@ struct InstanceRecord {
     pod: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kubernetes: Option<Kubernetes>,
+    /// Of a process that is not connected to the replica any more: until when it counts as connected all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,8 +43,8 @@ struct Kubernetes {
 }
 
 /// An agent's processes, as a line of JSON.
-pub(super) fn encode(instances: &[Instance]) -> String {
-    let records: Vec<_> = instances.iter().map(InstanceRecord::of).collect();
+pub(super) fn encode(instances: &[&Instance]) -> String {
+    let records: Vec<_> = instances.iter().map(|it| InstanceRecord::of(it)).collect();
     serde_json::to_string(&records).expect("strings and numbers are JSON")
 }
 
@@ -54,9 +57,10 @@ pub struct ConnectedProcess {
     pub replicas: Vec<ReplicaId>,
 }
 
-/// The processes that all replicas have published, each once, in the order of their agents.
+/// The processes that all replicas have published and that are connected, each once, in the order of their agents.
 #[must_use]
 pub fn processes(entries: &[PresenceEntry]) -> Vec<ConnectedProcess> {
+    let now = Timestamp::now();
     let mut all: HashMap<(AgentId, String), Published> = HashMap::new();
     for entry in entries {
         let records = match serde_json::from_str::<Vec<InstanceRecord>>(&entry.presence.text) {
@@ -73,29 +77,24 @@ pub fn processes(entries: &[PresenceEntry]) -> Vec<ConnectedProcess> {
         };
         for one in records {
             let key = (entry.agent, one.process());
-            match all.get_mut(&key) {
-                Some(known) => {
-                    known.record.join(one);
-                    known.replicas.push(entry.replica.clone());
-                }
-                None => {
-                    let published = Published {
-                        project: entry.presence.group,
-                        record: one,
-                        replicas: vec![entry.replica.clone()],
-                    };
-                    all.insert(key, published);
-                }
+            let known = all.entry(key).or_insert_with(|| Published {
+                project: entry.presence.group,
+                records: Vec::new(),
+                replicas: Vec::new(),
+            });
+            if one.is_connected(now) {
+                known.replicas.push(entry.replica.clone());
             }
+            known.records.push(one);
         }
     }
-    let found = all.into_iter().map(|((agent, _), mut it)| {
+    let found = all.into_iter().filter_map(|((agent, _), mut it)| {
         it.replicas.sort_unstable();
         it.replicas.dedup();
-        ConnectedProcess {
-            info: it.record.info(agent, it.project),
+        Some(ConnectedProcess {
+            info: join(it.records, now)?.info(agent, it.project),
             replicas: it.replicas,
-        }
+        })
     });
     let mut found: Vec<_> = found.collect();
     found.sort_by_key(|it| (it.info.agent_id, it.info.connection_id));
@@ -105,18 +104,49 @@ pub fn processes(entries: &[PresenceEntry]) -> Vec<ConnectedProcess> {
 /// A process, as it was published by one replica or several.
 struct Published {
     project: i64,
-    record: InstanceRecord,
+    records: Vec<InstanceRecord>,
+    /// Those that it is connected to.
     replicas: Vec<ReplicaId>,
 }
 
-/// The processes of one replica.
+/// The connected processes of one replica.
 pub(super) fn own(
     agent: AgentId,
     project: i64,
     instances: &[Instance],
 ) -> impl Iterator<Item = ConnectedAgentInfo> {
-    let records = instances.iter().map(InstanceRecord::of);
-    records.map(move |it| it.info(agent, project))
+    let now = Timestamp::now();
+    let listed = instances.iter().filter(|it| !it.origin.is_refused());
+    let records = listed.map(InstanceRecord::of);
+    let connected = records.filter(move |it| it.is_connected(now));
+    connected.map(move |it| it.info(agent, project))
+}
+
+/// What all replicas know of one process; `None` if it is connected to none of them.
+fn join(mut records: Vec<InstanceRecord>, now: Timestamp) -> Option<InstanceRecord> {
+    // One that is connected, and of those one that has registered, carries most.
+    records.sort_by_key(|it| (!it.is_connected(now), !it.registered, it.at));
+    let mut records = records.into_iter();
+    let mut best = records.next().filter(|it| it.is_connected(now))?;
+    let mut others: Vec<_> = records.collect();
+    for other in &others {
+        if best.kubernetes.is_none() {
+            best.kubernetes.clone_from(&other.kubernetes);
+        }
+        if other.is_connected(now) {
+            best.at = best.at.min(other.at);
+        }
+    }
+    // Where it was before it came to where it is now, without a gap: a stream that is opened again through a load
+    // balancer may lead to another replica each time.
+    others.sort_by_key(|it| std::cmp::Reverse(it.at));
+    while let Some(before) = others
+        .iter()
+        .find(|it| it.at < best.at && it.until.is_some_and(|until| until >= best.at))
+    {
+        best.at = before.at;
+    }
+    Some(best)
 }
 
 impl InstanceRecord {
@@ -132,6 +162,7 @@ impl InstanceRecord {
             id: instance.connection_id,
             at: instance.connected_at,
             registered: instance.registered,
+            until: instance.until,
             version,
             commit: commit_id,
             namespace: pod_namespace,
@@ -153,13 +184,8 @@ impl InstanceRecord {
         }
     }
 
-    /// Merges the record of the same process on another replica. A registered one carries more.
-    fn join(&mut self, other: Self) {
-        let first = self.at.min(other.at);
-        if other.registered && !self.registered {
-            *self = other;
-        }
-        self.at = first;
+    fn is_connected(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
     }
 
     fn info(self, agent: AgentId, project: i64) -> ConnectedAgentInfo {

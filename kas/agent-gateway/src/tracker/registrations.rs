@@ -9,7 +9,7 @@ use std::{
 use router::AgentId;
 use tokio::time::Instant;
 
-use super::InstanceGuard;
+use super::{InstanceGuard, origin::End};
 
 /// Processes register every five minutes; one that has missed two is gone, even where a load balancer keeps the
 /// connection that it shared.
@@ -26,7 +26,6 @@ struct Registration {
     agent: AgentId,
     pod_id: i64,
     at: Instant,
-    #[expect(dead_code, reason = "held for its Drop")]
     guard: InstanceGuard,
 }
 
@@ -41,16 +40,22 @@ impl Registrations {
             guard,
         };
         let mut all = self.lock();
-        let (kept, gone) = std::mem::take(&mut *all).into_iter().partition(|it| {
-            (it.agent, it.pod_id) != (agent, pod_id) && at - it.at < REGISTRATION_TTL
-        });
+        let (kept, mut gone): (_, Vec<Registration>) =
+            std::mem::take(&mut *all).into_iter().partition(|it| {
+                (it.agent, it.pod_id) != (agent, pod_id) && at - it.at < REGISTRATION_TTL
+            });
         *all = kept;
         if all.len() < MAX_REGISTRATIONS {
             all.push(new);
         }
         drop(all);
+        for silent in &mut gone {
+            if (silent.agent, silent.pod_id) != (agent, pod_id) {
+                silent.guard.ends(End::SILENT_PROCESS);
+            }
+        }
         // Dropped last, so that a process that registers again stays connected all the while.
-        drop::<Vec<Registration>>(gone);
+        drop(gone);
     }
 
     /// A process has unregistered.
@@ -59,9 +64,12 @@ impl Registrations {
         all.retain(|it| (it.agent, it.pod_id) != (agent, pod_id));
     }
 
-    /// All are gone.
-    pub(crate) fn clear(&self) {
-        let gone = std::mem::take(&mut *self.lock());
+    /// All are gone, for this reason.
+    pub(crate) fn clear(&self, end: End) {
+        let mut gone = std::mem::take(&mut *self.lock());
+        for registration in &mut gone {
+            registration.guard.ends(end);
+        }
         drop(gone);
     }
 

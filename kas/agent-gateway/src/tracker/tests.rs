@@ -1,6 +1,6 @@
 //! Which processes are connected, and for how long.
 
-use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
+use cluster_state::{Owner, RecordsPage, memory::MemoryStore};
 
 use super::*;
 
@@ -186,4 +186,143 @@ async fn a_registration_without_the_clusters_version_does_not_take_it_back() {
 
     let kubernetes = all[0].agent_meta.clone().unwrap().kubernetes_version;
     assert_eq!(kubernetes.unwrap().git_version, "v1.33");
+}
+
+fn origin() -> Arc<Origin> {
+    Origin::new(
+        "192.0.2.7:4711".parse().unwrap(),
+        runtime::listen::Scheme::Wss,
+    )
+}
+
+/// What is listed: the number, the version of Kubernetes, since when.
+async fn listed(tracker: &Tracker) -> Vec<(i64, String, Option<prost_types::Timestamp>)> {
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
+    let listed = all.into_iter().map(|it| {
+        let meta = it.agent_meta.unwrap_or_default();
+        let version = meta.kubernetes_version.unwrap_or_default().git_version;
+        (it.connection_id, version, it.connected_at)
+    });
+    listed.collect()
+}
+
+/// What was recorded, the oldest first: what, and why.
+async fn recorded(tracker: &Tracker) -> Vec<(ConnectionEvent, String)> {
+    let subject = RecordSubject::Agent(AGENT);
+    let read = tracker.log().read(subject, RecordsPage::default()).await;
+    let mut read = read.unwrap();
+    read.reverse();
+    read.into_iter().map(|it| (it.event, it.reason)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_renewed_keeps_all_that_an_earlier_connection_told() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let stream = || {
+        let stream = tracker.streaming_from(&agent(), &meta("p", None), true, &origin());
+        stream.unwrap()
+    };
+    let mut renewed = stream();
+    // A load balancer carries each call on a connection of its own, which ends with the call.
+    drop(tracker.register(&agent(), 42, &meta("p", Some("v1.33"))));
+    let before = listed(&tracker).await;
+    assert_eq!(before.len(), 1);
+    assert_eq!(before[0].1, "v1.33");
+
+    for _ in 0..20 {
+        renewed.ends(End::RENEWED);
+        drop(renewed);
+        assert_eq!(listed(&tracker).await, before, "no gap between two streams");
+        renewed = stream();
+        assert_eq!(listed(&tracker).await, before);
+        tokio::time::advance(Duration::from_secs(45)).await;
+        for (agent, id) in tracker.agenda.due(Instant::now()) {
+            tracker.look(agent, id, Instant::now());
+        }
+    }
+
+    let connected = (ConnectionEvent::Connected, String::new());
+    assert_eq!(recorded(&tracker).await, [connected], "once");
+}
+
+#[tokio::test]
+async fn what_one_replica_was_told_is_known_wherever_the_stream_is_renewed() {
+    let store = MemoryStore::default();
+    let (a, b) = (tracker(&store, "a"), tracker(&store, "b"));
+    let mut first = a.streaming(&agent(), &meta("p", None), true).unwrap();
+    drop(b.register(&agent(), 42, &meta("p", Some("v1.33"))));
+    let before = listed(&a).await;
+    assert_eq!(before[0].1, "v1.33");
+
+    first.ends(End::RENEWED);
+    drop(first);
+    let second = b.streaming(&agent(), &meta("p", None), true).unwrap();
+
+    for tracker in [&a, &b] {
+        let now = listed(tracker).await;
+        assert_eq!(now.len(), 1, "{now:?}");
+        assert_eq!((&now[0].1, &now[0].2), (&before[0].1, &before[0].2));
+    }
+    drop(second);
+    assert_eq!(
+        listed(&a).await.len(),
+        1,
+        "until a moment after the first left"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_lost_is_gone_at_once_and_is_known_again_when_it_is_back() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let register = |version| {
+        let meta = meta("p", version);
+        tracker.register_from(&agent(), 42, &meta, &origin())
+    };
+    let first = register(Some("v1.33")).unwrap();
+
+    drop(first);
+    assert_eq!(listed(&tracker).await, []);
+    tokio::time::advance(RECONNECT_GRACE).await;
+    for (agent, id) in tracker.agenda.due(Instant::now()) {
+        tracker.look(agent, id, Instant::now());
+    }
+    let _back = register(None).unwrap();
+
+    assert_eq!(listed(&tracker).await[0].1, "v1.33");
+    let subject = RecordSubject::Agent(AGENT);
+    let records = tracker.log().read(subject, RecordsPage::default()).await;
+    let records = records.unwrap();
+    let of = |event| records.iter().filter(move |it| it.event == event);
+    assert_eq!(of(ConnectionEvent::Connected).count(), 2);
+    let lost: Vec<_> = of(ConnectionEvent::Disconnected).collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].reason, End::LOST.reason);
+    assert_eq!((&*lost[0].instance, &*lost[0].scheme), ("ns/p", "wss"));
+    assert_eq!(lost[0].remote_addr, "192.0.2.7:4711");
+    assert!(lost[0].duration_ms.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_one_that_stays_away_is_forgotten() {
+    let store = MemoryStore::default();
+    let tracker = tracker(&store, "a");
+    for pod in 0..100 {
+        let meta = meta(&format!("p{pod}"), Some("v1.33"));
+        let mut one = tracker.register(&agent(), pod, &meta).unwrap();
+        one.ends(if pod % 2 == 0 {
+            End::LOST
+        } else {
+            End::RENEWED
+        });
+    }
+
+    for _ in 0..3 {
+        tokio::time::advance(KNOWN_TTL / 2).await;
+        for (agent, id) in tracker.agenda.due(Instant::now()) {
+            tracker.look(agent, id, Instant::now());
+        }
+    }
+
+    assert!(tracker.lock(AGENT).is_empty());
+    assert!(tracker.agenda.all().is_empty());
 }

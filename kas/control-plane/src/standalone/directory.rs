@@ -94,6 +94,22 @@ impl Directory {
         Ok(agent)
     }
 
+    /// The agent whose token this is, though it may have expired.
+    #[must_use]
+    pub fn token_owner(&self, token: &TokenHash) -> Option<AgentId> {
+        self.agent_tokens.get(token).map(|(agent, _)| *agent)
+    }
+
+    /// The agents' tokens that another state of the file does not have.
+    pub fn tokens_missing_in<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (TokenHash, AgentId)> + 'a {
+        let all = self.agent_tokens.iter();
+        let gone = all.filter(|(token, _)| !other.agent_tokens.contains_key(token));
+        gone.map(|(token, (agent, _))| (*token, *agent))
+    }
+
     /// The agent of a number.
     #[must_use]
     pub fn agent(&self, id: AgentId) -> Option<Arc<AgentInfo>> {

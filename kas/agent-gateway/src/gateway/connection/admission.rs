@@ -87,7 +87,7 @@ impl Connection {
         if let Handler::Runner(serve) = method.handler() {
             let call = RunnerCall {
                 token: token.hash(),
-                from: self.remote_addr.ip(),
+                from: self.origin.remote_addr.ip(),
                 request,
                 respond,
                 counted: method.begin(),
@@ -95,10 +95,10 @@ impl Connection {
             return self.serve_runner(&method, serve, call);
         }
         let (gateway, shown) = (self.gateway.clone(), token.clone());
-        let from = self.remote_addr.ip();
+        let from = self.origin.clone();
         let mut authenticating = Authenticating {
             token: token.hash(),
-            asked: Box::pin(async move { gateway.authenticator.agent(&shown, from).await }),
+            asked: Box::pin(async move { gateway.authenticator.agent(&shown, &from).await }),
             call: Some(PendingCall {
                 method,
                 token,
@@ -202,8 +202,15 @@ impl Connection {
             let caller = caller.clone();
             return Ok(Identity { caller, agent });
         }
-        self.gateway.authenticator.connected(token.hash())?;
-        let caller = Caller::new(token, agent.id, self.streams_end.child_token());
+        self.gateway
+            .authenticator
+            .connected(&token, agent.id, &self.origin)?;
+        let caller = Caller::new(
+            token,
+            agent.id,
+            self.streams_end.child_token(),
+            self.origin.clone(),
+        );
         let first = self.callers.is_empty();
         self.callers.add(caller.clone())?;
         if first {

@@ -14,6 +14,7 @@ use super::{
     Connection,
     work::Work,
 };
+use crate::tracker::End;
 
 /// How long the other end is given to read why its connection is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +48,7 @@ impl Connection {
     /// Asks the agents to leave. Their idle tunnels end in order, so that they open others at once, elsewhere; one
     /// of each is kept for calls until then.
     pub(super) fn send_goaway(&mut self, drains: bool) {
+        self.origin.ends(End::LEFT);
         self.http2.graceful_shutdown();
         self.streams_end.cancel();
         let (ends, kept) = draining::choose(self.idle.iter().map(IdleTunnel::agent));
@@ -99,9 +101,9 @@ impl Connection {
         }
         self.reauthenticating = Some(false);
         let (gateway, tokens) = (self.gateway.clone(), self.callers.tokens());
-        let from = self.remote_addr.ip();
+        let from = self.origin.clone();
         self.work.push(Work::Reauthenticate(Box::pin(async move {
-            gateway.authenticator.revoked(tokens, from).await
+            gateway.authenticator.revoked(tokens, &from).await
         })));
     }
 

@@ -10,7 +10,10 @@ use router::AgentId;
 use tracing::instrument::Instrumented;
 
 use super::{
-    super::service::{Served, ServedRunner},
+    super::{
+        clusters::OpenTunnel,
+        service::{Served, ServedRunner},
+    },
     Task,
 };
 
@@ -24,6 +27,8 @@ pub(super) enum Work {
     Reauthenticate(Task<Vec<TokenHash>>),
     /// An agent has got GOAWAY.
     Move(AgentId, Task<()>),
+    /// It is found out which cluster tunnels lead to.
+    Identify(Task<Vec<OpenTunnel>>),
 }
 
 /// How it ended.
@@ -36,6 +41,8 @@ pub(super) enum Done {
     Reauthenticated(Vec<TokenHash>),
     /// This agent has tunnels elsewhere, or was given enough time.
     Moved(AgentId),
+    /// It is known which cluster these lead to.
+    Identified(Vec<OpenTunnel>),
 }
 
 impl Future for Work {
@@ -53,6 +60,7 @@ impl Future for Work {
                 ready!(moved.as_mut().poll(cx));
                 Done::Moved(*agent)
             }
+            Self::Identify(found) => Done::Identified(ready!(found.as_mut().poll(cx))),
         })
     }
 }

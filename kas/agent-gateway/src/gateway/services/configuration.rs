@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::super::service::{Method, Responses, ServerStreaming, StreamCall};
-use crate::tracker::Tracker;
+use crate::tracker::{End, Tracker};
 
 struct GetConfiguration {
     control_plane: Arc<dyn ControlPlane>,
@@ -54,12 +54,24 @@ impl ServerStreaming for GetConfiguration {
         let configuration = self.control_plane.configuration(agent.id, &commit_id);
         let configuration = configuration.ok_or_else(|| Status::not_found("agent not found"))?;
         responses.open()?;
-        let _connected =
+        let meta = agent_meta.unwrap_or_default();
+        let caller = &call.identity.caller;
+        let mut connected =
             self.tracker
-                .streaming(agent, &agent_meta.unwrap_or_default(), skip_register);
+                .streaming_from(agent, &meta, skip_register, &caller.origin);
         tokio::select! {
             ended = self.send_changes(call, commit_id, configuration, responses) => ended,
-            () = call.ends() => Ok(()),
+            () = call.ends() => {
+                let end = if caller.is_revoked() {
+                    End::REVOKED
+                } else {
+                    End::RENEWED
+                };
+                if let Some(connected) = &mut connected {
+                    connected.ends(end);
+                }
+                Ok(())
+            }
         }
     }
 }

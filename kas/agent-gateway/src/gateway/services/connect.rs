@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::{
     super::{
+        clusters::{OpenTunnel, told},
         descriptor::MethodLists,
         service::{Call, Method, Opening},
     },
@@ -45,6 +46,7 @@ impl Connect {
         let (head, mut recv) = request.into_parts();
         // Nothing else of the head is kept while the descriptor is waited for.
         let capabilities = capabilities(&head.headers);
+        let told = told(&head.headers);
         let deframer = deframer(&head.headers, DESCRIPTOR_BOUNDS.bytes);
         Box::pin(async move {
             let read = async {
@@ -54,22 +56,28 @@ impl Connect {
                 let caller = &identity.caller;
                 let methods = caller.methods(&self.fingerprints, &message, read)?;
                 deframer.set_limit(MAX_MESSAGE);
+                let told = told.by(&methods);
                 let offer = Offer {
                     agent: identity.agent.id,
                     methods,
                     impersonates: capabilities.impersonates,
                     upgrades: capabilities.upgrades,
                 };
-                Ok::<_, Status>((offer, deframer))
+                Ok::<_, Status>((offer, told, deframer))
             };
             match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
-                Ok(Ok((offer, deframer))) => {
+                Ok(Ok((offer, told, deframer))) => {
                     let stream = Stream {
                         recv,
                         deframer,
                         respond,
                     };
-                    Ok((offer, stream, permit))
+                    Ok(OpenTunnel {
+                        offer,
+                        stream,
+                        permit,
+                        told,
+                    })
                 }
                 Ok(Err(status)) => {
                     permit.ends(status.code());

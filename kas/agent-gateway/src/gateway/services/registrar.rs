@@ -50,7 +50,10 @@ impl Unary for Register {
     ) -> Result<RegisterResponse, Status> {
         let RegisterRequest { agent_meta, pod_id } = request;
         let meta = agent_meta.unwrap_or_default();
-        let registered = self.tracker.register(&identity.agent, pod_id, &meta);
+        let origin = &identity.caller.origin;
+        let registered = self
+            .tracker
+            .register_from(&identity.agent, pod_id, &meta, origin);
         let registered =
             registered.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
         let registrations = &identity.caller.registrations;
