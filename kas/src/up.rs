@@ -152,6 +152,9 @@ fn announce(
         "another agent for the same cluster: agentk --kas-address {kas_address} --token-file {}",
         accounts.agent_token_file.display()
     ));
+    if let Some(admin) = cluster.admin {
+        say(&format!("what is connected, in a browser: http://{admin}/"));
+    }
     say(&format!("ready: {kubectl} get ns"));
     for line in [
         "get pods -A -w",

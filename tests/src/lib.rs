@@ -2,6 +2,7 @@
 
 pub mod agentk;
 pub mod balancer;
+pub mod browser;
 pub mod certs;
 pub mod chaos;
 pub mod counting_api;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
+    browser,
     certs::Certs,
     chaos::Mode,
     http as client,
@@ -337,6 +338,66 @@ async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() 
     let page = page.header("origin", "https://evil.example");
     let refused = client::send(page.body(Bytes::new())?).await?;
     ensure!(refused.status() == 403, "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_in_a_browser_what_is_connected() -> Result<()> {
+    const NAME: &str = "the_page_shows_in_a_browser_what_is_connected";
+    if skipped(NAME, &[Part::Redis, Part::Chromium]) {
+        return Ok(());
+    }
+    let site = Site::start().await?;
+    // The replica that does not hold the agent tells of it too.
+    let page = format!("http://127.0.0.1:{}/", site.replicas.members[1].admin);
+    let open = async |view: &str| {
+        let options = ["--dump-dom", "--virtual-time-budget=4000"];
+        let seen = browser::open(&format!("{page}{view}"), &options, site.folder.path()).await?;
+        ensure!(!seen.log.contains("CONSOLE"), "{}", seen.log);
+        anyhow::Ok(seen.printed)
+    };
+
+    let fleet = open("").await?;
+    ensure!(fleet.contains("1 of 2 clusters connected"), "{fleet}");
+    ensure!(
+        fleet.contains("<a href=\"#/clusters/2\">prod</a>"),
+        "{fleet}"
+    );
+    let cluster = open("#/clusters/prod").await?;
+    ensure!(cluster.contains("Processes (1)"), "{cluster}");
+    let replicas = open("#/replicas").await?;
+    for member in ["answers this page", "serving", "available"] {
+        ensure!(replicas.contains(member), "{member}: {replicas}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_is_loaded_before_a_token_is_given_and_tells_nothing_without_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, format!("ana {TOKEN}\n"))?;
+    let port = ports::free();
+    let section = format!(
+        "admin: {{listen: {{address: '127.0.0.1:{port}', tokens_file: {}}}}}",
+        tokens.display()
+    );
+    let options = Options {
+        more: &section,
+        ..Options::default()
+    };
+    let kas = Kas::start(options, folder.path()).await?;
+
+    let page = get(port, "/").await.with_context(|| kas.process.tail())?;
+    ensure!(page.status() == 200, "{page:?}");
+    let policy = page.headers().get("content-security-policy");
+    let policy = policy.context("a policy")?.to_str()?;
+    ensure!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    ensure!(!policy.contains("unsafe"), "{policy}");
+    ensure!(get(port, "/main.js").await?.status() == 200);
+    for path in ["/v1/status", "/v1/agents", "/openapi.json", "/nothing"] {
+        ensure!(get(port, path).await?.status() == 401, "{path}");
+    }
     Ok(())
 }
 

@@ -42,15 +42,7 @@ impl Door {
         request: &Request<B>,
         from: RemoteAddr,
     ) -> Result<Arc<str>, Failure> {
-        if request.uri().query().is_some_and(has_token) {
-            return Err(Failure::Invalid(
-                "a token in a URL ends up in logs and histories: send it as `Authorization: Bearer TOKEN`, and \
-                 replace this one"
-                    .to_owned(),
-            ));
-        }
-        let host = host(request.uri(), request.headers());
-        check_origin(request.headers(), host.as_ref())?;
+        let host = checked_host(request)?;
         if let Some(tokens) = &self.tokens {
             let name = bearer(request.headers()).and_then(|token| tokens.name(token));
             return name.ok_or_else(|| refused(request.uri(), from));
@@ -66,6 +58,37 @@ impl Door {
         }
         Ok("this machine".into())
     }
+
+    /// Who makes a request for a part of the page: anybody who may connect, since a browser loads it before somebody
+    /// gives a token.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn admit_to_page<B>(
+        &self,
+        request: &Request<B>,
+        from: RemoteAddr,
+    ) -> Result<Arc<str>, Failure> {
+        if self.tokens.is_none() {
+            return self.admit(request, from);
+        }
+        checked_host(request)?;
+        Ok(format!("page at {}", from.socket_addr().ip()).into())
+    }
+}
+
+/// The host that a request names, if its URL and its origin are not a reason to refuse it.
+fn checked_host<B>(request: &Request<B>) -> Result<Option<Authority>, Failure> {
+    if request.uri().query().is_some_and(has_token) {
+        return Err(Failure::Invalid(
+            "a token in a URL ends up in logs and histories: send it as `Authorization: Bearer TOKEN`, and replace \
+             this one"
+                .to_owned(),
+        ));
+    }
+    let host = host(request.uri(), request.headers());
+    check_origin(request.headers(), host.as_ref())?;
+    Ok(host)
 }
 
 fn refused(uri: &Uri, from: RemoteAddr) -> Failure {
@@ -153,6 +176,21 @@ mod tests {
         }
         let none = ask(&door, "/v1/status", &[]);
         assert!(matches!(none, Err(Failure::Unauthenticated(_))));
+    }
+
+    #[test]
+    fn the_page_is_loaded_before_a_token_is_given_but_not_by_pages_of_others() {
+        let load = |headers: &[(&str, &str)]| {
+            let mut request = Request::builder().uri("/main.js");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            with_tokens().admit_to_page(&request.body(()).unwrap(), RemoteAddr::Unix)
+        };
+
+        assert!(load(&[("host", "kas.example:8156")]).is_ok());
+        let other = load(&[("host", "kas.example"), ("origin", "https://evil.example")]);
+        assert!(matches!(other, Err(Failure::Forbidden(_))));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! which requests are in progress, and why a request would or would not reach its agent.
 //!
 //! One set of questions ([`Admin`]), answered by any replica for all of them, is served as gRPC (`kas.admin.v1.Admin`)
-//! and as REST with an OpenAPI document, on a port of its own that authenticates who asks ([`AdminApi`]). What only a
+//! and as REST with an OpenAPI document, on a port of its own that authenticates who asks ([`AdminApi`]), and shown by
+//! a page there. What only a
 //! replica itself can tell is asked on the private API ([`peer_questions`]). Nothing here is in the way of a request:
 //! the work is bounded for each caller and in all, and shared by those who ask the same.
 
@@ -14,6 +15,7 @@ mod failure;
 mod filter;
 mod fleet;
 mod grpc;
+mod page;
 mod peers;
 mod replica;
 mod rest;

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::{Admin, Failure, authenticate::Door, grpc, rest, tokens::Tokens};
+use crate::{Admin, Failure, authenticate::Door, grpc, page, rest, tokens::Tokens};
 
 /// Connections at once; more wait for others to end.
 const MAX_CONNECTIONS: usize = 256;
@@ -139,6 +139,7 @@ impl AdminApi {
             workers: Semaphore::new(WORKERS),
         });
         let router = rest::router(admin.clone())
+            .merge(page::router())
             .route_service("/kas.admin.v1.Admin/{method}", grpc::service(admin))
             .layer(middleware::from_fn_with_state(front, pass));
         Self { router }
@@ -250,8 +251,13 @@ impl Front {
     async fn answer(&self, request: Request, next: Next) -> Result<Response, Failure> {
         let connection = request.extensions().get::<Connection>();
         let remote_addr = connection.map_or(RemoteAddr::Unix, |it| it.remote_addr);
-        let caller = self.door.admit(&request, remote_addr)?;
-        if let Some(connection) = connection {
+        let is_page = page::has(request.uri().path());
+        let caller = if is_page {
+            self.door.admit_to_page(&request, remote_addr)?
+        } else {
+            self.door.admit(&request, remote_addr)?
+        };
+        if let Some(connection) = connection.filter(|_| !is_page) {
             connection.known.store(true, Ordering::Relaxed);
         }
         if !self.rates.take(&caller, Instant::now()) {

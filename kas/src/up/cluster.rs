@@ -22,11 +22,13 @@ use user_gateway::Graph;
 use crate::{
     app,
     private_api::Tokens,
-    replica::{PeerSettings, Port, Replica, Setup},
+    replica::{AdminPort, PeerSettings, Port, Replica, Setup},
     version,
 };
 
 const LOOPBACK: &str = "127.0.0.1:0";
+/// The operators' port, as servers have it.
+const ADMIN_ADDRESS: &str = "127.0.0.1:8156";
 
 /// Replicas that share a routing table.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) struct Cluster {
     store: Store,
     agents: Vec<SocketAddr>,
     users: Vec<SocketAddr>,
+    /// Where the page is.
+    pub(super) admin: Option<SocketAddr>,
 }
 
 /// Where the replicas' routing table is.
@@ -58,6 +62,7 @@ impl Cluster {
             store,
             agents: Vec::new(),
             users: Vec::new(),
+            admin: None,
         };
         for number in 1..=count {
             cluster
@@ -104,6 +109,11 @@ impl Cluster {
         };
         let log = ConnectionLog::new(shared.records.clone());
         let tracker = Tracker::with_log(shared.table.clone(), log, me.replica.clone());
+        let admin = match self.admin {
+            // Any replica tells of all.
+            Some(_) => None,
+            None => Some(self.listen_for_operators(tracker.clone()).await?),
+        };
         let services =
             Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
         let clusters = Clusters::new(shared.pins, shared.pin_changes, tracker, &mut metrics);
@@ -137,10 +147,25 @@ impl Cluster {
             }),
             gitlab: None,
             events: None,
-            admin: None,
+            admin,
             observability: None,
         }));
         Ok(())
+    }
+
+    /// The operators' port of the first replica: the usual one, or a free one if that is taken.
+    async fn listen_for_operators(&mut self, tracker: Arc<Tracker>) -> anyhow::Result<AdminPort> {
+        let listener = match bind(ADMIN_ADDRESS).await {
+            Err(_) => bind(LOOPBACK).await?,
+            Ok(listener) => listener,
+        };
+        self.admin = Some(listener.local_addr());
+        Ok(AdminPort {
+            listener: listener.into(),
+            acceptor: PlainAcceptor::new(None),
+            settings: admin::Settings::new(None, false)?,
+            tracker,
+        })
     }
 
     /// The replicas that hold the agent.

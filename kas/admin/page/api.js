@@ -1,0 +1,48 @@
+// Asks this replica. A token, where one is needed, is sent in a header and kept for this tab only.
+
+const TOKEN = "kas.admin.token";
+/** Milliseconds until an answer is given up. */
+const TIMEOUT = 15_000;
+
+/** A question that was not answered, with the server's words. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Asks for `path` below /v1; `query` holds its parameters, of which empty ones are left out. */
+export async function ask(path, query = {}, signal = undefined) {
+  const given = Object.entries(query).filter(([, value]) => value !== "" && value !== undefined);
+  const url = new URL(`v1/${path}`, document.baseURI);
+  url.search = new URLSearchParams(given);
+  const token = sessionStorage.getItem(TOKEN);
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const timeout = AbortSignal.timeout(TIMEOUT);
+  const response = await fetch(url, {
+    headers,
+    cache: "no-store",
+    credentials: "omit",
+    signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+  });
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw new Refused(response.status, problem.message || `the replica answered ${response.status}`);
+}
+
+/** One agent's path, by its number or name. */
+export const agentPath = (agent) => `agents/${encodeURIComponent(agent)}`;
+
+/** Asks whoever sits here for a token, until one is given. */
+export async function signIn(refusal) {
+  const dialog = document.getElementById("sign-in");
+  if (sessionStorage.getItem(TOKEN)) document.getElementById("sign-in-why").textContent = refusal;
+  sessionStorage.removeItem(TOKEN);
+  if (!dialog.open) dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  const form = dialog.querySelector("form");
+  const token = form.elements.token.value.trim();
+  form.reset();
+  if (token) sessionStorage.setItem(TOKEN, token);
+}

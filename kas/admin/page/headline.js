@@ -1,0 +1,40 @@
+// What everybody looks at first: how many clusters are connected, and what needs somebody.
+
+import { el, facts, number, state } from "./dom.js";
+
+/** Names of clusters that are not connected, in the headline. */
+const NAMED = 5;
+
+/** Shows the answer of /v1/status. */
+export function showHeadline(place, status) {
+  const parts = [el("h1", {}, sentence(status)), down(status), facts(numbers(status))];
+  place.replaceChildren(...parts.filter(Boolean));
+}
+
+function sentence({ agents, agents_connected: connected, coverage }) {
+  if (!coverage.complete) return state("warn", `${number(connected)} clusters are connected to this replica`);
+  // The control plane may not tell which agents there are: GitLab does not.
+  if (agents === 0) return state("good", `${number(connected)} clusters connected`);
+  const words = `${number(connected)} of ${number(agents)} clusters connected`;
+  return state(connected < agents ? "bad" : "good", words);
+}
+
+function down({ agents, agents_connected: connected, disconnected, coverage }) {
+  if (!coverage.complete || connected >= agents) return "";
+  const named = disconnected.slice(0, NAMED).flatMap(({ id, name }) =>
+    [el("a", { href: `#/clusters/${id}` }, name || `agent ${id}`), ", "]);
+  const all = el("a", { href: "#/disconnected" }, `all ${number(agents - connected)}`);
+  return el("p", {}, "Not connected: ", named, all);
+}
+
+function numbers(status) {
+  const failed = status.requests_total > 0 ? (100 * status.requests_failed) / status.requests_total : 0;
+  const silent = status.replicas_silent;
+  return [
+    ["Replicas", [number(status.replicas), silent > 0 ? el("small", {}, ` ${number(silent)} do not answer`) : ""], silent > 0 && "bad"],
+    ["Routing store", status.store, status.store === "unavailable" && "bad"],
+    ["Requests in progress", number(status.requests_in_progress)],
+    ["Requests", number(status.requests_total)],
+    ["Failed", [number(status.requests_failed), el("small", {}, ` ${failed.toFixed(2)} %`)]],
+  ];
+}

@@ -1,0 +1,143 @@
+// Chooses the view by the address, keeps it fresh, and listens to the keyboard.
+
+import { Refused, ask, signIn } from "./api.js";
+import { cluster } from "./cluster.js";
+import { clusters } from "./clusters.js";
+import { el } from "./dom.js";
+import { showHeadline } from "./headline.js";
+import { replicas } from "./replicas.js";
+import { requests } from "./requests.js";
+
+/** Milliseconds between refreshes. */
+const INTERVAL = 5_000;
+
+const main = document.getElementById("main");
+const problem = document.getElementById("problem");
+const freshness = document.getElementById("freshness");
+let current;
+
+function route() {
+  current?.abort.abort();
+  const [, view = "", argument = ""] = location.hash.split("/");
+  const abort = new AbortController();
+  const made = make(view, argument, abort.signal);
+  current = { ...made, abort, named: view };
+  main.replaceChildren(made.view);
+  for (const link of document.querySelectorAll("nav a")) {
+    const own = ["replicas", "requests"].includes(view) ? `#/${view}` : "#/";
+    if (link.getAttribute("href") === own) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  refresh();
+}
+
+function make(view, argument, signal) {
+  if (view === "") return clusters(signal);
+  if (view === "disconnected") return clusters(signal, view);
+  if (view === "clusters" && argument) return cluster(signal, decode(argument));
+  if (view === "replicas") return replicas(signal);
+  if (view === "requests") return requests(signal);
+  return { view: el("p", {}, "There is no such view. ", el("a", { href: "#/" }, "All clusters")), refresh: async () => {} };
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+let refreshing = false;
+let again = false;
+
+async function refresh() {
+  if (refreshing) {
+    again = true;
+    return;
+  }
+  refreshing = true;
+  do {
+    again = false;
+    await refreshOnce(current);
+  } while (again);
+  refreshing = false;
+}
+
+async function refreshOnce(shown) {
+  const focused = main.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  try {
+    const [status] = await Promise.all([ask("status"), shown.refresh()]);
+    // Rows are made anew: whoever stands on a link stays there.
+    if (focused && document.activeElement === document.body) {
+      main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    }
+    showHeadline(document.getElementById("headline"), status);
+    tell(status.coverage);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (error instanceof Refused && error.status === 401) {
+      await signIn(error.message);
+      again = true;
+      return;
+    }
+    const words = error instanceof Refused ? error.message : "This replica does not answer; what is shown may be old.";
+    show(words);
+  }
+}
+
+function tell({ complete, problem: why, as_of: asOf, replica }) {
+  show(complete ? "" : `This is what replica ${replica} knows by itself: ${why}`);
+  const time = new Date(asOf);
+  const words = Number.isNaN(time.getTime()) ? "" : `as of ${time.toLocaleTimeString()}`;
+  freshness.textContent = words;
+}
+
+function show(words) {
+  problem.textContent = words;
+  problem.hidden = !words;
+}
+
+function rows() {
+  return [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector("a"));
+}
+
+function choose(step) {
+  const all = rows();
+  if (all.length === 0) return;
+  const at = all.findIndex((row) => row.contains(document.activeElement));
+  const next = all[Math.min(Math.max(at + step, 0), all.length - 1)];
+  next.querySelector("a").focus();
+  next.scrollIntoView({ block: "nearest" });
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const typing = event.target.matches("input, select, textarea");
+  if (event.key === "Escape") {
+    if (typing) event.target.blur();
+    else if (location.hash.length > 2) location.hash = "#/";
+  } else if (!typing && event.key === "/") {
+    const filter = document.getElementById("filter");
+    if (!filter) return;
+    event.preventDefault();
+    filter.focus();
+  } else if (!typing && (event.key === "j" || event.key === "k")) {
+    choose(event.key === "j" ? 1 : -1);
+  }
+});
+
+addEventListener("hashchange", () => {
+  // The skip link leads to an element, not to a view.
+  if (location.hash === "#main") return main.focus();
+  route();
+  main.focus({ preventScroll: true });
+});
+
+setInterval(() => {
+  if (document.visibilityState === "visible") refresh();
+}, INTERVAL);
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") refresh();
+});
+route();
