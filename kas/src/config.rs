@@ -22,7 +22,7 @@ pub use control_plane::config::{
 pub use interfaces::interface_addresses;
 pub use observability::{LogFormat, Observability};
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
-pub use redis::{Redis, RedisNetwork, RedisServers, RedisTls};
+pub use redis::{Redis, RedisCompatibility, RedisNetwork, RedisServers, RedisTls};
 pub use runtime::{
     listen::{ListenAddress, Listens, Network, TlsFiles},
     telemetry::LogLevel,
@@ -74,7 +74,7 @@ section! {
         #[serde(skip_serializing)]
         pub config: NoEffect<Option<unused::Anything>, unused::NoCommand> = NoEffect::new(None),
     }
-    check = check_control_plane;
+    check = check_sections;
 }
 
 /// Which control plane a replica uses.
@@ -124,6 +124,27 @@ impl Config {
         let mut all = serde_json::to_value(self).expect("its keys are texts");
         drop_absent(&mut all);
         all
+    }
+
+    fn check_sections(&self, at: &At<'_>) -> Result<(), Mistake> {
+        self.check_control_plane(at)?;
+        self.check_mixed_set(at)
+    }
+
+    /// GitLab's kas knows its own form of tokens only.
+    fn check_mixed_set(&self, at: &At<'_>) -> Result<(), Mistake> {
+        let compatibility = self.redis.as_ref().map(|it| it.compatibility);
+        let tokens = self
+            .private_api
+            .as_ref()
+            .is_some_and(|it| it.listen.gitlab_tokens);
+        if compatibility == Some(RedisCompatibility::GitLab16_5) && !tokens {
+            return Err(at.key("redis.compatibility").mistake(
+                "redis.compatibility is gitlab-16.5, but replicas of GitLab's kas can be called with its own form of \
+                 tokens only: set private_api.listen.gitlab_tokens: true as well",
+            ));
+        }
+        Ok(())
     }
 
     fn check_control_plane(&self, at: &At<'_>) -> Result<(), Mistake> {

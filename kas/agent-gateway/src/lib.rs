@@ -18,4 +18,6 @@ pub use gateway::{
     reconcile_projects, report_events, route_jobs,
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
-pub use tracker::{ConnectedProcess, InstanceGuard, RegisterError, Tracker, processes};
+pub use tracker::{
+    ConnectedProcess, GitLabConnections, InstanceGuard, RegisterError, Tracker, processes,
+};

@@ -5,6 +5,7 @@
 //! happens to them is recorded. What is known of one is kept for a while after that ([`away`]).
 
 mod away;
+mod connections;
 mod instance;
 mod origin;
 mod record;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
 
 use away::{Agenda, Away, KNOWN_TTL, Next, RECONNECT_GRACE};
+pub use connections::GitLabConnections;
 use control_plane::AgentInfo;
 use instance::Instance;
 pub(crate) use origin::{End, Origin};

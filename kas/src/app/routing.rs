@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agent_gateway::events;
+use agent_gateway::{GitLabConnections, events};
 use anyhow::{Context, bail};
 use cluster_state::{
     Channel, ClusterPins, ClusterStore, ConnectionRecords, OneTimeClaims, Owner, RoutingTable,
     SharedTable, TableSettings,
     memory::MemoryStore,
-    redis::{Address, RedisOptions, RedisStore, SentinelTls, Servers},
+    redis::{Address, GitLabKas, RedisOptions, RedisStore, SentinelTls, Servers},
+    urls,
 };
 use control_plane::{
     gitlab::PollSharing,
@@ -21,7 +22,7 @@ use runtime::{
 };
 
 use crate::{
-    config::{Config, Redis, RedisNetwork, RedisServers, RedisTls},
+    config::{Config, Redis, RedisCompatibility, RedisNetwork, RedisServers, RedisTls},
     numbers,
     replica::PeerSettings,
     version,
@@ -66,6 +67,7 @@ impl Shared {
         store: Arc<dyn ClusterStore>,
         me: &Owner,
         peers: &PeerSettings,
+        settings: TableSettings,
         metrics: &mut Metrics,
     ) -> Self {
         let notifications = Notifications::new(Some(store.channel(notifications::CHANNEL)));
@@ -80,7 +82,7 @@ impl Shared {
             Arc::new(peers.clone()),
             me.clone(),
             version::VERSION,
-            TableSettings::default(),
+            settings,
         );
         numbers::register_table(metrics, &table);
         let members = table.clone();
@@ -114,7 +116,19 @@ pub(super) fn table(
             "the section redis is for several replicas, and those need the section private_api to reach each other: add private_api.listen.address and private_api.listen.authentication_secret_file, or remove redis"
         );
     };
-    shared(&options(redis)?, me, peers, metrics)
+    let mut options = options(redis)?;
+    if redis.compatibility == RedisCompatibility::GitLab16_5 {
+        let only_tls = urls(&me.url).all(|url| url.starts_with("grpcs:"));
+        tracing::info!(
+            only_tls,
+            "writing and reading the records of GitLab's kas 16.5 in Redis, which are not signed"
+        );
+        options.gitlab_kas = Some(GitLabKas {
+            connections: Arc::new(GitLabConnections),
+            only_tls,
+        });
+    }
+    shared(&options, me, peers, metrics)
 }
 
 /// A table in this Redis, for replicas that reach each other with these settings.
@@ -130,7 +144,18 @@ pub(crate) fn shared(
     };
     let store = RedisStore::connect(&options).context("redis")?;
     store.metrics().register(metrics);
-    Ok(Shared::through(Arc::new(store), me, peers, metrics))
+    let mut settings = TableSettings::default();
+    if options.gitlab_kas.is_some() {
+        settings.refresh_interval = GitLabKas::REFRESH_INTERVAL;
+        settings.presence_refresh_interval = Some(GitLabKas::REFRESH_INTERVAL);
+    }
+    Ok(Shared::through(
+        Arc::new(store),
+        me,
+        peers,
+        settings,
+        metrics,
+    ))
 }
 
 fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
@@ -172,6 +197,7 @@ fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
         password: secret(redis.password_file.as_deref(), "redis.password_file")?,
         database,
         key_prefix: redis.key_prefix.clone(),
+        gitlab_kas: None,
         tls: tls(&redis.tls).context("redis.tls")?,
         sentinel_tls: sentinel_tls(redis)?,
         dial_timeout: redis.dial_timeout.0.max(Duration::from_millis(1)),

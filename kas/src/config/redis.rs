@@ -28,6 +28,8 @@ section! {
         pub write_timeout: PositiveSeconds = PositiveSeconds::new(3),
         /// What all keys start with.
         pub key_prefix: String = "gitlab-kas".to_owned(),
+        /// Whose records are written and read besides our own. Not among the keys of GitLab's kas.
+        pub compatibility: RedisCompatibility = RedisCompatibility::None,
         /// The user, empty for the default one.
         pub username: String = String::new(),
         /// The number of the database.
@@ -110,6 +112,19 @@ pub enum RedisNetwork {
 
 impl Setting for RedisNetwork {}
 
+/// Whose records are written and read besides our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum RedisCompatibility {
+    /// Nobody's.
+    #[serde(rename = "none", alias = "")]
+    None,
+    /// Those of GitLab's kas 16.5, for a set in which it is a replica too.
+    #[serde(rename = "gitlab-16.5")]
+    GitLab16_5,
+}
+
+impl Setting for RedisCompatibility {}
+
 /// Where Redis is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RedisServers<'a> {
@@ -137,6 +152,12 @@ impl Redis {
         if self.servers().is_none() {
             return Err(at.mistake(
                 "redis needs exactly one of the keys `server`, `sentinel` and `cluster`",
+            ));
+        }
+        if self.compatibility == RedisCompatibility::GitLab16_5 && self.cluster.is_some() {
+            let key = at.key("compatibility");
+            return Err(key.mistake(
+                "redis.compatibility is gitlab-16.5, but GitLab's kas 16.5 cannot use a Redis cluster",
             ));
         }
         Ok(())

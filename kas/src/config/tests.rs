@@ -123,6 +123,32 @@ fn redis_is_one_server_or_sentinels() {
 }
 
 #[test]
+fn a_mixed_set_needs_both_of_its_keys_and_no_cluster() {
+    let set = |redis: &str, tokens: &str| {
+        let text = format!(
+            "standalone: {{file: a}}\nredis: {{{redis}, compatibility: gitlab-16.5}}\nprivate_api: {{listen: \
+             {{authentication_secret_file: s{tokens}}}}}"
+        );
+        parse(Path::new("kas.yaml"), &text)
+    };
+    let single = "server: {address: 'r:1'}";
+
+    let mixed = set(single, ", gitlab_tokens: true").unwrap().config;
+    assert_eq!(
+        mixed.redis.unwrap().compatibility,
+        RedisCompatibility::GitLab16_5
+    );
+    let refused = set(single, "").unwrap_err().to_string();
+    assert!(
+        refused.contains("private_api.listen.gitlab_tokens: true"),
+        "{refused}"
+    );
+    let cluster = "cluster: {addresses: ['r:1']}";
+    let refused = set(cluster, ", gitlab_tokens: true").unwrap_err();
+    assert!(refused.to_string().contains("cluster"), "{refused}");
+}
+
+#[test]
 fn the_private_api_is_read_whole() {
     let config = with(
         "private_api: {listen: {address: ':8155', authentication_secret_file: s, \

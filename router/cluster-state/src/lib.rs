@@ -38,7 +38,9 @@ pub use id::{AgentId, MAX_URLS, Owner, ReplicaId, published, urls};
 pub use member::{Member, MemberState, StoreHealth};
 pub use one_time::OneTimeClaims;
 pub use poll_state::{PollRecord, SharedPollState};
-pub use presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence};
+pub use presence::{
+    ConnectionForm, Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence,
+};
 pub use probe::{Liveness, PeerProbe};
 pub use ring::Ring;
 pub use shared::{SharedTable, TableSettings, TableStats};

@@ -1,7 +1,7 @@
 //! Presence: what each replica publishes about the agents that are connected to
 //! it. Opaque text for this crate.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use crate::id::{AgentId, ReplicaId};
 
@@ -12,6 +12,16 @@ pub struct Presence {
     pub group: i64,
     /// The content. One line of text.
     pub text: Arc<str>,
+}
+
+/// The form in which another kas keeps connections of agents, for a set in which it is a replica too. Opaque bytes for
+/// this crate.
+pub trait ConnectionForm: Debug + Send + Sync {
+    /// The connections that an agent's presence consists of, each with its id.
+    fn encode(&self, agent: AgentId, presence: &Presence) -> Vec<(i64, Vec<u8>)>;
+
+    /// The agent, and the presence that consists of this connection; `None` if the bytes are none.
+    fn decode(&self, connection: &[u8]) -> Option<(AgentId, Presence)>;
 }
 
 /// Selects agents.

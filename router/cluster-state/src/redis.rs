@@ -10,6 +10,7 @@ mod cluster_pins;
 mod connection_records;
 mod events;
 mod format;
+mod gitlab_kas;
 mod metrics;
 mod one_time;
 mod options;
@@ -21,6 +22,7 @@ mod signature;
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -28,7 +30,7 @@ use std::{
 use fred::{
     clients::Client,
     interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _},
-    types::{ClusterHash, CustomCommand},
+    types::{ClusterHash, CustomCommand, FromValue, Value},
 };
 use futures_util::{FutureExt, future::try_join_all};
 use tokio::{
@@ -37,6 +39,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub use gitlab_kas::GitLabKas;
 pub use metrics::StoreMetrics;
 pub use options::{Address, AddressError, RedisOptions, SentinelTls, Servers};
 
@@ -72,6 +75,8 @@ const POLL_CHANGE_QUEUE: usize = 1024;
 pub struct RedisStore {
     client: Client,
     keys: Keys,
+    /// Records of GitLab's kas, if they are written and read.
+    gitlab_kas: Option<gitlab_kas::Records>,
     server: String,
     metrics: StoreMetrics,
     signer: Arc<Signer>,
@@ -99,11 +104,15 @@ impl RedisStore {
         let keys = Keys::new(&options.key_prefix, options.secret.is_some());
         let metrics = StoreMetrics::default();
         let signer = Arc::new(Signer::new(options.secret.as_ref(), metrics.clone()));
+        let gitlab_kas = options.gitlab_kas.clone();
+        let gitlab_kas =
+            gitlab_kas.map(|it| gitlab_kas::Records::new(it, &options.key_prefix, signer.clone()));
         let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
         let poll_changes = broadcast::Sender::new(POLL_CHANGE_QUEUE);
         let source = EventSource {
             client: client.clone(),
             keys: keys.clone(),
+            gitlab_kas: gitlab_kas.as_ref().map(|it| it.keys().clone()),
             server: server.clone(),
             metrics: metrics.clone(),
             events: sender,
@@ -116,6 +125,7 @@ impl RedisStore {
             _events: source,
             client,
             keys,
+            gitlab_kas,
             server,
             metrics,
             signer,
@@ -161,8 +171,16 @@ impl RedisStore {
                     client.hset::<(), _, _>(&key, field),
                     client.expire::<(), _>(&key, RECORD_TTL, None),
                 )?;
+                if let Some(records) = &self.gitlab_kas {
+                    records.announce(client, *agent, &me.url).await?;
+                }
             }
-            RouteChange::Retract(agent, at) => self.remove(*agent, &me.replica, *at).await?,
+            RouteChange::Retract(agent, at) => {
+                if let Some(records) = &self.gitlab_kas {
+                    records.retract(client, *agent, &me.url).await?;
+                }
+                self.remove(*agent, &me.replica, *at).await?
+            }
             RouteChange::RemoveDead(agent, replica, at) => {
                 self.remove(*agent, replica, *at).await?
             }
@@ -189,16 +207,16 @@ impl RedisStore {
 
 /// The fields of a hash, and whether these are all: reads about `most` in one command, however large the hash
 /// was made.
-async fn fields(
+async fn fields<T: FromValue + Eq + Hash>(
     client: &Client,
-    key: &str,
+    key: impl Into<Value>,
     most: usize,
-) -> Result<(HashMap<String, String>, bool), fred::error::Error> {
+) -> Result<(HashMap<T, T>, bool), fred::error::Error> {
     let scan = CustomCommand::new_static("HSCAN", ClusterHash::FirstKey, false);
     // Redis counts names and values.
     let most = (2 * most).to_string();
-    let arguments = [key, "0", "COUNT", &most].map(ToOwned::to_owned).to_vec();
-    let (next, pairs): (String, Vec<String>) = client.custom(scan, arguments).await?;
+    let arguments: Vec<Value> = vec![key.into(), "0".into(), "COUNT".into(), most.into()];
+    let (next, pairs): (String, Vec<T>) = client.custom(scan, arguments).await?;
     let mut pairs = pairs.into_iter();
     let pair = || Some((pairs.next()?, pairs.next()?));
     Ok((std::iter::from_fn(pair).collect(), next == "0"))
@@ -220,7 +238,7 @@ impl RouteStore for RedisStore {
             }
             let renewed = tokio::try_join!(
                 self.client.hset::<i64, _, _>(replicas, field),
-                fields(&self.client, replicas, MAX_LEASES),
+                fields(&self.client, replicas.as_str(), MAX_LEASES),
             );
             let (added, (leases, _)) = self.done("renew", renewed)?;
             self.registered.get_or_init(|| lease.replica.to_string());
@@ -260,10 +278,21 @@ impl RouteStore for RedisStore {
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Record> {
         async move {
             let key = self.keys.agent(agent);
-            let read = fields(&self.client, &key, MAX_OWNERS).await;
-            let (fields, whole) = self.done("read", read)?;
+            let read = async {
+                let own = fields(&self.client, key.as_str(), MAX_OWNERS);
+                let Some(records) = &self.gitlab_kas else {
+                    return Ok((own.await?, None));
+                };
+                let (own, foreign) = tokio::try_join!(own, records.owners(&self.client, agent))?;
+                Ok((own, Some(foreign)))
+            };
+            let ((fields, whole), foreign) = self.done("read", read.await)?;
             let mut record = format::read_record(agent, fields, &self.signer);
             record.incomplete |= !whole;
+            if let Some((foreign, whole)) = foreign {
+                record.incomplete |= !whole || (record.owners.is_empty() && foreign.is_empty());
+                record.foreign = foreign;
+            }
             record.incomplete |= record.is_empty() && self.was_emptied().await?;
             Ok(record)
         }
@@ -277,8 +306,14 @@ impl RouteStore for RedisStore {
     ) -> StoreFuture<'a, ()> {
         async move {
             let key = self.keys.presence(me);
-            let updated = presence::update(&self.client, &key, updates).await;
-            self.done("update_presence", updated)
+            let updated = async {
+                presence::update(&self.client, &key, updates).await?;
+                match &self.gitlab_kas {
+                    Some(records) => records.update_connections(&self.client, updates).await,
+                    None => Ok(()),
+                }
+            };
+            self.done("update_presence", updated.await)
         }
         .boxed()
     }
@@ -289,7 +324,13 @@ impl RouteStore for RedisStore {
         query: &'a PresenceQuery,
     ) -> StoreFuture<'a, Vec<PresenceEntry>> {
         async move {
-            let found = presence::find(&self.client, &self.keys, replicas, query);
+            let found = async {
+                let mut found = presence::find(&self.client, &self.keys, replicas, query).await?;
+                if let Some(records) = &self.gitlab_kas {
+                    found.append(&mut records.find(&self.client, query).await?);
+                }
+                Ok(found)
+            };
             self.done("find_presence", found.await)
         }
         .boxed()

@@ -62,6 +62,8 @@ pub struct TableSettings {
     /// After what time an agent's entry is written again; stores may drop
     /// entries that were not written for three times as long.
     pub refresh_interval: Duration,
+    /// After what time an agent's presence is written again, for stores in which it expires.
+    pub presence_refresh_interval: Option<Duration>,
     /// How long one operation of the store may take in the background.
     pub operation_timeout: Duration,
     /// How long a request waits for the store before it does without.
@@ -84,6 +86,7 @@ impl Default for TableSettings {
             lease_expiry: Duration::from_secs(15),
             debounce: Duration::from_secs(1),
             refresh_interval: Duration::from_secs(24 * 3600),
+            presence_refresh_interval: None,
             operation_timeout: Duration::from_secs(10),
             lookup_timeout: Duration::from_millis(200),
             recovery_grace: Duration::from_secs(15),

@@ -75,10 +75,13 @@ pub enum RouteChange {
 pub struct Record {
     /// The replicas that hold tunnels of the agent; some may be dead.
     pub owners: Vec<Owner>,
+    /// Owners that write no lease and sign nothing, since they are of another kas. Their ids are their URLs.
+    pub foreign: Vec<Owner>,
     /// When a replica last retracted the agent, in seconds since 1970.
     pub last_seen: Option<u64>,
     /// Whether there may be owners beyond those listed: entries were rejected,
-    /// or the whole record vanished, which no replica ever causes.
+    /// the whole record vanished, which no replica ever causes, or nothing is
+    /// listed where another kas lists owners with idle tunnels only.
     pub incomplete: bool,
 }
 
@@ -86,7 +89,7 @@ impl Record {
     /// Whether nothing is stored for the agent, not even a last-seen time.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.last_seen.is_none()
+        self.owners.is_empty() && self.foreign.is_empty() && self.last_seen.is_none()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cluster_state::{AgentId, PresenceEntry, ReplicaId};
+use cluster_state::{AgentId, Presence, PresenceEntry, ReplicaId};
 use jiff::Timestamp;
 use proto::agent::{
     agent_tracker::ConnectedAgentInfo,
@@ -46,6 +46,13 @@ struct Kubernetes {
 pub(super) fn encode(instances: &[&Instance]) -> String {
     let records: Vec<_> = instances.iter().map(|it| InstanceRecord::of(it)).collect();
     serde_json::to_string(&records).expect("strings and numbers are JSON")
+}
+
+/// The processes in one presence.
+pub(super) fn infos(agent: AgentId, presence: &Presence) -> Vec<ConnectedAgentInfo> {
+    let records = serde_json::from_str::<Vec<InstanceRecord>>(&presence.text).unwrap_or_default();
+    let infos = records.into_iter();
+    infos.map(|it| it.info(agent, presence.group)).collect()
 }
 
 /// A connected process, and the replicas that it is connected to.

@@ -22,7 +22,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{format::Keys, metrics::StoreMetrics};
+use super::{format::Keys, gitlab_kas, metrics::StoreMetrics};
 use crate::store::{StoreError, StoreEvent};
 
 /// How long enabling key tracking may take.
@@ -34,6 +34,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct EventSource {
     pub(super) client: Client,
     pub(super) keys: Keys,
+    /// Keys of GitLab's kas, if its records are read.
+    pub(super) gitlab_kas: Option<gitlab_kas::Keys>,
     pub(super) server: String,
     pub(super) metrics: StoreMetrics,
     pub(super) events: mpsc::Sender<StoreEvent>,
@@ -128,6 +130,8 @@ impl EventSource {
                         continue;
                     }
                     let agent = key.as_str().and_then(|key| self.keys.agent_of(key));
+                    let gitlab_kas = self.gitlab_kas.as_ref();
+                    let agent = agent.or_else(|| gitlab_kas?.agent_of(key.as_bytes()));
                     if let Some(agent) = agent
                         && !self.report(StoreEvent::RecordChanged(agent)).await
                     {

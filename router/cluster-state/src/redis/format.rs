@@ -32,7 +32,7 @@ pub(super) const MAX_LEASES: usize = 1000;
 /// Owners of one agent that are read, at most.
 pub(super) const MAX_OWNERS: usize = 64;
 /// Bytes of a lease or an owner's entry, with its field, at most.
-const MAX_ENTRY_BYTES: usize = 4096;
+pub(super) const MAX_ENTRY_BYTES: usize = 4096;
 
 /// The field of a repository's hash that names no replica.
 pub(super) const HEAD: &str = "head";
@@ -213,6 +213,7 @@ pub(super) fn read_record(
     Record {
         incomplete: owners.len() < named,
         owners,
+        foreign: Vec::new(),
         last_seen: last_seen.and_then(|text| text.parse().ok()),
     }
 }

@@ -40,7 +40,7 @@ impl StoreMetrics {
         );
         registry.register(
             "routing_store_rejected_entries",
-            "Entries read from the routing store and ignored, since their signature was invalid or they were too large; counted with each read",
+            "Entries read from the routing store and ignored, since their signature was invalid, or they were malformed or too large; counted with each read",
             self.rejected.clone(),
         );
     }

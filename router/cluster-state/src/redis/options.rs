@@ -15,7 +15,10 @@ use fred::{
 
 use runtime::jwt::Secret;
 
-use super::sentinel_relay::{Access, Route, SentinelRelay};
+use super::{
+    gitlab_kas::GitLabKas,
+    sentinel_relay::{Access, Route, SentinelRelay},
+};
 
 /// How long a command may go unanswered before its connection is closed. Longer
 /// than a slow Redis needs, so that slowness is no outage.
@@ -42,6 +45,8 @@ pub struct RedisOptions {
     pub database: u8,
     /// The prefix of all keys.
     pub key_prefix: String,
+    /// Whether records of GitLab's kas are written and read besides our own.
+    pub gitlab_kas: Option<GitLabKas>,
     /// TLS configuration; `None` disables TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The same for sentinels.
@@ -169,6 +174,7 @@ impl RedisOptions {
             password: None,
             database: 0,
             key_prefix: "gitlab-kas".to_owned(),
+            gitlab_kas: None,
             tls: None,
             sentinel_tls: SentinelTls::AsRedis,
             dial_timeout: Duration::from_secs(5),

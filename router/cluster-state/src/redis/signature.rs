@@ -120,6 +120,27 @@ impl Signer {
 
     /// Counts a rejected entry.
     pub(super) fn reject(&self, kind: &'static str) {
+        if self.count(kind) {
+            tracing::warn!(
+                kind,
+                "ignored an entry of the routing store without a valid signature: somebody else writes into Redis, or a \
+                 replica has another private_api.listen.authentication_secret_file"
+            );
+        }
+    }
+
+    /// Counts an entry that nobody signs, and that is not what its key says.
+    pub(super) fn malformed(&self, kind: &'static str) {
+        if self.count(kind) {
+            tracing::warn!(
+                kind,
+                "ignored a malformed record of GitLab's kas in Redis, or one with a URL that this replica does not dial"
+            );
+        }
+    }
+
+    /// Counts it; returns whether to warn of it.
+    fn count(&self, kind: &'static str) -> bool {
         self.metrics.reject(kind);
         let now = Instant::now();
         let mut warned_at = self
@@ -127,15 +148,10 @@ impl Signer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARN_INTERVAL) {
-            return;
+            return false;
         }
         *warned_at = Some(now);
-        drop(warned_at);
-        tracing::warn!(
-            kind,
-            "ignored an entry of the routing store without a valid signature: somebody else writes into Redis, or a \
-             replica has another private_api.listen.authentication_secret_file"
-        );
+        true
     }
 }
 

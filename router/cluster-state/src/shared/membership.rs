@@ -6,12 +6,15 @@
 //! replica whose lease expires may only be cut off from the store: it is probed
 //! before it counts as dead.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
-    id::{Owner, ReplicaId},
+    id::{Owner, ReplicaId, urls},
     member::{Member, MemberState},
     ring::Ring,
     store::{Lease, ReplicaState},
@@ -19,6 +22,8 @@ use crate::{
 
 /// Dead replicas that are remembered.
 const MAX_DEAD: usize = 1000;
+/// Foreign owners that are remembered as unreachable.
+const MAX_UNREACHABLE_FOREIGN: usize = 64;
 
 /// The other replicas.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub(super) struct Membership {
     expiry: Duration,
     peers: BTreeMap<ReplicaId, Peer>,
     dead: BTreeMap<ReplicaId, Dead>,
+    /// Owners without leases that could not be reached since the leases were read.
+    unreachable_foreign: BTreeSet<ReplicaId>,
     read_at: Option<Instant>,
     ring: Ring,
 }
@@ -56,7 +63,7 @@ struct Dead {
 pub(super) enum Standing {
     /// It renews its lease.
     Live,
-    /// Its lease was not seen yet: it may be new.
+    /// Its lease was not seen yet: it may be new, or is foreign and has none.
     Unknown,
     /// It drains.
     Draining,
@@ -75,6 +82,7 @@ impl Membership {
             expiry,
             peers: BTreeMap::new(),
             dead: BTreeMap::new(),
+            unreachable_foreign: BTreeSet::new(),
             read_at: None,
             ring,
         }
@@ -88,6 +96,7 @@ impl Membership {
         let elapsed = self.read_at.map_or(Duration::ZERO, |at| now - at);
         let elapsed = elapsed.min(self.period);
         self.read_at = Some(now);
+        self.unreachable_foreign.clear();
         for peer in self.peers.values_mut() {
             peer.silent += elapsed;
         }
@@ -137,11 +146,27 @@ impl Membership {
         self.peers.values().any(|peer| peer.silent >= limit)
     }
 
-    /// The replica could not be reached; holds until its lease is renewed.
+    /// The replica could not be reached; holds until its lease is renewed, or all are read if it has none.
     pub(super) fn mark_unreachable(&mut self, replica: &ReplicaId) {
         if let Some(peer) = self.peers.get_mut(replica) {
             peer.unreachable = true;
+        } else if self.unreachable_foreign.len() < MAX_UNREACHABLE_FOREIGN {
+            self.unreachable_foreign.insert(replica.clone());
         }
+    }
+
+    /// The state of an owner that writes no lease.
+    pub(super) fn standing_of_foreign(&self, owner: &Owner) -> Standing {
+        if self.unreachable_foreign.contains(&owner.replica) {
+            return Standing::Unreachable;
+        }
+        Standing::Unknown
+    }
+
+    /// Whether a replica with a lease is published at this URL.
+    pub(super) fn publishes(&self, url: &str) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|peer| urls(&peer.lease.url).any(|it| it == url))
     }
 
     /// The connection to the replica at this URL broke.

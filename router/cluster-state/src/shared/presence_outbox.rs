@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct PresenceOutbox {
     delay: Duration,
+    /// After what time what is stored is written again.
+    refresh_interval: Option<Duration>,
     /// When the last changes are written together.
     batch_at: Option<Instant>,
     agents: HashMap<AgentId, Entry>,
@@ -27,15 +29,19 @@ pub(super) struct PresenceOutbox {
 struct Entry {
     current: Option<Presence>,
     stored: StoredPresence,
+    /// When what is stored is to be written again.
+    refresh_at: Option<Instant>,
     due: Option<Instant>,
 }
 
 impl PresenceOutbox {
     /// Changes are written after `delay`, or up to a quarter of it sooner, so
-    /// that changes in close succession share a write.
-    pub(super) fn new(delay: Duration) -> Self {
+    /// that changes in close succession share a write. What stays is written
+    /// again after `refresh_interval`.
+    pub(super) fn new(delay: Duration, refresh_interval: Option<Duration>) -> Self {
         Self {
             delay,
+            refresh_interval,
             batch_at: None,
             agents: HashMap::new(),
             due: Schedule::default(),
@@ -48,12 +54,13 @@ impl PresenceOutbox {
         let entry = self.agents.entry(agent).or_insert(Entry {
             current: None,
             stored: StoredPresence::Known(None),
+            refresh_at: None,
             due: None,
         });
         entry.current = presence;
         let due = match (entry.is_stored(), entry.due) {
-            (true, _) => None,
-            (false, due) => due.or(Some(batch_at)),
+            (true, _) => entry.refresh_at,
+            (false, due) => Some(due.map_or(batch_at, |due| due.min(batch_at))),
         };
         self.schedule(agent, due);
         self.forget(agent);
@@ -131,7 +138,8 @@ impl PresenceOutbox {
     }
 
     /// The store has taken these updates.
-    pub(super) fn written(&mut self, updates: &[PresenceUpdate]) {
+    pub(super) fn written(&mut self, updates: &[PresenceUpdate], now: Instant) {
+        let refresh_at = self.refresh_interval.map(|interval| now + interval);
         for PresenceUpdate { agent, new, .. } in updates {
             let Some(entry) = self.agents.get_mut(agent) else {
                 continue;
@@ -140,6 +148,9 @@ impl PresenceOutbox {
             // was lost again.
             if entry.due.is_none() {
                 entry.stored = StoredPresence::Known(new.clone());
+                entry.refresh_at = refresh_at.filter(|_| new.is_some());
+                let due = entry.refresh_at;
+                self.schedule(*agent, due);
                 self.forget(*agent);
             }
         }

@@ -91,7 +91,7 @@ async fn write(inner: &Inner, updates: &[PresenceUpdate]) -> bool {
     let mut state = inner.lock();
     match written {
         Ok(()) => {
-            state.presence.written(updates);
+            state.presence.written(updates, Instant::now());
             true
         }
         Err(error) => {

@@ -173,7 +173,8 @@ impl RecordCache {
 impl Entry {
     fn invalidate(&mut self, now: Instant) {
         self.reported += 1;
-        let is_held = |record: &Arc<Record>| !record.owners.is_empty();
+        let is_held =
+            |record: &Arc<Record>| !record.owners.is_empty() || !record.foreign.is_empty();
         if std::mem::take(&mut self.fresh) && self.record.as_ref().is_some_and(is_held) {
             self.held_at = Some(now);
         }
@@ -192,6 +193,7 @@ mod tests {
                 replica: ReplicaId::new(name),
                 url: String::new(),
             }],
+            foreign: Vec::new(),
             last_seen: None,
             incomplete: false,
         }

@@ -12,7 +12,7 @@ use super::{
     record_cache::{CachedRecord, RecordCache},
     route_outbox::{RouteOutbox, Timing},
 };
-use crate::id::{AgentId, Owner, ReplicaId};
+use crate::id::{AgentId, Owner, ReplicaId, urls};
 
 /// The least last-seen time of an agent that is not connected: zero means connected.
 const MIN_LAST_SEEN: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ impl State {
         };
         Self {
             routes: RouteOutbox::new(timing),
-            presence: PresenceOutbox::new(settings.debounce),
+            presence: PresenceOutbox::new(settings.debounce, settings.presence_refresh_interval),
             membership: Membership::new(me.clone(), settings.renew_interval, settings.lease_expiry),
             records: RecordCache::default(),
             budget: Budget::new(settings.operations_per_second, settings.burst, now),
@@ -97,6 +97,10 @@ impl State {
                 (standing, owner.clone())
             })
             .collect();
+        let foreign = known.record.iter().flat_map(|record| &record.foreign);
+        // An entry at the URL of a replica of ours is of what ran there before.
+        let foreign = foreign.filter(|it| !is_at(me, it) && !self.membership.publishes(&it.url));
+        ranked.extend(foreign.map(|it| (self.membership.standing_of_foreign(it), it.clone())));
         let authoritative = self.is_authoritative_for(agent, now) && known.fresh;
         for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
             // A replica that comes back writes its lease first, then its entries:
@@ -132,8 +136,10 @@ impl State {
             .owners
             .iter()
             .filter(|owner| owner.replica != me.replica)
-            .map(|owner| self.membership.standing(&owner.replica, known.read_at))
-            .min();
+            .map(|owner| self.membership.standing(&owner.replica, known.read_at));
+        let foreign = record.foreign.iter().filter(|it| !is_at(me, it));
+        let foreign = foreign.map(|it| self.membership.standing_of_foreign(it));
+        let held = held.chain(foreign).min();
         match held {
             Some(Standing::Live | Standing::Unknown | Standing::Draining) => Some(Duration::ZERO),
             // It was cut off with its replica, so it reconnects soon.
@@ -188,4 +194,9 @@ impl State {
             )
         });
     }
+}
+
+/// Whether the owner's URL is one of this replica's own.
+fn is_at(me: &Owner, owner: &Owner) -> bool {
+    urls(&me.url).any(|url| url == owner.url)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by it")]
 
+mod gitlab_kas;
 mod poll_states;
 mod server;
 mod single;

@@ -17,13 +17,13 @@ fn presence(text: &str) -> Option<Presence> {
 #[tokio::test(start_paused = true)]
 async fn what_comes_at_once_is_written_once_and_what_returns_soon_not_at_all() {
     let start = Instant::now();
-    let mut presences = PresenceOutbox::new(DELAY);
+    let mut presences = PresenceOutbox::new(DELAY, None);
     presences.set(A, presence("one"), start);
     presences.set(A, presence("two"), start + DELAY / 2);
     assert_eq!(presences.take(10, 10, start), [], "not yet");
 
     let updates = presences.take(10, 10, start + DELAY);
-    presences.written(&updates);
+    presences.written(&updates, start + DELAY);
 
     let first = PresenceUpdate {
         agent: A,
@@ -39,7 +39,7 @@ async fn what_comes_at_once_is_written_once_and_what_returns_soon_not_at_all() {
 #[tokio::test(start_paused = true)]
 async fn changes_in_close_succession_are_written_together() {
     let start = Instant::now();
-    let mut presences = PresenceOutbox::new(DELAY);
+    let mut presences = PresenceOutbox::new(DELAY, None);
     for (number, id) in (0..10).zip(1..) {
         presences.set(AgentId(id), presence("here"), start + DELAY * number / 20);
     }
@@ -52,7 +52,7 @@ async fn changes_in_close_succession_are_written_together() {
 #[tokio::test(start_paused = true)]
 async fn one_command_writes_all_unless_the_stored_presence_is_unknown() {
     let start = Instant::now();
-    let mut presences = PresenceOutbox::new(DELAY);
+    let mut presences = PresenceOutbox::new(DELAY, None);
     for id in 1..=5 {
         presences.set(AgentId(id), presence("here"), start);
     }
@@ -61,7 +61,7 @@ async fn one_command_writes_all_unless_the_stored_presence_is_unknown() {
     assert_eq!(presences.commands_due(10, now), 1);
     let updates = presences.take(10, 1, now);
     assert_eq!(updates.len(), 5);
-    presences.written(&updates);
+    presences.written(&updates, now);
     presences.write_all_again(now);
 
     assert_eq!(presences.commands_due(10, now), 5);
@@ -71,17 +71,17 @@ async fn one_command_writes_all_unless_the_stored_presence_is_unknown() {
 #[tokio::test(start_paused = true)]
 async fn one_that_is_gone_is_removed_and_forgotten() {
     let start = Instant::now();
-    let mut presences = PresenceOutbox::new(DELAY);
+    let mut presences = PresenceOutbox::new(DELAY, None);
     presences.set(A, presence("one"), start);
     presences.set(A, None, start);
     assert_eq!(presences.next_due(), None, "it was never written");
     presences.set(A, presence("one"), start);
     let updates = presences.take(10, 10, start + DELAY);
-    presences.written(&updates);
+    presences.written(&updates, start + DELAY);
 
     presences.set(A, None, start + DELAY);
     let removed = presences.take(10, 10, start + DELAY * 2);
-    presences.written(&removed);
+    presences.written(&removed, start + DELAY);
 
     assert_eq!(removed[0].old, StoredPresence::Known(presence("one")));
     assert!(presences.agents.is_empty());
@@ -112,11 +112,42 @@ fn apply(store: &mut HashMap<AgentId, Vec<Presence>>, update: &PresenceUpdate) {
     entry.extend(update.new.clone());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_stays_is_written_again_where_the_store_lets_it_expire() {
+    let mut now = Instant::now();
+    let refresh = 10 * DELAY;
+    let mut presences = PresenceOutbox::new(DELAY, Some(refresh));
+    presences.set(A, presence("one"), now);
+    for old in [None, presence("one"), presence("one")] {
+        now = presences.next_due().unwrap();
+        let updates = presences.take(10, 10, now);
+        let again = PresenceUpdate {
+            agent: A,
+            new: presence("one"),
+            old: StoredPresence::Known(old),
+        };
+        assert_eq!(updates, [again]);
+        presences.written(&updates, now);
+        assert_eq!(presences.next_due(), Some(now + refresh));
+    }
+
+    // Neither a change that was undone nor one that comes soon puts it off.
+    presences.set(A, presence("two"), now + DELAY);
+    assert_eq!(presences.next_due(), Some(now + 2 * DELAY));
+    presences.set(A, presence("one"), now + DELAY);
+    assert_eq!(presences.next_due(), Some(now + refresh));
+    presences.set(A, None, now + DELAY);
+    now = presences.next_due().unwrap();
+    let updates = presences.take(10, 10, now);
+    presences.written(&updates, now);
+    assert_eq!(presences.next_due(), None, "what is gone is not");
+}
+
 proptest! {
     #[test]
     fn in_the_end_the_store_holds_what_is_current(steps in proptest::collection::vec(step(), 0..40)) {
         let mut now = Instant::now();
-        let mut presences = PresenceOutbox::new(DELAY);
+        let mut presences = PresenceOutbox::new(DELAY, None);
         let mut wanted = HashMap::new();
         let mut store = HashMap::new();
         for step in steps {
@@ -131,7 +162,7 @@ proptest! {
                     let updates = presences.take(2, 2, now);
                     updates.iter().for_each(|it| apply(&mut store, it));
                     if taken {
-                        presences.written(&updates);
+                        presences.written(&updates, now);
                     } else {
                         presences.failed(&updates, now);
                     }
@@ -149,7 +180,7 @@ proptest! {
                 break;
             }
             updates.iter().for_each(|it| apply(&mut store, it));
-            presences.written(&updates);
+            presences.written(&updates, now);
         }
         prop_assert_eq!(presences.next_due(), None);
         for (agent, wanted) in wanted {
