@@ -5,7 +5,7 @@ export KAS_TEST_CACHE ?= $(HOME)/.cache/kas-tests
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt deps doc ci bench bench-compare sim e2e e2e-redis-outage test-engines image deploy-test
+.PHONY: up test setup build lint fmt deps doc ci bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -64,6 +64,15 @@ e2e: PACKAGES := --package kas --package agentk --package loadtest --package tes
 e2e: setup
 	$(CARGO) build --release $(PACKAGES) --bins --test e2e
 	$(CARGO) test --release $(PACKAGES) --test e2e
+
+# Three of GitLab's kas 16.5 give way to three of ours under load, one after the other:
+# GO_KAS=path AGENTK_BIN=path make e2e-swap
+e2e-swap: export GO_KAS := $(GO_KAS)
+e2e-swap: export AGENTK_BIN := $(AGENTK_BIN)
+e2e-swap: setup
+	@test -x "$(GO_KAS)" || { echo "e2e-swap needs GitLab's kas 16.5: GO_KAS=/path/to/kas AGENTK_BIN=/path/to/agentk make e2e-swap"; exit 1; }
+	$(CARGO) build --workspace --bins --test swap
+	$(CARGO) test --workspace --test swap -- --test-threads 1
 
 # SIM_SEEDS=n simulates so many seeds, SIM_SEED=n replays one and shows its trace.
 SIM_SEEDS ?= 1000

@@ -326,10 +326,36 @@ async fn only_who_has_the_secret_is_answered() {
     let refused = ask(&wrong, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     assert!(refused.message().contains("does not prove"), "{refused}");
-    // Who makes no difference between replicas is no better off than who has no secret.
-    let everywhere = pool(ConnectOptions::default(), Tokens::unbound(secret(1)));
+    // A token that is good at every replica is no better than none here.
+    let everywhere = as_gitlabs(Tokens::unbound(secret(1)));
     let refused = ask(&everywhere, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    // Whoever takes such tokens too does not show one here, so that sets can be changed one by one.
+    let both = pool(ConnectOptions::default(), Tokens::unbound(secret(1)));
+    assert_eq!(ask(&both, &url).await.unwrap(), TunnelReply::NoneYet);
+}
+
+/// Asks as GitLab's kas does, which lets nobody prove anything before.
+fn as_gitlabs(tokens: Arc<Tokens>) -> Peers {
+    let dial = dial(ConnectOptions::default(), "");
+    Peers::new(dial, Arc::new(Unproved(tokens)), CancellationToken::new())
+}
+
+struct Unproved(Arc<Tokens>);
+
+impl Credentials for Unproved {
+    fn metadata(&self, url: &str, audience: &str) -> http::HeaderMap {
+        self.0.metadata(url, audience)
+    }
+}
+
+#[test]
+fn only_a_set_with_gitlabs_kas_goes_on_with_whoever_proves_nothing() {
+    let nothing = http::HeaderMap::new();
+    let proved = |tokens: Arc<Tokens>| tokens.challenge("grpc://x").unwrap().verify(&nothing);
+
+    assert_eq!(proved(tokens(1)), None);
+    assert_eq!(proved(Tokens::unbound(secret(1))).as_deref(), Some(""));
 }
 
 #[tokio::test]
@@ -390,6 +416,8 @@ async fn a_set_with_gitlabs_kas_takes_its_tokens() {
         let pool = pool(ConnectOptions::default(), tokens);
         assert_eq!(ask(&pool, &url).await.unwrap(), TunnelReply::NoneYet);
     }
+    let gitlabs = as_gitlabs(Tokens::unbound(secret(1)));
+    assert_eq!(ask(&gitlabs, &url).await.unwrap(), TunnelReply::NoneYet);
     let stranger = pool(ConnectOptions::default(), Tokens::unbound(secret(2)));
     let refused = ask(&stranger, &url).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);

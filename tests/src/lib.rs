@@ -18,6 +18,7 @@ pub mod http;
 pub mod kas;
 pub mod kube;
 pub mod kubectl;
+pub mod mixed_set;
 pub mod module_request;
 pub mod netns;
 pub mod nginx;

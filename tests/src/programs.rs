@@ -73,6 +73,21 @@ fn named_by(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// GitLab's kas, which `GO_KAS` names; `None` where it names nothing.
+///
+/// # Errors
+/// When it names what is not there.
+pub fn go_kas() -> Result<Option<PathBuf>> {
+    let named = std::env::var_os("GO_KAS").filter(|name| !name.is_empty());
+    let Some(program) = named.map(PathBuf::from) else {
+        return Ok(None);
+    };
+    if !program.is_file() {
+        bail!("GO_KAS={}: no such file", program.display());
+    }
+    Ok(Some(program))
+}
+
 /// A program beside the test: `target/PROFILE/deps/test` -> `target/PROFILE/name`.
 fn built(name: &str) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("KAS_BIN_DIR").filter(|name| !name.is_empty()) {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
 use router::{
     ReplicaId,
     peers::{Challenge, Credentials},
@@ -39,7 +39,7 @@ const MAX_SKEWED_PEERS: usize = 64;
 pub struct Tokens {
     secret: Secret,
     proofs: Secret,
-    /// Whether tokens are made and accepted as by GitLab's kas.
+    /// Whether tokens as of GitLab's kas are accepted, and made for replicas of it.
     unbound: bool,
     /// The replica that signs.
     signer: OnceLock<ReplicaId>,
@@ -89,7 +89,8 @@ impl Tokens {
         Arc::new(Self::with(secret, false, clock))
     }
 
-    /// Tokens as GitLab's kas makes and accepts them: valid at every replica, without challenges.
+    /// Tokens as GitLab's kas accepts them, valid at every replica, for those that do not prove to be of ours; and both
+    /// kinds are accepted.
     #[must_use]
     pub fn unbound(secret: Secret) -> Arc<Self> {
         Arc::new(Self::with(secret, true, SystemTime::now))
@@ -196,10 +197,11 @@ impl Tokens {
 
 impl Credentials for Tokens {
     fn challenge(&self, url: &str) -> Option<Box<dyn Challenge>> {
+        let challenge = self.peer_challenge(url);
         if self.unbound {
-            return None;
+            return Some(Box::new(OptionalChallenge(challenge)));
         }
-        Some(Box::new(self.peer_challenge(url)))
+        Some(Box::new(challenge))
     }
 
     fn metadata(&self, url: &str, audience: &str) -> HeaderMap {
@@ -260,6 +262,19 @@ impl State {
             self.ahead.insert(url.to_owned(), ahead);
         }
         before
+    }
+}
+
+/// A challenge that GitLab's kas, which does not know it, need not pass.
+struct OptionalChallenge(PeerChallenge);
+
+impl Challenge for OptionalChallenge {
+    fn request(&self) -> Request<()> {
+        self.0.request()
+    }
+
+    fn verify(&self, answer: &HeaderMap) -> Option<String> {
+        Some(self.0.verify(answer).unwrap_or_default())
     }
 }
 
