@@ -42,8 +42,10 @@ const OUR_AGENTS: [i64; 4] = [31, 32, 33, 34];
 pub enum Kind {
     /// GitLab's 16.5.
     GitLabs,
-    /// Ours.
+    /// Ours, which understands GitLab's.
     Ours,
+    /// Ours, as it is without the keys for a mixed set.
+    OursAlone,
 }
 
 /// One replica, perhaps not running.
@@ -145,7 +147,7 @@ impl MixedSet {
         std::fs::write(&file, self.configuration(seat))?;
         let program = match seat.kind {
             Kind::GitLabs => programs::go_kas()?.context("GO_KAS names no kas of GitLab's")?,
-            Kind::Ours => programs::kas()?,
+            Kind::Ours | Kind::OursAlone => programs::kas()?,
         };
         let mut command = Command::new(program);
         command
@@ -269,7 +271,7 @@ impl MixedSet {
     fn configuration(&self, seat: &Seat) -> String {
         let folder = self.folder.path();
         let (mixed, tokens) = match seat.kind {
-            Kind::GitLabs => ("", ""),
+            Kind::GitLabs | Kind::OursAlone => ("", ""),
             Kind::Ours => (", compatibility: gitlab-16.5", ", gitlab_tokens: true"),
         };
         format!(

@@ -154,6 +154,18 @@ async fn a_rolling_swap_from_gitlabs_kas_to_ours_loses_no_request() -> Result<()
     Ok(())
 }
 
+/// The last step of the way. Needs nothing of GitLab's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_for_a_mixed_set_are_removed_without_losing_a_request() -> Result<()> {
+    let test = "the_keys_for_a_mixed_set_are_removed_without_losing_a_request";
+    if skipped(test, &[Part::Haproxy, Part::Redis]) {
+        return Ok(());
+    }
+    let outcome = swap(Kind::Ours, Kind::OursAlone).await?;
+    ensure!(outcome.failed.is_empty(), "{:#?}", outcome.failed);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_swap_back_is_counted() -> Result<()> {
     if cannot("a_rolling_swap_back_is_counted")? {

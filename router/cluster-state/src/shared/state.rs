@@ -12,7 +12,10 @@ use super::{
     record_cache::{CachedRecord, RecordCache},
     route_outbox::{RouteOutbox, Timing},
 };
-use crate::id::{AgentId, Owner, ReplicaId, urls};
+use crate::{
+    id::{AgentId, Owner, ReplicaId, urls},
+    store::Record,
+};
 
 /// The least last-seen time of an agent that is not connected: zero means connected.
 const MIN_LAST_SEEN: Duration = Duration::from_secs(1);
@@ -97,10 +100,10 @@ impl State {
                 (standing, owner.clone())
             })
             .collect();
-        let foreign = known.record.iter().flat_map(|record| &record.foreign);
-        // An entry at the URL of a replica of ours is of what ran there before.
-        let foreign = foreign.filter(|it| !is_at(me, it) && !self.membership.publishes(&it.url));
-        ranked.extend(foreign.map(|it| (self.membership.standing_of_foreign(it), it.clone())));
+        if let Some(record) = &known.record {
+            let foreign = self.foreign(record, me);
+            ranked.extend(foreign.map(|(standing, owner)| (standing, owner.clone())));
+        }
         let authoritative = self.is_authoritative_for(agent, now) && known.fresh;
         for (_, dead) in ranked.iter().filter(|(it, _)| *it == Standing::Dead) {
             // A replica that comes back writes its lease first, then its entries:
@@ -137,8 +140,7 @@ impl State {
             .iter()
             .filter(|owner| owner.replica != me.replica)
             .map(|owner| self.membership.standing(&owner.replica, known.read_at));
-        let foreign = record.foreign.iter().filter(|it| !is_at(me, it));
-        let foreign = foreign.map(|it| self.membership.standing_of_foreign(it));
+        let foreign = self.foreign(record, me).map(|(standing, _)| standing);
         let held = held.chain(foreign).min();
         match held {
             Some(Standing::Live | Standing::Unknown | Standing::Draining) => Some(Duration::ZERO),
@@ -161,6 +163,19 @@ impl State {
             budget: self.budget.left(now),
             authoritative: self.is_authoritative(now),
         }
+    }
+
+    /// The owners that write no leases. An entry at the URL of a replica that does is of what ran there before.
+    fn foreign<'a>(
+        &'a self,
+        record: &'a Record,
+        me: &'a Owner,
+    ) -> impl Iterator<Item = (Standing, &'a Owner)> {
+        let foreign = record.foreign.iter();
+        foreign
+            .filter(|it| urls(&me.url).all(|url| url != it.url))
+            .filter(|it| !self.membership.publishes(&it.url))
+            .map(|it| (self.membership.standing_of_foreign(it), it))
     }
 
     /// The replicas that may live and are not among `ranked`.
@@ -194,9 +209,4 @@ impl State {
             )
         });
     }
-}
-
-/// Whether the owner's URL is one of this replica's own.
-fn is_at(me: &Owner, owner: &Owner) -> bool {
-    urls(&me.url).any(|url| url == owner.url)
 }

@@ -114,6 +114,38 @@ async fn a_replica_of_gitlabs_kas_is_an_owner_from_its_record_until_it_removes_i
 }
 
 #[tokio::test]
+async fn what_ran_before_at_our_urls_is_not_asked_and_who_cannot_be_reached_is_asked_last() {
+    let server = Server::start(&[]);
+    let options = mixed(&server);
+    let (a, b) = (replica(&options, "a"), replica(&options, "b"));
+    for table in [&a, &b] {
+        until("two replicas", async || table.stats().replicas == 2).await;
+    }
+    let other = Owner {
+        replica: ReplicaId::new("grpc://10.0.0.8:8155"),
+        url: "grpc://10.0.0.8:8155".to_owned(),
+    };
+
+    for url in ["grpc://a", "grpc://b", THEIRS, &other.url] {
+        let _: () = client(&server)
+            .hset(owners_of(A), url, value(300, b""))
+            .unwrap();
+    }
+
+    knows(&*a, A, &[other.clone(), theirs()]).await;
+    until("the other one to be the last", async || {
+        a.mark_unreachable(&other.replica);
+        a.owners(A).await == [theirs(), other.clone()]
+    })
+    .await;
+    b.announce(A);
+    until("ours to be the first", async || {
+        a.owners(A).await.first() == Some(&owner("b"))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn gitlabs_kas_reads_which_agents_are_here_and_not_any_more() {
     let server = Server::start(&[]);
     let options = mixed(&server);
