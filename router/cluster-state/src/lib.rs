@@ -39,7 +39,8 @@ pub use member::{Member, MemberState, StoreHealth};
 pub use one_time::OneTimeClaims;
 pub use poll_state::{PollRecord, SharedPollState};
 pub use presence::{
-    ConnectionForm, Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence,
+    ConnectionForm, FOREIGN_REPLICA, Presence, PresenceEntry, PresenceQuery, PresenceUpdate,
+    StoredPresence,
 };
 pub use probe::{Liveness, PeerProbe};
 pub use ring::Ring;

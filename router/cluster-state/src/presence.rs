@@ -14,6 +14,9 @@ pub struct Presence {
     pub text: Arc<str>,
 }
 
+/// The replica that entries name which another kas has published: they do not say at which of its replicas it is.
+pub const FOREIGN_REPLICA: &str = "gitlab-kas";
+
 /// The form in which another kas keeps connections of agents, for a set in which it is a replica too. Opaque bytes for
 /// this crate.
 pub trait ConnectionForm: Debug + Send + Sync {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use prost::Message as _;
 use proto::agent::agent_tracker::ConnectedAgentInfo;
 
-use super::{instance::Instance, record};
+use super::{instance::Instance, origin::Origin, record};
 
 /// Each process is a `ConnectedAgentInfo`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,10 +24,10 @@ impl ConnectionForm for GitLabConnections {
         let at = info.connected_at?;
         let at = Timestamp::new(at.seconds, at.nanos).ok()?;
         let meta = info.agent_meta.unwrap_or_default();
-        let instance = Instance::registered(info.connection_id, &meta, at);
+        let instance = Instance::registered(info.connection_id, &meta, at, &Origin::unknown());
         let presence = Presence {
             group: info.project_id,
-            text: record::encode(&[instance]).into(),
+            text: record::encode(&[&instance]).into(),
         };
         Some((AgentId(info.agent_id), presence))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cluster_state::{AgentId, Presence, PresenceEntry, ReplicaId};
+use cluster_state::{AgentId, FOREIGN_REPLICA, Presence, PresenceEntry, ReplicaId};
 use jiff::Timestamp;
 use proto::agent::{
     agent_tracker::ConnectedAgentInfo,
@@ -48,11 +48,11 @@ pub(super) fn encode(instances: &[&Instance]) -> String {
     serde_json::to_string(&records).expect("strings and numbers are JSON")
 }
 
-/// The processes in one presence.
+/// The processes in one presence that are connected to its replica.
 pub(super) fn infos(agent: AgentId, presence: &Presence) -> Vec<ConnectedAgentInfo> {
     let records = serde_json::from_str::<Vec<InstanceRecord>>(&presence.text).unwrap_or_default();
-    let infos = records.into_iter();
-    infos.map(|it| it.info(agent, presence.group)).collect()
+    let connected = records.into_iter().filter(|it| it.until.is_none());
+    connected.map(|it| it.info(agent, presence.group)).collect()
 }
 
 /// A connected process, and the replicas that it is connected to.
@@ -98,6 +98,10 @@ pub fn processes(entries: &[PresenceEntry]) -> Vec<ConnectedProcess> {
     let found = all.into_iter().filter_map(|((agent, _), mut it)| {
         it.replicas.sort_unstable();
         it.replicas.dedup();
+        // Replicas of ours publish for the others too.
+        if it.replicas.len() > 1 {
+            it.replicas.retain(|it| it.to_string() != FOREIGN_REPLICA);
+        }
         Some(ConnectedProcess {
             info: join(it.records, now)?.info(agent, it.project),
             replicas: it.replicas,

@@ -37,7 +37,8 @@ use super::{
 use crate::{
     id::{AgentId, Owner, ReplicaId, urls},
     presence::{
-        ConnectionForm, Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence,
+        ConnectionForm, FOREIGN_REPLICA, Presence, PresenceEntry, PresenceQuery, PresenceUpdate,
+        StoredPresence,
     },
 };
 
@@ -52,8 +53,6 @@ const MAX_URL_BYTES: usize = 512;
 const MAX_CONNECTIONS: usize = 1000;
 /// Agents that are read where all are asked for, at most.
 const MAX_AGENTS: usize = 10_000;
-/// The replica that a connection's record names: it does not say at which of GitLab's it is.
-const REPLICA: &str = "gitlab-kas";
 
 /// Has records of GitLab's kas 16.5 written and read besides our own.
 #[derive(Debug, Clone)]
@@ -293,7 +292,7 @@ impl Records {
             return Err(Malformed);
         }
         Ok(Some(PresenceEntry {
-            replica: ReplicaId::new(REPLICA),
+            replica: ReplicaId::new(FOREIGN_REPLICA),
             agent,
             presence,
         }))
