@@ -55,7 +55,7 @@ impl RedisPins {
 impl ClusterPins for RedisPins {
     fn all(&self) -> StoreFuture<'_, HashMap<AgentId, ClusterUid>> {
         async move {
-            let read = fields(&self.client, &self.keys.clusters, MAX_PINS);
+            let read = fields::<String>(&self.client, &self.keys.clusters, MAX_PINS);
             let (fields, _) = self.run("read_pins", read).await?;
             let pins = fields.into_iter().filter_map(|(id, written)| {
                 let agent = AgentId(id.parse().ok()?);
