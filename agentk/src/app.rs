@@ -1,6 +1,10 @@
 //! Puts the agent together, runs it, and ends it in order.
 
-use runtime::{io::ByteStream, tls::TlsError};
+use runtime::{
+    io::ByteStream,
+    tls::TlsError,
+    traces::{Exporter, Settings, TracesError},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +12,7 @@ use crate::{
     attach_listener::{AttachListener, AttachListenerError},
     cluster::{Cluster, ClusterError, source},
     cluster_facts::ClusterFacts,
-    config::{Config, Link, PrivateApi},
+    config::{Config, Link, PrivateApi, Tracing},
     configuration::ConfigurationFollower,
     events::Events,
     features::Feature,
@@ -18,6 +22,7 @@ use crate::{
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
+    pod::Pod,
     private_api::{PodDialer, Relay},
     receptive::ReceptiveService,
     registration::Registration,
@@ -25,6 +30,7 @@ use crate::{
     session::{Dialer, IncomingConnections, Session, Source, Uplink},
     token::{TokenError, TokenReader},
     tunnels::Tunnels,
+    version,
 };
 
 /// An agent that cannot start.
@@ -42,6 +48,12 @@ pub enum RunError {
     /// No metrics.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// No token for the collector of traces.
+    #[error("--tracing-otlp-token-file")]
+    TracesToken(#[source] std::io::Error),
+    /// No collector of traces.
+    #[error("--tracing-otlp-endpoint")]
+    Traces(#[from] TracesError),
     /// No listener for kas or for other pods.
     #[error(transparent)]
     AttachListener(#[from] AttachListenerError),
@@ -89,6 +101,9 @@ pub async fn run(
     tasks.spawn(async move {
         ends.run_until_cancelled(learning.learn(&asked)).await;
     });
+    if let Some(tracing) = &config.tracing {
+        tasks.spawn(traces(tracing, config.pod.as_ref())?.run(last.clone()));
+    }
     let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
     let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
@@ -162,6 +177,23 @@ pub async fn run(
     while tasks.join_next().await.is_some() {}
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Switches traces of this process on. It begins none, so that the share that is sampled is kas's.
+fn traces(config: &Tracing, pod: Option<&Pod>) -> Result<Exporter, RunError> {
+    let token = config.token.as_ref().map(std::fs::read_to_string);
+    let token = token.transpose().map_err(RunError::TracesToken)?;
+    let exporter = runtime::traces::start(&Settings {
+        endpoint: config.endpoint.clone(),
+        token: token.map(|token| token.trim().to_owned()),
+        ca_files: config.ca.iter().cloned().collect(),
+        service: "agentk",
+        version: version::VERSION.to_owned(),
+        instance: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+        sample_ratio: 0.0,
+    })?;
+    tracing::info!(endpoint = config.endpoint, "exporting traces");
+    Ok(exporter)
 }
 
 /// Where connections to kas come from; with the listener if kas dials.

@@ -45,6 +45,8 @@ pub struct Config {
     pub pod: Option<Pod>,
     /// Metrics and probes.
     pub observability: Option<Observability>,
+    /// Where spans of the requests go that kas samples.
+    pub tracing: Option<Tracing>,
     /// How long calls in progress may go on after the stop.
     pub grace: Duration,
     /// Features that are switched on.
@@ -114,6 +116,17 @@ pub struct Observability {
     pub tls: Option<Identity>,
 }
 
+/// Where traces go.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// An http or https URL that takes OTLP over HTTP, with its path.
+    pub endpoint: String,
+    /// File with a token for it.
+    pub token: Option<PathBuf>,
+    /// File with CA certificates (PEM) for it.
+    pub ca: Option<PathBuf>,
+}
+
 /// What cannot be a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -145,6 +158,9 @@ pub enum ConfigError {
     /// A network that is not supported.
     #[error("--{0}-listen-network {1:?} is not supported; use tcp")]
     Network(&'static str, String),
+    /// No URL of a collector.
+    #[error("--tracing-otlp-endpoint must be an http:// or https:// URL")]
+    Tracing,
     /// Who dials whom is not clear.
     #[error(
         "set either --kas-address, if the agent dials kas, or --api-jwt-file or --api-ca-cert-file, by which kas authenticates if it dials the agent; {0}"
@@ -197,6 +213,7 @@ impl Config {
             kubernetes_proxy: ProxySetting::None,
             pod: None,
             observability: None,
+            tracing: None,
             grace: STOP_TIMEOUT,
             features: Vec::new(),
             leader_only: Vec::new(),

@@ -3,6 +3,7 @@
 mod kubernetes;
 mod rbac;
 mod receptive;
+mod tracing;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -24,6 +25,7 @@ use crate::{
 use kubernetes::KubernetesFlags;
 pub use rbac::Rbac;
 use receptive::ReceptiveFlags;
+use tracing::TracingFlags;
 
 /// Connects a Kubernetes cluster to kas.
 #[derive(Debug, Parser)]
@@ -68,6 +70,8 @@ pub struct Flags {
     /// Private key (PEM) for serving metrics and probes over TLS
     #[arg(long, value_name = "FILE")]
     observability_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    tracing: TracingFlags,
     /// Features to enable, separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
     features: Vec<Feature>,
@@ -143,6 +147,7 @@ impl Flags {
                 "observability",
             )?,
         });
+        config.tracing = self.tracing.into_config()?;
         Ok(config)
     }
 

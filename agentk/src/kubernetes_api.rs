@@ -16,7 +16,10 @@ use http::{Method, Request, StatusCode, header};
 use tokio::time::Instant;
 use tonic::Status;
 
-use runtime::telemetry::Causes;
+use runtime::{
+    telemetry::Causes,
+    traces::{Side, TraceSpan},
+};
 
 use crate::{
     call::{CallError, Inbound, Outbound},
@@ -54,11 +57,19 @@ impl KubernetesApi {
         inbound: &mut Inbound,
         outbound: &mut Outbound,
     ) -> Result<(), CallError> {
+        let parent = inbound.trace_parent();
+        let mut trace = TraceSpan::follow("Kubernetes API request", Side::Client, parent);
         let mut requests = RequestParts::new(inbound);
-        let head = Head::new(requests.header().await?, self.cluster.identity())?;
+        let mut head = Head::new(requests.header().await?, self.cluster.identity())?;
+        if trace.is_sampled() {
+            trace.propagate(&mut head.headers);
+            trace.set("http.request.method", head.method.to_string());
+            let path = head.path_and_query.split('?').next().unwrap_or_default();
+            trace.set("url.path", path.to_owned());
+        }
         let (feed, intake) = feed::channel(&head, &mut requests, self.metrics.clone()).await?;
         let mut feeding = pin!(feed.run(&mut requests));
-        let mut exchange = pin!(self.exchange(head, intake, outbound));
+        let mut exchange = pin!(self.exchange(head, intake, outbound, &mut trace));
         tokio::select! {
             fed = &mut feeding => {
                 fed?;
@@ -73,6 +84,7 @@ impl KubernetesApi {
         head: Head,
         intake: Intake,
         outbound: &mut Outbound,
+        trace: &mut TraceSpan,
     ) -> Result<(), CallError> {
         let Intake { body, upgraded } = intake;
         let exchange = Exchange::begin(&head);
@@ -82,14 +94,14 @@ impl KubernetesApi {
                 .unless_reset(self.cluster.request(request, long_running))
                 .await?;
             let response = response.map_err(|error| unavailable(&error))?;
-            exchange.answered(response.status());
+            exchange.answered(response.status(), trace);
             return respond::whole(outbound, response, &self.metrics).await;
         };
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
         let (response, _driver) = response.map_err(|error| unavailable(&*error))?;
-        exchange.answered(response.status());
+        exchange.answered(response.status(), trace);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::run(outbound, response, upgraded, &self.metrics).await
         } else {
@@ -130,7 +142,8 @@ impl Exchange {
         }
     }
 
-    fn answered(self, status: StatusCode) {
+    fn answered(self, status: StatusCode, trace: &mut TraceSpan) {
+        trace.set("http.response.status_code", i64::from(status.as_u16()));
         let duration_ms = self.started.elapsed().as_millis();
         tracing::debug!(
             http.method = %self.method,

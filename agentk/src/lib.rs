@@ -38,7 +38,9 @@ pub mod version;
 pub use app::{RunError, run};
 pub use attach_listener::AttachListenerError;
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
-pub use config::{Config, ConfigError, Link, Observability, PrivateApi, Receptive, SetLogLevel};
+pub use config::{
+    Config, ConfigError, Link, Observability, PrivateApi, Receptive, SetLogLevel, Tracing,
+};
 pub use features::Feature;
 pub use leader::LeaderOnly;
 pub use logging::LogLevel;

@@ -4,6 +4,7 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
+use runtime::metrics::ProcessMetrics;
 
 /// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -25,63 +26,67 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// A registry of all of them.
     pub(crate) fn registry(&self) -> Registry {
-        let mut registry = Registry::with_prefix("agentk");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(ProcessMetrics));
+        runtime::reloads::register(&mut all);
+        runtime::traces::register(&mut all);
+        let registry = all.sub_registry_with_prefix("agentk");
         registry.register(
             "connected",
-            "Connections to kas on which the agent is accepted.",
+            "Connections to kas on which the agent is accepted",
             self.connected.clone(),
         );
         registry.register(
             "connections",
-            "Connections established to kas.",
+            "Connections established to kas",
             self.connections.clone(),
         );
         registry.register(
             "connection_failures",
-            "Connections to kas that failed or were rejected.",
+            "Connections to kas that failed or were rejected",
             self.connection_failures.clone(),
         );
-        registry.register("tunnels_idle", "Idle tunnels.", self.tunnels_idle.clone());
+        registry.register("tunnels_idle", "Idle tunnels", self.tunnels_idle.clone());
         registry.register(
             "tunnels_active",
-            "Tunnels with a call in progress.",
+            "Tunnels with a call in progress",
             self.tunnels_active.clone(),
         );
         registry.register(
             "calls",
-            "Calls received through tunnels.",
+            "Calls received through tunnels",
             self.calls.clone(),
         );
         registry.register(
             "calls_failed",
-            "Calls that failed.",
+            "Calls that failed",
             self.calls_failed.clone(),
         );
         registry.register(
             "received_bytes",
-            "Bytes received from kas in request bodies and upgraded connections.",
+            "Bytes received from kas in request bodies and upgraded connections",
             self.bytes_received.clone(),
         );
         registry.register(
             "sent_bytes",
-            "Bytes sent to kas in response bodies and upgraded connections.",
+            "Bytes sent to kas in response bodies and upgraded connections",
             self.bytes_sent.clone(),
         );
         registry.register(
             "leader",
-            "1 if this pod is the leader of its agent's pods, else 0.",
+            "1 if this pod is the leader of its agent's pods, else 0",
             self.leader.clone(),
         );
         registry.register(
             "events_reported",
-            "Events of the cluster that kas has acknowledged.",
+            "Events of the cluster that kas has acknowledged",
             self.events_reported.clone(),
         );
         registry.register(
             "events_dropped",
-            "Occurrences of events dropped because the queue for kas was full.",
+            "Occurrences of events dropped because the queue for kas was full",
             self.events_dropped.clone(),
         );
-        registry
+        all
     }
 }

@@ -9,6 +9,7 @@ mod listener;
 mod peers;
 mod reload;
 pub(crate) mod routing;
+mod traces;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -68,6 +69,11 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     let setup = setup(&config, &control, metrics).await?;
     let mut reloader = Reloader::new(file, &config, control.standalone());
     reloader.certificates(setup.certificates());
+    let tracing = config.observability.tracing.as_ref();
+    let exporting = tracing.map(|it| traces::start(it, &setup.me.replica));
+    let exporting = exporting
+        .transpose()?
+        .map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let replica = Replica::start(setup);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
 
@@ -93,6 +99,10 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     };
     stop.cancel();
     control.stopped().await;
+    if let Some(exporting) = exporting {
+        // What it could not send it has logged.
+        let _ = exporting.await;
+    }
     anyhow::ensure!(
         cut.is_nothing(),
         "exited before all requests were finished; cut: {cut}"
@@ -181,6 +191,7 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
         events,
         graph,
         admin: admin::port(&config.admin, &tracker).await?,
+        max_agent_series: config.observability.max_agent_series.0,
         observability: Some(observability(config, &directions).await?),
     })
 }

@@ -20,7 +20,7 @@ pub use control_plane::config::{
     AgentConfiguration, GitLab, Gitaly, OutageGrace, RateLimit, Standalone,
 };
 pub use interfaces::interface_addresses;
-pub use observability::{LogFormat, Observability};
+pub use observability::{LogFormat, Observability, Tracing};
 pub use private_url::{OwnAddress, OwnAddressError, OwnAddressVariables};
 pub use redis::{Redis, RedisCompatibility, RedisNetwork, RedisServers, RedisTls};
 pub use runtime::{

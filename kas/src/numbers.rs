@@ -1,12 +1,18 @@
 //! Metrics that are read from the router when somebody asks.
 
-use std::sync::{Arc, Weak};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use cluster_state::SharedTable;
+use cluster_state::{AgentId, SharedTable};
+use control_plane::ControlPlane;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
+        MetricType,
         counter::ConstCounter,
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -24,7 +30,8 @@ pub fn register_process(numbers: &mut Metrics) {
     let help = "The version of this build, always 1";
     numbers.register("gitlab_build_info", help, build);
     runtime::metrics::limiters::register(numbers);
-    runtime::metrics::reloads::register(numbers);
+    runtime::reloads::register(numbers);
+    runtime::traces::register(numbers);
     numbers.register_collector(Box::new(ProcessMetrics));
 }
 
@@ -68,6 +75,91 @@ impl Collector for Tunnels {
         let kind = prometheus_client::metrics::MetricType::Counter;
         let help = "Responses of agents cut because their client did not read them while other requests needed the flow-control window of the agent's connection";
         cut.encode(encoder.encode_descriptor("unread_answers_cut", help, None, kind)?)
+    }
+}
+
+/// Adds what is told of each agent that `control_plane` knows, of `max` of them at most.
+pub fn register_agents(
+    numbers: &mut Metrics,
+    registry: &Arc<Registry>,
+    control_plane: Arc<dyn ControlPlane>,
+    max: usize,
+) {
+    numbers.register_collector(Box::new(Agents {
+        registry: Arc::downgrade(registry),
+        control_plane,
+        max,
+        last_seen: Mutex::default(),
+    }));
+}
+
+/// An agent, as labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentLabels {
+    agent_id: i64,
+    agent_name: String,
+}
+
+#[derive(Debug)]
+struct Agents {
+    registry: Weak<Registry>,
+    control_plane: Arc<dyn ControlPlane>,
+    max: usize,
+    /// When an agent was here last, in seconds since 1970, as far as somebody asked.
+    last_seen: Mutex<HashMap<AgentId, f64>>,
+}
+
+impl Collector for Agents {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(registry) = self.registry.upgrade() else {
+            return Ok(());
+        };
+        let mut known = self.control_plane.known_agents();
+        known.sort_unstable_by_key(|agent| agent.id);
+        let omitted = known.len().saturating_sub(self.max);
+        encode(
+            &mut encoder,
+            [(
+                "agent_series_omitted",
+                "Agents without metrics of their own, because there are more than observability.max_agent_series",
+                omitted,
+            )],
+        )?;
+        known.truncate(self.max);
+        let connected: HashSet<_> = registry.agents().into_iter().collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0.0, |it| it.as_secs_f64());
+        let (up, seen) = (
+            Family::<AgentLabels, Gauge>::default(),
+            Family::<AgentLabels, Gauge<f64, AtomicU64>>::default(),
+        );
+        let mut last_seen = self
+            .last_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last_seen.retain(|id, _| known.binary_search_by_key(id, |it| it.id).is_ok());
+        for agent in &known {
+            let labels = AgentLabels {
+                agent_id: agent.id.0,
+                agent_name: agent.name.clone(),
+            };
+            let is_here = connected.contains(&agent.id);
+            up.get_or_create(&labels).set(i64::from(is_here));
+            if is_here {
+                last_seen.insert(agent.id, now);
+            }
+            if let Some(at) = last_seen.get(&agent.id) {
+                seen.get_or_create(&labels).set(*at);
+            }
+        }
+        let gauge = MetricType::Gauge;
+        let help = "Whether an agent is connected to this replica (1); the maximum over all replicas says whether it is connected at all";
+        up.encode(encoder.encode_descriptor("agent_up", help, None, gauge)?)?;
+        let (name, help) = (
+            "agent_last_seen_timestamp_seconds",
+            "When an agent was last connected to this replica, in seconds since 1970, as of the last scrape that saw it",
+        );
+        seen.encode(encoder.encode_descriptor(name, help, None, gauge)?)
     }
 }
 

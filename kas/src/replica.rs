@@ -66,6 +66,8 @@ pub struct Setup {
     pub graph: Graph,
     /// The operators' port.
     pub admin: Option<AdminPort>,
+    /// How many agents have metrics of their own, at most.
+    pub max_agent_series: usize,
     /// Metrics and probes.
     pub observability: Option<(AnyListener, PlainAcceptor, metrics::Paths)>,
 }
@@ -154,6 +156,15 @@ impl Replica {
             events: setup.events.as_ref().map(|work| work.events().clone()),
         };
         if let Some(work) = setup.events {
+            let watching = work.watch_fleet(
+                replica.id.clone(),
+                table.clone(),
+                setup.control_plane.clone(),
+                replica.stop.clone(),
+            );
+            if let Some(watching) = watching {
+                replica.background.spawn(vital("fleet", watching));
+            }
             replica.background.spawn(work.run(replica.stop.clone()));
         }
         let (requests, started_at) = (user_gateway::Metrics::default(), Timestamp::now());
@@ -167,6 +178,12 @@ impl Replica {
         );
         let peers = replica.serve_peers(setup.me, setup.peers, questions);
         let router = Arc::new(Router::new(registry.clone(), table.clone(), peers));
+        crate::numbers::register_agents(
+            &mut numbers,
+            &replica.registry,
+            setup.control_plane.clone(),
+            setup.max_agent_series,
+        );
         let usual = user_gateway::Settings::default().hold;
         let hold = setup.users.as_ref().map_or(usual, |it| it.settings.hold);
         if let Some(port) = setup.admin {

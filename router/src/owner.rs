@@ -22,6 +22,7 @@ use proto::{
 use runtime::{
     drain::Drain,
     grpc::{ReceiveError, SendResponse, SendStream, poll_message, send_frame},
+    traces::{Side, TraceParent, TraceSpan},
 };
 use tonic::Status;
 use tracing::Instrument as _;
@@ -76,12 +77,16 @@ pub async fn serve(
 
 async fn answer(
     registry: &Arc<Registry>,
-    query: TunnelQuery,
+    mut query: TunnelQuery,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse,
     leaving: &Drain,
 ) {
     tracing::debug!("serving a call for a peer");
+    let parent = TraceParent::of_metadata(&query.meta);
+    let mut trace = TraceSpan::follow("forwarded call", Side::Server, &parent);
+    trace.set("agent.id", query.agent.0);
+    trace.propagate_in_metadata(&mut query.meta);
     let Ok(mut send) = respond.send_response(runtime::grpc::response_headers(), false) else {
         return;
     };
@@ -99,6 +104,9 @@ async fn answer(
         Err(Ended::Refused(status)) => status,
     };
     let error = Some(status.message()).filter(|text| !text.is_empty());
+    if let Some(error) = error {
+        trace.fail(error);
+    }
     tracing::debug!(code = ?status.code(), error, "call for a peer ended");
     // Fails only when the peer is gone.
     let _ = send.send_trailers(runtime::grpc::trailers(&status));

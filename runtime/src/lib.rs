@@ -4,8 +4,8 @@
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`serve`] is the
 //! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
 //! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common.
-//! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`],
-//! [`metrics`], [`probes`], [`panics`], [`descriptors`], [`yaml`].
+//! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`], [`traces`],
+//! [`metrics`], [`reloads`], [`probes`], [`panics`], [`descriptors`], [`yaml`].
 //! Limits: [`shares`] and [`request_filter`]; [`names`] checks what a caller names before it becomes a path.
 
 mod authority;
@@ -25,6 +25,7 @@ pub mod names;
 pub mod panics;
 pub mod probes;
 pub mod proxy_protocol;
+pub mod reloads;
 mod replay;
 pub mod request_filter;
 pub mod serve;
@@ -32,6 +33,7 @@ pub mod shares;
 pub mod signal;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod tunnel;
 pub mod websocket;
 pub mod yaml;

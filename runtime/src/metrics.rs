@@ -3,7 +3,6 @@
 mod classic;
 pub mod limiters;
 mod process;
-pub mod reloads;
 
 use std::sync::Arc;
 

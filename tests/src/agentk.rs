@@ -25,6 +25,8 @@ pub struct Agentk {
     pub process: Process,
     /// The file it reads its token from.
     pub token_file: PathBuf,
+    /// Where its metrics and probes are.
+    pub observability: u16,
 }
 
 impl Agentk {
@@ -105,6 +107,7 @@ impl Agentk {
     ) -> Result<Self> {
         let token_file = folder.join(format!("{name}.token"));
         std::fs::write(&token_file, token)?;
+        let observability = ports::free();
         command
             .arg("--token-file")
             .arg(&token_file)
@@ -112,7 +115,7 @@ impl Agentk {
             .arg(kubeconfig)
             .args([
                 "--observability-listen-address",
-                &format!("127.0.0.1:{}", ports::free()),
+                &format!("127.0.0.1:{observability}"),
             ])
             .env("POD_NAMESPACE", "default")
             .env("POD_NAME", name)
@@ -121,6 +124,7 @@ impl Agentk {
         Ok(Self {
             process,
             token_file,
+            observability,
         })
     }
 }

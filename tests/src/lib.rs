@@ -22,6 +22,7 @@ pub mod mixed_set;
 pub mod module_request;
 pub mod netns;
 pub mod nginx;
+pub mod otlp;
 pub mod parts;
 pub mod payload;
 pub mod pod_set;

@@ -26,6 +26,8 @@ pub enum Part {
     Pty,
     /// A browser without a screen.
     Chromium,
+    /// Prometheus' tool that checks metrics and tests alerts.
+    Promtool,
 }
 
 impl Part {
@@ -51,6 +53,7 @@ impl Part {
             Self::Namespaces => &["ip", "iptables"],
             Self::Pty => &["script"],
             Self::Chromium => &["chromium"],
+            Self::Promtool => &["promtool"],
         }
     }
 

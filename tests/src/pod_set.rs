@@ -38,6 +38,24 @@ pub struct PodSet {
     folder: TempDir,
 }
 
+/// What a test may want otherwise.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long requests in progress may go on when a replica leaves.
+    pub grace: Duration,
+    /// Where all requests' traces go.
+    pub traces: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+            traces: None,
+        }
+    }
+}
+
 /// One of them.
 #[derive(Debug)]
 pub struct Replica {
@@ -57,21 +75,21 @@ impl PodSet {
     /// # Errors
     /// When one of them does not start.
     pub async fn start(count: usize) -> Result<Self> {
-        Self::with_grace(count, Duration::from_secs(30)).await
+        Self::with(count, &Settings::default()).await
     }
 
-    /// The same, and requests in progress may go on for `grace` when a replica leaves.
+    /// The same with other settings.
     ///
     /// # Errors
     /// When one of them does not start.
-    pub async fn with_grace(count: usize, grace: Duration) -> Result<Self> {
+    pub async fn with(count: usize, settings: &Settings) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let redis = Redis::start(folder.path()).await?;
         run_cli(&file(folder.path()), &["agent", "create", "first"]).await?;
         std::fs::write(secret(folder.path()), BASE64_STANDARD.encode([7; 32]))?;
         let mut replicas = Vec::new();
         for number in 0..count {
-            replicas.push(Replica::start(number, redis.port(), grace, folder.path()).await?);
+            replicas.push(Replica::start(number, redis.port(), settings, folder.path()).await?);
         }
         let servers = replicas.iter().map(Replica::server).collect();
         let balancer = Balancer::start(servers, folder.path()).await?;
@@ -170,10 +188,21 @@ impl PodSet {
 }
 
 impl Replica {
-    async fn start(number: usize, store: u16, grace: Duration, folder: &Path) -> Result<Self> {
+    /// Where its metrics and probes are.
+    #[must_use]
+    pub fn observability(&self) -> u16 {
+        self.observability
+    }
+
+    async fn start(number: usize, store: u16, settings: &Settings, folder: &Path) -> Result<Self> {
         let [users, agents, peers, observability] = [(); 4].map(|()| ports::free());
         let configuration = folder.join(format!("kas-{number}.yaml"));
-        let text = configure([users, agents, peers, observability], store, grace, folder)?;
+        let text = configure(
+            [users, agents, peers, observability],
+            store,
+            settings,
+            folder,
+        )?;
         std::fs::write(&configuration, text)?;
         let replica = Self {
             users,
@@ -219,7 +248,7 @@ fn spawn(number: usize, peers: u16, configuration: &Path, folder: &Path) -> Resu
     Process::spawn(&format!("kas-{number}"), &mut command, folder)
 }
 
-fn configure(ports: [u16; 4], store: u16, grace: Duration, folder: &Path) -> Result<String> {
+fn configure(ports: [u16; 4], store: u16, settings: &Settings, folder: &Path) -> Result<String> {
     let [users, agents, peers, observability] = ports;
     let mut text = String::new();
     writeln!(
@@ -237,9 +266,15 @@ fn configure(ports: [u16; 4], store: u16, grace: Duration, folder: &Path) -> Res
          \x20 listen: {{address: '127.0.0.1:{observability}'}}\n\
          \x20 logging: {{level: debug}}",
         file(folder).display(),
-        grace.as_secs(),
+        settings.grace.as_secs(),
         secret(folder).display(),
     )?;
+    if let Some(endpoint) = &settings.traces {
+        write!(
+            text,
+            "\n\x20 tracing: {{otlp_endpoint: '{endpoint}', sample_ratio: 1}}"
+        )?;
+    }
     Ok(text)
 }
 

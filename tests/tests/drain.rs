@@ -14,7 +14,7 @@ use tests::{
     agentk::{Agentk, Links},
     http as client,
     parts::{Part, skipped},
-    pod_set::PodSet,
+    pod_set::{PodSet, Settings},
     stub_api::StubApi,
     wait::until,
 };
@@ -238,7 +238,14 @@ async fn a_forwarded_watch_that_nobody_reads_is_no_reason_to_fail() -> Result<()
     ) {
         return Ok(());
     }
-    let replicas = PodSet::with_grace(2, Duration::from_secs(6)).await?;
+    let replicas = PodSet::with(
+        2,
+        &Settings {
+            grace: Duration::from_secs(6),
+            ..Settings::default()
+        },
+    )
+    .await?;
     let agents = replicas.replica(0).agents;
     let mut site = Site::of(replicas, agents).await?;
     // The agent is at the first replica only, so this goes through both.

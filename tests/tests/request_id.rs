@@ -1,17 +1,23 @@
-//! One `kubectl get` through two replicas: whatever three programs log of it is found by one request id.
+//! One `kubectl get` through two replicas: whatever three programs log of it is found by one request id, and their
+//! spans are one trace.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::Request;
 use serde_json::{Value, json};
 use tests::{
     agentk::{Agentk, Links},
     certs::Certs,
     counting_api::CountingApi,
     haproxy::{Front, Haproxy},
+    http as client,
     kubectl::Kubectl,
+    otlp::{OtlpCollector, Span},
     parts::{Part, skipped},
-    pod_set::PodSet,
+    pod_set::{PodSet, Settings},
+    stub_api::StubApi,
     wait::until,
 };
 
@@ -25,13 +31,24 @@ struct Site {
     replicas: PodSet,
     agentk: Agentk,
     kubectl: Kubectl,
+    bearer: String,
     _api: CountingApi,
+    _stub: StubApi,
     _front: Haproxy,
 }
 
 impl Site {
     async fn start() -> Result<Self> {
-        let replicas = PodSet::start(2).await?;
+        Self::tracing_to(None).await
+    }
+
+    /// The same, whose traces go to this URL.
+    async fn tracing_to(traces: Option<String>) -> Result<Self> {
+        let settings = Settings {
+            traces: traces.clone(),
+            ..Settings::default()
+        };
+        let replicas = PodSet::with(2, &settings).await?;
         let folder = replicas.folder();
         let token = replicas.cli(&["agent", "create", "site"]).await?;
         let user = replicas.cli(&["user", "create", "ana"]).await?;
@@ -53,22 +70,35 @@ impl Site {
         let file = folder.join("kubeconfig-ana");
         std::fs::write(&file, kubeconfig + "\n")?;
         let api = CountingApi::start(b'a').await?;
+        let stub = StubApi::start().await?;
         let links = Links {
             kas: format!("ws://127.0.0.1:{}/", replicas.replica(1).agents),
             ca: None,
-            kubeconfig: api.kubeconfig(folder)?,
+            // The stub says what it was sent.
+            kubeconfig: match traces {
+                Some(_) => stub.kubeconfig(folder)?,
+                None => api.kubeconfig(folder)?,
+            },
         };
-        let agentk = Agentk::with_flags(&[], "agentk", &links, &token, folder)?;
+        let flags = traces.map(|url| ["--tracing-otlp-endpoint".to_owned(), url]);
+        let flags: Vec<_> = flags.iter().flatten().map(String::as_str).collect();
+        let agentk = Agentk::with_flags(&flags, "agentk", &links, &token, folder)?;
         let site = Self {
             kubectl: Kubectl::new(&file),
+            bearer: format!("pat:2:{user}"),
             replicas,
             agentk,
             _api: api,
+            _stub: stub,
             _front: front,
+        };
+        let get: &[&str] = match flags.is_empty() {
+            true => &["get", "configmaps"],
+            false => &["get", "--raw", "/echo"],
         };
         // kubectl knows then what the cluster offers, and the agent its id and level.
         let served = async || {
-            let got = site.kubectl.ok(&["get", "configmaps"]).await;
+            let got = site.kubectl.ok(get).await;
             got.ok().filter(|_| site.agent_logs_at_debug())
         };
         let served = until("the agent", LIMIT, served).await;
@@ -180,5 +210,87 @@ async fn a_kubectl_get_through_two_replicas_is_found_whole_by_one_request_id() -
             );
         }
     }
+    Ok(())
+}
+
+/// The `traceparent` that a cluster was sent: trace and span.
+fn sent_to_the_cluster(echo: &str) -> Result<(String, String)> {
+    let echo: Value = serde_json::from_str(echo)?;
+    let headers = echo["headers"].as_array().context("no headers")?;
+    let parents: Vec<_> = headers
+        .iter()
+        .filter(|header| header[0] == "traceparent")
+        .filter_map(|header| header[1].as_str())
+        .collect();
+    let [parent] = parents[..] else {
+        anyhow::bail!("not one traceparent: {echo}");
+    };
+    let parts: Vec<_> = parent.split('-').collect();
+    ensure!(parts.len() == 4 && parts[3] == "01", "{parent}");
+    Ok((parts[1].to_owned(), parts[2].to_owned()))
+}
+
+/// The span of this name.
+fn named<'a>(spans: &'a [Span], name: &str) -> Result<&'a Span> {
+    let span = spans.iter().find(|span| span.name == name);
+    span.with_context(|| format!("no {name:?} in {spans:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kubectl_get_through_two_replicas_is_one_trace() -> Result<()> {
+    if skipped("a_kubectl_get_through_two_replicas_is_one_trace", NEEDS) {
+        return Ok(());
+    }
+    let collector = OtlpCollector::start().await?;
+    let site = Site::tracing_to(Some(collector.url())).await?;
+    let whole = async |trace: &str| {
+        let spans = async || Some(collector.trace(trace)).filter(|spans| spans.len() >= 4);
+        let spans = until("the spans", LIMIT, spans).await;
+        spans.with_context(|| format!("{:?}\n{}", collector.trace(trace), site.tails()))
+    };
+
+    let echo = site.kubectl.ok(&["get", "--raw", "/echo"]).await?;
+
+    let (trace, last) = sent_to_the_cluster(&echo)?;
+    let spans = whole(&trace).await?;
+    ensure!(spans.len() == 4, "{spans:?}");
+    let user = named(&spans, "user request")?;
+    let search = named(&spans, "tunnel search")?;
+    let forwarded = named(&spans, "forwarded call")?;
+    let api = named(&spans, "Kubernetes API request")?;
+    ensure!(user.parent.is_empty(), "{user:?}");
+    ensure!(search.parent == user.id && search.instance == user.instance);
+    ensure!(forwarded.parent == user.id && forwarded.instance != user.instance);
+    ensure!(api.parent == forwarded.id && api.id == last, "{spans:?}");
+    let services = [user, forwarded, api].map(|span| &*span.service);
+    ensure!(services == ["kas", "kas", "agentk"], "{services:?}");
+    for span in [user, api] {
+        let said = |key: &str| span.attributes.get(key).map(String::as_str);
+        ensure!(said("http.response.status_code") == Some("200"), "{span:?}");
+        ensure!(said("http.request.method") == Some("GET"), "{span:?}");
+    }
+    let exemplar = format!("# {{trace_id=\"{trace}\"}}");
+    ensure!(site.replicas.metrics(0).await?.contains(&exemplar));
+
+    // What a client has begun goes on, and whatever it has decided counts.
+    let url = format!(
+        "http://127.0.0.1:{}/k8s-proxy/echo",
+        site.replicas.replica(0).users
+    );
+    let ask = async |parent: &str| {
+        let request = Request::get(&url)
+            .header("authorization", format!("Bearer {}", site.bearer))
+            .header("traceparent", parent);
+        let answer = client::send(request.body(Bytes::new())?).await?;
+        anyhow::Ok(String::from_utf8_lossy(answer.body()).into_owned())
+    };
+    let theirs = "0af7651916cd43dd8448eb211c80319c";
+    let echo = ask(&format!("00-{theirs}-b7ad6b7169203331-01")).await?;
+    ensure!(sent_to_the_cluster(&echo)?.0 == theirs, "{echo}");
+    let spans = whole(theirs).await?;
+    ensure!(named(&spans, "user request")?.parent == "b7ad6b7169203331");
+    let unsampled = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let echo = ask(unsampled).await?;
+    ensure!(echo.contains(unsampled), "{echo}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::agent::reverse_tunnel::rpc::{RequestInfo, connect_response::Msg};
+use runtime::traces::TraceParent;
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::Instrument as _;
@@ -61,6 +62,7 @@ impl Tunnel {
             connection,
         } = self;
         connection.mark_accepted();
+        inbound.belongs_to(TraceParent::of_metadata(&info.meta));
         let request_id = info.meta.get(REQUEST_ID).and_then(|it| it.value.first());
         let agent_id = tunnels.agent_id();
         let span = tracing::info_span!("request", request_id, agent.id = agent_id);

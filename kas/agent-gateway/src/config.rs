@@ -81,6 +81,8 @@ section! {
     pub struct Events: Default {
         /// Whether each is a line of the log.
         pub log: bool = false,
+        /// Whether agents and replicas that come and go are events too.
+        pub presence: bool = false,
         /// Who is called.
         pub webhooks: Vec<Webhook> = Vec::new(),
     }

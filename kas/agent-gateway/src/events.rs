@@ -4,6 +4,7 @@
 //! Nothing is stored, and nobody waits for webhooks or readers.
 
 mod body;
+mod fleet;
 mod log;
 mod metrics;
 mod reader;
@@ -12,7 +13,8 @@ mod webhook;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster_state::{Channel, ChannelEvent};
+use cluster_state::{Channel, ChannelEvent, ReplicaId, RoutingTable};
+use control_plane::ControlPlane;
 use prometheus_client::registry::Registry;
 use prost::Message as _;
 use proto::events::rpc::Batch;
@@ -45,6 +47,7 @@ pub struct Events(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     log: bool,
+    presence: bool,
     webhooks: Vec<WebhookQueue>,
     readers: broadcast::Sender<Delivery>,
     channel: Option<Arc<dyn Channel>>,
@@ -80,6 +83,7 @@ impl Events {
         }
         let events = Self(Arc::new(Inner {
             log: settings.log,
+            presence: settings.presence,
             webhooks: queues,
             readers: broadcast::Sender::new(READER_QUEUE_BATCHES),
             channel,
@@ -150,6 +154,20 @@ impl EventWorkers {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What tells of agents and replicas that come and go, until `stop`, for the replica `me`; `None` if that is not
+    /// configured.
+    pub fn watch_fleet(
+        &self,
+        me: ReplicaId,
+        table: Arc<dyn RoutingTable>,
+        control_plane: Arc<dyn ControlPlane>,
+        stop: CancellationToken,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let events = self.events.clone();
+        let watch = move || fleet::watch(events, me, table, control_plane, stop);
+        self.events.0.presence.then(watch)
     }
 
     /// Follows the channel and calls webhooks, until `stop`.

@@ -37,7 +37,7 @@ use super::{
 };
 use file::Document;
 use runtime::{
-    metrics::reloads,
+    reloads,
     yaml::{self, Mistake},
 };
 

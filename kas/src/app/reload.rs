@@ -9,7 +9,7 @@ use std::{
 use control_plane::standalone::Standalone;
 use jiff::Timestamp;
 use runtime::{
-    metrics::reloads,
+    reloads,
     telemetry::{self, Causes},
     tls::ServerTls,
 };

@@ -28,8 +28,10 @@ section! {
         pub liveness_probe: UrlPath = UrlPath::new("/liveness"),
         /// The readiness probe.
         pub readiness_probe: UrlPath = UrlPath::new("/readiness"),
+        /// How many agents have metrics of their own, at most. Not among the keys of GitLab's kas.
+        pub max_agent_series: SeriesLimit = SeriesLimit(1000),
         /// Traces.
-        pub tracing: NoEffect<Option<Tracing>, NotBuilt> = NoEffect::new(None),
+        pub tracing: Option<Tracing> = None,
         /// Error reports.
         pub sentry: Sentry = Sentry::default(),
         /// How much is logged.
@@ -66,7 +68,7 @@ section! {
 }
 
 section! {
-    /// Where traces would go.
+    /// Where traces go.
     pub struct Tracing {
         /// An http or https URL that takes OTLP.
         pub otlp_endpoint: String,
@@ -74,6 +76,9 @@ section! {
         pub otlp_token_secret_file: Option<FilePath> = None,
         /// A CA that signs its certificate.
         pub otlp_ca_certificate_file: Option<FilePath> = None,
+        /// The share of requests that have a trace, of those about which the client has not decided. Not among the
+        /// keys of GitLab's kas.
+        pub sample_ratio: Share = Share(0.1),
     }
     check = check_endpoint;
 }
@@ -133,6 +138,27 @@ pub enum LogFormat {
 }
 
 impl Setting for LogFormat {}
+
+/// How many series there may be of one kind; zero is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct SeriesLimit(pub usize);
+
+impl Setting for SeriesLimit {}
+
+/// A share, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Share(pub f64);
+
+impl Setting for Share {
+    fn check(&self, at: &At<'_>) -> Result<(), Mistake> {
+        if (0.0..=1.0).contains(&self.0) {
+            return Ok(());
+        }
+        Err(at.mistake("must be a share from 0 to 1"))
+    }
+}
 
 impl UrlPath {
     fn new(url_path: &str) -> Self {

@@ -148,6 +148,7 @@ impl Cluster {
             gitlab: None,
             events: None,
             admin,
+            max_agent_series: 1000,
             observability: None,
         }));
         Ok(())

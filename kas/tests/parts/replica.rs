@@ -127,6 +127,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         gitlab: None,
         events: None,
         admin: None,
+        max_agent_series: 1000,
         observability: None,
     });
     Serving {

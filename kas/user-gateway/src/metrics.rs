@@ -1,11 +1,15 @@
 //! Metrics of the users' port.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
         counter::Counter,
+        exemplar::HistogramWithExemplars,
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
@@ -38,6 +42,15 @@ pub(crate) enum Over {
     Held,
 }
 
+const LIMITS: [Over; 6] = [
+    Over::AskedOfAddress,
+    Over::Asked,
+    Over::InProgressOfCaller,
+    Over::InProgress,
+    Over::HeldOfCaller,
+    Over::Held,
+];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Limit {
     limit: Over,
@@ -46,6 +59,46 @@ struct Limit {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     status: &'static str,
+}
+
+/// What kind of request one is: how long it takes means something else for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// GET, HEAD and the like.
+    Read,
+    /// Whatever may change something.
+    Write,
+    /// A watch, which lasts as long as its client wants.
+    Watch,
+    /// A connection of another protocol, such as that of `kubectl exec`.
+    Upgrade,
+}
+
+const VERBS: [&str; 4] = ["read", "write", "watch", "upgrade"];
+
+/// The trace that an exemplar leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Trace {
+    trace_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    verb: &'static str,
+    outcome: &'static str,
+}
+
+type Durations = HistogramWithExemplars<Trace>;
+
+const OUTCOMES: [&str; 4] = ["success", "refused", "failed", "aborted"];
+
+fn outcome(status: u16) -> usize {
+    match status {
+        0 => 3,
+        1..400 => 0,
+        400..500 => 1,
+        500.. => 2,
+    }
 }
 
 const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -61,6 +114,8 @@ struct Inner {
     in_flight: Gauge,
     held: Gauge,
     over_limit: Family<Limit, Counter>,
+    durations: Family<Kind, Durations, fn() -> Durations>,
+    by_kind: [[Durations; 4]; 4],
     routing: Family<Outcome, Histogram, fn() -> Histogram>,
     routed: Histogram,
     aborted: Histogram,
@@ -79,13 +134,27 @@ impl Default for Metrics {
         let by_class = CLASSES.map(|code| requests.get_or_create_owned(&Code { code }));
         let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let routing = Family::new_with_constructor(new);
+        // From 5 ms to 82 s.
+        let new: fn() -> Durations =
+            || HistogramWithExemplars::new(exponential_buckets(0.005, 2.0, 15));
+        let durations = Family::new_with_constructor(new);
+        let by_kind = VERBS.map(|verb| {
+            OUTCOMES.map(|outcome| durations.get_or_create_owned(&Kind { verb, outcome }))
+        });
         let outcome = |status| routing.get_or_create_owned(&Outcome { status });
+        // A series that begins with its first event hides it from rates.
+        let over_limit = Family::<Limit, Counter>::default();
+        for limit in LIMITS {
+            let _ = over_limit.get_or_create_owned(&Limit { limit });
+        }
         Self(Arc::new(Inner {
             by_class,
             requests,
+            durations,
+            by_kind,
             in_flight: Gauge::default(),
             held: Gauge::default(),
-            over_limit: Family::default(),
+            over_limit,
             routed: outcome("success"),
             aborted: outcome("aborted"),
             routing,
@@ -138,6 +207,11 @@ impl Metrics {
             "k8s_api_proxy_routing_duration_seconds",
             "Time from a request to a tunnel of its agent, or to the failure to get one",
             inner.routing.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_request_duration_seconds",
+            "Time from a request's head to the end of its answer, by the kind of request and its outcome: refused is 4xx, failed 5xx, aborted no whole answer",
+            inner.durations.clone(),
         );
         registry.register(
             "k8s_api_proxy_routing_timeout",
@@ -251,6 +325,14 @@ impl Metrics {
         self.0.resumes.inc();
     }
 
+    /// How long a request took that ended with this status, 0 without a whole answer.
+    pub(crate) fn took(&self, verb: Verb, status: u16, took: Duration, trace_id: Option<String>) {
+        let histogram = &self.0.by_kind[verb as usize][outcome(status)];
+        let trace = trace_id.map(|trace_id| Trace { trace_id });
+        let at = trace.as_ref().map(|_| SystemTime::now());
+        histogram.observe(took.as_secs_f64(), trace, at);
+    }
+
     /// Counts a request that is over; status 0 is one without a whole answer.
     pub(crate) fn over(&self, status: u16, received: u64, sent: u64) {
         let class = usize::from(status / 100).min(CLASSES.len() - 1);
@@ -281,6 +363,9 @@ mod tests {
         metrics.routed(Duration::from_millis(1));
         metrics.not_routed(Duration::from_secs(1));
         metrics.over(204, 1, 2);
+        let took = Duration::from_millis(3);
+        metrics.took(Verb::Read, 204, took, Some("abc".into()));
+        metrics.took(Verb::Watch, 0, took, None);
         metrics.refused(Over::HeldOfCaller);
 
         let mut text = String::new();
@@ -292,6 +377,8 @@ mod tests {
             "k8s_api_proxy_routing_timeout_total 1",
             "k8s_api_proxy_requests_total{code=\"2xx\"} 1",
             "k8s_api_proxy_sent_bytes_total 2",
+            "k8s_api_proxy_request_duration_seconds_count{verb=\"watch\",outcome=\"aborted\"} 1",
+            "k8s_api_proxy_request_duration_seconds_bucket{le=\"0.005\",verb=\"read\",outcome=\"success\"} 1 # {trace_id=\"abc\"} 0.003",
             "k8s_api_proxy_requests_over_limit_total{limit=\"HeldOfCaller\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");

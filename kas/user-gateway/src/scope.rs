@@ -5,13 +5,16 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 use control_plane::{Access, Identity};
 use http::{HeaderValue, Method, Uri, header, request::Parts};
 use router::AgentId;
-use runtime::telemetry::{Repeats, Untrusted};
+use runtime::{
+    telemetry::{Repeats, Untrusted},
+    traces::{TraceParent, TraceSpan},
+};
 use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
     in_progress::{Entry, Place},
-    metrics::{InFlight, Metrics},
+    metrics::{InFlight, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
 };
@@ -21,6 +24,8 @@ use crate::{
 pub(crate) struct Scope {
     id: RequestId,
     span: Span,
+    trace_parent: TraceParent,
+    trace: TraceSpan,
     started: Instant,
     method: Method,
     uri: Uri,
@@ -67,6 +72,8 @@ impl Scope {
         Box::new(Self {
             id,
             span,
+            trace_parent: TraceParent::of_headers(&head.headers),
+            trace: TraceSpan::default(),
             started,
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -103,6 +110,11 @@ impl Scope {
         &self.span
     }
 
+    /// The span of its trace, once it is known whose it is: strangers have none.
+    pub(crate) fn trace(&self) -> &TraceSpan {
+        &self.trace
+    }
+
     /// It keeps this place until it is over.
     pub(crate) fn admitted(&mut self, place: InProgress) {
         self.place = Some(place);
@@ -137,12 +149,52 @@ impl Scope {
     /// It is known whose it is.
     pub(crate) fn identified(&mut self, who: Identity) {
         self.caller = who.to_string().into();
+        if !self.trace.is_sampled() {
+            let age = self.started.elapsed();
+            self.trace = TraceSpan::enter("user request", &self.trace_parent, age);
+        }
         self.who = Some(who);
     }
 
     /// Who asks, as in `user:alice`; empty while that is not known.
     pub(crate) fn caller(&self) -> Arc<str> {
         self.caller.clone()
+    }
+}
+
+impl Scope {
+    fn verb(&self) -> Verb {
+        match self.status {
+            101 => Verb::Upgrade,
+            _ if self.watch => Verb::Watch,
+            _ if self.method.is_safe() => Verb::Read,
+            _ => Verb::Write,
+        }
+    }
+
+    fn end_trace(&mut self) {
+        let trace = &mut self.trace;
+        if !trace.is_sampled() {
+            return;
+        }
+        trace.set("http.request.method", self.method.to_string());
+        trace.set("url.path", self.uri.path().to_owned());
+        trace.set("http.response.status_code", i64::from(self.status));
+        trace.set("request_id", self.id.to_string());
+        trace.set("enduser.id", self.caller.to_string());
+        if let Some(agent) = self.agent {
+            trace.set("agent.id", agent.0);
+        }
+        for (key, count) in [("replays", self.replays), ("resumes", self.resumes)] {
+            if count > 0 {
+                trace.set(key, i64::from(count));
+            }
+        }
+        if self.status >= 500 || self.status == 0 {
+            trace.fail(&self.reason);
+        } else if self.cut {
+            trace.fail("the answer ended before it was whole");
+        }
     }
 }
 
@@ -153,6 +205,10 @@ impl Drop for Scope {
         }
         let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
+        let took = self.started.elapsed();
+        self.metrics
+            .took(self.verb(), whole, took, self.trace.trace_id());
+        self.end_trace();
         // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.
         static UNAUTHENTICATED: Repeats = Repeats::new("request without valid credentials");
         let known = self.who.is_some();

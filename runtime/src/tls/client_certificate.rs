@@ -8,7 +8,7 @@ use super::{
     Identity, TlsError,
     server::{Stamp, stamp},
 };
-use crate::metrics::reloads;
+use crate::reloads;
 
 /// A client certificate whose files are checked when a server asks for it; changed
 /// files that are not valid are logged, and the previous certificate stays.

@@ -9,7 +9,7 @@ use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{TlsError, provider};
-use crate::metrics::reloads;
+use crate::reloads;
 
 /// The files of a certificate chain and of its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use rustls::{
 use tokio::time::Instant;
 
 use super::{Identity, TlsError, pem, provider};
-use crate::metrics::reloads;
+use crate::reloads;
 
 /// How often, at most, the files are checked for changes.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);

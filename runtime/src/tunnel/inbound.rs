@@ -18,7 +18,10 @@ use proto::{
 use tonic::Status;
 
 use super::TunnelError;
-use crate::grpc::{ReceiveError, poll_message, status_from};
+use crate::{
+    grpc::{ReceiveError, poll_message, status_from},
+    traces::TraceParent,
+};
 
 /// The server's side of a tunnel.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct Inbound {
     source: Source,
     deframer: Deframer,
     order: Sequence,
+    trace_parent: TraceParent,
 }
 
 /// A message that the protocol does not allow.
@@ -53,7 +57,19 @@ impl Inbound {
             source: Source::Head(response),
             deframer: Deframer::new(Encoding::Identity),
             order: Sequence::new(CONNECT_RESPONSE),
+            trace_parent: TraceParent::default(),
         }
+    }
+
+    /// The call belongs to the trace that its metadata name.
+    pub fn belongs_to(&mut self, parent: TraceParent) {
+        self.trace_parent = parent;
+    }
+
+    /// The span of the call, below which others begin.
+    #[must_use]
+    pub fn trace_parent(&self) -> &TraceParent {
+        &self.trace_parent
     }
 
     /// The next message, in a right place; `None` when the server has ended the

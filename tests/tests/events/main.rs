@@ -29,6 +29,7 @@ use tests::{
     parts::{Part, skipped},
     ports,
     process::Process,
+    stub_api::StubApi,
     wait::{until, until_nothing_is_missing},
 };
 use tokio::{
@@ -165,6 +166,48 @@ async fn readers_hear_of_the_agents_they_name_whichever_replica_was_told() -> Re
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_and_goes_is_told_to_webhooks_and_readers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")?;
+    let (hook, api) = (ports::free(), ports::free());
+    let receiver = receiver(hook, &secret, folder).await?;
+    let secret = secret.display();
+    let webhook = format!("{{url: 'http://127.0.0.1:{hook}/hook', secret_file: {secret}}}");
+    let options = Options {
+        agent: &format!("events: {{presence: true, webhooks: [{webhook}]}}"),
+        more: &format!(
+            "api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}"
+        ),
+        ..Options::default()
+    };
+    let kas = Kas::start(options, folder).await?;
+    let (read, _reading) = reader(api).await?;
+    let token = kas.create_agent("site").await?;
+    let stub = StubApi::start().await?;
+    let links = Links {
+        kas: format!("ws://127.0.0.1:{}/", kas.agents),
+        ca: None,
+        kubeconfig: stub.kubeconfig(folder)?,
+    };
+    let hears = async |change: &str| {
+        let name = format!("{change} site");
+        let heard = async || {
+            let both = read.borrow().contains(&name) && changed(&receiver.output()).contains(&name);
+            both.then_some(())
+        };
+        let heard = until(&name, SOON, heard).await;
+        heard.with_context(|| format!("{}\n{}", kas.process.tail(), receiver.tail()))
+    };
+
+    let agentk = Agentk::with_flags(&[], "agentk", &links, &token, folder)?;
+    hears("agent.connected").await?;
+    drop(agentk);
+    hears("agent.disconnected").await
+}
+
 /// kas with two webhooks, one of which hangs, two pods of one agent, and a reader.
 struct Site {
     kas: Kas,
@@ -266,6 +309,23 @@ fn hooked(output: &str) -> Names {
     names.collect()
 }
 
+/// The changes of agents that a webhook's receiver has taken.
+fn changed(output: &str) -> Names {
+    let lines = output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of_fleet = lines.filter(|line| line["body"]["type"] == "kas.fleet");
+    let changes = of_fleet.flat_map(|line| {
+        let changes = line["body"]["data"]["changes"].as_array().cloned();
+        changes.unwrap_or_default()
+    });
+    let name = |change: Value| {
+        let (kind, agent) = (change["type"].as_str()?, change["agent"]["name"].as_str()?);
+        Some(format!("{kind} {agent}"))
+    };
+    changes.filter_map(name).collect()
+}
+
 /// Follows the events, by the port for GitLab, with a token as GitLab's.
 async fn reader(port: u16) -> Result<Reading> {
     let unknown = Rails::connect(port, None).await?;
@@ -288,9 +348,14 @@ async fn follow(rails: Rails, agent_ids: Vec<i64>) -> Result<Reading> {
     let reading = tokio::spawn(async move {
         let _open = rails;
         while let Ok(Some(FollowResponse { batch, .. })) = told.message().await {
-            let events = batch.unwrap_or_default().events;
-            let objects = events.into_iter().filter_map(|event| event.regarding);
-            names.send_modify(|names| names.extend(objects.map(|object| object.name)));
+            let batch = batch.unwrap_or_default();
+            let objects = batch.events.into_iter().filter_map(|event| event.regarding);
+            let changes = batch.changes.into_iter();
+            let changes = changes.map(|it| format!("{} {}", it.r#type, it.agent_name));
+            names.send_modify(|names| {
+                names.extend(objects.map(|object| object.name));
+                names.extend(changes);
+            });
         }
     });
     Ok((read, AbortOnDropHandle::new(reading)))

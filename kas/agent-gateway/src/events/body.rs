@@ -1,11 +1,20 @@
 //! The body of a webhook's request.
 
 use jiff::Timestamp;
-use proto::events::rpc::{Batch, Event};
+use proto::events::rpc::{Batch, Event, FleetChange};
 use serde_json::{Value, json};
 
 /// The body of a request, made at `now`.
 pub(super) fn encode(batch: &Batch, now: Timestamp) -> String {
+    if !batch.changes.is_empty() {
+        let changes: Vec<_> = batch.changes.iter().map(change).collect();
+        let body = json!({
+            "type": "kas.fleet",
+            "timestamp": now.to_string(),
+            "data": {"changes": changes},
+        });
+        return body.to_string();
+    }
     let events: Vec<_> = batch.events.iter().map(event).collect();
     let body = json!({
         "type": "kubernetes.events",
@@ -41,6 +50,21 @@ fn event(event: &Event) -> Value {
         "count": event.count,
         "occurrences": event.occurrences,
     })
+}
+
+fn change(change: &FleetChange) -> Value {
+    let mut told = json!({
+        "id": change.id,
+        "type": change.r#type,
+        "time": change.time.as_ref().and_then(time),
+    });
+    if change.replica.is_empty() {
+        told["agent"] = json!({"id": change.agent_id, "name": change.agent_name});
+        told["project"] = json!({"id": change.project_id, "path": change.project_path});
+    } else {
+        told["replica"] = json!(change.replica);
+    }
+    told
 }
 
 fn time(time: &prost_types::Timestamp) -> Option<String> {

@@ -7,6 +7,15 @@ pub(super) fn write(batch: &Batch) {
     for event in &batch.events {
         write_event(batch, event);
     }
+    for change in &batch.changes {
+        tracing::info!(
+            change = change.r#type,
+            agent.id = (change.agent_id != 0).then_some(change.agent_id),
+            agent.name = (change.agent_id != 0).then_some(&*change.agent_name),
+            replica = (!change.replica.is_empty()).then_some(&*change.replica),
+            "fleet changed"
+        );
+    }
     if batch.dropped > 0 {
         tracing::warn!(
             agent.id = batch.agent_id,

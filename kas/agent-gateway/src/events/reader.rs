@@ -61,6 +61,15 @@ fn response(delivery: &Delivery, agents: &[i64]) -> Option<FollowResponse> {
             batch: None,
             missed: true,
         }),
+        Delivery::Batch(batch) if !batch.changes.is_empty() => {
+            let mut batch = (**batch).clone();
+            let wanted = |id| agents.is_empty() || agents.contains(&id);
+            batch.changes.retain(|change| wanted(change.agent_id));
+            (!batch.changes.is_empty()).then_some(FollowResponse {
+                batch: Some(batch),
+                missed: false,
+            })
+        }
         Delivery::Batch(batch) => {
             let wanted = agents.is_empty() || agents.contains(&batch.agent_id);
             wanted.then(|| FollowResponse {

@@ -6,7 +6,7 @@
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use runtime::metrics::reloads;
+use runtime::reloads;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 

@@ -115,6 +115,7 @@ impl KubernetesApi {
         scope: &mut Scope,
     ) -> Box<ProxyRequest> {
         let watch = watch::prepare(&mut head);
+        scope.trace().propagate(&mut head.headers);
         let hold = self.settings.hold;
         let hold =
             request_head::timeout(head.target.query()).map_or(hold, |timeout| timeout.min(hold));
@@ -194,6 +195,7 @@ impl KubernetesApi {
         scope: &mut Scope,
     ) -> Result<Call, Failure> {
         let started = Instant::now();
+        let searching = scope.trace().child("tunnel search");
         let opened = loop {
             match self
                 .search(request, upload.as_deref_mut(), scope.deadline)
@@ -203,6 +205,7 @@ impl KubernetesApi {
                 Search::AllowedAs(access) => request.act_as(&access),
             }
         };
+        drop(searching);
         let took = started.elapsed();
         scope.routing += took;
         match opened {

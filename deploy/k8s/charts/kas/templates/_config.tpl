@@ -42,6 +42,7 @@ agent:
   {{- if $v.events.enabled }}
   events:
     log: {{ $v.events.log }}
+    presence: {{ $v.events.presence }}
     webhooks:
     {{- range $number, $webhook := $v.events.webhooks }}
     - {url: {{ $webhook.url | quote }}, secret_file: /etc/kas/webhook-{{ $number }}/{{ $webhook.key | default "webhook" }}}

@@ -72,6 +72,7 @@ impl Unary for Report {
                 project_path: agent.project_path.clone(),
                 events,
                 dropped,
+                changes: Vec::new(),
             };
             self.events.publish(batch).await;
         }
