@@ -80,6 +80,7 @@ impl Setup {
             self.peers.as_ref().map(|port| &port.acceptor),
             self.gitlab.as_ref().map(|port| &port.acceptor),
             self.admin.as_ref().map(|port| &port.acceptor),
+            self.admin.as_ref().map(|port| &port.acceptor),
             self.observability.as_ref().map(|(_, acceptor, _)| acceptor),
         ];
         let plain = plain.into_iter().flatten();
