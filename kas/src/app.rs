@@ -7,6 +7,7 @@ mod directions;
 mod gitlab_api;
 mod listener;
 mod peers;
+pub(crate) mod preflight;
 mod reload;
 pub(crate) mod routing;
 mod traces;

@@ -154,6 +154,14 @@ pub enum CommandError {
     /// The configuration file is not usable.
     #[error(transparent)]
     Configuration(#[from] ConfigError),
+    /// The server would not start with it.
+    #[error("the server would not start with {}:{}", file.display(), listed(.refusals))]
+    WouldNotStart {
+        /// The configuration file.
+        file: PathBuf,
+        /// Why.
+        refusals: Vec<anyhow::Error>,
+    },
     /// A file named by a flag, or a key file, cannot be read or written.
     #[error("{attempt}")]
     Io {
@@ -169,6 +177,12 @@ pub enum CommandError {
     /// No random numbers.
     #[error("cannot generate a token: the operating system gives no random numbers")]
     Random(#[source] std::io::Error),
+}
+
+/// One on each line.
+fn listed(refusals: &[anyhow::Error]) -> String {
+    let lines = refusals.iter().map(|error| format!("\n  {error:#}"));
+    lines.collect()
 }
 
 impl From<EditError> for CommandError {

@@ -584,7 +584,7 @@ async fn check_config_says_what_counts_and_what_does_not() -> Result<()> {
 
     let (said, content) = check(&text).await?;
 
-    ensure!(content, "{said}");
+    ensure!(!content, "{said}");
     for part in [
         "address: http://localhost:8080",
         "url_path_prefix: /-/kubernetes-agent/k8s-proxy/",
@@ -593,7 +593,8 @@ async fn check_config_says_what_counts_and_what_does_not() -> Result<()> {
         "dsn: \"<hidden>\"",
         "agnet is ignored: unknown key `agnet`, did you mean `agent`?",
         "redis.pool_size is ignored: accepted and without effect, as in GitLab's kas",
-        "there is no file /var/opt/gitlab/gitlab-kas/authentication_secret_file",
+        "the server would not start with ",
+        "/var/opt/gitlab/gitlab-kas/authentication_secret_file",
     ] {
         ensure!(said.contains(part), "{part}\n{said}");
     }
@@ -616,6 +617,18 @@ async fn check_config_refuses_what_a_start_would_refuse() -> Result<()> {
         (
             "standalone: {file: a}\nagent: {info_cache_ttl: 5m}",
             "not a duration",
+        ),
+        (
+            "gitlab: {address: http://g, authentication_secret_file: /nowhere/secret}",
+            "/nowhere/secret",
+        ),
+        (
+            "standalone: {file: a}\nagent: {listen: {certificate_file: /nowhere/c, key_file: /nowhere/k}}",
+            "agent.listen: ",
+        ),
+        (
+            "standalone: {file: a}\nredis: {server: {address: 'r:1'}, password_file: /nowhere/p}",
+            "redis.password_file: cannot read /nowhere/p",
         ),
     ] {
         let (said, content) = check(text).await?;

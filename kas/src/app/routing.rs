@@ -158,6 +158,11 @@ pub(crate) fn shared(
     ))
 }
 
+/// Whether a start would take the section.
+pub(super) fn check(redis: &Redis) -> anyhow::Result<()> {
+    options(redis).map(drop)
+}
+
 fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
     let servers = redis.servers().context("redis: it names no server")?;
     let servers = match servers {

@@ -1,19 +1,27 @@
 //! `kas check-config FILE`: what a configuration file means to this version.
 
-use std::{
-    fmt::Write,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write, path::Path};
 
 use runtime::yaml::{self, NonEmpty};
 
 use super::{CommandError, Output};
-use crate::config::{self, Config, ControlPlaneConfig};
+use crate::{
+    app::preflight,
+    config::{self, Config, ControlPlaneConfig},
+};
 
-/// Prints the effective configuration, keys without effect and likely mistakes.
+/// Prints the effective configuration, keys without effect and likely mistakes; fails where the server would not start.
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
     let loaded = config::load(file)?;
-    output.result(&report(file, &loaded))
+    output.result(&report(file, &loaded))?;
+    let refusals = preflight::refusals(&loaded.config);
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::WouldNotStart {
+        file: file.to_owned(),
+        refusals,
+    })
 }
 
 fn report(file: &Path, loaded: &config::Loaded) -> String {
@@ -42,7 +50,7 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
     }
 }
 
-/// Likely mistakes: valid values that are probably not intended, and files that are missing.
+/// Likely mistakes: valid values that are probably not intended.
 fn mistakes(config: &Config) -> Vec<String> {
     let mut mistakes = Vec::new();
     if let ControlPlaneConfig::GitLab(gitlab) = config.control_plane() {
@@ -58,42 +66,10 @@ fn mistakes(config: &Config) -> Vec<String> {
             Some(_) => {}
         }
     }
-    let missing = files(config)
-        .into_iter()
-        .filter(|(_, file)| !file.is_file());
-    mistakes
-        .extend(missing.map(|(key, file)| format!("{key}: there is no file {}", file.display())));
     mistakes
 }
 
 fn is_origin(url: &str) -> bool {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     !rest.contains(['/', '?'])
-}
-
-/// The files that the server reads when it starts.
-fn files(config: &Config) -> Vec<(&'static str, PathBuf)> {
-    let mut files = Vec::new();
-    match config.control_plane() {
-        ControlPlaneConfig::Standalone(file) => files.push(("standalone.file", file.to_owned())),
-        ControlPlaneConfig::GitLab(gitlab) => {
-            let secret = gitlab.authentication_secret_file.0.clone();
-            files.push(("gitlab.authentication_secret_file", secret));
-            let ca = gitlab.ca_certificate_file.clone();
-            files.extend(ca.map(|ca| ("gitlab.ca_certificate_file", ca)));
-        }
-    }
-    if let Some(api) = &config.api {
-        let secret = api.listen.authentication_secret_file.0.clone();
-        files.push(("api.listen.authentication_secret_file", secret));
-    }
-    if let Some(private) = &config.private_api {
-        let secret = private.listen.authentication_secret_file.0.clone();
-        files.push(("private_api.listen.authentication_secret_file", secret));
-    }
-    if let Some(redis) = &config.redis {
-        let password = redis.password_file.clone();
-        files.extend(password.map(|it| ("redis.password_file", it)));
-    }
-    files
 }
