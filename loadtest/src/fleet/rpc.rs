@@ -1,7 +1,9 @@
 //! gRPC calls to kas on one HTTP/2 connection, with as little as they need.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, uri::PathAndQuery};
 use proto::frame::{Deframer, Encoding, Frame, FrameError};
 use runtime::{
     connect::Target,
@@ -32,6 +34,13 @@ pub(super) enum Failure {
     /// Something that the protocol forbids.
     #[error("protocol: {0}")]
     Protocol(&'static str),
+}
+
+/// The UID of the cluster of an agent, as our agentk tells it: each token has one.
+fn cluster(token: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    token.hash(&mut hasher);
+    format!("loadtest-{:016x}", hasher.finish())
 }
 
 /// What all requests of one agent begin with.
@@ -76,6 +85,10 @@ impl Head {
                 HeaderValue::from_static("application/grpc"),
             ),
             (http::header::TE, HeaderValue::from_static("trailers")),
+            (
+                HeaderName::from_static("kas-cluster"),
+                HeaderValue::try_from(cluster(token))?,
+            ),
         ];
         Ok(Self {
             origin,

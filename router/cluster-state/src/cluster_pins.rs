@@ -19,10 +19,10 @@ pub struct ClusterUid(Arc<str>);
 #[error("a cluster's UID has 1 to 64 letters, digits and hyphens")]
 pub struct ClusterUidError;
 
-/// The pins of all agents, shared by all replicas. They last until they are removed.
+/// The pins of all agents, shared by all replicas. They last until they are removed, or the store is lost with them.
 pub trait ClusterPins: Debug + Send + Sync + 'static {
-    /// All pins.
-    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, ClusterUid>>;
+    /// All pins; `None` for agents whose pin was removed. Of others nothing is known, or not any more.
+    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, Option<ClusterUid>>>;
 
     /// The pin of an agent.
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Option<ClusterUid>>;

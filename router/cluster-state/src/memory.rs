@@ -36,7 +36,7 @@ struct MemoryRecords(Mutex<HashMap<RecordSubject, VecDeque<ConnectionRecord>>>);
 
 /// The cluster pins of all replicas in this process.
 #[derive(Debug, Default)]
-struct MemoryPins(Mutex<HashMap<AgentId, ClusterUid>>);
+struct MemoryPins(Mutex<HashMap<AgentId, Option<ClusterUid>>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -152,12 +152,12 @@ impl ConnectionRecords for MemoryRecords {
 }
 
 impl ClusterPins for MemoryPins {
-    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, ClusterUid>> {
+    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, Option<ClusterUid>>> {
         Box::pin(std::future::ready(Ok(lock(&self.0).clone())))
     }
 
     fn read(&self, agent: AgentId) -> StoreFuture<'_, Option<ClusterUid>> {
-        let pin = lock(&self.0).get(&agent).cloned();
+        let pin = lock(&self.0).get(&agent).cloned().flatten();
         Box::pin(std::future::ready(Ok(pin)))
     }
 
@@ -166,19 +166,14 @@ impl ClusterPins for MemoryPins {
         agent: AgentId,
         cluster: &'a ClusterUid,
     ) -> StoreFuture<'a, ClusterUid> {
-        let pinned = lock(&self.0)
-            .entry(agent)
-            .or_insert(cluster.clone())
-            .clone();
+        let mut pins = lock(&self.0);
+        let pin = pins.entry(agent).or_default();
+        let pinned = pin.get_or_insert_with(|| cluster.clone()).clone();
         Box::pin(std::future::ready(Ok(pinned)))
     }
 
     fn set<'a>(&'a self, agent: AgentId, cluster: Option<&'a ClusterUid>) -> StoreFuture<'a, ()> {
-        let mut pins = lock(&self.0);
-        match cluster {
-            Some(cluster) => pins.insert(agent, cluster.clone()),
-            None => pins.remove(&agent),
-        };
+        lock(&self.0).insert(agent, cluster.cloned());
         Box::pin(std::future::ready(Ok(())))
     }
 }

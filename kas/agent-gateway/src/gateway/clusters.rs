@@ -181,7 +181,10 @@ impl Clusters {
     /// # Errors
     /// When the store cannot say.
     pub async fn all(&self) -> Result<HashMap<AgentId, ClusterUid>, StoreError> {
-        self.pins.all().await
+        let pins = self.pins.all().await?.into_iter();
+        Ok(pins
+            .filter_map(|(agent, pin)| Some((agent, pin?)))
+            .collect())
     }
 
     /// Pins an agent to a cluster, or with `None` to none until its next tunnel. Tunnels to other clusters end.
@@ -405,18 +408,22 @@ impl Clusters {
         let others: Vec<_> = {
             let agents = self.lock();
             let others = agents.iter().filter(|(id, _)| !pins.contains_key(id));
-            let others = others.filter_map(|(id, it)| Some((*id, it.pin.clone()?, it.tentative)));
+            let others = others.filter_map(|(id, it)| {
+                let connected = it.callers.iter().any(|caller| caller.strong_count() > 0);
+                Some((*id, it.pin.clone()?, it.tentative || connected))
+            });
             others.collect()
         };
-        for (agent, cluster, tentative) in others {
-            if tentative {
+        for (agent, cluster, holds) in others {
+            // A store that has lost its pins gets those of connected agents again.
+            if holds {
                 self.pin_first(agent, cluster).await;
             } else {
                 self.know(agent, None, false);
             }
         }
-        for (agent, cluster) in pins {
-            self.know(agent, Some(cluster), false);
+        for (agent, pin) in pins {
+            self.know(agent, pin, false);
         }
     }
 

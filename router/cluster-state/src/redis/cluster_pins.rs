@@ -15,6 +15,9 @@ use crate::{
 /// How long a command may take: an agent's first tunnel waits for it.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// In the place of a pin that was removed, so that no replica writes again what it remembers.
+const REMOVED: &str = "";
+
 /// The pins of all replicas.
 #[derive(Debug)]
 pub(super) struct RedisPins {
@@ -53,13 +56,16 @@ impl RedisPins {
 }
 
 impl ClusterPins for RedisPins {
-    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, ClusterUid>> {
+    fn all(&self) -> StoreFuture<'_, HashMap<AgentId, Option<ClusterUid>>> {
         async move {
             let read = fields::<String>(&self.client, &self.keys.clusters, MAX_PINS);
             let (fields, _) = self.run("read_pins", read).await?;
             let pins = fields.into_iter().filter_map(|(id, written)| {
                 let agent = AgentId(id.parse().ok()?);
-                Some((agent, self.verified(agent, &written)?))
+                let text = self.signer.read_pin(agent, &written)?;
+                let removed = text == REMOVED;
+                let pin = ClusterUid::parse(&text).ok();
+                (removed || pin.is_some()).then_some((agent, pin))
             });
             Ok(pins.take(MAX_PINS).collect())
         }
@@ -99,7 +105,7 @@ impl ClusterPins for RedisPins {
             if let Some(pinned) = pinned {
                 return Ok(pinned);
             }
-            // Not a replica's entry, or one of another secret: it does not count, and this one replaces it.
+            // A pin that was removed, or an entry that is no replica's: this one replaces it.
             let set = self.client.hset::<(), _, _>(key, (field, value));
             self.run("pin", set).await?;
             Ok(cluster.clone())
@@ -110,17 +116,10 @@ impl ClusterPins for RedisPins {
     fn set<'a>(&'a self, agent: AgentId, cluster: Option<&'a ClusterUid>) -> StoreFuture<'a, ()> {
         async move {
             let (key, field) = (&self.keys.clusters, agent.to_string());
-            match cluster {
-                Some(cluster) => {
-                    let value = self.signer.write_pin(agent, cluster.as_str());
-                    let set = self.client.hset::<(), _, _>(key, (field, value));
-                    self.run("pin", set).await
-                }
-                None => {
-                    let removed = self.client.hdel::<(), _, _>(key, field);
-                    self.run("unpin", removed).await
-                }
-            }
+            let text = cluster.map_or(REMOVED, ClusterUid::as_str);
+            let value = self.signer.write_pin(agent, text);
+            let set = self.client.hset::<(), _, _>(key, (field, value));
+            self.run("pin", set).await
         }
         .boxed()
     }

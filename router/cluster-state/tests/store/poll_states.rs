@@ -149,10 +149,13 @@ async fn the_first_cluster_is_pinned_for_all_replicas_until_somebody_changes_it(
 
     assert_eq!(one.pin_first(agent, &x).await.unwrap(), x);
     assert_eq!(two.pin_first(agent, &y).await.unwrap(), x);
-    assert_eq!(two.all().await.unwrap(), [(agent, x)].into());
+    assert_eq!(two.all().await.unwrap(), [(agent, Some(x))].into());
 
     two.set(agent, Some(&y)).await.unwrap();
     assert_eq!(one.pin_first(agent, &uid("z")).await.unwrap(), y);
     one.set(agent, None).await.unwrap();
-    assert_eq!(two.all().await.unwrap(), [].into());
+    // A pin that was removed is told apart from one that the store has lost.
+    assert_eq!(two.all().await.unwrap(), [(agent, None)].into());
+    assert_eq!(two.read(agent).await.unwrap(), None);
+    assert_eq!(two.pin_first(agent, &uid("z")).await.unwrap(), uid("z"));
 }
