@@ -1,15 +1,19 @@
 //! The questions as gRPC.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
 
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Admin,
+    Admin, Failure,
+    server::Caller,
     v1::{
-        Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, GetStatusRequest,
+        Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, GetStatusRequest,
         ListAgentsRequest, ListAgentsResponse, ListReplicasRequest, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse,
+        ListRequestsRequest, ListRequestsResponse, SetLogLevelRequest, SetLogLevelResponse,
+        WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -27,6 +31,23 @@ pub(crate) fn service(admin: Arc<Admin>) -> AdminServer<Grpc> {
 
 #[tonic::async_trait]
 impl Service for Grpc {
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let unknown = || Failure::Unauthenticated("the caller is not known");
+        let Caller(caller) = caller.ok_or_else(unknown)?;
+        let listener = self.0.listen(caller).await?;
+        let events = stream::unfold(listener, |mut listener| async {
+            let event = listener.next().await?;
+            Some((Ok(event), listener))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
     async fn get_status(
         &self,
         _: Request<GetStatusRequest>,
@@ -60,6 +81,15 @@ impl Service for Grpc {
         _: Request<ListReplicasRequest>,
     ) -> Result<Response<ListReplicasResponse>, Status> {
         Ok(Response::new(self.0.replicas().await))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<SetLogLevelRequest>,
+    ) -> Result<Response<SetLogLevelResponse>, Status> {
+        Ok(Response::new(
+            self.0.set_log_level(request.get_ref()).await?,
+        ))
     }
 
     async fn list_requests(

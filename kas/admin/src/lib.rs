@@ -10,6 +10,7 @@
 mod authenticate;
 mod client;
 pub mod config;
+mod events;
 mod explain;
 mod failure;
 mod filter;

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use cluster_state::{AgentId, ReplicaId, RoutingTable};
 use jiff::Timestamp;
 use router::Registry;
+use runtime::telemetry::{self, LogLevel};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, service::Routes};
 use user_gateway::Metrics;
 
 use crate::{
+    Failure,
     sources::store,
     v1::{
         AgentReference, GetReplicaRequest, GetTunnelsRequest, ListRequestsRequest,
-        ListRequestsResponse, ReplicaDetails, RequestInProgress, Tunnels,
+        ListRequestsResponse, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
+        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -22,6 +25,7 @@ use crate::{
 pub const PEER_SERVICE: &str = "/kas.admin.v1.Replica/";
 pub(crate) const GET_REPLICA: &str = "/kas.admin.v1.Replica/GetReplica";
 pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequests";
+pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
 pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 /// Requests in one answer, at most.
 const MAX_REQUESTS: u32 = 500;
@@ -71,7 +75,32 @@ impl Own {
             requests_total,
             requests_failed,
             store: store(self.table.store_health()).to_owned(),
+            log_level: telemetry::current_level()
+                .map_or(String::new(), |it| it.as_str().to_owned()),
         }
+    }
+
+    /// Changes how much this process logs.
+    ///
+    /// # Errors
+    /// When there is no such level.
+    pub(crate) fn set_log_level(
+        &self,
+        asked: &SetLogLevelRequest,
+    ) -> Result<ReplicaLogLevel, Failure> {
+        let wanted = level(&asked.level)?;
+        let changed = telemetry::set_level(wanted);
+        if changed.is_ok() {
+            tracing::info!(
+                level = wanted.as_str(),
+                "log level changed by the admin API"
+            );
+        }
+        Ok(ReplicaLogLevel {
+            replica: self.id.to_string(),
+            level: self.details().log_level,
+            problem: changed.err().map_or(String::new(), |it| it.to_string()),
+        })
     }
 
     pub(crate) fn tunnels(&self, agent: AgentId) -> Tunnels {
@@ -109,6 +138,20 @@ impl Own {
     }
 }
 
+/// The level of this name.
+pub(crate) fn level(name: &str) -> Result<LogLevel, Failure> {
+    let all = [
+        LogLevel::Debug,
+        LogLevel::Info,
+        LogLevel::Warn,
+        LogLevel::Error,
+    ];
+    let found = all.into_iter().find(|it| it.as_str() == name);
+    found.ok_or_else(|| {
+        Failure::Invalid("level must be `debug`, `info`, `warn` or `error`".to_owned())
+    })
+}
+
 /// The number of requests that an answer may have.
 pub(crate) fn limit(asked: u32) -> usize {
     let limit = match asked {
@@ -137,6 +180,14 @@ impl Replica for Own {
         request: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
         Ok(Response::new(self.requests(request.get_ref())))
+    }
+
+    async fn set_own_log_level(
+        &self,
+        request: Request<SetLogLevelRequest>,
+    ) -> Result<Response<SetLogLevelResponse>, Status> {
+        let replicas = vec![self.set_log_level(request.get_ref())?];
+        Ok(Response::new(SetLogLevelResponse { replicas }))
     }
 
     async fn get_tunnels(

@@ -1,15 +1,16 @@
 //! The questions as REST: routes, and the OpenAPI document that is made of the same definitions.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
-    extract::{Path, RawQuery, State},
+    extract::{Path, RawQuery, Request, State},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{
@@ -20,13 +21,18 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Admin, Failure,
+    server::Caller,
     v1::{
-        Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
+        Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
         ListAgentsResponse, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
-        Problem,
+        Problem, SetLogLevelRequest, SetLogLevelResponse,
     },
 };
 
+/// How often listeners hear something, so that no load balancer takes the connection for dead.
+const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(15);
+/// Bytes of JSON in a request, at most.
+const MAX_JSON_BYTES: usize = 16 << 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(OpenApi)]
@@ -65,6 +71,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(explain))
         .routes(routes!(replicas))
         .routes(routes!(requests))
+        .routes(routes!(log_level))
+        .routes(routes!(events))
         .split_for_parts();
     let document = serde_json::to_vec(&document).expect("a document of texts is JSON");
     let document = Bytes::from(document);
@@ -116,6 +124,61 @@ async fn requests(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) ->
         Ok(asked) => json(StatusCode::OK, &admin.requests(&asked).await),
         Err(failure) => failure.into_response(),
     }
+}
+
+/// Changes how much replicas log, until they are started again or their configuration is reloaded.
+#[utoipa::path(put, path = "/v1/log-level", request_body = SetLogLevelRequest, responses((status = 200, body = SetLogLevelResponse), (status = "default", body = Problem)))]
+async fn log_level(State(admin): State<Arc<Admin>>, request: Request) -> Response {
+    let answer = async { admin.set_log_level(&sent(request).await?).await };
+    answered(answer.await)
+}
+
+/// What changes, from now on, as server-sent events: `event:` is the type, `data:` the event as JSON.
+#[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Event, content_type = "text/event-stream"), (status = "default", body = Problem)))]
+async fn events(
+    State(admin): State<Arc<Admin>>,
+    Extension(Caller(caller)): Extension<Caller>,
+) -> Response {
+    let listener = match admin.listen(caller).await {
+        Ok(listener) => listener,
+        Err(failure) => return failure.into_response(),
+    };
+    // The first line tells a client at once that it listens.
+    let told = stream::once(async { Bytes::from_static(b": listening\n\n") });
+    let events = stream::unfold(listener, |mut listener| async {
+        let next = tokio::time::timeout(SIGN_OF_LIFE_INTERVAL, listener.next()).await;
+        let text = match next {
+            Ok(Some(event)) => server_sent(&event),
+            Ok(None) => return None,
+            Err(_) => Bytes::from_static(b": still here\n\n"),
+        };
+        Some((text, listener))
+    });
+    let frames = told.chain(events).map(Ok::<_, Infallible>);
+    let mut response = Response::new(Body::from_stream(frames));
+    let kind = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn server_sent(event: &Event) -> Bytes {
+    let data = serde_json::to_string(event).expect("messages of numbers and texts are JSON");
+    format!("event: {}\ndata: {data}\n\n", event.r#type).into()
+}
+
+/// The JSON that a request carries. A page of another site cannot send this type without asking first.
+async fn sent<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next().map(str::trim) != Some("application/json") {
+        return Err(Failure::Invalid(
+            "send JSON, as `Content-Type: application/json`".to_owned(),
+        ));
+    }
+    let wrong = |why: String| Failure::Invalid(format!("the JSON is not understood: {why}"));
+    let body = axum::body::to_bytes(request.into_body(), MAX_JSON_BYTES);
+    let body = body.await.map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))
 }
 
 async fn nothing() -> Failure {

@@ -44,7 +44,7 @@ use tower::ServiceExt as _;
 use crate::{Admin, Failure, authenticate::Door, grpc, page, rest, tokens::Tokens};
 
 /// Connections at once; more wait for others to end.
-const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 512;
 /// How long a connection may take to its first request of somebody who is known.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection of HTTP/1.1 may be without a request, the next head included.
@@ -69,9 +69,9 @@ const WORKERS: usize = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests until their answers were sent, by caller.
 const IN_PROGRESS: Limits = Limits {
-    total: 256,
-    each: 128,
-    reserved: 32,
+    total: 512,
+    each: 384,
+    reserved: 64,
 };
 /// Requests of one caller.
 const RATE_PER_CALLER: Rate = Rate {
@@ -110,6 +110,10 @@ impl Settings {
 pub struct AdminApi {
     router: Router,
 }
+
+/// Who makes a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(pub(crate) Arc<str>);
 
 /// What all requests pass.
 #[derive(Debug)]
@@ -274,7 +278,8 @@ impl Front {
             ))
         })?;
         tracing::debug!(%remote_addr, who = &*caller, method = %request.method(), path = request.uri().path(), "admin request");
-        let request = request.map(|body| Body::new(Limited::new(body, MAX_BODY_BYTES)));
+        let mut request = request.map(|body| Body::new(Limited::new(body, MAX_BODY_BYTES)));
+        request.extensions_mut().insert(Caller(caller));
         let answer = async {
             // The semaphore is never closed.
             let _turn = self.workers.acquire().await;

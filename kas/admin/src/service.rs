@@ -5,16 +5,18 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use cluster_state::{AgentId, Member, MemberState};
 
 use crate::{
-    Failure, Sources, explain,
+    Failure, Sources,
+    events::{Events, Listener},
+    explain,
     filter::Filter,
     fleet::{CONNECTED, Fleet, Snapshot, complete},
     peers,
-    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, count, limit},
+    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit},
     v1::{
         Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
         GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
         ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ReplicaDetails,
-        ReplicaEntry,
+        ReplicaEntry, ReplicaLogLevel, SetLogLevelRequest, SetLogLevelResponse,
     },
 };
 
@@ -31,13 +33,16 @@ pub struct Admin {
     sources: Sources,
     own: Own,
     fleet: Arc<Fleet>,
+    events: Arc<Events>,
 }
 
 impl Admin {
     /// Answers from these.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
+        let fleet = Fleet::new(sources.clone());
         Self {
+            events: Events::new(fleet.clone(), sources.table.clone()),
             own: Own {
                 id: sources.me.replica.clone(),
                 started_at: sources.started_at,
@@ -45,9 +50,17 @@ impl Admin {
                 table: sources.table.clone(),
                 requests: sources.requests.clone(),
             },
-            fleet: Fleet::new(sources.clone()),
+            fleet,
             sources,
         }
+    }
+
+    /// What changes, from now on.
+    ///
+    /// # Errors
+    /// When there are too many who listen.
+    pub(crate) async fn listen(&self, caller: Arc<str>) -> Result<Listener, Failure> {
+        self.events.listen(caller).await
     }
 
     /// The headline.
@@ -183,6 +196,55 @@ impl Admin {
         all
     }
 
+    /// Changes how much one replica logs, or all.
+    ///
+    /// # Errors
+    /// When there is no such level or no such replica.
+    pub async fn set_log_level(
+        &self,
+        asked: &SetLogLevelRequest,
+    ) -> Result<SetLogLevelResponse, Failure> {
+        level(&asked.level)?;
+        let mut members = peers::members(&*self.sources.table);
+        if !asked.replica.is_empty() {
+            members.retain(|it| it.replica.replica.to_string() == asked.replica);
+        }
+        if members.is_empty() {
+            return Err(Failure::NotFound(
+                "no replica with this id is known: see `kas replica list`".to_owned(),
+            ));
+        }
+        let questions = members
+            .iter()
+            .map(|member| self.set_log_level_of(member, asked));
+        let replicas = peers::all(questions.collect()).await;
+        Ok(SetLogLevelResponse { replicas })
+    }
+
+    async fn set_log_level_of(
+        &self,
+        member: &Member,
+        asked: &SetLogLevelRequest,
+    ) -> ReplicaLogLevel {
+        let answer = if self.is_me(member) {
+            let own = self.own.set_log_level(asked);
+            own.map_err(|failure| failure.to_string())
+        } else {
+            let (router, url) = (&self.sources.router, &member.replica.url);
+            let answer: Result<SetLogLevelResponse, _> =
+                peers::ask(router, url, SET_OWN_LOG_LEVEL, asked).await;
+            answer.and_then(|it| {
+                let first = it.replicas.into_iter().next();
+                first.ok_or_else(|| "its answer is empty".to_owned())
+            })
+        };
+        answer.unwrap_or_else(|problem| ReplicaLogLevel {
+            replica: member.replica.replica.to_string(),
+            level: String::new(),
+            problem,
+        })
+    }
+
     async fn requests_of(
         &self,
         member: &Member,
@@ -232,7 +294,7 @@ impl Admin {
     }
 }
 
-fn state(state: MemberState) -> &'static str {
+pub(crate) fn state(state: MemberState) -> &'static str {
     match state {
         MemberState::Serving => "serving",
         MemberState::Draining => "draining",
