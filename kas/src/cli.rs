@@ -6,18 +6,24 @@ mod caller;
 mod check_config;
 mod connected;
 mod duration;
+mod fleet;
 mod kubeconfig;
 mod output;
 mod receptive;
+mod server;
+mod top;
 mod up;
 
+pub use fleet::{FleetFilter, View};
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
 pub use output::Output;
+pub use server::ServerArgs;
 pub use up::UpArgs;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use admin::ClientError;
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use control_plane::{
     Token,
     standalone::{
@@ -76,6 +82,51 @@ pub enum FileCommand {
         #[command(subcommand)]
         action: agent::Action,
     },
+    /// Say where a request for an agent would go now, and why
+    Explain {
+        /// Number or name of the agent
+        agent: String,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
+    /// Watch fleet, replicas and requests of a running server on a terminal
+    Top {
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Look at the replicas of a running server
+    Replica {
+        /// Subcommand.
+        #[command(subcommand)]
+        action: ReplicaAction,
+    },
+    /// Change how much the replicas of a running server log, until they are started again or reloaded
+    LogLevel {
+        /// The level
+        level: fleet::LogLevel,
+        /// Id of one replica; without it all
+        #[arg(long, value_name = "ID")]
+        replica: Option<String>,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Look at requests in progress of a running server
+    Request {
+        /// Subcommand.
+        #[command(subcommand)]
+        action: RequestAction,
+    },
+    /// Print a script that completes commands and flags in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Manage users and their tokens
     User {
         /// The control plane's file.
@@ -114,17 +165,48 @@ pub enum FileCommand {
     },
 }
 
+/// `kas replica` subcommands.
+#[derive(Debug, Subcommand)]
+pub enum ReplicaAction {
+    /// List the replicas of a running server
+    List {
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
+}
+
+/// `kas request` subcommands.
+#[derive(Debug, Subcommand)]
+pub enum RequestAction {
+    /// List requests in progress, the oldest first
+    List {
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
+}
+
 /// The file of the standalone control plane.
 #[derive(Debug, Args)]
 pub struct FileArg {
-    /// The file of the standalone control plane
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        default_value = "./kas-data/agents.yaml"
-    )]
-    pub file: PathBuf,
+    /// The file of the standalone control plane [default: ./kas-data/agents.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+impl FileArg {
+    /// Where the file is.
+    fn path(&self) -> PathBuf {
+        let given = self.file.clone();
+        given.unwrap_or_else(|| "./kas-data/agents.yaml".into())
+    }
 }
 
 /// A failed command; each message names a remedy.
@@ -151,6 +233,12 @@ pub enum CommandError {
         #[source]
         error: anyhow::Error,
     },
+    /// There is no connection to a running server.
+    #[error("cannot ask the server's admin API")]
+    Connect(#[from] ClientError),
+    /// A running server refuses.
+    #[error("the server says: {}", .0.message())]
+    Refused(Box<tonic::Status>),
     /// The configuration file is not usable.
     #[error(transparent)]
     Configuration(#[from] ConfigError),
@@ -185,6 +273,12 @@ fn listed(refusals: &[anyhow::Error]) -> String {
     lines.collect()
 }
 
+impl From<tonic::Status> for CommandError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
 impl From<EditError> for CommandError {
     fn from(error: EditError) -> Self {
         Self::Change(error.into())
@@ -202,17 +296,49 @@ impl FileCommand {
     pub async fn run(self, output: &mut Output<'_>) -> Result<(), CommandError> {
         match self {
             Self::CheckConfig { file } => check_config::run(&file, output),
-            Self::Agent { file, action } => agent::run(&file.file, action, output).await,
+            Self::Agent { file, action } => agent::run(&file, action, output).await,
             Self::User { file, action } => {
-                caller::run(&file.file, CallerKind::User, action, output)
+                caller::run(&file.path(), CallerKind::User, action, output)
             }
             Self::Service { file, action } => {
-                caller::run(&file.file, CallerKind::Service, action, output)
+                caller::run(&file.path(), CallerKind::Service, action, output)
             }
-            Self::Access { file, action } => access::run(&file.file, action, output),
-            Self::Kubeconfig { file, args } => kubeconfig::run(&file.file, args, output),
+            Self::Access { file, action } => access::run(&file.path(), action, output),
+            Self::Kubeconfig { file, args } => kubeconfig::run(&file.path(), args, output),
+            Self::Explain {
+                agent,
+                server,
+                output: view,
+            } => fleet::explain(&server, agent, view, output).await,
+            Self::Replica {
+                action:
+                    ReplicaAction::List {
+                        server,
+                        output: view,
+                    },
+            } => fleet::replicas(&server, view, output).await,
+            Self::Request {
+                action:
+                    RequestAction::List {
+                        server,
+                        output: view,
+                    },
+            } => fleet::requests(&server, view, output).await,
+            Self::Top { server } => top::run(&server).await,
+            Self::LogLevel {
+                level,
+                replica,
+                server,
+            } => fleet::set_log_level(&server, level, replica, output).await,
+            Self::Completions { shell } => completions(shell, output),
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kas", &mut script);
+    output.result(&String::from_utf8_lossy(&script))
 }
 
 /// A new token and what the file keeps of it.

@@ -14,7 +14,7 @@ use tests::{
     browser,
     certs::Certs,
     chaos::Mode,
-    http as client,
+    http::{self as client, Socket},
     kas::{Kas, Options, run_cli},
     parts::{Part, skipped},
     ports,
@@ -36,7 +36,7 @@ struct Site {
     replicas: Replicas,
     stub: StubApi,
     bearer: String,
-    _agent: Agentk,
+    agent: Agentk,
 }
 
 impl Site {
@@ -56,7 +56,7 @@ impl Site {
             kubeconfig: stub.kubeconfig(folder.path())?,
         };
         let site = Self {
-            _agent: Agentk::start("agentk", &links, &token, folder.path())?,
+            agent: Agentk::start("agentk", &links, &token, folder.path())?,
             bearer: format!("pat:2:{user}"),
             folder,
             replicas,
@@ -76,6 +76,19 @@ impl Site {
 
     async fn ask(&self, number: usize, path: &str) -> Result<Value> {
         ask(self.replicas.members[number].admin, path).await
+    }
+
+    /// Runs a command against the second replica.
+    async fn cli(&self, args: &[&str]) -> Result<String> {
+        let port = self.replicas.members[1].admin;
+        let mut command = Command::new(programs::kas()?);
+        command
+            .args(args)
+            .args(["--server", &format!("http://127.0.0.1:{port}")]);
+        let output = tokio::time::timeout(LIMIT, command.output()).await??;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{args:?}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     fn tails(&self) -> String {
@@ -161,6 +174,56 @@ async fn any_replica_tells_of_all_agents_replicas_and_requests() -> Result<()> {
         (requests["total"] == 0).then_some(())
     };
     until("the request to be over", LIMIT, over).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_asks_it_and_changes_are_told_as_they_happen() -> Result<()> {
+    const NAME: &str = "the_command_line_asks_it_and_changes_are_told_as_they_happen";
+    if skipped(NAME, &[Part::Redis]) {
+        return Ok(());
+    }
+    let site = Site::start().await?;
+    let port = site.replicas.members[1].admin;
+
+    let list = site.cli(&["agent", "list", "-o", "wide"]).await?;
+    ensure!(
+        list.contains("prod") && list.contains("disconnected"),
+        "{list}"
+    );
+    let names = site
+        .cli(&["agent", "list", "-o", "name", "--state", "connected"])
+        .await?;
+    ensure!(names.trim() == "prod", "{names}");
+    let shown = site.cli(&["agent", "show", "2", "-o", "json"]).await?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    ensure!(shown["name"] == "prod", "{shown:#}");
+    let why = site.cli(&["explain", "prod"]).await?;
+    ensure!(
+        why.contains("forwarded at once") && why.contains("connected now"),
+        "{why}"
+    );
+    let replicas = site.cli(&["replica", "list", "-o", "name"]).await?;
+    ensure!(replicas.lines().count() == 2, "{replicas}");
+    let level = site.cli(&["log-level", "debug"]).await?;
+    ensure!(
+        level.lines().filter(|it| it.contains("debug")).count() == 2,
+        "{level}"
+    );
+    let told = site.ask(0, "/v1/replicas").await?;
+    ensure!(
+        told["replicas"][0]["details"]["log_level"] == "debug",
+        "{told:#}"
+    );
+
+    let mut events = Socket::open(port).await?;
+    let asked = format!("GET /v1/events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+    events.write(asked.as_bytes()).await?;
+    events.read_until(": listening\n\n", LIMIT).await?;
+    site.agent.process.signal("TERM").await?;
+    let event = events.read_until("\"missed\":0}\n\n", LIMIT).await?;
+    ensure!(event.contains("event: agent.disconnected"), "{event}");
+    ensure!(event.contains("\"name\":\"prod\""), "{event}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,6 +384,10 @@ async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() 
 
     let paths = document["paths"].as_object().context("paths")?;
     for (path, methods) in paths {
+        // What changes something, and what does not end, is asked for elsewhere.
+        if ["/v1/log-level", "/v1/events"].contains(&&**path) {
+            continue;
+        }
         ensure!(methods["get"]["responses"]["200"].is_object(), "{path}");
         let path = path.replace("{agent}", "first");
         let answer = get(port, &path).await?;
@@ -334,6 +401,12 @@ async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() 
     let leaked = get(port, &format!("/v1/agents?access_token={TOKEN}")).await?;
     ensure!(leaked.status() == 400 && text(&leaked).contains("Authorization"));
     ensure!(!kas.process.output().contains(TOKEN));
+    for wrong in [r#"{"level": "loud"}"#, "{", ""] {
+        let put = Request::put(format!("http://127.0.0.1:{port}/v1/log-level"));
+        let put = put.header("content-type", "application/json");
+        let refused = client::send(put.body(Bytes::from(wrong))?).await?;
+        ensure!(refused.status() == 400, "{wrong}: {refused:?}");
+    }
     let page = Request::get(format!("http://127.0.0.1:{port}/v1/status"));
     let page = page.header("origin", "https://evil.example");
     let refused = client::send(page.body(Bytes::new())?).await?;

@@ -15,9 +15,9 @@ use proto::clusters::rpc::Refusal;
 use serde::Serialize;
 
 use super::{
-    CommandError, Output,
+    CommandError, FileArg, FleetFilter, Output, ServerArgs, View,
     connected::{Process, Server},
-    duration, new_token, now,
+    duration, fleet, new_token, now,
     output::{Format, TokenView, summary},
     receptive::KeyPairFiles,
 };
@@ -37,22 +37,31 @@ pub enum Action {
         #[arg(long, value_name = "URL")]
         receptive: Option<String>,
     },
-    /// List agents
+    /// List agents: of the file if there is one, else of a running server
     List {
         /// Configuration file of a running server; lists each agent's connected processes as well
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "context"])]
         configuration_file: Option<PathBuf>,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Which agents.
+        #[command(flatten)]
+        filter: FleetFilter,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        output: View,
     },
-    /// Show an agent
+    /// Show an agent: of the file if there is one, else of a running server
     Show {
-        /// Name of the agent
+        /// Name of the agent; of a running server its number too
         name: String,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        output: View,
     },
     /// Create a new token and print it; the old one stays valid for a grace period
     RotateToken {
@@ -89,11 +98,27 @@ pub enum Action {
 }
 
 pub(super) async fn run(
-    file: &Path,
+    argument: &FileArg,
     action: Action,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
+    let file = &*argument.path();
     match action {
+        Action::List {
+            configuration_file: None,
+            server,
+            filter,
+            output: view,
+        } if asks_server(argument, &server, filter.is_given())? => {
+            fleet::list(&server, filter, view, output).await
+        }
+        Action::Show {
+            name,
+            server,
+            output: view,
+        } if asks_server(argument, &server, false)? => {
+            fleet::show(&server, name, view, output).await
+        }
         Action::Create {
             name,
             id,
@@ -105,15 +130,18 @@ pub(super) async fn run(
         Action::List {
             output: format,
             configuration_file: None,
-        } => list(&view(file)?, format, output),
+            ..
+        } => list(&view(file)?, format.of_file(), output),
         Action::List {
             output: format,
             configuration_file: Some(server),
-        } => list_connected(&server, format, output).await,
+            ..
+        } => list_connected(&server, format.of_file(), output).await,
         Action::Show {
             name,
             output: format,
-        } => show(&view(file)?, &name, format, output),
+            ..
+        } => show(&view(file)?, &name, format.of_file(), output),
         Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
         Action::Revoke { name } => revoke(file, &name, output),
         Action::Pin {
@@ -148,6 +176,19 @@ async fn pin(
         }
         _ => format!("Agent {name} is pinned to cluster {cluster}; tunnels of others are refused."),
     })
+}
+
+/// Whether a running server is asked and not the file: if one is named, or there is no file.
+fn asks_server(file: &FileArg, server: &ServerArgs, filtered: bool) -> Result<bool, CommandError> {
+    let asked = server.is_named() || filtered;
+    match &file.file {
+        Some(_) if asked => Err(CommandError::Usage(
+            "--file is for the file, and --server, --context and filters are for a running server: use one of them"
+                .to_owned(),
+        )),
+        Some(_) => Ok(false),
+        None => Ok(asked || !file.path().exists()),
+    }
 }
 
 fn create(
