@@ -194,6 +194,7 @@ impl Replica {
                 started_at,
                 control_plane: setup.control_plane.clone(),
                 tracker: port.tracker.clone(),
+                clusters: setup.agents.settings.services.clusters().cloned(),
                 table,
                 registry,
                 requests: requests.clone(),

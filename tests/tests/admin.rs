@@ -202,6 +202,15 @@ async fn the_command_line_asks_it_and_changes_are_told_as_they_happen() -> Resul
         why.contains("forwarded at once") && why.contains("connected now"),
         "{why}"
     );
+    let kept = async || {
+        let records = site.ask(1, "/v1/agents/prod/records?limit=5").await.ok()?;
+        let first = records["records"].get(0)?.clone();
+        (first["event"] == "connected" && first["scheme"] == "grpc").then_some(())
+    };
+    let kept = until("the connect to be kept", LIMIT, kept).await;
+    kept.with_context(|| site.tails())?;
+    let records = site.cli(&["agent", "records", "prod"]).await?;
+    ensure!(records.contains("connected"), "{records}");
     let replicas = site.cli(&["replica", "list", "-o", "name"]).await?;
     ensure!(replicas.lines().count() == 2, "{replicas}");
     let level = site.cli(&["log-level", "debug"]).await?;

@@ -123,6 +123,7 @@ fn judge(hold: Duration, found: &Found, candidates: Vec<Candidate>) -> Explanati
         last_seen_seconds: found.last_seen.map(|it| it.as_secs()),
         authoritative: found.authoritative,
         coverage: None,
+        last_refusal: None,
     }
 }
 

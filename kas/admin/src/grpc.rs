@@ -11,9 +11,9 @@ use crate::{
     server::Caller,
     v1::{
         Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, GetStatusRequest,
-        ListAgentsRequest, ListAgentsResponse, ListReplicasRequest, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse, SetLogLevelRequest, SetLogLevelResponse,
-        WatchEventsRequest,
+        ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
+        ListReplicasRequest, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -74,6 +74,13 @@ impl Service for Grpc {
         request: Request<GetAgentRequest>,
     ) -> Result<Response<Explanation>, Status> {
         Ok(Response::new(self.0.explain(request.get_ref()).await?))
+    }
+
+    async fn list_records(
+        &self,
+        request: Request<ListRecordsRequest>,
+    ) -> Result<Response<ListRecordsResponse>, Status> {
+        Ok(Response::new(self.0.records(request.get_ref()).await?))
     }
 
     async fn list_replicas(

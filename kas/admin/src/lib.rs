@@ -18,6 +18,7 @@ mod fleet;
 mod grpc;
 mod page;
 mod peers;
+mod records;
 mod replica;
 mod rest;
 mod server;

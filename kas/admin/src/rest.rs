@@ -24,8 +24,9 @@ use crate::{
     server::Caller,
     v1::{
         Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
-        Problem, SetLogLevelRequest, SetLogLevelResponse,
+        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasResponse,
+        ListRequestsRequest, ListRequestsResponse, Problem, SetLogLevelRequest,
+        SetLogLevelResponse,
     },
 };
 
@@ -69,6 +70,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(agents))
         .routes(routes!(agent))
         .routes(routes!(explain))
+        .routes(routes!(records))
+        .routes(routes!(strangers))
         .routes(routes!(replicas))
         .routes(routes!(requests))
         .routes(routes!(log_level))
@@ -109,6 +112,38 @@ async fn agent(State(admin): State<Arc<Admin>>, Path(agent): Path<String>) -> Re
 #[utoipa::path(get, path = "/v1/agents/{agent}/explain", params(("agent" = String, Path, description = "Its number, or its name")), responses((status = 200, body = Explanation), (status = "default", body = Problem)))]
 async fn explain(State(admin): State<Arc<Admin>>, Path(agent): Path<String>) -> Response {
     answered(admin.explain(&GetAgentRequest { agent }).await)
+}
+
+/// What happened to an agent's connections, the newest first.
+#[utoipa::path(get, path = "/v1/agents/{agent}/records", params(
+    ("agent" = String, Path, description = "Its number, or its name"),
+    ("before" = Option<u64>, Query, description = "Records before this time only, in milliseconds since 1970"),
+    ("limit" = Option<u32>, Query, description = "Records at most"),
+), responses((status = 200, body = ListRecordsResponse), (status = "default", body = Problem)))]
+async fn records(
+    State(admin): State<Arc<Admin>>,
+    Path(agent): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let answer = async {
+        let asked = read(query.as_deref())?;
+        admin.records(&ListRecordsRequest { agent, ..asked }).await
+    };
+    answered(answer.await)
+}
+
+/// What happened to connections with tokens that belong to no agent that is known, the newest first.
+#[utoipa::path(get, path = "/v1/records", params(
+    ("before" = Option<u64>, Query, description = "Records before this time only, in milliseconds since 1970"),
+    ("limit" = Option<u32>, Query, description = "Records at most"),
+), responses((status = 200, body = ListRecordsResponse), (status = "default", body = Problem)))]
+async fn strangers(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let answer = async {
+        let asked = read(query.as_deref())?;
+        let agent = String::new();
+        admin.records(&ListRecordsRequest { agent, ..asked }).await
+    };
+    answered(answer.await)
 }
 
 /// The replicas of the set.

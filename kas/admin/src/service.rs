@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cluster_state::{AgentId, Member, MemberState};
+use cluster_state::{AgentId, Member, MemberState, RecordSubject};
 
 use crate::{
     Failure, Sources,
@@ -10,13 +10,14 @@ use crate::{
     explain,
     filter::Filter,
     fleet::{CONNECTED, Fleet, Snapshot, complete},
-    peers,
+    peers, records,
     replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit},
     v1::{
         Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
         GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
-        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ReplicaDetails,
-        ReplicaEntry, ReplicaLogLevel, SetLogLevelRequest, SetLogLevelResponse,
+        ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
+        ListRequestsResponse, ReplicaDetails, ReplicaEntry, ReplicaLogLevel, SetLogLevelRequest,
+        SetLogLevelResponse,
     },
 };
 
@@ -119,8 +120,12 @@ impl Admin {
         let fleet = self.fleet.snapshot().await;
         let agent = find(&fleet, &asked.agent)?.clone();
         let last_seen = self.sources.router.last_seen(AgentId(agent.id));
-        let last_seen = tokio::time::timeout(LAST_SEEN_TIMEOUT, last_seen).await;
+        let (last_seen, cluster) = tokio::join!(
+            tokio::time::timeout(LAST_SEEN_TIMEOUT, last_seen),
+            self.cluster(AgentId(agent.id))
+        );
         Ok(GetAgentResponse {
+            cluster,
             last_seen_seconds: last_seen.ok().flatten().map(|it| it.as_secs()),
             agent: Some(agent),
             coverage: Some(fleet.coverage.clone()),
@@ -134,12 +139,54 @@ impl Admin {
     pub async fn explain(&self, asked: &GetAgentRequest) -> Result<Explanation, Failure> {
         let fleet = self.fleet.snapshot().await;
         let agent = reference(find(&fleet, &asked.agent)?);
-        let explained = explain::explain(&self.sources, AgentId(agent.id)).await;
+        let id = AgentId(agent.id);
+        let (explained, last_refusal) = tokio::join!(
+            explain::explain(&self.sources, id),
+            records::last_refusal(&self.sources.tracker, RecordSubject::Agent(id))
+        );
         Ok(Explanation {
+            last_refusal,
             agent: Some(agent),
             coverage: Some(fleet.coverage.clone()),
             ..explained
         })
+    }
+
+    /// What happened to an agent's connections, or to those of tokens that are nobody's.
+    ///
+    /// # Errors
+    /// When there is no agent of this number or name.
+    pub async fn records(
+        &self,
+        asked: &ListRecordsRequest,
+    ) -> Result<ListRecordsResponse, Failure> {
+        let subject = if asked.agent.is_empty() {
+            RecordSubject::Strangers
+        } else {
+            let fleet = self.fleet.snapshot().await;
+            RecordSubject::Agent(AgentId(find(&fleet, &asked.agent)?.id))
+        };
+        let mut coverage = complete(&self.sources.me.replica);
+        let page = records::page(&self.sources.tracker, subject, asked).await;
+        let page = page.unwrap_or_else(|error| {
+            coverage.complete = false;
+            coverage.problem = format!("{error}; what happened is kept there");
+            ListRecordsResponse::default()
+        });
+        Ok(ListRecordsResponse {
+            coverage: Some(coverage),
+            ..page
+        })
+    }
+
+    /// The cluster that an agent is pinned to; empty if it is pinned to none or that is not known.
+    async fn cluster(&self, agent: AgentId) -> String {
+        let Some(clusters) = &self.sources.clusters else {
+            return String::new();
+        };
+        let pin = tokio::time::timeout(LAST_SEEN_TIMEOUT, clusters.pin_of(agent)).await;
+        let pin = pin.ok().and_then(Result::ok).flatten();
+        pin.map(|it| it.to_string()).unwrap_or_default()
     }
 
     /// The replicas, with what each tells of itself.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agent_gateway::Tracker;
+use agent_gateway::{Clusters, Tracker};
 use cluster_state::{Owner, RoutingTable, StoreHealth};
 use control_plane::ControlPlane;
 use jiff::Timestamp;
@@ -22,6 +22,8 @@ pub struct Sources {
     pub control_plane: Arc<dyn ControlPlane>,
     /// The connected agent processes.
     pub tracker: Arc<Tracker>,
+    /// The clusters that agents are pinned to, where that is kept.
+    pub clusters: Option<Arc<Clusters>>,
     /// The replicas, and who holds agents' tunnels.
     pub table: Arc<dyn RoutingTable>,
     /// The tunnels of this replica.

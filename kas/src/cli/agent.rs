@@ -63,6 +63,17 @@ pub enum Action {
         #[arg(short, long, value_enum, default_value_t)]
         output: View,
     },
+    /// List what happened to an agent's connections, the newest first, of a running server
+    Records {
+        /// Number or name of the agent
+        agent: String,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
     /// Create a new token and print it; the old one stays valid for a grace period
     RotateToken {
         /// Name of the agent
@@ -109,16 +120,21 @@ pub(super) async fn run(
             server,
             filter,
             output: view,
-        } if asks_server(argument, &server, filter.is_given())? => {
+        } if asks_server(argument, &server, &filter)? => {
             fleet::list(&server, filter, view, output).await
         }
         Action::Show {
             name,
             server,
             output: view,
-        } if asks_server(argument, &server, false)? => {
+        } if asks_server(argument, &server, &FleetFilter::default())? => {
             fleet::show(&server, name, view, output).await
         }
+        Action::Records {
+            agent,
+            server,
+            output: view,
+        } => fleet::records(&server, agent, view, output).await,
         Action::Create {
             name,
             id,
@@ -178,16 +194,19 @@ async fn pin(
     })
 }
 
-/// Whether a running server is asked and not the file: if one is named, or there is no file.
-fn asks_server(file: &FileArg, server: &ServerArgs, filtered: bool) -> Result<bool, CommandError> {
-    let asked = server.is_named() || filtered;
+/// Whether a running server is asked and not the file: if one is named, or there is no file. A file that is named wins.
+fn asks_server(
+    file: &FileArg,
+    server: &ServerArgs,
+    filter: &FleetFilter,
+) -> Result<bool, CommandError> {
     match &file.file {
-        Some(_) if asked => Err(CommandError::Usage(
-            "--file is for the file, and --server, --context and filters are for a running server: use one of them"
+        Some(_) if filter.is_given() => Err(CommandError::Usage(
+            "--state, --name and --label are for agents of a running server: leave --file out, or name no filter"
                 .to_owned(),
         )),
         Some(_) => Ok(false),
-        None => Ok(asked || !file.path().exists()),
+        None => Ok(server.is_named() || filter.is_given() || !file.path().exists()),
     }
 }
 

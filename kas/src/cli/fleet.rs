@@ -2,8 +2,9 @@
 //! `kas request list`.
 
 use admin::v1::{
-    Agent, Coverage, Explanation, GetAgentRequest, ListAgentsRequest, ListReplicasRequest,
-    ListRequestsRequest, Process, ReplicaLogLevel, SetLogLevelRequest,
+    Agent, ConnectionRecord, Coverage, Explanation, GetAgentRequest, ListAgentsRequest,
+    ListRecordsRequest, ListReplicasRequest, ListRequestsRequest, Process, ReplicaLogLevel,
+    SetLogLevelRequest,
 };
 use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
@@ -170,7 +171,9 @@ pub(super) async fn show(
                 ..
             } = &agent;
             output.result(&format!(
-                "id:         {id}\nname:       {name}\nproject:    {project}\nstate:      {state}\nlast seen:  {seen}\n"
+                "id:         {id}\nname:       {name}\nproject:    {project}\nstate:      {state}\nlast seen:  {seen}\n\
+                 cluster:    {}\n",
+                told.cluster
             ))?;
             let rows: Vec<_> = agent.processes.iter().map(process).collect();
             let head = [
@@ -208,16 +211,21 @@ pub(super) async fn explain(
         last_seen_seconds,
         authoritative,
         coverage,
+        last_refusal,
         ..
     } = told;
     let agent = agent.unwrap_or_default();
+    let refused = match last_refusal {
+        None => "nothing that is kept".to_owned(),
+        Some(it) => format!("{} from {}: {}", it.at, it.remote_addr, it.reason),
+    };
     let known = if authoritative {
         "all of them"
     } else {
         "perhaps not all: the store was unavailable lately"
     };
     output.result(&format!(
-        "agent:           {} (id {})\na request now:   {verdict}\nlast seen:       {}\nholders known:   {known}\n",
+        "agent:           {} (id {})\na request now:   {verdict}\nlast seen:       {}\nholders known:   {known}\nlast refused:    {refused}\n",
         agent.name,
         agent.id,
         seen(last_seen_seconds)
@@ -237,6 +245,45 @@ pub(super) async fn explain(
         .collect();
     output.table(["ASKED", "REPLICA", "IDLE", "TUNNELS", "WHY"], &rows)?;
     covered(coverage.as_ref(), output)
+}
+
+/// Lists what happened to an agent's connections.
+pub(super) async fn records(
+    server: &ServerArgs,
+    agent: String,
+    view: View,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let mut client = server.connect().await?;
+    let asked = ListRecordsRequest {
+        agent,
+        ..ListRecordsRequest::default()
+    };
+    let told = client.grpc().list_records(asked).await?.into_inner();
+    let records = told.records;
+    match view {
+        View::Json => output.json(&records)?,
+        View::Yaml => output.yaml(&records)?,
+        View::Table | View::Wide | View::Name => {
+            let row = |it: ConnectionRecord| {
+                [
+                    it.at,
+                    it.event,
+                    it.reason,
+                    it.instance,
+                    it.version,
+                    it.remote_addr,
+                    it.replica,
+                ]
+            };
+            let rows: Vec<_> = records.into_iter().map(row).collect();
+            let head = [
+                "AT", "EVENT", "REASON", "INSTANCE", "VERSION", "FROM", "REPLICA",
+            ];
+            output.table(head, &rows)?;
+        }
+    }
+    covered(told.coverage.as_ref(), output)
 }
 
 /// Lists the replicas.

@@ -32,13 +32,13 @@ pub struct ServerArgs {
     #[arg(long, value_name = "NAME", env = "KAS_CONTEXT")]
     context: Option<String>,
     /// File with a token for the admin API
-    #[arg(long, value_name = "FILE", env = "KAS_TOKEN_FILE", requires = "server")]
+    #[arg(long, value_name = "FILE", env = "KAS_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// File with the CA of the server's certificate
-    #[arg(long, value_name = "FILE", requires = "server")]
+    #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// File with a certificate to show to the server
-    #[arg(long, value_name = "FILE", requires_all = ["server", "client_key_file"])]
+    #[arg(long, value_name = "FILE", requires = "client_key_file")]
     client_certificate_file: Option<PathBuf>,
     /// File with its key
     #[arg(long, value_name = "FILE", requires = "client_certificate_file")]
@@ -85,24 +85,30 @@ impl ServerArgs {
     }
 
     fn options(&self, contexts: Option<&Path>) -> Result<ClientOptions, CommandError> {
-        if let Some(server) = &self.server {
-            return Ok(ClientOptions {
-                server: server.clone(),
-                token_file: self.token_file.clone(),
-                ca_files: self.ca_file.iter().cloned().collect(),
-                identity: identity(
-                    self.client_certificate_file.as_deref(),
-                    self.client_key_file.as_deref(),
-                ),
-            });
+        let mut options = self.place(contexts)?;
+        if let Some(file) = &self.token_file {
+            options.token_file = Some(file.clone());
         }
-        let local = ClientOptions {
-            server: DEFAULT_SERVER.to_owned(),
+        if let Some(file) = &self.ca_file {
+            options.ca_files = vec![file.clone()];
+        }
+        let (certificate, key) = (&self.client_certificate_file, &self.client_key_file);
+        options.identity = identity(certificate.as_deref(), key.as_deref()).or(options.identity);
+        Ok(options)
+    }
+
+    /// The server that is named, or else the current context's, or else that of this machine.
+    fn place(&self, contexts: Option<&Path>) -> Result<ClientOptions, CommandError> {
+        let at = |server: &str| ClientOptions {
+            server: server.to_owned(),
             ..ClientOptions::default()
         };
+        if let Some(server) = &self.server {
+            return Ok(at(server));
+        }
         let Some(file) = contexts.filter(|file| self.context.is_some() || file.exists()) else {
             return match &self.context {
-                None => Ok(local),
+                None => Ok(at(DEFAULT_SERVER)),
                 Some(name) => Err(CommandError::Usage(format!(
                     "there is no context `{name}`: neither KAS_CONTEXTS nor HOME says where the file of contexts is"
                 ))),
@@ -111,7 +117,7 @@ impl ServerArgs {
         let known = read(file)?;
         let current = known.current.as_ref().map(|it| it.0.as_str());
         let Some(wanted) = self.context.as_deref().or(current) else {
-            return Ok(local);
+            return Ok(at(DEFAULT_SERVER));
         };
         let found = known.contexts.into_iter().find(|it| it.name.0 == wanted);
         found.map(Context::options).ok_or_else(|| {
@@ -208,8 +214,15 @@ mod tests {
             server: Some("http://a:1".to_owned()),
             ..ServerArgs::default()
         };
+        let other_token = ServerArgs {
+            token_file: Some("/u".into()),
+            ..ServerArgs::default()
+        };
 
         assert_eq!(options(&flag, Some(FILE)).unwrap().server, "http://a:1");
+        let other_token = options(&other_token, Some(FILE)).unwrap();
+        assert_eq!(other_token.server, "https://kas.example:8156");
+        assert_eq!(other_token.token_file.as_deref(), Some(Path::new("/u")));
         let none = options(&ServerArgs::default(), None).unwrap();
         assert_eq!(none.server, DEFAULT_SERVER);
     }
