@@ -81,7 +81,14 @@ impl Fleet {
             }
             return last;
         }
-        self.read(USABLE).await
+        // Apart from whoever asks: a reading that is begun is of use to the next one, even if this one gives up.
+        let fleet = self.clone();
+        let reading = tokio::spawn(async move { fleet.read(USABLE).await });
+        match reading.await {
+            Ok(snapshot) => snapshot,
+            // It panicked, which was logged; whoever asks sees the same.
+            Err(_) => self.read(USABLE).await,
+        }
     }
 
     /// Reads, unless somebody has while this waited for its turn.
