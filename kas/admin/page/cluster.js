@@ -12,13 +12,14 @@ export function cluster(signal, id) {
   async function refresh() {
     const [told, explained] = await Promise.all([
       ask(agentPath(id), {}, signal), ask(`${agentPath(id)}/explain`, {}, signal)]);
-    const running = await ask("requests", { agent_id: told.agent.id }, signal);
-    view.replaceChildren(...show(told, explained, running));
+    const [running, history] = await Promise.all([
+      ask("requests", { agent_id: told.agent.id }, signal), ask(`${agentPath(id)}/records`, {}, signal)]);
+    view.replaceChildren(...show(told, explained, running, history));
   }
   return { view, refresh };
 }
 
-function show({ agent, last_seen_seconds: seen }, explained, running) {
+function show({ agent, last_seen_seconds: seen, cluster: uid }, explained, running, history) {
   const name = agent.name || `agent ${agent.id}`;
   return [
     el("p", {}, el("a", { href: "#/" }, "← All clusters")),
@@ -28,6 +29,7 @@ function show({ agent, last_seen_seconds: seen }, explained, running) {
       agent.state === "connected" ? ["Connected for", since(agent.connected_since)] : ["Last seen", lastSeen(seen)],
       ["Number", String(agent.id)],
       ["Project", agent.project || "none"],
+      ["Pinned to", uid ? el("code", {}, uid) : "no cluster"],
     ]),
     el("h2", {}, "A request for it now"),
     el("p", {}, state(explained.routable ? "good" : "bad", explained.verdict)),
@@ -36,7 +38,27 @@ function show({ agent, last_seen_seconds: seen }, explained, running) {
     agent.processes.length > 0 ? processes(agent) : el("p", { class: "muted" }, "None is connected."),
     el("h2", {}, `Requests in progress (${number(running.total)})`),
     requestTable(running.requests, false),
+    el("h2", {}, "What happened"),
+    happened(history.records),
   ];
+}
+
+const EVENTS = { connected: "good", disconnected: "warn", refused: "bad" };
+
+function happened(records) {
+  if (records.length === 0) return el("p", { class: "muted" }, "Nothing is recorded.");
+  const rows = records.map((it) => ({
+    cells: [
+      el("time", { datetime: it.at }, new Date(it.at).toLocaleString()),
+      state(EVENTS[it.event] || "warn", it.event),
+      [it.reason, it.left_out > 0 ? el("div", { class: "muted" }, `and ${number(it.left_out)} like it`) : ""],
+      it.duration_milliseconds === undefined || it.duration_milliseconds === null ? "" : duration(it.duration_milliseconds / 1000),
+      [it.instance, " ", it.version],
+      [it.scheme, " ", it.remote_addr],
+      it.replica ? el("code", {}, it.replica) : "",
+    ],
+  }));
+  return table("What happened", ["When", "Event", "Why", "After", "Process", "From", "Replica"], rows);
 }
 
 function lastSeen(seconds) {

@@ -80,33 +80,25 @@ struct Waiting {
     gitlab: usize,
 }
 
-impl fmt::Display for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            (self.agents, "connections of agents that have not moved"),
-            (self.users, "connections or requests of users"),
-            (self.peers, "connections of other replicas"),
-            (self.gitlab, "connections or calls of GitLab"),
-        ];
-        let mut separator = "";
-        for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
-            write!(f, "{separator}{count} {what}")?;
-            separator = ", ";
-        }
-        if separator.is_empty() {
-            f.write_str("connections to close")?;
-        }
-        Ok(())
-    }
-}
-
 /// Says again and again what is waited for.
 async fn report(waiting: impl Fn() -> Waiting) {
     let started = Instant::now();
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        let seconds = started.elapsed().as_secs();
-        tracing::info!("draining for {seconds} s; waiting for {}", waiting());
+        let Waiting {
+            agents,
+            users,
+            peers,
+            gitlab,
+        } = waiting();
+        tracing::info!(
+            seconds = started.elapsed().as_secs(),
+            agents,
+            users,
+            peers,
+            gitlab,
+            "draining: waiting for these connections and requests of agents, users, other replicas and GitLab"
+        );
     }
 }
 
@@ -264,8 +256,9 @@ mod tests {
     }
 
     impl Visit for Lines {
-        fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn fmt::Debug) {
-            self.0.lock().unwrap().push(format!("{value:?}"));
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+            let field = field.name();
+            self.0.lock().unwrap().push(format!("{field}={value:?}"));
         }
     }
 
@@ -285,11 +278,13 @@ mod tests {
             .await
             .unwrap_err();
 
-        let what =
-            "2 connections of agents that have not moved, 1 connections or requests of users";
-        assert_eq!(
-            *lines.0.lock().unwrap(),
-            [30, 60].map(|seconds| format!("draining for {seconds} s; waiting for {what}"))
-        );
+        let lines = lines.0.lock().unwrap();
+        let told = |name: &str| {
+            let lines = lines.iter().filter(|it| it.starts_with(name));
+            lines.map(String::as_str).collect::<Vec<_>>()
+        };
+        assert_eq!(told("seconds="), ["seconds=30", "seconds=60"]);
+        assert_eq!(told("agents="), ["agents=2", "agents=2"]);
+        assert_eq!(told("users="), ["users=1", "users=1"]);
     }
 }

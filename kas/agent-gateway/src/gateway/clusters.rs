@@ -43,7 +43,7 @@ const FRONT_TTL: Duration = Duration::from_secs(60);
 /// Addresses of load balancers that are remembered for an agent.
 const MAX_FRONTS: usize = 8;
 /// How long a connection whose cluster did not answer is not asked again.
-const UNANSWERED_TTL: Duration = Duration::from_secs(60);
+const UNANSWERED_TTL: Duration = Duration::from_secs(5);
 /// The least time between two warnings about one agent.
 const WARN_INTERVAL: Duration = Duration::from_secs(300);
 /// Changes that may wait.

@@ -17,7 +17,7 @@ use router::{Call, Event, Need, Opening, Registry};
 use super::{OpenTunnel, told::METHOD};
 
 /// How long the answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may be.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 const NAMESPACE: &str = "/api/v1/namespaces/kube-system";
