@@ -7,6 +7,7 @@ mod gitaly;
 mod modules;
 mod questions;
 mod rails;
+mod recorded;
 mod scenario;
 mod server;
 mod token;
@@ -15,6 +16,7 @@ pub use counters::{Counters, Endpoint};
 pub use faults::{Fault, FaultKind};
 pub use modules::ModuleCall;
 pub use rails::{Caller, Rails};
+pub use recorded::Recorded;
 pub use scenario::{Job, Paths, Scenario};
 
 use std::{
@@ -53,6 +55,8 @@ struct Shared {
     usage: Mutex<Vec<Value>>,
     modules: Mutex<Vec<ModuleCall>>,
     events: Mutex<Vec<Value>>,
+    /// All requests, once somebody wants them.
+    recorded: Mutex<Option<Vec<Recorded>>>,
     /// Of repositories, and of Gitaly's socket.
     folder: TempDir,
     gitaly: String,
@@ -93,6 +97,7 @@ impl GitLabDouble {
             usage: Mutex::default(),
             modules: Mutex::default(),
             events: Mutex::default(),
+            recorded: Mutex::default(),
             gitaly: match certs {
                 Some(_) => format!("tls://localhost:{}", gitaly.local_addr()?.port()),
                 None => format!("tcp://{}", gitaly.local_addr()?),
@@ -196,6 +201,17 @@ impl GitLabDouble {
     #[must_use]
     pub fn module_calls(&self) -> Vec<ModuleCall> {
         lock(&self.shared.modules).clone()
+    }
+
+    /// Keeps all requests from now on.
+    pub fn record(&self) {
+        lock(&self.shared.recorded).get_or_insert_default();
+    }
+
+    /// The requests that it kept, oldest first.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Recorded> {
+        lock(&self.shared.recorded).clone().unwrap_or_default()
     }
 
     /// The events that it took, oldest report first.

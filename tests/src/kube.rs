@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     process::Command,
     sync::{Mutex, MutexGuard},
@@ -86,6 +86,32 @@ impl Cluster {
         Ok(file)
     }
 
+    /// Gives the node an image of this name: what is in the folder, with programs in its `bin`.
+    ///
+    /// # Errors
+    /// When it cannot be made of it.
+    pub async fn image(&self, name: &str, contents: &Path) -> Result<()> {
+        let pack = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/images/pack");
+        let archive = tempfile::NamedTempFile::new()?;
+        let mut packing = Command::new(pack);
+        packing.arg("docker.io/local/other:1").arg(contents);
+        packing.arg(archive.path()).arg(r#"{"Env":["PATH=/bin"]}"#);
+        let import = ["images", "import"];
+        let tag = ["images", "tag", "docker.io/local/other:1", name];
+        succeeds(&mut packing).await?;
+        succeeds(self.containers(&import).arg(archive.path())).await?;
+        succeeds(&mut self.containers(&tag)).await
+    }
+
+    fn containers(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command
+            .arg("--address")
+            .arg(self.folder.join("containerd.sock"));
+        command.arg("--namespace=k8s.io").args(args);
+        command
+    }
+
     /// Stops everything and removes the cluster's folder.
     ///
     /// # Errors
@@ -133,6 +159,13 @@ async fn sweep(clusters: &Path) -> Result<()> {
 async fn remove(folder: &Path) -> Result<()> {
     script(&["down".as_ref(), folder], STOP).await?;
     std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+async fn succeeds(command: &mut Command) -> Result<()> {
+    let output = command.kill_on_drop(true).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {said}");
+    Ok(())
 }
 
 async fn script(args: &[&Path], limit: Duration) -> Result<()> {

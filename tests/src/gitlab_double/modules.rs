@@ -49,7 +49,7 @@ pub(super) fn answer(
         (&Method::PUT, "starboard_vulnerability/") => (200, json!({"uuid": "0b1"})),
         (&Method::POST, "starboard_vulnerability/scan_result") => (200, json!({})),
         (&Method::POST, "remote_development/reconcile") => {
-            (201, json!({"workspace_rails_infos": []}))
+            (201, json!({"workspace_rails_infos": scenario.workspaces}))
         }
         _ => (404, json!({"error": "404 Not Found"})),
     };

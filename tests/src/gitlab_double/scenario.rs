@@ -31,6 +31,8 @@ pub struct Scenario {
     pub jobs: Vec<Job>,
     /// Agents that wait to be dialled, as GitLab answers them.
     pub receptive_agents: Vec<Value>,
+    /// What agents are told of their workspaces, as GitLab answers it.
+    pub workspaces: Vec<Value>,
     /// Runners.
     pub runners: Vec<Runner>,
     /// The URL at which runners ask kas for jobs; nothing: they ask GitLab itself.

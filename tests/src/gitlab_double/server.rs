@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::{
-    Endpoint, FaultKind, ModuleCall, Shared, lock, modules,
+    Endpoint, FaultKind, ModuleCall, Recorded, Shared, lock, modules,
     questions::{self, Answer},
     scenario::{Paths, Scenario},
     token,
@@ -84,6 +84,9 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Gone> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| Gone)?.to_bytes();
+    if let Some(recorded) = lock(&shared.recorded).as_mut() {
+        recorded.push(Recorded::new(&head, &body));
+    }
     let endpoint = endpoint(&head, lock(&shared.scenario).paths);
     let fault = lock(&shared.scenario).fault(endpoint);
     let answered = match fault {

@@ -154,14 +154,14 @@ impl Pods {
 }
 
 /// Plays the notification controller's listener.
-struct Hooks {
-    port: u16,
+pub(super) struct Hooks {
+    pub(super) port: u16,
     calls: mpsc::Receiver<String>,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Hooks {
-    async fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (sender, calls) = mpsc::channel(1000);
@@ -186,7 +186,7 @@ impl Hooks {
 
     /// Pushes until there is a call, and takes all that come of it: who
     /// subscribes hears only what comes later.
-    async fn hear(&mut self, gitlab: &Rails) -> Result<()> {
+    pub(super) async fn hear(&mut self, gitlab: &Rails) -> Result<()> {
         let calls = tokio::sync::Mutex::new(&mut self.calls);
         until("a call", LIMIT, async || {
             gitlab.push(7, "group/app").await.ok()?;
@@ -206,7 +206,7 @@ impl Hooks {
     }
 }
 
-async fn established(admin: &Kubectl) -> Result<()> {
+pub(super) async fn established(admin: &Kubectl) -> Result<()> {
     let wait = [
         "wait",
         "--for=condition=Established",
@@ -217,13 +217,13 @@ async fn established(admin: &Kubectl) -> Result<()> {
     admin.ok(&wait).await.map(drop)
 }
 
-async fn appears(admin: &Kubectl, kind: &str, name: &str) -> Result<()> {
+pub(super) async fn appears(admin: &Kubectl, kind: &str, name: &str) -> Result<()> {
     let there = async || admin.ok(&["get", kind, name]).await.ok().map(drop);
     until(name, LIMIT, there).await
 }
 
 /// The notification controller tells where it is to be called.
-async fn noticed(admin: &Kubectl, path: &str) -> Result<()> {
+pub(super) async fn noticed(admin: &Kubectl, path: &str) -> Result<()> {
     let patch = format!(r#"{{"status": {{"webhookPath": "{path}"}}}}"#);
     let patch = [
         "patch",
@@ -236,7 +236,7 @@ async fn noticed(admin: &Kubectl, path: &str) -> Result<()> {
     admin.ok(&patch).await.map(drop)
 }
 
-fn repository(name: &str, url: &str) -> String {
+pub(super) fn repository(name: &str, url: &str) -> String {
     format!(
         "apiVersion: source.toolkit.fluxcd.io/v1
 kind: GitRepository
@@ -247,7 +247,7 @@ spec: {{interval: 1h, url: '{url}'}}
 }
 
 /// As much of Flux's resources as matters here.
-const CRDS: &str = "
+pub(super) const CRDS: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: gitrepositories.source.toolkit.fluxcd.io}

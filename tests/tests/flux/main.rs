@@ -2,6 +2,7 @@
 //! the stream on another through Redis, once, if its agent may read the project.
 
 mod cluster;
+mod gitlabs;
 
 use std::time::Duration;
 
