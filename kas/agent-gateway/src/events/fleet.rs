@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Events;
+use crate::tracker::processes;
 
 /// How often it is looked who is connected.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -105,7 +106,9 @@ pub(super) async fn watch(
         let Ok(entries) = table.find_presence(&PresenceQuery::All).await else {
             continue;
         };
-        let agents = entries.iter().map(|entry| entry.agent).collect();
+        // What is known of a process stays published for a while after it has gone.
+        let agents = processes(&entries).into_iter();
+        let agents = agents.map(|it| AgentId(it.info.agent_id)).collect();
         let replicas = table.ring().order_for(TELLER);
         let tells = replicas.first() == Some(&me);
         let changes = match &mut fleet {
