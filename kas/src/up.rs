@@ -63,8 +63,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     tasks.spawn(agents.run(stop.clone()));
     tasks.spawn(users.run(stop.clone()));
 
-    let from_environment = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
-    let upstream = if args.kubeconfig.is_some() || from_environment.is_some() {
+    let upstream = if args.kubeconfig.is_some() {
         Upstream::Kubeconfig {
             file: args.kubeconfig.clone(),
             context: args.context.clone(),
@@ -143,6 +142,17 @@ fn announce(
         "{} replicas are up; agents connect to {kas_address}",
         cluster.replicas.len()
     ));
+    say(&match &args.kubeconfig {
+        None => "the agent's cluster is a demo, made anew each time".to_owned(),
+        Some(file) => format!(
+            "the agent's cluster is that of {}, {}",
+            file.display(),
+            match &args.context {
+                Some(name) => format!("context {name}"),
+                None => "its current context".to_owned(),
+            }
+        ),
+    });
     if let Some(every) = args.drop_every {
         say(&format!(
             "the load balancer resets all agents' connections every {every:?}"

@@ -32,7 +32,8 @@ impl Up {
             .args(["up", "--agent-port", "0", "--api-port", "0", "--data-dir"])
             .arg(folder.path().join("kas-data"))
             .args(args)
-            .env_remove("KUBECONFIG");
+            // Whatever it names is left alone.
+            .env("KUBECONFIG", folder.path().join("somebodys"));
         let mut process = Process::spawn("kas-up", &mut command, folder.path())?;
         process.wait_for("ready", READY).await?;
         Ok(Self { process, folder })

@@ -19,12 +19,12 @@ pub struct UpArgs {
 
     /// Connect the agent to the cluster of this kubeconfig instead of a demo cluster
     ///
-    /// Without the flag, the environment variable KUBECONFIG is used if it is set and not empty
+    /// The environment variable KUBECONFIG is not looked at: it may name a cluster that nobody wants to try things on
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
     /// Context of that kubeconfig; by default its current one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
 
     /// Keep the routing table in this Redis instead of in memory
