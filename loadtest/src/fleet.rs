@@ -32,7 +32,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits, output, script::Script};
+use crate::{
+    limits, output,
+    script::{self, Script},
+};
 use agent::{Agent, Fleet};
 use forward::Backend;
 pub(crate) use options::Options;
@@ -111,6 +114,8 @@ fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> 
     let ways = sources.count().saturating_mul(fleet.targets.len());
     limits::check_ports(options.simulated().div_ceil(ways))?;
     let user_agent = HeaderValue::try_from(format!("{} grpc-rust", user_agent()))?;
+    // A backend is asked which cluster it is.
+    let cluster = options.backend.is_none().then_some(script::CLUSTER);
     let mut agents = JoinSet::new();
     for number in options.real..options.agents {
         let token = &tokens[number % tokens.len()];
@@ -119,7 +124,7 @@ fn launch(options: &Options, fleet: &Arc<Fleet>) -> anyhow::Result<JoinSet<()>> 
         let agent = Agent {
             number,
             fleet: fleet.clone(),
-            head: Head::new(first, token, &user_agent)?,
+            head: Head::new(first, token, &user_agent, cluster)?,
             options: connect,
             pod_id: rand::random_range(0..i64::MAX),
         };

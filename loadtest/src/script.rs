@@ -8,6 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::content;
 
+/// The UID of the cluster that the script is: that of its namespace kube-system.
+pub(crate) const CLUSTER: &str = "loadtest";
+
 /// What is answered to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -43,7 +46,7 @@ impl Script {
     }
 
     /// `/bytes/<n>`, `/json/<n>`, `/echo`, `/exec`, `/watch/<events>/<milliseconds>`, each also
-    /// after `/delay/<milliseconds>`; any other path has the default.
+    /// after `/delay/<milliseconds>`, and the namespace that identifies the cluster; any other path has the default.
     pub(crate) fn answer(&self, path: &str) -> Answer {
         let (_, path) = delay(path);
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -55,6 +58,7 @@ impl Script {
                 .ok(),
             ["echo"] => Some(Answer::Echo),
             ["exec"] => Some(Answer::Exec),
+            ["api", "v1", "namespaces", "kube-system"] => Some(Answer::Json(kube_system())),
             ["watch", events, every] => watch(events, every),
             _ => None,
         }
@@ -79,6 +83,13 @@ impl Answer {
             Self::Echo | Self::Watch { .. } | Self::Exec => None,
         }
     }
+}
+
+fn kube_system() -> Bytes {
+    let text = format!(
+        r#"{{"kind":"Namespace","apiVersion":"v1","metadata":{{"name":"kube-system","uid":"{CLUSTER}"}}}}"#
+    );
+    text.into()
 }
 
 /// How long the answer to a path takes to begin, and the path without that.

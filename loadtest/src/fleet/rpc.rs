@@ -1,7 +1,5 @@
 //! gRPC calls to kas on one HTTP/2 connection, with as little as they need.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, uri::PathAndQuery};
 use proto::frame::{Deframer, Encoding, Frame, FrameError};
@@ -36,13 +34,6 @@ pub(super) enum Failure {
     Protocol(&'static str),
 }
 
-/// The UID of the cluster of an agent, as our agentk tells it: each token has one.
-fn cluster(token: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    token.hash(&mut hasher);
-    format!("loadtest-{:016x}", hasher.finish())
-}
-
 /// What all requests of one agent begin with.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -60,10 +51,12 @@ pub(super) struct Inbound {
 }
 
 impl Head {
+    /// That of an agent which tells, as our agentk does, that it is in this cluster, or as GitLab's tells nothing.
     pub(super) fn new(
         target: &Target,
         token: &str,
         user_agent: &HeaderValue,
+        cluster: Option<&'static str>,
     ) -> anyhow::Result<Self> {
         let scheme = if target.scheme().is_tls() {
             "https"
@@ -85,14 +78,14 @@ impl Head {
                 HeaderValue::from_static("application/grpc"),
             ),
             (http::header::TE, HeaderValue::from_static("trailers")),
-            (
-                HeaderName::from_static("kas-cluster"),
-                HeaderValue::try_from(cluster(token))?,
-            ),
         ];
+        let cluster = cluster.map(|uid| {
+            let name = HeaderName::from_static("kas-cluster");
+            (name, HeaderValue::from_static(uid))
+        });
         Ok(Self {
             origin,
-            headers: HeaderMap::from_iter(headers),
+            headers: headers.into_iter().chain(cluster).collect(),
         })
     }
 
