@@ -57,7 +57,7 @@ async fn candidate(
         .find(|it| it.replica.replica == owner.replica);
     let (tunnels, problem) = match asked {
         Ok(tunnels) => (Some(tunnels), String::new()),
-        Err(problem) => (None, problem),
+        Err(error) => (None, error.to_string()),
     };
     Candidate {
         replica: owner.replica.to_string(),

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use prost::Message;
 use proto::bounds::Bounds;
 use router::Router;
+use tonic::Status;
 
 /// How long a replica may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -17,6 +18,19 @@ const AT_ONCE: usize = 16;
 /// A replica's answer: 500 requests in progress, with room to spare.
 const ANSWER_BOUNDS: Bounds = Bounds::bytes(1 << 20);
 
+/// Why a replica did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("it publishes no URL, so it cannot be asked")]
+    NoUrl,
+    #[error("{}", .0.message())]
+    Refused(Box<Status>),
+    #[error("it did not answer within {ANSWER_TIMEOUT:?}")]
+    Timeout,
+    #[error("its answer is empty")]
+    Empty,
+}
+
 /// The replicas that may live, by their ids, this one included.
 pub(crate) fn members(table: &dyn RoutingTable) -> Vec<Member> {
     let mut members = table.members();
@@ -25,21 +39,24 @@ pub(crate) fn members(table: &dyn RoutingTable) -> Vec<Member> {
     members
 }
 
-/// Asks a replica; the reason in words if it does not answer.
+/// Asks a replica.
+///
+/// # Errors
+/// When it does not answer.
 pub(crate) async fn ask<A: Message + Default>(
     router: &Router,
     url: &str,
     method: &'static str,
     question: &impl Message,
-) -> Result<A, String> {
+) -> Result<A, AskError> {
     if url.is_empty() {
-        return Err("it publishes no URL, so it cannot be asked".to_owned());
+        return Err(AskError::NoUrl);
     }
     let asked = router.peers().ask(url, method, question, &ANSWER_BOUNDS);
     match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("it did not answer within {ANSWER_TIMEOUT:?}")),
+        Ok(Err(status)) => Err(AskError::Refused(Box::new(status))),
+        Err(_) => Err(AskError::Timeout),
     }
 }
 

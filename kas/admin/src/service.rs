@@ -10,7 +10,8 @@ use crate::{
     explain,
     filter::Filter,
     fleet::{CONNECTED, Fleet, Snapshot, complete},
-    peers, records,
+    peers::{self, AskError},
+    records,
     replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit},
     v1::{
         Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
@@ -280,10 +281,8 @@ impl Admin {
             let (router, url) = (&self.sources.router, &member.replica.url);
             let answer: Result<SetLogLevelResponse, _> =
                 peers::ask(router, url, SET_OWN_LOG_LEVEL, asked).await;
-            answer.and_then(|it| {
-                let first = it.replicas.into_iter().next();
-                first.ok_or_else(|| "its answer is empty".to_owned())
-            })
+            let first = answer.and_then(|it| it.replicas.into_iter().next().ok_or(AskError::Empty));
+            first.map_err(|error| error.to_string())
         };
         answer.unwrap_or_else(|problem| ReplicaLogLevel {
             replica: member.replica.replica.to_string(),
@@ -296,7 +295,7 @@ impl Admin {
         &self,
         member: &Member,
         asked: &ListRequestsRequest,
-    ) -> Result<ListRequestsResponse, String> {
+    ) -> Result<ListRequestsResponse, AskError> {
         if self.is_me(member) {
             return Ok(self.own.requests(asked));
         }
@@ -306,7 +305,7 @@ impl Admin {
 
     async fn replica(&self, member: &Member) -> ReplicaEntry {
         let answering = self.is_me(member);
-        let asked: Result<ReplicaDetails, String> = if answering {
+        let asked: Result<ReplicaDetails, AskError> = if answering {
             Ok(self.own.details())
         } else {
             let (router, url) = (&self.sources.router, &member.replica.url);
@@ -314,7 +313,7 @@ impl Admin {
         };
         let (details, problem) = match asked {
             Ok(details) => (Some(details), String::new()),
-            Err(problem) => (None, problem),
+            Err(error) => (None, error.to_string()),
         };
         let version = match &*member.version {
             "" => self.sources.version,
