@@ -14,7 +14,7 @@ mod server;
 mod top;
 mod up;
 
-pub use fleet::{FleetFilter, View};
+pub use fleet::{agents::FleetFilter, view::View};
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
 pub use output::Output;
 pub use server::ServerArgs;
@@ -108,7 +108,7 @@ pub enum FileCommand {
     /// Change how much the replicas of a running server log, until they are started again or reloaded
     LogLevel {
         /// The level
-        level: fleet::LogLevel,
+        level: fleet::replicas::LogLevel,
         /// Id of one replica; without it all
         #[arg(long, value_name = "ID")]
         replica: Option<String>,
@@ -309,27 +309,27 @@ impl FileCommand {
                 agent,
                 server,
                 output: view,
-            } => fleet::explain(&server, agent, view, output).await,
+            } => fleet::agents::explain(&server, agent, view, output).await,
             Self::Replica {
                 action:
                     ReplicaAction::List {
                         server,
                         output: view,
                     },
-            } => fleet::replicas(&server, view, output).await,
+            } => fleet::replicas::list(&server, view, output).await,
             Self::Request {
                 action:
                     RequestAction::List {
                         server,
                         output: view,
                     },
-            } => fleet::requests(&server, view, output).await,
+            } => fleet::requests::list(&server, view, output).await,
             Self::Top { server } => top::run(&server).await,
             Self::LogLevel {
                 level,
                 replica,
                 server,
-            } => fleet::set_log_level(&server, level, replica, output).await,
+            } => fleet::replicas::set_log_level(&server, level, replica, output).await,
             Self::Completions { shell } => completions(shell, output),
         }
     }

@@ -121,20 +121,20 @@ pub(super) async fn run(
             filter,
             output: view,
         } if asks_server(argument, &server, &filter)? => {
-            fleet::list(&server, filter, view, output).await
+            fleet::agents::list(&server, filter, view, output).await
         }
         Action::Show {
             name,
             server,
             output: view,
         } if asks_server(argument, &server, &FleetFilter::default())? => {
-            fleet::show(&server, name, view, output).await
+            fleet::agents::show(&server, name, view, output).await
         }
         Action::Records {
             agent,
             server,
             output: view,
-        } => fleet::records(&server, agent, view, output).await,
+        } => fleet::agents::records(&server, agent, view, output).await,
         Action::Create {
             name,
             id,
