@@ -4,27 +4,29 @@
 //! registered. This replica's processes are published in the routing table, whose store all replicas read, and what
 //! happens to them is recorded. What is known of one is kept for a while after that ([`away`]).
 
+mod agent;
 mod away;
 mod connections;
 mod instance;
 mod origin;
 mod record;
 mod registrations;
+mod reports;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use cluster_state::{
-    AgentId, ConnectionEvent, ConnectionLog, ConnectionRecord, Presence, PresenceEntry,
-    PresenceQuery, RecordSubject, ReplicaId, RoutingTable, StoreError, memory::MemoryStore,
+    AgentId, ConnectionLog, Presence, PresenceEntry, PresenceQuery, ReplicaId, RoutingTable,
+    StoreError, memory::MemoryStore,
 };
 use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
 
-use away::{Agenda, Away, KNOWN_TTL, Next, RECONNECT_GRACE};
+use agent::{Agent, MAX_INSTANCES};
+use away::{Agenda, Away, RECONNECT_GRACE};
 pub use connections::GitLabConnections;
 use control_plane::AgentInfo;
 use instance::Instance;
@@ -33,10 +35,7 @@ pub use record::{ConnectedProcess, processes};
 pub(crate) use registrations::Registrations;
 use runtime::shares::{Rate, Rates};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-/// Processes that one agent may have on a replica.
-const MAX_INSTANCES: usize = 100;
 /// How often a process may register: it does so every five minutes, and on each new connection.
 const REGISTRATION_RATE_PER_POD: Rate = Rate {
     per_second: 1.0,
@@ -51,8 +50,6 @@ const REGISTRATION_RATE_PER_AGENT: Rate = Rate {
 const MAX_REMEMBERED_RATES: usize = 100_000;
 /// Parts of the map of agents, each with a lock of its own.
 const SHARDS: usize = 32;
-/// How often it is looked which processes stay away.
-const AWAY_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The connected agent processes.
 #[derive(Debug)]
@@ -77,12 +74,6 @@ pub enum RegisterError {
         "this agent has {MAX_INSTANCES} connected processes already, which is the most allowed"
     )]
     TooMany,
-}
-
-#[derive(Debug)]
-struct Agent {
-    project: i64,
-    instances: Vec<Instance>,
 }
 
 /// A process counts as connected while this is held.
@@ -126,27 +117,6 @@ impl Tracker {
     #[must_use]
     pub fn log(&self) -> &Arc<ConnectionLog> {
         &self.log
-    }
-
-    /// Finds out who stays away, and writes records, until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let looking = async {
-            let mut ticks = tokio::time::interval(AWAY_CHECK_INTERVAL);
-            loop {
-                ticks.tick().await;
-                let now = Instant::now();
-                for (agent, connection_id) in self.agenda.due(now) {
-                    self.look(agent, connection_id, now);
-                }
-            }
-        };
-        // Records are written a little longer, for what is recorded last.
-        let (written, last) = (CancellationToken::new(), stop.clone());
-        tokio::join!(self.log.run(written.clone()), async {
-            last.run_until_cancelled(looking).await;
-            self.report_all();
-            written.cancel();
-        });
     }
 
     /// A process registers; `pod_id` is a random number of its own.
@@ -315,138 +285,6 @@ impl Tracker {
         })
     }
 
-    /// A process that was away is back, and what was known of it still is.
-    fn back(&self, agent: &AgentInfo, known: &mut Instance, instance: Instance) {
-        let now = Instant::now();
-        known.until = None;
-        let Some(away) = known.away.take() else {
-            return;
-        };
-        if !away.is_renewal(now) {
-            if !away.reported {
-                self.report(agent.id, known, away.end);
-            }
-            known.connected_at = instance.connected_at;
-            self.connected_now(agent, &instance);
-        }
-        known.merge(instance);
-        known.references = 1;
-    }
-
-    /// A process has connected.
-    fn connected_now(&self, agent: &AgentInfo, instance: &Instance) {
-        tracing::info!(
-            agent.id = agent.id.0,
-            agent.name = agent.name,
-            agent.version = instance.meta.version,
-            pod = instance.meta.pod_name,
-            "agent process connected"
-        );
-        let record = self.record(ConnectionEvent::Connected, instance);
-        self.log.note(RecordSubject::Agent(agent.id), record);
-    }
-
-    /// A process has disconnected.
-    fn report(&self, agent: AgentId, instance: &Instance, end: End) {
-        tracing::info!(
-            agent.id = agent.0,
-            pod = instance.meta.pod_name,
-            reason = end.reason,
-            "agent process disconnected"
-        );
-        let connected = Timestamp::now().duration_since(instance.connected_at);
-        let away = instance.away.map(|it| it.since.elapsed());
-        let duration = u64::try_from(connected.as_millis()).unwrap_or(0);
-        let away = away.map_or(0, millis);
-        let record = self.record(ConnectionEvent::Disconnected, instance);
-        let record = ConnectionRecord {
-            at: record.at.saturating_sub(away),
-            reason: end.reason.to_owned(),
-            duration_ms: Some(duration.saturating_sub(away)),
-            ..record
-        };
-        self.log.note(RecordSubject::Agent(agent), record);
-    }
-
-    fn record(&self, event: ConnectionEvent, instance: &Instance) -> ConnectionRecord {
-        ConnectionRecord {
-            instance: instance.name(),
-            version: instance.meta.version.clone(),
-            remote_addr: instance.origin.address(),
-            scheme: instance.origin.scheme().to_owned(),
-            ..self.record_of(event)
-        }
-    }
-
-    /// A record of this moment, of which nothing else is known yet.
-    pub(crate) fn record_of(&self, event: ConnectionEvent) -> ConnectionRecord {
-        let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-        ConnectionRecord::new(event, now, &self.replica)
-    }
-
-    /// Looks at a process that was away.
-    fn look(&self, agent: AgentId, connection_id: i64, now: Instant) {
-        self.change(agent, |instances| {
-            let at = instances
-                .iter()
-                .position(|it| it.connection_id == connection_id);
-            let Some(at) = at else { return false };
-            let instance = &mut instances[at];
-            instance.scheduled = false;
-            let Some(away) = instance.away else {
-                return false;
-            };
-            match away.next(now) {
-                Next::Wait(until) => self.schedule(agent, instance, until),
-                Next::Report => {
-                    self.report(agent, instance, away.end);
-                    let known = instance.registered || instance.meta.kubernetes_version.is_some();
-                    if !known {
-                        instances.swap_remove(at);
-                        return true;
-                    }
-                    instance.away = Some(Away {
-                        reported: true,
-                        ..away
-                    });
-                    self.schedule(agent, instance, away.since + KNOWN_TTL);
-                }
-                Next::Forget => {
-                    if !away.reported {
-                        self.report(agent, instance, away.end);
-                    }
-                    instances.swap_remove(at);
-                    return true;
-                }
-            }
-            false
-        });
-    }
-
-    fn schedule(&self, agent: AgentId, instance: &mut Instance, at: Instant) {
-        if !instance.scheduled {
-            instance.scheduled = true;
-            self.agenda.add(at, agent, instance.connection_id);
-        }
-    }
-
-    /// The replica stops: whoever is away, or still connected, disconnects from it.
-    fn report_all(&self) {
-        drop(self.agenda.all());
-        for shard in &self.agents {
-            let agents = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (agent, entry) in agents.iter() {
-                for instance in &entry.instances {
-                    match instance.away {
-                        Some(away) if away.reported => {}
-                        Some(away) => self.report(*agent, instance, away.end),
-                        None => self.report(*agent, instance, End::REPLICA_STOPS),
-                    }
-                }
-            }
-        }
-    }
-
     /// Changes an agent's processes; `change` returns whether that is to be published.
     fn change(&self, agent: AgentId, change: impl FnOnce(&mut Vec<Instance>) -> bool) {
         let mut agents = self.lock(agent);
@@ -477,38 +315,6 @@ impl Tracker {
         self.agents[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Agent {
-    /// The process that this is another call of: one that is connected, or else one that is away.
-    fn find(&mut self, instance: &Instance) -> Option<&mut Instance> {
-        let is_here = |it: &Instance| it.away.is_none() && it.is_same(instance);
-        let was_here = |it: &Instance| {
-            it.away.is_some() && (it.is_same(instance) || it.is_predecessor(instance))
-        };
-        let at = self.instances.iter().position(is_here);
-        let at = at.or_else(|| self.instances.iter().position(was_here))?;
-        self.instances.get_mut(at)
-    }
-
-    fn is_full(&self) -> bool {
-        let here = self.instances.iter().filter(|it| it.away.is_none());
-        here.count() >= MAX_INSTANCES
-    }
-
-    /// Adds a process, in the place of one that is away if there are too many.
-    fn add(&mut self, instance: Instance) -> Option<Instance> {
-        let mut gone = None;
-        if self.instances.len() >= MAX_INSTANCES {
-            let longest = self.instances.iter().enumerate();
-            let longest = longest.filter_map(|(at, it)| Some((it.away?.since, at)));
-            if let Some((_, at)) = longest.min() {
-                gone = Some(self.instances.swap_remove(at));
-            }
-        }
-        self.instances.push(instance);
-        gone
     }
 }
 
@@ -548,10 +354,6 @@ impl Drop for InstanceGuard {
             true
         });
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -9,45 +9,38 @@
 //! whose pin is not known here is pinned for now, and for good when the store is back.
 
 mod ask;
+mod fronts;
+mod pins;
 mod told;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use cluster_state::{
-    AgentId, Channel, ChannelEvent, ClusterPins, ClusterUid, ConnectionEvent, ConnectionRecord,
-    MAX_PINS, RecordSubject, StoreError,
+    AgentId, Channel, ClusterPins, ClusterUid, ConnectionEvent, ConnectionRecord, RecordSubject,
+    StoreError,
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry as Metrics};
 use router::tunnel::{Offer, Stream};
-use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::caller::{Caller, CallerCluster, Permit};
 use super::connection::Task;
 use crate::tracker::Tracker;
 use ask::Answer;
+use fronts::Fronts;
 pub(super) use told::{Told, told};
 
 /// The channel by which replicas hear that a pin has changed: the message is the agent's number.
 pub const CHANNEL: &str = "kas_cluster_pins";
-/// How long a tunnel waits for the store.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long it counts what a tunnel of a load balancer's connection was found to lead to.
-const FRONT_TTL: Duration = Duration::from_secs(60);
-/// Addresses of load balancers that are remembered for an agent.
-const MAX_FRONTS: usize = 8;
 /// How long a connection whose cluster did not answer is not asked again.
 const UNANSWERED_TTL: Duration = Duration::from_secs(5);
 /// The least time between two warnings about one agent.
 const WARN_INTERVAL: Duration = Duration::from_secs(300);
-/// Changes that may wait.
-const MAX_CHANGES: usize = 1024;
 
 /// A tunnel that an agent has opened, with what it says of the cluster that it leads to.
 #[derive(Debug)]
@@ -88,17 +81,8 @@ struct Known {
     tentative: bool,
     /// Those with tunnels here.
     callers: Vec<Weak<Caller>>,
-    fronts: Vec<Front>,
+    fronts: Fronts,
     warned_at: Option<Instant>,
-}
-
-/// What the only tunnel of a connection was found to lead to.
-#[derive(Debug)]
-struct Front {
-    ip: IpAddr,
-    cluster: Option<ClusterUid>,
-    at: Instant,
-    caller: Weak<Caller>,
 }
 
 /// Held while a connection is asked: tunnels that wait for the answer hold their caller, which holds them.
@@ -137,35 +121,6 @@ impl Clusters {
             agents: Mutex::default(),
             refused,
         })
-    }
-
-    /// Follows what other replicas change, until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let Some(channel) = self.changes.clone() else {
-            return self.read_all().await;
-        };
-        let (sender, mut changed) = mpsc::channel(MAX_CHANGES);
-        let mut on_event = move |event| {
-            // One that finds no room is read with all at the next gap, or by the agent's next tunnel.
-            let _ = sender.try_send(event);
-        };
-        let following = async {
-            let reading = async {
-                while let Some(event) = changed.recv().await {
-                    match event {
-                        ChannelEvent::Gap => self.read_all().await,
-                        ChannelEvent::Message(text) => {
-                            let id = std::str::from_utf8(&text).ok();
-                            if let Some(id) = id.and_then(|id| id.parse().ok()) {
-                                self.read_again(AgentId(id)).await;
-                            }
-                        }
-                    }
-                }
-            };
-            tokio::join!(channel.listen(&mut on_event), reading);
-        };
-        stop.run_until_cancelled(following).await;
     }
 
     /// The cluster that an agent is pinned to.
@@ -216,7 +171,7 @@ impl Clusters {
 
     /// A tunnel that says nothing: what was found of its connection counts.
     fn judge_by_connection(self: &Arc<Self>, open: OpenTunnel) -> Admission {
-        let caller = open.permit.caller.clone();
+        let (agent, caller) = (open.offer.agent, open.permit.caller.clone());
         // Only the connection's own task, which is here, asks and pushes.
         let mut found = caller.cluster();
         match &mut *found {
@@ -238,22 +193,24 @@ impl Clusters {
                 waiting.push(open);
                 Admission::Waits
             }
-            CallerCluster::NotAsked | CallerCluster::Unanswered(_) => match self.front(&open) {
-                Some(Some(cluster)) => {
-                    drop(found);
-                    self.judge(open, cluster)
+            CallerCluster::NotAsked | CallerCluster::Unanswered(_) => {
+                match self.front(agent, &caller) {
+                    Some(Some(cluster)) => {
+                        drop(found);
+                        self.judge(open, cluster)
+                    }
+                    Some(None) => {
+                        drop(found);
+                        self.judge_unknown(open)
+                    }
+                    None => {
+                        *found = CallerCluster::Asking(Vec::new());
+                        drop(found);
+                        let asks = Asks(caller.clone());
+                        Admission::Later(Box::pin(self.clone().ask(open, asks)))
+                    }
                 }
-                Some(None) => {
-                    drop(found);
-                    self.judge_unknown(open)
-                }
-                None => {
-                    *found = CallerCluster::Asking(Vec::new());
-                    drop(found);
-                    let asks = Asks(caller.clone());
-                    Admission::Later(Box::pin(self.clone().ask(open, asks)))
-                }
-            },
+            }
         }
     }
 
@@ -324,106 +281,16 @@ impl Clusters {
             }
             Answer::None => (CallerCluster::Unanswered(Instant::now()), None),
         };
-        if let Some(cluster) = front {
-            self.remember_front(agent, cluster, caller);
+        if let Some(cluster) = front
+            && caller.streams() <= 1
+        {
+            let mut agents = self.lock();
+            let known = agents.entry(agent).or_default();
+            known.fronts.remember(cluster, caller);
         }
         match std::mem::replace(&mut *caller.cluster(), found) {
             CallerCluster::Asking(waiting) => waiting,
             _ => Vec::new(),
-        }
-    }
-
-    /// Pins an agent unless it is pinned.
-    async fn pin_first(&self, agent: AgentId, cluster: ClusterUid) {
-        let pinning = self.pins.pin_first(agent, &cluster);
-        let pinned = tokio::time::timeout(STORE_TIMEOUT, pinning).await;
-        match pinned.unwrap_or(Err(StoreError::Timeout(STORE_TIMEOUT))) {
-            Ok(pinned) => {
-                let first = pinned == cluster;
-                let news = self.know(agent, Some(pinned), false);
-                if first && news {
-                    tracing::info!(agent.id = agent.0, %cluster, "agent is pinned to its cluster");
-                    self.publish(agent).await;
-                }
-            }
-            Err(error) => {
-                tracing::debug!(agent.id = agent.0, %error, "could not pin the agent to its cluster; keeping the pin here for now");
-                self.know(agent, Some(cluster), true);
-            }
-        }
-    }
-
-    /// Notes a pin; ends tunnels that lead elsewhere, or nobody knows where. Says whether it is another one.
-    fn know(&self, agent: AgentId, pin: Option<ClusterUid>, tentative: bool) -> bool {
-        let (callers, pin) = {
-            let mut agents = self.lock();
-            if agents.len() >= MAX_PINS && !agents.contains_key(&agent) {
-                return false;
-            }
-            let known = agents.entry(agent).or_default();
-            if known.pin == pin || (tentative && known.pin.is_some()) {
-                known.tentative &= tentative;
-                return false;
-            }
-            known.pin.clone_from(&pin);
-            known.tentative = tentative;
-            known.fronts.clear();
-            let callers: Vec<_> = known.callers.iter().filter_map(Weak::upgrade).collect();
-            (callers, pin)
-        };
-        if let Some(pin) = pin {
-            for caller in callers {
-                caller.cut_others(&pin);
-            }
-        }
-        true
-    }
-
-    async fn publish(&self, agent: AgentId) {
-        if let Some(channel) = &self.changes {
-            let message = agent.to_string().into_bytes().into();
-            // Whoever does not hear of it asks the store at the agent's next tunnel.
-            let _ = tokio::time::timeout(STORE_TIMEOUT, channel.publish(message)).await;
-        }
-    }
-
-    /// Another replica has changed a pin.
-    async fn read_again(&self, agent: AgentId) {
-        if !self.lock().contains_key(&agent) {
-            return;
-        }
-        if let Ok(pin) = self.pins.read(agent).await {
-            self.know(agent, pin, false);
-        }
-    }
-
-    /// Changes may have been missed.
-    async fn read_all(&self) {
-        let pins = match self.pins.all().await {
-            Ok(pins) => pins,
-            Err(error) => {
-                return tracing::debug!(%error, "could not read the agents' cluster pins");
-            }
-        };
-        let others: Vec<_> = {
-            let agents = self.lock();
-            let others = agents.iter().filter(|(id, _)| !pins.contains_key(id));
-            let others = others.filter_map(|(id, it)| {
-                let connected = it.callers.iter().any(|caller| caller.strong_count() > 0);
-                Some((*id, it.pin.clone()?, it.tentative || connected))
-            });
-            others.collect()
-        };
-        for (agent, cluster, holds) in others {
-            // A store that has lost its pins gets those of connected agents again.
-            if holds {
-                self.pin_first(agent, cluster).await;
-            } else {
-                self.know(agent, None, false);
-            }
-        }
-        for (agent, pin) in pins {
-            self.know(agent, pin, false);
         }
     }
 
@@ -439,37 +306,8 @@ impl Clusters {
         callers.push(Arc::downgrade(caller));
     }
 
-    fn front(&self, open: &OpenTunnel) -> Option<Option<ClusterUid>> {
-        let ip = open.permit.caller.origin.remote_addr.ip();
-        let agents = self.lock();
-        let fronts = agents.get(&open.offer.agent)?.fronts.iter();
-        let is_front = |it: &&Front| {
-            // A connection with a second stream is one of an agent process, or at least one that is asked itself.
-            let single = |caller: Arc<Caller>| {
-                caller.streams() == 1 && it.at.elapsed() > Duration::from_secs(1)
-            };
-            it.ip == ip && it.at.elapsed() < FRONT_TTL && it.caller.upgrade().is_none_or(single)
-        };
-        let found = fronts.rev().find(is_front)?;
-        Some(found.cluster.clone())
-    }
-
-    fn remember_front(&self, agent: AgentId, cluster: Option<ClusterUid>, caller: &Arc<Caller>) {
-        if caller.streams() > 1 {
-            return;
-        }
-        let mut agents = self.lock();
-        let fronts = &mut agents.entry(agent).or_default().fronts;
-        fronts.retain(|it| it.at.elapsed() < FRONT_TTL);
-        if fronts.len() >= MAX_FRONTS {
-            fronts.remove(0);
-        }
-        fronts.push(Front {
-            ip: caller.origin.remote_addr.ip(),
-            cluster,
-            at: Instant::now(),
-            caller: Arc::downgrade(caller),
-        });
+    fn front(&self, agent: AgentId, caller: &Caller) -> Option<Option<ClusterUid>> {
+        self.lock().get(&agent)?.fronts.find(caller)
     }
 
     /// Counts, logs and records that a tunnel is refused; the status for its agent.

@@ -1,8 +1,10 @@
 //! Which processes are connected, and for how long.
 
-use cluster_state::{Owner, RecordsPage, memory::MemoryStore};
+use std::time::Duration;
 
-use super::*;
+use cluster_state::{ConnectionEvent, Owner, RecordSubject, RecordsPage, memory::MemoryStore};
+
+use super::{away::KNOWN_TTL, *};
 
 const AGENT: AgentId = AgentId(7);
 
