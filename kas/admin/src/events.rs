@@ -18,7 +18,7 @@ use crate::{
     Failure,
     fleet::{CONNECTED, Fleet, Snapshot},
     peers,
-    service::state,
+    replica::state,
     v1::{AgentReference, Event},
 };
 

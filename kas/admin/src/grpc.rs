@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Admin, Failure,
-    server::Caller,
+    caller::Caller,
     v1::{
         Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, GetStatusRequest,
         ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,

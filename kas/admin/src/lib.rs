@@ -8,6 +8,7 @@
 //! the work is bounded for each caller and in all, and shared by those who ask the same.
 
 mod authenticate;
+mod caller;
 mod client;
 pub mod config;
 mod events;

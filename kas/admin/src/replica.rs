@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster_state::{AgentId, ReplicaId, RoutingTable};
+use cluster_state::{AgentId, MemberState, ReplicaId, RoutingTable};
 use jiff::Timestamp;
 use router::Registry;
 use runtime::telemetry::{self, LogLevel};
@@ -31,6 +31,16 @@ pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 const MAX_REQUESTS: u32 = 500;
 /// The same where nobody says.
 const DEFAULT_REQUESTS: u32 = 100;
+
+/// What a replica's state is called.
+pub(crate) fn state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Serving => "serving",
+        MemberState::Draining => "draining",
+        MemberState::Unreachable => "unreachable",
+        MemberState::Silent => "silent",
+    }
+}
 
 /// The parts of a replica that know what is asked of it alone.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Admin, Failure,
-    server::Caller,
+    caller::Caller,
     v1::{
         Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
         ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasResponse,

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::{Admin, Failure, authenticate::Door, grpc, page, rest, tokens::Tokens};
+use crate::{Admin, Failure, authenticate::Door, caller::Caller, grpc, page, rest, tokens::Tokens};
 
 /// Connections at once; more wait for others to end.
 const MAX_CONNECTIONS: usize = 512;
@@ -110,10 +110,6 @@ impl Settings {
 pub struct AdminApi {
     router: Router,
 }
-
-/// Who makes a request.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller(pub(crate) Arc<str>);
 
 /// What all requests pass.
 #[derive(Debug)]

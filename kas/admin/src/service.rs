@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cluster_state::{AgentId, Member, MemberState, RecordSubject};
+use cluster_state::{AgentId, Member, RecordSubject};
 
 use crate::{
     Failure, Sources,
@@ -12,7 +12,7 @@ use crate::{
     fleet::{CONNECTED, Fleet, Snapshot, complete},
     peers::{self, AskError},
     records,
-    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit},
+    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit, state},
     v1::{
         Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
         GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
@@ -337,15 +337,6 @@ impl Admin {
     fn names(&self) -> HashMap<i64, String> {
         let known = self.sources.control_plane.known_agents();
         known.iter().map(|it| (it.id.0, it.name.clone())).collect()
-    }
-}
-
-pub(crate) fn state(state: MemberState) -> &'static str {
-    match state {
-        MemberState::Serving => "serving",
-        MemberState::Draining => "draining",
-        MemberState::Unreachable => "unreachable",
-        MemberState::Silent => "silent",
     }
 }
 

@@ -9,6 +9,7 @@ mod credentials;
 mod dial;
 mod dial_error;
 mod form;
+mod http2;
 mod states;
 mod supervisor;
 mod tunnels;

@@ -5,6 +5,7 @@
 //! ever; commands that were under way when a connection broke fail, and the
 //! table repeats them.
 
+mod address;
 mod channel;
 mod cluster_pins;
 mod connection_records;
@@ -39,9 +40,10 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub use address::{Address, AddressError};
 pub use gitlab_kas::GitLabKas;
 pub use metrics::StoreMetrics;
-pub use options::{Address, AddressError, RedisOptions, SentinelTls, Servers};
+pub use options::{RedisOptions, SentinelTls, Servers};
 
 use crate::{
     channel::Channel,

@@ -3,6 +3,9 @@
 //! A load balancer may carry the calls of many agents on one connection: limits, refusals and the end of a token
 //! concern its own caller only.
 
+mod open_tunnel;
+mod told;
+
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
@@ -19,8 +22,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{clusters::OpenTunnel, descriptor::Methods};
+use super::descriptor::Methods;
 use crate::tracker::{End, Origin, Registrations};
+pub(super) use open_tunnel::OpenTunnel;
+pub(super) use told::{METHOD, Told, told};
 
 /// Callers that one connection may have: as many as it has streams.
 const MAX_CALLERS: usize = runtime::grpc::MAX_STREAMS as usize;

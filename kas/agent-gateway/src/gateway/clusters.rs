@@ -11,7 +11,6 @@
 mod ask;
 mod fronts;
 mod pins;
-mod told;
 
 use std::{
     collections::HashMap,
@@ -23,17 +22,15 @@ use cluster_state::{
     AgentId, Channel, ClusterPins, ClusterUid, ConnectionEvent, ConnectionRecord, RecordSubject,
     StoreError,
 };
+use futures_util::future::BoxFuture;
 use prometheus_client::{metrics::counter::Counter, registry::Registry as Metrics};
-use router::tunnel::{Offer, Stream};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::caller::{Caller, CallerCluster, Permit};
-use super::connection::Task;
+use super::caller::{Caller, CallerCluster, OpenTunnel, Told};
 use crate::tracker::Tracker;
 use ask::Answer;
 use fronts::Fronts;
-pub(super) use told::{Told, told};
 
 /// The channel by which replicas hear that a pin has changed: the message is the agent's number.
 pub const CHANNEL: &str = "kas_cluster_pins";
@@ -42,15 +39,6 @@ const UNANSWERED_TTL: Duration = Duration::from_secs(5);
 /// The least time between two warnings about one agent.
 const WARN_INTERVAL: Duration = Duration::from_secs(300);
 
-/// A tunnel that an agent has opened, with what it says of the cluster that it leads to.
-#[derive(Debug)]
-pub(super) struct OpenTunnel {
-    pub(super) offer: Offer,
-    pub(super) stream: Stream,
-    pub(super) permit: Permit,
-    pub(super) told: Told,
-}
-
 /// What becomes of a tunnel.
 pub(super) enum Admission {
     /// It leads to this cluster, or it is not known to which.
@@ -58,7 +46,7 @@ pub(super) enum Admission {
     /// It leads to another cluster than the agent's.
     Refuse(OpenTunnel, Status),
     /// It is decided about these when this is done.
-    Later(Task<Vec<OpenTunnel>>),
+    Later(BoxFuture<'static, Vec<OpenTunnel>>),
     /// It waits for others of its connection.
     Waits,
 }

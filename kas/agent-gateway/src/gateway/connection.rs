@@ -32,8 +32,8 @@ use tracing::{Span, field};
 
 use super::{
     AgentGateway,
-    caller::Callers,
-    clusters::{Admission, OpenTunnel},
+    caller::{Callers, OpenTunnel},
+    clusters::Admission,
     dialled::DialledConnection,
     idle_tunnel::IdleTunnel,
     service::{self, Nested, Opened, Opening},
@@ -57,8 +57,6 @@ const PING_PACE: KeepaliveOptions = KeepaliveOptions {
 const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// The age of a dialled connection, which the agent could not make again: none that is ever reached.
 const DIALLED_CONNECTION_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-pub(super) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 struct Connection {
     gateway: Arc<AgentGateway>,

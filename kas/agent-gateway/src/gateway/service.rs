@@ -23,10 +23,7 @@ use runtime::{
 };
 use tonic::{Code, Status};
 
-use super::{
-    caller::{Identity, Permit},
-    clusters::OpenTunnel,
-};
+use super::caller::{Identity, OpenTunnel, Permit};
 pub(super) use responses::Responses;
 
 /// A call being served, until its end.

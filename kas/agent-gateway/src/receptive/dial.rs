@@ -7,7 +7,7 @@ use control_plane::ReceptiveAgent;
 use runtime::{
     connect::{ConnectOptions, Target, connect},
     grpc::{self, Channel},
-    io::{ByteStream, Heard},
+    io::ByteStream,
     listen::{Accepted, Scheme},
 };
 use tonic::{Code, Status};
@@ -16,6 +16,7 @@ use super::{
     credentials::{Credentials, tls},
     dial_error::DialError,
     form::Form,
+    http2::Http2,
     tunnels::{self, Agent, Tunnels},
 };
 use crate::gateway::WEBSOCKET_PING_INTERVAL;
@@ -31,12 +32,6 @@ pub(super) struct Attached {
     pub(super) seen: bool,
     /// Moves the bytes; ends when the socket has.
     pub(super) driver: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-/// HTTP/2 to an agent, as the client.
-pub(super) struct Http2 {
-    pub(super) connection: h2::client::Connection<ByteStream, proto::frame::Frame>,
-    pub(super) heard: Heard,
 }
 
 /// What carries the agent's calls.

@@ -32,7 +32,7 @@ use tokio::io::DuplexStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status};
 
-use super::{credentials::Credentials, dial::Http2, dial_error::DialError};
+use super::{credentials::Credentials, dial_error::DialError, http2::Http2};
 
 /// How long the first tunnel may be silent before it is taken for accepted.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);

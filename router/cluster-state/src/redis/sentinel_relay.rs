@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    options::Address,
+    address::Address,
     resp::{Reply, ReplyError, Resp},
 };
 

@@ -14,7 +14,7 @@ use proto::{
 };
 use router::{Call, Event, Need, Opening, Registry};
 
-use super::{OpenTunnel, told::METHOD};
+use crate::gateway::caller::{METHOD, OpenTunnel};
 
 /// How long the answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

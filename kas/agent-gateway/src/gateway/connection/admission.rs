@@ -7,6 +7,7 @@ use std::{
 };
 
 use control_plane::{AgentInfo, Token, TokenHash};
+use futures_util::future::BoxFuture;
 use http::Request;
 use runtime::{
     backoff::jittered,
@@ -22,7 +23,7 @@ use super::{
         kind,
         service::{Call, Handler, Method, RunnerCall},
     },
-    Connection, Task,
+    Connection,
     lifecycle::Phase,
     work::Work,
 };
@@ -45,7 +46,7 @@ pub(super) struct PendingCall {
 pub(super) struct Authenticating {
     call: Option<PendingCall>,
     token: TokenHash,
-    asked: Task<Authenticated>,
+    asked: BoxFuture<'static, Authenticated>,
 }
 
 pub(super) type Authenticated = Result<Arc<AgentInfo>, Status>;

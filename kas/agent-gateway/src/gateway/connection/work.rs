@@ -6,15 +6,13 @@ use std::{
 };
 
 use control_plane::TokenHash;
+use futures_util::future::BoxFuture;
 use router::AgentId;
 use tracing::instrument::Instrumented;
 
-use super::{
-    super::{
-        clusters::OpenTunnel,
-        service::{Served, ServedRunner},
-    },
-    Task,
+use super::super::{
+    caller::OpenTunnel,
+    service::{Served, ServedRunner},
 };
 
 /// Something in progress.
@@ -24,11 +22,11 @@ pub(super) enum Work {
     /// A call of a runner.
     RunnerCall(Instrumented<ServedRunner>),
     /// The control plane is asked about all tokens again.
-    Reauthenticate(Task<Vec<TokenHash>>),
+    Reauthenticate(BoxFuture<'static, Vec<TokenHash>>),
     /// An agent has got GOAWAY.
-    Move(AgentId, Task<()>),
+    Move(AgentId, BoxFuture<'static, ()>),
     /// It is found out which cluster tunnels lead to.
-    Identify(Task<Vec<OpenTunnel>>),
+    Identify(BoxFuture<'static, Vec<OpenTunnel>>),
 }
 
 /// How it ended.

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{
     super::{
-        clusters::{OpenTunnel, told},
+        caller::{OpenTunnel, told},
         descriptor::MethodLists,
         service::{Call, Method, Opening},
     },

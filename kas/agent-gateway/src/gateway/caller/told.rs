@@ -8,7 +8,8 @@ const CLUSTER: &str = "kas-cluster";
 /// The first major version of GitLab's agentk that is asked: older ones are not known here well enough.
 const ASKED_MIN_MAJOR: u64 = 15;
 /// The method by which it is asked.
-pub(super) const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
+pub(in crate::gateway) const METHOD: &str =
+    "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 
 /// What a tunnel says of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
