@@ -14,7 +14,7 @@ use tracing_subscriber::{
 use super::LogLevel;
 
 /// Third-party crates whose lines below an error are noise, by the beginning of their names.
-const NOISY: [&str; 4] = ["h2", "hyper", "tower", "kube"];
+const NOISY: [&str; 5] = ["fred", "h2", "hyper", "tower", "kube"];
 /// The level while `RUST_LOG` decides, or before logging starts.
 const FIXED: u8 = 0;
 
