@@ -18,6 +18,7 @@ use agent_gateway::{
     Clusters, DrainSettings, Flux, Services, Tracker, WEBSOCKET_PING_INTERVAL, events::Events,
 };
 use anyhow::Context;
+use audit::Audit;
 use cluster_state::{ConnectionLog, OneTimeClaims, ReplicaId};
 use control_plane::{notifications::Notifications, usage::Usage};
 use prometheus_client::registry::Registry as Metrics;
@@ -67,7 +68,16 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     );
     crate::numbers::register_process(&mut metrics);
     let control = control::open(&config, &stop, &mut metrics)?;
-    let setup = setup(&config, &control, metrics).await?;
+    let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
+    let written_by = audit::Identity {
+        replica: id.to_string(),
+        version: version::VERSION.to_owned(),
+    };
+    let (audit, writers) = Audit::open(&config.audit, written_by, &mut metrics)?;
+    // Requests in progress have records until they are over.
+    let close_audit = CancellationToken::new();
+    let writing = tokio::spawn(writers.run(close_audit.clone()));
+    let setup = setup(&config, id, &control, audit, metrics).await?;
     let mut reloader = Reloader::new(file, &config, control.standalone());
     reloader.certificates(setup.certificates());
     let tracing = config.observability.tracing.as_ref();
@@ -100,6 +110,9 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     };
     stop.cancel();
     control.stopped().await;
+    close_audit.cancel();
+    // What it could not write it has logged.
+    let _ = writing.await;
     if let Some(exporting) = exporting {
         // What it could not send it has logged.
         let _ = exporting.await;
@@ -112,8 +125,13 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyhow::Result<Setup> {
-    let id = ReplicaId::new(&format!("kas-{:016x}", rand::random::<u64>()));
+async fn setup(
+    config: &Config,
+    id: ReplicaId,
+    control: &Control,
+    audit: Audit,
+    mut metrics: Metrics,
+) -> anyhow::Result<Setup> {
     let agents = &config.agent.listen;
     let directions = Directions::new(config);
     let acceptor = AgentAcceptor::new(AgentAcceptorOptions {
@@ -186,7 +204,14 @@ async fn setup(config: &Config, control: &Control, mut metrics: Metrics) -> anyh
             settings,
         },
         receptive_form: config.agent.receptive_agent.form,
-        users: users(config, control.usage.clone(), &graph, shared.one_time).await?,
+        users: users(
+            config,
+            control.usage.clone(),
+            &graph,
+            shared.one_time,
+            audit,
+        )
+        .await?,
         peers,
         gitlab,
         events,
@@ -234,6 +259,7 @@ async fn users(
     usage: Option<Usage>,
     graph: &Graph,
     one_time: Option<Arc<dyn OneTimeClaims>>,
+    audit: Audit,
 ) -> anyhow::Result<Option<Port<PlainAcceptor, user_gateway::Settings>>> {
     let Some(users) = &config.agent.kubernetes_api else {
         return Ok(None);
@@ -261,6 +287,7 @@ async fn users(
             .map(|file| websocket_tokens(file, one_time))
             .transpose()?,
         usage,
+        audit,
         graph: config.agent.graph.enabled.then(|| graph.clone()),
         ..user_gateway::Settings::default()
     };

@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod audit;
 mod caller;
 mod check_config;
 mod connected;
@@ -72,6 +73,12 @@ pub enum FileCommand {
     CheckConfig {
         /// The configuration file
         file: PathBuf,
+    },
+    /// Read the audit trail: who did what in which cluster
+    Audit {
+        /// Subcommand.
+        #[command(subcommand)]
+        action: audit::Action,
     },
     /// Manage agents and their tokens
     Agent {
@@ -259,6 +266,12 @@ pub enum CommandError {
         #[source]
         error: std::io::Error,
     },
+    /// An audit trail is not as it was written.
+    #[error("the audit trail is not sound: {findings} findings")]
+    NotSound {
+        /// How many.
+        findings: u64,
+    },
     /// A key pair cannot be generated.
     #[error("cannot generate a key pair")]
     Key(#[source] rcgen::Error),
@@ -296,6 +309,7 @@ impl FileCommand {
     pub async fn run(self, output: &mut Output<'_>) -> Result<(), CommandError> {
         match self {
             Self::CheckConfig { file } => check_config::run(&file, output),
+            Self::Audit { action } => audit::run(action, output),
             Self::Agent { file, action } => agent::run(&file, action, output).await,
             Self::User { file, action } => {
                 caller::run(&file.path(), CallerKind::User, action, output)

@@ -13,6 +13,7 @@ mod secret;
 mod servers;
 mod unused;
 
+pub use ::audit::config::AuditSection;
 pub use admin::config::{AdminListen, AdminSection};
 pub use agent::{Agent, Gitops};
 pub use agent_gateway::config::{AgentListen, Events, Webhook};
@@ -59,6 +60,8 @@ section! {
         pub api: Option<Api> = None,
         /// The operator's API.
         pub admin: AdminSection = AdminSection::default(),
+        /// Who did what in which cluster. Not among the keys of GitLab's kas.
+        pub audit: AuditSection = AuditSection::default(),
         /// The API that other replicas call.
         pub private_api: Option<PrivateApi> = None,
         /// Only whether they are wanted: there are none here.

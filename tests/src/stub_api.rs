@@ -159,7 +159,32 @@ async fn answer(request: Request<Incoming>, seen: &Arc<Seen>) -> Response<Body> 
     if let Some(watch) = watch(&request, seen) {
         return watch;
     }
+    if request.uri().path().ends_with("/exec") {
+        return exec(request, seen);
+    }
     answer_whole(request, seen).await.map(BodyExt::boxed_unsync)
+}
+
+/// An exec, which says what it is told, without frames.
+fn exec(mut request: Request<Incoming>, seen: &Arc<Seen>) -> Response<Body> {
+    seen.paths().push(request.uri().to_string());
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else {
+            return;
+        };
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+        // A connection that breaks is what some tests are about.
+        tokio::io::copy(&mut from, &mut to).await.ok();
+    });
+    let mut response = Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = request.headers().get("upgrade").cloned();
+    let headers = response.headers_mut();
+    headers.insert("connection", http::HeaderValue::from_static("Upgrade"));
+    headers.extend(protocol.map(|it| (http::header::UPGRADE, it)));
+    headers.insert("audit-id", http::HeaderValue::from_static("stub-audit-id"));
+    response
 }
 
 /// Watches of pods, whose events have no end, and of services, which have none.

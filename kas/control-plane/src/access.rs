@@ -17,6 +17,17 @@ pub struct Access {
     pub user_id: i64,
     /// Whom the agent impersonates in its cluster; `None` means the agent itself.
     pub impersonation: Option<ImpersonationConfig>,
+    /// By what it was given.
+    pub basis: Basis,
+}
+
+/// By what a permission was given, for the audit trail; safe to log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Basis {
+    /// Who vouches for the caller; `None` is the control plane itself.
+    pub issuer: Option<Arc<str>>,
+    /// The access rule, where it is known.
+    pub rule: Option<Arc<str>>,
 }
 
 /// Who made a request; safe to log.

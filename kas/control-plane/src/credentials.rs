@@ -124,6 +124,17 @@ pub enum Credentials {
     },
 }
 
+impl Credentials {
+    /// What was presented, whatever it is.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        match self {
+            Self::Ci { token } | Self::Pat { token } => token,
+            Self::Session { access_key, .. } => access_key,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,7 +54,7 @@ use runtime::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Access, AgentInfo, AuthError, CachePolicy, Configuration, ControlPlane, Credentials,
+    Access, AgentInfo, AuthError, Basis, CachePolicy, Configuration, ControlPlane, Credentials,
     DenyReason, Identity, IdentityKind, ReceptiveAgent, RefusedKind, Standing, Token, TokenCache,
     TokenHash,
 };
@@ -223,6 +223,7 @@ impl GitLab {
             },
             user_id: allowed.job.user_id,
             impersonation: impersonation::of_job(&allowed.job, found),
+            basis: Basis::default(),
         })
     }
 
@@ -267,6 +268,7 @@ impl GitLab {
             },
             user_id: user.id,
             impersonation: impersonation::of_user(&user, proof.access_type()),
+            basis: Basis::default(),
         })
     }
 }

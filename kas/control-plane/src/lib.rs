@@ -20,7 +20,7 @@ mod token_bucket;
 mod token_cache;
 pub mod usage;
 
-pub use access::{Access, Identity, IdentityKind};
+pub use access::{Access, Basis, Identity, IdentityKind};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, RefusedKind};

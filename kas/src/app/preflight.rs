@@ -2,6 +2,7 @@
 //! asked.
 
 use anyhow::Context as _;
+use audit::Audit;
 use control_plane::{gitlab::Client, standalone::Standalone};
 use runtime::{
     connect::ProxySetting,
@@ -44,6 +45,7 @@ pub(crate) fn refusals(config: &Config) -> Vec<anyhow::Error> {
         peers.map_or(Ok(()), private_api),
         config.redis.as_ref().map_or(Ok(()), routing::check),
         observability(config),
+        Audit::check(&config.audit).map_err(Into::into),
     ];
     let checks = checks.into_iter().chain(webhooks.map(webhook));
     checks.filter_map(Result::err).collect()

@@ -9,6 +9,7 @@ mod request_head;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use audit::Audit;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use runtime::{drain::Drain, request_filter, shares::Shares};
 use tracing::Instrument;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) max_head: usize,
     /// Whose pages may call with what a browser adds by itself.
     pub(crate) origins: Origins,
+    /// Takes the records of requests.
+    pub(crate) audit: Audit,
 }
 
 /// The front, and the routes behind it.
@@ -83,7 +86,8 @@ impl Front {
         request: Box<UserRequest>,
         drain: &Drain,
     ) -> Response<ResponseBody> {
-        let scope = Scope::begin(&request.head, request.remote_addr, &self.metrics);
+        let (head, audit) = (&request.head, &self.settings.audit);
+        let scope = Scope::begin(head, request.remote_addr, &self.metrics, audit);
         let span = scope.span().clone();
         let id = scope.id().value();
         let answered = self.answer(request, scope, drain).instrument(span);
@@ -184,11 +188,11 @@ impl Front {
 fn finish(answer: Answer, mut scope: Box<Scope>, drain: &Drain) -> Response<ResponseBody> {
     match answer {
         Answer::Response(response) => {
-            scope.status = response.status().as_u16();
+            scope.answered(response.status(), response.headers());
             response.map(|content| ResponseBody::new(content, scope))
         }
         Answer::Upgrade(headers, upgraded) => {
-            scope.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+            scope.answered(StatusCode::SWITCHING_PROTOCOLS, &headers);
             let span = scope.span().clone();
             drain.spawn(upgraded(scope).instrument(span));
             let mut response = Response::new(ResponseBody::empty());

@@ -68,6 +68,7 @@ impl UserGateway {
             response_header: settings.response_header,
             idle: settings.idle,
             response_headers: settings.response_headers,
+            audit: settings.audit.clone(),
         };
         let api = KubernetesApi::new(
             proxy,
@@ -94,6 +95,7 @@ impl UserGateway {
             idle: settings.idle,
             max_head: settings.max_head,
             origins: settings.origins,
+            audit: settings.audit,
         };
         Self {
             front: Front::new(front, routes, metrics),

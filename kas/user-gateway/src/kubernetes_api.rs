@@ -14,6 +14,7 @@ mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use audit::Audit;
 use bytes::Bytes;
 use control_plane::Access;
 use futures_util::future::BoxFuture;
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     /// Headers that clusters' answers may carry besides those of Kubernetes.
     pub(crate) response_headers: Vec<HeaderName>,
+    /// Takes the records of requests.
+    pub(crate) audit: Audit,
 }
 
 /// Serves the Kubernetes APIs of agents' clusters.
@@ -117,11 +120,16 @@ impl KubernetesApi {
         let uri = target.sent_path().parse().unwrap_or_default();
         let (mut asked, ()) = Request::new(()).into_parts();
         (asked.uri, asked.headers) = (uri, headers);
-        let mut scope = Scope::begin(&asked, remote_addr, &self.metrics);
+        let mut scope = Scope::begin(&asked, remote_addr, &self.metrics, &self.settings.audit);
         scope.watch = query::is_true(target.query(), "watch");
         let span = scope.span().clone();
         let answered = async {
             self.admission.admit_again(&access, &mut scope)?;
+            let whose = (&access, rights.credentials());
+            let what = (&asked.method, &target, &asked.headers);
+            if let Some(recorded) = scope.announce(whose, what, false) {
+                recorded.await?;
+            }
             let head = RequestHead {
                 method: asked.method,
                 target,
@@ -135,7 +143,7 @@ impl KubernetesApi {
         };
         match answered.instrument(span).await {
             Ok(Answer::Response(response)) => {
-                scope.status = response.status().as_u16();
+                scope.answered(response.status(), response.headers());
                 Ok(response.map(|content| ResponseBody::new(content, scope)))
             }
             Ok(Answer::Upgrade(..)) => {
@@ -160,6 +168,11 @@ impl KubernetesApi {
         let (path, from) = (target.sent_path(), request.remote_addr.ip());
         let admitted = self.admission.admit(&request.head, path, from, scope);
         let (access, rights) = admitted.await?;
+        let whose = (&access, rights.credentials());
+        let what = (&request.head.method, &target, &request.head.headers);
+        if let Some(recorded) = scope.announce(whose, what, request.on_upgrade.is_some()) {
+            recorded.await?;
+        }
         let Access {
             agent,
             impersonation,

@@ -1,7 +1,10 @@
 //! What a request owns until it is over: its id and span, its audit record, its deadline, and its part of the metrics.
 
+mod audit;
+
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
+use ::audit::Audit;
 use control_plane::{Access, Identity};
 use http::{HeaderValue, Method, Uri, header, request::Parts};
 use router::AgentId;
@@ -11,6 +14,8 @@ use runtime::{
 };
 use tokio::time::Instant;
 use tracing::Span;
+
+use audit::Audited;
 
 use crate::{
     in_progress::{Entry, Place},
@@ -39,6 +44,7 @@ pub(crate) struct Scope {
     place: Option<InProgress>,
     /// Where it is listed, once it was let in.
     listed: Option<Place>,
+    audited: Audited,
     caller: Arc<str>,
     /// Until when it may wait for a tunnel.
     pub(crate) deadline: Instant,
@@ -64,7 +70,12 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// The scope of a request that begins now.
-    pub(crate) fn begin(head: &Parts, remote_addr: SocketAddr, metrics: &Metrics) -> Box<Self> {
+    pub(crate) fn begin(
+        head: &Parts,
+        remote_addr: SocketAddr,
+        metrics: &Metrics,
+        audit: &Audit,
+    ) -> Box<Self> {
         let id = RequestId::of(&head.headers);
         let span =
             tracing::debug_span!("request", request_id = %id, agent.id = tracing::field::Empty);
@@ -86,6 +97,7 @@ impl Scope {
             _in_flight: metrics.begin(),
             place: None,
             listed: None,
+            audited: Audited::of(audit),
             caller: Arc::default(),
             deadline: started,
             watch: false,
@@ -215,6 +227,7 @@ impl Drop for Scope {
         if !known && !UNAUTHENTICATED.admit() {
             return;
         }
+        self.record_end();
         let text = |text| -> Cow<'_, str> {
             if known {
                 Cow::Borrowed(text)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use audit::Audit;
 use control_plane::usage::Usage;
 use http::{HeaderName, HeaderValue};
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub websocket_tokens: Option<WebSocketTokens>,
     /// Counts allowed requests for GitLab; `None` counts none.
     pub usage: Option<Usage>,
+    /// Takes the records of requests.
+    pub audit: Audit,
     /// Serves watches of clusters' objects over WebSocket; `None` disables them.
     pub graph: Option<Graph>,
 }
@@ -62,6 +65,7 @@ impl Default for Settings {
             response_headers: Vec::new(),
             websocket_tokens: None,
             usage: None,
+            audit: Audit::default(),
             graph: None,
         }
     }

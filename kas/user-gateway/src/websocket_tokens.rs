@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cluster_state::{AgentId, OneTimeClaims};
-use control_plane::{Access, AgentInfo, Identity, IdentityKind};
+use control_plane::{Access, AgentInfo, Basis, Identity, IdentityKind};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use prost::Message as _;
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
@@ -137,6 +137,7 @@ impl WebSocketTokens {
             },
             user_id: grant.user_id,
             impersonation,
+            basis: Basis::default(),
         })
     }
 }

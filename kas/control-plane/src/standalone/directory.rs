@@ -18,8 +18,8 @@ use super::{
     tokens::TokenEntry,
 };
 use crate::{
-    Access, AgentConfigurationVersion, AgentInfo, AuthError, DenyReason, Identity, IdentityKind,
-    ReceptiveAgent, TokenHash, agent_file::AgentFile,
+    Access, AgentConfigurationVersion, AgentInfo, AuthError, Basis, DenyReason, Identity,
+    IdentityKind, ReceptiveAgent, TokenHash, agent_file::AgentFile,
 };
 
 /// All that one state of the file says.
@@ -53,6 +53,8 @@ struct CompiledRule {
     services: HashSet<String>,
     groups: HashSet<String>,
     access_as: AccessAs,
+    /// What it is called where somebody was let in by it.
+    label: Arc<str>,
 }
 
 impl Directory {
@@ -70,7 +72,9 @@ impl Directory {
             directory.add_caller(IdentityKind::CiJob, &service.value);
         }
         let rules = document.access.iter();
-        directory.rules = rules.map(|rule| CompiledRule::new(&rule.value)).collect();
+        let rules = rules.enumerate();
+        let rules = rules.map(|(number, rule)| CompiledRule::new(number, &rule.value));
+        directory.rules = rules.collect();
         directory.ends.sort();
         directory
     }
@@ -164,6 +168,10 @@ impl Directory {
             identity: caller.identity.clone(),
             user_id: 0,
             impersonation,
+            basis: Basis {
+                issuer: None,
+                rule: Some(rule.label.clone()),
+            },
         })
     }
 
@@ -237,7 +245,7 @@ impl Directory {
 }
 
 impl CompiledRule {
-    fn new(rule: &Rule) -> Self {
+    fn new(number: usize, rule: &Rule) -> Self {
         let set = |names: &[Name]| texts(names).into_iter().collect();
         Self {
             agents: match &rule.agents {
@@ -250,6 +258,7 @@ impl CompiledRule {
             services: set(&rule.services),
             groups: set(&rule.groups),
             access_as: rule.access_as.clone(),
+            label: format!("access[{number}]").into(),
         }
     }
 

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
 use control_plane::{
-    Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason, Identity,
-    IdentityKind, Token,
+    Access, AgentInfo, AuthError, Basis, Configuration, ControlPlane, Credentials, DenyReason,
+    Identity, IdentityKind, Token,
 };
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
@@ -242,6 +242,7 @@ impl ControlPlane for Tokens {
                 identity,
                 user_id: 0,
                 impersonation,
+                basis: Basis::default(),
             })
         })
     }

@@ -1,0 +1,206 @@
+//! The audit trail of a real server: what a killed replica leaves of an exec, and who finds what was changed.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{
+    agentk::{Agentk, Links},
+    http as client,
+    kas::{Kas, Options},
+    programs,
+    stub_api::StubApi,
+    wait::until,
+    websocket::WebSocket,
+};
+use tokio::process::Command;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const EXEC: &str = "/api/v1/namespaces/default/pods/box/exec?command=sh&command=-c&command=id&container=main&stdin=true";
+
+/// A server with an agent and a user.
+struct Site {
+    kas: Kas,
+    stub: StubApi,
+    bearer: String,
+    agent: Agentk,
+    folder: TempDir,
+}
+
+impl Site {
+    /// One whose section `audit` has these lines besides the file.
+    async fn start(sinks: &str, more: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("audit.jsonl");
+        let more = format!(
+            "audit: {{sinks: [{{file: {{path: {}}}}}{sinks}]{more}}}",
+            file.display()
+        );
+        let options = Options {
+            more: &more,
+            ..Options::default()
+        };
+        let kas = Kas::start(options, folder.path()).await?;
+        let token = kas.create_agent("site").await?;
+        let user = kas.create_user("ana", "site", &["agent"]).await?;
+        let bearer = format!("pat:{}:{user}", kas.agent_id("site").await?);
+        let stub = StubApi::start().await?;
+        let links = Links {
+            kas: format!("ws://127.0.0.1:{}/", kas.agents),
+            ca: None,
+            kubeconfig: stub.kubeconfig(folder.path())?,
+        };
+        let site = Self {
+            agent: Agentk::start("agentk", &links, &token, folder.path())?,
+            kas,
+            stub,
+            bearer,
+            folder,
+        };
+        Ok(site)
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Response<Bytes>> {
+        let url = format!("http://127.0.0.1:{}/k8s-proxy{path}", self.kas.users);
+        let request = Request::builder().method(method).uri(url);
+        let request = request.header("authorization", format!("Bearer {}", self.bearer));
+        client::send(request.body(Bytes::new())?).await
+    }
+
+    async fn is_served(&self) -> Result<()> {
+        let served = async || {
+            let answer = self.ask(Method::GET, "/version").await.ok()?;
+            answer.status().is_success().then_some(())
+        };
+        let served = until("the agent", LIMIT, served).await;
+        served
+            .with_context(|| format!("{}\n{}", self.kas.process.tail(), self.agent.process.tail()))
+    }
+
+    async fn exec(&self) -> Result<WebSocket> {
+        let authorization = format!("Authorization: Bearer {}", self.bearer);
+        let lines = [
+            authorization.as_str(),
+            "Sec-WebSocket-Protocol: v5.channel.k8s.io",
+            "X-Request-Id: the-exec",
+        ];
+        WebSocket::open(self.kas.users, &format!("/k8s-proxy{EXEC}"), &lines).await
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("audit.jsonl")
+    }
+
+    /// The records of a request.
+    fn records(&self, request_id: &str) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.file())?;
+        let records = text.lines().map(serde_json::from_str::<Value>);
+        let mut found = records.collect::<Result<Vec<_>, _>>()?;
+        found.retain(|record| record["request_id"] == request_id);
+        Ok(found)
+    }
+
+    /// What `kas audit ARGS` exits with, and says.
+    async fn audit(&self, args: &[&str]) -> Result<(bool, String)> {
+        let mut command = Command::new(programs::kas()?);
+        command.arg("audit").args(args).arg(self.file());
+        let output = command.kill_on_drop(true).output().await?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.success(), said))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_replica_leaves_the_begin_of_an_exec_and_a_flipped_byte_is_found() -> Result<()> {
+    let mut site = Site::start("", "").await?;
+    site.is_served().await?;
+
+    let exec = site.exec().await?;
+    let begun = async || site.records("the-exec").ok().filter(|it| !it.is_empty());
+    until("the begin record", LIMIT, begun).await?;
+    site.kas.restart().await?;
+    drop(exec);
+
+    let records = site.records("the-exec")?;
+    let [begin] = &records[..] else {
+        anyhow::bail!("{records:?}");
+    };
+    let expected = [
+        ("kind", "begin"),
+        ("user", "user:ana"),
+        ("rule", "access[0]"),
+        ("verb", "get"),
+        ("resource", "pods"),
+        ("subresource", "exec"),
+        ("namespace", "default"),
+        ("name", "box"),
+        ("container", "main"),
+    ];
+    for (key, value) in expected {
+        ensure!(begin[key] == value, "{key}: {begin}");
+    }
+    ensure!(
+        begin["command"] == serde_json::json!(["sh", "-c", "id"]),
+        "{begin}"
+    );
+    ensure!(begin["agent"]["name"] == "site", "{begin}");
+    ensure!(begin["token_id"].is_string(), "{begin}");
+    let text = fs::read_to_string(site.file())?;
+    let (_, token) = site.bearer.rsplit_once(':').context("no token")?;
+    ensure!(!text.contains(token), "the trail has a token");
+    let (ok, said) = site.audit(&["verify"]).await?;
+    ensure!(ok && said.contains("0 of them not sound"), "{said}");
+    let (ok, said) = site
+        .audit(&["search", "--verb", "exec", "--user", "ana"])
+        .await?;
+    ensure!(ok && said.contains("get default/pods/box/exec"), "{said}");
+
+    let mut bytes = text.into_bytes();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(site.file(), bytes)?;
+
+    let (ok, said) = site.audit(&["verify"]).await?;
+    ensure!(!ok && said.contains("1 of them not sound"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_that_ends_has_the_id_of_the_clusters_own_audit_trail() -> Result<()> {
+    let site = Site::start("", "").await?;
+    site.is_served().await?;
+
+    drop(site.exec().await?);
+
+    let both = async || site.records("the-exec").ok().filter(|it| it.len() == 2);
+    let records = until("both records", LIMIT, both).await?;
+    let end = &records[1];
+    ensure!(end["kind"] == "end" && end["status"] == 101, "{end}");
+    ensure!(end["cluster_audit_id"] == "stub-audit-id", "{end}");
+    ensure!(end["acts_as"] == serde_json::json!({"agent": {}}), "{end}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_records_are_required_nothing_reaches_the_cluster_without_one() -> Result<()> {
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let sink = format!(", {{http: {{url: 'http://{}/'}}}}", hung.local_addr()?);
+    let site = Site::start(&sink, ", required: true, required_timeout: 1s").await?;
+    site.is_served().await?;
+
+    let refused = site.ask(Method::POST, "/echo").await?;
+
+    let body = String::from_utf8_lossy(refused.body());
+    ensure!(refused.status() == 503, "{refused:?}");
+    ensure!(
+        body.contains("was not written within 1 s, or too many wait (sink: http)"),
+        "{body}"
+    );
+    let asked = site.stub.seen().asked();
+    ensure!(!asked.iter().any(|it| it.contains("echo")), "{asked:?}");
+    Ok(())
+}
