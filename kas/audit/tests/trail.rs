@@ -287,6 +287,7 @@ async fn a_full_disk_stops_no_other_sink_but_every_request_where_records_are_req
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     trail.writing.abort();
+    trail.writing.await.unwrap_err();
 
     let trail =
         Trail::open("{required: true, required_timeout: 1s, sinks: [{file: {path: /dev/full}}]}");
