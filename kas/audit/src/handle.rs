@@ -3,27 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
-use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use runtime::jwt::Secret;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Class, NotRecorded, OpenError, Reads, Record, SCHEMA,
+    Class, Identity, NotRecorded, OpenError, Reads, Record,
     config::AuditSection,
     metrics::AuditMetrics,
+    record::encode,
     sink::{self, Queue, Writer},
 };
-
-/// Who writes the records of a process.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// The replica.
-    pub replica: String,
-    /// What it runs.
-    pub version: String,
-}
 
 /// Takes records. Clones share everything; without sinks it does nothing.
 #[derive(Debug, Clone, Default)]
@@ -187,14 +178,4 @@ fn caller(record: &Record<'_>) -> Arc<str> {
 fn key(section: &AuditSection) -> Result<Option<Secret>, OpenError> {
     let file = section.key_file.as_deref();
     Ok(file.map(Secret::read).transpose()?)
-}
-
-/// The line of a record without what its chain adds, and without the closing brace.
-pub(crate) fn encode(identity: &Identity, record: &Record<'_>) -> String {
-    let json = |value: &str| serde_json::Value::from(value).to_string();
-    let record = serde_json::to_string(record).expect("a record is texts and numbers");
-    let fields = record.trim_start_matches('{');
-    let fields = fields.strip_suffix('}').unwrap_or(fields);
-    let (time, replica) = (Timestamp::now(), json(&identity.replica));
-    format!("{{\"v\":{SCHEMA},\"time\":\"{time}\",\"replica\":{replica},{fields}")
 }

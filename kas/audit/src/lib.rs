@@ -19,5 +19,5 @@ pub mod verify;
 pub use attributes::{Attributes, Class};
 pub use config::Reads;
 pub use error::{NotRecorded, OpenError};
-pub use handle::{Audit, Identity, Writers};
-pub use record::{ActsAs, AgentName, Change, Kind, Record, SCHEMA, Text, texts};
+pub use handle::{Audit, Writers};
+pub use record::{ActsAs, AgentName, Change, Identity, Kind, Record, SCHEMA, Text, texts};

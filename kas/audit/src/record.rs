@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 /// The version of the schema; it grows when a field changes its meaning or goes away.
@@ -31,6 +32,15 @@ pub enum Kind {
     Stop,
     /// Records were lost before this one.
     Dropped,
+}
+
+/// Who writes the records of a process.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The replica.
+    pub replica: String,
+    /// What it runs.
+    pub version: String,
 }
 
 /// One record. Whatever is absent is not written.
@@ -285,6 +295,16 @@ pub fn texts<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<Text<'a>> {
         kept.push(format!("… ({missing} more)").into());
     }
     kept
+}
+
+/// The line of a record without what its chain adds, and without the closing brace.
+pub(crate) fn encode(identity: &Identity, record: &Record<'_>) -> String {
+    let json = |value: &str| serde_json::Value::from(value).to_string();
+    let record = serde_json::to_string(record).expect("a record is texts and numbers");
+    let fields = record.trim_start_matches('{');
+    let fields = fields.strip_suffix('}').unwrap_or(fields);
+    let (time, replica) = (Timestamp::now(), json(&identity.replica));
+    format!("{{\"v\":{SCHEMA},\"time\":\"{time}\",\"replica\":{replica},{fields}")
 }
 
 #[cfg(test)]

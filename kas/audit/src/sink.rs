@@ -25,8 +25,8 @@ use crate::{
     Identity, Kind, OpenError, Record,
     chain::Chain,
     config::{AuditSection, SinkSection},
-    handle::encode,
     metrics::{AuditMetrics, Outcome},
+    record::encode,
 };
 use file::FileOutput;
 use http::HttpOutput;

@@ -126,8 +126,8 @@ impl KubernetesApi {
         let answered = async {
             self.admission.admit_again(&access, &mut scope)?;
             let whose = (&access, rights.credentials());
-            let what = (&asked.method, &target, &asked.headers);
-            if let Some(recorded) = scope.announce(whose, what, false) {
+            let (what, at) = ((&asked.method, &asked.headers), target.asked());
+            if let Some(recorded) = scope.announce(whose, what, at, false) {
                 recorded.await?;
             }
             let head = RequestHead {
@@ -169,8 +169,9 @@ impl KubernetesApi {
         let admitted = self.admission.admit(&request.head, path, from, scope);
         let (access, rights) = admitted.await?;
         let whose = (&access, rights.credentials());
-        let what = (&request.head.method, &target, &request.head.headers);
-        if let Some(recorded) = scope.announce(whose, what, request.on_upgrade.is_some()) {
+        let what = (&request.head.method, &request.head.headers);
+        let (at, upgrade) = (target.asked(), request.on_upgrade.is_some());
+        if let Some(recorded) = scope.announce(whose, what, at, upgrade) {
             recorded.await?;
         }
         let Access {

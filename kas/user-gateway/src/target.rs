@@ -102,6 +102,14 @@ impl Target {
         &self.query
     }
 
+    /// The decoded path, or the one that was sent where it has no text, and the parameters.
+    pub(crate) fn asked(&self) -> (&str, &Meta) {
+        match self.path() {
+            "" => (self.sent_path(), &self.query),
+            path => (path, &self.query),
+        }
+    }
+
     /// Sets a parameter that had no or another value.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         Edit {

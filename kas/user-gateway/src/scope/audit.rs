@@ -4,10 +4,10 @@ use audit::{ActsAs, AgentName, Attributes, Audit, Kind, NotRecorded, Record, Tex
 use control_plane::{Access, Basis, Credentials};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
+use proto::{agent::kubernetes_api::rpc::ImpersonationConfig, metadata::Meta};
 
 use super::{Scope, millis};
-use crate::{failure::Failure, target::Target};
+use crate::failure::Failure;
 
 /// The id that an API server's own audit trail has for a request.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -47,18 +47,15 @@ impl Scope {
     pub(crate) fn announce(
         &mut self,
         (access, credentials): (&Access, Option<&Credentials>),
-        (method, target, headers): (&Method, &Target, &HeaderMap),
+        (method, headers): (&Method, &HeaderMap),
+        (path, query): (&str, &Meta),
         upgrade: bool,
     ) -> Option<BoxFuture<'static, Result<(), Failure>>> {
         if !self.audited.audit.is_on() {
             return None;
         }
-        let path = match target.path() {
-            "" => target.sent_path(),
-            decoded => decoded,
-        };
         let parameter = |name: &str| {
-            let values = target.query().get(name);
+            let values = query.get(name);
             values.map_or(&[][..], |it| &it.value)
         };
         let attributes = Attributes::of(method, path, parameter, upgrade);
