@@ -1,5 +1,6 @@
 //! The command line: the flags of GitLab's agentk, and of kubectl.
 
+mod doctor;
 mod kubernetes;
 mod rbac;
 mod receptive;
@@ -22,6 +23,7 @@ use crate::{
     token::Token,
     version,
 };
+pub use doctor::Doctor;
 use kubernetes::KubernetesFlags;
 pub use rbac::Rbac;
 use receptive::ReceptiveFlags;
@@ -88,6 +90,8 @@ pub enum CommandLine {
     Run(Box<Flags>),
     /// Prints the RBAC rules that it needs.
     Rbac(Rbac),
+    /// Looks at the way to kas and at the cluster.
+    Doctor(Box<Doctor>),
 }
 
 impl CommandLine {
@@ -100,10 +104,14 @@ impl CommandLine {
     ) -> Result<Self, clap::Error> {
         let command = Flags::command()
             .subcommand(Rbac::augment_args(Command::new("rbac")))
+            .subcommand(Doctor::augment_args(Command::new("doctor")))
             .subcommand_negates_reqs(true)
             .args_conflicts_with_subcommands(true);
         let matches = command.try_get_matches_from(line)?;
         match matches.subcommand() {
+            Some(("doctor", doctor)) => {
+                Doctor::from_arg_matches(doctor).map(|it| Self::Doctor(Box::new(it)))
+            }
             Some((_, rbac)) => Rbac::from_arg_matches(rbac).map(Self::Rbac),
             None => Flags::from_arg_matches(&matches).map(|flags| Self::Run(Box::new(flags))),
         }

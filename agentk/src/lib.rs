@@ -12,6 +12,7 @@ mod cluster;
 mod cluster_facts;
 mod config;
 mod configuration;
+pub mod doctor;
 mod events;
 mod features;
 pub mod flags;

@@ -3,8 +3,8 @@
 use std::{process::ExitCode, sync::Arc};
 
 use agentk::{
-    Config, SetLogLevel,
-    flags::{CommandLine, Flags},
+    Config, SetLogLevel, doctor,
+    flags::{CommandLine, Doctor, Flags},
     logging,
 };
 use runtime::signal::{Hangup, Termination};
@@ -15,12 +15,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = match CommandLine::read(std::env::args_os()) {
+    let line = doctor::with_flags_of_the_agent(std::env::args_os().collect());
+    let flags = match CommandLine::read(line) {
         Ok(CommandLine::Run(flags)) => *flags,
         Ok(CommandLine::Rbac(rbac)) => {
             print(&rbac.yaml());
             return ExitCode::SUCCESS;
         }
+        Ok(CommandLine::Doctor(asked)) => return examine(*asked).await,
         Err(error) => error.exit(),
     };
     let set_level = logging::start();
@@ -28,6 +30,23 @@ async fn main() -> ExitCode {
     runtime::descriptors::raise_limit();
     match start(flags, Arc::new(set_level)).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn examine(asked: Doctor) -> ExitCode {
+    let examined = asked.examine(|name| std::env::var(name).ok()).await;
+    match examined {
+        Ok((text, healthy)) => {
+            print(&text);
+            match healthy {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
         Err(error) => {
             print_error(&error);
             ExitCode::FAILURE

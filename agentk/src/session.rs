@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use connection::{Connection, Verdict, is_refusal, retry_after};
-pub(crate) use dial::Dialer;
+pub(crate) use dial::{Dialer, headers};
 pub(crate) use follower::{Attempt, Follower};
 pub(crate) use source::{IncomingConnections, Source};
 pub(crate) use uplink::Uplink;

@@ -24,8 +24,8 @@ mod generated {
 pub use generated::{
     gitaly,
     gitlab::agent::{
-        self, kas_clusters as clusters, kas_events as events, kas_graph as graph,
-        kas_receptive as receptive,
+        self, kas_clusters as clusters, kas_doctor as doctor, kas_events as events,
+        kas_graph as graph, kas_receptive as receptive,
     },
     google,
 };

@@ -198,7 +198,23 @@ async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<Connect
     })
 }
 
-async fn transport(
+/// A connection on which HTTP/1.1 is to be spoken, whatever the target's scheme is.
+///
+/// # Errors
+/// [`ConnectError`], which names the target. The caller has a deadline.
+pub(crate) async fn connect_http1(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<Transport, ConnectError> {
+    let (io, _) = transport(target, options).await?;
+    match target.scheme().is_tls() {
+        true => tls_with(io, target, options, tls::HTTP_1_1).await,
+        false => Ok(io),
+    }
+}
+
+/// TCP to the target, or a tunnel through the proxy.
+pub(crate) async fn transport(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<(Transport, Option<SocketAddr>), ConnectError> {
@@ -229,14 +245,23 @@ async fn tls_handshake(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<Transport, ConnectError> {
+    let alpn = match target.scheme() {
+        Scheme::Grpc | Scheme::Grpcs => tls::H2,
+        Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => tls::HTTP_1_1,
+    };
+    tls_with(io, target, options, alpn).await
+}
+
+async fn tls_with(
+    io: Transport,
+    target: &Target,
+    options: &ConnectOptions,
+    alpn: &[u8],
+) -> Result<Transport, ConnectError> {
     let Some(tls) = &options.tls else {
         return Err(ConnectError::NoTls {
             target: target.to_string(),
         });
-    };
-    let alpn = match target.scheme() {
-        Scheme::Grpc | Scheme::Grpcs => tls::H2,
-        Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => tls::HTTP_1_1,
     };
     let name = tls
         .server_name(target.host())

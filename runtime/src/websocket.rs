@@ -12,6 +12,7 @@ mod inbound;
 pub mod messages;
 mod outbound;
 mod ping;
+mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use frame::Opcode;
 use inbound::{End, Inbound};
 use outbound::Outbound;
 use ping::PingTimer;
+pub(crate) use probe::answers_ping;
 
 /// Which end of a WebSocket this is: a client masks, a server does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

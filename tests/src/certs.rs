@@ -37,6 +37,16 @@ impl Certs {
         Self::signed(params, folder)
     }
 
+    /// The same, with a server certificate whose time has not come: what a machine sees whose clock is far behind.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn not_yet_valid(folder: &Path) -> Result<Self> {
+        let mut params = loopback()?;
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        Self::signed(params, folder)
+    }
+
     fn signed(params: CertificateParams, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (authority, ca) = authority()?;

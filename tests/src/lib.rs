@@ -15,6 +15,7 @@ pub mod gitlab_site;
 pub mod go;
 pub mod haproxy;
 pub mod http;
+pub mod http2_meddler;
 pub mod kas;
 pub mod kube;
 pub mod kubectl;

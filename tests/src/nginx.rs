@@ -28,7 +28,10 @@ impl Nginx {
     }
 
     /// Starts nginx with these servers, of which one listens on the port.
-    async fn serving(port: u16, servers: &str, folder: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it refuses its configuration or does not listen.
+    pub async fn serving(port: u16, servers: &str, folder: &Path) -> Result<Self> {
         let home = folder.join(format!("nginx-{port}"));
         std::fs::create_dir_all(&home)?;
         let file = home.join("nginx.conf");

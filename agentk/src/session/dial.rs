@@ -35,13 +35,7 @@ impl Dialer {
             Err(error) if target.scheme().is_tls() => return Err(error),
             Err(_) => None,
         };
-        let websocket = target.scheme().is_websocket();
-        let (upgrade_headers, mut metadata) = if websocket {
-            (config.kas_headers.clone(), HeaderMap::new())
-        } else {
-            (HeaderMap::new(), joined(&config.kas_headers))
-        };
-        metadata.extend(source::metadata());
+        let (upgrade_headers, metadata) = headers(&target, config);
         Ok(Self {
             origin: target.origin(),
             options: ConnectOptions {
@@ -96,6 +90,16 @@ impl Dialer {
             },
         }
     }
+}
+
+/// Headers of the WebSocket upgrade, and of each call.
+pub(crate) fn headers(target: &Target, config: &Config) -> (HeaderMap, HeaderMap) {
+    let (upgrade, mut metadata) = match target.scheme().is_websocket() {
+        true => (config.kas_headers.clone(), HeaderMap::new()),
+        false => (HeaderMap::new(), joined(&config.kas_headers)),
+    };
+    metadata.extend(source::metadata());
+    (upgrade, metadata)
 }
 
 /// Several values of one name become one, as grpc-go sends them.

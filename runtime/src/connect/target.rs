@@ -113,6 +113,15 @@ impl Target {
         self.scheme
     }
 
+    /// The same place, dialled otherwise.
+    #[must_use]
+    pub fn by(&self, scheme: Scheme) -> Self {
+        Self {
+            scheme,
+            ..self.clone()
+        }
+    }
+
     /// Host name or IP address, without brackets.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -4,6 +4,7 @@ mod agent_version;
 mod attach;
 mod configuration;
 mod connect;
+mod doctor;
 mod events;
 mod flux;
 mod gitlab_access;
@@ -68,6 +69,7 @@ impl Services {
             .with(registrar::register(tracker.clone(), usage))
             .with(registrar::unregister(tracker))
             .with(attach::attach())
+            .with(doctor::hold())
     }
 
     /// Adds a method.

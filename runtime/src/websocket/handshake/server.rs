@@ -219,8 +219,10 @@ where
         "Connection: close\r\n"
     };
     let length = reason.len() + directions.len() + 2;
+    // By it `agentk doctor` compares the clocks.
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     let answer = format!(
-        "HTTP/1.1 {status}\r\nServer: {server}\r\n{headers}{connection}\
+        "HTTP/1.1 {status}\r\nServer: {server}\r\nDate: {date}\r\n{headers}{connection}\
          Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}\n{directions}\n"
     );
     io.write_all(answer.as_bytes()).await?;
