@@ -4,30 +4,39 @@
 //! plane, one agent, and a demo cluster unless there is a real one.
 
 mod cluster;
+mod console;
 mod kubeconfig;
+mod lock;
+mod ready;
 mod redis_url;
+mod show;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cluster_state::{AgentId, memory::MemoryStore};
 use control_plane::standalone::Standalone;
 use playground::{
     accounts::{self, Accounts},
     agent::{self, Upstream},
     certificate, demo_cluster,
+    traffic::{Counts, Endpoint},
 };
-use runtime::{signal::Termination, telemetry};
+use runtime::{
+    connect::ConnectOptions,
+    signal::Termination,
+    telemetry,
+    tls::{ClientTls, ClientTlsOptions},
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{cli::UpArgs, replica::GracePeriods};
 use cluster::{Cluster, Store};
+use console::Console;
+use lock::DataLock;
+use show::Counters;
 
-/// How long the agent may take to connect before something must be wrong.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked which replicas hold the agent.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long requests may go on when all of this ends.
 const GRACE_PERIODS: GracePeriods = GracePeriods {
     listen: Duration::ZERO,
@@ -49,6 +58,8 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("--data-dir: cannot create {}", args.data_dir.display()))?;
+    let _lock = DataLock::take(&args.data_dir)?;
+    let mut console = Console::stdout();
 
     let accounts = accounts::prepare(&args.data_dir)?;
     let control_plane = Arc::new(Standalone::open(&accounts.file)?);
@@ -60,6 +71,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
         .balance_agents(args.agent_port, args.drop_every)
         .await?;
     let (users, users_address) = cluster.balance_users(args.api_port).await?;
+    let connections_cut = agents.connections_cut();
     tasks.spawn(agents.run(stop.clone()));
     tasks.spawn(users.run(stop.clone()));
 
@@ -81,21 +93,42 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let kubeconfig = args.data_dir.join("kubeconfig");
     kubeconfig::write(&kubeconfig, users_address, &certificate.pem, &accounts)?;
 
+    let endpoint = endpoint(users_address, &certificate.pem, &accounts)?;
     tokio::select! {
-        connected = connected(&cluster, &accounts) => connected?,
+        ready = ready::first_request(&endpoint, &mut console) => ready?,
         ended = &mut agent => bail!("the agent stopped: {}", describe(ended)),
         _ = signals.next() => return Ok(()),
     }
-    announce(&cluster, &accounts, &args, &kubeconfig, &kas_address);
-    tokio::select! {
-        signal = signals.next() => say(&format!("{signal}: shutting down")),
-        () = show_owners(&cluster, &accounts) => {}
-        ended = &mut agent => bail!("the agent stopped: {}", describe(ended)),
+    announce(
+        &mut console,
+        &cluster,
+        &accounts,
+        &args,
+        &kubeconfig,
+        &kas_address,
+    );
+    let counters = args.drop_every.map(|_| Counters {
+        requests: Arc::<Counts>::default(),
+        connections_cut,
+    });
+    let traffic = stop.child_token();
+    if let Some(counters) = &counters {
+        tasks.spawn(endpoint.run(counters.requests.clone(), traffic.clone()));
     }
+    let agent_id = AgentId(accounts.agent);
+    let ended = tokio::select! {
+        signal = signals.next() => Ok(signal),
+        never = show::run(&cluster, agent_id, counters.as_ref(), &mut console) => match never {},
+        ended = &mut agent => Err(anyhow!("the agent stopped: {}", describe(ended))),
+    };
+    // Requests that end with all of this are not failed ones.
+    traffic.cancel();
+    console.keep_count();
+    console.say(&format!("{}: shutting down", ended?));
     stop.cancel();
     let down = shut_down(cluster, agent, tasks);
     tokio::select! {
-        () = down => say("stopped"),
+        () = down => console.say("stopped"),
         _ = signals.next() => bail!("aborted by a second signal"),
     }
     Ok(())
@@ -115,22 +148,29 @@ async fn demo(tasks: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Resu
     Ok(server)
 }
 
-async fn connected(cluster: &Cluster, accounts: &Accounts) -> anyhow::Result<()> {
-    let there = async {
-        while cluster.holders(AgentId(accounts.agent)).is_empty() {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
+/// The user's way to the agent's cluster.
+fn endpoint(
+    users: SocketAddr,
+    certificate: &[u8],
+    accounts: &Accounts,
+) -> anyhow::Result<Endpoint> {
+    let pem = std::str::from_utf8(certificate).context("the certificate is no PEM")?;
+    let tls = ClientTls::load(&ClientTlsOptions {
+        ca_pem: Some(pem.into()),
+        only_ca_files: true,
+        ..ClientTlsOptions::default()
+    })?;
+    let options = ConnectOptions {
+        tls: Some(tls),
+        ..ConnectOptions::default()
     };
-    match tokio::time::timeout(CONNECT_TIMEOUT, there).await {
-        Ok(()) => Ok(()),
-        Err(_) => bail!(
-            "the agent did not connect within {} s; run again with RUST_LOG=info to see why",
-            CONNECT_TIMEOUT.as_secs()
-        ),
-    }
+    let server = format!("https://{users}/k8s-proxy/");
+    let bearer = format!("pat:{}:{}", accounts.agent, accounts.user_token.expose());
+    Ok(Endpoint::new(&server, &bearer, options)?)
 }
 
 fn announce(
+    console: &mut Console,
     cluster: &Cluster,
     accounts: &Accounts,
     args: &UpArgs,
@@ -138,11 +178,11 @@ fn announce(
     kas_address: &str,
 ) {
     let kubectl = format!("kubectl --kubeconfig {}", kubeconfig.display());
-    say(&format!(
+    console.say(&format!(
         "{} replicas are up; agents connect to {kas_address}",
         cluster.replicas.len()
     ));
-    say(&match &args.kubeconfig {
+    console.say(&match &args.kubeconfig {
         None => "the agent's cluster is a demo, made anew each time".to_owned(),
         Some(file) => format!(
             "the agent's cluster is that of {}, {}",
@@ -154,42 +194,26 @@ fn announce(
         ),
     });
     if let Some(every) = args.drop_every {
-        say(&format!(
-            "the load balancer resets all agents' connections every {every:?}"
+        console.say(&format!(
+            "the load balancer resets all agents' connections every {every:?}; requests meanwhile are counted below"
         ));
     }
-    say(&format!(
+    console.say(&format!(
         "another agent for the same cluster: agentk --kas-address {kas_address} --token-file {}",
         accounts.agent_token_file.display()
     ));
     if let Some(admin) = cluster.admin {
-        say(&format!("what is connected, in a browser: http://{admin}/"));
+        console.say(&format!("what is connected, in a browser: http://{admin}/"));
     }
-    say(&format!("ready: {kubectl} get ns"));
+    console.say(&format!("ready: {kubectl} get ns"));
     for line in [
         "get pods -A -w",
         "create configmap greeting --from-literal=hello=world",
         "describe nodes",
     ] {
-        say(&format!("  try: {kubectl} {line}"));
+        console.say(&format!("  try: {kubectl} {line}"));
     }
-    say("Press Ctrl-C to stop");
-}
-
-/// Prints which replicas hold the agent, whenever that changes.
-async fn show_owners(cluster: &Cluster, accounts: &Accounts) {
-    let mut shown = None;
-    loop {
-        let names = cluster.holders(AgentId(accounts.agent));
-        if shown.as_ref() != Some(&names) {
-            match &names[..] {
-                [] => say("agent demo: not connected"),
-                names => say(&format!("agent demo: connected to {}", names.join(", "))),
-            }
-            shown = Some(names);
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
+    console.say("Press Ctrl-C to stop");
 }
 
 async fn shut_down(cluster: Cluster, agent: agent::Running, mut tasks: JoinSet<()>) {
@@ -209,9 +233,4 @@ fn describe(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> String
         Ok(Err(error)) => format!("{error:#}"),
         Err(error) => error.to_string(),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn say(line: &str) {
-    println!("{line}");
 }

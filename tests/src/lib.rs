@@ -34,6 +34,7 @@ pub mod redis;
 pub mod replicas;
 pub mod rig;
 pub mod stub_api;
+pub mod terminal;
 pub mod up;
 pub mod wait;
 pub mod websocket;

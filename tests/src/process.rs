@@ -76,9 +76,13 @@ impl Process {
     /// What it has written so far.
     #[must_use]
     pub fn output(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    /// The same as bytes, of which not all may be text.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        std::fs::read(&self.log).unwrap_or_default()
     }
 
     /// Its last lines of output, for error messages.

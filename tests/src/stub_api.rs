@@ -111,6 +111,12 @@ impl StubApi {
         Ok(stub)
     }
 
+    /// Where it listens, on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What it has seen.
     #[must_use]
     pub fn seen(&self) -> &Seen {
@@ -122,16 +128,24 @@ impl StubApi {
     /// # Errors
     /// When the file cannot be written.
     pub fn kubeconfig(&self, folder: &Path) -> Result<PathBuf> {
-        let file = folder.join("kubeconfig-stub");
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "stub",
-            "clusters": [{"name": "stub", "cluster": {"server": format!("http://127.0.0.1:{}", self.port)}}],
-            "users": [{"name": "stub", "user": {}}],
-            "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}],
-        });
-        std::fs::write(&file, text.to_string())?;
-        Ok(file)
+        kubeconfig_of(self.port, folder)
     }
+}
+
+/// Writes a kubeconfig for a server at this port of loopback, which asks nobody who they are.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn kubeconfig_of(port: u16, folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("kubeconfig-stub");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "stub",
+        "clusters": [{"name": "stub", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
+        "users": [{"name": "stub", "user": {}}],
+        "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}],
+    });
+    std::fs::write(&file, text.to_string())?;
+    Ok(file)
 }
 
 async fn serve(listener: TcpListener, seen: Arc<Seen>) {

@@ -1,8 +1,8 @@
 //! `kas up` in a folder of its own.
 
-use std::{path::Path, time::Duration};
+use std::{ffi::OsString, path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -26,23 +26,65 @@ impl Up {
     /// # Errors
     /// When it ends, or is not ready in time.
     pub async fn start(args: &[&str]) -> Result<Self> {
+        let mut up = Self::begin(args)?;
+        up.ready().await?;
+        Ok(up)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(args: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut command = Command::new(programs::kas()?);
         command
-            .args(["up", "--agent-port", "0", "--api-port", "0", "--data-dir"])
-            .arg(folder.path().join("kas-data"))
+            .args(self::args(folder.path()))
             .args(args)
             // Whatever it names is left alone.
             .env("KUBECONFIG", folder.path().join("somebodys"));
-        let mut process = Process::spawn("kas-up", &mut command, folder.path())?;
-        process.wait_for("ready", READY).await?;
+        let process = Process::spawn("kas-up", &mut command, folder.path())?;
         Ok(Self { process, folder })
+    }
+
+    /// Waits for its `ready` line.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time.
+    pub async fn ready(&mut self) -> Result<String> {
+        self.process.wait_for("ready: kubectl", READY).await
+    }
+
+    /// Starts a second one on the same data, and gives what it says.
+    ///
+    /// # Errors
+    /// When it goes on for long, or ends with success.
+    pub async fn second(&self) -> Result<String> {
+        let mut command = Command::new(programs::kas()?);
+        command.args(self::args(self.folder.path()));
+        let mut second = Process::spawn("kas-up-2", &mut command, self.folder.path())?;
+        let status = second.ended(END).await?;
+        anyhow::ensure!(!status.success(), "{}", second.tail());
+        Ok(second.output())
     }
 
     /// Its kubectl.
     #[must_use]
     pub fn kubectl(&self) -> Kubectl {
         Kubectl::new(&self.folder.path().join("kas-data/kubeconfig"))
+    }
+
+    /// Where its operators' port is.
+    ///
+    /// # Errors
+    /// When it has not said so.
+    pub fn admin(&self) -> Result<String> {
+        let output = self.process.output();
+        let line = output
+            .lines()
+            .find_map(|line| line.split_once("in a browser: "));
+        let (_, url) = line.with_context(|| output.clone())?;
+        Ok(url.trim_end_matches('/').to_owned())
     }
 
     /// A folder for the test's files.
@@ -60,4 +102,10 @@ impl Up {
         anyhow::ensure!(status.success(), "{status}\n{}", self.process.tail());
         Ok(())
     }
+}
+
+fn args(folder: &Path) -> Vec<OsString> {
+    let words = ["up", "--agent-port", "0", "--api-port", "0", "--data-dir"];
+    let words = words.map(OsString::from).into_iter();
+    words.chain([folder.join("kas-data").into()]).collect()
 }

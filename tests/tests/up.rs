@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::{
+    chaos::Chaos,
     parts::{Part, skipped},
+    ports, programs,
     redis::Redis,
+    stub_api::{StubApi, kubeconfig_of},
+    terminal::Terminal,
     up::Up,
+    wait::until,
 };
+use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -83,6 +89,171 @@ async fn cut_connections_fail_no_request_with_a_table_in_redis() -> Result<()> {
     let redis = Redis::start(folder.path()).await?;
     let url = format!("redis://127.0.0.1:{}", redis.port());
     gets(Up::start(&["--replicas", "3", "--redis", &url, "--drop-every", "1s"]).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_when_a_request_went_the_whole_way_to_the_cluster() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let stub = StubApi::start().await?;
+    let port = ports::free();
+    let file = kubeconfig_of(port, folder.path())?.display().to_string();
+    // Replicas, agent and tunnels are there; the cluster is not.
+    let mut up = Up::begin(&["--kubeconfig", &file])?;
+    let why = up.process.wait_for("not yet ready: ", SOON).await?;
+    ensure!(!up.process.output().contains("ready: kubectl"), "{why}");
+
+    let _reachable = Chaos::on(port, &[stub.port()]).await?;
+
+    up.ready().await?;
+    let asked = stub.seen().asked();
+    ensure!(asked.iter().any(|path| path == "/version"), "{asked:?}");
+    up.interrupt().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_one_on_the_same_data_says_which_process_holds_it() -> Result<()> {
+    let up = Up::start(&["--replicas", "1"]).await?;
+    let holder = up.process.id().context("it runs")?;
+
+    let said = up.second().await?;
+
+    ensure!(
+        said.contains(&format!("process {holder}")) && said.contains("--data-dir"),
+        "{said}"
+    );
+    up.interrupt().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_own_requests_are_counted_while_connections_are_cut() -> Result<()> {
+    let mut up = Up::start(&["--drop-every", "500ms"]).await?;
+    let counts = |line: &str| -> Option<[u64; 3]> {
+        let words: Vec<_> = line.split(' ').collect();
+        let [
+            requests,
+            "requests,",
+            failed,
+            "failed,",
+            cut,
+            "connections",
+            "cut",
+        ] = words[..]
+        else {
+            return None;
+        };
+        let number = |text: &str| text.replace(',', "").parse().ok();
+        Some([number(requests)?, number(failed)?, number(cut)?])
+    };
+    // Lines come now and then; one of the first is from before anything was cut.
+    let cut = until("connections to be cut", SOON, async || {
+        let output = up.process.output();
+        let mut lines = output.lines().filter_map(counts);
+        lines.find(|[_, _, cut]| *cut > 2)
+    });
+    cut.await.with_context(|| up.process.tail())?;
+
+    let status = up.process.end_by("INT", SOON).await?;
+
+    let output = up.process.output();
+    let last = output.lines().filter_map(counts).next_back();
+    let [requests, failed, cut] = last.with_context(|| output.clone())?;
+    ensure!(status.success(), "{status}");
+    ensure!(requests > 20 && failed == 0 && cut > 2, "{output}");
+    ensure!(!output.contains('\r'), "{output}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_its_counter_is_the_last_line_and_replaced_in_place() -> Result<()> {
+    let name = "on_a_terminal_its_counter_is_the_last_line_and_replaced_in_place";
+    if skipped(name, &[Part::Pty]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let kas = programs::kas()?.display().to_string();
+    let data = folder.path().join("kas-data").display().to_string();
+    let command = format!(
+        "{kas} up --replicas 2 --agent-port 0 --api-port 0 --drop-every 500ms --data-dir {data}"
+    );
+    let mut terminal = Terminal::start(&command, [40, 140], folder.path())?;
+    terminal.shows("Press Ctrl-C to stop").await?;
+    // Several figures on one line.
+    terminal.shows(" 0 failed, 2 connections cut").await?;
+
+    let shown = terminal.shows(" 0 failed, 4 connections cut").await?;
+
+    let counters = shown.matches("connections cut").count();
+    ensure!(counters == 1, "{shown}");
+    ensure!(shown.trim_end().ends_with("connections cut"), "{shown}");
+    terminal.press("\x03").await?;
+    let shown = terminal.shows("stopped").await?;
+    ensure!(shown.matches("connections cut").count() == 1, "{shown}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_shows_on_terminals_what_runs_and_leaves_them_as_they_were() -> Result<()> {
+    let name = "top_shows_on_terminals_what_runs_and_leaves_them_as_they_were";
+    if skipped(name, &[Part::Pty]) {
+        return Ok(());
+    }
+    let up = Up::start(&["--replicas", "2"]).await?;
+    let kas = programs::kas()?.display().to_string();
+    let top = format!("{kas} top --server {}", up.admin()?);
+    let script = format!(
+        "before=$(stty -g); {top}; echo exit $?; test \"$(stty -g)\" = \"$before\" && echo as it was"
+    );
+    for (size, key) in [([24, 80], "q"), ([40, 140], "\x03")] {
+        let mut terminal = Terminal::start(&script, size, up.folder())?;
+        let fleet = terminal
+            .shows("1 of 1 agents connected, 2 replicas, store memory")
+            .await?;
+        ensure!(fleet.contains("demo  connected  1"), "{fleet}");
+        ensure!(fleet.contains("q: leave"), "{fleet}");
+        terminal.press("2").await?;
+        let replicas = terminal.shows("replica-2  serving").await?;
+        ensure!(replicas.contains("IDLE/TUNNELS"), "{replicas}");
+        terminal.press("3").await?;
+        terminal.shows("no requests are in progress").await?;
+        ensure!(terminal.screen().screen().alternate_screen());
+
+        terminal.press(key).await?;
+
+        let left = terminal.shows("as it was").await?;
+        ensure!(left.contains("exit 0"), "{left}");
+        let parser = terminal.screen();
+        let screen = parser.screen();
+        ensure!(
+            !screen.alternate_screen() && !screen.hide_cursor(),
+            "{left}"
+        );
+    }
+    up.interrupt().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_without_a_terminal_or_a_server_says_so() -> Result<()> {
+    if skipped("top_without_a_terminal_or_a_server_says_so", &[Part::Pty]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let nobody = format!("http://127.0.0.1:{}", ports::free());
+    let program = programs::kas()?;
+
+    let mut command = Command::new(&program);
+    let output = command.args(["top", "--server", &nobody]).output().await?;
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    ensure!(said.contains("kas top needs a terminal"), "{said}");
+    let script = format!("{} top --server {nobody}; echo exit $?", program.display());
+    let terminal = Terminal::start(&script, [24, 80], folder.path())?;
+    let said = terminal.shows("exit 1").await?;
+    ensure!(said.contains("cannot ask the server's admin API"), "{said}");
+    Ok(())
 }
 
 async fn gets(up: Up) -> Result<()> {

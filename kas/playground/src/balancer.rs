@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,7 @@ pub struct Balancer {
     targets: Arc<[SocketAddr]>,
     next: Arc<AtomicUsize>,
     drop_every: Option<Duration>,
+    cut: Arc<AtomicU64>,
 }
 
 impl Balancer {
@@ -42,7 +43,14 @@ impl Balancer {
             targets: targets.into(),
             next: Arc::default(),
             drop_every,
+            cut: Arc::default(),
         }
+    }
+
+    /// How many connections it has reset, counted as it goes on.
+    #[must_use]
+    pub fn connections_cut(&self) -> Arc<AtomicU64> {
+        self.cut.clone()
     }
 
     /// Runs until `stop`.
@@ -54,7 +62,12 @@ impl Balancer {
             tokio::select! {
                 accepted = self.listener.accept() => if let Ok((client, _)) = accepted {
                     let (targets, next) = (self.targets.clone(), self.next.clone());
-                    connections.spawn(forward(client, targets, next, reset.subscribe()));
+                    let (reset, cut) = (reset.subscribe(), self.cut.clone());
+                    connections.spawn(async move {
+                        if forward(client, targets, next, reset).await == End::Reset {
+                            cut.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 () = tick(&mut resets) => {
@@ -73,24 +86,36 @@ async fn tick(resets: &mut Option<tokio::time::Interval>) {
     }
 }
 
+/// How a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// By one of its two ends, or because no target accepts.
+    Ordinary,
+    /// By the load balancer.
+    Reset,
+}
+
 async fn forward(
     mut client: TcpStream,
     targets: Arc<[SocketAddr]>,
     next: Arc<AtomicUsize>,
     mut reset: watch::Receiver<()>,
-) {
+) -> End {
     let Some(mut server) = connect(&targets, &next).await else {
-        return;
+        return End::Ordinary;
     };
     // Small messages must not wait for each other; failing to say so is slow, not wrong.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     reset.mark_unchanged();
     tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => End::Ordinary,
         // The connections are reset, as a load balancer that fails would.
-        _ = reset.changed() => for socket in [&client, &server] {
-            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
-        },
+        _ = reset.changed() => {
+            for socket in [&client, &server] {
+                let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            }
+            End::Reset
+        }
     }
 }
 
@@ -125,31 +150,35 @@ mod tests {
         address
     }
 
-    async fn balanced(drop_every: Option<Duration>) -> SocketAddr {
+    async fn balanced(drop_every: Option<Duration>) -> (SocketAddr, Arc<AtomicU64>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let balancer = Balancer::new(listener, vec![echo().await, echo().await], drop_every);
+        let cut = balancer.connections_cut();
         tokio::spawn(balancer.run(CancellationToken::new()));
-        address
+        (address, cut)
     }
 
     #[tokio::test]
     async fn bytes_reach_a_target_and_come_back() {
-        let mut client = TcpStream::connect(balanced(None).await).await.unwrap();
+        let (address, cut) = balanced(None).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"hello").await.unwrap();
         let mut answer = [0; 5];
         client.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"hello");
+        assert_eq!(cut.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
-    async fn connections_are_reset_when_it_is_time() {
-        let address = balanced(Some(Duration::from_millis(50))).await;
+    async fn connections_are_reset_when_it_is_time_and_counted() {
+        let (address, cut) = balanced(Some(Duration::from_millis(50))).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0; 1])).await;
         assert!(
             read.expect("reset in time").is_err(),
             "a reset, not an orderly end"
         );
+        assert_eq!(cut.load(Ordering::Relaxed), 1);
     }
 }

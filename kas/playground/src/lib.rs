@@ -1,4 +1,5 @@
-//! What `kas up` runs beside the server: a demo cluster, an agent, a load balancer, accounts, a certificate.
+//! What `kas up` runs beside the server: a demo cluster, an agent, a load balancer, its own requests, accounts, a
+//! certificate.
 //!
 //! It knows no replicas: the program that starts those hands over addresses, files and tokens.
 
@@ -8,3 +9,4 @@ pub mod balancer;
 pub mod certificate;
 pub mod demo_cluster;
 pub mod private_file;
+pub mod traffic;

@@ -1,5 +1,6 @@
 //! `kas top`: fleet, replicas and requests of a running server, on a terminal, asked again every two seconds.
 
+mod columns;
 mod screen;
 
 use std::{io::IsTerminal as _, time::Duration};
@@ -8,17 +9,18 @@ use admin::{
     Client,
     v1::{
         GetStatusRequest, ListAgentsRequest, ListAgentsResponse, ListReplicasRequest,
-        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        ListRequestsRequest,
     },
 };
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use runtime::signal::Termination;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{CommandError, server::ServerArgs};
-use screen::{Picture, Screen, Tab};
+use screen::{List, Picture, Screen, Tab};
 
 /// How often the server is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -31,7 +33,9 @@ const KEYS: usize = 16;
 /// Rows of each list.
 const ROWS: u32 = 200;
 
-/// Runs until `q`.
+type Answer = Result<Picture, CommandError>;
+
+/// Runs until `q`, Ctrl-C or a signal; the terminal is then as it was.
 pub(super) async fn run(server: &ServerArgs) -> Result<(), CommandError> {
     if !std::io::stdout().is_terminal() {
         return Err(CommandError::Usage(
@@ -39,57 +43,87 @@ pub(super) async fn run(server: &ServerArgs) -> Result<(), CommandError> {
                 .to_owned(),
         ));
     }
-    let mut client = server.connect().await?;
-    let mut screen = Screen::default();
-    screen.show(ask(&mut client, Tab::Fleet).await);
+    // A server that is not there is said on the terminal as it was.
+    let client = server.connect().await?;
+    let mut signals = Termination::listen().map_err(CommandError::Output)?;
+    let (wanted, tab) = watch::channel(Tab::default());
+    let (answered, mut answers) = mpsc::channel(1);
     let mut terminal = ratatui::try_init().map_err(CommandError::Output)?;
-    let shown = follow(&mut terminal, &mut screen, &mut client, server).await;
+    let ended = tokio::select! {
+        ended = show(&mut terminal, &mut answers, &wanted) => ended,
+        () = keep_asking(server, client, tab, &answered) => Ok(()),
+        _ = signals.next() => Ok(()),
+    };
     ratatui::restore();
-    shown
+    ended
 }
 
-async fn follow(
+/// Draws what is answered and what is chosen, until somebody leaves.
+async fn show(
     terminal: &mut ratatui::DefaultTerminal,
-    screen: &mut Screen,
-    client: &mut Client,
-    server: &ServerArgs,
+    answers: &mut mpsc::Receiver<Answer>,
+    wanted: &watch::Sender<Tab>,
 ) -> Result<(), CommandError> {
-    let (pressed, mut keys) = mpsc::channel(KEYS);
+    let mut screen = Screen::default();
+    let (pressed, mut events) = mpsc::channel(KEYS);
     // Reading the keyboard blocks; the thread ends when nobody hears it any more.
-    std::thread::spawn(move || read_keys(&pressed));
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    std::thread::spawn(move || read_keyboard(&pressed));
     loop {
         terminal
             .draw(|frame| screen.draw(frame))
             .map_err(CommandError::Output)?;
         tokio::select! {
-            key = keys.recv() => match key {
+            event = events.recv() => match event {
                 None => return Ok(()),
-                Some(key) if is_end(&key) => return Ok(()),
-                Some(key) => if screen.press(key.code) {
-                    screen.show(ask(client, screen.tab()).await);
-                },
-            },
-            _ = ticks.tick() => {
-                let answer = ask(client, screen.tab()).await;
-                // The replica that answered may have left.
-                if answer.is_err() && let Ok(again) = server.connect().await {
-                    *client = again;
+                Some(Event::Key(key)) if is_end(&key) => return Ok(()),
+                Some(Event::Key(key)) => {
+                    screen.press(key.code);
+                    wanted.send_if_modified(|tab| std::mem::replace(tab, screen.tab()) != screen.tab());
                 }
-                screen.show(answer);
-            }
+                // Its size is another one, perhaps.
+                Some(_) => {}
+            },
+            Some(answer) = answers.recv() => screen.show(answer),
         }
     }
 }
 
-fn read_keys(pressed: &mpsc::Sender<KeyEvent>) {
+/// Asks for what is shown, at intervals and when something else is to be shown.
+async fn keep_asking(
+    server: &ServerArgs,
+    mut client: Client,
+    mut tab: watch::Receiver<Tab>,
+    answered: &mpsc::Sender<Answer>,
+) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let there = tokio::select! {
+            _ = ticks.tick() => Ok(()),
+            changed = tab.changed() => changed,
+        };
+        let wanted = *tab.borrow_and_update();
+        let answer = ask(&mut client, wanted).await;
+        // The replica that answered may have left.
+        if answer.is_err()
+            && let Ok(again) = server.connect().await
+        {
+            client = again;
+        }
+        if there.is_err() || answered.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read_keyboard(pressed: &mpsc::Sender<Event>) {
     while !pressed.is_closed() {
         match event::poll(KEY_POLL) {
             Ok(false) => {}
             Ok(true) => match event::read() {
-                Ok(Event::Key(key)) if key.kind == KeyEventKind::Press => {
-                    if pressed.blocking_send(key).is_err() {
+                Ok(Event::Key(key)) if key.kind != KeyEventKind::Press => {}
+                Ok(event @ (Event::Key(_) | Event::Resize(..))) => {
+                    if pressed.blocking_send(event).is_err() {
                         return;
                     }
                 }
@@ -108,24 +142,28 @@ fn is_end(key: &KeyEvent) -> bool {
 }
 
 /// What a tab shows.
-async fn ask(client: &mut Client, tab: Tab) -> Result<Picture, CommandError> {
+async fn ask(client: &mut Client, tab: Tab) -> Answer {
     let asked = async {
-        let status = client
-            .grpc()
-            .get_status(GetStatusRequest {})
-            .await?
-            .into_inner();
-        let mut picture = Picture {
-            status,
-            at: Some(Instant::now()),
-            ..Picture::default()
+        let status = client.grpc().get_status(GetStatusRequest {}).await?;
+        let list = match tab {
+            Tab::Fleet => List::Agents(agents(client).await?),
+            Tab::Replicas => {
+                let asked = client.grpc().list_replicas(ListReplicasRequest {});
+                List::Replicas(asked.await?.into_inner())
+            }
+            Tab::Requests => {
+                let asked = client.grpc().list_requests(ListRequestsRequest {
+                    agent_id: 0,
+                    limit: ROWS,
+                });
+                List::Requests(asked.await?.into_inner())
+            }
         };
-        match tab {
-            Tab::Fleet => picture.agents = agents(client).await?,
-            Tab::Replicas => picture.replicas = replicas(client).await?,
-            Tab::Requests => picture.requests = requests(client).await?,
-        }
-        Ok(picture)
+        Ok(Picture {
+            status: status.into_inner(),
+            at: Instant::now(),
+            list,
+        })
     };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
     answer.unwrap_or_else(|_| {
@@ -154,17 +192,4 @@ async fn agents(client: &mut Client) -> Result<ListAgentsResponse, CommandError>
     all.agents.extend(connected.agents);
     all.total += connected.total;
     Ok(all)
-}
-
-async fn replicas(client: &mut Client) -> Result<ListReplicasResponse, CommandError> {
-    let asked = client.grpc().list_replicas(ListReplicasRequest {});
-    Ok(asked.await?.into_inner())
-}
-
-async fn requests(client: &mut Client) -> Result<ListRequestsResponse, CommandError> {
-    let asked = client.grpc().list_requests(ListRequestsRequest {
-        agent_id: 0,
-        limit: ROWS,
-    });
-    Ok(asked.await?.into_inner())
 }

@@ -31,7 +31,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
 
-    /// Reset all agents' connections at the load balancer at this interval, such as 5s
+    /// Reset all agents' connections at the load balancer at this interval, such as 5s, and count requests meanwhile
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
     pub drop_every: Option<Duration>,
 
