@@ -15,7 +15,7 @@ mod server;
 mod top;
 mod up;
 
-pub use fleet::{agents::FleetFilter, view::View};
+pub use fleet::{agents::FleetFilter, sessions::SessionFilter, view::View};
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
 pub use output::Output;
 pub use server::ServerArgs;
@@ -129,6 +129,12 @@ pub enum FileCommand {
         #[command(subcommand)]
         action: RequestAction,
     },
+    /// Look at what users of a running server have open (exec, logs, watches and the like), and end it
+    Session {
+        /// Subcommand.
+        #[command(subcommand)]
+        action: SessionAction,
+    },
     /// Print a script that completes commands and flags in a shell
     Completions {
         /// The shell
@@ -197,6 +203,32 @@ pub enum RequestAction {
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: View,
+    },
+}
+
+/// `kas session` subcommands.
+#[derive(Debug, Subcommand)]
+pub enum SessionAction {
+    /// List what users have open, the oldest first
+    List {
+        /// Filter.
+        #[command(flatten)]
+        filter: SessionFilter,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
+    /// End sessions; their clients are told, and the audit log has who ended them
+    Kill {
+        /// Ids of sessions
+        #[arg(required = true)]
+        id: Vec<String>,
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
     },
 }
 
@@ -338,6 +370,16 @@ impl FileCommand {
                         output: view,
                     },
             } => fleet::requests::list(&server, view, output).await,
+            Self::Session { action } => match action {
+                SessionAction::List {
+                    filter,
+                    server,
+                    output: view,
+                } => fleet::sessions::list(&server, filter, view, output).await,
+                SessionAction::Kill { id, server } => {
+                    fleet::sessions::kill(&server, id, output).await
+                }
+            },
             Self::Top { server } => top::run(&server).await,
             Self::LogLevel {
                 level,

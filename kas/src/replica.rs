@@ -309,6 +309,10 @@ impl Replica {
         numbers: &mut Metrics,
     ) {
         counts.register(numbers);
+        let revision = control_plane.revision();
+        let sessions = counts.sessions().clone();
+        let checking = sessions.recheck(revision, self.stop.clone());
+        self.background.spawn(vital("sessions", checking));
         let gateway = UserGateway::new(port.settings, router, control_plane, counts);
         gateway.open_graph(graph, self.users.clone());
         let serving = gateway.serve(port.listener, port.acceptor, self.users.clone());

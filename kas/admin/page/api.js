@@ -13,7 +13,12 @@ export class Refused extends Error {
 }
 
 /** Asks for `path` below /v1; `query` holds its parameters, of which empty ones are left out. */
-export async function ask(path, query = {}, signal = undefined) {
+export const ask = (path, query = {}, signal = undefined) => send("GET", path, query, signal);
+
+/** Ends what is at `path` below /v1. */
+export const end = (path) => send("DELETE", path, {}, undefined);
+
+async function send(method, path, query, signal) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value !== undefined);
   const url = new URL(`v1/${path}`, document.baseURI);
   url.search = new URLSearchParams(given);
@@ -21,6 +26,7 @@ export async function ask(path, query = {}, signal = undefined) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const timeout = AbortSignal.timeout(TIMEOUT);
   const response = await fetch(url, {
+    method,
     headers,
     cache: "no-store",
     credentials: "omit",

@@ -7,6 +7,7 @@ import { el } from "./dom.js";
 import { showHeadline } from "./headline.js";
 import { replicas } from "./replicas.js";
 import { requests } from "./requests.js";
+import { sessions } from "./sessions.js";
 
 /** Milliseconds between refreshes. */
 const INTERVAL = 5_000;
@@ -14,6 +15,8 @@ const INTERVAL = 5_000;
 const main = document.getElementById("main");
 const problem = document.getElementById("problem");
 const freshness = document.getElementById("freshness");
+/** Where j and k stop in a row. */
+const STOP = "a, button";
 let current;
 
 function route() {
@@ -24,7 +27,7 @@ function route() {
   current = { ...made, abort, named: view };
   main.replaceChildren(made.view);
   for (const link of document.querySelectorAll("nav a")) {
-    const own = ["replicas", "requests"].includes(view) ? `#/${view}` : "#/";
+    const own = ["replicas", "requests", "sessions"].includes(view) ? `#/${view}` : "#/";
     if (link.getAttribute("href") === own) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -37,6 +40,7 @@ function make(view, argument, signal) {
   if (view === "clusters" && argument) return cluster(signal, decode(argument));
   if (view === "replicas") return replicas(signal);
   if (view === "requests") return requests(signal);
+  if (view === "sessions") return sessions(signal);
   return { view: el("p", {}, "There is no such view. ", el("a", { href: "#/" }, "All clusters")), refresh: async () => {} };
 }
 
@@ -65,12 +69,12 @@ async function refresh() {
 }
 
 async function refreshOnce(shown) {
-  const focused = main.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const focused = main.contains(document.activeElement) && anchor(document.activeElement);
   try {
     const [status] = await Promise.all([ask("status"), shown.refresh()]);
     // Rows are made anew: whoever stands on a link stays there.
     if (focused && document.activeElement === document.body) {
-      main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+      main.querySelector(focused)?.focus({ preventScroll: true });
     }
     showHeadline(document.getElementById("headline"), status);
     tell(status.coverage);
@@ -86,6 +90,12 @@ async function refreshOnce(shown) {
   }
 }
 
+/** How an element is found again when its row was made anew. */
+function anchor(element) {
+  const named = ["href", "data-id"].find((it) => element.hasAttribute(it));
+  return named && `[${named}="${CSS.escape(element.getAttribute(named))}"]`;
+}
+
 function tell({ complete, problem: why, as_of: asOf, replica }) {
   show(complete ? "" : `This is what replica ${replica} knows by itself: ${why}`);
   const time = new Date(asOf);
@@ -99,7 +109,7 @@ function show(words) {
 }
 
 function rows() {
-  return [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector("a"));
+  return [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector(STOP));
 }
 
 function choose(step) {
@@ -107,7 +117,7 @@ function choose(step) {
   if (all.length === 0) return;
   const at = all.findIndex((row) => row.contains(document.activeElement));
   const next = all[Math.min(Math.max(at + step, 0), all.length - 1)];
-  next.querySelector("a").focus();
+  next.querySelector(STOP).focus();
   next.scrollIntoView({ block: "nearest" });
 }
 

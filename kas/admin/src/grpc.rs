@@ -10,9 +10,10 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, GetStatusRequest,
-        ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
-        ListReplicasRequest, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAgentRequest,
+        GetAgentResponse, GetStatusRequest, ListAgentsRequest, ListAgentsResponse,
+        ListRecordsRequest, ListRecordsResponse, ListReplicasRequest, ListReplicasResponse,
+        ListRequestsRequest, ListRequestsResponse, ListSessionsRequest, ListSessionsResponse,
         SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
@@ -29,6 +30,13 @@ pub(crate) fn service(admin: Arc<Admin>) -> AdminServer<Grpc> {
     AdminServer::new(Grpc(admin)).max_decoding_message_size(QUESTION_BYTES)
 }
 
+/// Who asks.
+fn caller<T>(request: &Request<T>) -> Result<Arc<str>, Failure> {
+    let caller = request.extensions().get::<Caller>();
+    let caller = caller.map(|Caller(caller)| caller.clone());
+    caller.ok_or(Failure::Unauthenticated("the caller is not known"))
+}
+
 #[tonic::async_trait]
 impl Service for Grpc {
     type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
@@ -37,10 +45,7 @@ impl Service for Grpc {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let unknown = || Failure::Unauthenticated("the caller is not known");
-        let Caller(caller) = caller.ok_or_else(unknown)?;
-        let listener = self.0.listen(caller).await?;
+        let listener = self.0.listen(caller(&request)?).await?;
         let events = stream::unfold(listener, |mut listener| async {
             let event = listener.next().await?;
             Some((Ok(event), listener))
@@ -97,6 +102,22 @@ impl Service for Grpc {
         Ok(Response::new(
             self.0.set_log_level(request.get_ref()).await?,
         ))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        Ok(Response::new(self.0.sessions(request.get_ref()).await?))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
+        let caller = caller(&request)?;
+        let ended = self.0.end_session(request.get_ref(), &caller).await?;
+        Ok(Response::new(ended))
     }
 
     async fn list_requests(

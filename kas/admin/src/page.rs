@@ -30,7 +30,7 @@ macro_rules! part {
     };
 }
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     part!("/", "index.html", HTML),
     part!("/icon.svg", "icon.svg", SVG),
     part!("/page.css", "page.css", STYLE),
@@ -42,6 +42,7 @@ const PARTS: [Part; 11] = [
     part!("/cluster.js", "cluster.js", SCRIPT),
     part!("/replicas.js", "replicas.js", SCRIPT),
     part!("/requests.js", "requests.js", SCRIPT),
+    part!("/sessions.js", "sessions.js", SCRIPT),
 ];
 
 /// A file of the page.

@@ -1,5 +1,7 @@
 //! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
 
+pub(crate) mod sessions;
+
 use std::sync::Arc;
 
 use cluster_state::{AgentId, MemberState, ReplicaId, RoutingTable};
@@ -14,8 +16,9 @@ use crate::{
     Failure,
     sources::store,
     v1::{
-        AgentReference, GetReplicaRequest, GetTunnelsRequest, ListRequestsRequest,
-        ListRequestsResponse, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
+        AgentReference, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
+        GetTunnelsRequest, ListOwnSessionsRequest, ListRequestsRequest, ListRequestsResponse,
+        ListSessionsResponse, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
         SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
@@ -25,9 +28,11 @@ use crate::{
 pub const PEER_SERVICE: &str = "/kas.admin.v1.Replica/";
 pub(crate) const GET_REPLICA: &str = "/kas.admin.v1.Replica/GetReplica";
 pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequests";
+pub(crate) const LIST_OWN_SESSIONS: &str = "/kas.admin.v1.Replica/ListOwnSessions";
+pub(crate) const END_OWN_SESSION: &str = "/kas.admin.v1.Replica/EndOwnSession";
 pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
 pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
-/// Requests in one answer, at most.
+/// Requests or sessions in one answer, at most.
 const MAX_REQUESTS: u32 = 500;
 /// The same where nobody says.
 const DEFAULT_REQUESTS: u32 = 100;
@@ -162,7 +167,7 @@ pub(crate) fn level(name: &str) -> Result<LogLevel, Failure> {
     })
 }
 
-/// The number of requests that an answer may have.
+/// The number of requests or sessions that an answer may have.
 pub(crate) fn limit(asked: u32) -> usize {
     let limit = match asked {
         0 => DEFAULT_REQUESTS,
@@ -190,6 +195,20 @@ impl Replica for Own {
         request: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
         Ok(Response::new(self.requests(request.get_ref())))
+    }
+
+    async fn list_own_sessions(
+        &self,
+        request: Request<ListOwnSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        Ok(Response::new(self.sessions(request.get_ref())?))
+    }
+
+    async fn end_own_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
+        Ok(Response::new(self.end_session(request.get_ref())?))
     }
 
     async fn set_own_log_level(

@@ -23,9 +23,10 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        Event, Explanation, FleetStatus, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse, Problem, SetLogLevelRequest,
+        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAgentRequest,
+        GetAgentResponse, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest,
+        ListRecordsResponse, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        ListSessionsRequest, ListSessionsResponse, Problem, SetLogLevelRequest,
         SetLogLevelResponse,
     },
 };
@@ -74,6 +75,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(strangers))
         .routes(routes!(replicas))
         .routes(routes!(requests))
+        .routes(routes!(sessions))
+        .routes(routes!(end_session))
         .routes(routes!(log_level))
         .routes(routes!(events))
         .split_for_parts();
@@ -159,6 +162,23 @@ async fn requests(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) ->
         Ok(asked) => json(StatusCode::OK, &admin.requests(&asked).await),
         Err(failure) => failure.into_response(),
     }
+}
+
+/// What users have open at any replica: execs, watches and the like, the oldest first, a page at a time.
+#[utoipa::path(get, path = "/v1/sessions", params(ListSessionsRequest), responses((status = 200, body = ListSessionsResponse), (status = "default", body = Problem)))]
+async fn sessions(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let answer = async { admin.sessions(&read(query.as_deref())?).await };
+    answered(answer.await)
+}
+
+/// Ends a session, at whichever replica it is. Its client is told, where its protocol has a place for that.
+#[utoipa::path(delete, path = "/v1/sessions/{id}", params(("id" = String, Path, description = "The id of the session")), responses((status = 200, body = EndSessionResponse), (status = "default", body = Problem)))]
+async fn end_session(
+    State(admin): State<Arc<Admin>>,
+    Extension(Caller(caller)): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Response {
+    answered(admin.end_session(&EndSessionRequest { id }, &caller).await)
 }
 
 /// Changes how much replicas log, until they are started again or their configuration is reloaded.

@@ -1,8 +1,10 @@
 //! The questions, whichever way they come.
 
+mod sessions;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cluster_state::{AgentId, Member, RecordSubject};
+use cluster_state::{AgentId, Member, RecordSubject, ReplicaId};
 
 use crate::{
     Failure, Sources,
@@ -195,12 +197,8 @@ impl Admin {
         let members = peers::members(&*self.sources.table);
         let asked = members.iter().map(|member| self.replica(member));
         let replicas = peers::all(asked.collect()).await;
-        let mut coverage = complete(&self.sources.me.replica);
-        let silent = replicas.iter().filter(|it| it.details.is_none()).count();
-        if silent > 0 {
-            coverage.complete = false;
-            coverage.problem = format!("{silent} of {} replicas did not answer", replicas.len());
-        }
+        let unanswered = replicas.iter().filter(|it| it.details.is_none()).count();
+        let coverage = silent(&self.sources.me.replica, unanswered, replicas.len());
         ListReplicasResponse {
             replicas,
             coverage: Some(coverage),
@@ -213,7 +211,7 @@ impl Admin {
         let questions = members.iter().map(|member| self.requests_of(member, asked));
         let answers = peers::all(questions.collect()).await;
         let mut all = ListRequestsResponse::default();
-        let mut silent = 0;
+        let mut unanswered = 0;
         for answer in answers {
             match answer {
                 Ok(ListRequestsResponse {
@@ -222,7 +220,7 @@ impl Admin {
                     all.requests.extend(requests);
                     all.total = all.total.saturating_add(total);
                 }
-                Err(_) => silent += 1,
+                Err(_) => unanswered += 1,
             }
         }
         all.requests.sort_by(|a, b| a.started_at.cmp(&b.started_at));
@@ -235,12 +233,7 @@ impl Admin {
                 agent.name.clone_from(name);
             }
         }
-        let mut coverage = complete(&self.sources.me.replica);
-        if silent > 0 {
-            coverage.complete = false;
-            coverage.problem = format!("{silent} of {} replicas did not answer", members.len());
-        }
-        all.coverage = Some(coverage);
+        all.coverage = Some(silent(&self.sources.me.replica, unanswered, members.len()));
         all
     }
 
@@ -338,6 +331,16 @@ impl Admin {
         let known = self.sources.control_plane.known_agents();
         known.iter().map(|it| (it.id.0, it.name.clone())).collect()
     }
+}
+
+/// What an answer covers of which as many replicas told nothing.
+fn silent(me: &ReplicaId, unanswered: usize, all: usize) -> Coverage {
+    let mut coverage = complete(me);
+    if unanswered > 0 {
+        coverage.complete = false;
+        coverage.problem = format!("{unanswered} of {all} replicas did not answer");
+    }
+    coverage
 }
 
 fn reference(agent: &Agent) -> AgentReference {

@@ -8,7 +8,7 @@ mod rights;
 use std::{net::IpAddr, sync::Arc};
 
 use control_plane::{
-    Access, ControlPlane, Identity,
+    Access, ControlPlane,
     usage::{AccessKind, Usage},
 };
 use http::{HeaderMap, request::Parts};
@@ -82,20 +82,20 @@ impl Admission {
         credentials::read(headers, "").map(|presented| presented.agent)
     }
 
-    /// Who presents these credentials, if they may use the agent that they name.
+    /// What whoever presents these credentials may do, if they may use the agent that they name.
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) async fn identity_of(
+    pub(crate) async fn rights_of(
         &self,
         headers: &HeaderMap,
         from: IpAddr,
-    ) -> Result<Identity, Failure> {
+    ) -> Result<(Access, Rights), Failure> {
         let presented = credentials::read(headers, "");
         let presented = presented.map_err(denial::of_credentials)?;
         let (credentials, agent) = (presented.credentials, presented.agent);
         let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
-        Ok(rights.ask().await?.identity)
+        Ok((rights.ask().await?, rights))
     }
 
     /// Whom the credentials of a request make it, which has a place among those that are checked until that is known.

@@ -18,6 +18,7 @@ use crate::{
     failure::Failure,
     kubernetes_api::KubernetesApi,
     scope::Scope,
+    sessions::SessionKind,
     target::Target,
 };
 
@@ -71,6 +72,13 @@ impl Caller {
             until,
             drain: drain.clone(),
         })
+    }
+
+    /// The conversation is a session from now on.
+    pub(crate) fn opens(&self, kind: SessionKind, scope: &mut Scope) {
+        let access = self.access.lock();
+        let access = access.unwrap_or_else(PoisonError::into_inner);
+        scope.opens(kind, self.rights.authority(), access.impersonation.clone());
     }
 
     /// Who it is.

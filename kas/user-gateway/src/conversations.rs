@@ -11,7 +11,8 @@ use runtime::{
 
 use crate::{
     admission::Admission, caller::Caller, failure::Failure, kubernetes_api::KubernetesApi,
-    prefix::Prefix, route::UserRequest, scope::Scope, target::Target, websocket::Handshake,
+    prefix::Prefix, route::UserRequest, scope::Scope, sessions::SessionKind, target::Target,
+    websocket::Handshake,
 };
 
 /// What tells conversations of one kind from those of others.
@@ -23,6 +24,8 @@ pub(crate) struct Kind {
     pub(crate) subprotocol: &'static str,
     /// WebSockets, by caller.
     pub(crate) sockets: Limits,
+    /// Which sessions they are.
+    pub(crate) session: SessionKind,
     /// What they are for, as a refusal says it.
     pub(crate) purpose: &'static str,
 }
@@ -82,6 +85,7 @@ impl Conversations {
             let message = format!("too many WebSockets for {}: {full}", self.kind.purpose);
             Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
         })?;
+        caller.opens(self.kind.session, scope);
         Ok((handshake, caller, place))
     }
 }

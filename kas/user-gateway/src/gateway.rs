@@ -32,6 +32,7 @@ pub struct UserGateway {
     prefix: Prefix,
     admission: Arc<Admission>,
     router: Arc<Router>,
+    metrics: Metrics,
 }
 
 impl UserGateway {
@@ -98,10 +99,11 @@ impl UserGateway {
             audit: settings.audit,
         };
         Self {
-            front: Front::new(front, routes, metrics),
+            front: Front::new(front, routes, metrics.clone()),
             prefix,
             admission,
             router,
+            metrics,
         }
     }
 
@@ -109,7 +111,8 @@ impl UserGateway {
     pub fn open_graph(&self, graph: &Graph, drain: Drain) {
         let (admission, router) = (self.admission.clone(), self.router.clone());
         let front = (&self.front, self.prefix.base());
-        graph.open(front, admission, router, drain);
+        let sessions = self.metrics.sessions().clone();
+        graph.open(front, admission, (router, sessions), drain);
     }
 
     /// Accepts connections until draining starts; the drain waits for those that are being served.

@@ -26,7 +26,12 @@ use runtime::{
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Request, Response, Status};
 
-use crate::{admission::Admission, front::Front, request_id::RequestId};
+use crate::{
+    admission::Admission,
+    front::Front,
+    request_id::RequestId,
+    sessions::{Ground, NewSession, Session, SessionKind, Sessions},
+};
 use caller::{Caller, REVIEWS};
 pub(crate) use websocket::GraphRoute;
 
@@ -111,6 +116,7 @@ struct Reach {
     streams: Shares<Identity>,
     streams_of_agent: Shares<AgentId>,
     known: Shares<Identity>,
+    sessions: Sessions,
     unauthenticated: Shares<IpAddr>,
 }
 
@@ -129,7 +135,7 @@ impl Graph {
         &self,
         (front, prefix): (&Arc<Front>, &str),
         admission: Arc<Admission>,
-        router: Arc<Router>,
+        (router, sessions): (Arc<Router>, Sessions),
         drain: Drain,
     ) {
         let caches = ObjectCaches::new(LIMITS, drain.token().clone());
@@ -145,6 +151,7 @@ impl Graph {
             streams: Shares::new(STREAMS),
             streams_of_agent: Shares::new(STREAMS_OF_AGENT),
             known: Shares::new(KNOWN),
+            sessions,
             unauthenticated: Shares::new(UNAUTHENTICATED),
         };
         // It is opened once, by the replica it belongs to.
@@ -160,6 +167,7 @@ struct Admitted {
     caller: Caller,
     key: Key,
     record: Record,
+    session: Session,
     _places: (Share<Identity>, Share<AgentId>),
 }
 
@@ -214,7 +222,8 @@ impl Graph {
             reach.drain.clone(),
         )?;
         let key = Key::of(caller.agent(), resource)?;
-        let who = caller.identify(remote).await?;
+        let (access, rights) = caller.identify(remote).await?;
+        let who = access.identity;
         let full = |full| too_many("graph watches", full);
         let places = (
             reach.watches.take(who.clone(), 1).map_err(full)?,
@@ -233,10 +242,26 @@ impl Graph {
             record.status = status.code();
             return Err(status);
         }
+        let ground = rights.authority().map(|authority| Ground {
+            authority,
+            identity: record.who.clone(),
+            acts_as: access.impersonation,
+        });
+        let id = request_id.map(RequestId::to_string);
+        let session = reach.sessions.open(NewSession {
+            kind: SessionKind::Graph,
+            caller: record.who.to_string().into(),
+            agent: key.agent,
+            path: key.collection.path(),
+            remote_addr: remote.to_string(),
+            request_id: id.unwrap_or_default(),
+            ground,
+        });
         Ok(Admitted {
             caller,
             key,
             record,
+            session,
             _places: places,
         })
     }
@@ -286,6 +311,8 @@ impl Graph {
             // As a whole: its places and its audit record are held until the watch is over.
             let admitted = admitted;
             let end = tokio::select! {
+                biased;
+                failure = admitted.session.ended() => caller::refused(failure),
                 end = pass_on(watch, &sender, &admitted) => end,
                 end = admitted.caller.lost(&admitted.key) => end,
                 () = drain.wait() => Status::unavailable("this replica is shutting down: watch again"),

@@ -28,6 +28,7 @@ use crate::{
     prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
+    sessions::SessionKind,
     websocket::Handshake,
 };
 use selection::Evaluator;
@@ -41,6 +42,7 @@ const CONVERSATIONS: Kind = Kind {
         each: 20,
         reserved: 100,
     },
+    session: SessionKind::Graph,
     purpose: "graphs",
 };
 /// Bytes of the objects that are seen, by caller.

@@ -106,7 +106,7 @@ impl KubernetesApi {
     }
 
     /// Reads from the cluster on behalf of a caller who was admitted already: a request of theirs, with a place, an
-    /// audit record and an id of its own.
+    /// audit record and an id of its own, which is a part of their session.
     ///
     /// # Errors
     /// The refusal, or why there is no answer.
@@ -122,6 +122,7 @@ impl KubernetesApi {
         (asked.uri, asked.headers) = (uri, headers);
         let mut scope = Scope::begin(&asked, remote_addr, &self.metrics, &self.settings.audit);
         scope.watch = query::is_true(target.query(), "watch");
+        scope.is_part = true;
         let span = scope.span().clone();
         let answered = async {
             self.admission.admit_again(&access, &mut scope)?;

@@ -18,7 +18,10 @@ use prometheus_client::{
 };
 use router::AgentId;
 
-use crate::in_progress::{InProgressList, RequestInProgress};
+use crate::{
+    in_progress::{InProgressList, RequestInProgress},
+    sessions::Sessions,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
@@ -126,6 +129,7 @@ struct Inner {
     resumes: Counter,
     blocked_headers: Counter,
     in_progress: InProgressList,
+    sessions: Sessions,
 }
 
 impl Default for Metrics {
@@ -165,6 +169,7 @@ impl Default for Metrics {
             resumes: Counter::default(),
             blocked_headers: Counter::default(),
             in_progress: InProgressList::default(),
+            sessions: Sessions::default(),
         }))
     }
 }
@@ -243,6 +248,7 @@ impl Metrics {
             "Headers of clusters' answers that were removed because they are not among those allowed",
             inner.blocked_headers.clone(),
         );
+        inner.sessions.register(registry);
     }
 
     /// Counts a request in.
@@ -270,6 +276,12 @@ impl Metrics {
     /// The requests that were let in and are not over.
     pub(crate) fn in_progress(&self) -> &InProgressList {
         &self.0.in_progress
+    }
+
+    /// What callers have open.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.0.sessions
     }
 
     /// The oldest requests that were let in and are not over, `limit` at most, of one agent or of all; and how many

@@ -2,11 +2,18 @@
 
 mod audit;
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use ::audit::Audit;
 use control_plane::{Access, Identity};
 use http::{HeaderValue, Method, Uri, header, request::Parts};
+use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use router::AgentId;
 use runtime::{
     telemetry::{Repeats, Untrusted},
@@ -18,10 +25,12 @@ use tracing::Span;
 use audit::Audited;
 
 use crate::{
+    failure::Failure,
     in_progress::{Entry, Place},
     metrics::{InFlight, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
+    sessions::{Authority, Ground, NewSession, Session, SessionKind},
 };
 
 /// A request in progress. Dropping it ends it: one line in the log (target `audit`), and its numbers in the metrics.
@@ -45,9 +54,13 @@ pub(crate) struct Scope {
     /// Where it is listed, once it was let in.
     listed: Option<Place>,
     audited: Audited,
+    /// What it has become, if it lasts.
+    session: Option<Box<Session>>,
     caller: Arc<str>,
     /// Until when it may wait for a tunnel.
     pub(crate) deadline: Instant,
+    /// Whether it is a part of a session, and none itself.
+    pub(crate) is_part: bool,
     /// Whether it is a Kubernetes watch.
     pub(crate) watch: bool,
     /// The status of the answer, 0 before there is one.
@@ -98,8 +111,10 @@ impl Scope {
             place: None,
             listed: None,
             audited: Audited::of(audit),
+            session: None,
             caller: Arc::default(),
             deadline: started,
+            is_part: false,
             watch: false,
             status: 0,
             cut: false,
@@ -166,6 +181,58 @@ impl Scope {
             self.trace = TraceSpan::enter("user request", &self.trace_parent, age);
         }
         self.who = Some(who);
+    }
+
+    /// Its answer has begun and goes on: it is a session from now on, whose caller is asked about again by `authority`,
+    /// if that can be.
+    pub(crate) fn opens(
+        &mut self,
+        kind: SessionKind,
+        authority: Option<Box<dyn Authority>>,
+        acts_as: Option<ImpersonationConfig>,
+    ) {
+        let (Some(agent), Some(identity), false) = (self.agent, &self.who, self.is_part) else {
+            return;
+        };
+        let ground = authority.map(|authority| Ground {
+            authority,
+            identity: identity.clone(),
+            acts_as,
+        });
+        let session = self.metrics.sessions().open(NewSession {
+            kind,
+            caller: self.caller.clone(),
+            agent,
+            path: self.uri.path().to_owned(),
+            remote_addr: self.remote_addr.to_string(),
+            request_id: self.id.to_string(),
+            ground,
+        });
+        self.session = Some(Box::new(session));
+    }
+
+    /// Ready with what its client is told when it is a session that was ended.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        match &mut self.session {
+            Some(session) => session.poll_ended(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits until it is a session that was ended.
+    pub(crate) fn ended(&self) -> impl Future<Output = Failure> + Send + use<> {
+        let ended = self.session.as_ref().map(|session| session.ended());
+        async move {
+            match ended {
+                Some(ended) => ended.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// What was asked for: path and query.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// Who asks, as in `user:alice`; empty while that is not known.

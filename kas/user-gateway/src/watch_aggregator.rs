@@ -22,6 +22,7 @@ use crate::{
     prefix::Prefix,
     route::{Answer, Route, UserRequest},
     scope::Scope,
+    sessions::SessionKind,
     websocket::Handshake,
 };
 use session::Session;
@@ -34,6 +35,7 @@ const CONVERSATIONS: Kind = Kind {
         each: 100,
         reserved: 200,
     },
+    session: SessionKind::WatchAggregator,
     purpose: "watches",
 };
 /// Watches of one WebSocket.

@@ -136,9 +136,13 @@ impl Writing {
     }
 }
 
-/// Ends it; says whether the client took that.
-pub(crate) async fn close(io: &mut (impl AsyncWrite + Unpin), code: CloseCode) -> bool {
-    in_time(messages::close(io, code)).await
+/// Ends it, and says why; says whether the client took that.
+pub(crate) async fn close(
+    io: &mut (impl AsyncWrite + Unpin),
+    code: CloseCode,
+    reason: &str,
+) -> bool {
+    in_time(messages::close(io, code, reason)).await
 }
 
 async fn in_time(writing: impl Future<Output = io::Result<()>>) -> bool {

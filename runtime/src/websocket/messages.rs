@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::frame::{self, Header, MAX_HEADER, Opcode};
+use super::frame::{self, Header, MAX_CONTROL, MAX_HEADER, Opcode};
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,12 +195,26 @@ pub async fn pong(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
     write(io, Opcode::Pong, bytes).await
 }
 
-/// Ends it.
+/// Writes a binary message.
 ///
 /// # Errors
 /// When the connection breaks.
-pub async fn close(io: &mut (impl AsyncWrite + Unpin), code: CloseCode) -> io::Result<()> {
-    write(io, Opcode::Close, &code.number().to_be_bytes()).await
+pub async fn binary(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    write(io, Opcode::Binary, bytes).await
+}
+
+/// Ends it, for this reason, which is cut where it is too long.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn close(
+    io: &mut (impl AsyncWrite + Unpin),
+    code: CloseCode,
+    reason: &str,
+) -> io::Result<()> {
+    let code = code.number().to_be_bytes();
+    let reason = &reason[..reason.floor_char_boundary(MAX_CONTROL - code.len())];
+    write(io, Opcode::Close, &[&code, reason.as_bytes()].concat()).await
 }
 
 async fn write(io: &mut (impl AsyncWrite + Unpin), opcode: Opcode, bytes: &[u8]) -> io::Result<()> {

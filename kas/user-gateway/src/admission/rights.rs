@@ -8,13 +8,14 @@ use std::{
 };
 
 use control_plane::{Access, ControlPlane, Credentials};
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use router::AgentId;
 use tokio::time::Instant;
 
 use super::denial;
-use crate::failure::Failure;
+use crate::{failure::Failure, sessions::Authority};
 
 /// How long the control plane may take to decide: longer than it takes to say why it cannot.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(25);
@@ -30,6 +31,7 @@ pub(crate) struct Rights {
     credentials: Option<Credentials>,
     agent: AgentId,
     from: IpAddr,
+    /// When the question was put.
     decided: Mutex<Instant>,
     /// What credentials that were good for one use gave, and until when it lasts.
     granted: Option<Box<(Access, Instant)>>,
@@ -82,8 +84,14 @@ impl Rights {
     }
 
     fn age(&self) -> Duration {
-        let decided = self.decided.lock();
-        decided.unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.decided().elapsed()
+    }
+
+    /// Whoever can be asked again about a session that has these rights; nobody where the credentials were good for
+    /// one use.
+    pub(crate) fn authority(&self) -> Option<Box<dyn Authority>> {
+        let again = self.credentials.as_ref().map(|_| self.again())?;
+        Some(Box::new(again))
     }
 
     /// Asks whether the request is allowed still, and as whom. Cancel-safe.
@@ -101,6 +109,7 @@ impl Rights {
                 "the WebSocket token was good for one request",
             ));
         };
+        let asked = Instant::now();
         let decision = self
             .control_plane
             .authorize_from(credentials, self.agent, self.from);
@@ -111,7 +120,7 @@ impl Rights {
                 Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
             })?
             .map_err(|reason| denial::of_denial(&reason))?;
-        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         Ok(access)
     }
 
@@ -141,5 +150,15 @@ impl Rights {
     /// What the caller showed, unless it was good for one use.
     pub(crate) fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
+    }
+}
+
+impl Authority for Rights {
+    fn decided(&self) -> Instant {
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self) -> BoxFuture<'_, Result<Access, Failure>> {
+        Box::pin(self.ask())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use control_plane::Identity;
+use control_plane::{Access, Identity};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use router::AgentId;
@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::Key;
-use crate::{admission::Admission, front::Front, route::UserRequest};
+use crate::{
+    admission::{Admission, Rights},
+    failure::Failure,
+    front::Front,
+    route::UserRequest,
+};
 
 /// How often rights are asked again.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -69,15 +74,11 @@ impl Caller {
         })
     }
 
-    /// Who it is, as the control plane knows them by their credentials.
-    pub(super) async fn identify(&self, from: IpAddr) -> Result<Identity, Status> {
+    /// Who it is and what they may do, as the control plane knows them by their credentials.
+    pub(super) async fn identify(&self, from: IpAddr) -> Result<(Access, Rights), Status> {
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, self.authorization.clone())]);
-        let asked = self.admission.identity_of(&headers, from).await;
-        asked.map_err(|failure| match failure.code.as_u16() {
-            401 => Status::unauthenticated(failure.message),
-            403 | 404 => Status::permission_denied(failure.message),
-            _ => Status::unavailable(failure.message),
-        })
+        let asked = self.admission.rights_of(&headers, from).await;
+        asked.map_err(refused)
     }
 
     /// The agent that the credentials are for.
@@ -121,7 +122,7 @@ impl Caller {
         let mut failures = 0;
         loop {
             match self.identify(from).await {
-                Ok(now) if now == *who => return Ok(()),
+                Ok((now, _)) if now.identity == *who => return Ok(()),
                 Ok(_) => {
                     return Err(Status::permission_denied(
                         "the credentials now belong to another caller",
@@ -165,6 +166,15 @@ impl Caller {
         let body = body.map_err(|error| Status::unavailable(Causes(&*error).to_string()))?;
         let answer: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
         judge(status, &answer, key, verb)
+    }
+}
+
+/// A refusal, as a watch ends with it.
+pub(super) fn refused(failure: Failure) -> Status {
+    match failure.code.as_u16() {
+        401 => Status::unauthenticated(failure.message),
+        403 | 404 => Status::permission_denied(failure.message),
+        _ => Status::unavailable(failure.message),
     }
 }
 

@@ -262,7 +262,7 @@ async fn end(io: &mut Writer, status: &Status, scope: &mut Scope) {
     scope.sent += text.len() as u64;
     // A client that is gone needs no reason.
     let told = Writing::Text(text.into_bytes()).run(io).await;
-    scope.cut = !(told && websocket::close(io, CloseCode::Normal).await);
+    scope.cut = !(told && websocket::close(io, CloseCode::Normal, status.message()).await);
 }
 
 impl From<WantedResource> for Resource {

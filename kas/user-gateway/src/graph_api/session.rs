@@ -7,6 +7,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use control_plane::Identity;
 use futures_util::{StreamExt, stream::Stream};
+use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use runtime::{
     shares::Share,
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     caller::Caller,
+    failure::Failure,
     scope::Scope,
     websocket::{self, PING_INTERVAL, Writer, Writing},
 };
@@ -77,25 +79,26 @@ impl Session {
         let heard = websocket::heard(Incoming::new(reader), MESSAGE_BYTES);
         let mut heard = std::pin::pin!(heard);
         let scope = &mut *scope;
-        let code = match self.converse(&mut heard, &mut writer, scope).await {
-            Event::Closed => CloseCode::Normal,
+        let (code, reason) = match self.converse(&mut heard, &mut writer, scope).await {
+            Event::Closed => (CloseCode::Normal, String::new()),
             Event::Broken(error) => {
                 scope.reason = error.to_string();
-                error.close_code()
+                (error.close_code(), error.to_string())
             }
             Event::End(end) => {
                 scope.reason.clone_from(&end.reason);
                 if !write(Writing::Text(end.text()), &mut writer, scope).await {
                     return;
                 }
-                match end.code {
+                let code = match end.code {
                     Code::Unavailable => CloseCode::GoingAway,
                     _ => CloseCode::Policy,
-                }
+                };
+                (code, end.reason)
             }
             Event::Nothing | Event::Say(_) => return,
         };
-        scope.cut = !websocket::close(&mut writer, code).await;
+        scope.cut = !websocket::close(&mut writer, code, &reason).await;
     }
 
     /// The conversation; gives how it ends, or nothing where the client is gone.
@@ -105,6 +108,7 @@ impl Session {
         writer: &mut Writer,
         scope: &mut Scope,
     ) -> Event {
+        let mut ended = std::pin::pin!(scope.ended());
         let query = match query(heard, scope).await {
             Ok(query) => query,
             Err(end) => return end,
@@ -112,7 +116,8 @@ impl Session {
         let beginning = begin(&self.caller, &self.shared, query);
         let begun = tokio::select! {
             begun = beginning => begun,
-            message = heard.next() => return ended(message),
+            message = heard.next() => return over(message),
+            failure = &mut ended => return Event::End(revoked(failure)),
         };
         let mut graph = match begun {
             Ok(graph) => graph,
@@ -128,7 +133,7 @@ impl Session {
                 message = heard.next() => match message {
                     Some(Ok(Message::Ping(bytes))) => Event::Say(Writing::Pong(bytes)),
                     Some(Ok(Message::Pong)) => Event::Nothing,
-                    other => return ended(other),
+                    other => return over(other),
                 },
                 Some((feed, update)) = graph.feeds.next(), if !graph.feeds.is_empty() => {
                     match graph.take(feed, update) {
@@ -145,6 +150,7 @@ impl Session {
                 }
                 _ = ping.tick() => Event::Say(Writing::Ping),
                 () = &mut self.leaving => Event::End(leaves("this replica is shutting down: ask again")),
+                failure = &mut ended => Event::End(revoked(failure)),
                 () = &mut expiry => Event::End(leaves("the WebSocket is too old: ask again")),
             };
             match event {
@@ -164,8 +170,17 @@ fn leaves(reason: &str) -> End {
     End::new(Code::Unavailable, reason)
 }
 
+/// The session was ended.
+fn revoked(failure: Failure) -> End {
+    let code = match failure.code {
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        _ => Code::PermissionDenied,
+    };
+    End::new(code, failure.message)
+}
+
 /// How it ends when a client says this.
-fn ended(message: Option<Result<Message, ReadError>>) -> Event {
+fn over(message: Option<Result<Message, ReadError>>) -> Event {
     match message {
         Some(Ok(Message::Close)) | None => Event::Closed,
         Some(Ok(_)) => {
@@ -185,7 +200,7 @@ async fn query(
         first.map_err(|_| Event::End(End::new(Code::DeadlineExceeded, "no query came in time")))?;
     let text = match first {
         Some(Ok(Message::Text(text))) => text,
-        other => return Err(ended(other)),
+        other => return Err(over(other)),
     };
     scope.received += text.len() as u64;
     Query::read(&text)

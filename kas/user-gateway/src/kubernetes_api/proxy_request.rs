@@ -16,13 +16,13 @@ use super::{
     failure,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
-    upgrade,
+    upgrade::{self, Farewell},
     upload::Upload,
     watch::{self, Position, Source, Watch},
 };
 use crate::{
     admission::Rights, body::Content, failure::Failure, headers, query::Reencoding, route::Answer,
-    scope::Scope,
+    scope::Scope, sessions::SessionKind,
 };
 
 /// How long a request looks for a tunnel before it counts as queued.
@@ -67,6 +67,14 @@ impl ProxyRequest {
     }
 }
 
+impl ProxyRequest {
+    /// Its answer has begun and goes on.
+    fn opens(&self, kind: SessionKind, scope: &mut Scope) {
+        let acts_as = request_head::acts_as(&self.opening);
+        scope.opens(kind, self.rights.authority(), acts_as);
+    }
+}
+
 /// The outcome of looking for a tunnel.
 enum Search {
     Done(Result<Call, OpenError>),
@@ -100,7 +108,11 @@ impl KubernetesApi {
             Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
                 let mut exchange = answered.exchange;
                 self.count(&mut exchange, &request);
-                let upgraded = |scope| Box::pin(upgrade::run(exchange, on_upgrade, scope)) as _;
+                let kind = SessionKind::of_upgrade(self.path(scope));
+                request.opens(kind, scope);
+                let farewell = Farewell::of(&answered.headers, kind);
+                let upgraded =
+                    |scope| Box::pin(upgrade::run(exchange, on_upgrade, farewell, scope)) as _;
                 Answer::Upgrade(answered.headers, Box::new(upgraded))
             }
             Some(_) | None => self.pass_on(answered, request, scope, drain),
@@ -295,6 +307,7 @@ impl KubernetesApi {
         let content = if let Some((head, position)) = watch {
             scope.cut = true;
             self.count(&mut exchange, &request);
+            request.opens(SessionKind::Watch, scope);
             let (source, idle) = (self.source(*request, drain), self.settings.idle);
             let watch = Watch::new(head, position, source, (exchange, ahead), idle);
             Content::Stream(Box::new(watch))
@@ -307,10 +320,20 @@ impl KubernetesApi {
         } else {
             scope.cut = true;
             self.count(&mut exchange, &request);
+            let path = self.path(scope);
+            if let Some(kind) = SessionKind::of_stream(path, scope.uri(), scope.watch) {
+                request.opens(kind, scope);
+            }
             let idle = self.settings.idle;
             Content::Stream(Box::new(Streamed::new(exchange, ahead, length, idle)))
         };
         Answer::new(status, headers, content)
+    }
+
+    /// A request's path as the cluster has it.
+    fn path<'s>(&self, scope: &'s Scope) -> &'s str {
+        let path = scope.uri().path();
+        self.settings.prefix.strip(path).unwrap_or(path)
     }
 
     /// Counts an answer that is read at its client's pace.

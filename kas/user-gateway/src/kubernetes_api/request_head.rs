@@ -185,6 +185,12 @@ pub(super) fn is_on_behalf_of(
     header(opening).is_none_or(|header| header.extra == impersonation.map(extra))
 }
 
+/// On whose behalf the call is made.
+pub(super) fn acts_as(opening: &Opening) -> Option<ImpersonationConfig> {
+    let extra = header(opening)?.extra?;
+    HeaderExtra::decode(&*extra.value).ok()?.imp_config
+}
+
 fn header(opening: &Opening) -> Option<http_request::Header> {
     let request = HttpRequest::decode(opening.messages.first()?.head.clone()).ok()?;
     match request.message? {

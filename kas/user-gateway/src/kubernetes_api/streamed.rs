@@ -13,6 +13,7 @@ use crate::{
     body::{ContentStream, CutShort},
     idle::Idle,
     scope::Scope,
+    sessions::SessionEnded,
 };
 
 /// An answer that is passed on as it comes.
@@ -87,6 +88,12 @@ impl ContentStream for Streamed {
     ) -> Poll<Option<Result<Bytes, CutShort>>> {
         if self.over {
             return Poll::Ready(None);
+        }
+        if let Poll::Ready(failure) = scope.poll_ended(cx) {
+            scope.reason.clone_from(&failure.message);
+            self.over = true;
+            let ended = SessionEnded(failure.message);
+            return Poll::Ready(Some(Err(CutShort::because(ended))));
         }
         let next = match self.ahead.pop_front() {
             Some(data) => Ok(Some(data)),

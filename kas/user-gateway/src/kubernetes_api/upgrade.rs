@@ -1,5 +1,7 @@
 //! An upgraded connection (exec, attach, port-forward): bytes both ways.
 
+mod farewell;
+
 use std::{
     future::poll_fn,
     io,
@@ -17,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use super::exchange::{Exchange, Part};
-use crate::{idle::Idle, scope::Scope};
+use crate::{failure::Failure, idle::Idle, scope::Scope};
+pub(super) use farewell::Farewell;
 
 /// Bytes of one message to the agent, at most.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -31,8 +34,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes over the client's connection once the 101 is written, and carries
-/// bytes until either side ends.
-pub(super) async fn run(exchange: Box<Exchange>, on_upgrade: OnUpgrade, mut scope: Box<Scope>) {
+/// bytes until either side ends, or the session is ended, of which `farewell` tells the client.
+pub(super) async fn run(
+    exchange: Box<Exchange>,
+    on_upgrade: OnUpgrade,
+    farewell: Option<Farewell>,
+    mut scope: Box<Scope>,
+) {
     scope.cut = true;
     let io = match tokio::time::timeout(SWITCH_TIMEOUT, on_upgrade).await {
         Ok(Ok(upgraded)) => TokioIo::new(upgraded),
@@ -56,11 +64,21 @@ pub(super) async fn run(exchange: Box<Exchange>, on_upgrade: OnUpgrade, mut scop
         stalled: Idle::new(WRITE_TIMEOUT),
         agent_done: false,
         client_done: None,
+        farewell,
     };
     match poll_fn(|cx| splice.poll(cx)).await {
-        Ok(()) => splice.scope.cut = false,
+        Ok(Over::Done) => splice.scope.cut = false,
+        Ok(Over::Ended(failure)) => splice.leave(failure).await,
         Err(error) => splice.scope.reason = error.to_string(),
     }
+}
+
+/// How it ends.
+enum Over {
+    /// Either side has ended it.
+    Done,
+    /// The session was ended.
+    Ended(Failure),
 }
 
 struct Splice<IO> {
@@ -77,10 +95,14 @@ struct Splice<IO> {
     agent_done: bool,
     /// Runs once the client has closed its side.
     client_done: Option<Idle>,
+    farewell: Option<Farewell>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Over>> {
+        if let Poll::Ready(failure) = self.scope.poll_ended(cx) {
+            return Poll::Ready(Ok(Over::Ended(failure)));
+        }
         if self.client_done.is_none()
             && let Poll::Ready(result) = self.poll_to_agent(cx)
         {
@@ -88,13 +110,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             self.client_done = Some(Idle::new(HALF_CLOSED_TIMEOUT));
         }
         if let Poll::Ready(result) = self.poll_to_client(cx) {
-            return Poll::Ready(result);
+            return Poll::Ready(result.map(|()| Over::Done));
         }
         if let Some(idle) = &mut self.client_done {
             ready!(idle.poll(cx));
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Over::Done));
         }
         Poll::Pending
+    }
+
+    /// Ends the call, and tells the client why.
+    async fn leave(self, failure: Failure) {
+        let Self {
+            exchange,
+            mut io,
+            mut scope,
+            outgoing,
+            farewell,
+            ..
+        } = self;
+        scope.reason.clone_from(&failure.message);
+        if let Some(farewell) = farewell {
+            farewell.say(&failure, exchange, &mut io, outgoing).await;
+        }
     }
 
     /// Ready when the client has closed its side and the agent knows.
@@ -132,6 +170,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 let write = Pin::new(&mut self.io).poll_write(cx, &self.outgoing);
                 let written = ready!(self.in_time(write, cx))?;
                 self.scope.sent += written as u64;
+                if let Some(farewell) = &mut self.farewell {
+                    farewell.sent(&self.outgoing[..written]);
+                }
                 self.outgoing.advance(written);
                 self.unflushed = true;
             }

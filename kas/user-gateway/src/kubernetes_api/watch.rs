@@ -10,7 +10,7 @@
 //! * What the cluster refuses, such as a version that is too old, ends the watch
 //!   with an `ERROR` event, as the API server would end it.
 //! * The control plane is asked first: who may not go on, or not as before, gets an `ERROR` event
-//!   with the refusal.
+//!   with the refusal. So does whoever is revoked while the watch goes on.
 //! * A watch keeps its first time limit, however often it is resumed.
 //! * When the replica leaves, a watch ends in order shortly before the end of the
 //!   grace period.
@@ -47,9 +47,11 @@ pub(super) use source::Source;
 use super::exchange::{Ahead, Exchange, Interrupted, Part};
 use crate::{
     body::{ContentStream, CutShort},
+    failure::Failure,
     headers,
     idle::Idle,
     scope::Scope,
+    sessions::SessionEnded,
 };
 use frames::Frames;
 use source::{Gone, Resumed};
@@ -157,6 +159,13 @@ impl Watch {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, scope: &mut Scope) -> Poll<Result<(), Gone>> {
+        if let Poll::Ready(failure) = scope.poll_ended(cx) {
+            if self.frames.is_within_event() {
+                return Poll::Ready(Err(SessionEnded(failure.message).into()));
+            }
+            self.deny(failure, scope);
+            return Poll::Ready(Ok(()));
+        }
         if self.is_called_last(cx) {
             scope.cut = false;
             self.state = State::Over;
@@ -267,14 +276,19 @@ impl Watch {
                     reason = failure.message,
                     "watch not resumed: the caller is no longer allowed"
                 );
-                let status = Bytes::from(failure.body(false));
-                self.frames.resume();
-                self.frames
-                    .push(refusal::event(self.encoding, failure.code, &status));
-                scope.reason = failure.message;
-                self.state = State::Over;
+                self.deny(failure, scope);
             }
         }
+    }
+
+    /// Ends the watch with an event that says why.
+    fn deny(&mut self, failure: Failure, scope: &mut Scope) {
+        let status = Bytes::from(failure.body(false));
+        self.frames.resume();
+        self.frames
+            .push(refusal::event(self.encoding, failure.code, &status));
+        scope.reason = failure.message;
+        self.state = State::Over;
     }
 }
 

@@ -104,6 +104,7 @@ impl Session {
         let mut ping = tokio::time::interval(PING_INTERVAL);
         let expiry = tokio::time::sleep_until(self.caller.until());
         let mut expiry = std::pin::pin!(expiry);
+        let mut ended = std::pin::pin!(scope.ended());
         let end = loop {
             let writing = tokio::select! {
                 message = heard.next() => match message {
@@ -130,6 +131,7 @@ impl Session {
                 () = &mut self.leaving => {
                     break End::new(CloseCode::GoingAway, "this replica is shutting down: watch again");
                 }
+                failure = &mut ended => break End::new(CloseCode::Policy, failure.message),
                 () = &mut expiry => {
                     break End::new(CloseCode::GoingAway, "the WebSocket is too old: watch again");
                 }
@@ -144,7 +146,7 @@ impl Session {
                 return;
             }
         }
-        scope.cut = !websocket::close(&mut writer, end.code).await;
+        scope.cut = !websocket::close(&mut writer, end.code, &end.reason).await;
     }
 
     /// Does what a message asks for; gives what is to be said against it.

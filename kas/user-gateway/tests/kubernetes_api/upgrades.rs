@@ -11,6 +11,7 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
 };
+use user_gateway::{SessionFilter, SessionKind};
 
 use crate::{
     agent::{Agent, Asked, Next},
@@ -196,4 +197,70 @@ async fn an_upgrade_that_breaks_is_not_made_again() {
 
     assert!(answer.starts_with("http/1.1 502"), "{answer}");
     assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn whoever_executes_is_told_behind_the_frame_on_its_way_that_an_operator_ended_it() {
+    let proxy = Proxy::start().await;
+    let (ends, mut ended) = mpsc::channel(1);
+    let (more, rest) = mpsc::channel::<()>(1);
+    let rest = Arc::new(tokio::sync::Mutex::new(rest));
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |mut asked| {
+        let (ends, rest) = (ends.clone(), rest.clone());
+        async move {
+            expect_trailer(&mut asked).await;
+            let switched = [
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Protocol", "v5.channel.k8s.io"),
+            ];
+            asked.answer(101, &switched).await;
+            asked.trailer().await;
+            // A binary frame of five bytes, of which two come.
+            asked.upgrade_data(&b"\x82\x05\x01a"[..]).await;
+            rest.lock().await.recv().await;
+            asked.upgrade_data(&b"bcd\x82\x05more"[..]).await;
+            ends.send(asked.over().await).await.unwrap();
+        }
+    })
+    .await;
+    let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+    let asked = format!(
+        "GET /api/v1/namespaces/a/pods/b/exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    socket.write_all(asked.as_bytes()).await.unwrap();
+    head(&mut socket).await;
+    let mut begun = [0; 4];
+    socket.read_exact(&mut begun).await.unwrap();
+    let sessions = proxy.metrics.sessions();
+    let (open, ..) = sessions.find(&SessionFilter::default(), 9);
+    assert_eq!(open[0].kind, SessionKind::Exec);
+
+    assert!(sessions.end(open[0].id).is_some());
+    more.send(()).await.unwrap();
+
+    let mut said = Vec::new();
+    tokio::time::timeout(LONG, socket.read_to_end(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    let (frame, farewell) = said.split_at(3);
+    assert_eq!(frame, b"bcd", "what was begun is whole");
+    // Its length takes two bytes more.
+    assert_eq!(farewell[..2], [0x82, 0x7E]);
+    let length = usize::from(u16::from_be_bytes([farewell[2], farewell[3]]));
+    let (status, close) = farewell[4..].split_at(length);
+    assert_eq!(status[0], 3, "the channel for errors");
+    let status: serde_json::Value = serde_json::from_slice(&status[1..]).unwrap();
+    assert_eq!(status["code"], 403);
+    assert!(status["message"].as_str().unwrap().contains("an operator"));
+    assert_eq!(close[0], 0x88);
+    assert_eq!(close[2..4], 1008_u16.to_be_bytes());
+    drop(socket);
+    assert_eq!(
+        ended.recv().await.unwrap(),
+        Next::End(tonic::Code::Cancelled)
+    );
+    proxy.quiet().await;
 }

@@ -120,6 +120,11 @@ impl Frames {
         self.release();
     }
 
+    /// Whether the client has a part of an event, so that nothing else may follow.
+    pub(super) fn is_within_event(&self) -> bool {
+        self.exposed
+    }
+
     /// Where the watch goes on after a break, if that is known.
     pub(super) fn point(&self) -> Option<Point> {
         self.position.point().filter(|_| !self.exposed)

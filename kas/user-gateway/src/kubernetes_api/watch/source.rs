@@ -18,6 +18,7 @@ use crate::{
         response_head::ResponseHeads,
     },
     metrics::Metrics,
+    sessions::SessionEnded,
 };
 
 /// Bytes of a refusal that are read, at most.
@@ -68,6 +69,9 @@ pub(super) enum Gone {
     /// The exchange broke.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// It was ended in the middle of an event.
+    #[error(transparent)]
+    Ended(#[from] SessionEnded),
     /// The answer has another content type than before.
     #[error("the watch was resumed with another content type")]
     OtherType,
@@ -172,7 +176,7 @@ fn is_final(outcome: &Result<Resumed, Gone>) -> bool {
             OpenError::CannotImpersonate | OpenError::NotOffered | OpenError::NoUpgrades
         ),
         Err(Gone::Interrupted(error)) => !error.is_mendable(),
-        Err(Gone::OtherType) => true,
+        Err(Gone::OtherType | Gone::Ended(_)) => true,
     }
 }
 
