@@ -166,6 +166,18 @@ impl Replica {
             if let Some(watching) = watching {
                 replica.background.spawn(vital("fleet", watching));
             }
+            let refusing = setup
+                .agents
+                .settings
+                .services
+                .tracker()
+                .and_then(|tracker| {
+                    let (tracker, plane) = (tracker.clone(), setup.control_plane.clone());
+                    work.watch_refusals(tracker, plane, replica.stop.clone())
+                });
+            if let Some(refusing) = refusing {
+                replica.background.spawn(vital("refusals", refusing));
+            }
             replica.background.spawn(work.run(replica.stop.clone()));
         }
         let (requests, started_at) = (user_gateway::Metrics::default(), Timestamp::now());

@@ -8,6 +8,7 @@ mod fleet;
 mod log;
 mod metrics;
 mod reader;
+mod refusals;
 mod webhook;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use proto::events::rpc::Batch;
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config;
+use crate::{config, tracker::Tracker};
 use metrics::EventMetrics;
 pub use reader::Reader;
 pub use webhook::WebhookError;
@@ -167,6 +168,18 @@ impl EventWorkers {
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let events = self.events.clone();
         let watch = move || fleet::watch(events, me, table, control_plane, stop);
+        self.events.0.presence.then(watch)
+    }
+
+    /// What tells of agents that `tracker` sees refused, until `stop`; `None` if that is not configured.
+    pub fn watch_refusals(
+        &self,
+        tracker: Arc<Tracker>,
+        control_plane: Arc<dyn ControlPlane>,
+        stop: CancellationToken,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let events = self.events.clone();
+        let watch = move || refusals::watch(events, tracker, control_plane, stop);
         self.events.0.presence.then(watch)
     }
 

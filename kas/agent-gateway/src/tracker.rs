@@ -10,6 +10,7 @@ mod connections;
 mod instance;
 mod origin;
 mod record;
+mod refusals;
 mod registrations;
 mod reports;
 
@@ -19,8 +20,8 @@ use std::{
 };
 
 use cluster_state::{
-    AgentId, ConnectionLog, Presence, PresenceEntry, PresenceQuery, ReplicaId, RoutingTable,
-    StoreError, memory::MemoryStore,
+    AgentId, ConnectionLog, ConnectionRecord, Presence, PresenceEntry, PresenceQuery,
+    RecordSubject, ReplicaId, RoutingTable, StoreError, memory::MemoryStore,
 };
 use jiff::Timestamp;
 use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
@@ -32,6 +33,7 @@ use control_plane::AgentInfo;
 use instance::Instance;
 pub(crate) use origin::{End, Origin};
 pub use record::{ConnectedProcess, processes};
+use refusals::Refusals;
 pub(crate) use registrations::Registrations;
 use runtime::shares::{Rate, Rates};
 use tokio::time::Instant;
@@ -56,6 +58,7 @@ const SHARDS: usize = 32;
 pub struct Tracker {
     table: Arc<dyn RoutingTable>,
     log: Arc<ConnectionLog>,
+    refusals: Refusals,
     replica: ReplicaId,
     agenda: Agenda,
     agents: [Mutex<HashMap<AgentId, Agent>>; SHARDS],
@@ -105,6 +108,7 @@ impl Tracker {
         Arc::new(Self {
             table,
             log,
+            refusals: Refusals::default(),
             replica,
             agenda: Agenda::default(),
             agents: std::array::from_fn(|_| Mutex::default()),
@@ -117,6 +121,25 @@ impl Tracker {
     #[must_use]
     pub fn log(&self) -> &Arc<ConnectionLog> {
         &self.log
+    }
+
+    /// A token was refused, or the cluster that has one.
+    pub(crate) fn refused(&self, subject: RecordSubject, record: ConnectionRecord) {
+        let record = record.bounded();
+        if let RecordSubject::Agent(agent) = subject {
+            self.refusals.note(agent, &record);
+        }
+        self.log.note(subject, record);
+    }
+
+    /// What was refused lately.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The replica whose tracker it is.
+    pub(crate) fn replica(&self) -> &ReplicaId {
+        &self.replica
     }
 
     /// A process registers; `pod_id` is a random number of its own.

@@ -205,7 +205,10 @@ async fn an_agent_that_comes_and_goes_is_told_to_webhooks_and_readers() -> Resul
     let agentk = Agentk::with_flags(&[], "agentk", &links, &token, folder)?;
     hears("agent.connected").await?;
     drop(agentk);
-    hears("agent.disconnected").await
+    hears("agent.disconnected").await?;
+    kas.cli(&["agent", "revoke", "site"]).await?;
+    let _refused = Agentk::with_flags(&[], "refused", &links, &token, folder)?;
+    hears("agent.refused").await
 }
 
 /// kas with two webhooks, one of which hangs, two pods of one agent, and a reader.

@@ -58,11 +58,17 @@ fn change(change: &FleetChange) -> Value {
         "type": change.r#type,
         "time": change.time.as_ref().and_then(time),
     });
-    if change.replica.is_empty() {
+    if change.agent_id != 0 {
         told["agent"] = json!({"id": change.agent_id, "name": change.agent_name});
         told["project"] = json!({"id": change.project_id, "path": change.project_path});
-    } else {
+    }
+    if !change.replica.is_empty() {
         told["replica"] = json!(change.replica);
+    }
+    if !change.reason.is_empty() {
+        told["reason"] = json!(change.reason);
+        told["count"] = json!(change.count);
+        told["remoteAddr"] = json!(change.remote_addr);
     }
     told
 }

@@ -24,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// How many looks in a row must miss an agent or a replica that counts as gone: connections move between replicas.
 const MISSES_UNTIL_GONE: u8 = 2;
 /// Changes that are told together.
-const MAX_CHANGES_PER_BATCH: usize = 500;
+pub(super) const MAX_CHANGES_PER_BATCH: usize = 500;
 /// What the replica that tells is chosen by.
 const TELLER: i64 = 0;
 
@@ -131,37 +131,47 @@ pub(super) async fn watch(
 
 async fn batch(changes: &[Change], control_plane: &dyn ControlPlane) -> Batch {
     let mut batch = Batch::default();
-    let now = Timestamp::now();
     for change in changes {
-        let mut told = FleetChange {
-            id: format!("{:032x}", rand::random::<u128>()),
-            time: Some(prost_types::Timestamp {
-                seconds: now.as_second(),
-                nanos: now.subsec_nanosecond(),
-            }),
-            ..FleetChange::default()
-        };
         let (kind, agent) = match change {
-            Change::Connected(agent) => ("agent.connected", Some(agent)),
-            Change::Disconnected(agent) => ("agent.disconnected", Some(agent)),
+            Change::Connected(agent) => ("agent.connected", Some(*agent)),
+            Change::Disconnected(agent) => ("agent.disconnected", Some(*agent)),
             Change::Up(_) => ("replica.up", None),
             Change::Down(_) => ("replica.down", None),
         };
-        kind.clone_into(&mut told.r#type);
-        if let Some(agent) = agent {
-            told.agent_id = agent.0;
-            if let Some(info) = control_plane.agent(*agent).await {
-                told.agent_name.clone_from(&info.name);
-                told.project_id = info.project_id;
-                told.project_path.clone_from(&info.project_path);
-            }
-        }
+        let mut told = about(kind, agent, control_plane).await;
         if let Change::Up(replica) | Change::Down(replica) = change {
             told.replica = replica.to_string();
         }
         batch.changes.push(told);
     }
     batch
+}
+
+/// A change of this kind that is noticed now, about this agent.
+pub(super) async fn about(
+    kind: &str,
+    agent: Option<AgentId>,
+    control_plane: &dyn ControlPlane,
+) -> FleetChange {
+    let now = Timestamp::now();
+    let mut told = FleetChange {
+        id: format!("{:032x}", rand::random::<u128>()),
+        r#type: kind.to_owned(),
+        time: Some(prost_types::Timestamp {
+            seconds: now.as_second(),
+            nanos: now.subsec_nanosecond(),
+        }),
+        ..FleetChange::default()
+    };
+    if let Some(agent) = agent {
+        told.agent_id = agent.0;
+        if let Some(info) = control_plane.agent(agent).await {
+            told.agent_name.clone_from(&info.name);
+            told.project_id = info.project_id;
+            told.project_path.clone_from(&info.project_path);
+        }
+    }
+    told
 }
 
 #[cfg(test)]

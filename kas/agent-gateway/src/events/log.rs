@@ -13,6 +13,8 @@ pub(super) fn write(batch: &Batch) {
             agent.id = (change.agent_id != 0).then_some(change.agent_id),
             agent.name = (change.agent_id != 0).then_some(&*change.agent_name),
             replica = (!change.replica.is_empty()).then_some(&*change.replica),
+            reason = (!change.reason.is_empty()).then_some(&*change.reason),
+            count = (change.count > 0).then_some(change.count),
             "fleet changed"
         );
     }

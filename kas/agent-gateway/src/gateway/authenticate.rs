@@ -141,7 +141,7 @@ impl Authenticator {
             scheme: from.scheme().to_owned(),
             ..tracker.record_of(ConnectionEvent::Refused)
         };
-        tracker.log().note(subject, record);
+        tracker.refused(subject, record);
     }
 }
 

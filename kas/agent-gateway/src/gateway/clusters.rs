@@ -340,8 +340,7 @@ impl Clusters {
             scheme: caller.origin.scheme().to_owned(),
             ..self.tracker.record_of(ConnectionEvent::Refused)
         };
-        let subject = RecordSubject::Agent(agent);
-        self.tracker.log().note(subject, record);
+        self.tracker.refused(RecordSubject::Agent(agent), record);
         Status::permission_denied(reason)
     }
 
