@@ -6,7 +6,7 @@ mod control;
 mod directions;
 mod gitlab_api;
 mod listener;
-mod peers;
+pub(crate) mod peers;
 pub(crate) mod preflight;
 mod reload;
 pub(crate) mod routing;

@@ -6,6 +6,7 @@ mod audit;
 mod caller;
 mod check_config;
 mod connected;
+mod doctor;
 mod duration;
 mod fleet;
 mod kubeconfig;
@@ -15,6 +16,7 @@ mod server;
 mod top;
 mod up;
 
+pub use doctor::DoctorArgs;
 pub use fleet::{agents::FleetFilter, sessions::SessionFilter, view::View};
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
 pub use output::Output;
@@ -80,6 +82,10 @@ pub enum FileCommand {
         #[command(subcommand)]
         action: audit::Action,
     },
+    /// Look at what keeps a server from serving, from its files to the load balancer, and say what to mend
+    ///
+    /// Changes nothing. Exits with 1 if anything does not work.
+    Doctor(DoctorArgs),
     /// Manage agents and their tokens
     Agent {
         /// The control plane's file.
@@ -289,6 +295,9 @@ pub enum CommandError {
         /// Why.
         refusals: Vec<anyhow::Error>,
     },
+    /// A doctor has found what does not work; its report says what.
+    #[error("not everything works: see the checks that failed")]
+    Unhealthy,
     /// A file named by a flag, or a key file, cannot be read or written.
     #[error("{attempt}")]
     Io {
@@ -342,6 +351,7 @@ impl FileCommand {
         match self {
             Self::CheckConfig { file } => check_config::run(&file, output),
             Self::Audit { action } => audit::run(action, output),
+            Self::Doctor(args) => doctor::run(args, output).await,
             Self::Agent { file, action } => agent::run(&file, action, output).await,
             Self::User { file, action } => {
                 caller::run(&file.path(), CallerKind::User, action, output)

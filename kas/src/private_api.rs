@@ -28,6 +28,7 @@ use tonic::service::Routes;
 use tracing::{Span, field};
 
 use authenticator::{Authenticator, Session};
+pub(crate) use self_test::{Identified, identify};
 pub use self_test::{SelfTestError, self_test};
 pub use tokens::Tokens;
 

@@ -38,11 +38,7 @@ pub(super) async fn peers(
         };
         return Ok((unpublished, None));
     };
-    let variables = OwnAddressVariables::read(|name| std::env::var(name).ok());
-    let address = &peers.socket();
-    let tls = peers.tls().is_some();
-    let own = OwnAddress::decide(&variables, address, tls, interface_addresses)
-        .context("the private API's own address")?;
+    let own = own_address(peers)?;
     if config.redis.is_some() {
         warn_of_loopback(&own.url);
     }
@@ -71,29 +67,20 @@ pub(super) async fn peers(
     Ok((me, Some(port)))
 }
 
+/// Where other replicas reach this one, by the environment and the section.
+pub(crate) fn own_address(peers: &PrivateApiListen) -> anyhow::Result<OwnAddress> {
+    let variables = OwnAddressVariables::read(|name| std::env::var(name).ok());
+    let tls = peers.tls().is_some();
+    OwnAddress::decide(&variables, &peers.socket(), tls, interface_addresses)
+        .context("the private API's own address")
+}
+
 async fn port(
     peers: &PrivateApiListen,
     own: OwnAddress,
 ) -> anyhow::Result<Port<PlainAcceptor, PeerSettings>> {
-    let secret = Secret::read(&peers.authentication_secret_file)?;
-    let identity = peers.tls().map(|files| Identity {
-        certificate: files.certificate_file,
-        key: files.key_file,
-    });
-    let client_ca = peers.client_ca_certificate_file.clone();
-    let spoken =
-        urls(&own.url).any(|url| url.starts_with("grpcs:")) || peers.ca_certificate_file.is_some();
-    let load = || {
-        ClientTls::load(&ClientTlsOptions {
-            ca_files: peers.ca_certificate_file.iter().cloned().collect(),
-            server_name: own.tls_server_name,
-            identity: client_ca.as_ref().and(identity.clone()),
-            ..ClientTlsOptions::default()
-        })
-    };
-    // Without TLS the machine needs no root certificates.
-    let tls = spoken.then(load).transpose()?;
-    let server = match (identity, client_ca) {
+    let settings = settings(peers, own)?;
+    let server = match (identity(peers), peers.client_ca_certificate_file.clone()) {
         (Some(identity), Some(ca)) => Some(ServerTls::load_mutual(identity, ca, &[H2])?),
         (Some(identity), None) => Some(ServerTls::load(identity, &[H2])?),
         (None, _) => None,
@@ -101,22 +88,47 @@ async fn port(
     let listener = listen(&peers.socket())
         .await
         .context("private_api.listen.address")?;
+    Ok(Port {
+        listener,
+        acceptor: PlainAcceptor::new(server),
+        settings,
+    })
+}
+
+fn identity(peers: &PrivateApiListen) -> Option<Identity> {
+    peers.tls().map(|files| Identity {
+        certificate: files.certificate_file,
+        key: files.key_file,
+    })
+}
+
+/// How other replicas are dialled, by a replica that publishes its own address.
+pub(crate) fn settings(peers: &PrivateApiListen, own: OwnAddress) -> anyhow::Result<PeerSettings> {
+    let secret = Secret::read(&peers.authentication_secret_file)?;
+    let spoken =
+        urls(&own.url).any(|url| url.starts_with("grpcs:")) || peers.ca_certificate_file.is_some();
+    let load = || {
+        ClientTls::load(&ClientTlsOptions {
+            ca_files: peers.ca_certificate_file.iter().cloned().collect(),
+            server_name: own.tls_server_name,
+            identity: (peers.client_ca_certificate_file.as_ref()).and(identity(peers)),
+            ..ClientTlsOptions::default()
+        })
+    };
+    // Without TLS the machine needs no root certificates.
+    let tls = spoken.then(load).transpose()?;
     let dial = ConnectOptions {
         tls,
         ..ConnectOptions::default()
     };
-    Ok(Port {
-        listener,
-        acceptor: PlainAcceptor::new(server),
-        settings: PeerSettings {
-            tokens: if peers.gitlab_tokens {
-                Tokens::unbound(secret)
-            } else {
-                Tokens::new(secret)
-            },
-            dial,
-            own: own.url.into(),
+    Ok(PeerSettings {
+        tokens: if peers.gitlab_tokens {
+            Tokens::unbound(secret)
+        } else {
+            Tokens::new(secret)
         },
+        dial,
+        own: own.url.into(),
     })
 }
 

@@ -163,7 +163,8 @@ pub(super) fn check(redis: &Redis) -> anyhow::Result<()> {
     options(redis).map(drop)
 }
 
-fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
+/// How the section is dialled.
+pub(crate) fn options(redis: &Redis) -> anyhow::Result<RedisOptions> {
     let servers = redis.servers().context("redis: it names no server")?;
     let servers = match servers {
         RedisServers::Single(server) if redis.network == RedisNetwork::Unix => {

@@ -51,7 +51,7 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
 }
 
 /// Likely mistakes: valid values that are probably not intended.
-fn mistakes(config: &Config) -> Vec<String> {
+pub(super) fn mistakes(config: &Config) -> Vec<String> {
     let mut mistakes = Vec::new();
     if let ControlPlaneConfig::GitLab(gitlab) = config.control_plane() {
         match &gitlab.external_url {

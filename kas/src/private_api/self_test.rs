@@ -1,7 +1,10 @@
 //! The health probe of a replica at its URL: of this one before it publishes the
 //! URL, and of others whose lease has expired.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cluster_state::{Liveness, Owner, PeerProbe, TableFuture, urls};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -13,10 +16,13 @@ use runtime::{
     serve::Server,
 };
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status};
 
-use super::{DialError, PORT, PeerSettings, authenticator::Authenticator, dial_url, leads_back};
+use super::{
+    DialError, PORT, PeerSettings, authenticator::Authenticator, challenge::SELF_TEST, dial_url,
+    leads_back,
+};
 use crate::port::Port;
 
 /// How long one attempt may take.
@@ -205,6 +211,58 @@ impl PeerProbe for PeerSettings {
             }
         })
     }
+}
+
+/// Who answers at a URL.
+pub(crate) enum Identified {
+    /// A replica that has this one's secret.
+    Replica {
+        /// Its id.
+        id: String,
+        /// The time by its clock, and how long the question about it took.
+        clock: Option<(SystemTime, Duration)>,
+    },
+    /// Something without the secret.
+    Stranger(String),
+    /// Nobody.
+    Nobody(String),
+}
+
+/// Asks who answers at the URLs that a replica has published, and what time it is there. The caller has a deadline.
+pub(crate) async fn identify(published: &str, settings: &PeerSettings) -> Identified {
+    match probe_any(published, settings).await {
+        Ok(id) => Identified::Replica {
+            id,
+            clock: clock(published, settings).await,
+        },
+        Err(failed) if failed.refused => Identified::Stranger(failed.why),
+        Err(failed) => Identified::Nobody(failed.why),
+    }
+}
+
+/// What time it is at a replica, and how long the question took.
+async fn clock(published: &str, settings: &PeerSettings) -> Option<(SystemTime, Duration)> {
+    let stream = dial_url(urls(published).next()?, &settings.dial)
+        .await
+        .ok()?;
+    let http2 = runtime::grpc::client_settings();
+    let (mut send, connection) = http2.handshake::<_, bytes::Bytes>(stream).await.ok()?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    let challenge = settings.tokens.peer_challenge(published);
+    let (response, _) = send.send_request(challenge.request(), true).ok()?;
+    let response = response.await.ok()?;
+    let identity = challenge.identify(response.headers())?;
+    let began = Instant::now();
+    let mut request = challenge.request();
+    request.headers_mut().remove(SELF_TEST);
+    let outdated = settings.tokens.outdated(&identity.audience());
+    request.headers_mut().extend(outdated);
+    let (response, _) = send.send_request(request, true).ok()?;
+    let response = response.await.ok()?;
+    let seconds = settings.tokens.time_of(response.headers())?;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    // It is told in whole seconds.
+    Some((time, began.elapsed() + Duration::from_secs(1)))
 }
 
 /// The id of the replica that answers first at one of the URLs that it has `published`.

@@ -32,6 +32,8 @@ const CLOCK_METADATA: &str = "kas-hop-clock";
 pub(super) const TOKEN_REUSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Difference between clocks that is ignored, in seconds.
 const CLOCK_TOLERANCE_SECONDS: i64 = 1;
+/// The age of a token that is too old for everybody: ten years.
+const OUTDATED_SECONDS: i64 = 10 * 365 * 24 * 3600;
 /// Peers with differing clocks that are remembered, at most.
 const MAX_SKEWED_PEERS: usize = 64;
 
@@ -184,6 +186,17 @@ impl Tokens {
         headers
     }
 
+    /// A token that is too old for everybody, whoever's clock is wrong: its rejection tells the time.
+    pub(super) fn outdated(&self, audience: &str) -> HeaderMap {
+        self.sign(audience, -OUTDATED_SECONDS)
+    }
+
+    /// The time, in seconds since 1970, by the clock of the replica that has rejected a token for its age.
+    pub(super) fn time_of(&self, rejection: &HeaderMap) -> Option<u64> {
+        let signed = rejection.get(CLOCK_METADATA)?.to_str().ok()?;
+        jwt::issued_at(&self.secret, signed, CLOCK_AUDIENCE, ISSUER).ok()
+    }
+
     /// Seconds since 1970.
     fn now(&self) -> u64 {
         let since = (self.clock)().duration_since(UNIX_EPOCH);
@@ -232,12 +245,7 @@ impl Credentials for Tokens {
     }
 
     fn rejected(&self, url: &str, rejection: &HeaderMap) -> bool {
-        let signed = rejection
-            .get(CLOCK_METADATA)
-            .and_then(|it| it.to_str().ok());
-        let time =
-            signed.and_then(|it| jwt::issued_at(&self.secret, it, CLOCK_AUDIENCE, ISSUER).ok());
-        let Some(time) = time else {
+        let Some(time) = self.time_of(rejection) else {
             return false;
         };
         let ahead = time.cast_signed().wrapping_sub(self.now().cast_signed());

@@ -9,6 +9,7 @@ mod address;
 mod channel;
 mod cluster_pins;
 mod connection_records;
+mod diagnosis;
 mod events;
 mod format;
 mod gitlab_kas;
@@ -41,6 +42,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub use address::{Address, AddressError};
+pub use diagnosis::{Diagnosis, DiagnosisError, diagnose};
 pub use gitlab_kas::GitLabKas;
 pub use metrics::StoreMetrics;
 pub use options::{RedisOptions, SentinelTls, Servers};

@@ -234,7 +234,7 @@ fn agent(fault: Fault) -> &'static [Remedy] {
         ),
         Fault::TokenRefused => remedies!(
             "agentk": "--token-file FILE with the token of an agent of this kas; was it revoked, or is it another server's?",
-            "kas": "kas agent token list AGENT; a new one: kas agent token create AGENT (GitLab: Operate, Kubernetes clusters)",
+            "kas": "kas agent show AGENT says which tokens there are; a new one: kas agent rotate-token AGENT (GitLab: Operate, Kubernetes clusters)",
         ),
         Fault::ControlPlaneAway => remedies!(
             "kas": "its log says why GitLab could not be asked; kas doctor FILE on the server",

@@ -1,6 +1,7 @@
 //! `agentk doctor` and `kas doctor`: what is broken is named with what mends it, and what is whole is left in peace.
 
 mod agent;
+mod server;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
