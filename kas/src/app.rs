@@ -288,6 +288,7 @@ async fn users(
             .transpose()?,
         usage,
         audit,
+        account: matches!(config.control_plane(), ControlPlaneConfig::Standalone(_)),
         graph: config.agent.graph.enabled.then(|| graph.clone()),
         ..user_gateway::Settings::default()
     };

@@ -6,19 +6,23 @@ mod audit;
 mod caller;
 mod check_config;
 mod connected;
+mod credential;
 mod doctor;
 mod duration;
 mod fleet;
 mod kubeconfig;
+mod login;
 mod output;
 mod receptive;
 mod server;
 mod top;
 mod up;
 
+pub use credential::CredentialArgs;
 pub use doctor::DoctorArgs;
 pub use fleet::{agents::FleetFilter, sessions::SessionFilter, view::View};
 pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
+pub use login::{LoginArgs, LoginError, LogoutArgs};
 pub use output::Output;
 pub use server::ServerArgs;
 pub use up::UpArgs;
@@ -173,7 +177,13 @@ pub enum FileCommand {
         #[command(subcommand)]
         action: access::Action,
     },
-    /// Print a kubeconfig for an agent's cluster
+    /// Log in at the OpenID provider of a server
+    Login(LoginArgs),
+    /// Forget a login
+    Logout(LogoutArgs),
+    /// Print a token for kubectl, which calls this (exec plugin); see `kas kubeconfig --all`
+    Credential(CredentialArgs),
+    /// Print a kubeconfig for an agent's cluster, or for all clusters of who is logged in
     Kubeconfig {
         /// The control plane's file.
         #[command(flatten)]
@@ -281,6 +291,9 @@ pub enum CommandError {
     /// There is no connection to a running server.
     #[error("cannot ask the server's admin API")]
     Connect(#[from] ClientError),
+    /// Somebody is not logged in.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// A running server refuses.
     #[error("the server says: {}", .0.message())]
     Refused(Box<tonic::Status>),
@@ -360,7 +373,10 @@ impl FileCommand {
                 caller::run(&file.path(), CallerKind::Service, action, output)
             }
             Self::Access { file, action } => access::run(&file.path(), action, output),
-            Self::Kubeconfig { file, args } => kubeconfig::run(&file.path(), args, output),
+            Self::Kubeconfig { file, args } => kubeconfig::run(&file.path(), args, output).await,
+            Self::Login(args) => login::login(args, output).await,
+            Self::Logout(args) => login::logout(&args, output),
+            Self::Credential(args) => credential::run(args, output).await,
             Self::Explain {
                 agent,
                 server,

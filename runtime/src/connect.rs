@@ -1,6 +1,7 @@
 //! Dialling a kas: by any scheme, through an HTTP proxy if there is one.
 
 mod dial;
+mod exchange;
 mod http;
 mod no_proxy;
 mod proxy;
@@ -19,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 pub use dial::DialError;
+pub use exchange::{ExchangeError, exchange};
 pub use http::connect_http;
 pub use proxy::{EnvironmentProxy, ProxySetting, ProxyUrl, ProxyUrlError};
 pub use target::{Target, TargetError};

@@ -1,7 +1,8 @@
 //! The short-lived JWTs by which replicas, GitLab and those who dial agents prove
-//! who they are.
+//! who they are; and in [`public_keys`] those of issuers that publish their keys.
 
 mod eddsa;
+pub mod public_keys;
 
 use std::{
     path::Path,

@@ -30,6 +30,28 @@ pub struct Basis {
     pub rule: Option<Arc<str>>,
 }
 
+/// What somebody may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Permitted {
+    /// Who asked.
+    pub identity: Identity,
+    /// The groups that this caller is in.
+    pub groups: Vec<String>,
+    /// The agents, by number.
+    pub agents: Vec<Arc<AgentInfo>>,
+}
+
+/// An OpenID provider at which people log in, and as which client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginIssuer {
+    /// Its URL.
+    pub issuer: String,
+    /// The client, which is no secret.
+    pub client_id: String,
+    /// What is asked for.
+    pub scopes: Vec<String>,
+}
+
 /// Who made a request; safe to log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {

@@ -115,6 +115,11 @@ pub enum Credentials {
         /// The user's token.
         token: Token,
     },
+    /// `Bearer oidc:<agent id>:<ID token>`: a user or a workload, of whom an issuer says who it is.
+    Oidc {
+        /// The ID token, a JWT.
+        token: Token,
+    },
     /// The `_gitlab_kas` cookie of a browser session.
     Session {
         /// The cookie's unescaped value.
@@ -129,7 +134,7 @@ impl Credentials {
     #[must_use]
     pub fn token(&self) -> &Token {
         match self {
-            Self::Ci { token } | Self::Pat { token } => token,
+            Self::Ci { token } | Self::Pat { token } | Self::Oidc { token } => token,
             Self::Session { access_key, .. } => access_key,
         }
     }

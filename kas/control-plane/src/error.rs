@@ -1,6 +1,7 @@
 //! Why the control plane said no.
 
 use cluster_state::AgentId;
+use runtime::jwt::public_keys::TokenRefusal;
 
 use super::Retryable;
 
@@ -50,6 +51,9 @@ pub enum DenyReason {
         /// Whose it was.
         who: String,
     },
+    /// The ID token of an OIDC issuer is not good here.
+    #[error("the OIDC token is refused: {0}")]
+    IdToken(#[from] IdTokenRefusal),
     /// This control plane does not take such credentials.
     #[error("{kind} are not accepted by this server")]
     Unsupported {
@@ -84,6 +88,55 @@ pub enum DenyReason {
     /// Nobody could say; try again.
     #[error("the control plane cannot be asked: {0}")]
     Unavailable(String),
+}
+
+/// Why an ID token is not good here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdTokenRefusal {
+    /// It is not good anywhere, or not for this server.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    /// Nobody here trusts its issuer.
+    #[error("its issuer is not among those that this server trusts")]
+    UnknownIssuer,
+    /// Its issuer says that it has no such key.
+    #[error("it is signed with a key that {issuer} does not publish")]
+    UnknownKey {
+        /// The issuer.
+        issuer: String,
+    },
+    /// Its issuer may have such a key by now.
+    #[error(
+        "it is signed with a key that is not known here, and {issuer} cannot be asked for newer ones just now"
+    )]
+    UnknownKeyInOutage {
+        /// The issuer.
+        issuer: String,
+    },
+    /// A claim has not the value that is wanted here.
+    #[error("its claim {0} is not as this server requires it")]
+    RequiredClaim(String),
+    /// Whoever has it may have claimed the address of somebody else.
+    #[error("its e-mail address is not verified")]
+    EmailNotVerified,
+    /// It names nobody whom rules could name.
+    #[error(
+        "its claim {0} is no name: up to 255 letters, digits and `_`, `-`, `.`, `/`, `@`, `+`, `:`"
+    )]
+    Name(String),
+}
+
+impl IdTokenRefusal {
+    /// Whether the same issuer could be trusted with another audience or other claims.
+    pub(crate) fn is_about_claims(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(TokenRefusal::Audience)
+                | Self::RequiredClaim(_)
+                | Self::EmailNotVerified
+                | Self::Name(_)
+        )
+    }
 }
 
 /// The kinds of refusals that GitLab has.
@@ -123,6 +176,7 @@ impl DenyReason {
             self,
             Self::BadToken
                 | Self::Expired { .. }
+                | Self::IdToken(_)
                 | Self::Unsupported { .. }
                 | Self::Refused {
                     kind: RefusedKind::Unauthenticated,

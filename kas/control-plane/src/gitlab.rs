@@ -291,6 +291,11 @@ impl GitLab {
         let proof = match credentials.clone() {
             Credentials::Ci { token } => return self.authorize_job(&token, agent, from).await,
             Credentials::Pat { token } => UserProof::Token(token),
+            Credentials::Oidc { .. } => {
+                return Err(DenyReason::Unsupported {
+                    kind: "OIDC tokens",
+                });
+            }
             Credentials::Session {
                 access_key,
                 csrf_token,

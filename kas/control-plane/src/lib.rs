@@ -20,10 +20,10 @@ mod token_bucket;
 mod token_cache;
 pub mod usage;
 
-pub use access::{Access, Basis, Identity, IdentityKind};
+pub use access::{Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
-pub use error::{AuthError, DenyReason, RefusedKind};
+pub use error::{AuthError, DenyReason, IdTokenRefusal, RefusedKind};
 pub use receptive::{ClientCertificate, Material, MaterialError, Proof, ReceptiveAgent};
 pub use token_cache::{CachePolicy, Retryable, Standing, TokenCache};
 
@@ -81,6 +81,20 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
         _from: IpAddr,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
         self.authorize(credentials, agent)
+    }
+
+    /// Whose credentials these are, and which agents they may use; no answer by default.
+    fn permitted<'a>(
+        &'a self,
+        _credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Permitted, DenyReason>> {
+        let kind = "questions which agents somebody may use";
+        Box::pin(std::future::ready(Err(DenyReason::Unsupported { kind })))
+    }
+
+    /// Where people log in who use this control plane; none by default.
+    fn login_issuers(&self) -> Vec<LoginIssuer> {
+        Vec::new()
     }
 
     /// The configuration of an agent, now and on every change, for an agent that

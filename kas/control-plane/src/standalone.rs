@@ -5,12 +5,15 @@
 //! whole: nothing is ever half-applied.
 
 pub mod access_as;
+pub mod caller;
 pub mod change;
 mod check;
 mod directory;
 mod edit;
 pub mod file;
+pub mod issuers;
 pub mod names;
+mod oidc;
 pub mod receptive;
 mod reload;
 pub mod tokens;
@@ -30,12 +33,17 @@ use cluster_state::AgentId;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
-    IdentityKind, ReceptiveAgent, Token, TokenHash, agent_file::AgentFile,
+    IdTokenRefusal, IdentityKind, LoginIssuer, Permitted, ReceptiveAgent, Token, TokenHash,
+    agent_file::AgentFile,
 };
+use caller::Caller;
 use file::Document;
+use issuers::IssuerEntry;
+use oidc::Issuers;
 use runtime::{
     reloads,
     yaml::{self, Mistake},
@@ -66,6 +74,10 @@ pub enum StandaloneError {
 /// Tokens that were removed from the file, whose agents are remembered.
 const MAX_FORMER_TOKENS: usize = 10_000;
 
+const NO_SESSIONS: DenyReason = DenyReason::Unsupported {
+    kind: "session cookies",
+};
+
 type Configurations = HashMap<AgentId, watch::Sender<Configuration>>;
 
 /// The control plane of a file.
@@ -77,6 +89,7 @@ pub struct Standalone {
     /// Whose they were; while this process lives.
     former_tokens: Mutex<HashMap<TokenHash, AgentId>>,
     receptive: watch::Sender<Arc<[ReceptiveAgent]>>,
+    issuers: watch::Sender<Issuers>,
     revision: watch::Sender<u64>,
     file_state: Mutex<reload::FileState>,
 }
@@ -94,6 +107,7 @@ impl Standalone {
             configurations: Mutex::default(),
             former_tokens: Mutex::default(),
             receptive: watch::Sender::new(Arc::from([])),
+            issuers: watch::Sender::default(),
             revision: watch::Sender::new(0),
             file_state: Mutex::new(file_state),
         };
@@ -121,7 +135,14 @@ impl Standalone {
             }
             changed
         });
+        self.issuers
+            .send_if_modified(|known| known.update(directory.issuers()));
         self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Keeps the keys of the issuers that the file names up to date, until told to stop.
+    pub async fn follow_issuers(self: Arc<Self>, stop: CancellationToken) {
+        Issuers::follow(self.issuers.subscribe(), stop).await;
     }
 
     fn remember_former(&self, before: &Directory, now: &Directory) {
@@ -142,14 +163,55 @@ impl Standalone {
         let (kind, token) = match credentials {
             Credentials::Pat { token } => (IdentityKind::User, token),
             Credentials::Ci { token } => (IdentityKind::CiJob, token),
-            Credentials::Session { .. } => {
-                return Err(DenyReason::Unsupported {
-                    kind: "session cookies",
-                });
+            Credentials::Oidc { .. } | Credentials::Session { .. } => {
+                return Err(NO_SESSIONS);
             }
         };
         let directory = self.directory.load();
         directory.authorize(kind, &token.hash(), agent, Timestamp::now())
+    }
+
+    async fn authorize_id_token(
+        &self,
+        token: &Token,
+        agent: AgentId,
+    ) -> Result<Access, DenyReason> {
+        let decide = async || {
+            let caller = self.caller_of_id_token(token).await?;
+            let directory = self.directory.load();
+            directory.permit(&caller, agent, Timestamp::now())
+        };
+        match decide().await {
+            // The file may say more by now.
+            Err(
+                DenyReason::IdToken(IdTokenRefusal::UnknownIssuer)
+                | DenyReason::NotAllowed { .. }
+                | DenyReason::UnknownAgent { .. },
+            ) => {
+                self.reload_now();
+                decide().await
+            }
+            answer => answer,
+        }
+    }
+
+    /// With the groups that the file gives who has this name.
+    async fn caller_of_id_token(&self, token: &Token) -> Result<Caller, DenyReason> {
+        let issuers = self.issuers.borrow().clone();
+        let caller = issuers.caller(token).await?;
+        Ok(self.directory.load().with_own_groups(caller))
+    }
+
+    async fn caller_of(&self, credentials: &Credentials) -> Result<Caller, DenyReason> {
+        let (kind, token) = match credentials {
+            Credentials::Pat { token } => (IdentityKind::User, token),
+            Credentials::Ci { token } => (IdentityKind::CiJob, token),
+            Credentials::Oidc { token } => return self.caller_of_id_token(token).await,
+            Credentials::Session { .. } => return Err(NO_SESSIONS),
+        };
+        let directory = self.directory.load();
+        let caller = directory.caller(kind, &token.hash(), Timestamp::now())?;
+        Ok(caller.clone())
     }
 }
 
@@ -188,6 +250,9 @@ impl ControlPlane for Standalone {
         credentials: &'a Credentials,
         agent: AgentId,
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
+        if let Credentials::Oidc { token } = credentials {
+            return self.authorize_id_token(token, agent).boxed();
+        }
         let answer = match self.authorize_now(credentials, agent) {
             Err(_) => {
                 self.reload_now();
@@ -196,6 +261,37 @@ impl ControlPlane for Standalone {
             answer => answer,
         };
         ready(answer).boxed()
+    }
+
+    fn permitted<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Permitted, DenyReason>> {
+        let answer = async {
+            let caller = self.caller_of(credentials).await?;
+            let agents = self.directory.load().permitted(&caller, Timestamp::now());
+            Ok(Permitted {
+                identity: caller.identity,
+                groups: caller.groups,
+                agents,
+            })
+        };
+        answer.boxed()
+    }
+
+    fn login_issuers(&self) -> Vec<LoginIssuer> {
+        let known = || -> Vec<_> {
+            let directory = self.directory.load();
+            let issuers = directory.issuers().iter();
+            issuers.filter_map(IssuerEntry::for_login).collect()
+        };
+        match known() {
+            none if none.is_empty() => {
+                self.reload_now();
+                known()
+            }
+            issuers => issuers,
+        }
     }
 
     fn configuration(&self, agent: AgentId, _: &str) -> Option<watch::Receiver<Configuration>> {

@@ -39,7 +39,7 @@ impl AccessKind {
         match credentials {
             Credentials::Ci { .. } => Self::Ci,
             Credentials::Session { .. } => Self::User,
-            Credentials::Pat { .. } => Self::Pat,
+            Credentials::Pat { .. } | Credentials::Oidc { .. } => Self::Pat,
         }
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn open(
         ControlPlaneConfig::Standalone(file) => {
             let standalone = Arc::new(Standalone::open(file)?);
             tasks.spawn(standalone.clone().follow(stop.clone()));
+            tasks.spawn(standalone.clone().follow_issuers(stop.clone()));
             file_plane = Some(standalone.clone());
             (standalone, None, None)
         }

@@ -1,5 +1,7 @@
 //! `kas kubeconfig …`: what kubectl needs to reach an agent's cluster through kas.
 
+mod all;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -22,7 +24,11 @@ use super::{CommandError, Output};
 #[derive(Debug, Args)]
 pub struct KubeconfigArgs {
     /// Name of the agent, also used for the context
-    agent: String,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    agent: Option<String>,
+    /// One file with a context for each agent that who is logged in (`kas login`) may use
+    #[arg(long)]
+    all: bool,
     /// URL of the Kubernetes API proxy, usually ending in /k8s-proxy/
     #[arg(long, value_name = "URL")]
     server: String,
@@ -33,11 +39,20 @@ pub struct KubeconfigArgs {
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
     /// Token of the user or service; `-` reads it from standard input
-    #[arg(long, env = "KAS_TOKEN", hide_env_values = true, value_parser = token)]
-    token: Token,
+    #[arg(
+        long,
+        env = "KAS_TOKEN",
+        hide_env_values = true,
+        value_parser = token,
+        required_unless_present = "all"
+    )]
+    token: Option<Token>,
     /// PEM file with the CA of the server's certificate, to be embedded
     #[arg(long, value_name = "FILE")]
     certificate_authority: Option<PathBuf>,
+    /// With --all: what kubectl calls, if not `kas`
+    #[arg(long, value_name = "PATH", requires = "all")]
+    exec_command: Option<PathBuf>,
 }
 
 /// The longest token that is read from standard input, in bytes.
@@ -114,16 +129,19 @@ impl Kubeconfig<'_> {
     }
 }
 
-pub(super) fn run(
+pub(super) async fn run(
     file: &Path,
     args: KubeconfigArgs,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
+    let (Some(name), Some(token)) = (args.agent.as_deref(), args.token.as_ref()) else {
+        return all::run(args, output).await;
+    };
     check_server(&args.server)?;
     let now = Timestamp::now();
     let directory = read(file, now)?;
-    let agent = find(&directory, &args.agent)?;
-    let identity = owner(&directory, &args, file, now)?;
+    let agent = find(&directory, name)?;
+    let identity = owner(&directory, &args, token, file, now)?;
     let ca = args
         .certificate_authority
         .as_deref()
@@ -133,14 +151,14 @@ pub(super) fn run(
         server: &args.server,
         agent,
         identity,
-        token: &args.token,
+        token,
         certificate_authority: ca.as_deref(),
     };
     output.result(&kubeconfig.to_yaml()?)?;
     if args.server.starts_with("http://") {
         output.hint("Note: kubectl sends its token to https:// servers only, not to this one.")?;
     }
-    let allowed = directory.authorize(identity.kind, &args.token.hash(), agent.id, now);
+    let allowed = directory.authorize(identity.kind, &token.hash(), agent.id, now);
     match allowed {
         Ok(_) => Ok(()),
         Err(denied) => output.hint(&format!("Note: {denied}. Add one with `kas access grant`.")),
@@ -177,10 +195,11 @@ fn find<'a>(directory: &'a Directory, name: &str) -> Result<&'a AgentInfo, Comma
 fn owner<'a>(
     directory: &'a Directory,
     args: &KubeconfigArgs,
+    token: &Token,
     file: &Path,
     now: Timestamp,
 ) -> Result<&'a Identity, CommandError> {
-    let identity = directory.identity(&args.token.hash(), now).ok_or_else(|| {
+    let identity = directory.identity(&token.hash(), now).ok_or_else(|| {
         CommandError::Usage(format!(
             "--token belongs to no user or service of {}: it has expired or was revoked, or is mistyped",
             file.display()

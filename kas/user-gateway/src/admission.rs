@@ -8,7 +8,7 @@ mod rights;
 use std::{net::IpAddr, sync::Arc};
 
 use control_plane::{
-    Access, ControlPlane,
+    Access, ControlPlane, LoginIssuer, Permitted,
     usage::{AccessKind, Usage},
 };
 use http::{HeaderMap, request::Parts};
@@ -96,6 +96,36 @@ impl Admission {
         let (credentials, agent) = (presented.credentials, presented.agent);
         let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
         Ok((rights.ask().await?, rights))
+    }
+
+    /// Who makes a request, and which agents they may use, whatever agent the credentials are for.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) async fn permitted(
+        &self,
+        head: &Parts,
+        from: IpAddr,
+        scope: &mut Scope,
+    ) -> Result<Permitted, Failure> {
+        let presented = credentials::read(&head.headers, head.uri.query().unwrap_or(""));
+        let presented = presented.map_err(denial::of_credentials)?;
+        let permitted = {
+            let _place = self.places.check(from)?;
+            let question = self.control_plane.permitted(&presented.credentials);
+            let answer = tokio::time::timeout(rights::DECISION_TIMEOUT, question).await;
+            answer
+                .map_err(|_| rights::undecided())?
+                .map_err(|reason| denial::of_denial(&reason))?
+        };
+        scope.identified(permitted.identity.clone());
+        scope.admitted(self.places.begin(scope.caller())?);
+        Ok(permitted)
+    }
+
+    /// Where people log in.
+    pub(crate) fn login_issuers(&self) -> Vec<LoginIssuer> {
+        self.control_plane.login_issuers()
     }
 
     /// Whom the credentials of a request make it, which has a place among those that are checked until that is known.

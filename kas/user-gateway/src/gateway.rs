@@ -11,6 +11,7 @@ use runtime::{
 };
 
 use crate::{
+    account::AccountRoute,
     admission::Admission,
     front::{self, Front},
     graph::{Graph, GraphRoute},
@@ -60,6 +61,12 @@ impl UserGateway {
         if let Some(tokens) = tokens {
             let route = TokenRoute::new(tokens, admission.clone(), prefix.clone());
             routes.push(Box::new(route));
+        }
+        if settings.account {
+            routes.push(Box::new(AccountRoute::new(
+                admission.clone(),
+                prefix.clone(),
+            )));
         }
         let proxy = kubernetes_api::Settings {
             prefix: prefix.clone(),

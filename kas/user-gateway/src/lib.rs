@@ -4,6 +4,7 @@
 //! first route of a table that answers it. It knows the control plane and the router, and nothing of agents'
 //! connections or of GitLab.
 
+mod account;
 mod admission;
 mod body;
 mod caller;

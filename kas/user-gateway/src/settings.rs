@@ -43,6 +43,8 @@ pub struct Settings {
     pub usage: Option<Usage>,
     /// Takes the records of requests.
     pub audit: Audit,
+    /// Whether callers may ask who they are, which agents they may use, and where people log in.
+    pub account: bool,
     /// Serves watches of clusters' objects over WebSocket; `None` disables them.
     pub graph: Option<Graph>,
 }
@@ -66,6 +68,7 @@ impl Default for Settings {
             websocket_tokens: None,
             usage: None,
             audit: Audit::default(),
+            account: false,
             graph: None,
         }
     }

@@ -15,7 +15,8 @@
 use proto::agent::kubernetes_api::rpc::{ExtraKeyVal, ImpersonationConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentInfo, Identity, IdentityKind};
+use super::caller::Caller;
+use crate::{AgentInfo, IdentityKind};
 
 /// As whom a rule lets its callers in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,16 +83,11 @@ impl AccessAs {
 
     /// What the agent is told; `None` to act as itself.
     #[must_use]
-    pub fn impersonation(
-        &self,
-        who: &Identity,
-        groups: &[String],
-        agent: &AgentInfo,
-    ) -> Option<ImpersonationConfig> {
+    pub fn impersonation(&self, who: &Caller, agent: &AgentInfo) -> Option<ImpersonationConfig> {
         match self {
             Self::Agent => None,
-            Self::User => Some(named("user", who, groups, agent)),
-            Self::CiJob => Some(named("ci_job", who, groups, agent)),
+            Self::User => Some(named("user", who, agent)),
+            Self::CiJob => Some(named("ci_job", who, agent)),
             Self::Impersonate(whom) => Some(whom.to_message()),
         }
     }
@@ -115,14 +111,18 @@ impl Impersonate {
     }
 }
 
-fn named(kind: &str, who: &Identity, groups: &[String], agent: &AgentInfo) -> ImpersonationConfig {
-    let memberships = groups.iter().map(|group| format!("gitlab:group:{group}"));
+fn named(kind: &str, caller: &Caller, agent: &AgentInfo) -> ImpersonationConfig {
+    let who = &caller.identity;
+    let memberships = caller
+        .groups
+        .iter()
+        .map(|group| format!("gitlab:group:{group}"));
     let mut extra = vec![
         value("id", agent.id.to_string()),
         value("username", who.name.clone()),
     ];
     if who.kind == IdentityKind::User {
-        extra.push(value("access_type", "personal_access_token".to_owned()));
+        extra.push(value("access_type", caller.access_type.to_owned()));
     }
     extra.push(value("config_project_id", agent.project_id.to_string()));
     ImpersonationConfig {

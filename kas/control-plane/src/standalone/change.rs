@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     edit::EditError,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
+    issuers::Callers,
     names::{AgentName, Name, NameError},
     receptive::ReceptiveEntry,
     tokens::{self, TokenEntry},
@@ -251,11 +252,15 @@ impl<C> Document<C> {
                 self.agent_index(name.as_str())?;
             }
         }
-        for name in &rule.users {
-            self.caller_index(CallerKind::User, name.as_str())?;
+        if !self.has_issuer_for(Callers::Users) {
+            for name in &rule.users {
+                self.caller_index(CallerKind::User, name.as_str())?;
+            }
         }
-        for name in &rule.services {
-            self.caller_index(CallerKind::Service, name.as_str())?;
+        if !self.has_issuer_for(Callers::Services) {
+            for name in &rule.services {
+                self.caller_index(CallerKind::Service, name.as_str())?;
+            }
         }
         self.access.push(unplaced(rule));
         Ok(self.access.len())

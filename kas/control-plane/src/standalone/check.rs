@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     access_as::AccessAs,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
+    issuers::{Callers, IssuerEntry},
     names::Name,
     tokens::{MAX_LIVE_TOKENS, TokenEntry, live},
 };
@@ -21,6 +22,7 @@ pub(super) fn check<C>(file: &Path, document: &Document<C>, now: Timestamp) -> R
     checker.callers("user", &document.users)?;
     checker.callers("service", &document.services)?;
     checker.token_owners(document)?;
+    checker.issuers(&document.issuers)?;
     document
         .access
         .iter()
@@ -125,6 +127,28 @@ impl Checker<'_> {
         Ok(())
     }
 
+    fn issuers(&self, issuers: &[Spot<IssuerEntry>]) -> Result<(), Mistake> {
+        for (at, entry) in issuers.iter().enumerate() {
+            let name = &entry.value.issuer;
+            if let Some(mistake) = entry.value.mistake() {
+                return Err(self.at(entry, format!("issuer {name}: {mistake}")));
+            }
+            for other in &issuers[..at] {
+                if let Some(key) = entry.value.collides_with(&other.value) {
+                    let line = other.referenced.line();
+                    return Err(self.at(
+                        entry,
+                        format!(
+                            "issuer {name} could give the same names as the issuer of line {line}: give each a \
+                             {key} with which none of the other's begins"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn rule<C>(&self, entry: &Spot<Rule>, document: &Document<C>) -> Result<(), Mistake> {
         let rule = &entry.value;
         if let Agents::Named(names) = &rule.agents {
@@ -138,8 +162,13 @@ impl Checker<'_> {
                 self.known(entry, "agent", name.as_str(), known())?;
             }
         }
-        self.known_callers(entry, "user", &rule.users, &document.users)?;
-        self.known_callers(entry, "service", &rule.services, &document.services)?;
+        // Whom an issuer knows is not for the file to say.
+        if !document.has_issuer_for(Callers::Users) {
+            self.known_callers(entry, "user", &rule.users, &document.users)?;
+        }
+        if !document.has_issuer_for(Callers::Services) {
+            self.known_callers(entry, "service", &rule.services, &document.services)?;
+        }
         if rule.users.is_empty() && rule.services.is_empty() && rule.groups.is_empty() {
             return Err(self.at(
                 entry,

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     access_as::AccessAs,
+    caller::Caller,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
+    issuers::IssuerEntry,
     names::Name,
     tokens::TokenEntry,
 };
@@ -22,12 +24,18 @@ use crate::{
     IdentityKind, ReceptiveAgent, TokenHash, agent_file::AgentFile,
 };
 
+/// How callers proved who they are who have a token of the file, as GitLab's kas names it.
+const ACCESS_TYPE: &str = "personal_access_token";
+
 /// All that one state of the file says.
 #[derive(Debug, Default)]
 pub struct Directory {
     agents: BTreeMap<AgentId, Agent>,
     agent_tokens: HashMap<TokenHash, (AgentId, Option<Timestamp>)>,
     caller_tokens: HashMap<TokenHash, (Arc<Caller>, Option<Timestamp>)>,
+    /// By name, for those who prove who they are elsewhere.
+    callers: HashMap<Identity, Arc<Caller>>,
+    issuers: Vec<IssuerEntry>,
     rules: Vec<CompiledRule>,
     receptive: Vec<ReceptiveAgent>,
     ends: Vec<Timestamp>,
@@ -37,12 +45,6 @@ pub struct Directory {
 struct Agent {
     info: Arc<AgentInfo>,
     configuration: Arc<AgentConfigurationVersion>,
-}
-
-#[derive(Debug)]
-struct Caller {
-    identity: Identity,
-    groups: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,8 @@ impl Directory {
         let rules = rules.enumerate();
         let rules = rules.map(|(number, rule)| CompiledRule::new(number, &rule.value));
         directory.rules = rules.collect();
+        let issuers = document.issuers.iter();
+        directory.issuers = issuers.map(|it| it.value.clone()).collect();
         directory.ends.sort();
         directory
     }
@@ -148,7 +152,16 @@ impl Directory {
         agent: AgentId,
         now: Timestamp,
     ) -> Result<Access, DenyReason> {
-        let caller = self.caller(kind, token, now)?;
+        self.permit(self.caller(kind, token, now)?, agent, now)
+    }
+
+    /// Whether a caller may use an agent, by the first rule that matches.
+    pub fn permit(
+        &self,
+        caller: &Caller,
+        agent: AgentId,
+        _now: Timestamp,
+    ) -> Result<Access, DenyReason> {
         let agent = self
             .agent(agent)
             .ok_or(DenyReason::UnknownAgent { agent })?;
@@ -160,19 +173,47 @@ impl Directory {
                 who: caller.identity.to_string(),
                 agent: agent.name.clone(),
             })?;
-        let impersonation = rule
-            .access_as
-            .impersonation(&caller.identity, &caller.groups, &agent);
+        let impersonation = rule.access_as.impersonation(caller, &agent);
         Ok(Access {
             agent,
             identity: caller.identity.clone(),
             user_id: 0,
             impersonation,
             basis: Basis {
-                issuer: None,
+                issuer: caller.issuer.clone(),
                 rule: Some(rule.label.clone()),
             },
         })
+    }
+
+    /// The agents that a caller may use, by number.
+    #[must_use]
+    pub fn permitted(&self, caller: &Caller, _now: Timestamp) -> Vec<Arc<AgentInfo>> {
+        let may_use = |agent: &&Arc<AgentInfo>| {
+            let mut rules = self.rules.iter();
+            rules.any(|rule| rule.matches(caller, agent))
+        };
+        self.agents().filter(may_use).cloned().collect()
+    }
+
+    /// The issuers whose tokens are taken.
+    #[must_use]
+    pub fn issuers(&self) -> &[IssuerEntry] {
+        &self.issuers
+    }
+
+    /// A caller of an issuer, with the groups that the file gives who has this name.
+    #[must_use]
+    pub fn with_own_groups(&self, mut caller: Caller) -> Caller {
+        if let Some(own) = self.callers.get(&caller.identity) {
+            let more = own.groups.iter();
+            let more: Vec<_> = more
+                .filter(|it| !caller.groups.contains(it))
+                .cloned()
+                .collect();
+            caller.groups.extend(more);
+        }
+        caller
     }
 
     /// Who a caller's token belongs to.
@@ -188,7 +229,8 @@ impl Directory {
         self.ends.get(first).is_some_and(|end| *end <= to)
     }
 
-    fn caller(
+    /// The user or service of a token.
+    pub(super) fn caller(
         &self,
         kind: IdentityKind,
         token: &TokenHash,
@@ -231,7 +273,10 @@ impl Directory {
         let caller = Arc::new(Caller {
             identity: Identity { kind, name },
             groups: texts(&entry.groups),
+            access_type: ACCESS_TYPE,
+            issuer: None,
         });
+        self.callers.insert(caller.identity.clone(), caller.clone());
         self.note_ends(&entry.tokens);
         let tokens = entry.tokens.iter();
         self.caller_tokens

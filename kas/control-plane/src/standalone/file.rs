@@ -18,6 +18,8 @@
 //!   - {name: alice, groups: [admins], tokens: [{hash: …, created_at: …}]}
 //! services:                                         # tokens used like those of CI jobs
 //!   - {name: deployer, groups: [ci], tokens: [{hash: …, created_at: …}]}
+//! issuers:                                          # ID tokens that are taken: `issuers` has all keys
+//!   - {issuer: https://idp.example.com, client_id: kas, username_claim: email, groups_claim: groups}
 //! access:                                           # the first rule that matches decides
 //!   - {agents: '*', groups: [admins], access_as: agent}
 //!   - {agents: [demo], users: [alice], access_as: user}
@@ -31,6 +33,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     access_as::AccessAs,
+    issuers::{Callers, IssuerEntry},
     names::{AgentName, Name},
     receptive::ReceptiveEntry,
     tokens::TokenEntry,
@@ -51,6 +54,13 @@ pub struct Document<C> {
     /// The services, whose tokens are used like those of CI jobs.
     #[serde(default, deserialize_with = "list")]
     pub services: Vec<Spot<CallerEntry>>,
+    /// Those who say who somebody is.
+    #[serde(
+        default,
+        deserialize_with = "list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub issuers: Vec<Spot<IssuerEntry>>,
     /// Who may use which agent, and as whom; the first match decides.
     #[serde(default, deserialize_with = "list")]
     pub access: Vec<Spot<Rule>>,
@@ -109,6 +119,14 @@ pub struct CallerEntry {
     pub tokens: Vec<TokenEntry>,
 }
 
+impl<C> Document<C> {
+    /// Whether there may be callers of this kind whom the file does not list.
+    #[must_use]
+    pub fn has_issuer_for(&self, callers: Callers) -> bool {
+        self.issuers.iter().any(|it| it.value.callers == callers)
+    }
+}
+
 /// An access rule: who may use which agents, and as whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +173,7 @@ impl<C> Default for Document<C> {
             agents: Vec::new(),
             users: Vec::new(),
             services: Vec::new(),
+            issuers: Vec::new(),
             access: Vec::new(),
         }
     }

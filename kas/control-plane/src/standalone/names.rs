@@ -12,7 +12,7 @@ pub enum NameError {
     Agent(String),
     /// Not a name of a user, service or group.
     #[error(
-        "`{0}` is not a name: use up to 255 letters, digits and `_`, `-`, `.`, `/`, beginning with a letter or digit"
+        "`{0}` is not a name: use up to 255 letters, digits and `_`, `-`, `.`, `/`, `@`, `+`, `:`, beginning with a letter, a digit or `/`"
     )]
     Caller(String),
 }
@@ -24,7 +24,7 @@ pub struct AgentName(String);
 
 /// The name of a user, a service or a group.
 ///
-/// No `:`, since it becomes a part of names such as `gitlab:user:NAME`.
+/// It is the last part of names such as `gitlab:user:NAME`, so that a `:` in it makes it no other's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -67,10 +67,10 @@ impl TryFrom<String> for Name {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_-./@+:".contains(&b);
         let good = text.len() <= 255
             && text.bytes().all(inner)
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
         if good {
             Ok(Self(text))
         } else {
@@ -106,11 +106,19 @@ mod tests {
     }
 
     #[test]
-    fn callers_have_no_colon_in_their_names() {
-        for good in ["alice", "Alice.B", "group/sub-group", "a_1"] {
+    fn callers_are_named_as_people_and_workloads_are() {
+        for good in [
+            "alice",
+            "Alice.B",
+            "group/sub-group",
+            "a_1",
+            "alice+admin@example.com",
+            "repo:org/app:ref:refs/heads/main",
+            "/platform/ops",
+        ] {
             assert!(Name::try_from(good.to_owned()).is_ok(), "{good}");
         }
-        for bad in ["", "a:b", "-a", "a b", "*", "é"] {
+        for bad in ["", ":a", "-a", "@a", "a b", "a\r\nb", "*", "é"] {
             assert!(Name::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

@@ -67,7 +67,7 @@ pub(crate) enum MalformedBearer {
     /// It has another scheme.
     #[error("expecting Bearer token")]
     Scheme,
-    /// It begins with another kind than `ci` and `pat`.
+    /// It begins with another kind than `ci`, `pat` and `oidc`.
     #[error("unknown token type")]
     Kind,
     /// The number of the agent is none.
@@ -114,6 +114,7 @@ fn bearer(value: &HeaderValue, count: usize) -> Result<Presented, MalformedBeare
     let credentials: fn(Token) -> Credentials = match kind {
         "ci" => |token| Credentials::Ci { token },
         "pat" => |token| Credentials::Pat { token },
+        "oidc" => |token| Credentials::Oidc { token },
         _ => return Err(MalformedBearer::Kind),
     };
     let (id, token) = rest.split_once(':').ok_or(MalformedBearer::Form)?;
@@ -230,6 +231,7 @@ mod tests {
         let text = match presented.credentials {
             Credentials::Ci { token } => format!("ci {}", token.expose()),
             Credentials::Pat { token } => format!("pat {}", token.expose()),
+            Credentials::Oidc { token } => format!("oidc {}", token.expose()),
             Credentials::Session {
                 access_key,
                 csrf_token,
@@ -253,6 +255,12 @@ mod tests {
                 "pat tok:en",
             ),
             (&[("authorization", "Bearer ci:-1:x")], "", -1, "ci x"),
+            (
+                &[("authorization", "Bearer oidc:7:h.p.s")],
+                "",
+                7,
+                "oidc h.p.s",
+            ),
             (
                 &[
                     ("authorization", "Bearer ci:1:x"),
@@ -311,7 +319,7 @@ mod tests {
                 "Authorization header: invalid value",
             ),
             (
-                bearer("Bearer oidc:1:x"),
+                bearer("Bearer job:1:x"),
                 "",
                 "Authorization header: unknown token type",
             ),

@@ -13,9 +13,10 @@ pub(super) fn of_credentials(detail: impl std::fmt::Display) -> Failure {
 /// The control plane denies access.
 pub(super) fn of_denial(reason: &DenyReason) -> Failure {
     match reason {
-        DenyReason::BadToken | DenyReason::Expired { .. } | DenyReason::Unsupported { .. } => {
-            of_credentials(reason)
-        }
+        DenyReason::BadToken
+        | DenyReason::Expired { .. }
+        | DenyReason::IdToken(_)
+        | DenyReason::Unsupported { .. } => of_credentials(reason),
         DenyReason::UnknownAgent { .. } => {
             Failure::new(StatusCode::NOT_FOUND, format!("Not found: {reason}"))
         }
@@ -45,6 +46,7 @@ fn of_refusal(kind: RefusedKind, words: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use control_plane::IdTokenRefusal;
     use router::AgentId;
 
     use super::*;
@@ -60,6 +62,11 @@ mod tests {
             (of_denial(&DenyReason::BadToken), 401, false),
             (
                 of_denial(&DenyReason::Expired { who: "joe".into() }),
+                401,
+                false,
+            ),
+            (
+                of_denial(&DenyReason::IdToken(IdTokenRefusal::UnknownIssuer)),
                 401,
                 false,
             ),

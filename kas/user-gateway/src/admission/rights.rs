@@ -18,9 +18,15 @@ use super::denial;
 use crate::{failure::Failure, sessions::Authority};
 
 /// How long the control plane may take to decide: longer than it takes to say why it cannot.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(25);
+pub(super) const DECISION_TIMEOUT: Duration = Duration::from_secs(25);
 /// How old a decision may be when another call is made on it.
 const DECISION_TTL: Duration = Duration::from_secs(5);
+
+/// The control plane takes too long.
+pub(super) fn undecided() -> Failure {
+    let message = "the control plane did not decide in time";
+    Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
+}
 
 /// What it takes to ask again. The credentials are kept as long as the request lives; their `Debug`
 /// shows nothing of them.
@@ -115,10 +121,7 @@ impl Rights {
             .authorize_from(credentials, self.agent, self.from);
         let access = tokio::time::timeout(DECISION_TIMEOUT, decision)
             .await
-            .map_err(|_| {
-                let message = "the control plane did not decide in time";
-                Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
-            })?
+            .map_err(|_| undecided())?
             .map_err(|reason| denial::of_denial(&reason))?;
         *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         Ok(access)

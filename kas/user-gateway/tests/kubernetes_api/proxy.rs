@@ -209,7 +209,9 @@ impl ControlPlane for Tokens {
     ) -> BoxFuture<'a, Result<Access, DenyReason>> {
         Box::pin(async move {
             let token = match credentials {
-                Credentials::Ci { token } | Credentials::Pat { token } => token,
+                Credentials::Ci { token }
+                | Credentials::Pat { token }
+                | Credentials::Oidc { token } => token,
                 Credentials::Session { access_key, .. } => access_key,
             };
             let impersonation = match token.expose() {
