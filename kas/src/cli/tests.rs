@@ -215,7 +215,7 @@ fn errors_name_what_is_wrong_and_what_to_do() {
             "there is no agent dmo, did you mean demo?",
         ),
         ("user revoke bob", "there is no user bob: `kas user list`"),
-        ("user create a:b", "`a:b` is not a name"),
+        ("user create @b", "`@b` is not a name"),
         (
             "access grant --agent demo --as agent",
             "--user, --group or --service",
