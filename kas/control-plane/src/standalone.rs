@@ -16,10 +16,13 @@ pub mod names;
 mod oidc;
 pub mod receptive;
 mod reload;
+pub mod schema;
+mod shadow;
 pub mod tokens;
 
-pub use directory::Directory;
+pub use directory::{Directory, RuleVerdict};
 pub use edit::{EditError, Editable, edit, view};
+pub use shadow::{Shadowed, shadowed};
 
 use std::{
     collections::HashMap,

@@ -102,6 +102,7 @@ fn rule() -> Result<Rule, ChangeError> {
         services: Vec::new(),
         groups: Vec::new(),
         access_as: AccessAs::Agent,
+        expires_at: None,
     })
 }
 

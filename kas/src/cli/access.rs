@@ -1,6 +1,8 @@
 //! `kas access …`
 
-use std::path::Path;
+mod check;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use control_plane::standalone::{
@@ -9,12 +11,15 @@ use control_plane::standalone::{
     change::{ChangeError, names},
     edit,
     file::{Agents, Rule},
-    names::{AgentName, Name},
-    view,
+    names::{AgentName, LabelText, Name},
+    schema::SCHEMA,
+    shadowed, view,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{CommandError, Output, output::Format};
+use super::{CommandError, Output, duration, now, output::Format};
+use check::Check;
 
 /// `kas access` subcommands.
 #[derive(Debug, Subcommand)]
@@ -27,6 +32,10 @@ pub enum Action {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Explain which rule decides whether somebody may use an agent
+    Check(Check),
+    /// Print the JSON Schema of the file, for editors
+    Schema,
     /// Remove a rule
     Remove {
         /// Number of the rule in the list
@@ -38,8 +47,22 @@ pub enum Action {
 #[derive(Debug, Args)]
 pub struct Grant {
     /// Agent, or '*' for all agents; may be repeated
-    #[arg(long = "agent", value_name = "AGENT", required = true)]
+    #[arg(
+        long = "agent",
+        value_name = "AGENT",
+        required_unless_present = "agent_labels"
+    )]
     agents: Vec<String>,
+    /// Label of the agents, in place of their names; may be repeated: agents with all of them
+    #[arg(
+        long = "agent-label",
+        value_name = "KEY=VALUE",
+        conflicts_with = "agents"
+    )]
+    agent_labels: Vec<String>,
+    /// How long the rule counts; for ever if absent
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse_positive)]
+    lasts: Option<Duration>,
     /// User who may use the agents; may be repeated
     #[arg(long = "user", value_name = "USER")]
     users: Vec<String>,
@@ -87,6 +110,8 @@ pub(super) fn run(
     match action {
         Action::Grant(args) => grant(file, args, output),
         Action::List { output: format } => list(&view(file)?, format, output),
+        Action::Check(args) => check::run(file, &args, output),
+        Action::Schema => output.result(SCHEMA),
         Action::Remove { number } => remove(file, number, output),
     }
 }
@@ -94,8 +119,19 @@ pub(super) fn run(
 fn grant(file: &Path, args: Grant, output: &mut Output<'_>) -> Result<(), CommandError> {
     let rule = args.into_rule()?;
     let text = sentence(&rule);
-    let number = edit(file, |document: &mut Editable| document.grant(rule))?;
-    output.hint(&format!("Rule {number}: {text}."))
+    let (number, hidden) = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
+        let number = document.grant(rule)?;
+        let mut hidden = shadowed(document).into_iter();
+        Ok((number, hidden.find(|it| it.rule == number)))
+    })?;
+    output.hint(&format!("Rule {number}: {text}."))?;
+    match hidden {
+        None => Ok(()),
+        Some(hidden) => output.hint(&format!(
+            "Note: it has no effect: rule {} decides for all that it names.",
+            numbers(&hidden.by)
+        )),
+    }
 }
 
 fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<(), CommandError> {
@@ -116,7 +152,13 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
             output.table(
                 ["NO", "AGENTS", "WHO", "AS"],
                 &rules.map(row).collect::<Vec<_>>(),
-            )
+            )?;
+            shadowed(document).iter().try_for_each(|it| {
+                let (rule, by) = (it.rule, numbers(&it.by));
+                output.hint(&format!(
+                    "Rule {rule} has no effect: rule {by} decides for all that it names."
+                ))
+            })
         }
     }
 }
@@ -139,11 +181,15 @@ impl Grant {
             ));
         }
         Ok(Rule {
-            agents: agents(&self.agents)?,
+            agents: match self.agent_labels.is_empty() {
+                true => agents(&self.agents)?,
+                false => Agents::Labelled(labels(&self.agent_labels)?),
+            },
             users: names(&self.users)?,
             services: names(&self.services)?,
             groups: names(&self.groups)?,
             access_as: self.access_as()?,
+            expires_at: self.lasts.map(end).transpose()?,
         })
     }
 
@@ -191,6 +237,37 @@ fn agents(texts: &[String]) -> Result<Agents, CommandError> {
     Ok(Agents::Named(names.collect::<Result<_, _>>()?))
 }
 
+/// Labels of agents.
+pub(super) fn labels(texts: &[String]) -> Result<BTreeMap<LabelText, LabelText>, CommandError> {
+    let label = |text: &String| -> Result<_, CommandError> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| usage(&format!("label `{text}` must be KEY=VALUE")))?;
+        let part = |text: &str| LabelText::try_from(text.to_owned());
+        Ok((part(key)?, part(value)?))
+    };
+    texts.iter().map(label).collect()
+}
+
+/// When a rule ends that begins now.
+fn end(lasts: Duration) -> Result<Timestamp, CommandError> {
+    let end = now().checked_add(lasts);
+    end.map_err(|_| usage("--for is too long"))
+}
+
+fn until(end: Timestamp) -> String {
+    match end <= now() {
+        true => format!(" until {end} (over)"),
+        false => format!(" until {end}"),
+    }
+}
+
+/// `1`, `1, 2`.
+fn numbers(numbers: &[usize]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
+    numbers.join(", ")
+}
+
 /// Merges values of the same key.
 fn extra(texts: &[String]) -> Result<Vec<Extra>, CommandError> {
     let mut extras: Vec<Extra> = Vec::new();
@@ -227,6 +304,11 @@ fn columns(rule: &Rule) -> (String, String, String) {
             let names: Vec<_> = names.iter().map(AgentName::as_str).collect();
             names.join(",")
         }
+        Agents::Labelled(labels) => {
+            let labels = labels.iter();
+            let labels = labels.map(|(key, value)| format!("{}={}", key.as_str(), value.as_str()));
+            format!("[{}]", labels.collect::<Vec<_>>().join(","))
+        }
     };
     let kinds = [
         ("user", &rule.users),
@@ -243,7 +325,9 @@ fn columns(rule: &Rule) -> (String, String, String) {
         AccessAs::Impersonate(whom) => format!("{} ({})", whom.username, whom.groups.join(",")),
         named @ (AccessAs::Agent | AccessAs::User | AccessAs::CiJob) => named.name().to_owned(),
     };
-    (agents, callers.collect::<Vec<_>>().join(", "), access_as)
+    let until = rule.expires_at.map(until).unwrap_or_default();
+    let callers = callers.collect::<Vec<_>>().join(", ");
+    (agents, callers, format!("{access_as}{until}"))
 }
 
 #[derive(Serialize)]

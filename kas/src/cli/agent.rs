@@ -7,7 +7,12 @@ use std::{
 
 use clap::Subcommand;
 use control_plane::standalone::{
-    Editable, change::ChangeError, edit, file::AgentEntry, names::AgentName, tokens::TokenKind,
+    Editable,
+    change::ChangeError,
+    edit,
+    file::AgentEntry,
+    names::{AgentName, LabelText},
+    tokens::TokenKind,
     view,
 };
 use jiff::Timestamp;
@@ -16,6 +21,7 @@ use serde::Serialize;
 
 use super::{
     CommandError, FileArg, FleetFilter, Output, ServerArgs, View,
+    access::labels,
     connected::{Process, Server},
     duration, fleet, new_token, now,
     output::{Format, TokenView, summary},
@@ -101,6 +107,17 @@ pub enum Action {
         #[arg(long, value_name = "FILE")]
         configuration_file: PathBuf,
     },
+    /// Set and remove labels of an agent, by which rules can choose it
+    Label {
+        /// Name of the agent
+        name: String,
+        /// Label to set; may be repeated
+        #[arg(value_name = "KEY=VALUE", required_unless_present = "remove")]
+        labels: Vec<String>,
+        /// Label to remove; may be repeated
+        #[arg(long, value_name = "KEY")]
+        remove: Vec<String>,
+    },
     /// Revoke all tokens of an agent, so that it cannot connect
     Revoke {
         /// Name of the agent
@@ -160,6 +177,11 @@ pub(super) async fn run(
         } => show(&view(file)?, &name, format.of_file(), output),
         Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
         Action::Revoke { name } => revoke(file, &name, output),
+        Action::Label {
+            name,
+            labels,
+            remove,
+        } => label(file, &name, &labels, &remove, output),
         Action::Pin {
             name,
             cluster,
@@ -226,6 +248,30 @@ fn create(
          file and start `agentk --kas-address URL --token-file FILE`.",
         file.display()
     ))
+}
+
+fn label(
+    file: &Path,
+    name: &str,
+    set: &[String],
+    remove: &[String],
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let set = labels(set)?;
+    let remove = remove.iter().cloned().map(LabelText::try_from);
+    let remove = remove.collect::<Result<Vec<_>, _>>()?;
+    let now = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
+        document.label_agent(name, set, &remove)?;
+        Ok(document.agent(name)?.labels.clone())
+    })?;
+    let now = now
+        .iter()
+        .map(|(key, value)| format!("{}={}", key.as_str(), value.as_str()));
+    let now: Vec<_> = now.collect();
+    output.hint(&match now.is_empty() {
+        true => format!("Agent {name} has no labels."),
+        false => format!("Agent {name} has the labels {}.", now.join(", ")),
+    })
 }
 
 fn create_receptive(

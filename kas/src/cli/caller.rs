@@ -31,6 +31,9 @@ pub enum Action {
         /// Group to put it into; may be repeated
         #[arg(long = "group", value_name = "GROUP")]
         groups: Vec<String>,
+        /// How long the token is good; for ever if absent
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+        expires_in: Option<Duration>,
     },
     /// List all
     List {
@@ -45,6 +48,9 @@ pub enum Action {
         /// How long the old token stays valid; 0 revokes it immediately
         #[arg(long, default_value = "24h", value_parser = duration::parse)]
         grace: Duration,
+        /// How long the new token is good; for ever if absent
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+        expires_in: Option<Duration>,
     },
     /// Revoke all tokens
     Revoke {
@@ -60,9 +66,17 @@ pub(super) fn run(
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     match action {
-        Action::Create { name, groups } => create(file, kind, &name, &groups, output),
+        Action::Create {
+            name,
+            groups,
+            expires_in,
+        } => create(file, kind, (&name, &groups), expires_in, output),
         Action::List { output: format } => list(&view(file)?, kind, format, output),
-        Action::RotateToken { name, grace } => rotate(file, kind, &name, grace, output),
+        Action::RotateToken {
+            name,
+            grace,
+            expires_in,
+        } => rotate(file, kind, &name, (grace, expires_in), output),
         Action::Revoke { name } => revoke(file, kind, &name, output),
     }
 }
@@ -70,11 +84,12 @@ pub(super) fn run(
 fn create(
     file: &Path,
     kind: CallerKind,
-    name: &str,
-    groups: &[String],
+    (name, groups): (&str, &[String]),
+    expires_in: Option<Duration>,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    let (token, entry) = new_token(token_kind(kind), now())?;
+    let (token, mut entry) = new_token(token_kind(kind), now())?;
+    entry.expires_at = expiry(expires_in)?;
     edit(file, |document: &mut Editable| {
         document.create_caller(kind, name, groups, entry)
     })?;
@@ -123,11 +138,12 @@ fn rotate(
     file: &Path,
     kind: CallerKind,
     name: &str,
-    grace: Duration,
+    (grace, expires_in): (Duration, Option<Duration>),
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     let now = now();
-    let (token, entry) = new_token(token_kind(kind), now)?;
+    let (token, mut entry) = new_token(token_kind(kind), now)?;
+    entry.expires_at = expiry(expires_in)?;
     let ended = edit(file, |document: &mut Editable| {
         document.rotate_caller(kind, name, entry, grace, now)
     })?;
@@ -152,6 +168,13 @@ fn revoke(
     output.hint(&format!(
         "Revoked {count} token(s) of {kind} {name}: `kas {kind} rotate-token {name}` creates a new one."
     ))
+}
+
+/// When a token ends that is good so long.
+fn expiry(expires_in: Option<Duration>) -> Result<Option<Timestamp>, CommandError> {
+    let end = expires_in.map(|it| now().checked_add(it));
+    let end = end.transpose();
+    end.map_err(|_| CommandError::Usage("--expires-in is too long".to_owned()))
 }
 
 fn token_kind(kind: CallerKind) -> TokenKind {

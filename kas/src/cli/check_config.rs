@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
+use control_plane::standalone::{Shadowed, shadowed, view};
 use runtime::yaml::{self, NonEmpty};
 
 use super::{CommandError, Output};
@@ -35,7 +36,9 @@ fn report(file: &Path, loaded: &config::Loaded) -> String {
         .iter()
         .map(|note| format!("{}:{note}", file.display()));
     section(&mut text, "Ignored", ignored.collect());
-    section(&mut text, "Check", mistakes(&loaded.config));
+    let mut mistakes = mistakes(&loaded.config);
+    mistakes.extend(rules_without_effect(&loaded.config));
+    section(&mut text, "Check", mistakes);
     text
 }
 
@@ -67,6 +70,26 @@ pub(super) fn mistakes(config: &Config) -> Vec<String> {
         }
     }
     mistakes
+}
+
+/// Access rules of the standalone file that never decide. One that cannot be read is reported elsewhere.
+fn rules_without_effect(config: &Config) -> Vec<String> {
+    let ControlPlaneConfig::Standalone(file) = config.control_plane() else {
+        return Vec::new();
+    };
+    let hidden = view(file).map(|document| shadowed(&document));
+    let hidden = hidden.unwrap_or_default().into_iter();
+    let line = |it: Shadowed| {
+        let by: Vec<_> = it.by.iter().map(usize::to_string).collect();
+        format!(
+            "{}:{}: rule {} has no effect: rule {} decides for all that it names",
+            file.display(),
+            it.line,
+            it.rule,
+            by.join(", ")
+        )
+    };
+    hidden.map(line).collect()
 }
 
 fn is_origin(url: &str) -> bool {

@@ -202,6 +202,71 @@ fn rules_are_granted_listed_and_removed() {
 }
 
 #[test]
+fn a_check_says_which_rule_decides_and_why_others_do_not() {
+    let shell = Shell::new();
+    shell.ok("agent create demo");
+    shell.ok("agent create prod");
+    shell.ok("agent label prod env=prod tier=1");
+    shell.ok("user create alice --group devs");
+    shell.ok("user create bob");
+    shell.ok("access grant --agent demo --user bob --as agent");
+    shell.ok("access grant --agent-label env=prod --group devs --as user --for 2h");
+    shell.ok("access grant --agent * --group ops --as agent");
+
+    let allowed = shell.ok("access check --user alice --agent prod --verb get");
+    assert!(
+        allowed.results.contains("for other agents") && allowed.results.contains("decides"),
+        "{}",
+        allowed.results
+    );
+    for part in [
+        "Allowed: user:alice, in the groups devs, may use agent prod, by rule 2",
+        "kubectl auth can-i get pods --as 'gitlab:user:alice' --as-group 'gitlab:user'",
+    ] {
+        assert!(allowed.hints.contains(part), "{}", allowed.hints);
+    }
+    let refused = shell.ok("access check --user alice --agent demo").hints;
+    assert!(refused.contains("Refused: user:alice"), "{refused}");
+    let by_token = shell.json("access check --user eve --group ops --agent demo -o json");
+    assert_eq!(
+        (&by_token["allowed"], &by_token["rule"]),
+        (&true.into(), &3.into())
+    );
+
+    shell.ok("agent label prod --remove env");
+    let moved = shell.json("access check --user alice --agent prod -o json");
+    assert_eq!(moved["allowed"], false);
+}
+
+#[test]
+fn a_rule_without_effect_is_told_when_it_is_made_and_when_rules_are_listed() {
+    let shell = Shell::new();
+    shell.ok("agent create demo");
+    shell.ok("user create alice");
+    shell.ok("access grant --agent * --user alice --as agent");
+
+    let made = shell.ok("access grant --agent demo --user alice --as user");
+
+    let told = "has no effect: rule 1 decides for all that it names";
+    assert!(made.hints.contains(told), "{}", made.hints);
+    let listed = shell.ok("access list").hints;
+    assert!(listed.contains(&format!("Rule 2 {told}")), "{listed}");
+}
+
+#[test]
+fn a_token_can_have_an_end_from_the_beginning() {
+    let shell = Shell::new();
+    shell.ok("user create alice --expires-in 1h");
+    shell.ok("user rotate-token alice --expires-in 2h --grace 0");
+
+    let tokens = &shell.json("user list -o json")[0]["tokens"];
+
+    assert!(tokens[0]["expires_at"].is_string(), "{tokens}");
+    let schema = shell.json("access schema");
+    assert!(schema["properties"]["issuers"].is_object());
+}
+
+#[test]
 fn errors_name_what_is_wrong_and_what_to_do() {
     let shell = Shell::new();
     shell.ok("agent create demo");

@@ -56,6 +56,7 @@ impl Site {
                 services: Vec::new(),
                 groups: Vec::new(),
                 access_as: AccessAs::Agent,
+                expires_at: None,
             })?;
             Ok::<_, ChangeError>(())
         })

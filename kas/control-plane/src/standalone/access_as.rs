@@ -19,6 +19,7 @@ use super::caller::Caller;
 use crate::{AgentInfo, IdentityKind};
 
 /// As whom a rule lets its callers in.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessAs {
@@ -33,6 +34,7 @@ pub enum AccessAs {
 }
 
 /// Somebody to impersonate.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Impersonate {
@@ -50,6 +52,7 @@ pub struct Impersonate {
 }
 
 /// An extra value of an identity.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extra {

@@ -1,6 +1,6 @@
 //! The changes that commands make to the file's document. Pure: tokens and time are arguments.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -8,7 +8,7 @@ use super::{
     edit::EditError,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     issuers::Callers,
-    names::{AgentName, Name, NameError},
+    names::{AgentName, LabelText, Name, NameError},
     receptive::ReceptiveEntry,
     tokens::{self, TokenEntry},
 };
@@ -102,6 +102,7 @@ impl<C> Document<C> {
             id,
             name,
             project: None,
+            labels: BTreeMap::new(),
             tokens: vec![token],
             receptive: None,
             config: None,
@@ -117,6 +118,20 @@ impl<C> Document<C> {
     ) -> Result<(), ChangeError> {
         let at = self.agent_index(name)?;
         self.agents[at].value.receptive = Some(receptive);
+        Ok(())
+    }
+
+    /// Gives an agent these labels, and takes others away.
+    pub fn label_agent(
+        &mut self,
+        name: &str,
+        set: BTreeMap<LabelText, LabelText>,
+        remove: &[LabelText],
+    ) -> Result<(), ChangeError> {
+        let at = self.agent_index(name)?;
+        let labels = &mut self.agents[at].value.labels;
+        labels.retain(|key, _| !remove.contains(key));
+        labels.extend(set);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use super::{
     caller::Caller,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     issuers::IssuerEntry,
-    names::Name,
+    names::{LabelText, Name},
     tokens::TokenEntry,
 };
 use crate::{
@@ -45,18 +45,43 @@ pub struct Directory {
 struct Agent {
     info: Arc<AgentInfo>,
     configuration: Arc<AgentConfigurationVersion>,
+    labels: Labels,
 }
+
+type Labels = BTreeMap<LabelText, LabelText>;
 
 #[derive(Debug)]
 struct CompiledRule {
-    /// `None` means all.
-    agents: Option<HashSet<String>>,
+    agents: Chosen,
     users: HashSet<String>,
     services: HashSet<String>,
     groups: HashSet<String>,
     access_as: AccessAs,
     /// What it is called where somebody was let in by it.
     label: Arc<str>,
+    expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+enum Chosen {
+    All,
+    Named(HashSet<String>),
+    Labelled(Labels),
+}
+
+/// What a rule says to somebody who wants to use an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleVerdict {
+    /// It is for both.
+    Matches,
+    /// It is over.
+    Expired,
+    /// It is for other agents.
+    OtherAgents,
+    /// It is for other users, services and groups.
+    OtherCallers,
+    /// It is for them, but a user cannot appear as a job, nor a service as a user.
+    OtherKind,
 }
 
 impl Directory {
@@ -77,6 +102,8 @@ impl Directory {
         let rules = rules.enumerate();
         let rules = rules.map(|(number, rule)| CompiledRule::new(number, &rule.value));
         directory.rules = rules.collect();
+        let ends = directory.rules.iter().filter_map(|rule| rule.expires_at);
+        directory.ends.extend(ends);
         let issuers = document.issuers.iter();
         directory.issuers = issuers.map(|it| it.value.clone()).collect();
         directory.ends.sort();
@@ -160,15 +187,15 @@ impl Directory {
         &self,
         caller: &Caller,
         agent: AgentId,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Access, DenyReason> {
-        let agent = self
-            .agent(agent)
-            .ok_or(DenyReason::UnknownAgent { agent })?;
+        let known = self.agents.get(&agent);
+        let known = known.ok_or(DenyReason::UnknownAgent { agent })?;
+        let agent = known.info.clone();
         let rule = self
             .rules
             .iter()
-            .find(|rule| rule.matches(caller, &agent))
+            .find(|rule| rule.verdict(caller, known, now) == RuleVerdict::Matches)
             .ok_or_else(|| DenyReason::NotAllowed {
                 who: caller.identity.to_string(),
                 agent: agent.name.clone(),
@@ -188,12 +215,27 @@ impl Directory {
 
     /// The agents that a caller may use, by number.
     #[must_use]
-    pub fn permitted(&self, caller: &Caller, _now: Timestamp) -> Vec<Arc<AgentInfo>> {
-        let may_use = |agent: &&Arc<AgentInfo>| {
+    pub fn permitted(&self, caller: &Caller, now: Timestamp) -> Vec<Arc<AgentInfo>> {
+        let may_use = |agent: &&Agent| {
             let mut rules = self.rules.iter();
-            rules.any(|rule| rule.matches(caller, agent))
+            rules.any(|rule| rule.verdict(caller, agent, now) == RuleVerdict::Matches)
         };
-        self.agents().filter(may_use).cloned().collect()
+        let agents = self.agents.values().filter(may_use);
+        agents.map(|agent| agent.info.clone()).collect()
+    }
+
+    /// What each rule says to a caller who wants to use an agent, in order; the first that matches decides. `None`
+    /// where there is no such agent.
+    #[must_use]
+    pub fn verdicts(
+        &self,
+        caller: &Caller,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Option<Vec<RuleVerdict>> {
+        let agent = self.agents.get(&agent)?;
+        let rules = self.rules.iter();
+        Some(rules.map(|rule| rule.verdict(caller, agent, now)).collect())
     }
 
     /// The issuers whose tokens are taken.
@@ -264,6 +306,7 @@ impl Directory {
             Agent {
                 info: Arc::new(info),
                 configuration: Arc::new(configuration),
+                labels: entry.labels.clone(),
             },
         );
     }
@@ -294,34 +337,57 @@ impl CompiledRule {
         let set = |names: &[Name]| texts(names).into_iter().collect();
         Self {
             agents: match &rule.agents {
-                Agents::All => None,
+                Agents::All => Chosen::All,
                 Agents::Named(names) => {
-                    Some(names.iter().map(|name| name.as_str().to_owned()).collect())
+                    Chosen::Named(names.iter().map(|name| name.as_str().to_owned()).collect())
                 }
+                Agents::Labelled(labels) => Chosen::Labelled(labels.clone()),
             },
             users: set(&rule.users),
             services: set(&rule.services),
             groups: set(&rule.groups),
             access_as: rule.access_as.clone(),
             label: format!("access[{number}]").into(),
+            expires_at: rule.expires_at,
         }
     }
 
-    fn matches(&self, caller: &Caller, agent: &AgentInfo) -> bool {
+    fn verdict(&self, caller: &Caller, agent: &Agent, now: Timestamp) -> RuleVerdict {
         let named = match caller.identity.kind {
             IdentityKind::User => &self.users,
             IdentityKind::CiJob => &self.services,
         };
-        let is_caller = named.contains(&caller.identity.name)
-            || caller
-                .groups
-                .iter()
-                .any(|group| self.groups.contains(group));
-        let is_agent = self
-            .agents
-            .as_ref()
-            .is_none_or(|names| names.contains(&agent.name));
-        is_caller && is_agent && self.access_as.fits(caller.identity.kind)
+        let is_caller = || {
+            named.contains(&caller.identity.name)
+                || caller
+                    .groups
+                    .iter()
+                    .any(|group| self.groups.contains(group))
+        };
+        if !self.agents.has(agent) {
+            RuleVerdict::OtherAgents
+        } else if !is_caller() {
+            RuleVerdict::OtherCallers
+        } else if !self.access_as.fits(caller.identity.kind) {
+            RuleVerdict::OtherKind
+        } else if is_over(self.expires_at, now) {
+            RuleVerdict::Expired
+        } else {
+            RuleVerdict::Matches
+        }
+    }
+}
+
+impl Chosen {
+    fn has(&self, agent: &Agent) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(&agent.info.name),
+            Self::Labelled(labels) => {
+                let mut labels = labels.iter();
+                labels.all(|(key, value)| agent.labels.get(key) == Some(value))
+            }
+        }
     }
 }
 

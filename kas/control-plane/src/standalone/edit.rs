@@ -17,8 +17,10 @@ use runtime::yaml::{self, Mistake};
 pub type Editable = Document<serde_json::Value>;
 
 const HEADER: &str = "\
+# yaml-language-server: $schema=agents.schema.json
 # The control plane of kas: agents, users, services and who may use what.
 # Running servers follow changes of this file within a second or two.
+# `kas access schema > agents.schema.json` beside it lets editors check it.
 # `kas agent|user|service|access …` rewrites it as a whole: comments do not survive that.
 ";
 

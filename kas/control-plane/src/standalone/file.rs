@@ -12,6 +12,7 @@
 //!     receptive:                                    # optional: kas dials the agent
 //!       url: grpcs://agent.example.com:8182
 //!       jwt: {private_key_file: /keys/demo.key}     # or mtls: {certificate_file: …, key_file: …}
+//!     labels: {env: prod}                           # optional: for rules
 //!     config:                                       # as GitLab's .gitlab/agents/NAME/config.yaml
 //!       observability: {logging: {level: debug}}
 //! users:
@@ -22,36 +23,51 @@
 //!   - {issuer: https://idp.example.com, client_id: kas, username_claim: email, groups_claim: groups}
 //! access:                                           # the first rule that matches decides
 //!   - {agents: '*', groups: [admins], access_as: agent}
-//!   - {agents: [demo], users: [alice], access_as: user}
+//!   - {agents: [demo], users: [alice], access_as: user, expires_at: 2026-01-01T12:00:00Z}
+//!   - {agents: {labels: {env: prod}}, groups: [devs], access_as: user}
 //!   - {agents: [demo], services: [deployer], access_as: ci_job}
 //!   - agents: [demo]
 //!     groups: [ci]
 //!     access_as: {impersonate: {username: deployer, groups: [deployers]}}
 //! ```
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     access_as::AccessAs,
     issuers::{Callers, IssuerEntry},
-    names::{AgentName, Name},
+    names::{AgentName, LabelText, Name},
     receptive::ReceptiveEntry,
     tokens::TokenEntry,
 };
 use runtime::yaml::{Spot, list};
 
 /// The whole file. `C` is how the configurations of agents are held.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(
+    test,
+    schemars(
+        title = "The standalone file of kas",
+        description = "Agents, users, services, issuers, and who may use which agent"
+    )
+)]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[serde(bound(deserialize = "C: Deserialize<'de>"))]
 pub struct Document<C> {
     /// The agents.
-    #[serde(default = "Vec::new", deserialize_with = "list")]
+    #[cfg_attr(test, schemars(with = "Vec<AgentEntry<C>>"))]
+    #[serde(default = "Vec::<Spot<AgentEntry<C>>>::new", deserialize_with = "list")]
     pub agents: Vec<Spot<AgentEntry<C>>>,
     /// The users.
+    #[cfg_attr(test, schemars(with = "Vec<CallerEntry>"))]
     #[serde(default, deserialize_with = "list")]
     pub users: Vec<Spot<CallerEntry>>,
     /// The services, whose tokens are used like those of CI jobs.
+    #[cfg_attr(test, schemars(with = "Vec<CallerEntry>"))]
     #[serde(default, deserialize_with = "list")]
     pub services: Vec<Spot<CallerEntry>>,
     /// Those who say who somebody is.
@@ -60,13 +76,16 @@ pub struct Document<C> {
         deserialize_with = "list",
         skip_serializing_if = "Vec::is_empty"
     )]
+    #[cfg_attr(test, schemars(with = "Vec<IssuerEntry>"))]
     pub issuers: Vec<Spot<IssuerEntry>>,
     /// Who may use which agent, and as whom; the first match decides.
+    #[cfg_attr(test, schemars(with = "Vec<Rule>"))]
     #[serde(default, deserialize_with = "list")]
     pub access: Vec<Spot<Rule>>,
 }
 
 /// An agent.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentEntry<C> {
@@ -75,20 +94,27 @@ pub struct AgentEntry<C> {
     /// Its name.
     pub name: AgentName,
     /// Its configuration project, where there is one.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(default = "none::<Project>", skip_serializing_if = "Option::is_none")]
     pub project: Option<Project>,
+    /// What rules may choose it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelText, LabelText>,
     /// Its tokens.
     #[serde(default, deserialize_with = "list")]
     pub tokens: Vec<TokenEntry>,
     /// Where it waits to be dialled, if it does not dial.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default = "none::<ReceptiveEntry>",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub receptive: Option<ReceptiveEntry>,
     /// Its configuration.
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(default = "none::<C>", skip_serializing_if = "Option::is_none")]
     pub config: Option<C>,
 }
 
 /// A configuration project.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
@@ -102,6 +128,7 @@ pub struct Project {
 }
 
 /// A user or a service.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallerEntry {
@@ -128,10 +155,12 @@ impl<C> Document<C> {
 }
 
 /// An access rule: who may use which agents, and as whom.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Which agents.
+    #[cfg_attr(test, schemars(with = "AgentsForm"))]
     pub agents: Agents,
     /// These users,
     #[serde(
@@ -156,6 +185,10 @@ pub struct Rule {
     pub groups: Vec<Name>,
     /// As whom.
     pub access_as: AccessAs,
+    /// From when on it counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// The agents of a rule.
@@ -165,6 +198,8 @@ pub enum Agents {
     All,
     /// By name.
     Named(Vec<AgentName>),
+    /// Those with all of these labels.
+    Labelled(BTreeMap<LabelText, LabelText>),
 }
 
 impl<C> Default for Document<C> {
@@ -188,6 +223,10 @@ impl Serialize for Agents {
         match self {
             Self::All => to.serialize_str("*"),
             Self::Named(names) => names.serialize(to),
+            Self::Labelled(labels) => Chosen {
+                labels: labels.clone(),
+            }
+            .serialize(to),
         }
     }
 }
@@ -198,13 +237,35 @@ impl<'de> Deserialize<'de> for Agents {
     }
 }
 
+/// Agents that are not named.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    labels: BTreeMap<LabelText, LabelText>,
+}
+
 struct AgentsVisitor;
+
+/// How they are written.
+#[cfg(test)]
+#[derive(schemars::JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for the schema only")]
+enum AgentsForm {
+    /// `*` means all.
+    All(String),
+    /// By name.
+    Named(Vec<AgentName>),
+    /// Those with all of these labels.
+    Labelled(Chosen),
+}
 
 impl<'de> de::Visitor<'de> for AgentsVisitor {
     type Value = Agents;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("'*' or a list of names of agents")
+        f.write_str("'*' or a list of names of agents, or {labels: …}")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Agents, E> {
@@ -212,6 +273,17 @@ impl<'de> de::Visitor<'de> for AgentsVisitor {
             return Ok(Agents::All);
         }
         Err(E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Agents, A::Error> {
+        let from = de::value::MapAccessDeserializer::new(map);
+        let Chosen { labels } = Chosen::deserialize(from)?;
+        if labels.is_empty() {
+            return Err(de::Error::custom(
+                "a rule needs at least one label, or '*' for all agents",
+            ));
+        }
+        Ok(Agents::Labelled(labels))
     }
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Agents, A::Error> {

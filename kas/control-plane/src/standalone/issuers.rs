@@ -13,6 +13,7 @@ const SCOPES: [&str; 3] = ["openid", "email", "offline_access"];
 const USERNAME_CLAIM: &str = "sub";
 
 /// An issuer, and what its tokens mean.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerEntry {
@@ -51,6 +52,7 @@ pub struct IssuerEntry {
 }
 
 /// Whom tokens are of.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Callers {

@@ -10,6 +10,9 @@ pub enum NameError {
         "`{0}` is not a name for an agent: use up to 63 lower-case letters, digits and `-`, not `-` at an end"
     )]
     Agent(String),
+    /// Not a label's key or value.
+    #[error("`{0}` is not a label: use up to 63 letters, digits and `_`, `-`, `.`, `/`")]
+    Label(String),
     /// Not a name of a user, service or group.
     #[error(
         "`{0}` is not a name: use up to 255 letters, digits and `_`, `-`, `.`, `/`, `@`, `+`, `:`, beginning with a letter, a digit or `/`"
@@ -18,6 +21,8 @@ pub enum NameError {
 }
 
 /// The name of an agent: what GitLab allows, `[a-z0-9](?:[-a-z0-9]*[a-z0-9])?`.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(extend("pattern" = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AgentName(String);
@@ -25,9 +30,45 @@ pub struct AgentName(String);
 /// The name of a user, a service or a group.
 ///
 /// It is the last part of names such as `gitlab:user:NAME`, so that a `:` in it makes it no other's.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(extend("pattern" = "^[A-Za-z0-9/][-A-Za-z0-9_./@+:]{0,254}$")))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
+
+/// The key or the value of an agent's label.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(extend("pattern" = "^[-A-Za-z0-9_./]{1,63}$")))]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LabelText(String);
+
+impl LabelText {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for LabelText {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+        if !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) {
+            Ok(Self(text))
+        } else {
+            Err(NameError::Label(text))
+        }
+    }
+}
+
+impl From<LabelText> for String {
+    fn from(text: LabelText) -> Self {
+        text.0
+    }
+}
 
 impl AgentName {
     /// The text.

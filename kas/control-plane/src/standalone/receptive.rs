@@ -10,6 +10,7 @@ use crate::{ClientCertificate, Material, Proof, ReceptiveAgent};
 
 /// Where an agent waits to be dialled, and how kas proves who it is: by `jwt` or
 /// by `mtls`.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReceptiveEntry {
@@ -30,6 +31,7 @@ pub struct ReceptiveEntry {
 }
 
 /// The key that signs tokens.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtEntry {
@@ -38,6 +40,7 @@ pub struct JwtEntry {
 }
 
 /// The certificate that is shown.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MtlsEntry {

@@ -46,16 +46,20 @@ impl TokenKind {
 }
 
 /// A token in the file.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenEntry {
     /// Its hash; the token itself is kept nowhere.
     #[serde(with = "hash_text")]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^sha256:[0-9a-fA-F]{64}$")))]
     pub hash: TokenHash,
     /// When it was made.
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub created_at: Timestamp,
     /// From when on it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub expires_at: Option<Timestamp>,
 }
 

@@ -220,6 +220,24 @@ fn an_agents_token_ends_with_its_time() {
     );
 }
 
+#[test]
+fn a_rule_ends_when_it_says_and_those_after_it_decide_then() {
+    let rules =
+        "- {agents: '*', users: [alice], access_as: agent, expires_at: 2026-07-01T00:00:00Z}
+- {agents: '*', users: [alice], access_as: user}";
+    let directory = directory(rules);
+    let asked = |time: &str| {
+        let time = time.parse().unwrap();
+        let access = directory.authorize(IdentityKind::User, &hash("alice"), AgentId(1), time);
+        access.unwrap().impersonation.is_some()
+    };
+
+    assert!(!asked("2026-06-30T23:59:59Z"));
+    assert!(asked("2026-07-01T00:00:00Z"));
+    let at = |time: &str| time.parse().unwrap();
+    assert!(directory.any_token_expired(at("2026-06-30T00:00:00Z"), at("2026-07-01T00:00:00Z")));
+}
+
 fn impersonation(
     rules: &str,
     who: &str,

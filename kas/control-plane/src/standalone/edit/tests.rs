@@ -37,6 +37,7 @@ fn what_is_written_is_read_back_by_the_server() {
             services: Vec::new(),
             groups: Vec::new(),
             access_as: access_as::AccessAs::User,
+            expires_at: None,
         })
     })
     .unwrap();
@@ -45,7 +46,7 @@ fn what_is_written_is_read_back_by_the_server() {
     assert!(
         fs::read_to_string(file)
             .unwrap()
-            .starts_with("# The control plane")
+            .starts_with("# yaml-language-server: $schema=agents.schema.json\n# The control plane")
     );
     let opened = Standalone::open(file).unwrap();
     let read = opened.directory.load();
@@ -247,6 +248,7 @@ fn a_rule_is_written_and_read_in_every_form() {
             services: Vec::new(),
             groups: names(&["devs".into()]).unwrap(),
             access_as,
+            expires_at: None,
         })
         .collect();
 
