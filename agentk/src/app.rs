@@ -74,8 +74,8 @@ pub async fn run(
     let (source, dial_in) = source(&config).await?;
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
-    let cluster = Cluster::open(access, proxy).await?;
     let metrics = Metrics::default();
+    let cluster = Cluster::open(access, proxy, metrics.clone()).await?;
     let (session, uplink) = Session::new(source, &token, &metrics, config.kas_connections);
     let endpoints = match &config.observability {
         Some(listen) => {

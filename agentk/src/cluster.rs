@@ -1,10 +1,15 @@
 //! The Kubernetes API of the agent's cluster, and the connections to it.
 
+mod answer;
 mod base;
 mod body;
+mod connection;
 mod connector;
 mod credentials;
+mod driver;
 pub(crate) mod identity;
+mod outcome;
+mod pool;
 pub(crate) mod source;
 
 use std::{sync::Arc, time::Duration};
@@ -13,31 +18,34 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::{
-    client::legacy::{Client, Error as ClientError},
-    rt::TokioTimer,
-};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{client::legacy::Client, rt::TokioTimer};
 use kube::client::ConfigExt;
 use proto::agent::entity::KubernetesVersion;
 use runtime::{connect::ProxySetting, telemetry::Causes};
+use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
 
+use crate::metrics::Metrics;
+use answer::Lingering;
 use base::Base;
-use connector::{ApiConnector, Spawner};
+use connector::{ApiConnector, ApiStream, Spawner};
 use credentials::Credentials;
+use pool::Pool;
 
-pub(crate) use body::{Piece, RequestBody};
+pub(crate) use answer::AnswerBody;
+pub(crate) use body::{Piece, RequestBody, Upload};
 pub(crate) use credentials::BoxError;
+pub(crate) use outcome::RequestError;
 
 /// Idle connections that are kept for HTTP/1.1.
 const MAX_IDLE_CONNECTIONS: usize = 32;
 /// How long one is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Pings on HTTP/2 find an API server that is gone, as kubectl's do.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pings on HTTP/2 find an API server that is gone, as kubectl's do, while there are requests.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Flow control: a slow reader holds one window, not the whole connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -48,6 +56,12 @@ const MAX_RESPONSE_HEAD_BYTES: usize = 1 << 20;
 /// How long the API server may take to answer the agent's own questions, and how much it may say.
 const OWN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_OWN_ANSWER_BYTES: usize = 1 << 20;
+/// How often a request is made again.
+const MAX_REPEATS: u32 = 5;
+/// The pause before the second repeat; later ones are longer.
+const REPEAT_BACKOFF: Duration = Duration::from_millis(25);
+/// An attempt that took longer without being taken, to connect that is, is the last one.
+const REPEATABLE_DIAL: Duration = Duration::from_secs(5);
 
 /// A cluster that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +148,9 @@ struct Inner {
     credentials: Credentials,
     identity: HeaderMap,
     /// For requests that end soon.
+    http2: Pool,
+    lingering: Lingering,
+    /// For the same where the API server has no HTTP/2.
     short: Pooled,
     /// For those that last: each has a connection of its own, so that many of
     /// them cannot use up the streams that HTTP/2 servers allow.
@@ -142,6 +159,7 @@ struct Inner {
     connector: HttpsConnector<ApiConnector>,
     config: kube::Config,
     tasks: TaskTracker,
+    metrics: Metrics,
 }
 
 impl Cluster {
@@ -149,6 +167,7 @@ impl Cluster {
     pub(crate) async fn open(
         config: kube::Config,
         proxy: ProxySetting,
+        metrics: Metrics,
     ) -> Result<Self, ClusterError> {
         // kube builds TLS from the process's default.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -168,12 +187,15 @@ impl Cluster {
             base,
             credentials,
             identity: identity::identity(&config.auth_info)?,
-            short: pooled(both.clone(), &tasks),
+            http2: Pool::new(config.cluster_url.clone(), both.clone(), tasks.clone()),
+            lingering: Lingering::new(tasks.clone()),
+            short: pooled(one.clone(), &tasks),
             long: pooled(one.clone(), &tasks),
             upgrades: one,
             connector: both,
             config,
             tasks,
+            metrics,
         })))
     }
 
@@ -197,34 +219,79 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes a request. Dropping the future, or the response's body, cancels it.
+    /// Makes a request, and makes it again when the API server has not taken it, or when it was lost and changes nothing.
+    /// Dropping the future, or the response's body, cancels it.
     pub(crate) async fn request(
+        &self,
+        request: Request<Upload>,
+        long_running: bool,
+    ) -> Result<Response<AnswerBody>, RequestError> {
+        let (head, upload) = request.into_parts();
+        let mut repeats = 0;
+        loop {
+            let started = Instant::now();
+            let request = Request::from_parts(head.clone(), upload.body());
+            let error = match self.attempt(request, long_running).await {
+                Ok(mut response) => {
+                    upload.forget();
+                    self.relate(&mut response);
+                    return Ok(response);
+                }
+                Err(error) => error,
+            };
+            let slow =
+                matches!(error, RequestError::NotTaken(_)) && started.elapsed() > REPEATABLE_DIAL;
+            let again = error.can_be_repeated(&head.method) && upload.can_be_sent_again();
+            if !again || slow || upload.is_cut_short() || repeats == MAX_REPEATS {
+                return Err(error);
+            }
+            tokio::time::sleep(REPEAT_BACKOFF * ((1 << repeats) - 1)).await;
+            repeats += 1;
+            self.0.metrics.repeats.inc();
+            tracing::debug!(error = %Causes(&error), repeats, "the Kubernetes API did not answer a request; repeating it");
+        }
+    }
+
+    async fn attempt(
         &self,
         request: Request<RequestBody>,
         long_running: bool,
-    ) -> Result<Response<Incoming>, ClientError> {
+    ) -> Result<Response<AnswerBody>, RequestError> {
+        if !long_running {
+            let place = self.0.http2.place().await;
+            let place = place.map_err(|error| RequestError::NotTaken(error.into()))?;
+            if let Some(lease) = place {
+                return lease.ask(request, self.0.lingering.clone()).await;
+            }
+        }
         let client = if long_running {
             &self.0.long
         } else {
             &self.0.short
         };
-        let mut response = client.request(request).await?;
-        self.relate(&mut response);
-        Ok(response)
+        let response = client.request(request).await;
+        let response = response.map_err(|error| RequestError::of(error.into()))?;
+        Ok(response.map(AnswerBody::alone))
     }
 
     /// Makes a request on a connection of its own, which may be upgraded. The
     /// handle that comes with the response keeps the connection alive.
     pub(crate) async fn request_upgrade(
         &self,
-        mut request: Request<RequestBody>,
+        request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), RequestError> {
+        let connecting = self.0.upgrades.clone().oneshot(request.uri().clone());
+        let io = connecting.await.map_err(RequestError::NotTaken)?;
+        let asked = self.ask_upgrade(io, request).await;
+        asked.map_err(RequestError::of)
+    }
+
+    async fn ask_upgrade(
+        &self,
+        io: MaybeHttpsStream<ApiStream>,
+        request: Request<Upload>,
     ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), BoxError> {
-        let io = self
-            .0
-            .upgrades
-            .clone()
-            .oneshot(request.uri().clone())
-            .await?;
+        let mut request = request.map(|upload| upload.body());
         let (mut send, connection) = hyper::client::conn::http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADER_LINES)
             .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
@@ -249,7 +316,7 @@ impl Cluster {
     }
 
     /// A place in the cluster is given by its path alone: who asked reaches it by another host.
-    fn relate(&self, response: &mut Response<Incoming>) {
+    fn relate<B>(&self, response: &mut Response<B>) {
         let location = response.headers().get(http::header::LOCATION);
         let location = location.and_then(|it| it.to_str().ok());
         let path = location.and_then(|it| self.0.base.path_of(it));
@@ -287,7 +354,7 @@ impl Cluster {
     /// The answer to a small request of the agent's own; `None` if there was none.
     async fn ask(&self, path: &'static str) -> Option<(StatusCode, Bytes)> {
         let asking = async {
-            let mut request = Request::new(RequestBody::empty());
+            let mut request = Request::new(Upload::empty());
             *request.uri_mut() = self.uri(path)?;
             self.authorize(request.headers_mut()).await?;
             let response = self.request(request, false).await?;
@@ -332,11 +399,6 @@ fn pooled(connector: HttpsConnector<ApiConnector>, tasks: &TaskTracker) -> Poole
         .timer(TokioTimer::new())
         .http1_max_headers(MAX_RESPONSE_HEADER_LINES)
         .http1_max_buf_size(MAX_RESPONSE_HEAD_BYTES)
-        .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(u32::MAX))
-        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
         .build(connector)
 }
 

@@ -13,6 +13,8 @@ use std::{error::Error, pin::pin};
 
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode, header};
+use prost::Message as _;
+use proto::{google::rpc, not_taken};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -23,7 +25,7 @@ use runtime::{
 
 use crate::{
     call::{CallError, Inbound, Outbound},
-    cluster::{Cluster, RequestBody},
+    cluster::{AnswerBody, Cluster, RequestError, Upload},
     metrics::Metrics,
     services::Service,
 };
@@ -93,18 +95,19 @@ impl KubernetesApi {
             let response = outbound
                 .unless_reset(self.cluster.request(request, long_running))
                 .await?;
-            let response = response.map_err(|error| unavailable(&error))?;
+            let response = response.map_err(|error| unanswered(&error))?;
             exchange.answered(response.status(), trace);
             return respond::whole(outbound, response, &self.metrics).await;
         };
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
-        let (response, _driver) = response.map_err(|error| unavailable(&*error))?;
+        let (response, _driver) = response.map_err(|error| unanswered(&error))?;
         exchange.answered(response.status(), trace);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::run(outbound, response, upgraded, &self.metrics).await
         } else {
+            let response = response.map(AnswerBody::alone);
             respond::whole(outbound, response, &self.metrics).await
         }
     }
@@ -112,8 +115,8 @@ impl KubernetesApi {
     async fn request(
         &self,
         head: Head,
-        body: RequestBody,
-    ) -> Result<(Request<RequestBody>, bool), CallError> {
+        body: Upload,
+    ) -> Result<(Request<Upload>, bool), CallError> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = self
@@ -162,6 +165,24 @@ impl Service for KubernetesApi {
     ) -> BoxFuture<'a, Result<(), CallError>> {
         Box::pin(self.make_request(inbound, outbound))
     }
+}
+
+/// The status of a request that got no answer. It has a mark where the API server has begun nothing of it.
+fn unanswered(error: &RequestError) -> Status {
+    let status = unavailable(error);
+    if !matches!(error, RequestError::NotTaken(_)) {
+        return status;
+    }
+    let details = rpc::Status {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        details: vec![not_taken::detail()],
+    };
+    Status::with_details(
+        status.code(),
+        status.message(),
+        details.encode_to_vec().into(),
+    )
 }
 
 /// The status of a request that could not be made of the API server, or whose response broke.

@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) tunnels_active: Gauge,
     pub(crate) calls: Counter,
     pub(crate) calls_failed: Counter,
+    pub(crate) repeats: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
     pub(crate) leader: Gauge,
@@ -61,6 +62,11 @@ impl Metrics {
             "calls_failed",
             "Calls that failed",
             self.calls_failed.clone(),
+        );
+        registry.register(
+            "api_repeats",
+            "Requests sent to the Kubernetes API again, since it had not taken them or their connection was lost",
+            self.repeats.clone(),
         );
         registry.register(
             "received_bytes",

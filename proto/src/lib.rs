@@ -9,6 +9,7 @@ pub mod bounds;
 pub mod former_names;
 pub mod frame;
 pub mod metadata;
+pub mod not_taken;
 pub mod sequence;
 
 #[allow(

@@ -26,6 +26,8 @@ static ONE: Mutex<()> = Mutex::const_new(());
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
+    port: u16,
+    flags: String,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -36,19 +38,61 @@ impl Cluster {
     /// # Errors
     /// When a part of it does not come up; the error has that part's log.
     pub async fn up() -> Result<Self> {
+        Self::begin("up", "").await
+    }
+
+    /// The same with nothing but an API server, which has these flags besides its own.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn api_server(flags: &str) -> Result<Self> {
+        Self::begin("api", flags).await
+    }
+
+    async fn begin(what: &str, flags: &str) -> Result<Self> {
         let one = ONE.lock().await;
         let clusters = parts::cache().join("run");
         std::fs::create_dir_all(&clusters)?;
         sweep(&clusters).await?;
         let folder = clusters.join(format!("cluster-{}", std::process::id()));
-        let port = ports::free_block(PORTS).to_string();
-        let cluster = Self { folder, _one: one };
-        if let Err(error) = script(&["up".as_ref(), &cluster.folder, port.as_ref()], START).await {
+        let cluster = Self {
+            folder,
+            port: ports::free_block(PORTS),
+            flags: flags.to_owned(),
+            _one: one,
+        };
+        if let Err(error) = cluster.script(what, START).await {
             cluster.down().await.ok();
             return Err(error);
         }
         cluster.prepare().await?;
         Ok(cluster)
+    }
+
+    async fn script(&self, what: &str, limit: Duration) -> Result<()> {
+        let port = self.port.to_string();
+        script(
+            &[what.as_ref(), &self.folder, port.as_ref()],
+            &self.flags,
+            limit,
+        )
+        .await
+    }
+
+    /// Ends the API server, as an upgrade does: requests in progress may come to their end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop_api_server(&self) -> Result<()> {
+        self.script("api-down", STOP).await
+    }
+
+    /// Starts it again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_api_server(&self) -> Result<()> {
+        self.script("api-up", START).await
     }
 
     /// kubectl straight to the API server, as its administrator.
@@ -157,7 +201,7 @@ async fn sweep(clusters: &Path) -> Result<()> {
 }
 
 async fn remove(folder: &Path) -> Result<()> {
-    script(&["down".as_ref(), folder], STOP).await?;
+    script(&["down".as_ref(), folder], "", STOP).await?;
     std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
@@ -168,13 +212,14 @@ async fn succeeds(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-async fn script(args: &[&Path], limit: Duration) -> Result<()> {
+async fn script(args: &[&Path], flags: &str, limit: Duration) -> Result<()> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/cluster");
     let log = tempfile::NamedTempFile::new()?;
     // A file, not a pipe: the daemons live longer than the script.
     let mut command = Command::new(cluster);
     command
         .args(args)
+        .env("KAS_TEST_API_SERVER_FLAGS", flags)
         .stdout(log.reopen()?)
         .stderr(log.reopen()?)
         .kill_on_drop(true);

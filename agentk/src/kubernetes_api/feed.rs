@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     call::CallError,
-    cluster::{Piece, RequestBody},
+    cluster::{Piece, Upload},
     metrics::Metrics,
 };
 
@@ -27,7 +27,7 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Intake {
     /// The request's body.
-    pub(super) body: RequestBody,
+    pub(super) body: Upload,
     /// Bytes for the upgraded connection, if an upgrade is asked for.
     pub(super) upgraded: Option<mpsc::Receiver<Bytes>>,
 }
@@ -56,13 +56,10 @@ pub(super) async fn channel(
     };
     let none = matches!(head.length, Length::None) || matches!(first, Some(Part::Trailer));
     let (feed, body) = if none {
-        (None, RequestBody::empty())
+        (None, Upload::empty())
     } else {
         let (feed, pieces) = mpsc::channel(QUEUE_CHUNKS);
-        (
-            Some(feed),
-            RequestBody::streamed(pieces, head.length.known()),
-        )
+        (Some(feed), Upload::streamed(pieces, head.length.known()))
     };
     let (upgraded_feed, upgraded) = match head.upgrade {
         true => Some(mpsc::channel(QUEUE_CHUNKS)).unzip(),

@@ -5,13 +5,13 @@ use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, response::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use proto::{agent::prototool, metadata};
 use runtime::grpc::CHUNK_BYTES;
 
 use super::{batch::Batch, unavailable};
 use crate::{
     call::{CallError, Outbound},
+    cluster::AnswerBody,
     metrics::Metrics,
     version,
 };
@@ -29,7 +29,7 @@ const CONNECTION_HEADERS: [HeaderName; 3] = [
 /// Sends a response and ends the call.
 pub(super) async fn whole(
     outbound: &mut Outbound,
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     metrics: &Metrics,
 ) -> Result<(), CallError> {
     let (head, body) = response.into_parts();
@@ -119,12 +119,12 @@ fn add_via(headers: &mut HeaderMap, version: Version) {
 
 /// A body in pieces that fit into messages.
 struct Pieces {
-    body: Incoming,
+    body: AnswerBody,
     rest: Bytes,
 }
 
 impl Pieces {
-    fn new(body: Incoming) -> Self {
+    fn new(body: AnswerBody) -> Self {
         Self {
             body,
             rest: Bytes::new(),

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, task::Poll};
 
+use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::{
         ConnectRequest, Error as ErrorMessage, Header, Trailer, connect_request::Msg,
@@ -75,7 +76,10 @@ impl Outbound {
             status: Some(rpc::Status {
                 code: status.code() as i32,
                 message: status.message().to_owned(),
-                details: Vec::new(),
+                // gRPC's own form of details: an encoded `google.rpc.Status`.
+                details: rpc::Status::decode(status.details())
+                    .map(|it| it.details)
+                    .unwrap_or_default(),
             }),
         };
         let frame = add_trailer(self.builder())

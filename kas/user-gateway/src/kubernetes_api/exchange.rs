@@ -13,6 +13,7 @@ use prost::Message as _;
 use proto::{
     agent::grpctool::{HttpResponse, http_response::Message},
     google::rpc::Status,
+    not_taken,
     sequence::{END, FieldNumber, HTTP, OutOfOrder, Sequence},
 };
 use router::{AgentId, Broken, Call, Event, Reader, Readers};
@@ -98,6 +99,11 @@ impl Interrupted {
     /// Whether the agent has not seen the request.
     pub(super) fn is_before_the_agent(&self) -> bool {
         matches!(self, Self::Broken(Broken::Unused))
+    }
+
+    /// Whether the agent says that the cluster's API has begun nothing of the request.
+    pub(super) fn is_not_taken(&self) -> bool {
+        matches!(self, Self::Agent(status) if not_taken::is_among(&status.details))
     }
 
     /// Whether what was read so far can be read on in another exchange: the

@@ -50,6 +50,11 @@ pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
         {
             Failure::new(StatusCode::BAD_REQUEST, status.message.clone())
         }
+        Interrupted::Agent(status) if error.is_not_taken() => {
+            let why = status.message.trim_start_matches("gRPC -> HTTP: ");
+            let message = format!("the cluster's Kubernetes API has not taken the request: {why}");
+            Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
+        }
         Interrupted::Agent(_) => {
             bad_gateway(format!("HTTP->gRPC: failed to read gRPC response: {error}"))
         }
@@ -141,6 +146,25 @@ mod tests {
             refused
                 .message
                 .ends_with("code = Unavailable desc = gRPC -> HTTP: connection refused")
+        );
+    }
+
+    #[test]
+    fn what_the_cluster_has_not_taken_may_be_asked_again() {
+        let status = Status {
+            code: Code::Unavailable as i32,
+            message: "gRPC -> HTTP: connection refused".into(),
+            details: vec![proto::not_taken::detail()],
+        };
+
+        let failure = of_interruption(&Interrupted::Agent(status), false);
+
+        assert_eq!(failure.code, 503);
+        assert!(failure.retry_after.is_some());
+        assert!(
+            failure
+                .message
+                .ends_with("not taken the request: connection refused")
         );
     }
 

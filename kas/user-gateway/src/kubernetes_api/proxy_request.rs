@@ -184,9 +184,7 @@ impl KubernetesApi {
                 }
                 Err(error)
                     if bodyless
-                        && (request.opening.safe || error.is_before_the_agent())
-                        && error.is_about_the_path()
-                        && scope.replays < MAX_REPLAYS
+                        && may_be_replayed(&error, request.opening.safe, scope.replays)
                         && Instant::now() < scope.deadline =>
                 {
                     tokio::time::sleep(pause(scope.replays)).await;
@@ -364,6 +362,16 @@ async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
         Some(upload) => upload.fails_ahead().await.into(),
         None => std::future::pending().await,
     }
+}
+
+/// Whether a call is made again that failed like this, and was made again so often. What the cluster's API has not taken
+/// its agent has tried several times: it is tried once more, since another of the agent's pods may reach the API.
+fn may_be_replayed(error: &Interrupted, safe: bool, replays: u32) -> bool {
+    if error.is_not_taken() {
+        return replays == 0;
+    }
+    let harmless = safe || error.is_before_the_agent();
+    harmless && error.is_about_the_path() && replays < MAX_REPLAYS
 }
 
 /// Whether an answer has no body whatever its headers say.
