@@ -25,8 +25,9 @@ use crate::route::BoxError;
 /// The head of an answer.
 pub(super) type Head = proto::agent::prototool::HttpResponse;
 
-/// Bytes of an answer that are read before its head is passed on.
-const LOOK_AHEAD_BYTES: usize = 64 << 10;
+/// Bytes of an answer that are read before its head is passed on. Each request in progress holds so many at most, and
+/// callers have bounds of these (`places`).
+pub(super) const LOOK_AHEAD_BYTES: usize = 64 << 10;
 
 /// A part of the answer.
 #[derive(Debug)]
@@ -247,6 +248,21 @@ impl Exchange {
             }
         }
         Ok(ahead)
+    }
+
+    /// Waits for the rest of a body of this length. Cancel-safe: what has come stays in `ahead`.
+    pub(super) async fn rest(&mut self, ahead: &mut Ahead, length: u64) -> Result<(), Interrupted> {
+        while !ahead.whole && ahead.length() < length {
+            match poll_fn(|cx| self.poll_part(cx)).await? {
+                Part::Data(data) => ahead.chunks.push_back(data),
+                other => {
+                    other.expect_trailer()?;
+                    ahead.whole = true;
+                }
+            }
+        }
+        ahead.whole = true;
+        ahead.expect_length(Some(length))
     }
 
     /// The client has what it needs: the call is ended in order, here or, if

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     KubernetesApi,
-    exchange::{Ahead, Exchange, Interrupted},
+    exchange::{Ahead, Exchange, Interrupted, LOOK_AHEAD_BYTES},
     failure,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
@@ -32,6 +32,9 @@ const MAX_REPLAYS: u32 = 5;
 /// The pause before the second replay; later ones are longer. What cuts one connection of an
 /// agent cuts its others too, which may take a moment to show.
 const REPLAY_BACKOFF: Duration = Duration::from_millis(25);
+
+/// How long the head of a short answer waits for its body, which mostly comes with it.
+const SHORT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request that is carried to its agent.
 pub(super) struct ProxyRequest {
@@ -170,7 +173,8 @@ impl KubernetesApi {
         loop {
             let call = self.open(request, upload.as_mut(), scope).await?;
             let mut exchange = Box::new(Exchange::new(call, upload.take(), drain.clone()));
-            let answer = self.answer(&mut exchange, request).await;
+            let mut begun = false;
+            let answer = self.answer(&mut exchange, request, &mut begun).await;
             scope.received = exchange.uploaded();
             match answer {
                 Ok((status, headers, length, ahead)) => {
@@ -184,7 +188,11 @@ impl KubernetesApi {
                 }
                 Err(error)
                     if bodyless
-                        && may_be_replayed(&error, request.opening.safe, scope.replays)
+                        && may_be_replayed(
+                            &error,
+                            (request.opening.safe, begun),
+                            scope.replays,
+                        )
                         && Instant::now() < scope.deadline =>
                 {
                     tokio::time::sleep(pause(scope.replays)).await;
@@ -260,11 +268,13 @@ impl KubernetesApi {
         &self,
         exchange: &mut Exchange,
         request: &ProxyRequest,
+        begun: &mut bool,
     ) -> Result<(StatusCode, HeaderMap, Option<u64>, Ahead), Interrupted> {
         let limit = self.settings.response_header;
         let head = tokio::time::timeout(limit, exchange.head())
             .await
             .map_err(|_| Interrupted::Silence(limit))??;
+        *begun = true;
         let (status, headers) = self.heads.understand(request.agent, head)?;
         if status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade && !exchange.is_uploading()
         {
@@ -279,9 +289,22 @@ impl KubernetesApi {
             exchange.close_send()?;
         }
         let length = headers::content_length(&headers);
-        let ahead = exchange.look_ahead()?;
-        if ahead.whole && !is_bodyless(&request.method, status) {
+        let mut ahead = exchange.look_ahead()?;
+        let bodyless = is_bodyless(&request.method, status);
+        if ahead.whole && !bodyless {
             ahead.expect_length(length)?;
+        }
+        // So that an answer which breaks off in its body can be asked for again. What is not announced may be a stream.
+        if let Some(length) = length
+            && !ahead.whole
+            && !bodyless
+            && request.opening.safe
+            && length <= LOOK_AHEAD_BYTES as u64
+        {
+            let rest = exchange.rest(&mut ahead, length);
+            if let Ok(rest) = tokio::time::timeout(SHORT_ANSWER_TIMEOUT, rest).await {
+                rest?;
+            }
         }
         Ok((status, headers, length, ahead))
     }
@@ -365,13 +388,15 @@ async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
 }
 
 /// Whether a call is made again that failed like this, and was made again so often. What the cluster's API has not taken
-/// its agent has tried several times: it is tried once more, since another of the agent's pods may reach the API.
-fn may_be_replayed(error: &Interrupted, safe: bool, replays: u32) -> bool {
+/// its agent has tried several times: it is tried once more, since another of the agent's pods may reach the API. An
+/// answer that has `begun` may break off at the agent too.
+fn may_be_replayed(error: &Interrupted, (safe, begun): (bool, bool), replays: u32) -> bool {
     if error.is_not_taken() {
         return replays == 0;
     }
     let harmless = safe || error.is_before_the_agent();
-    harmless && error.is_about_the_path() && replays < MAX_REPLAYS
+    let mendable = error.is_about_the_path() || (begun && error.is_mendable());
+    harmless && mendable && replays < MAX_REPLAYS
 }
 
 /// Whether an answer has no body whatever its headers say.

@@ -411,3 +411,89 @@ async fn a_get_survives_the_end_of_the_agents_connection() {
     let response = answer.await.unwrap();
     assert_eq!(collect(response).await.unwrap(), "from the other side");
 }
+
+/// Answers each GET in a way that breaks off twice, once by the tunnel and once by the agent, and then holds.
+async fn breaking(length: &'static str) -> (Proxy, Agent, Arc<AtomicUsize>) {
+    let proxy = Proxy::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let agent = Agent::connect(&proxy.registry, AGENT, 4, move |mut asked| {
+        let turn = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            asked.body().await;
+            asked.answer(200, &[("Content-Length", length)]).await;
+            asked.data("at ").await;
+            match turn {
+                0 => asked.reset(),
+                1 => {
+                    let lost = "gRPC -> HTTP: connection reset by peer";
+                    asked.fail(tonic::Code::Unavailable, lost).await;
+                }
+                _ => {
+                    asked.data("last").await;
+                    asked.trailer().await;
+                    asked.end().await;
+                }
+            }
+        }
+    });
+    let agent = agent.await;
+    (proxy, agent, calls)
+}
+
+#[tokio::test]
+async fn a_short_answer_that_breaks_off_in_its_body_is_asked_for_again() {
+    let (proxy, _agent, calls) = breaking("7").await;
+
+    let answer = proxy.client().await.get("/x").await;
+
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(collect(answer).await.unwrap(), "at last");
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_post_is_cut_where_it_breaks_off() {
+    let (proxy, _agent, calls) = breaking("7").await;
+
+    let posted = request("POST", "/x", "good", full("what"));
+    let answer = proxy.client().await.try_send(posted).await;
+
+    let cut = match answer {
+        Ok(answer) => collect(answer).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(cut);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn the_head_of_a_long_answer_waits_for_nothing() {
+    let proxy = Proxy::start().await;
+    let (go_on, may) = tokio::sync::mpsc::channel::<()>(1);
+    let may = Arc::new(tokio::sync::Mutex::new(may));
+    let _agent = Agent::connect(&proxy.registry, AGENT, 2, move |mut asked| {
+        let may = may.clone();
+        async move {
+            asked.body().await;
+            let headers: &[_] = match asked.request().url_path.as_str() {
+                "/long" => &[("Content-Length", "100000")],
+                _ => &[],
+            };
+            asked.answer(200, headers).await;
+            may.lock().await.recv().await;
+            asked.data(vec![b'x'; 60_000]).await;
+            asked.data(vec![b'x'; 40_000]).await;
+            asked.trailer().await;
+            asked.end().await;
+        }
+    })
+    .await;
+
+    // The second has no length, and may be a stream.
+    for path in ["/long", "/stream"] {
+        let answer = proxy.client().await.get(path).await;
+        go_on.send(()).await.unwrap();
+        assert_eq!(collect(answer).await.unwrap().len(), 100_000, "{path}");
+    }
+}
