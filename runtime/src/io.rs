@@ -48,6 +48,12 @@ impl Heard {
     pub fn mark(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// As if something had come.
+    #[cfg(test)]
+    pub(crate) fn mark_heard(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]

@@ -50,9 +50,12 @@ pub struct Keepalive<P = h2::PingPong> {
     /// What had been heard when the timer was set.
     mark: u32,
     timer: Pin<Box<Sleep>>,
-    /// How long an answer may take, while one is awaited.
+    /// How long nothing at all may come, while that is watched.
     waiting: Option<Duration>,
-    answered: Instant,
+    /// When a ping was sent that is not answered. HTTP/2 allows h2 no second one beside it.
+    asked: Option<Instant>,
+    /// When the other end was last known to be there.
+    alive: Instant,
 }
 
 impl<P: Pinger> Keepalive<P> {
@@ -66,7 +69,8 @@ impl<P: Pinger> Keepalive<P> {
             heard,
             timer: Box::pin(tokio::time::sleep(first)),
             waiting: None,
-            answered: Instant::now(),
+            asked: None,
+            alive: Instant::now(),
         }
     }
 
@@ -74,13 +78,30 @@ impl<P: Pinger> Keepalive<P> {
     /// answered, and expects the answer soon.
     pub fn probe(&mut self) {
         let in_use = self.pace.in_use;
-        if self.waiting.is_some_and(|limit| limit <= in_use) || self.answered.elapsed() < in_use {
+        let watched = self.waiting.is_some_and(|limit| limit <= in_use);
+        if watched || self.alive.elapsed() < in_use || self.pings_are_lost() {
             return;
         }
-        if self.waiting.is_some() || self.pings.send() {
+        if self.ask() {
             self.waiting = Some(in_use);
             self.wait(in_use);
         }
+    }
+
+    /// Whether pings do not arrive, as behind load balancers that drop them: the other end was heard since long after
+    /// one, and did not answer it. Silence says nothing of a call then.
+    fn pings_are_lost(&self) -> bool {
+        let unanswered =
+            |asked: Instant| self.alive.saturating_duration_since(asked) >= self.pace.in_use;
+        self.asked.is_some_and(unanswered)
+    }
+
+    /// Sees to it that there is a ping on its way.
+    fn ask(&mut self) -> bool {
+        if self.asked.is_none() && self.pings.send() {
+            self.asked = Some(Instant::now());
+        }
+        self.asked.is_some()
     }
 
     /// Waits until a ping stays unanswered. Cancel-safe.
@@ -88,26 +109,33 @@ impl<P: Pinger> Keepalive<P> {
         poll_fn(|cx| self.poll_timed_out(cx)).await;
     }
 
-    /// Ready when a ping stays unanswered. Whatever comes shows that the other
-    /// end is there: its answer may be stuck behind a lot of data.
+    /// Ready when a ping stays unanswered, and nothing else has come either. Whatever comes shows that the other end is
+    /// there: its answer may be stuck behind a lot of data, and there are load balancers that drop pings.
     pub fn poll_timed_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.waiting.is_some() && self.pings.poll_answer(cx).is_ready() {
-                self.waiting = None;
-                self.answered = Instant::now();
-                self.wait(self.pace.interval);
+            if self.asked.is_some() && self.pings.poll_answer(cx).is_ready() {
+                self.asked = None;
+                self.is_alive();
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
             match self.waiting {
                 Some(_) if self.heard.mark() == self.mark => return Poll::Ready(()),
-                Some(limit) => self.wait(limit),
-                None if self.pings.send() => {
+                Some(_) => self.is_alive(),
+                // No ping can be sent beside the one that is lost: what came in its stead will do.
+                None if self.asked.is_some() && self.heard.mark() != self.mark => self.is_alive(),
+                None if self.ask() => {
                     self.waiting = Some(self.pace.timeout);
                     self.wait(self.pace.timeout);
                 }
                 None => self.wait(self.pace.interval),
             }
         }
+    }
+
+    fn is_alive(&mut self) {
+        self.waiting = None;
+        self.alive = Instant::now();
+        self.wait(self.pace.interval);
     }
 
     fn wait(&mut self, time: Duration) {
@@ -175,6 +203,37 @@ mod tests {
 
         assert_eq!(took.as_secs(), (call + PACE.in_use).as_secs());
         assert_eq!(pings, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_pings_are_lost_what_comes_keeps_a_connection() {
+        let mut peer = Peer {
+            answers: 0,
+            pings: 0,
+        };
+        let heard = Heard::default();
+        let mut pings = Keepalive::new(&mut peer, heard.clone(), PACE, 1.0);
+        // A call that is answered within a second, each minute.
+        for _ in 0..10 {
+            let pause = Duration::from_secs(59);
+            let silent = tokio::time::timeout(pause, pings.timed_out()).await;
+            assert!(silent.is_err());
+            pings.probe();
+            let answer = Duration::from_secs(1);
+            let silent = tokio::time::timeout(answer, pings.timed_out()).await;
+            assert!(silent.is_err());
+            heard.mark_heard();
+        }
+
+        let begin = Instant::now();
+        pings.timed_out().await;
+
+        assert!(begin.elapsed() <= PACE.interval + 2 * PACE.timeout);
+        drop(pings);
+        assert_eq!(
+            peer.pings, 1,
+            "h2 has no second ping beside one that is not answered"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use super::{
     failure,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
-    upgrade::{self, Farewell},
+    upgrade::{self, Farewell, Pings},
     upload::Upload,
     watch::{self, Position, Source, Watch},
 };
@@ -114,8 +114,10 @@ impl KubernetesApi {
                 let kind = SessionKind::of_upgrade(self.path(scope));
                 request.opens(kind, scope);
                 let farewell = Farewell::of(&answered.headers, kind);
+                let pings = Pings::of(&answered.headers);
+                let said = (farewell, pings);
                 let upgraded =
-                    |scope| Box::pin(upgrade::run(exchange, on_upgrade, farewell, scope)) as _;
+                    |scope| Box::pin(upgrade::run(exchange, on_upgrade, said, scope)) as _;
                 Answer::Upgrade(answered.headers, Box::new(upgraded))
             }
             Some(_) | None => self.pass_on(answered, request, scope, drain),

@@ -1,6 +1,7 @@
 //! An upgraded connection (exec, attach, port-forward): bytes both ways.
 
 mod farewell;
+mod pings;
 
 use std::{
     future::poll_fn,
@@ -21,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 use super::exchange::{Exchange, Part};
 use crate::{failure::Failure, idle::Idle, scope::Scope};
 pub(super) use farewell::Farewell;
+pub(super) use pings::Pings;
 
 /// Bytes of one message to the agent, at most.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -30,15 +32,18 @@ const DATA: &[u32] = &[4, 1];
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may leave a write waiting.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the agent may be silent after the client has closed its side.
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the agent may be silent after the client has closed its side. A cluster ends a connection whose client is
+/// gone, as soon as it hears of it; this is for one that does not.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long nothing may go to the client before it is sent a ping: half of what load balancers commonly allow.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Takes over the client's connection once the 101 is written, and carries
 /// bytes until either side ends, or the session is ended, of which `farewell` tells the client.
 pub(super) async fn run(
     exchange: Box<Exchange>,
     on_upgrade: OnUpgrade,
-    farewell: Option<Farewell>,
+    (farewell, pings): (Option<Farewell>, Option<Pings>),
     mut scope: Box<Scope>,
 ) {
     scope.cut = true;
@@ -65,6 +70,8 @@ pub(super) async fn run(
         agent_done: false,
         client_done: None,
         farewell,
+        pings,
+        quiet: Idle::new(PING_INTERVAL),
     };
     match poll_fn(|cx| splice.poll(cx)).await {
         Ok(Over::Done) => splice.scope.cut = false,
@@ -96,6 +103,10 @@ struct Splice<IO> {
     /// Runs once the client has closed its side.
     client_done: Option<Idle>,
     farewell: Option<Farewell>,
+    /// Where the protocol has some.
+    pings: Option<Pings>,
+    /// Since something went to the client.
+    quiet: Idle,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
@@ -114,7 +125,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         }
         if let Some(idle) = &mut self.client_done {
             ready!(idle.poll(cx));
-            return Poll::Ready(Ok(Over::Done));
+            let silence = format!("the agent sent nothing for {} s", idle.limit().as_secs());
+            let silence = format!("the client has closed its side, and {silence}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, silence)));
         }
         Poll::Pending
     }
@@ -181,7 +194,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                     if let Some(idle) = &mut self.client_done {
                         idle.progress();
                     }
-                    self.outgoing = data;
+                    self.is_sending(data);
                 }
                 Poll::Ready(Ok(Part::End)) => self.agent_done = true,
                 Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer)) => {}
@@ -192,10 +205,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                         ready!(self.in_time(flush, cx))?;
                         self.unflushed = false;
                     }
-                    return Poll::Pending;
+                    ready!(self.poll_ping(cx));
                 }
             }
         }
+    }
+
+    /// Ready when there is a ping to be sent.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(pings) = &mut self.pings else {
+            return Poll::Pending;
+        };
+        loop {
+            ready!(self.quiet.poll(cx));
+            self.quiet.progress();
+            if let Some(ping) = pings.next() {
+                self.outgoing = ping;
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn is_sending(&mut self, data: Bytes) {
+        if let Some(pings) = &mut self.pings {
+            pings.follow(&data);
+            self.quiet.progress();
+        }
+        self.outgoing = data;
     }
 
     /// Turns a write that waits too long into an error.

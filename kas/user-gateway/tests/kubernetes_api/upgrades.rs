@@ -1,8 +1,11 @@
 //! Upgraded connections: exec, attach, port-forward.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use proto::agent::grpctool::http_request;
@@ -16,6 +19,7 @@ use user_gateway::{SessionFilter, SessionKind};
 use crate::{
     agent::{Agent, Asked, Next},
     proxy::{AGENT, LONG, Proxy},
+    stage::Stage,
 };
 
 async fn expect_trailer(asked: &mut Asked) {
@@ -263,4 +267,74 @@ async fn whoever_executes_is_told_behind_the_frame_on_its_way_that_an_operator_e
         Next::End(tonic::Code::Cancelled)
     );
     proxy.quiet().await;
+}
+
+/// Nothing happens for so long.
+async fn silence(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+/// Takes the next request as one for an upgrade to this protocol.
+async fn switched(stage: &mut Stage, protocol: &str) -> Asked {
+    let mut asked = stage.asked().await;
+    expect_trailer(&mut asked).await;
+    let headers = [("Upgrade", protocol), ("Connection", "Upgrade")];
+    asked.answer(101, &headers).await;
+    asked.trailer().await;
+    asked
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_side_gets_what_comes_much_later() {
+    let mut stage = Stage::set().await;
+    let mut socket = upgrade(&stage.proxy, b"").await;
+    let mut asked = switched(&mut stage, "SPDY/3.1").await;
+    head(&mut socket).await;
+    socket.shutdown().await.unwrap();
+    assert_eq!(asked.next().await, Next::CloseSend);
+
+    silence(25).await;
+    asked.upgrade_data("late").await;
+    let mut late = [0; 4];
+    socket.read_exact(&mut late).await.unwrap();
+    silence(25).await;
+    asked.upgrade_data("r").await;
+    asked.end().await;
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.unwrap();
+
+    assert_eq!([&late[..], &rest].concat(), b"later");
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_quiet_client_is_sent_pings_of_its_protocol_between_frames() {
+    const SPDY: [u8; 12] = [0x80, 3, 0, 6, 0, 0, 0, 4, 0x40, 0, 0, 0];
+    // Two bytes in one frame, of which the second comes late.
+    for (protocol, frame, ping) in [
+        ("websocket", &[0x82, 2, 7, 7][..], &[0x89, 0][..]),
+        ("SPDY/3.1", &[0, 0, 0, 1, 0, 0, 0, 2, 7, 7], &SPDY),
+    ] {
+        let mut stage = Stage::set().await;
+        let mut socket = upgrade(&stage.proxy, b"").await;
+        let mut asked = switched(&mut stage, protocol).await;
+        head(&mut socket).await;
+        let (first, second) = frame.split_at(frame.len() - 1);
+        let mut bytes = vec![0; first.len()];
+
+        asked.upgrade_data(first.to_vec()).await;
+        socket.read_exact(&mut bytes).await.unwrap();
+        silence(31).await;
+        asked.upgrade_data(second.to_vec()).await;
+        bytes.push(socket.read_u8().await.unwrap());
+        assert_eq!(bytes, frame, "{protocol}");
+        silence(31).await;
+        bytes = vec![0; ping.len()];
+        socket.read_exact(&mut bytes).await.unwrap();
+
+        assert_eq!(bytes, ping, "{protocol}");
+        asked.end().await;
+    }
 }
