@@ -26,6 +26,8 @@ use super::{
 const SPREAD_CONNECTIONS: usize = 4;
 /// Connections in all; when these are full, requests wait within them.
 const MAX_CONNECTIONS: usize = 16;
+/// New connections that a request waits for.
+const MAX_DIALS: usize = 10;
 /// How long a server that has no HTTP/2 is not asked for it again.
 const HTTP1_TTL: Duration = Duration::from_secs(300);
 
@@ -77,13 +79,15 @@ impl Pool {
 
     /// A place for a request; `None` where the server has no HTTP/2.
     pub(super) async fn place(&self) -> Result<Option<Lease>, DialError> {
-        loop {
+        for _ in 0..MAX_DIALS {
             match self.choose() {
                 Choice::Here(lease) => return Ok(Some(lease)),
                 Choice::Http1 => return Ok(None),
                 Choice::Wait(dialing) => dialing.await?,
             }
         }
+        let why = "its connections end as soon as they begin, or are full";
+        Err(DialError(Arc::new(why.into())))
     }
 
     fn choose(&self) -> Choice {
