@@ -118,16 +118,19 @@ impl<P: Pinger> Keepalive<P> {
                 self.is_alive();
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
-            match self.waiting {
-                Some(_) if self.heard.mark() == self.mark => return Poll::Ready(()),
-                Some(_) => self.is_alive(),
-                // No ping can be sent beside the one that is lost: what came in its stead will do.
-                None if self.asked.is_some() && self.heard.mark() != self.mark => self.is_alive(),
-                None if self.ask() => {
-                    self.waiting = Some(self.pace.timeout);
-                    self.wait(self.pace.timeout);
+            let heard = self.heard.mark() != self.mark;
+            match (self.waiting, self.asked) {
+                (Some(_), _) if !heard => return Poll::Ready(()),
+                // No ping can be sent beside one that is lost: what came in its stead will do.
+                (Some(_), _) | (None, Some(_)) if heard => self.is_alive(),
+                (Some(_) | None, _) => {
+                    if self.ask() {
+                        self.waiting = Some(self.pace.timeout);
+                        self.wait(self.pace.timeout);
+                    } else {
+                        self.wait(self.pace.interval);
+                    }
                 }
-                None => self.wait(self.pace.interval),
             }
         }
     }

@@ -2,6 +2,9 @@
 //! `--goaway-chance` has it, and is started anew under load. kas has two replicas, and the agent is ours or the one
 //! that AGENTK_BIN names, for which the figures are told but not judged.
 
+mod double;
+mod trouble;
+
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -28,10 +31,13 @@ use tokio_util::sync::CancellationToken;
 const NEEDS: &[Part] = &[Part::Cluster, Part::Redis];
 const SOON: Duration = Duration::from_secs(60);
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const NAMESPACE: &str = "/api/v1/namespaces/default";
 /// Those who ask at the same time.
 const CLIENTS: usize = 20;
 /// Requests a second while the API server is started anew.
 const RATE: u64 = 100;
+/// Of these at the same time.
+const MAX_ASKING: usize = 50;
 
 /// An API server, two replicas, an agent, and a user.
 struct Site {
@@ -78,7 +84,7 @@ impl Site {
             _folder: folder,
         };
         let serves = async || {
-            let answer = site.ask(Method::GET, MAPS, None).await.ok()?;
+            let answer = site.ask(Method::GET, NAMESPACE, None).await.ok()?;
             answer.0.is_success().then_some(())
         };
         until("the agent", SOON, serves).await?;
@@ -286,7 +292,7 @@ async fn restarts(site: &Site, count: usize) -> Result<Vec<(Instant, Instant)>> 
     Ok(downs)
 }
 
-/// Three GETs for each POST, none of which waits for another.
+/// Three GETs for each POST.
 async fn load(site: &Site, enough: &CancellationToken) -> Vec<Sample> {
     let mut clock = tokio::time::interval(Duration::from_millis(1000 / RATE));
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -296,7 +302,7 @@ async fn load(site: &Site, enough: &CancellationToken) -> Vec<Sample> {
     loop {
         tokio::select! {
             () = enough.cancelled() => break,
-            _ = clock.tick() => {
+            _ = clock.tick(), if asking.len() < MAX_ASKING => {
                 number += 1;
                 asking.push(sample(site, number));
             }
@@ -313,7 +319,7 @@ async fn sample(site: &Site, number: usize) -> Sample {
     let started = Instant::now();
     let answer = match number % 4 {
         0 => site.create(&format!("more-{number}")).await,
-        _ => site.ask(Method::GET, MAPS, None).await,
+        _ => site.ask(Method::GET, NAMESPACE, None).await,
     };
     Sample {
         started,
