@@ -28,7 +28,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
 
 use crate::metrics::Metrics;
-use answer::Lingering;
+use answer::{Asked, Lingering};
 use base::Base;
 use connector::{ApiConnector, ApiStream, Spawner};
 use credentials::Credentials;
@@ -261,7 +261,7 @@ impl Cluster {
             let place = self.0.http2.place().await;
             let place = place.map_err(|error| RequestError::NotTaken(error.into()))?;
             if let Some(lease) = place {
-                return lease.ask(request, self.0.lingering.clone()).await;
+                return Asked::of(request, lease, self.0.lingering.clone()).await;
             }
         }
         let client = if long_running {

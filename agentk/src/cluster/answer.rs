@@ -8,14 +8,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::{BoxError, RequestBody, connection::Lease, outcome::RequestError};
+use super::{
+    BoxError, RequestBody,
+    connection::{Lease, Sending},
+    outcome::RequestError,
+};
 
 /// How long a request may go on that nobody waits for: most are over by then, and need no reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -127,13 +131,6 @@ async fn read_up(mut body: Incoming) -> bool {
     true
 }
 
-type Sending = Pin<
-    Box<
-        dyn Future<Output = Result<Response<Incoming>, TrySendError<http::Request<RequestBody>>>>
-            + Send,
-    >,
->;
-
 /// A request on an HTTP/2 connection that others share, until its answer begins.
 pub(super) struct Asked {
     sending: Option<Sending>,
@@ -141,9 +138,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(sending: Sending, lease: Lease, lingering: Lingering) -> Self {
+    /// Makes a request.
+    pub(super) fn of(request: Request<RequestBody>, lease: Lease, lingering: Lingering) -> Self {
         Self {
-            sending: Some(sending),
+            sending: Some(lease.send(request)),
             held: Some((lease, lingering)),
         }
     }

@@ -1,18 +1,19 @@
 //! An HTTP/2 connection to the API server that requests share.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use http::Request;
-use hyper::client::conn::http2::SendRequest;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http2::SendRequest},
+};
 use tokio::time::Instant;
 
-use super::{
-    RequestBody,
-    answer::{Asked, Lingering},
-};
+use super::RequestBody;
 
 /// Requests that a connection carries before another one is opened to take turns with it.
 const SPREAD_REQUESTS: usize = 16;
@@ -24,6 +25,11 @@ const MAX_REQUESTS: usize = 64;
 const MAX_RESETS: usize = 100;
 /// How long a connection is kept without requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A request that was sent, until its answer begins. Dropping it resets it.
+pub(super) type Sending = Pin<
+    Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>,
+>;
 
 /// A connection. It ends when it is dropped and its last request is over.
 #[derive(Debug)]
@@ -97,9 +103,8 @@ pub(super) fn is_full(requests: usize) -> bool {
 
 impl Lease {
     /// Makes the request.
-    pub(super) fn ask(self, request: Request<RequestBody>, lingering: Lingering) -> Asked {
-        let mut send = self.connection.send.clone();
-        Asked::new(Box::pin(send.try_send_request(request)), self, lingering)
+    pub(super) fn send(&self, request: Request<RequestBody>) -> Sending {
+        Box::pin(self.connection.send.clone().try_send_request(request))
     }
 
     /// The API server has ended the request, or the connection: no reset was needed.
