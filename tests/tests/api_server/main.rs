@@ -3,6 +3,7 @@
 //! that AGENTK_BIN names, for which the figures are told but not judged.
 
 mod double;
+mod resets;
 mod trouble;
 
 use std::{
