@@ -101,6 +101,24 @@ impl Seen {
     }
 }
 
+/// A request for `/wait`, which ends by a reset, of its own or of its connection.
+struct Waiting<'a>(&'a Seen, &'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(seen: &'a Seen, resets: &'a AtomicUsize) -> Self {
+        seen.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(seen, resets)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.reset.fetch_add(1, Ordering::Relaxed);
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -169,14 +187,12 @@ async fn answer(
     lock(&seen.served).push(path.clone());
     if path.starts_with("/lost-once/") && seen.is_new(&path) {
         broken.cancel();
-        return Ok(());
+        // A reset of the stream would come before the end of the connection.
+        return std::future::pending().await;
     }
     if path == "/wait" {
-        seen.waiting.fetch_add(1, Ordering::Relaxed);
-        let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
-        seen.waiting.fetch_sub(1, Ordering::Relaxed);
-        seen.reset.fetch_add(1, Ordering::Relaxed);
-        resets.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting::begin(seen, resets);
+        std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
         return Ok(());
     }
     let mut send = respond.send_response(Response::new(()), false)?;
