@@ -15,6 +15,7 @@ use crate::{
     cluster::{Cluster, source},
     config::Config,
     features::Feature,
+    metrics::Metrics,
 };
 
 const HOP: &str = "Kubernetes API";
@@ -93,7 +94,9 @@ pub(super) async fn examine(config: &Config, report: &mut Report) {
 async fn open(config: &Config) -> anyhow::Result<kube::Client> {
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
-    Ok(Cluster::open(access, proxy).await?.typed()?)
+    Ok(Cluster::open(access, proxy, Metrics::default())
+        .await?
+        .typed()?)
 }
 
 /// Why a question has no answer.
