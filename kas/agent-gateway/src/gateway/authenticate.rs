@@ -10,6 +10,7 @@ use control_plane::{AgentInfo, AuthError, ControlPlane, Token, TokenHash};
 use prometheus_client::metrics::counter::Counter;
 use runtime::{
     metrics::limiters::Limiter,
+    patience::within,
     shares::{Rate, Rates},
 };
 use tokio::time::{Duration, Instant};
@@ -66,7 +67,7 @@ impl Authenticator {
         from: &Origin,
     ) -> Result<Arc<AgentInfo>, Status> {
         let asked = (self.control_plane).agent_by_token_from(token, from.remote_addr.ip());
-        let answer = tokio::time::timeout(CONTROL_PLANE_TIMEOUT, asked).await;
+        let answer = within(CONTROL_PLANE_TIMEOUT, asked).await;
         let answer = answer.map_err(|_| Status::unavailable("unavailable"))?;
         answer.map_err(|error| {
             if !error.is_retryable() {

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use router::AgentId;
+use runtime::patience::within;
 use tokio::time::Instant;
 
 use super::denial;
@@ -119,7 +120,7 @@ impl Rights {
         let decision = self
             .control_plane
             .authorize_from(credentials, self.agent, self.from);
-        let access = tokio::time::timeout(DECISION_TIMEOUT, decision)
+        let access = within(DECISION_TIMEOUT, decision)
             .await
             .map_err(|_| undecided())?
             .map_err(|reason| denial::of_denial(&reason))?;

@@ -7,7 +7,7 @@ use control_plane::Access;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use router::{AgentId, Call, Need, OpenError, Opening};
-use runtime::drain::Drain;
+use runtime::{drain::Drain, patience::within};
 use tokio::time::Instant;
 
 use super::{
@@ -252,10 +252,8 @@ impl KubernetesApi {
     ) -> Result<Search, Failure> {
         let open = (self.router).open(request.agent, &request.need, &request.opening, deadline);
         let mut open = pin!(open);
-        tokio::select! {
-            biased;
-            opened = open.as_mut() => return Ok(Search::Done(opened)),
-            () = tokio::time::sleep(QUEUED_AFTER) => {}
+        if let Ok(opened) = within(QUEUED_AFTER, open.as_mut()).await {
+            return Ok(Search::Done(opened));
         }
         let _place = self.places.hold(request.need.caller.clone())?;
         tokio::select! {

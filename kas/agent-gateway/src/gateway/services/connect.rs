@@ -6,6 +6,7 @@ use proto::frame::MAX_MESSAGE;
 use router::tunnel::{Offer, Stream};
 use runtime::{
     grpc::{MESSAGE_TIMEOUT, deframer, first_message},
+    patience::within,
     tunnel::{DESCRIPTOR_BOUNDS, PATH},
 };
 use tonic::Status;
@@ -65,7 +66,7 @@ impl Connect {
                 };
                 Ok::<_, Status>((offer, told, deframer))
             };
-            match tokio::time::timeout(MESSAGE_TIMEOUT, read).await {
+            match within(MESSAGE_TIMEOUT, read).await {
                 Ok(Ok((offer, told, deframer))) => {
                     let stream = Stream {
                         recv,
