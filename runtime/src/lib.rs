@@ -5,7 +5,7 @@
 //! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
 //! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`], [`traces`],
-//! [`doctor`], [`metrics`], [`reloads`], [`probes`], [`panics`], [`patience`], [`descriptors`], [`yaml`].
+//! [`doctor`], [`metrics`], [`reloads`], [`probes`], [`panics`], [`patience`], [`rarely`], [`descriptors`], [`yaml`].
 //! Limits: [`shares`] and [`request_filter`]; [`names`] checks what a caller names before it becomes a path.
 
 mod authority;
@@ -27,6 +27,7 @@ pub mod panics;
 pub mod patience;
 pub mod probes;
 pub mod proxy_protocol;
+pub mod rarely;
 pub mod reloads;
 mod replay;
 pub mod request_filter;

@@ -3,6 +3,7 @@
 
 mod connection;
 mod guard;
+mod head_timer;
 mod leftover;
 mod origin;
 mod request_head;

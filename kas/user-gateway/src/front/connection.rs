@@ -12,6 +12,7 @@ use runtime::{
     drain::Drain,
     io::ByteStream,
     listen::{AnyListener, AnySocket, Listen, PlainAcceptor, RemoteAddr},
+    rarely::Rarely,
     request_filter::{Limits, RequestFilter},
     serve::Server,
     telemetry::Causes,
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use super::{
     Front,
     guard::{Activity, Guarded},
+    head_timer::HeadTimer,
     leftover, request_head,
 };
 use crate::route::UserRequest;
@@ -150,9 +152,9 @@ impl Front {
         });
         let mut connection =
             pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
-        let mut leave = pin!(drain.wait());
+        let mut leave = Rarely::new(drain.wait());
         let mut checks = Checks::begin(self.settings.first_request);
-        let mut check = pin!(tokio::time::sleep_until(checks.next()));
+        let mut check = Rarely::new(tokio::time::sleep_until(checks.next()));
         let mut leaving = false;
         loop {
             tokio::select! {
@@ -163,11 +165,11 @@ impl Front {
                     }
                     return;
                 }
-                () = leave.as_mut(), if !leaving => {
+                () = &mut leave, if !leaving => {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = check.as_mut() => {
+                () = &mut check => {
                     let now = Instant::now();
                     if checks.first_request_is_due(now) && !activity.has_begun() {
                         return tracing::debug!(%remote_addr, "client sent no request in time; closing connection");
@@ -188,15 +190,14 @@ impl Front {
                             checks.idle = now + IDLE_CLOSE_TIMEOUT;
                         }
                     }
-                    check.as_mut().reset(checks.next());
+                    check.set(tokio::time::sleep_until(checks.next()));
                 }
             }
         }
     }
 }
 
-/// When a connection is checked again, and for what. One timer serves all: whatever is awaited beside a
-/// connection is polled with each of its steps.
+/// When a connection is checked again, and for what. One timer serves all.
 #[derive(Debug)]
 struct Checks {
     first_request: Option<Instant>,
@@ -259,7 +260,7 @@ fn builder(drain: &Drain, activity: &Activity, max_head: usize) -> Builder<Tasks
     });
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .max_buf_size(max_head + READ_AHEAD_BYTES)
         .header_read_timeout(KEEP_ALIVE_TIMEOUT);
     builder
