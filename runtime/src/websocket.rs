@@ -70,17 +70,20 @@ impl<S> WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// Sends pings that are due and answers that wait, as far as that is
-    /// possible now. A failure to write shows when reading or writing data.
-    fn answer(&mut self, cx: &mut Context<'_>) {
-        let ended = self.end.is_some();
+    /// Queues a ping if one is due. Asked only where nothing is there to be read: on a busy connection the timer
+    /// would be looked at with each read.
+    fn ping(&mut self, cx: &mut Context<'_>) {
         if let Some(ping) = &mut self.ping
-            && !ended
             && ping.poll_due(cx)
             && !self.outbound.has_queue()
         {
             self.outbound.control(Opcode::Ping, &[]);
         }
+    }
+
+    /// Sends pings and answers that wait, as far as that is possible now. A failure to write shows when reading or
+    /// writing data.
+    fn answer(&mut self, cx: &mut Context<'_>) {
         if self.outbound.has_queue() && self.outbound.poll_queue(&mut self.inner, cx).is_ready() {
             let _ = Pin::new(&mut self.inner).poll_flush(cx);
         }
@@ -122,7 +125,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
             if let Some(end) = &this.end {
                 return Poll::Ready(end.result());
             }
-            if ready!(this.poll_fill(cx, buf))? {
+            let Poll::Ready(filled) = this.poll_fill(cx, buf) else {
+                this.ping(cx);
+                this.answer(cx);
+                return Poll::Pending;
+            };
+            if filled? {
                 return Poll::Ready(Ok(()));
             }
         }
