@@ -85,11 +85,35 @@ pub fn values<'a>(meta: &'a [RawEntry], key: &str) -> impl Iterator<Item = &'a [
 /// Values that are not UTF-8 are carried with their bytes read as Latin-1: whoever reads may take them for texts.
 #[must_use]
 pub fn raw_from_headers(headers: &HeaderMap, name: impl Fn(&HeaderName) -> String) -> RawMeta {
-    let entries = headers.keys().map(|key| {
-        let values = headers.get_all(key).iter();
-        entry(name(key), values.map(raw_text))
-    });
-    entries.collect()
+    raw_from_some_headers(headers, name, |_| true)
+}
+
+/// The same of those headers whose names `passes` lets through.
+#[must_use]
+pub fn raw_from_some_headers(
+    headers: &HeaderMap,
+    name: impl Fn(&HeaderName) -> String,
+    passes: impl Fn(&HeaderName) -> bool,
+) -> RawMeta {
+    let mut entries = RawMeta::with_capacity(headers.keys_len());
+    // The values of a name come one behind the other, all with the same reference to it.
+    let mut last: Option<&HeaderName> = None;
+    let mut is_passing = false;
+    for (key, value) in headers {
+        if last.is_some_and(|it| std::ptr::eq(it, key)) {
+            if is_passing && let Some(values) = entries.last_mut().and_then(|it| it.value.as_mut())
+            {
+                values.value.push(raw_text(value));
+            }
+            continue;
+        }
+        last = Some(key);
+        is_passing = passes(key);
+        if is_passing {
+            entries.push(entry(name(key), [raw_text(value)]));
+        }
+    }
+    entries
 }
 
 /// Turns HTTP headers into the wire's map, with the names as `name` spells them.
@@ -130,14 +154,15 @@ pub fn to_headers(meta: RawMeta) -> HeaderMap {
 #[must_use]
 pub fn canonical(name: &HeaderName) -> String {
     let mut upper = true;
-    name.as_str()
-        .chars()
-        .map(|c| {
-            let spelled = if upper { c.to_ascii_uppercase() } else { c };
-            upper = c == '-';
-            spelled
-        })
-        .collect()
+    let mut spelled = name.as_str().to_owned().into_bytes();
+    for byte in &mut spelled {
+        if upper {
+            byte.make_ascii_uppercase();
+        }
+        upper = *byte == b'-';
+    }
+    // The case of ASCII letters does not make a text none.
+    String::from_utf8(spelled).unwrap_or_default()
 }
 
 fn text(value: &HeaderValue) -> String {

@@ -9,47 +9,51 @@ use crate::websocket_tokens;
 pub(crate) const AGENT_ID: &str = "gitlab-agent-id";
 /// The header with the CSRF token of a browser's session.
 pub(crate) const CSRF: &str = "x-csrf-token";
-/// Headers that speak of one connection only.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-/// Headers of a request that are for kas.
-const FOR_US: [HeaderName; 5] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    HeaderName::from_static(AGENT_ID),
-    HeaderName::from_static(CSRF),
-    header::HOST,
-];
-const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
 /// The headers of a request as the agent gets them.
 pub(crate) fn of_request(mut headers: HeaderMap, via: &HeaderValue) -> RawMeta {
-    remove_hop_by_hop(&mut headers);
-    for name in &FOR_US {
-        headers.remove(name);
-    }
     websocket_tokens::hide(&mut headers);
-    add(&mut headers, header::VIA, via.clone());
-    metadata::raw_from_headers(&headers, metadata::canonical)
+    let named = named_in_connection(&headers);
+    let upgrades = headers.contains_key(header::UPGRADE);
+    if named.contains(&header::VIA) {
+        headers.remove(header::VIA);
+    }
+    // What passed the limits of a request's head leaves room for one more line.
+    let _ = headers.try_append(header::VIA, via.clone());
+    // In one pass: each header that is removed from a map costs more than being passed over.
+    let mut meta = metadata::raw_from_some_headers(&headers, metadata::canonical, |name| {
+        let is_named = *name != header::VIA && named.contains(name);
+        (upgrades && *name == header::UPGRADE)
+            || !(is_hop_by_hop(name) || is_for_us(name) || is_named)
+    });
+    if upgrades {
+        meta.push(metadata::entry("Connection", ["upgrade"]));
+    }
+    meta
 }
 
 /// Whether a header of a request is for kas and does not go on.
 pub(crate) fn is_for_us(name: &HeaderName) -> bool {
-    FOR_US.contains(name)
+    matches!(
+        name.as_str(),
+        "authorization" | "cookie" | AGENT_ID | CSRF | "host"
+    )
 }
 
 /// Whether a header speaks of one connection only.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
+    matches!(
+        name.as_str(),
+        "connection"
+            | "proxy-connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// The length that the headers announce, if they do so in an orderly way.
@@ -68,28 +72,6 @@ pub(crate) fn size(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum()
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let upgrade: Vec<_> = headers.get_all(header::UPGRADE).iter().cloned().collect();
-    for name in named_in_connection(headers) {
-        headers.remove(name);
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    if upgrade.is_empty() {
-        return;
-    }
-    for value in upgrade {
-        add(headers, header::UPGRADE, value);
-    }
-    add(headers, header::CONNECTION, CONNECTION_UPGRADE);
-}
-
-/// Adds a line; what passed the limits of a request's head leaves room for a few more.
-fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    let _ = headers.try_append(name, value);
 }
 
 fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {

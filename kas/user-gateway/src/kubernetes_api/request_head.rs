@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use prost::Message as _;
 use proto::{
     agent::{
@@ -28,6 +28,12 @@ pub(super) const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/
 /// The same of an agent that sends path and query as they are. GitLab's agentk has none.
 pub(super) const EXACT_METHOD: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 const EXTRA: &str = "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra";
+
+/// The headers that name the trace that a request belongs to.
+static OF_A_TRACE: [HeaderName; 2] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
 
 /// What an agent gets ahead of a request's body.
 #[derive(Debug)]
@@ -98,20 +104,19 @@ fn on_the_wire(length: Length) -> i64 {
 /// The request's id, and the trace that it belongs to, as the agent's own log and spans need them. It is metadata of
 /// gRPC there, which a Go agent refuses with the whole call where it is not printable ASCII.
 fn metadata(headers: &HeaderMap, id: &RequestId) -> Meta {
-    let values = |name: &&str| {
-        let values = headers.get_all(*name).iter();
+    let mut meta = Meta::with_capacity(1);
+    let value = vec![id.as_str().to_owned()];
+    meta.insert(request_id::METADATA.to_owned(), prototool::Values { value });
+    for name in &OF_A_TRACE {
+        let values = headers.get_all(name).iter();
         let value: Vec<_> = values
             .filter_map(|value| Some(value.to_str().ok()?.to_owned()))
             .filter(|value| value.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
             .collect();
-        (!value.is_empty()).then(|| ((*name).to_owned(), prototool::Values { value }))
-    };
-    let mut meta: Meta = ["traceparent", "tracestate"]
-        .iter()
-        .filter_map(values)
-        .collect();
-    let value = vec![id.as_str().to_owned()];
-    meta.insert(request_id::METADATA.to_owned(), prototool::Values { value });
+        if !value.is_empty() {
+            meta.insert(name.as_str().to_owned(), prototool::Values { value });
+        }
+    }
     meta
 }
 
