@@ -22,6 +22,7 @@ use cluster_state::{
     AgentId, Channel, ClusterPins, ClusterUid, ConnectionEvent, ConnectionRecord, RecordSubject,
     StoreError,
 };
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use prometheus_client::{metrics::counter::Counter, registry::Registry as Metrics};
 use tokio::time::Instant;
@@ -57,7 +58,7 @@ pub struct Clusters {
     pins: Arc<dyn ClusterPins>,
     changes: Option<Arc<dyn Channel>>,
     tracker: Arc<Tracker>,
-    agents: Mutex<HashMap<AgentId, Known>>,
+    agents: Mutex<HashMap<AgentId, Known, RandomState>>,
     refused: Counter,
 }
 
@@ -354,7 +355,7 @@ impl Clusters {
         may
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Known, RandomState>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,12 +1,9 @@
 //! The file, made ready for questions. Pure: time is an argument.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_state::AgentId;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use jiff::Timestamp;
 use prost::Message;
 use sha2::{Digest, Sha256};

@@ -4,9 +4,8 @@
 mod blocked;
 mod fitting;
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
+use foldhash::HashSet;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use proto::metadata::RawMeta;
 use router::AgentId;
