@@ -61,6 +61,14 @@ pub struct Identity {
     pub name: String,
 }
 
+impl Identity {
+    /// Its kind and its name, as it is displayed.
+    #[must_use]
+    pub fn named(&self) -> String {
+        [self.kind.as_str(), ":", &self.name].concat()
+    }
+}
+
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.kind, self.name)
@@ -76,11 +84,17 @@ pub enum IdentityKind {
     CiJob,
 }
 
-impl std::fmt::Display for IdentityKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl IdentityKind {
+    fn as_str(self) -> &'static str {
+        match self {
             Self::User => "user",
             Self::CiJob => "ci_job",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for IdentityKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }

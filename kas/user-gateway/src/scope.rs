@@ -17,7 +17,7 @@ use proto::agent::kubernetes_api::rpc::ImpersonationConfig;
 use router::AgentId;
 use runtime::{
     telemetry::{Repeats, Untrusted},
-    traces::{TraceParent, TraceSpan},
+    traces::{self, TraceParent, TraceSpan},
 };
 use tokio::time::Instant;
 use tracing::Span;
@@ -175,8 +175,8 @@ impl Scope {
 
     /// It is known whose it is.
     pub(crate) fn identified(&mut self, who: Identity) {
-        self.caller = who.to_string().into();
-        if !self.trace.is_sampled() {
+        self.caller = who.named().into();
+        if traces::are_on() && !self.trace.is_sampled() {
             let age = self.started.elapsed();
             self.trace = TraceSpan::enter("user request", &self.trace_parent, age);
         }
