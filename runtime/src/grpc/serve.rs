@@ -61,7 +61,7 @@ where
     if let (Some(counted), Some(_)) = (counted, &message) {
         counted.received();
     }
-    head.headers.remove(unary::ENCODING);
+    head.headers.remove(&unary::ENCODING);
     // Whether there must be one, the service says, which may not know the method.
     let framed = message.as_deref().map(unary::framed).unwrap_or_default();
     let body = Body::new(Full::new(framed));

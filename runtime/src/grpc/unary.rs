@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use proto::{
     bounds::{Bounds, OutOfBounds},
     frame::{Deframer, Encoding, Frame, FrameError},
@@ -15,7 +15,7 @@ use super::{ReceiveError, SendResponse, message, ok_trailers, response_headers, 
 /// How long the message of a unary call may take to be here, from its first byte to its last.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a call says how its messages are compressed.
-pub(super) const ENCODING: &str = "grpc-encoding";
+pub(super) static ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// The message of a call, decoded. Nothing is allocated for what its sender only announces.
 ///
@@ -72,7 +72,7 @@ async fn first(
 /// # Errors
 /// UNIMPLEMENTED for a compression that is not known.
 pub fn deframer(headers: &HeaderMap, limit: usize) -> Result<Deframer, Status> {
-    Encoding::from_header(headers.get(ENCODING))
+    Encoding::from_header(headers.get(&ENCODING))
         .map(|encoding| Deframer::limited(encoding, limit))
         .map_err(|error| Status::unimplemented(error.to_string()))
 }

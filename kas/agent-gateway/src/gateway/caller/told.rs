@@ -1,10 +1,10 @@
 //! What a tunnel says of its cluster.
 
 use cluster_state::ClusterUid;
-use http::{HeaderMap, header::USER_AGENT};
+use http::{HeaderMap, HeaderName, header::USER_AGENT};
 
 /// The metadata by which our agentk tells the UID of its cluster, or that it does not know it.
-const CLUSTER: &str = "kas-cluster";
+static CLUSTER: HeaderName = HeaderName::from_static("kas-cluster");
 /// The first major version of GitLab's agentk that is asked: older ones are not known here well enough.
 const ASKED_MIN_MAJOR: u64 = 15;
 /// The method by which it is asked.
@@ -24,7 +24,7 @@ pub(in crate::gateway) enum Told {
 
 /// What the head of a tunnel says.
 pub(in crate::gateway) fn told(headers: &HeaderMap) -> Told {
-    if let Some(value) = headers.get(CLUSTER) {
+    if let Some(value) = headers.get(&CLUSTER) {
         let uid = value.to_str().ok().filter(|text| *text != "unknown");
         let uid = uid.and_then(|text| ClusterUid::parse(text).ok());
         return uid.map_or(Told::Unknown, Told::Uid);
@@ -50,7 +50,10 @@ impl Told {
 fn is_asked(headers: &HeaderMap) -> bool {
     let user_agent = headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
     let version = user_agent.and_then(|it| it.strip_prefix("gitlab-agent/"));
-    let major = version.and_then(|it| it.trim_start_matches('v').split('.').next());
+    let major = version.map(|it| it.trim_start_matches('v')).map(|it| {
+        let end = it.bytes().position(|byte| byte == b'.');
+        &it[..end.unwrap_or(it.len())]
+    });
     let major: Option<u64> = major.and_then(|it| it.parse().ok());
     // A build without a version is v0.0.0.
     major.is_some_and(|it| it == 0 || it >= ASKED_MIN_MAJOR)
@@ -66,7 +69,7 @@ mod tests {
         let said = |pairs: &[(&'static str, &str)]| {
             let pairs = pairs.iter();
             let headers = pairs.map(|(name, value)| {
-                let name = http::HeaderName::from_static(name);
+                let name = HeaderName::from_static(name);
                 (name, value.parse().unwrap())
             });
             told(&headers.collect()).by(&methods)
@@ -76,9 +79,9 @@ mod tests {
 
         assert_eq!(said(&[go]), Told::Nothing);
         let told_uid = Told::Uid(ClusterUid::parse(uid).unwrap());
-        assert_eq!(said(&[go, (CLUSTER, uid)]), told_uid);
+        assert_eq!(said(&[go, ("kas-cluster", uid)]), told_uid);
         for unknown in ["unknown", "", "a b", &"x".repeat(100)] {
-            assert_eq!(said(&[go, (CLUSTER, unknown)]), Told::Unknown);
+            assert_eq!(said(&[go, ("kas-cluster", unknown)]), Told::Unknown);
         }
         assert_eq!(
             said(&[("user-agent", "gitlab-agent/v14.3.0/abc")]),

@@ -1,6 +1,6 @@
 //! What an agent can do, by its version.
 
-use http::{HeaderMap, header::USER_AGENT};
+use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 
 /// The first agentk that impersonates. Older ones ignore the identity silently and would act as themselves.
 const IMPERSONATION_MIN_VERSION: (u64, u64) = (14, 3);
@@ -22,25 +22,32 @@ pub(super) struct Capabilities {
 
 /// By the user agent in these headers, which begins with `gitlab-agent/<version>/`.
 pub(super) fn capabilities(headers: &HeaderMap) -> Capabilities {
-    let user_agent = headers.get(USER_AGENT);
-    let version = user_agent
-        .and_then(|value| value.to_str().ok())
-        .and_then(version);
+    let version = headers.get(USER_AGENT).and_then(version);
     Capabilities {
         impersonates: version.is_some_and(|it| it >= IMPERSONATION_MIN_VERSION),
         upgrades: version.is_none_or(|it| it >= UPGRADE_MIN_VERSION || it == UNVERSIONED),
     }
 }
 
-fn version(user_agent: &str) -> Option<(u64, u64)> {
-    let version = user_agent
-        .strip_prefix("gitlab-agent/")?
-        .split('/')
-        .next()?;
-    let mut parts = version.trim_start_matches('v').split('.');
-    let major = parts.next()?.parse().ok()?;
-    let minor = parts.next()?.parse().ok()?;
-    Some((major, minor))
+/// Read with each tunnel, so byte by byte.
+fn version(user_agent: &HeaderValue) -> Option<(u64, u64)> {
+    let mut rest = user_agent.as_bytes().strip_prefix(b"gitlab-agent/")?;
+    while let Some(version) = rest.strip_prefix(b"v") {
+        rest = version;
+    }
+    let (major, rest) = number(rest)?;
+    let (minor, rest) = number(rest.strip_prefix(b".")?)?;
+    matches!(rest.first(), None | Some(b'.' | b'/')).then_some((major, minor))
+}
+
+/// The number at the beginning, and what follows it.
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = bytes.iter().take_while(|it| it.is_ascii_digit()).count();
+    let (digits, rest) = bytes.split_at(digits);
+    let value = digits.iter().try_fold(0_u64, |value, digit| {
+        value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    })?;
+    (!digits.is_empty()).then_some((value, rest))
 }
 
 #[cfg(test)]
@@ -57,6 +64,9 @@ mod tests {
             ("gitlab-agent/v0.0.0/00000000 grpc-go/1.58.3", false, true),
             ("grpc-go/1.58.3", false, true),
             ("gitlab-agent/", false, true),
+            ("gitlab-agent/v99999999999999999999.0.0/abc", false, true),
+            ("gitlab-agent/16/abc.5", false, true),
+            ("gitlab-agent/v14.x/abc", false, true),
         ] {
             let headers = HeaderMap::from_iter([(USER_AGENT, user_agent.parse().unwrap())]);
             let expected = Capabilities {
