@@ -156,7 +156,13 @@ impl Waiting {
             let records = self.subjects.remove(&subject)?;
             Some((subject, records.into()))
         });
-        all.collect()
+        let all = all.collect();
+        if self.turns.is_empty() {
+            // After all agents have connected at once nothing like that waits any more.
+            self.subjects.shrink_to(0);
+            self.turns.shrink_to(0);
+        }
+        all
     }
 
     /// The store has not taken these, which are older than those that came meanwhile.

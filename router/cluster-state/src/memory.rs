@@ -132,7 +132,9 @@ impl ConnectionRecords for MemoryRecords {
         records: &'a [ConnectionRecord],
     ) -> StoreFuture<'a, ()> {
         let mut all = lock(&self.0);
-        let ring = all.entry(subject).or_default();
+        // An agent that stays connected has one: a queue that grows by itself would have room for four.
+        let ring = all.entry(subject);
+        let ring = ring.or_insert_with(|| VecDeque::with_capacity(records.len()));
         for record in records {
             ring.push_front(record.clone());
         }
@@ -188,6 +190,8 @@ impl RoutingTable for MemoryTable {
             entry
                 .owners
                 .retain(|owner| owner.replica != self.me.replica);
+            // Most have one owner.
+            entry.owners.reserve_exact(1);
             entry.owners.push(self.me.clone());
         });
     }

@@ -201,6 +201,10 @@ impl Caller {
                 "the tunnels of an agent on one connection offer {MAX_METHOD_LISTS_PER_CALLER} different lists of methods at most"
             )));
         }
+        if lists.is_empty() {
+            // Most callers offer one.
+            lists.reserve_exact(1);
+        }
         lists.push((fingerprint, methods.clone()));
         Ok(methods)
     }

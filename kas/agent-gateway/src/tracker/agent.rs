@@ -39,6 +39,10 @@ impl Agent {
                 gone = Some(self.instances.swap_remove(at));
             }
         }
+        if self.instances.is_empty() {
+            // Most agents have one process, and an instance is large.
+            self.instances.reserve_exact(1);
+        }
         self.instances.push(instance);
         gone
     }
