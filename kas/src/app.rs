@@ -169,6 +169,7 @@ async fn setup(
     let events = events.transpose()?;
     let settings = agent_gateway::Settings {
         max_connection_age: agents.max_connection_age.0,
+        stream_renewal_interval: agents.stream_renewal_interval.0,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
         drain: agent_drain(config),
         services: agent_services(

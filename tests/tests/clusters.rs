@@ -3,16 +3,19 @@
 //!
 //! `AGENTK_BIN` puts another agent in the place of ours.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
+    certs::Certs,
+    haproxy::{Front, Haproxy},
     http::send,
+    nginx::Nginx,
     parts::{Part, skipped},
     replicas::Replicas,
     stub_api::StubApi,
@@ -31,6 +34,13 @@ struct Site {
     first: StubApi,
     other: StubApi,
     folder: TempDir,
+}
+
+/// What is listed of an agent process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    kubernetes: String,
+    connected_since: String,
 }
 
 impl Site {
@@ -53,13 +63,82 @@ impl Site {
         })
     }
 
+    /// Starts the replicas again, with another time after which silent streams are renewed.
+    async fn renew_streams_each(&mut self, interval: &str) -> Result<()> {
+        for number in 0..2 {
+            let file = self.replicas.configuration(number);
+            let mut configuration: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+            configuration["agent"]["listen"]["stream_renewal_interval"] = interval.into();
+            std::fs::write(&file, configuration.to_string())?;
+            let process = &mut self.replicas.members[number].process;
+            process.end_by("TERM", SOON).await?;
+            self.replicas.restart(number).await?;
+        }
+        Ok(())
+    }
+
+    /// What the operators' API of a replica answers.
+    async fn told(&self, replica: usize, path: &str) -> Result<Value> {
+        let port = self.replicas.members[replica].admin;
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let answer = send(Request::get(url).body(Bytes::new())?).await?;
+        ensure!(answer.status().is_success(), "{answer:?}");
+        Ok(serde_json::from_slice(answer.body())?)
+    }
+
+    /// The processes of the agent, by their pods.
+    async fn processes(&self, replica: usize) -> Result<BTreeMap<String, Process>> {
+        let told = self.told(replica, "/v1/agents/shared").await?;
+        let processes = told["agent"]["processes"].as_array();
+        let processes = processes.into_iter().flatten().map(|it| {
+            let text = |key: &str| it[key].as_str().unwrap_or_default().to_owned();
+            let process = Process {
+                kubernetes: text("kubernetes"),
+                connected_since: text("connected_since"),
+            };
+            (text("pod"), process)
+        });
+        Ok(processes.collect())
+    }
+
+    /// Streams for the configuration that have ended, at all replicas.
+    async fn renewals(&self) -> Result<u64> {
+        let mut all = 0;
+        for member in &self.replicas.members {
+            let url = format!("http://127.0.0.1:{}/metrics", member.observability);
+            let metrics = send(Request::get(url).body(Bytes::new())?).await?;
+            let text = String::from_utf8(metrics.into_body().to_vec())?;
+            let ended = text.lines().filter(|line| {
+                line.starts_with("grpc_server_handled_total{")
+                    && line.contains("\"GetConfiguration\"")
+            });
+            for line in ended {
+                let (_, count) = line.rsplit_once(' ').context("a value")?;
+                all += count.parse::<u64>()?;
+            }
+        }
+        Ok(all)
+    }
+
     /// An agent in one of the clusters, connected to one of the replicas.
     fn agent(&self, name: &str, cluster: &StubApi, replica: usize) -> Result<Agentk> {
+        let port = self.replicas.members[replica].agents;
+        self.agent_at(format!("grpc://127.0.0.1:{port}"), None, name, cluster)
+    }
+
+    /// The same at any address.
+    fn agent_at(
+        &self,
+        kas: String,
+        certs: Option<&Certs>,
+        name: &str,
+        cluster: &StubApi,
+    ) -> Result<Agentk> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder)?;
         let links = Links {
-            kas: format!("grpc://127.0.0.1:{}", self.replicas.members[replica].agents),
-            ca: None,
+            kas,
+            ca: certs.map(|certs| certs.ca.clone()),
             kubeconfig: cluster.kubeconfig(&folder)?,
         };
         Agentk::start(name, &links, &self.token, &folder)
@@ -206,5 +285,72 @@ async fn requests_never_reach_the_second_of_two_clusters_with_one_token() -> Res
         "{:?}",
         users(&site.first)
     );
+    Ok(())
+}
+
+/// The streams of an agent behind such a load balancer come to any replica, each on a connection of its own, and are
+/// renewed before the load balancer cuts them.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_and_haproxy_renewed_streams_are_no_new_connections_and_nothing_is_forgotten()
+-> Result<()> {
+    const NAME: &str =
+        "behind_nginx_and_haproxy_renewed_streams_are_no_new_connections_and_nothing_is_forgotten";
+    if skipped(NAME, &[Part::Redis, Part::Nginx, Part::Haproxy]) {
+        return Ok(());
+    }
+    let mut site = Site::start().await?;
+    // Longer than a process that is away without a word is waited for, as 45 s are.
+    site.renew_streams_each("12s").await?;
+    let certs = Certs::create(&site.folder.path().join("certs"))?;
+    let ports: Vec<_> = site.replicas.members.iter().map(|it| it.agents).collect();
+    let nginx = Nginx::start(&ports, &certs, site.folder.path()).await?;
+    let haproxy = Haproxy::start(Front::Agents, ports[0], &certs, site.folder.path()).await?;
+    let mut agents = Vec::new();
+    for (name, port) in [("nginx", nginx.port()), ("haproxy", haproxy.port())] {
+        let address = format!("grpcs://localhost:{port}");
+        agents.push(site.agent_at(address, Some(&certs), name, &site.first)?);
+    }
+    let known = async || {
+        let processes = site.processes(0).await.ok()?;
+        let elsewhere = site.processes(1).await.ok()?;
+        let known = |it: &Process| it.kubernetes == "v1.33.0-stub";
+        let pods = ["default/haproxy", "default/nginx"];
+        let all = processes.keys().eq(pods) && processes.values().all(known);
+        (all && processes == elsewhere).then_some(processes)
+    };
+    let known = until("both processes to be known", SOON, known).await;
+    let known = known.with_context(|| site.tails())?;
+    let before = site.renewals().await?;
+
+    // Four of each agent.
+    let renewed = until("streams to be renewed", SOON * 3, async || {
+        for replica in 0..2 {
+            match site.processes(replica).await {
+                Ok(now) if now == known => {}
+                other => return Some(Err(anyhow!("{known:#?} became {other:#?}"))),
+            }
+        }
+        let renewals = site.renewals().await;
+        let enough = renewals.map(|it| it >= before + 8);
+        enough.map(|it| it.then_some(())).transpose()
+    });
+
+    renewed.await?.with_context(|| site.tails())?;
+    let records = site.told(1, "/v1/agents/shared/records").await?;
+    let records = records["records"].as_array().context("records")?;
+    for pod in known.keys() {
+        let of = |event: &str| {
+            let of = records.iter().filter(|it| it["event"] == event);
+            of.filter(|it| it["instance"] == pod.as_str()).count()
+        };
+        // One for each replica.
+        ensure!((1..=2).contains(&of("connected")), "{pod}: {records:#?}");
+        ensure!(of("disconnected") == 0, "{pod}: {records:#?}");
+    }
+    ensure!(records.iter().all(|it| it["left_out"] == 0), "{records:#?}");
+    for path in ["/version", "/echo"] {
+        site.many(path).await?;
+    }
+    drop(agents);
     Ok(())
 }

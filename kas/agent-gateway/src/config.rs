@@ -33,6 +33,10 @@ section! {
         pub connections_per_token_per_minute: u32 = 40_000,
         /// After this time a connection is replaced.
         pub max_connection_age: PositiveSeconds = PositiveSeconds::new(7200),
+        /// After this time, or up to a quarter less, a silent stream of native gRPC is ended in order, and the agent
+        /// opens another at once: load balancers that take gRPC apart cut silent streams. Not among the keys of
+        /// GitLab's kas.
+        pub stream_renewal_interval: PositiveSeconds = PositiveSeconds::new(45),
         /// How long to accept on after the signal to stop.
         pub listen_grace_period: PositiveSeconds = PositiveSeconds::new(5),
         /// How many connections are asked to leave in a second when the replica drains; more only if they could

@@ -44,12 +44,18 @@ pub use services::{Services, make_request, reconcile_projects, report_events, ro
 /// How often a WebSocket connection of an agent is pinged: more often than load balancers close silent ones,
 /// commonly after 60 s.
 pub const WEBSOCKET_PING_INTERVAL: Duration = Duration::from_secs(45);
+/// How long a native gRPC stream is silent as a rule, at most, for the same reason.
+pub const STREAM_RENEWAL_INTERVAL: Duration = Duration::from_secs(45);
 
 /// Settings of the agents' port.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Age at which a connection gets GOAWAY, before jitter.
     pub max_connection_age: Duration,
+    /// How long a native gRPC stream may be silent. Load balancers that take gRPC apart cut silent streams, commonly
+    /// after 60 s, and do not count HTTP/2 pings; nothing may be sent on an idle tunnel. So it is ended in order
+    /// before that, and the agent opens another at once. Inside WebSocket pings suffice.
+    pub stream_renewal_interval: Duration,
     /// Limit of new connections for each token.
     pub connections_per_token_per_minute: u32,
     /// How agents are moved to other replicas.

@@ -98,6 +98,7 @@ impl Kas {
             Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
         let settings = Settings {
             max_connection_age,
+            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
             connections_per_token_per_minute,
             drain: DrainSettings {
                 last_tunnel_timeout: Duration::from_secs(3600),

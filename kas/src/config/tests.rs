@@ -38,6 +38,10 @@ fn defaults_are_those_of_gitlab_but_for_websocket() {
         config.agent.listen.max_connection_age.0,
         Duration::from_secs(7200)
     );
+    assert_eq!(
+        config.agent.listen.stream_renewal_interval.0,
+        agent_gateway::STREAM_RENEWAL_INTERVAL
+    );
     assert_eq!(config.agent.info_cache_ttl.0, Duration::from_secs(300));
     assert_eq!(config.agent.kubernetes_api, None);
     assert_eq!(config.observability.listen.address, "127.0.0.1:8151");

@@ -51,6 +51,7 @@ impl Port {
         }
         let settings = Settings {
             max_connection_age: Duration::from_secs(7200),
+            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
             connections_per_token_per_minute: 1000,
             drain: DrainSettings::default(),
             services,

@@ -51,10 +51,6 @@ const PING_PACE: KeepaliveOptions = KeepaliveOptions {
     timeout: Duration::from_secs(20),
     in_use: Duration::from_secs(5),
 };
-/// How long a native gRPC stream may be silent. Load balancers that take gRPC apart cut silent streams, commonly
-/// after 60 s, and do not count HTTP/2 pings; nothing may be sent on an idle tunnel. So it is ended in order before
-/// that, and the agent opens another at once. Inside WebSocket pings suffice.
-const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// The age of a dialled connection, which the agent could not make again: none that is ever reached.
 const DIALLED_CONNECTION_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -135,7 +131,7 @@ async fn begin(
     };
     tracing::debug!(parent: &span, scheme = ?accepted.scheme, "agent connection opened");
     let setup = Setup {
-        silence: native.then_some(STREAM_SILENCE_TIMEOUT),
+        silence: native.then_some(gateway.settings.stream_renewal_interval),
         nested: nested(&gateway, dialled.as_ref(), remote_addr, &drain),
         gateway,
         origin,
