@@ -78,6 +78,8 @@ struct Connection {
     /// Those who ask for jobs.
     runners: Runners,
     phase: Phase,
+    /// Calls that were begun on it.
+    calls: u64,
     /// Agents whose last idle tunnel is kept for now.
     moving: usize,
     /// Held as long as tunnels may be idle.
@@ -212,6 +214,7 @@ impl Connection {
             streams_end: CancellationToken::new(),
             runners: Runners::default(),
             phase,
+            calls: 0,
             moving: 0,
             timer: Box::pin(tokio::time::sleep(time)),
             span,
@@ -228,11 +231,15 @@ impl Connection {
             tokio::select! {
                 biased;
                 accepted = self.http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => span.in_scope(|| self.dispatch(request, respond)),
-                    Some(Err(error)) => {
-                        return tracing::debug!(parent: &span, %error, "agent connection broke");
+                    Some(Ok((request, respond))) => {
+                        self.calls += 1;
+                        span.in_scope(|| self.dispatch(request, respond));
                     }
-                    None => return,
+                    Some(Err(error)) => {
+                        tracing::debug!(parent: &span, %error, "agent connection broke");
+                        return self.closed();
+                    }
+                    None => return self.closed(),
                 },
                 Some((call, authenticated)) = self.authenticating.next(), if !self.authenticating.is_empty() => {
                     span.in_scope(|| self.admit(call, authenticated));
@@ -273,6 +280,14 @@ impl Connection {
                 () = given_up(self.dialled.as_deref()), if self.phase == Phase::Active => self.send_goaway(false),
                 Ok(()) = revision.changed() => self.reauthenticate(),
             }
+        }
+    }
+
+    /// The other end has closed it, in order or not. One that was made for a single call, which is over, says nothing of the agent:
+    /// agents keep theirs, with tunnels.
+    fn closed(&self) {
+        if self.calls == 1 && self.work.is_empty() {
+            self.origin.ends(End::ONE_CALL);
         }
     }
 

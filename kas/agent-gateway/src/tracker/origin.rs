@@ -50,6 +50,11 @@ impl End {
         reason: "its stream was not opened again at this replica",
         renews: true,
     };
+    /// A load balancer makes a connection for each call, and this one was a registration's.
+    pub(crate) const ONE_CALL: Self = Self {
+        reason: "the load balancer closed the connection of a call that was over",
+        renews: true,
+    };
     /// The token.
     pub(crate) const REVOKED: Self = Self {
         reason: "the token is no longer valid",

@@ -140,7 +140,8 @@ impl Tracker {
                     self.schedule(agent, instance, away.since + KNOWN_TTL);
                 }
                 Next::Forget => {
-                    if !away.reported {
+                    // Whoever has its stream knows more of it than a replica that was only called once.
+                    if !away.reported && away.end != End::ONE_CALL {
                         self.report(agent, instance, away.end);
                     }
                     instances.swap_remove(at);

@@ -247,6 +247,32 @@ async fn a_stream_that_is_renewed_keeps_all_that_an_earlier_connection_told() {
     assert_eq!(recorded(&tracker).await, [connected], "once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_a_load_balancer_brought_is_no_connection_that_was_lost() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    // At this replica there is never more of the process: its streams go elsewhere.
+    for _ in 0..4 {
+        let from = origin();
+        let registered = tracker.register_from(&agent(), 42, &meta("p", Some("v1.33")), &from);
+        from.ends(End::ONE_CALL);
+        drop(registered.unwrap());
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(30)).await;
+            for (agent, id) in tracker.agenda.due(Instant::now()) {
+                tracker.look(agent, id, Instant::now());
+            }
+        }
+    }
+    tokio::time::advance(KNOWN_TTL).await;
+    for (agent, id) in tracker.agenda.due(Instant::now()) {
+        tracker.look(agent, id, Instant::now());
+    }
+
+    let connected = (ConnectionEvent::Connected, String::new());
+    assert_eq!(recorded(&tracker).await, [connected], "once");
+}
+
 #[tokio::test]
 async fn what_one_replica_was_told_is_known_wherever_the_stream_is_renewed() {
     let store = MemoryStore::default();
