@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     observability::{Endpoints, ListenError},
     pod::Pod,
-    private_api::{PodDialer, Relay},
+    private_api::{PeerAddresses, PodDialer, Relay},
     receptive::ReceptiveService,
     registration::Registration,
     services::Services,
@@ -91,7 +91,11 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(session.run(last.clone()));
     if let Some(dial_in) = dial_in {
-        dial_in.open(&uplink, &mut tasks, &stop, &last).await?;
+        let peers =
+            |private: &PrivateApi| PeerAddresses::new(private, cluster.clone(), config.pod.clone());
+        dial_in
+            .open(&uplink, peers, &mut tasks, &stop, &last)
+            .await?;
     }
     if let Some(endpoints) = endpoints {
         tasks.spawn(endpoints.serve(last.clone()));
@@ -227,13 +231,14 @@ impl DialIn {
     async fn open(
         self,
         uplink: &Uplink,
+        peers: impl Fn(&PrivateApi) -> PeerAddresses,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
         last: &CancellationToken,
     ) -> Result<(), AttachListenerError> {
         if let Some(config) = &self.private_api {
             let relay = Relay::open(config, uplink.clone()).await?;
-            let pod_dialer = PodDialer::new(config, uplink.clone(), self.incoming)?;
+            let pod_dialer = PodDialer::new(config, peers(config), uplink.clone(), self.incoming)?;
             tasks.spawn(relay.serve(stop.clone(), last.clone()));
             tasks.spawn(pod_dialer.run(stop.clone(), last.clone()));
         }

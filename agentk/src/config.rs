@@ -89,12 +89,28 @@ pub struct PrivateApi {
     pub address: String,
     /// File with the secret (base64) that all pods of the agent have.
     pub secret: PathBuf,
-    /// A name that has the addresses of all pods.
-    pub peers: Target,
+    /// Where the other pods are.
+    pub peers: Peers,
     /// The pods' certificate; without it nothing is encrypted between them.
     pub tls: Option<Identity>,
     /// File with the CA (PEM) of that certificate, besides the system's.
     pub ca: Option<PathBuf>,
+}
+
+/// How a pod finds the other ones.
+#[derive(Debug, Clone)]
+pub enum Peers {
+    /// By a name that has the addresses of all pods.
+    Name(Target),
+    /// By asking the Kubernetes API for pods with these labels, in the agent's namespace.
+    Labels {
+        /// A label selector, as Kubernetes writes it.
+        selector: String,
+        /// Their port.
+        port: u16,
+        /// The name in their certificate.
+        server_name: Option<String>,
+    },
 }
 
 /// Changes the level of the process's logs.
@@ -173,9 +189,12 @@ pub enum ConfigError {
     NoProof,
     /// Half a private API.
     #[error(
-        "--private-api-jwt-file and --private-api-peers go together, where kas dials the agent"
+        "--private-api-jwt-file goes together with --private-api-peers, or the environment variable POD_SELECTOR_LABELS, where kas dials the agent"
     )]
     PrivateApi,
+    /// No port of pods.
+    #[error("the port of the agent's pods, in OWN_PRIVATE_API_URL or --private-api-listen-address")]
+    PeersPort,
     /// No name of pods.
     #[error("--private-api-peers")]
     Peers(#[source] TargetError),

@@ -129,7 +129,7 @@ impl Flags {
     ) -> Result<Config, ConfigError> {
         let token = self.token(&variable)?;
         let cluster = ClusterSource::Options(Box::new(self.kubernetes.into()));
-        let link = link(self.kas_address, self.receptive)?;
+        let link = link(self.kas_address, self.receptive, &variable)?;
         let mut config = Config::linked(link, token, cluster);
         config.kas_tls = ClientTlsOptions {
             ca_files: self.ca_cert_file.into_iter().collect(),
@@ -173,9 +173,13 @@ impl Flags {
     }
 }
 
-fn link(kas_address: Option<String>, receptive: ReceptiveFlags) -> Result<Link, ConfigError> {
+fn link(
+    kas_address: Option<String>,
+    receptive: ReceptiveFlags,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Link, ConfigError> {
     let kas_address = kas_address.filter(|address| !address.is_empty());
-    match (kas_address, receptive.into_config()?) {
+    match (kas_address, receptive.into_config(variable)?) {
         (Some(address), None) => Ok(Link::Dial(Target::parse(&address)?)),
         (None, Some(receptive)) => Ok(Link::Receive(Box::new(receptive))),
         (Some(_), Some(_)) => Err(ConfigError::Link("both are set")),

@@ -40,7 +40,7 @@ pub use app::{RunError, run};
 pub use attach_listener::AttachListenerError;
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
 pub use config::{
-    Config, ConfigError, Link, Observability, PrivateApi, Receptive, SetLogLevel, Tracing,
+    Config, ConfigError, Link, Observability, Peers, PrivateApi, Receptive, SetLogLevel, Tracing,
 };
 pub use features::Feature;
 pub use leader::LeaderOnly;

@@ -4,6 +4,7 @@
 //! Of several pods behind one URL kas dials one. The others dial it ([`PodDialer`]), and it relays their
 //! bytes to kas ([`Relay`]); so each has a connection of its own to kas, like any other.
 
+mod peers;
 mod pod_dialer;
 mod relay;
 
@@ -12,10 +13,14 @@ use runtime::{
     tls::{ClientTls, ClientTlsOptions},
 };
 
+pub(crate) use peers::PeerAddresses;
 pub(crate) use pod_dialer::PodDialer;
 pub(crate) use relay::Relay;
 
-use crate::{attach_listener::AttachListenerError, config::PrivateApi};
+use crate::{
+    attach_listener::AttachListenerError,
+    config::{Peers, PrivateApi},
+};
 
 /// What the names of its flags begin with.
 const FLAGS: &str = "private-api";
@@ -34,6 +39,10 @@ fn client_tls(config: &PrivateApi) -> Result<Option<ClientTls>, AttachListenerEr
     }
     let options = ClientTlsOptions {
         ca_files: config.ca.iter().cloned().collect(),
+        server_name: match &config.peers {
+            Peers::Name(_) => None,
+            Peers::Labels { server_name, .. } => server_name.clone(),
+        },
         ..ClientTlsOptions::default()
     };
     let tls = ClientTls::load(&options);

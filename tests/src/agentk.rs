@@ -93,8 +93,23 @@ impl Agentk {
         token: &str,
         folder: &Path,
     ) -> Result<Self> {
+        Self::receptive_in(&[], name, flags, kubeconfig, token, folder)
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn receptive_in(
+        variables: &[(&str, &str)],
+        name: &str,
+        flags: &[String],
+        kubeconfig: &Path,
+        token: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let mut command = Command::new(programs::own_agentk()?);
-        command.args(flags);
+        command.args(flags).envs(variables.iter().copied());
         Self::launch(command, name, kubeconfig, token, folder)
     }
 

@@ -1,6 +1,6 @@
 //! Two pods of an agent of which kas dials one: the other leads, and tells kas of
-//! events through the first. In both forms of connections that kas makes, and with
-//! a kas that is started again.
+//! events through the first. In both forms of connections that kas makes, with pods
+//! that find each other by a name or by labels, and with a kas that is started again.
 
 use std::{path::Path, time::Duration};
 
@@ -22,6 +22,13 @@ const AGENT: &str = "behind";
 /// The pod that kas dials, and the one that leads.
 const PODS: [&str; 2] = ["pod-a", "pod-b"];
 
+/// How a pod finds the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    ByName,
+    ByLabels,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_kas_has_not_dialled_tells_it_of_events() -> Result<()> {
     if skipped(
@@ -33,8 +40,13 @@ async fn a_leader_that_kas_has_not_dialled_tells_it_of_events() -> Result<()> {
     let cluster = Cluster::up().await?;
 
     let checked = async {
-        for form in ["attach", "reverse_tunnel"] {
-            check(&cluster, form).await.context(form)?;
+        for (form, found) in [
+            ("attach", Found::ByName),
+            ("reverse_tunnel", Found::ByName),
+            ("reverse_tunnel", Found::ByLabels),
+        ] {
+            let checked = check(&cluster, form, found).await;
+            checked.with_context(|| format!("{form}, {found:?}"))?;
         }
         anyhow::Ok(())
     };
@@ -44,7 +56,7 @@ async fn a_leader_that_kas_has_not_dialled_tells_it_of_events() -> Result<()> {
     checked
 }
 
-async fn check(cluster: &Cluster, form: &str) -> Result<()> {
+async fn check(cluster: &Cluster, form: &str, found: Found) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     let certs = Certs::create(&folder.join("certs"))?;
@@ -65,8 +77,17 @@ async fn check(cluster: &Cluster, form: &str) -> Result<()> {
     admin.apply(&lease(&lock)).await?;
     std::fs::write(folder.join("pods"), SECRET)?;
     let pod = |number: usize, ports: [u16; 3]| {
-        let flags = flags(ports, folder);
-        Agentk::receptive(
+        let mut flags = flags(ports, folder);
+        let mut variables = vec![];
+        if found == Found::ByLabels {
+            flags.retain(|flag| !flag.starts_with("--private-api-peers"));
+            flags.retain(|flag| !flag.starts_with("--private-api-listen-address"));
+            let address = format!("{}:{own}", ADDRESSES[number]);
+            flags.push(format!("--private-api-listen-address={address}"));
+            variables.push(("POD_SELECTOR_LABELS", "app=behind,tier=agent"));
+        }
+        Agentk::receptive_in(
+            &variables,
             PODS[number],
             &flags,
             &cluster.agent_kubeconfig(),
@@ -79,6 +100,23 @@ async fn check(cluster: &Cluster, form: &str) -> Result<()> {
         pod(1, [other, others, own])?,
     ];
 
+    if found == Found::ByLabels {
+        for (name, address) in PODS.into_iter().zip(ADDRESSES) {
+            admin.apply(&POD.replace("NAME", name)).await?;
+            let status = format!(
+                r#"{{"status": {{"podIP": "{address}", "podIPs": [{{"ip": "{address}"}}]}}}}"#
+            );
+            let patch = [
+                "patch",
+                "pod",
+                name,
+                "--subresource=status",
+                "--patch",
+                &status,
+            ];
+            admin.ok(&patch).await?;
+        }
+    }
     let user = kas.create_user("ana", AGENT, &["agent"]).await?;
     let server = Server {
         url: format!("https://localhost:{}/k8s-proxy/", kas.users),
@@ -95,7 +133,9 @@ async fn check(cluster: &Cluster, form: &str) -> Result<()> {
         let works = async || kubectl.ok(&["get", "namespace", "default"]).await.ok();
         let works = until("kubectl", SOON, works).await;
         works.with_context(|| tails(&kas, &pods))?;
-        let name = format!("told-{form}-{begin}");
+        let name = format!("told-{form}-{begin}-{found:?}")
+            .to_lowercase()
+            .replace('_', "-");
         let said = format!("\"name\":\"{name}\"");
         admin.apply(&EVENT.replace("NAME", &name)).await?;
         let told = async || kas.process.output().contains(&said).then_some(());
@@ -130,6 +170,16 @@ fn flags([api, own, other]: [u16; 3], folder: &Path) -> Vec<String> {
         "--features=events".to_owned(),
     ]
 }
+
+/// Where they listen for each other, at one port.
+const ADDRESSES: [&str; 2] = ["127.0.0.2", "127.0.0.3"];
+/// As Kubernetes knows such a pod; nothing runs it.
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: behind, tier: agent}}
+spec: {schedulerName: nobody, containers: [{name: agentk, image: none}]}
+"#;
 
 const EVENT: &str = r#"
 apiVersion: v1

@@ -6,7 +6,14 @@ use clap::Args;
 use runtime::connect::Target;
 
 use super::{address, given, identity};
-use crate::config::{ConfigError, PrivateApi, Receptive};
+use crate::config::{ConfigError, Peers, PrivateApi, Receptive};
+
+/// Labels that all pods of the agent have, as a label selector.
+const SELECTOR: &str = "POD_SELECTOR_LABELS";
+/// Where other pods reach this one.
+const OWN_URL: &str = "OWN_PRIVATE_API_URL";
+/// The name in the pods' certificate.
+const OWN_HOST: &str = "OWN_PRIVATE_API_HOST";
 
 /// How kas dials the agent.
 #[derive(Debug, Args)]
@@ -61,13 +68,16 @@ struct PrivateApiFlags {
 
 impl ReceptiveFlags {
     /// How kas dials the agent; `None` unless the flags say how kas authenticates.
-    pub(super) fn into_config(self) -> Result<Option<Receptive>, ConfigError> {
+    pub(super) fn into_config(
+        self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Receptive>, ConfigError> {
         let tls = identity(self.api_cert_file, self.api_key_file, "api")?;
         let (client_ca, key) = (given(self.api_ca_cert_file), given(self.api_jwt_file));
         if client_ca.is_some() && tls.is_none() {
             return Err(ConfigError::ClientCa);
         }
-        let private_api = self.private_api.into_config()?;
+        let private_api = self.private_api.into_config(variable)?;
         if client_ca.is_none() && key.is_none() {
             return match (tls, private_api) {
                 (None, None) => Ok(None),
@@ -86,17 +96,36 @@ impl ReceptiveFlags {
 }
 
 impl PrivateApiFlags {
-    fn into_config(self) -> Result<Option<PrivateApi>, ConfigError> {
+    fn into_config(
+        self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<PrivateApi>, ConfigError> {
         let flags = "private-api";
         let tls = identity(self.private_api_cert_file, self.private_api_key_file, flags)?;
-        let peers = self.private_api_peers.filter(|peers| !peers.is_empty());
-        let (secret, peers) = match (given(self.private_api_jwt_file), peers) {
-            (None, None) if tls.is_none() => return Ok(None),
-            (Some(secret), Some(peers)) => (secret, peers),
-            (Some(_) | None, Some(_) | None) => return Err(ConfigError::PrivateApi),
+        let name = self.private_api_peers.filter(|peers| !peers.is_empty());
+        // GitLab's chart sets it for each receptive agent; without a secret there is no private API.
+        let given_variable = |name| variable(name).filter(|value: &String| !value.is_empty());
+        let labels = given_variable(SELECTOR);
+        let secret = match (given(self.private_api_jwt_file), &name, &labels) {
+            (None, None, _) if tls.is_none() => return Ok(None),
+            (Some(secret), Some(_), _) | (Some(secret), None, Some(_)) => secret,
+            (None, _, _) | (Some(_), None, None) => return Err(ConfigError::PrivateApi),
         };
-        let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
-        let peers = Target::parse(&format!("{scheme}://{peers}")).map_err(ConfigError::Peers)?;
+        let peers = match (name, labels) {
+            (Some(name), _) => {
+                let scheme = if tls.is_some() { "grpcs" } else { "grpc" };
+                let name = Target::parse(&format!("{scheme}://{name}"));
+                Peers::Name(name.map_err(ConfigError::Peers)?)
+            }
+            (None, labels) => Peers::Labels {
+                selector: labels.unwrap_or_default(),
+                port: port(
+                    given_variable(OWN_URL).as_deref(),
+                    &self.private_api_listen_address,
+                )?,
+                server_name: given_variable(OWN_HOST),
+            },
+        };
         Ok(Some(PrivateApi {
             address: address(
                 &self.private_api_listen_network,
@@ -109,4 +138,13 @@ impl PrivateApiFlags {
             ca: given(self.private_api_ca_cert_file),
         }))
     }
+}
+
+/// The port at which pods of the agent listen for each other.
+fn port(own_url: Option<&str>, listens: &str) -> Result<u16, ConfigError> {
+    let end = |text: &str| text.rsplit(':').next().and_then(|port| port.parse().ok());
+    let of_url = own_url.and_then(|url| end(url.trim_end_matches('/')));
+    of_url
+        .or_else(|| end(listens))
+        .ok_or(ConfigError::PeersPort)
 }

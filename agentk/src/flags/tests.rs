@@ -1,6 +1,7 @@
 //! What command lines mean, and which are refused.
 
 use super::*;
+use crate::config::Peers;
 use runtime::telemetry::Causes;
 
 fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
@@ -113,6 +114,33 @@ fn an_agent_that_kas_dials_needs_to_know_how_kas_proves_who_it_is() {
         let error = read(&arguments).unwrap_err();
         assert!(error.contains(named), "{error}");
     }
+}
+
+#[test]
+fn pods_are_found_by_labels_where_no_name_is_given() {
+    let line = ["agentk", "--token-file=/x", "--api-jwt-file=/k"];
+    let secret = ["--private-api-jwt-file=/s"];
+    let peers = |more: &[&str], variables: &[(&str, &str)]| {
+        let config = read_all(&[&line[..], more].concat(), variables)?;
+        let Link::Receive(receptive) = config.link else {
+            return Err("it is to be dialled".to_owned());
+        };
+        Ok(receptive.private_api.map(|it| it.peers))
+    };
+    let labels = ("POD_SELECTOR_LABELS", "app=agentk");
+
+    assert!(matches!(peers(&[], &[labels]), Ok(None)));
+    let url = ("OWN_PRIVATE_API_URL", "grpcs://10.0.0.1:9081");
+    let host = ("OWN_PRIVATE_API_HOST", "agentk");
+    for (variables, expected) in [(&[labels][..], 8081), (&[labels, url, host][..], 9081)] {
+        let found = peers(&secret, variables);
+        let Ok(Some(Peers::Labels { selector, port, .. })) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!((selector.as_str(), port), ("app=agentk", expected));
+    }
+    let named = [&secret[..], &["--private-api-peers=pods:1"]].concat();
+    assert!(matches!(peers(&named, &[labels]), Ok(Some(Peers::Name(_)))));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PODS_AUDIENCE, client_tls, secret};
+use super::{PODS_AUDIENCE, PeerAddresses, client_tls, peers::PeersError, secret};
 use crate::{
     attach_listener::AttachListenerError, config::PrivateApi, last_failure::LastFailure,
     session::Uplink, version,
@@ -35,7 +35,7 @@ type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Dials the other pods.
 #[derive(Debug)]
 pub(crate) struct PodDialer {
-    pods: Target,
+    pods: PeerAddresses,
     options: ConnectOptions,
     secret: Secret,
     uplink: Uplink,
@@ -46,6 +46,10 @@ pub(crate) struct PodDialer {
 /// Why no pod relays this one.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    #[error("there is no other pod")]
+    NoPods,
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("HTTP/2 handshake with another pod failed")]
@@ -60,11 +64,12 @@ impl PodDialer {
     /// Connections through other pods go to the session.
     pub(crate) fn new(
         config: &PrivateApi,
+        pods: PeerAddresses,
         uplink: Uplink,
         incoming: mpsc::Sender<ByteStream>,
     ) -> Result<Self, AttachListenerError> {
         Ok(Self {
-            pods: config.peers.clone(),
+            pods,
             options: ConnectOptions {
                 tls: client_tls(config)?,
                 user_agent: version::user_agent(),
@@ -110,8 +115,20 @@ impl PodDialer {
         }
     }
 
-    /// Dials each address of the pods' name until one relays this pod.
+    /// Dials the pods until one relays this one.
     async fn dial_all(&self) -> Result<(ByteStream, Driver), DialError> {
+        let mut failure = DialError::NoPods;
+        for target in self.pods.targets().await? {
+            match self.dial_each(&target).await {
+                Ok(dialled) => return Ok(dialled),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Dials each address of a name until one relays this pod.
+    async fn dial_each(&self, pods: &Target) -> Result<(ByteStream, Driver), DialError> {
         let mut dialled: Vec<SocketAddr> = Vec::new();
         let mut failure = None;
         loop {
@@ -119,7 +136,7 @@ impl PodDialer {
                 avoid: dialled.clone(),
                 ..self.options.clone()
             };
-            let connected = match connect(&self.pods, &options).await {
+            let connected = match connect(pods, &options).await {
                 Ok(connected) => connected,
                 Err(error) => return Err(failure.unwrap_or_else(|| error.into())),
             };
@@ -130,21 +147,25 @@ impl PodDialer {
                 Some(failure) if known => return Err(failure),
                 Some(_) | None => dialled.extend(connected.remote_addr),
             }
-            match self.attach(connected.io).await {
+            match self.attach(connected.io, pods).await {
                 Ok(attached) => return Ok(attached),
                 Err(error) => failure = Some(error),
             }
         }
     }
 
-    async fn attach(&self, io: ByteStream) -> Result<(ByteStream, Driver), DialError> {
+    async fn attach(
+        &self,
+        io: ByteStream,
+        pods: &Target,
+    ) -> Result<(ByteStream, Driver), DialError> {
         let (send, http2) = grpc::client_settings().handshake(io).await?;
         let mut driver: Driver = Box::pin(async move {
             if let Err(error) = http2.await {
                 tracing::debug!(error = %Causes(&error), "connection to another pod broke");
             }
         });
-        let attaching = grpc::attach(Channel::new(send, self.pods.origin(), self.metadata()?));
+        let attaching = grpc::attach(Channel::new(send, pods.origin(), self.metadata()?));
         let attached = tokio::select! {
             attached = timeout(ATTACH_TIMEOUT, attaching) => attached,
             () = &mut driver => Ok(Err(Status::unavailable("it closed the connection"))),
@@ -169,8 +190,16 @@ impl PodDialer {
         if !self.failure.is_new(&error) {
             return;
         }
-        let waits = matches!(failure, DialError::Refused(status)
-            if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition));
+        let waits = match failure {
+            DialError::NoPods => true,
+            DialError::Refused(status) => {
+                matches!(status.code(), Code::Unavailable | Code::FailedPrecondition)
+            }
+            DialError::Peers(_)
+            | DialError::Connect(_)
+            | DialError::Protocol(_)
+            | DialError::Sign(_) => false,
+        };
         if waits {
             tracing::debug!(pods = %self.pods, error, "no pod of this agent is connected to kas");
         } else {

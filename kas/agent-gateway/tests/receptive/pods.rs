@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use agentk::PrivateApi;
+use agentk::{Peers, PrivateApi};
 use futures_util::stream;
 use proto::receptive::rpc::{Chunk, receptive_client::ReceptiveClient};
 use runtime::{
@@ -92,7 +92,7 @@ pub(crate) fn private_api(secret: &Path, own: u16, other: u16) -> PrivateApi {
     PrivateApi {
         address: format!("127.0.0.1:{own}"),
         secret: secret.to_owned(),
-        peers: Target::parse(&format!("grpc://127.0.0.1:{other}")).unwrap(),
+        peers: Peers::Name(Target::parse(&format!("grpc://127.0.0.1:{other}")).unwrap()),
         tls: None,
         ca: None,
     }
