@@ -1,8 +1,9 @@
 //! `config_last_reload_*`: whether the files that this process reads again could be used when they were read last.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
-    sync::{LazyLock, atomic::AtomicU64},
+    sync::{LazyLock, Mutex, PoisonError, atomic::AtomicU64},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -29,6 +30,9 @@ struct Families {
 
 /// Of all files of the process, whoever reads them.
 static FAMILIES: LazyLock<Families> = LazyLock::new(Families::default);
+
+/// The ends of the chains of certificates that are in force, in seconds since 1970, by their files.
+static ENDS: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
 
 /// Registers the metrics of all files.
 pub fn register(registry: &mut Registry) {
@@ -71,6 +75,17 @@ pub(crate) fn certificate(file: &Path, not_after: i64) {
         reason = "seconds of dates are far below 2^53"
     )]
     gauge.set(not_after as f64);
+    let mut ends = ENDS.lock().unwrap_or_else(PoisonError::into_inner);
+    ends.insert(label(file).file, not_after);
+}
+
+/// When the first certificate of each chain ends that this process uses: its file, and seconds since 1970.
+#[must_use]
+pub fn certificate_ends() -> Vec<(String, i64)> {
+    let ends = ENDS.lock().unwrap_or_else(PoisonError::into_inner);
+    ends.iter()
+        .map(|(file, end)| (file.clone(), *end))
+        .collect()
 }
 
 fn label(file: &Path) -> File {

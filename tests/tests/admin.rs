@@ -305,6 +305,12 @@ async fn from_other_machines_a_token_or_a_certificate_is_needed() -> Result<()> 
 
     let known = status(&options).await.with_context(|| kas.process.tail())?;
     ensure!(known.agents == 1, "{known:?}");
+    let file = certs.certificate.display().to_string();
+    let certificate = known.certificates.iter().find(|it| it.file == file);
+    let certificate = certificate.with_context(|| format!("{known:?}"))?;
+    ensure!(!certificate.replica.is_empty(), "{certificate:?}");
+    let asked = known.coverage.context("a coverage")?.as_of;
+    ensure!(certificate.not_after > asked, "{certificate:?} at {asked}");
     let nobody = ClientOptions {
         token_file: None,
         ..options

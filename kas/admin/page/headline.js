@@ -4,6 +4,8 @@ import { el, facts, number, state } from "./dom.js";
 
 /** Names of clusters that are not connected, in the headline. */
 const NAMED = 5;
+/** Days in which somebody must act before a certificate ends. */
+const DAYS_BEFORE_END = 14;
 
 /** Shows the answer of /v1/status. */
 export function showHeadline(place, status) {
@@ -35,6 +37,17 @@ function numbers(status) {
     ["Routing store", status.store, status.store === "unavailable" && "bad"],
     ["Requests in progress", number(status.requests_in_progress)],
     ["Requests", number(status.requests_total)],
+    ...certificate(status),
     ["Failed", [number(status.requests_failed), el("small", {}, ` ${failed.toFixed(2)} %`)]],
   ];
+}
+
+/** The certificate that ends first. */
+function certificate({ certificates, coverage }) {
+  const first = (certificates || [])[0];
+  if (!first) return [];
+  // By the server's clock.
+  const days = Math.floor((Date.parse(first.not_after) - Date.parse(coverage.as_of)) / 86_400_000);
+  const words = days < 0 ? "has ended" : `${number(days)} days`;
+  return [["First certificate ends in", [words, el("small", {}, ` ${first.file}`)], days < DAYS_BEFORE_END && "bad"]];
 }

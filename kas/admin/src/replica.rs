@@ -7,7 +7,10 @@ use std::sync::Arc;
 use cluster_state::{AgentId, MemberState, ReplicaId, RoutingTable};
 use jiff::Timestamp;
 use router::Registry;
-use runtime::telemetry::{self, LogLevel};
+use runtime::{
+    reloads,
+    telemetry::{self, LogLevel},
+};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, service::Routes};
 use user_gateway::Metrics;
@@ -16,7 +19,7 @@ use crate::{
     Failure,
     sources::store,
     v1::{
-        AgentReference, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
+        AgentReference, Certificate, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
         GetTunnelsRequest, ListOwnSessionsRequest, ListRequestsRequest, ListRequestsResponse,
         ListSessionsResponse, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
         SetLogLevelRequest, SetLogLevelResponse, Tunnels,
@@ -36,6 +39,19 @@ pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 const MAX_REQUESTS: u32 = 500;
 /// The same where nobody says.
 const DEFAULT_REQUESTS: u32 = 100;
+
+/// The certificates of this process, by their files.
+fn certificates() -> Vec<Certificate> {
+    let ends = reloads::certificate_ends().into_iter();
+    ends.map(|(file, not_after)| Certificate {
+        file,
+        not_after: Timestamp::from_second(not_after)
+            .unwrap_or(Timestamp::MAX)
+            .to_string(),
+        replica: String::new(),
+    })
+    .collect()
+}
 
 /// What a replica's state is called.
 pub(crate) fn state(state: MemberState) -> &'static str {
@@ -92,6 +108,7 @@ impl Own {
             store: store(self.table.store_health()).to_owned(),
             log_level: telemetry::current_level()
                 .map_or(String::new(), |it| it.as_str().to_owned()),
+            certificates: certificates(),
         }
     }
 

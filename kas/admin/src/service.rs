@@ -16,7 +16,7 @@ use crate::{
     records,
     replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit, state},
     v1::{
-        Agent, AgentReference, Coverage, Explanation, FleetStatus, GetAgentRequest,
+        Agent, AgentReference, Certificate, Coverage, Explanation, FleetStatus, GetAgentRequest,
         GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
         ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
         ListRequestsResponse, ReplicaDetails, ReplicaEntry, ReplicaLogLevel, SetLogLevelRequest,
@@ -28,6 +28,8 @@ use crate::{
 const LISTED_DISCONNECTED: usize = 20;
 /// Bytes of an agent's name, at most.
 const MAX_NAME_BYTES: usize = 253;
+/// Certificates in the headline.
+const LISTED_CERTIFICATES: usize = 20;
 /// How long an agent's last time may be looked up.
 const LAST_SEEN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -74,6 +76,7 @@ impl Admin {
             .replicas
             .iter()
             .filter_map(|it| it.details.as_ref());
+        let certificates = first_to_end(&replicas.replicas);
         let mut status = FleetStatus {
             agents: count(fleet.agents.len()),
             agents_connected: count(fleet.connected),
@@ -86,6 +89,7 @@ impl Admin {
                 .collect(),
             replicas: count(replicas.replicas.len()),
             store: self.own.details().store,
+            certificates,
             coverage: both(&fleet, replicas.coverage),
             ..FleetStatus::default()
         };
@@ -391,4 +395,20 @@ fn both(fleet: &Snapshot, replicas: Option<Coverage>) -> Option<Coverage> {
         coverage.problem.push_str(&replicas.problem);
     }
     Some(coverage)
+}
+
+/// The certificates of all replicas that end first.
+fn first_to_end(replicas: &[ReplicaEntry]) -> Vec<Certificate> {
+    let all = replicas.iter().flat_map(|replica| {
+        let told = replica.details.iter().flat_map(|it| &it.certificates);
+        told.map(|it| Certificate {
+            replica: replica.id.clone(),
+            ..it.clone()
+        })
+    });
+    let mut all: Vec<_> = all.collect();
+    // Texts of RFC 3339 in UTC are in the order of their times to the second.
+    all.sort_by(|a, b| (&a.not_after, &a.file).cmp(&(&b.not_after, &b.file)));
+    all.truncate(LISTED_CERTIFICATES);
+    all
 }

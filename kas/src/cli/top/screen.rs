@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use super::columns::{self, Column};
 use crate::cli::CommandError;
 
+/// Seconds in which somebody must act before a certificate ends.
+const CERTIFICATE_WARNING: i64 = 14 * 86_400;
 const KEYS: &str = "1 2 3 tab: view   j k g G: scroll   q: leave";
 const AGENTS: [Column; 8] = [
     Column::new("ID", 0, 12),
@@ -265,6 +267,9 @@ impl Screen {
             (None, None) => None,
         };
         lines.extend(problem.map(|it| Line::styled(it, alarm)));
+        let status = self.status.as_ref().map(|(status, _)| status);
+        let ends = status.and_then(certificate_ends);
+        lines.extend(ends.map(|it| Line::styled(it, alarm)));
         lines
     }
 
@@ -305,6 +310,22 @@ fn lines(text: &Line<'_>, width: u16) -> usize {
 /// The server's time, by its own clock: this machine's may be another.
 fn as_of(status: &FleetStatus) -> Option<Timestamp> {
     status.coverage.as_ref()?.as_of.parse().ok()
+}
+
+/// The certificate that ends first, if that is soon or was.
+fn certificate_ends(status: &FleetStatus) -> Option<String> {
+    let first = status.certificates.first()?;
+    let ends: Timestamp = first.not_after.parse().ok()?;
+    let left = ends.duration_since(as_of(status)?).as_secs();
+    let when = match left {
+        CERTIFICATE_WARNING.. => return None,
+        0.. => format!("ends in {} days", left / 86_400),
+        _ => "has ended".to_owned(),
+    };
+    Some(format!(
+        "CERTIFICATE {when}: {} of {}",
+        first.file, first.replica
+    ))
 }
 
 /// How long ago that was, as Kubernetes tells ages; empty where that is not known.
@@ -404,7 +425,7 @@ fn rates(
 mod tests {
     use std::time::Duration;
 
-    use admin::v1::{Agent, Coverage, ReplicaDetails, ReplicaEntry};
+    use admin::v1::{Agent, Certificate, Coverage, ReplicaDetails, ReplicaEntry};
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
@@ -499,6 +520,35 @@ mod tests {
         let text = drawn(&mut screen, 80, 24);
         assert!(text.contains("NO ANSWER: the server says: gone"), "{text}");
         assert!(text.contains("prod-eu"), "what was told last stays: {text}");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_named() {
+        let mut screen = Screen::default();
+        for (not_after, told) in [
+            (
+                "2026-03-14T11:00:00Z",
+                "CERTIFICATE ends in 12 days: /tls.crt of a",
+            ),
+            (
+                "2026-02-28T12:00:00Z",
+                "CERTIFICATE has ended: /tls.crt of a",
+            ),
+            ("2027-01-01T00:00:00Z", ""),
+        ] {
+            let mut picture = picture(Instant::now(), 1, "", 1);
+            picture.status.certificates = vec![Certificate {
+                file: "/tls.crt".into(),
+                not_after: not_after.into(),
+                replica: "a".into(),
+            }];
+            screen.show(Ok(picture));
+
+            let text = drawn(&mut screen, 80, 24);
+
+            assert!(text.contains(told), "{text}");
+            assert_eq!(text.contains("CERTIFICATE"), !told.is_empty(), "{text}");
+        }
     }
 
     #[test]
