@@ -30,6 +30,8 @@ pub struct Member {
     pub users: u16,
     /// Where it says how it is.
     pub observability: u16,
+    /// Where operators connect.
+    pub admin: u16,
 }
 
 impl Member {
@@ -45,7 +47,7 @@ impl Member {
         redis: u16,
         folder: &Path,
     ) -> Result<Self> {
-        let [api, agents, users, peers, observability] = [(); 5].map(|()| ports::free());
+        let [api, agents, users, peers, observability, admin] = [(); 6].map(|()| ports::free());
         let file = folder.join(format!("kas-{number}.yaml"));
         let (secret, private) = (folder.join("secret"), folder.join("private"));
         std::fs::write(&private, BASE64_STANDARD.encode([7; 32]))?;
@@ -56,6 +58,7 @@ impl Member {
              listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: 10s}}\n    url_path_prefix: /k8s-proxy/\n    websocket_token_secret_file: {secret}\n\
              api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}}}}}\n\
              private_api: {{listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {private}}}}}\n\
+             admin: {{listen: {{address: '127.0.0.1:{admin}'}}}}\n\
              redis: {{server: {{address: '127.0.0.1:{redis}'}}}}\n\
              observability: {{listen: {{address: '127.0.0.1:{observability}'}}, logging: {{level: debug}}, usage_reporting_period: 1s}}\n",
             gitlab = double.url(),
@@ -69,7 +72,7 @@ impl Member {
             .arg(&file)
             .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{peers}"));
         let process = Process::spawn(&format!("kas-{number}"), &mut command, folder)?;
-        for port in [api, agents, users, peers, observability] {
+        for port in [api, agents, users, peers, observability, admin] {
             let listens = until_accepts(port, LIMIT).await;
             listens.with_context(|| process.tail())?;
         }
@@ -79,6 +82,7 @@ impl Member {
             agents,
             users,
             observability,
+            admin,
         })
     }
 

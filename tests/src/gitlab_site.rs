@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::{
     agentk::{Agentk, Links},
     gitlab_double::{GitLabDouble, Scenario},
-    gitlab_member::Member,
+    gitlab_member::{LIMIT, Member},
     redis::Redis,
     stub_api::StubApi,
 };
@@ -50,6 +50,19 @@ impl GitLabSite {
             stub: StubApi::start().await?,
             folder,
         })
+    }
+
+    /// Kills a replica and starts another one in its place, at other ports.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn replace(&mut self, number: usize) -> Result<()> {
+        let process = &mut self.members[number].process;
+        process.end_by("KILL", LIMIT).await?;
+        let (redis, folder) = (self.redis.port(), self.folder.path());
+        let next = Member::start(number, POLL, &self.double, redis, folder).await?;
+        self.members[number] = next;
+        Ok(())
     }
 
     /// Starts an agent that knows one replica only, and does not wait.

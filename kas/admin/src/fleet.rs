@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent_gateway::{ConnectedProcess, processes};
-use cluster_state::{PresenceQuery, ReplicaId, StoreError, StoreHealth};
+use cluster_state::{AgentId, PresenceQuery, ReplicaId, StoreError, StoreHealth};
 use control_plane::AgentInfo;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -126,7 +126,8 @@ async fn read(sources: &Sources) -> Snapshot {
         StoreHealth::InMemory | StoreHealth::Available => STORE_TIMEOUT,
     };
     let published = sources.tracker.published(&PresenceQuery::All);
-    let published = tokio::time::timeout(patience, published).await;
+    let published = tokio::time::timeout(patience, published);
+    let (published, earlier) = tokio::join!(published, earlier(sources, patience));
     let published = published.unwrap_or(Err(StoreError::Timeout(patience)));
     let known = sources.control_plane.known_agents();
     let (tracker, me) = (sources.tracker.clone(), sources.me.replica.clone());
@@ -148,7 +149,7 @@ async fn read(sources: &Sources) -> Snapshot {
                 .collect()
             }
         };
-        merge(&known, processes)
+        merge(&known, &earlier, processes)
     });
     let agents = merging.await.unwrap_or_else(|_| {
         coverage.complete = false;
@@ -163,21 +164,39 @@ async fn read(sources: &Sources) -> Snapshot {
     }
 }
 
-/// Those who are registered and those who are connected, each once, by their ids.
-fn merge(known: &[Arc<AgentInfo>], connected: Vec<ConnectedProcess>) -> Vec<Agent> {
-    let mut all: BTreeMap<i64, Agent> = known
-        .iter()
-        .map(|info| (info.id.0, registered(info)))
-        .collect();
+/// Agents that were connected at any time to any replica, where the control plane knows those only that were here
+/// lately: each is pinned to its cluster, which the store keeps. Those of clusters that are not known are missing, and
+/// none are told while the store is away.
+async fn earlier(sources: &Sources, patience: Duration) -> Vec<AgentId> {
+    let clusters = sources.clusters.as_ref();
+    let Some(clusters) = clusters.filter(|_| !sources.control_plane.knows_all_agents()) else {
+        return Vec::new();
+    };
+    let pins = tokio::time::timeout(patience, clusters.all()).await;
+    let pins = pins.ok().and_then(Result::ok).unwrap_or_default();
+    pins.into_keys().collect()
+}
+
+/// Those who are registered, were here earlier or are connected, each once, by their ids.
+fn merge(
+    known: &[Arc<AgentInfo>],
+    earlier: &[AgentId],
+    connected: Vec<ConnectedProcess>,
+) -> Vec<Agent> {
+    let nameless = |id: i64| Agent {
+        id,
+        state: DISCONNECTED.to_owned(),
+        ..Agent::default()
+    };
+    let mut all: BTreeMap<i64, Agent> = earlier.iter().map(|id| (id.0, nameless(id.0))).collect();
+    all.extend(known.iter().map(|info| (info.id.0, registered(info))));
     let mut replicas: BTreeMap<i64, BTreeSet<ReplicaId>> = BTreeMap::new();
     for process in connected {
         let id = process.info.agent_id;
-        let agent = all.entry(id).or_insert_with(|| Agent {
-            id,
-            project_id: process.info.project_id,
-            state: DISCONNECTED.to_owned(),
-            ..Agent::default()
-        });
+        let agent = all.entry(id).or_insert_with(|| nameless(id));
+        if agent.project_id == 0 {
+            agent.project_id = process.info.project_id;
+        }
         replicas
             .entry(id)
             .or_default()
@@ -263,7 +282,6 @@ pub(crate) fn summary(agent: &Agent, processes: usize) -> Agent {
 
 #[cfg(test)]
 mod tests {
-    use cluster_state::AgentId;
     use proto::agent::{agent_tracker::ConnectedAgentInfo, entity::AgentMeta};
 
     use super::*;
@@ -301,6 +319,7 @@ mod tests {
 
         let all = merge(
             &known,
+            &[AgentId(2), AgentId(5)],
             vec![
                 process(2, "a", 20, &["r2"]),
                 process(2, "b", 10, &["r1", "r2"]),
@@ -308,9 +327,10 @@ mod tests {
             ],
         );
 
-        let [two, seven] = &all[..] else {
+        let [two, five, seven] = &all[..] else {
             panic!("{all:?}")
         };
+        assert_eq!((five.id, &*five.name, &*five.state), (5, "", DISCONNECTED));
         assert_eq!((two.id, &*two.name, &*two.state), (2, "prod", CONNECTED));
         assert_eq!(
             (two.process_count, &two.replicas[..]),
@@ -332,7 +352,7 @@ mod tests {
             default_branch: String::new(),
         })];
 
-        let all = merge(&known, Vec::new());
+        let all = merge(&known, &[], Vec::new());
 
         assert_eq!(all[0].state, DISCONNECTED);
         assert_eq!(all[0].labels["project"], "g/p");

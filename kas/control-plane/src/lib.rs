@@ -113,6 +113,11 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
     /// The agents known without asking anybody, for messages and lists.
     fn known_agents(&self) -> Vec<Arc<AgentInfo>>;
 
+    /// Whether these are all that there are. By default they are those that were here lately.
+    fn knows_all_agents(&self) -> bool {
+        false
+    }
+
     /// Whether the agent of a token may read the project of this path; none by
     /// default, as whoever knows no projects cannot say of any.
     fn may_read_project<'a>(

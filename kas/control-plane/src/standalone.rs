@@ -310,6 +310,10 @@ impl ControlPlane for Standalone {
         self.directory.load().agents().cloned().collect()
     }
 
+    fn knows_all_agents(&self) -> bool {
+        true
+    }
+
     fn receptive_agents(&self) -> watch::Receiver<Arc<[ReceptiveAgent]>> {
         self.receptive.subscribe()
     }
