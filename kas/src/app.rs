@@ -77,6 +77,9 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     // Requests in progress have records until they are over.
     let close_audit = CancellationToken::new();
     let writing = tokio::spawn(writers.run(close_audit.clone()));
+    if let Some(standalone) = control.standalone() {
+        standalone.record_changes(audit.clone());
+    }
     let setup = setup(&config, id, &control, audit, metrics).await?;
     let mut reloader = Reloader::new(file, &config, control.standalone());
     reloader.certificates(setup.certificates());
@@ -162,6 +165,11 @@ async fn setup(
         tracker.clone(),
         &mut metrics,
     );
+    let pins = clusters.clone();
+    audit.find_clusters(move |agent| {
+        let pin = pins.known_pin_of(cluster_state::AgentId(agent));
+        pin.map(|it| it.to_string())
+    });
     control.read_repositories(shared.sharing, &shared.notifications);
     let events = config.agent.events.as_ref();
     let events =
@@ -210,14 +218,14 @@ async fn setup(
             control.usage.clone(),
             &graph,
             shared.one_time,
-            audit,
+            audit.clone(),
         )
         .await?,
         peers,
         gitlab,
         events,
         graph,
-        admin: admin::port(&config.admin, &tracker).await?,
+        admin: admin::port(&config.admin, &tracker, audit).await?,
         max_agent_series: config.observability.max_agent_series.0,
         observability: Some(observability(config, &directions).await?),
     })
@@ -269,7 +277,11 @@ async fn users(
         .await
         .context("agent.kubernetes_api.listen.address")?;
     tracing::info!(address = %listener, "Kubernetes API endpoint is up");
-    let acceptor = PlainAcceptor::new(server_tls(users.listen.tls().as_ref(), &[H2, HTTP_1_1])?);
+    let tls = server_tls(users.listen.tls().as_ref(), &[H2, HTTP_1_1])?;
+    let acceptor = PlainAcceptor {
+        proxy_protocol: users.listen.proxy_protocol,
+        ..PlainAcceptor::new(tls)
+    };
     let settings = user_gateway::Settings {
         url_path_prefix: users.url_path_prefix.0.clone(),
         // As GitLab's kas does. Where a file is the control plane, kubeconfigs without it are in use.
@@ -290,6 +302,7 @@ async fn users(
         usage,
         audit,
         account: matches!(config.control_plane(), ControlPlaneConfig::Standalone(_)),
+        trusted_proxies: users.trusted_proxies.iter().map(|it| it.0).collect(),
         graph: config.agent.graph.enabled.then(|| graph.clone()),
         ..user_gateway::Settings::default()
     };

@@ -74,7 +74,7 @@ enum Path {
     /// The stream is a tunnel of this replica.
     Tunnel(TunnelInUse),
     /// The stream leads to the peer that holds the tunnel.
-    Peer(#[expect(dead_code, reason = "held for its Drop")] StreamPermit),
+    Peer(StreamPermit),
 }
 
 impl Call {
@@ -136,6 +136,15 @@ impl Call {
             ended: false,
             broken: false,
         })
+    }
+
+    /// The URL of the replica that has the tunnel, where that is another one.
+    #[must_use]
+    pub fn peer(&self) -> Option<&str> {
+        match &self.path {
+            Path::Tunnel(_) => None,
+            Path::Peer(permit) => Some(permit.url()),
+        }
     }
 
     /// Waits until the flow-control window has room for a payload.

@@ -27,6 +27,10 @@ pub struct Options<'a> {
     pub agent: &'a str,
     /// The same for the whole file.
     pub more: &'a str,
+    /// The same for `agent.kubernetes_api`.
+    pub users: &'a str,
+    /// The same for `agent.kubernetes_api.listen`.
+    pub users_listen: &'a str,
     /// `agent.kubernetes_api.url_path_prefix`; empty: `/k8s-proxy/`.
     pub users_prefix: &'a str,
     /// How many files it may have open; as many as the test if absent.
@@ -254,7 +258,9 @@ fn yaml(options: Options<'_>, file: &Path, ports: [u16; 3]) -> Result<String> {
     writeln!(text, "  kubernetes_api:\n    url_path_prefix: {prefix}")?;
     // In these the interop agent says what it was asked.
     writeln!(text, "    extra_allowed_response_headers: [{SEEN}]")?;
+    writeln!(text, "    {}", options.users)?;
     writeln!(text, "    listen:\n      address: 127.0.0.1:{users}")?;
+    writeln!(text, "      {}", options.users_listen)?;
     write_tls(&mut text, "      ", options.user_tls)?;
     writeln!(
         text,

@@ -45,6 +45,8 @@ pub struct Settings {
     pub grace: Duration,
     /// Where all requests' traces go.
     pub traces: Option<String>,
+    /// Whether each replica has an audit trail, see [`PodSet::audit_file`].
+    pub audit: bool,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
         Self {
             grace: Duration::from_secs(30),
             traces: None,
+            audit: false,
         }
     }
 }
@@ -121,6 +124,12 @@ impl PodSet {
     #[must_use]
     pub fn replica(&self, number: usize) -> &Replica {
         &self.replicas[number]
+    }
+
+    /// The audit trail of a replica.
+    #[must_use]
+    pub fn audit_file(&self, number: usize) -> PathBuf {
+        audit_file(self.folder.path(), self.replicas[number].peers)
     }
 
     /// Tells a replica to end.
@@ -275,7 +284,19 @@ fn configure(ports: [u16; 4], store: u16, settings: &Settings, folder: &Path) ->
             "\n\x20 tracing: {{otlp_endpoint: '{endpoint}', sample_ratio: 1}}"
         )?;
     }
+    if settings.audit {
+        let file = audit_file(folder, peers);
+        write!(
+            text,
+            "\naudit: {{sinks: [{{file: {{path: {}}}}}]}}",
+            file.display()
+        )?;
+    }
     Ok(text)
+}
+
+fn audit_file(folder: &Path, peers: u16) -> PathBuf {
+    folder.join(format!("audit-{peers}.jsonl"))
 }
 
 fn file(folder: &Path) -> PathBuf {

@@ -11,7 +11,7 @@ use tests::{
     agentk::{Agentk, Links},
     http as client,
     kas::{Kas, Options},
-    programs,
+    ports, programs,
     stub_api::StubApi,
     wait::until,
     websocket::WebSocket,
@@ -28,19 +28,29 @@ struct Site {
     bearer: String,
     agent: Agentk,
     folder: TempDir,
+    admin: u16,
 }
 
 impl Site {
     /// One whose section `audit` has these lines besides the file.
     async fn start(sinks: &str, more: &str) -> Result<Self> {
+        Self::behind(sinks, more, [""; 2]).await
+    }
+
+    /// The same with these lines for the users' port, and for its listener.
+    async fn behind(sinks: &str, more: &str, users: [&str; 2]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("audit.jsonl");
+        let admin = ports::free();
         let more = format!(
-            "audit: {{sinks: [{{file: {{path: {}}}}}{sinks}]{more}}}",
+            "audit: {{sinks: [{{file: {{path: {}}}}}{sinks}]{more}}}\n\
+             admin: {{listen: {{address: '127.0.0.1:{admin}'}}}}",
             file.display()
         );
         let options = Options {
             more: &more,
+            users: users[0],
+            users_listen: users[1],
             ..Options::default()
         };
         let kas = Kas::start(options, folder.path()).await?;
@@ -59,6 +69,7 @@ impl Site {
             stub,
             bearer,
             folder,
+            admin,
         };
         Ok(site)
     }
@@ -170,6 +181,57 @@ async fn a_killed_replica_leaves_the_begin_of_an_exec_and_a_flipped_byte_is_foun
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_the_file_leaves_a_record_of_what_was_granted() -> Result<()> {
+    let site = Site::start("", "").await?;
+    site.kas.create_user("bob", "site", &["agent"]).await?;
+
+    let granted = async || {
+        let text = fs::read_to_string(site.file()).ok()?;
+        let changes = text.lines().filter(|it| it.contains("\"kind\":\"change\""));
+        let all: String = changes.collect();
+        let is_told = all.contains("\"change\":\"added\",\"subject\":\"user:bob\"")
+            && all.contains("\"change\":\"added\",\"subject\":\"access[1]\"");
+        is_told.then_some(all)
+    };
+    let told = until("the change", LIMIT, granted).await;
+
+    let told = told.with_context(|| site.kas.process.tail())?;
+    ensure!(told.contains("\"change\":\"loaded\""), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_something_by_the_admin_api_leaves_a_record_and_who_asks_none() -> Result<()>
+{
+    let site = Site::start("", "").await?;
+    let url = format!("http://127.0.0.1:{}/v1", site.admin);
+    let asked = client::get(&format!("{url}/status"), "").await?;
+    ensure!(asked.status().is_success(), "{asked:?}");
+
+    let change =
+        Request::put(format!("{url}/log-level")).header("content-type", "application/json");
+    let change = change.body(Bytes::from(r#"{"level": "debug", "replica": ""}"#))?;
+    let changed = client::send(change).await?;
+
+    ensure!(changed.status().is_success(), "{changed:?}");
+    let recorded = async || {
+        let text = fs::read_to_string(site.file()).ok()?;
+        let of_admins = text.lines().filter(|it| it.contains("\"kind\":\"admin\""));
+        let of_admins: Vec<_> = of_admins.map(str::to_owned).collect();
+        (!of_admins.is_empty()).then_some(of_admins)
+    };
+    let records = until("the record", LIMIT, recorded).await?;
+    let [record] = &records[..] else {
+        anyhow::bail!("{records:?}");
+    };
+    ensure!(
+        record.contains("\"user\":\"admin:this machine\"") && record.contains("/v1/log-level"),
+        "{record}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exec_that_ends_has_the_id_of_the_clusters_own_audit_trail() -> Result<()> {
     let site = Site::start("", "").await?;
     site.is_served().await?;
@@ -182,6 +244,25 @@ async fn an_exec_that_ends_has_the_id_of_the_clusters_own_audit_trail() -> Resul
     ensure!(end["kind"] == "end" && end["status"] == 101, "{end}");
     ensure!(end["cluster_audit_id"] == "stub-audit-id", "{end}");
     ensure!(end["acts_as"] == serde_json::json!({"agent": {}}), "{end}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_behind_trusted_proxies_is_known_by_its_own_address() -> Result<()> {
+    let users = ["trusted_proxies: [203.0.113.0/24]", "proxy_protocol: true"];
+    let site = Site::behind("", "", users).await?;
+    let bearer = &site.bearer;
+    let head = format!(
+        "PROXY TCP4 203.0.113.7 127.0.0.1 4000 8154\r\nGET /k8s-proxy/version HTTP/1.1\r\nHost: kas\r\n\
+         Authorization: Bearer {bearer}\r\nX-Forwarded-For: 1.1.1.1, 198.51.100.9\r\nX-Request-Id: behind\r\n\r\n"
+    );
+    let mut socket = client::Socket::open(site.kas.users).await?;
+
+    socket.write(head.as_bytes()).await?;
+
+    let recorded = async || site.records("behind").ok().filter(|it| !it.is_empty());
+    let records = until("the record", LIMIT, recorded).await?;
+    ensure!(records[0]["client"] == "198.51.100.9", "{records:?}");
     Ok(())
 }
 

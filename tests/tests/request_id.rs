@@ -46,6 +46,7 @@ impl Site {
     async fn tracing_to(traces: Option<String>) -> Result<Self> {
         let settings = Settings {
             traces: traces.clone(),
+            audit: true,
             ..Settings::default()
         };
         let replicas = PodSet::with(2, &settings).await?;
@@ -176,6 +177,19 @@ async fn a_kubectl_get_through_two_replicas_is_found_whole_by_one_request_id() -
     ensure!(get.code == 0, "{}\n{}", get.stderr, site.tails());
     let id = request_id(&get.stderr)?;
     let first = replica(&site.logs()[0])?;
+    let trail = site.replicas.audit_file(0);
+    let recorded = async || {
+        let text = std::fs::read_to_string(&trail).ok()?;
+        let mut records = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.find(|record| record["request_id"] == *id && record["kind"] == "end")
+    };
+    let record = until("the audit record", LIMIT, recorded).await?;
+    let via = record["via"].as_array().context("no replicas")?;
+    ensure!(via.len() == 2 && via[0] == first, "{record}");
+    let peer = via[1].as_str().unwrap_or_default();
+    ensure!(peer.starts_with("grpc://"), "{record}");
     let events: [&[&str]; 3] = [
         &[
             "no idle tunnel on this replica; asking the owners",

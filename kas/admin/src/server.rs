@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use audit::{Audit, Kind, NotRecorded, Record};
 use axum::{
     Router,
     body::Body,
@@ -21,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, header};
 use http_body_util::Limited;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -86,6 +88,8 @@ const MAX_REMEMBERED_CALLERS: usize = 1000;
 pub struct Settings {
     /// Who may ask.
     pub(crate) door: Door,
+    /// Takes records of what is changed.
+    audit: Audit,
 }
 
 impl Settings {
@@ -101,7 +105,14 @@ impl Settings {
         let tokens = tokens_file.map(Tokens::read).transpose()?;
         Ok(Self {
             door: Door::new(tokens, certificates),
+            audit: Audit::default(),
         })
+    }
+
+    /// The same, with records of what is changed.
+    #[must_use]
+    pub fn recorded_by(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 }
 
@@ -115,6 +126,7 @@ pub struct AdminApi {
 #[derive(Debug)]
 struct Front {
     door: Door,
+    audit: Audit,
     rates: Rates<Arc<str>>,
     in_progress: Shares<Arc<str>>,
     workers: Semaphore,
@@ -134,6 +146,7 @@ impl AdminApi {
     pub fn new(settings: Settings, admin: Arc<Admin>) -> Self {
         let front = Arc::new(Front {
             door: settings.door,
+            audit: settings.audit,
             rates: Rates::new(RATE_PER_CALLER, MAX_REMEMBERED_CALLERS),
             in_progress: Shares::new(IN_PROGRESS),
             workers: Semaphore::new(WORKERS),
@@ -274,6 +287,12 @@ impl Front {
             ))
         })?;
         tracing::debug!(%remote_addr, who = &*caller, method = %request.method(), path = request.uri().path(), "admin request");
+        let recorded = self.record(&caller, remote_addr, &request);
+        if let Some(recorded) = recorded {
+            recorded
+                .await
+                .map_err(|error| Failure::Unavailable(error.to_string()))?;
+        }
         let mut request = request.map(|body| Body::new(Limited::new(body, MAX_BODY_BYTES)));
         request.extensions_mut().insert(Caller(caller));
         let answer = async {
@@ -294,6 +313,36 @@ impl Front {
             })
         }))
     }
+}
+
+impl Front {
+    /// Records what somebody is about to change. Where there is anything to wait for, it must not be changed unless that
+    /// succeeds.
+    fn record(
+        &self,
+        caller: &str,
+        remote_addr: RemoteAddr,
+        request: &Request,
+    ) -> Option<BoxFuture<'static, Result<(), NotRecorded>>> {
+        if !self.audit.is_on() || !changes_something(request) {
+            return None;
+        }
+        let mut record = Record::new(Kind::Admin);
+        record.user = Some(format!("admin:{caller}").into());
+        record.method = Some(request.method().as_str().into());
+        record.path = Some(request.uri().path().into());
+        record.client = Some(remote_addr.to_string());
+        self.audit.announce(&record)
+    }
+}
+
+/// Whether a request is no question.
+fn changes_something(request: &Request) -> bool {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let questions = ["Get", "List", "Watch", "Explain"];
+    let is_question = questions.iter().any(|verb| method.starts_with(verb));
+    let asks = request.method().is_safe() || (is_grpc(request) && is_question);
+    !asks
 }
 
 fn is_grpc(request: &Request) -> bool {

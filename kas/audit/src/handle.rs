@@ -1,6 +1,10 @@
 //! Gives records to all sinks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, join_all};
 use prometheus_client::registry::Registry;
@@ -20,8 +24,18 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Audit(Option<Arc<Inner>>);
 
+/// Tells an agent's cluster, as far as it is known.
+struct ClusterOf(Box<dyn Fn(i64) -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for ClusterOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterOf")
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
+    cluster_of: OnceLock<ClusterOf>,
     identity: Identity,
     queues: Vec<Queue>,
     required: bool,
@@ -63,6 +77,7 @@ impl Audit {
             writers.push(writer);
         }
         let inner = Inner {
+            cluster_of: OnceLock::new(),
             identity,
             queues,
             required: section.required,
@@ -104,6 +119,19 @@ impl Audit {
             Class::Open | Class::Change => true,
             Class::Read => inner.reads != Reads::None,
         })
+    }
+
+    /// Has records tell the cluster of an agent by this. The first call counts.
+    pub fn find_clusters(&self, of: impl Fn(i64) -> Option<String> + Send + Sync + 'static) {
+        if let Some(inner) = &self.0 {
+            let _ = inner.cluster_of.set(ClusterOf(Box::new(of)));
+        }
+    }
+
+    /// The cluster of an agent, as far as it is known.
+    #[must_use]
+    pub fn cluster_of(&self, agent: i64) -> Option<String> {
+        (self.0.as_ref()?.cluster_of.get()?.0)(agent)
     }
 
     /// The replica that writes; empty where nothing is written.

@@ -111,9 +111,6 @@ pub struct Record<'a> {
     /// Where the request comes from, without or with its port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// The proxy that told of the client, where it is trusted to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<String>,
     /// The client program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<Text<'a>>,
@@ -182,7 +179,6 @@ impl Record<'_> {
             container: None,
             command: Vec::new(),
             client: None,
-            proxy: None,
             user_agent: None,
             cluster_audit_id: None,
             via: Vec::new(),

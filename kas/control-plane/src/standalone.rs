@@ -7,6 +7,7 @@
 pub mod access_as;
 pub mod caller;
 pub mod change;
+mod changes;
 mod check;
 mod directory;
 mod edit;
@@ -28,10 +29,11 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use arc_swap::ArcSwap;
+use audit::Audit;
 use cluster_state::AgentId;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use jiff::Timestamp;
@@ -44,6 +46,7 @@ use super::{
     agent_file::AgentFile,
 };
 use caller::Caller;
+use changes::Changes;
 use file::Document;
 use issuers::IssuerEntry;
 use oidc::Issuers;
@@ -95,6 +98,8 @@ pub struct Standalone {
     issuers: watch::Sender<Issuers>,
     revision: watch::Sender<u64>,
     file_state: Mutex<reload::FileState>,
+    /// Set where changes are recorded.
+    changes: OnceLock<Changes>,
 }
 
 impl Standalone {
@@ -113,6 +118,7 @@ impl Standalone {
             issuers: watch::Sender::default(),
             revision: watch::Sender::new(0),
             file_state: Mutex::new(file_state),
+            changes: OnceLock::new(),
         };
         standalone.apply(directory);
         reloads::succeeded(&standalone.file);
@@ -123,6 +129,16 @@ impl Standalone {
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Records what is in the file now, and what changes in it from now on. To be called once.
+    pub fn record_changes(&self, audit: Audit) {
+        if !audit.is_on() {
+            return;
+        }
+        // A change meanwhile is read by the next look, and differs from this.
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let _ = self.changes.set(Changes::new(audit, &self.file, &text));
     }
 
     /// Puts a new state in force: answers first, then configurations, then the revision.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use admin::config::AdminSection;
 use agent_gateway::Tracker;
 use anyhow::Context as _;
+use audit::Audit;
 use runtime::{
     listen::PlainAcceptor,
     telemetry::Causes,
@@ -18,6 +19,7 @@ use crate::{config::Listens as _, replica::AdminPort};
 pub(super) async fn port(
     section: &AdminSection,
     tracker: &Arc<Tracker>,
+    audit: Audit,
 ) -> anyhow::Result<Option<AdminPort>> {
     if !section.enabled {
         return Ok(None);
@@ -25,7 +27,8 @@ pub(super) async fn port(
     let wanted = &section.listen;
     let client_ca = wanted.client_ca_certificate_file.clone();
     let settings = admin::Settings::new(wanted.tokens_file.as_deref(), client_ca.is_some())
-        .context("admin.listen.tokens_file")?;
+        .context("admin.listen.tokens_file")?
+        .recorded_by(audit);
     let alpn = [H2, HTTP_1_1];
     let tls = match (wanted.tls(), client_ca) {
         (Some(files), ca) => {

@@ -1,6 +1,7 @@
 //! The sections of the configuration that are this crate's: `agent.kubernetes_api` and `agent.graph`.
 
 mod browsers;
+mod proxies;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use runtime::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use browsers::{Origin, ResponseHeader};
+pub use proxies::ProxyNetwork;
 
 section! {
     /// The Kubernetes API proxy.
@@ -25,6 +27,9 @@ section! {
         pub allowed_origins: Vec<Origin> = Vec::new(),
         /// Headers that clusters' answers may carry besides those of Kubernetes.
         pub extra_allowed_response_headers: Vec<ResponseHeader> = Vec::new(),
+        /// Proxies that are believed where a request comes from (`X-Forwarded-For`). Not among the keys of GitLab's
+        /// kas.
+        pub trusted_proxies: Vec<ProxyNetwork> = Vec::new(),
         /// How long a permission is remembered; zero does not remember.
         pub allowed_agent_cache_ttl: Seconds = Seconds::new(60),
         /// How long a refusal is remembered.
@@ -46,6 +51,8 @@ section! {
         pub certificate_file: Option<PathBuf> = None,
         /// Its key.
         pub key_file: Option<PathBuf> = None,
+        /// Whether connections begin with a PROXY header (v1 or v2). Not among the keys of GitLab's kas.
+        pub proxy_protocol: bool = false,
         /// How long to accept on after the signal to stop.
         pub listen_grace_period: PositiveSeconds = PositiveSeconds::new(5),
         /// How long to wait for requests in flight after that.

@@ -2,6 +2,7 @@
 //! head, the check of its origin, its id and its audit record.
 
 mod connection;
+mod forwarded;
 mod guard;
 mod head_timer;
 mod leftover;
@@ -12,6 +13,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use audit::Audit;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use ipnet::IpNet;
 use runtime::{drain::Drain, request_filter, shares::Shares};
 use tracing::Instrument;
 
@@ -46,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) origins: Origins,
     /// Takes the records of requests.
     pub(crate) audit: Audit,
+    /// Proxies that are believed where a request comes from.
+    pub(crate) trusted_proxies: Vec<IpNet>,
 }
 
 /// The front, and the routes behind it.

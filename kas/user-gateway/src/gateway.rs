@@ -104,6 +104,7 @@ impl UserGateway {
             max_head: settings.max_head,
             origins: settings.origins,
             audit: settings.audit,
+            trusted_proxies: settings.trusted_proxies,
         };
         Self {
             front: Front::new(front, routes, metrics.clone()),

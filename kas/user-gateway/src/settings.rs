@@ -5,6 +5,7 @@ use std::time::Duration;
 use audit::Audit;
 use control_plane::usage::Usage;
 use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 
 use crate::{Graph, Origins, WebSocketTokens};
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub audit: Audit,
     /// Whether callers may ask who they are, which agents they may use, and where people log in.
     pub account: bool,
+    /// Proxies that are believed where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
     /// Serves watches of clusters' objects over WebSocket; `None` disables them.
     pub graph: Option<Graph>,
 }
@@ -69,6 +72,7 @@ impl Default for Settings {
             usage: None,
             audit: Audit::default(),
             account: false,
+            trusted_proxies: Vec::new(),
             graph: None,
         }
     }

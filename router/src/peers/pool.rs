@@ -245,6 +245,11 @@ pub(crate) struct StreamPermit {
 }
 
 impl StreamPermit {
+    /// The URL of the peer.
+    pub(crate) fn url(&self) -> &str {
+        &self.peer.url
+    }
+
     /// The peer has answered on the connection, so the connection works.
     pub(super) fn answered(&self) {
         self.peer.answered(self.id);

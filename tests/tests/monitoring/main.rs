@@ -11,7 +11,7 @@ use tests::{
     agentk::{Agentk, Links},
     http as client,
     parts::{self, Part, skipped},
-    pod_set::PodSet,
+    pod_set::{PodSet, Settings},
     stub_api::StubApi,
     wait::until,
 };
@@ -139,7 +139,11 @@ async fn metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_
     if skipped(name, &[Part::Promtool, Part::Haproxy, Part::Redis]) {
         return Ok(());
     }
-    let replicas = PodSet::start(1).await?;
+    let settings = Settings {
+        audit: true,
+        ..Settings::default()
+    };
+    let replicas = PodSet::with(1, &settings).await?;
     let folder = replicas.folder();
     let token = replicas.cli(&["agent", "create", "site"]).await?;
     let user = replicas.cli(&["user", "create", "ana"]).await?;

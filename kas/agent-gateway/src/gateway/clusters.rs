@@ -120,6 +120,13 @@ impl Clusters {
         self.pins.read(agent).await
     }
 
+    /// The same as far as it is known here.
+    #[must_use]
+    pub fn known_pin_of(&self, agent: AgentId) -> Option<ClusterUid> {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.get(&agent)?.pin.clone()
+    }
+
     /// The clusters that agents are pinned to.
     ///
     /// # Errors

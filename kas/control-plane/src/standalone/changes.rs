@@ -169,7 +169,9 @@ fn changed(subject: String, was: &Value, is: &Value) -> Change {
     let detail = match (was.as_object(), is.as_object()) {
         (Some(old), Some(new)) => {
             let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-            let differ = keys.into_iter().filter(|key| old.get(*key) != new.get(*key));
+            let differ = keys
+                .into_iter()
+                .filter(|key| old.get(*key) != new.get(*key));
             let parts = differ.map(|key| {
                 let (was, is) = (&was[key.as_str()], &is[key.as_str()]);
                 let (was, is) = (hidden(key, was), hidden(key, is));
@@ -259,7 +261,8 @@ mod tests {
 
     #[test]
     fn an_order_of_rules_that_changed_is_told() {
-        let rules = |first, second| format!("access: [{{users: [{first}]}}, {{users: [{second}]}}]");
+        let rules =
+            |first, second| format!("access: [{{users: [{first}]}}, {{users: [{second}]}}]");
 
         let found = differences(&rules("a", "b"), &rules("b", "a"));
 
@@ -276,7 +279,13 @@ mod tests {
         let found = differences("agents: []", &after);
 
         let detail = &found[0].2;
-        assert!(detail.contains("sha256:abababab…") && detail.contains("/k"), "{detail}");
-        assert!(!detail.contains("hush") && !detail.contains(&hash), "{detail}");
+        assert!(
+            detail.contains("sha256:abababab…") && detail.contains("/k"),
+            "{detail}"
+        );
+        assert!(
+            !detail.contains("hush") && !detail.contains(&hash),
+            "{detail}"
+        );
     }
 }

@@ -110,6 +110,10 @@ impl Standalone {
         }
         for _ in 0..READS_MAX {
             let directory = read(&self.file, now);
+            let recorded = self
+                .changes
+                .get()
+                .map(|it| (it, std::fs::read_to_string(&self.file)));
             let after = Fingerprint::of(&self.file);
             if fingerprint == after {
                 file_state.fingerprint = fingerprint;
@@ -117,6 +121,9 @@ impl Standalone {
                     reloads::refused(&self.file);
                 }
                 self.apply(directory?);
+                if let Some((changes, Ok(text))) = recorded {
+                    changes.note(&self.file, &text);
+                }
                 reloads::succeeded(&self.file);
                 return Ok(true);
             }

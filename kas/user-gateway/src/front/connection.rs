@@ -21,7 +21,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::time::Instant;
 
 use super::{
-    Front,
+    Front, forwarded,
     guard::{Activity, Guarded},
     head_timer::HeadTimer,
     leftover, request_head,
@@ -137,7 +137,9 @@ impl Front {
                 passage.complete(request.headers_mut());
                 asks = may_switch(&request).then(|| passage.clone());
             }
-            let request = UserRequest::new(request, remote_addr);
+            let proxies = &self.settings.trusted_proxies;
+            let client = forwarded::client(proxies, remote_addr, request.headers());
+            let request = UserRequest::new(request, client);
             let (front, drain) = (self.clone(), drain.clone());
             async move {
                 let mut response = front.handle(request, &drain).await;

@@ -231,6 +231,7 @@ impl KubernetesApi {
         match opened {
             Ok(call) => {
                 self.metrics.routed(took);
+                scope.passes(call.peer());
                 Ok(call)
             }
             Err(error) => {

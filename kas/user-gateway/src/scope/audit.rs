@@ -30,6 +30,8 @@ struct Asked {
     acts_as: Option<ImpersonationConfig>,
     impersonates: Option<HeaderValue>,
     audit_id: Option<HeaderValue>,
+    /// The URL of the other replica on the way.
+    peer: Option<String>,
 }
 
 impl Audited {
@@ -67,6 +69,7 @@ impl Scope {
             acts_as: access.impersonation.clone(),
             impersonates: headers.get(IMPERSONATE_USER).cloned(),
             audit_id: None,
+            peer: None,
         }));
         if !self.audited.audit.begins(class) {
             return None;
@@ -76,6 +79,13 @@ impl Scope {
             Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         };
         Some(Box::pin(async move { recorded.await.map_err(refused) }))
+    }
+
+    /// It is sent to its agent, by this replica or by the one of this URL.
+    pub(crate) fn passes(&mut self, peer: Option<&str>) {
+        if let Some(asked) = &mut self.audited.asked {
+            asked.peer = peer.map(str::to_owned);
+        }
     }
 
     /// It has an answer with this head.
@@ -117,10 +127,18 @@ impl Scope {
         });
         record.method = Some(self.method.as_str().into());
         record.path = Some(self.uri.path().into());
-        record.client = Some(self.remote_addr.to_string());
+        record.client = Some(match self.remote_addr.port() {
+            0 => self.remote_addr.ip().to_string(),
+            _ => self.remote_addr.to_string(),
+        });
         record.user_agent = text(self.user_agent.as_ref());
         record.via = vec![self.audited.audit.replica().into()];
+        let cluster = self
+            .agent
+            .and_then(|it| self.audited.audit.cluster_of(it.0));
+        record.cluster_uid = cluster.map(Into::into);
         if let Some(asked) = &self.audited.asked {
+            record.via.extend(asked.peer.as_deref().map(Into::into));
             asked.describe(&mut record);
         }
         record
