@@ -239,9 +239,11 @@ impl Handshake<AnySocket> for PlainAcceptor {
     type Connection = (ByteStream, RemoteAddr);
 
     async fn handshake(&self, socket: AnySocket) -> Result<(ByteStream, RemoteAddr), AcceptError> {
-        let remote_addr = socket.remote_addr();
-        let io = self.accept_any(socket).await?;
-        Ok((io, remote_addr))
+        if let AnySocket::Tcp(socket, remote_addr) = socket {
+            let accepted = self.accept(socket, remote_addr).await?;
+            return Ok((accepted.io, RemoteAddr::Tcp(accepted.remote_addr)));
+        }
+        Ok((self.accept_any(socket).await?, RemoteAddr::Unix))
     }
 }
 
