@@ -16,7 +16,7 @@ pub enum Front {
     Agents,
     /// Users: ends TLS; requests go on as HTTP/1.1.
     Users,
-    /// Bytes, and cuts what is silent for three seconds.
+    /// Bytes, and cuts what is silent for seven seconds.
     ImpatientTcp,
 }
 
@@ -68,7 +68,7 @@ fn configuration(front: Front, port: u16, target: u16, certs: &Certs) -> String 
         ),
         Front::ImpatientTcp => format!(
             "listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n  server kas 127.0.0.1:{target}\n  \
-               timeout client 3s\n  timeout server 3s\n  timeout tunnel 3s\n"
+               timeout client 7s\n  timeout server 7s\n  timeout tunnel 7s\n"
         ),
         Front::Agents => format!(
             "frontend agents\n  mode http\n  {tls}\n  use_backend websocket if {{ hdr(Upgrade) -i websocket }}\n  \

@@ -1,6 +1,9 @@
 //! `agentk doctor`, against ways to kas that are whole and broken.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Result, ensure};
 use tests::{
@@ -12,12 +15,17 @@ use tests::{
     ports, programs,
     rig::Rig,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::Command,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Examined, is_mended_at};
 
 /// Long enough to see the timeouts of these tests.
-const IDLE_LIMIT: &str = "6s";
+const IDLE_LIMIT: &str = "9s";
 
 /// kas, and an agent that is not started.
 struct Patient {
@@ -49,12 +57,16 @@ impl Patient {
     }
 
     async fn examined(&self, address: &str) -> Result<Examined> {
-        self.examined_trusting(address, &self.rig.certs.ca, "2s")
-            .await
+        self.examined_with(address, &[]).await
+    }
+
+    async fn examined_with(&self, address: &str, flags: &[&str]) -> Result<Examined> {
+        let ca = &self.rig.certs.ca;
+        self.examined_trusting(address, ca, "2s", flags).await
     }
 
     async fn examined_silently(&self, address: &str) -> Result<Examined> {
-        self.examined_trusting(address, &self.rig.certs.ca, IDLE_LIMIT)
+        self.examined_trusting(address, &self.rig.certs.ca, IDLE_LIMIT, &[])
             .await
     }
 
@@ -63,10 +75,12 @@ impl Patient {
         address: &str,
         ca: &Path,
         idle_limit: &str,
+        flags: &[&str],
     ) -> Result<Examined> {
         let mut command = Command::new(programs::own_agentk()?);
         command
             .args(["doctor", "-o", "json", "--idle-limit", idle_limit])
+            .args(flags)
             .args(["--kas-address", address])
             .arg("--token-file")
             .arg(&self.token)
@@ -144,10 +158,11 @@ async fn a_certificate_of_another_authority_and_one_for_another_name_are_named()
     let port = patient.rig.kas.agents;
 
     let wrong_ca = patient
-        .examined_trusting(&format!("wss://localhost:{port}"), &other.ca, "2s")
+        .examined_trusting(&format!("wss://localhost:{port}"), &other.ca, "2s", &[])
         .await?;
+    let other_name = ["--kas-tls-server-name", "kas.example.com"];
     let wrong_name = patient
-        .examined(&format!("grpcs://127.0.0.2:{port}"))
+        .examined_with(&format!("grpcs://localhost:{port}"), &other_name)
         .await?;
 
     let found = wrong_ca.fails_with("wrong_ca")?;
@@ -158,8 +173,7 @@ async fn a_certificate_of_another_authority_and_one_for_another_name_are_named()
             .is_some_and(|it| it.contains("kas tests")),
         "{found}"
     );
-    // kas listens on one address only.
-    wrong_name.fails_with("nothing_listens")?;
+    wrong_name.fails_with("wrong_name")?;
     Ok(())
 }
 
@@ -207,6 +221,36 @@ async fn a_wrong_port_a_wrong_door_and_a_wrong_token_are_named() -> Result<()> {
     users.fails_with("not_kas")?;
     no_tls.fails_with("not_tls")?;
     stranger.fails_with("token_refused")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_named() -> Result<()> {
+    let patient = Patient::new(false).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("ws://{}", listener.local_addr()?);
+    // It lives a day ago, and knows no WebSocket.
+    let date = SystemTime::now() - Duration::from_secs(24 * 3600);
+    let date = httpdate::fmt_http_date(date);
+    let answer = format!(
+        "HTTP/1.1 426 Upgrade Required\r\nDate: {date}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    let serving = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            // Who leaves before it is answered is no concern of this test.
+            let _ = client.read(&mut head).await;
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    let _serving = AbortOnDropHandle::new(serving);
+
+    let examined = patient.examined(&address).await?;
+
+    let found = examined.fails_with("clock_off")?;
+    let seen = found["seen"].as_str().unwrap_or_default();
+    ensure!(seen.contains("behind this machine's"), "{found}");
+    examined.fails_with("no_upgrade")?;
     Ok(())
 }
 
@@ -302,7 +346,7 @@ async fn who_cuts_silence_is_named_and_whether_pings_count() -> Result<()> {
     let rig = &patient.rig;
     let front = Front::ImpatientTcp;
     let tcp = Haproxy::start(front, rig.kas.agents, &rig.certs, rig.folder()).await?;
-    let grpc = "grpc_pass grpc://TARGET; grpc_read_timeout 3s;";
+    let grpc = "grpc_pass grpc://TARGET; grpc_read_timeout 7s;";
     let streams = nginx(&patient, "http2", "client_max_body_size 0;", grpc).await?;
 
     let mut of_tcp = Vec::new();

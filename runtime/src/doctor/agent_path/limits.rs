@@ -26,7 +26,7 @@ const BODY_BYTES: usize = 3 << 19;
 /// How long kas may take to refuse a call whose body has not ended.
 const OPEN_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause in the middle of an answer that shows whether the beginning is kept back.
-const ANSWER_PAUSE: Duration = Duration::from_secs(1);
+const ANSWER_PAUSE: Duration = Duration::from_secs(3);
 
 impl AgentPath {
     /// Headers of the upgrade: what is inside nobody on the way sees.
