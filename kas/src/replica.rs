@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use admin::{Admin, AdminApi, Sources};
+use admin::{Admin, AdminApi, Drains, Life, Sources};
 use agent_gateway::{
     AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor, Tracker,
     config::ReceptiveForm,
@@ -181,6 +181,12 @@ impl Replica {
             replica.background.spawn(work.run(replica.stop.clone()));
         }
         let (requests, started_at) = (user_gateway::Metrics::default(), Timestamp::now());
+        let counted = setup.gitlab.as_ref().map(|port| port.api.calls().clone());
+        let counts = AgentMetrics {
+            calls: counted.unwrap_or_default(),
+            ..AgentMetrics::default()
+        };
+        let life = replica.life(&requests, &counts);
         let me = setup.me.clone();
         let questions = admin::peer_questions(
             me.replica.clone(),
@@ -188,6 +194,7 @@ impl Replica {
             registry.clone(),
             table.clone(),
             requests.clone(),
+            life.clone(),
         );
         let peers = replica.serve_peers(setup.me, setup.peers, questions);
         let router = Arc::new(Router::new(registry.clone(), table.clone(), peers));
@@ -200,7 +207,10 @@ impl Replica {
         let usual = user_gateway::Settings::default().hold;
         let hold = setup.users.as_ref().map_or(usual, |it| it.settings.hold);
         if let Some(port) = setup.admin {
+            let users = setup.users.as_ref();
+            let audit = users.map(|port| port.settings.audit.clone());
             let sources = Sources {
+                audit: audit.unwrap_or_default(),
                 me,
                 version: crate::version::VERSION,
                 started_at,
@@ -210,16 +220,12 @@ impl Replica {
                 table,
                 registry,
                 requests: requests.clone(),
+                life,
                 router: router.clone(),
                 hold,
             };
             replica.serve_operators(port, sources);
         }
-        let counted = setup.gitlab.as_ref().map(|port| port.api.calls().clone());
-        let counts = AgentMetrics {
-            calls: counted.unwrap_or_default(),
-            ..AgentMetrics::default()
-        };
         replica.serve_agents(
             setup.agents,
             setup.receptive_form,
@@ -266,6 +272,19 @@ impl Replica {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What operators are told of its life, which is noted from now on.
+    fn life(&self, requests: &user_gateway::Metrics, agents: &AgentMetrics) -> Life {
+        let drains = Drains {
+            users: self.users.clone(),
+            peers: self.peers.clone(),
+            gitlab: self.gitlab.clone(),
+        };
+        let life = Life::new(requests.clone(), agents.tunnels_lost.clone(), drains);
+        let noting = life.clone().run(self.stop.clone());
+        self.background.spawn(vital("what was survived", noting));
+        life
     }
 
     fn serve_agents(

@@ -2,8 +2,9 @@
 
 import { agentPath, ask } from "./api.js";
 import { agentState } from "./clusters.js";
-import { duration, el, facts, number, since, state, table } from "./dom.js";
+import { duration, el, facts, number, replicaId, since, state, table } from "./dom.js";
 import { requestTable } from "./requests.js";
+import { timeline } from "./timeline.js";
 
 /** The view of the agent with this number or name. */
 export function cluster(signal, id) {
@@ -39,6 +40,7 @@ function show({ agent, last_seen_seconds: seen, cluster: uid }, explained, runni
     el("h2", {}, `Requests in progress (${number(running.total)})`),
     requestTable(running.requests, false),
     el("h2", {}, "What happened"),
+    timeline(history.records, agent.connected_since),
     happened(history.records),
   ];
 }
@@ -55,7 +57,7 @@ function happened(records) {
       it.duration_milliseconds === undefined || it.duration_milliseconds === null ? "" : duration(it.duration_milliseconds / 1000),
       [it.instance, " ", it.version],
       [it.scheme, " ", it.remote_addr],
-      it.replica ? el("code", {}, it.replica) : "",
+      it.replica ? replicaId(it.replica) : "",
     ],
   }));
   return table("What happened", ["When", "Event", "Why", "After", "Process", "From", "Replica"], rows);
@@ -68,7 +70,7 @@ function lastSeen(seconds) {
 function candidates({ candidates: all, authoritative }) {
   if (all.length === 0) return el("p", { class: "muted" }, "No replica has a tunnel of it.");
   const items = all.map(({ replica, why, tunnels, problem }) => el("li", {},
-    el("code", {}, replica), ` — ${why}`,
+    replicaId(replica), ` — ${why}`,
     tunnels ? `: ${number(tunnels.idle)} of ${number(tunnels.alive)} tunnels are free` : "",
     problem ? el("span", { class: "warn" }, ` (${problem})`) : ""));
   return el("div", {},
@@ -79,7 +81,7 @@ function candidates({ candidates: all, authoritative }) {
 
 function processes(agent) {
   const rows = agent.processes.map((it) => ({
-    cells: [it.pod || "not told", it.version, it.kubernetes, since(it.connected_since), it.replicas.map((replica) => el("div", {}, el("code", {}, replica)))],
+    cells: [it.pod || "not told", it.version, it.kubernetes, since(it.connected_since), it.replicas.map((replica) => el("div", {}, replicaId(replica)))],
   }));
   return table("Processes", ["Pod", "agentk", "Kubernetes", "Connected for", "Replicas"], rows);
 }

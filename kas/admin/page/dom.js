@@ -54,6 +54,15 @@ function tableRow(columns, { cells, href }) {
     others.map((cell, index) => el("td", { "data-column": cell === "" ? false : columns[index + 1] }, cell)));
 }
 
+/** Letters of a replica's id that are shown. */
+const SHOWN_ID = 10;
+
+/** A replica's id, whose beginning tells it from others; the whole of it is its title. */
+export function replicaId(id) {
+  const shown = id.length > SHOWN_ID + 2 ? `${id.slice(0, SHOWN_ID)}…` : id;
+  return el("code", { class: "id", title: id }, shown);
+}
+
 /** A list of facts: pairs of a name and a value, or triples with a class. */
 export function facts(pairs) {
   return el("dl", { class: "facts" },

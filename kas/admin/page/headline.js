@@ -39,6 +39,7 @@ function numbers(status) {
     ["Requests", number(status.requests_total)],
     ...certificate(status),
     ["Failed", [number(status.requests_failed), el("small", {}, ` ${failed.toFixed(2)} %`)]],
+    ...survived(status.survived),
   ];
 }
 
@@ -50,4 +51,12 @@ function certificate({ certificates, coverage }) {
   const days = Math.floor((Date.parse(first.not_after) - Date.parse(coverage.as_of)) / 86_400_000);
   const words = days < 0 ? "has ended" : `${number(days)} days`;
   return [["First certificate ends in", [words, el("small", {}, ` ${first.file}`)], days < DAYS_BEFORE_END && "bad"]];
+}
+
+/** What broke and was noticed by nobody. */
+function survived(told) {
+  if (!told) return [];
+  const all = told.tunnels_lost + told.replays + told.resumes;
+  const time = told.minutes < 60 ? "since the start" : "in the last hour";
+  return [["Failures survived", [el("a", { href: "#/replicas" }, number(all)), el("small", {}, ` ${time}`)]]];
 }

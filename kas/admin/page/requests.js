@@ -1,7 +1,7 @@
 // Requests of users that are in progress, the oldest first.
 
 import { ask } from "./api.js";
-import { el, number, since, table } from "./dom.js";
+import { el, number, replicaId, since, table } from "./dom.js";
 
 /** The view. */
 export function requests(signal) {
@@ -23,7 +23,7 @@ export function requestTable(all, withCluster) {
   const rows = all.map((it) => {
     const named = it.agent ? it.agent.name || `agent ${it.agent.id}` : "";
     const where = it.agent ? el("a", { href: `#/clusters/${it.agent.id}` }, named) : "";
-    const cells = [it.caller, where, el("code", {}, `${it.verb} ${it.path}`), since(it.started_at), it.remote_addr, el("code", {}, it.replica), el("code", {}, it.id)];
+    const cells = [it.caller, where, el("code", {}, `${it.verb} ${it.path}`), since(it.started_at), it.remote_addr, replicaId(it.replica), el("code", {}, it.id)];
     return { cells: withCluster ? cells : cells.filter((_, index) => index !== 1) };
   });
   return table("Requests in progress", columns, rows);

@@ -1,7 +1,7 @@
 // What users have open, the oldest first: filtered by the server, and ended one by one.
 
 import { ask, end } from "./api.js";
-import { el, number, since, table } from "./dom.js";
+import { el, number, replicaId, since, table } from "./dom.js";
 
 const PAGE_SIZE = 200;
 const KINDS = ["exec", "attach", "port-forward", "logs", "watch", "watch-aggregator", "graph", "proxy"];
@@ -75,7 +75,7 @@ function row(it, finish) {
   return {
     cells: [it.caller, it.kind, el("a", { href: `#/clusters/${it.agent.id}` }, named), since(it.started_at),
       el("code", { title: it.request_id ? `request ${it.request_id}` : false }, it.path), it.remote_addr,
-      el("code", {}, it.replica), button],
+      replicaId(it.replica), button],
   };
 }
 

@@ -17,6 +17,7 @@ mod failure;
 mod filter;
 mod fleet;
 mod grpc;
+mod life;
 mod page;
 mod peers;
 mod records;
@@ -40,6 +41,7 @@ pub mod v1 {
 
 pub use client::{Client, ClientError, ClientOptions};
 pub use failure::Failure;
+pub use life::{Drains, Life};
 pub use replica::{PEER_SERVICE, peer_questions};
 pub use server::{AdminApi, Settings};
 pub use service::Admin;

@@ -30,7 +30,7 @@ macro_rules! part {
     };
 }
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     part!("/", "index.html", HTML),
     part!("/icon.svg", "icon.svg", SVG),
     part!("/page.css", "page.css", STYLE),
@@ -43,6 +43,7 @@ const PARTS: [Part; 12] = [
     part!("/replicas.js", "replicas.js", SCRIPT),
     part!("/requests.js", "requests.js", SCRIPT),
     part!("/sessions.js", "sessions.js", SCRIPT),
+    part!("/timeline.js", "timeline.js", SCRIPT),
 ];
 
 /// A file of the page.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use user_gateway::Metrics;
 
 use crate::{
-    Failure,
+    Failure, Life,
     sources::store,
     v1::{
         AgentReference, Certificate, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
@@ -71,6 +71,7 @@ pub(crate) struct Own {
     pub(crate) registry: Arc<Registry>,
     pub(crate) table: Arc<dyn RoutingTable>,
     pub(crate) requests: Metrics,
+    pub(crate) life: Life,
 }
 
 /// Answers the questions of other replicas about the replica `id`, which runs since then.
@@ -80,6 +81,7 @@ pub fn peer_questions(
     registry: Arc<Registry>,
     table: Arc<dyn RoutingTable>,
     requests: Metrics,
+    life: Life,
 ) -> Routes {
     let own = Own {
         id,
@@ -87,6 +89,7 @@ pub fn peer_questions(
         registry,
         table,
         requests,
+        life,
     };
     Routes::new(ReplicaServer::new(own)).prepare()
 }
@@ -95,9 +98,10 @@ impl Own {
     pub(crate) fn details(&self) -> ReplicaDetails {
         let (idle, alive) = self.registry.counts();
         let (requests_total, requests_failed) = self.requests.requests_over();
+        let agents = self.registry.agents().len();
         ReplicaDetails {
             started_at: self.started_at.to_string(),
-            agents: count(self.registry.agents().len()),
+            agents: count(agents),
             tunnels: Some(Tunnels {
                 idle: count(idle),
                 alive: count(alive),
@@ -108,6 +112,8 @@ impl Own {
             store: store(self.table.store_health()).to_owned(),
             log_level: telemetry::current_level()
                 .map_or(String::new(), |it| it.as_str().to_owned()),
+            survived: Some(self.life.survived()),
+            waiting: self.life.waiting(agents),
             certificates: certificates(),
         }
     }

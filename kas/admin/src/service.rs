@@ -55,6 +55,7 @@ impl Admin {
                 registry: sources.registry.clone(),
                 table: sources.table.clone(),
                 requests: sources.requests.clone(),
+                life: sources.life.clone(),
             },
             fleet,
             sources,
@@ -99,6 +100,13 @@ impl Admin {
             status.requests_in_progress += details.requests_in_progress;
             status.requests_total += details.requests_total;
             status.requests_failed += details.requests_failed;
+            if let Some(its) = &details.survived {
+                let all = status.survived.get_or_insert_default();
+                all.tunnels_lost += its.tunnels_lost;
+                all.replays += its.replays;
+                all.resumes += its.resumes;
+                all.minutes = all.minutes.max(its.minutes);
+            }
         }
         status.replicas_silent = status.replicas.saturating_sub(answered);
         status

@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use agent_gateway::{Clusters, Tracker};
+use audit::Audit;
 use cluster_state::{Owner, RoutingTable, StoreHealth};
 use control_plane::ControlPlane;
 use jiff::Timestamp;
 use router::{Registry, Router};
 use user_gateway::Metrics;
+
+use crate::Life;
 
 /// The parts of a replica that know what is asked.
 #[derive(Debug, Clone)]
@@ -30,6 +33,10 @@ pub struct Sources {
     pub registry: Arc<Registry>,
     /// Its requests.
     pub requests: Metrics,
+    /// Where changes by operators are recorded.
+    pub audit: Audit,
+    /// What it has survived, and what it waits for.
+    pub life: Life,
     /// Where requests would go, and the connections to other replicas.
     pub router: Arc<Router>,
     /// How long requests of users wait for a tunnel at most.

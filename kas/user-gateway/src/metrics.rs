@@ -309,6 +309,12 @@ impl Metrics {
         (counts.iter().sum(), aborted + failed)
     }
 
+    /// How many calls were made again and how many watches were resumed because a tunnel broke.
+    #[must_use]
+    pub fn survived(&self) -> (u64, u64) {
+        (self.0.replays.get(), self.0.resumes.get())
+    }
+
     pub(crate) fn routed(&self, took: Duration) {
         self.0.routed.observe(took.as_secs_f64());
     }

@@ -1,5 +1,6 @@
 //! What users have open at any replica, and its end.
 
+use audit::{AgentName, Audit, Kind, Record, Text};
 use cluster_state::Member;
 
 use super::{Admin, find, silent};
@@ -92,7 +93,7 @@ impl Admin {
         {
             agent.name = name;
         }
-        record(&session, caller);
+        record(&self.sources.audit, &session, caller);
         Ok(EndSessionResponse {
             session: Some(session),
         })
@@ -153,9 +154,24 @@ fn refused(failure: Failure) -> AskError {
     AskError::Refused(Box::new(failure.into()))
 }
 
-/// The line of the audit log.
-fn record(session: &Session, caller: &str) {
+/// The record of the audit trail, and the line of the log.
+fn record(audit: &Audit, session: &Session, caller: &str) {
     let agent = session.agent.clone().unwrap_or_default();
+    let what = format!(
+        "ended session {} ({}) of {} at {}",
+        session.id, session.kind, session.caller, session.replica
+    );
+    let mut record = Record::new(Kind::Admin);
+    record.user = Text::given(caller);
+    record.request_id = Some(session.request_id.as_str()).filter(|it| !it.is_empty());
+    record.agent = Some(AgentName {
+        id: agent.id,
+        name: &agent.name,
+    });
+    record.verb = Text::given("end_session");
+    record.path = Text::given(&session.path);
+    record.reason = Text::given(&what);
+    audit.note(&record);
     tracing::info!(
         target: "audit",
         who = caller,
