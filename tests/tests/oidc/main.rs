@@ -4,7 +4,7 @@ mod issuer;
 mod people;
 mod provider;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tests::{
     rig::{Rig, RigAgent},
     wait::until,
 };
+use tokio::time::Instant;
 
 use issuer::{Issuer, Key};
 

@@ -71,7 +71,7 @@ impl Home {
             "{text}"
         );
         let token = credential["status"]["token"].as_str();
-        Ok(token.context(text.clone())?.to_owned())
+        Ok(token.context(text)?.to_owned())
     }
 
     /// What kubectl calls: kas with this person's logins.
