@@ -1,6 +1,6 @@
 //! `kas doctor`: the server's own parts, and the load balancer in front of it.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -13,10 +13,15 @@ use tests::{
     ports, programs,
     replicas::Replicas,
     rig::Rig,
+    wait::until,
 };
 use tokio::process::Command;
 
 use crate::{Examined, is_mended_at};
+
+const SOON: Duration = Duration::from_secs(30);
+/// The hash of the leases in the store.
+const LEASES: &str = "gitlab-kas:kas2:replicas";
 
 async fn examined(configuration: &Path, flags: &[&str], own: u16) -> Result<Examined> {
     let mut command = Command::new(programs::kas()?);
@@ -45,7 +50,14 @@ async fn replicas(test: &str) -> Result<Option<(TempDir, Replicas)>> {
         return Ok(None);
     }
     let folder = tempfile::tempdir()?;
-    let replicas = Replicas::start(2, folder.path()).await?;
+    let mut replicas = Replicas::start(2, folder.path()).await?;
+    // They are ready a moment before the store has their leases.
+    let leases = async || {
+        let store = replicas.store.single().ok()?;
+        let count = store.cli(&["HLEN", LEASES]).await.ok()?;
+        (count.trim() == "2").then_some(())
+    };
+    until("the leases of both", SOON, leases).await?;
     Ok(Some((folder, replicas)))
 }
 
