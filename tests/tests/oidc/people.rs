@@ -154,12 +154,13 @@ async fn everywhere(folder: &Path, provider: &Provider, cluster: &Cluster) -> Re
         "issuer: '{}', client_id: kas, username_claim: email, groups_claim: groups",
         provider.url
     );
-    trust(&folder.join("agents.yaml"), &entry)?;
     for agent in ["prod", "test"] {
         let grant = ["access", "grant", "--agent", agent, "--as", "user"];
         kas.cli(&[&grant[..], &["--group", "people"]].concat())
             .await?;
     }
+    // Last, so that whoever can log in finds the rules.
+    trust(&folder.join("agents.yaml"), &entry)?;
     let home = Home {
         folder: folder.to_owned(),
         server: format!("https://localhost:{}/k8s-proxy/", kas.users),
