@@ -88,18 +88,8 @@ impl Patient {
             .arg(ca)
             .arg("--kubeconfig")
             .arg(self.rig.stub.kubeconfig(self.rig.folder())?)
-            .env_remove("KUBECONFIG")
-            .kill_on_drop(true);
-        let output = command.output().await?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let report = serde_json::from_str(&text).map_err(|error| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            anyhow::anyhow!("{error}: {text}{said}")
-        })?;
-        Ok(Examined {
-            healthy: output.status.success(),
-            report,
-        })
+            .env_remove("KUBECONFIG");
+        Examined::by(command).await
     }
 }
 

@@ -5,6 +5,7 @@ mod server;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tokio::process::Command;
 
 /// What a doctor printed, and whether it was content.
 #[derive(Debug)]
@@ -14,6 +15,20 @@ struct Examined {
 }
 
 impl Examined {
+    /// Lets a doctor work, which prints JSON.
+    async fn by(mut command: Command) -> Result<Self> {
+        let output = command.kill_on_drop(true).output().await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let report = serde_json::from_str(&text).map_err(|error| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            anyhow::anyhow!("{error}: {text}{said}")
+        })?;
+        Ok(Self {
+            healthy: output.status.success(),
+            report,
+        })
+    }
+
     fn checks(&self) -> impl Iterator<Item = &Value> {
         self.report["checks"].as_array().into_iter().flatten()
     }

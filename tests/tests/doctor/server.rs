@@ -30,18 +30,8 @@ async fn examined(configuration: &Path, flags: &[&str], own: u16) -> Result<Exam
         .arg(configuration)
         .args(["-o", "json", "--idle-limit", "2s"])
         .args(flags)
-        .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{own}"))
-        .kill_on_drop(true);
-    let output = command.output().await?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let report = serde_json::from_str(&text).map_err(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::anyhow!("{error}: {text}{said}")
-    })?;
-    Ok(Examined {
-        healthy: output.status.success(),
-        report,
-    })
+        .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{own}"));
+    Examined::by(command).await
 }
 
 /// Two replicas with a Redis.
