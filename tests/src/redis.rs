@@ -14,6 +14,8 @@ use crate::{parts, ports, process::Process};
 
 /// How long servers may take to find each other.
 const FORM: Duration = Duration::from_secs(60);
+/// Lines of what redis-cli says that are told when it fails.
+const LAST: usize = 20;
 const MEMORY_ONLY: [&str; 4] = ["--save", "", "--appendonly", "no"];
 /// Else a replica has nothing for its first five seconds, and cannot take over.
 const SYNC_AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
@@ -125,14 +127,21 @@ fn at(port: u16) -> String {
 }
 
 async fn cli(args: &[&str]) -> Result<String> {
+    cli_within(FORM, args).await
+}
+
+async fn cli_within(limit: Duration, args: &[&str]) -> Result<String> {
     let program = parts::program("redis-cli").context("no redis-cli")?;
     let mut command = Command::new(program);
     let run = command.args(args).kill_on_drop(true).output();
-    let output = tokio::time::timeout(FORM, run).await;
+    let output = tokio::time::timeout(limit, run).await;
     let output = output.with_context(|| format!("redis-cli {args:?} takes too long"))??;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("redis-cli {args:?}: {said}");
+        // One that moves slots says a line or two of each.
+        let lines: Vec<_> = said.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST)..].join("\n");
+        bail!("redis-cli {args:?}: {last}");
     }
     Ok(said)
 }

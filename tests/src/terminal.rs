@@ -57,8 +57,17 @@ impl Terminal {
     /// # Errors
     /// When it does not come; the error says what is there.
     pub async fn shows(&self, text: &str) -> Result<String> {
-        let seen = async || Some(self.text()).filter(|seen| seen.contains(text));
-        let seen = until(&format!("{text:?} on the terminal"), SOON, seen).await;
+        let what = format!("{text:?} on the terminal");
+        self.shows_what(&what, |seen| seen.contains(text).then(|| seen.to_owned()))
+            .await
+    }
+
+    /// Waits until something is found in what is to be seen.
+    ///
+    /// # Errors
+    /// When it does not come; the error says what is there.
+    pub async fn shows_what<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let seen = until(what, SOON, async || find(&self.text())).await;
         seen.with_context(|| self.text())
     }
 

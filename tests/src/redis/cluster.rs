@@ -5,10 +5,12 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 use tokio::time::Instant;
 
-use super::{FORM, MEMORY_ONLY, Redis, SYNC_AT_ONCE, addresses, cli};
+use super::{FORM, MEMORY_ONLY, Redis, SYNC_AT_ONCE, addresses, cli, cli_within};
 use crate::{ports, wait::until};
 
 const NODES: usize = 6;
+/// How long slots may take to move: thousands of round trips, on a busy machine.
+const MOVE: Duration = Duration::from_secs(300);
 const OPTIONS: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
 
 /// A running cluster.
@@ -73,20 +75,26 @@ impl Cluster {
         Ok(killed.elapsed())
     }
 
-    /// Moves a third of a master's slots, keys and all, to another.
+    /// Moves a third of a master's slots, keys and all, to another. Waits before until all nodes say the same of who
+    /// has which: right after a failover some do not, and nothing can be moved then.
     ///
     /// # Errors
     /// When the cluster refuses.
     pub async fn move_slots(&self) -> Result<()> {
-        let masters = self.masters().await?;
-        let [(from, port), (to, _), ..] = &masters[..] else {
-            anyhow::bail!("not enough masters: {masters:?}");
-        };
-        let address = super::at(*port);
-        let command = ["--cluster", "reshard", &address, "--cluster-from", from];
-        let amount = ["--cluster-to", to, "--cluster-slots", "1800"];
-        cli(&[&command[..], &amount, &["--cluster-yes"]].concat()).await?;
-        Ok(())
+        let (from, to, address) = until("nodes that agree", FORM, async || {
+            let masters = self.masters().await.ok()?;
+            let [(from, port), (to, _), ..] = &masters[..] else {
+                return None;
+            };
+            let address = super::at(*port);
+            cli(&["--cluster", "check", &address]).await.ok()?;
+            Some((from.clone(), to.clone(), address))
+        })
+        .await?;
+        let command = ["--cluster", "reshard", &address, "--cluster-from", &from];
+        let amount = ["--cluster-to", &to, "--cluster-slots", "1800"];
+        let args = [&command[..], &amount, &["--cluster-yes"]].concat();
+        cli_within(MOVE, &args).await.map(drop)
     }
 
     /// Ids and ports of masters that live.

@@ -1,14 +1,19 @@
 //! Memory that a process holds.
 
-use std::time::Duration;
+use anyhow::{Context, Result, bail};
+use tests::{
+    process::Process,
+    rig::{Rig, RigAgent},
+};
 
-use anyhow::{Context, Result};
-use tests::{process::Process, wait::until};
-
-/// How long memory may take to be given back: what is freed waits for a purge.
-const GIVEN_BACK: Duration = Duration::from_secs(30);
-/// What any process may hold more after any work, in KiB: an allocator's first pages.
-const NOISE_KIB: u64 = 8 << 10;
+/// Turns in a row in which the process does not grow; as many show that it keeps nothing of one.
+const CALM: usize = 8;
+/// By then each thread of the process has had the work, however busy the machine is.
+const MOST_TURNS: usize = 100;
+/// What is no growth, in KiB: 128 KiB a turn over those that are calm.
+const NOISE_KIB: u64 = 1 << 10;
+/// Requests of a bystander after a turn: what is freed is given back when something else is allocated.
+const LOOKS: usize = 3;
 
 /// Resident memory in KiB.
 ///
@@ -34,13 +39,40 @@ pub(crate) fn peak_kib(process: &Process) -> Result<u64> {
     Ok(number.context("no VmHWM")?.parse()?)
 }
 
-/// Waits until the process holds within a tenth of what it held before.
+/// Does something again and again, until the process does not grow by it any more.
+///
+/// An allocator keeps some pages for each thread, and a thread takes its own when such work first comes to it: what a
+/// process holds more after a few turns than before them is not lost. What is lost in each turn adds up.
 ///
 /// # Errors
-/// When it keeps more.
-pub(crate) async fn given_back(process: &Process, before_kib: u64) -> Result<u64> {
-    let limit = before_kib + (before_kib / 10).max(NOISE_KIB);
-    let small = async || resident_kib(process).ok().filter(|kib| *kib <= limit);
-    let held = until("memory to be given back", GIVEN_BACK, small).await;
-    held.with_context(|| format!("{before_kib} KiB before, {:?} after", resident_kib(process)))
+/// When it grows for ever.
+pub(crate) async fn keeps_nothing(
+    rig: &Rig,
+    bystander: &RigAgent,
+    mut turn: impl AsyncFnMut() -> Result<()>,
+) -> Result<()> {
+    let (mut highest, mut calm, mut all) = (0, 0, Vec::new());
+    while calm < CALM {
+        if all.len() == MOST_TURNS {
+            bail!("it grows with each turn, in KiB: {all:?}");
+        }
+        turn().await?;
+        let held = settled(rig, bystander).await?;
+        all.push(held);
+        if held > highest + NOISE_KIB {
+            (highest, calm) = (held, 0);
+        } else {
+            calm += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn settled(rig: &Rig, bystander: &RigAgent) -> Result<u64> {
+    let mut least = u64::MAX;
+    for _ in 0..LOOKS {
+        rig.check_serves(bystander).await?;
+        least = least.min(resident_kib(&rig.kas.process)?);
+    }
+    Ok(least)
 }

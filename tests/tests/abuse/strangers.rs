@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::{
-    memory::{given_back, peak_kib, resident_kib},
+    memory::{keeps_nothing, peak_kib, resident_kib},
     wire::{Call, Wire, framed},
 };
 
@@ -83,8 +83,20 @@ async fn a_made_up_token_holds_no_memory() -> Result<()> {
     let agent = rig.agent("bystander").await?;
     let before = resident_kib(&rig.kas.process)?;
 
+    let wires = made_up(&rig, 30).await?;
+
+    check_peak(&rig, before)?;
+    ensure!(
+        !wires.iter().all(Wire::is_closed),
+        "refusing a call does not need the connection"
+    );
+    drop(wires);
+    keeps_nothing(&rig, &agent, async || made_up(&rig, 2).await.map(drop)).await
+}
+
+async fn made_up(rig: &Rig, connections: usize) -> Result<Vec<Wire>> {
     let mut wires = Vec::new();
-    for number in 0..30 {
+    for number in 0..connections {
         let wire = Wire::open(rig.kas.agents).await?;
         let mut calls = Vec::new();
         for call in 0..10 {
@@ -104,14 +116,7 @@ async fn a_made_up_token_holds_no_memory() -> Result<()> {
         }
         wires.push(wire);
     }
-
-    check_peak(&rig, before)?;
-    ensure!(
-        !wires.iter().all(Wire::is_closed),
-        "refusing a call does not need the connection"
-    );
-    given_back(&rig.kas.process, before).await?;
-    rig.check_serves(&agent).await
+    Ok(wires)
 }
 
 /// 4 KiB that inflate to more than two million empty events.
@@ -130,20 +135,19 @@ async fn a_report_that_inflates_to_millions_of_events_takes_no_memory() -> Resul
     ensure!(gzip.len() < 5 << 10, "{} bytes", gzip.len());
 
     let wire = Wire::open(rig.kas.agents).await?;
-    for (token, code) in [
-        ("made-up", Code::Unauthenticated),
-        (&*agent.token, Code::ResourceExhausted),
-    ] {
-        for _ in 0..3 {
+    keeps_nothing(&rig, &agent, async || {
+        for (token, code) in [
+            ("made-up", Code::Unauthenticated),
+            (&*agent.token, Code::ResourceExhausted),
+        ] {
             let asked = wire.ask_gzip(REPORT, token, &gzip);
             let status = tokio::time::timeout(SOON, asked).await??;
             ensure!(status.code() == code, "{status:?}");
         }
-    }
-
-    check_peak(&rig, before)?;
-    given_back(&rig.kas.process, before).await?;
-    rig.check_serves(&agent).await
+        Ok(())
+    })
+    .await?;
+    check_peak(&rig, before)
 }
 
 /// 1.7 MB of which 3 TB of strings could be made.
@@ -154,14 +158,15 @@ async fn a_long_descriptor_is_refused_before_anything_is_made_of_it() -> Result<
     let before = resident_kib(&rig.kas.process)?;
     let long = descriptor(&"n".repeat(1_000_000), 80_000);
 
-    let wire = Wire::open(rig.kas.agents).await?;
-    let refused = tunnel(&wire, &agent.token, &long).await?.status();
-    let refused = tokio::time::timeout(SOON, refused).await??;
-
-    ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
-    check_peak(&rig, before)?;
-    given_back(&rig.kas.process, before).await?;
-    rig.check_serves(&agent).await
+    keeps_nothing(&rig, &agent, async || {
+        let wire = Wire::open(rig.kas.agents).await?;
+        let refused = tunnel(&wire, &agent.token, &long).await?.status();
+        let refused = tokio::time::timeout(SOON, refused).await??;
+        ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
+        Ok(())
+    })
+    .await?;
+    check_peak(&rig, before)
 }
 
 /// Thousands of tunnels of one good token, each of which offers something else within the rules.
@@ -171,22 +176,20 @@ async fn different_descriptors_of_one_token_hold_little_memory() -> Result<()> {
     let agent = rig.agent("bystander").await?;
     let before = resident_kib(&rig.kas.process)?;
 
-    different_descriptors(&rig, &agent.token).await?;
+    different_descriptors(&rig, &agent.token, 5).await?;
 
     check_peak(&rig, before)?;
-    // What thousands of streams take the first time, whatever they offer, they do not take again.
-    let after_first = resident_kib(&rig.kas.process)?;
-    different_descriptors(&rig, &agent.token).await?;
-    given_back(&rig.kas.process, after_first).await?;
-    rig.check_serves(&agent).await
+    keeps_nothing(&rig, &agent, async || {
+        different_descriptors(&rig, &agent.token, 1).await
+    })
+    .await
 }
 
-async fn different_descriptors(rig: &Rig, token: &str) -> Result<()> {
-    const CONNECTIONS: usize = 5;
+async fn different_descriptors(rig: &Rig, token: &str, connections: usize) -> Result<()> {
     const TUNNELS: usize = 490;
     let mut wires = Vec::new();
     let mut refused = JoinSet::new();
-    for number in 0..CONNECTIONS {
+    for number in 0..connections {
         let wire = Wire::open(rig.kas.agents).await?;
         for tunnel_number in 0..TUNNELS {
             let service = format!("{number:0>64}{tunnel_number:0>64}");
@@ -196,7 +199,7 @@ async fn different_descriptors(rig: &Rig, token: &str) -> Result<()> {
         wires.push(wire);
     }
     // A few of each connection stay.
-    for _ in 0..CONNECTIONS * (TUNNELS - 10) {
+    for _ in 0..connections * (TUNNELS - 10) {
         let next = tokio::time::timeout(SOON, refused.join_next()).await?;
         let status = next.context("more are refused")???;
         ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
