@@ -4,6 +4,7 @@ mod causes;
 mod filter;
 mod gitlab_lines;
 mod level;
+mod own_line;
 mod repeats;
 mod untrusted;
 
@@ -49,16 +50,26 @@ fn write_lines<S>(filtered: S, format: Format) -> bool
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().with_writer(std::io::stderr);
     let started = match format {
         Format::Json => filtered
-            .with(layer.json().flatten_event(true).with_current_span(false))
+            .with(
+                fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false),
+            )
             .try_init(),
         Format::GitLab => filtered
             .with(gitlab_layer().with_writer(std::io::stderr))
             .try_init(),
         Format::Text => filtered
-            .with(layer.with_target(false).without_time())
+            .with(
+                fmt::layer()
+                    .with_writer(own_line::OwnLine::stderr())
+                    .with_target(false)
+                    .without_time(),
+            )
             .try_init(),
     };
     started.is_ok()

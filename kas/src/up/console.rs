@@ -65,7 +65,8 @@ impl Console {
         let printed = self.printed.as_ref().map(|(_, counter)| counter);
         if counter.is_empty() {
         } else if self.is_terminal {
-            self.print("\n");
+            // A line of the log may have taken its place.
+            self.print(&format!("{ERASE_LINE}{counter}\n"));
         } else if printed != Some(&counter) {
             self.print_counter(&counter);
         }
@@ -124,7 +125,7 @@ mod tests {
     fn on_a_terminal_the_counter_is_replaced_and_stays_the_last_line() {
         assert_eq!(
             printed(true, both),
-            "ready\n\r\x1b[2K1 request\r\x1b[2K2 requests\r\x1b[2Knews\n2 requests\nend\n"
+            "ready\n\r\x1b[2K1 request\r\x1b[2K2 requests\r\x1b[2Knews\n2 requests\r\x1b[2K2 requests\nend\n"
         );
     }
 
