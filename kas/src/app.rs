@@ -225,7 +225,7 @@ async fn setup(
         gitlab,
         events,
         graph,
-        admin: admin::port(&config.admin, &tracker, audit).await?,
+        admin: admin::port(&config.admin, &tracker, control.standalone(), audit).await?,
         max_agent_series: config.observability.max_agent_series.0,
         observability: Some(observability(config, &directions).await?),
     })

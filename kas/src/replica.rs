@@ -13,7 +13,7 @@ use agent_gateway::{
     config::ReceptiveForm,
     events::{EventWorkers, Events},
 };
-use control_plane::{ControlPlane, notifications::Notifications};
+use control_plane::{ControlPlane, notifications::Notifications, standalone::Standalone};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry as Metrics;
 use router::{Owner, Registry, ReplicaId, Router, RoutingTable, peers::Peers};
@@ -113,6 +113,8 @@ pub struct AdminPort {
     pub settings: admin::Settings,
     /// The connected agent processes.
     pub tracker: Arc<Tracker>,
+    /// The control plane, where that is a file.
+    pub standalone: Option<Arc<Standalone>>,
 }
 
 /// A running replica.
@@ -215,6 +217,7 @@ impl Replica {
                 version: crate::version::VERSION,
                 started_at,
                 control_plane: setup.control_plane.clone(),
+                standalone: port.standalone.clone(),
                 tracker: port.tracker.clone(),
                 clusters: setup.agents.settings.services.clusters().cloned(),
                 table,

@@ -1,6 +1,8 @@
 //! The operator's API: any replica tells of all, a store that is away is no secret, nobody without a proof of who they
 //! are is told anything, and those who ask much are in nobody's way.
 
+#[path = "admin/access.rs"]
+mod access;
 #[path = "admin/sessions.rs"]
 mod sessions;
 
@@ -304,6 +306,14 @@ async fn with_a_gitlab_an_agent_that_was_here_is_listed_when_all_replicas_are_ne
     let listed = until("the agent to be listed", LIMIT, listed).await;
     let listed = listed.with_context(|| site.members[0].process.tail())?;
     ensure!(listed["total"] == 1, "{listed:#}");
+    let access = ask(admin, "/v1/agents/5/access?user=ana").await?;
+    ensure!(
+        access["decided_by"] == "gitlab" && access["answer"].is_null(),
+        "{access:#}"
+    );
+    let matrix = ask(admin, "/v1/access").await?;
+    let words = matrix["explanation"].as_str().unwrap_or_default();
+    ensure!(words.starts_with("GitLab decides"), "{matrix:#}");
     Ok(())
 }
 
@@ -495,7 +505,13 @@ async fn the_page_shows_in_a_browser_what_is_connected() -> Result<()> {
         "{fleet}"
     );
     let cluster = open("#/clusters/prod").await?;
-    ensure!(cluster.contains("Processes (1)"), "{cluster}");
+    ensure!(cluster.contains("Connections: 1 pod"), "{cluster}");
+    ensure!(cluster.contains("Who may use it, and as whom"), "{cluster}");
+    let access = open("#/access").await?;
+    ensure!(
+        access.contains("user ana may use prod as agent: why?"),
+        "{access}"
+    );
     let replicas = open("#/replicas").await?;
     for member in ["answers this page", "serving", "available"] {
         ensure!(replicas.contains(member), "{member}: {replicas}");

@@ -224,6 +224,8 @@ async fn top_shows_on_terminals_what_runs_and_leaves_them_as_they_were() -> Resu
         let replicas = terminal.shows("replica-2  serving").await?;
         ensure!(replicas.contains("IDLE/TUNNELS"), "{replicas}");
         terminal.press("3").await?;
+        terminal.shows("nobody has anything open").await?;
+        terminal.press("4").await?;
         terminal.shows("no requests are in progress").await?;
         ensure!(terminal.screen().screen().alternate_screen());
 

@@ -1,5 +1,6 @@
 // One cluster: its processes, where a request would go, and what is in progress.
 
+import { ruleTable, whyForm } from "./access.js";
 import { agentPath, ask } from "./api.js";
 import { agentState } from "./clusters.js";
 import { duration, el, facts, number, replicaId, since, state, table } from "./dom.js";
@@ -8,19 +9,26 @@ import { timeline } from "./timeline.js";
 
 /** The view of the agent with this number or name. */
 export function cluster(signal, id) {
-  const view = el("section", { "aria-live": "off" }, el("p", { class: "muted" }, "Asking all replicas…"));
+  // Parts that are made anew with each answer, and between them what somebody types into.
+  const [head, access, rest] = [el("div"), el("div"), el("div")];
+  head.append(el("p", { class: "muted" }, "Asking all replicas…"));
+  const why = whyForm(signal, id);
+  why.hidden = true;
 
   async function refresh() {
-    const [told, explained] = await Promise.all([
-      ask(agentPath(id), {}, signal), ask(`${agentPath(id)}/explain`, {}, signal)]);
-    const [running, history] = await Promise.all([
-      ask("requests", { agent_id: told.agent.id }, signal), ask(`${agentPath(id)}/records`, {}, signal)]);
-    view.replaceChildren(...show(told, explained, running, history));
+    const path = agentPath(id);
+    const [told, explained, history, allowed] = await Promise.all(
+      [path, `${path}/explain`, `${path}/records`, `${path}/access`].map((it) => ask(it, {}, signal)));
+    const running = await ask("requests", { agent_id: told.agent.id }, signal);
+    head.replaceChildren(...about(told, explained, history));
+    access.replaceChildren(...mayUse(allowed));
+    why.hidden = allowed.decided_by !== "standalone";
+    rest.replaceChildren(...lately(running, history));
   }
-  return { view, refresh };
+  return { view: el("section", { "aria-live": "off" }, head, access, why, rest), refresh };
 }
 
-function show({ agent, last_seen_seconds: seen, cluster: uid }, explained, running, history) {
+function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, history) {
   const name = agent.name || `agent ${agent.id}`;
   return [
     el("p", {}, el("a", { href: "#/" }, "← All clusters")),
@@ -35,12 +43,27 @@ function show({ agent, last_seen_seconds: seen, cluster: uid }, explained, runni
     el("h2", {}, "A request for it now"),
     el("p", {}, state(explained.routable ? "good" : "bad", explained.verdict)),
     candidates(explained),
-    el("h2", {}, `Processes (${number(agent.process_count)})`),
+    el("h2", {}, `Connections: ${number(agent.process_count)} ${agent.process_count === 1 ? "pod" : "pods"}`),
     agent.processes.length > 0 ? processes(agent) : el("p", { class: "muted" }, "None is connected."),
+    el("h2", {}, "The last seven days"),
+    timeline(history.records, agent.connected_since),
+  ];
+}
+
+function mayUse({ decided_by: by, explanation, rules, rules_total: total }) {
+  const more = rules.length < total ? ` (${number(rules.length)} of ${number(total)} rules)` : "";
+  return [
+    el("h2", {}, `Who may use it, and as whom${more}`),
+    el("p", { class: "muted" }, explanation),
+    by === "standalone" ? ruleTable(rules) : "",
+  ].filter(Boolean);
+}
+
+function lately(running, history) {
+  return [
     el("h2", {}, `Requests in progress (${number(running.total)})`),
     requestTable(running.requests, false),
     el("h2", {}, "What happened"),
-    timeline(history.records, agent.connected_since),
     happened(history.records),
   ];
 }

@@ -1,5 +1,6 @@
 // Chooses the view by the address, keeps it fresh, and listens to the keyboard.
 
+import { access } from "./access.js";
 import { Refused, ask, signIn } from "./api.js";
 import { cluster } from "./cluster.js";
 import { clusters } from "./clusters.js";
@@ -9,6 +10,8 @@ import { replicas } from "./replicas.js";
 import { requests } from "./requests.js";
 import { sessions } from "./sessions.js";
 
+/** What the address names, besides clusters. */
+const VIEWS = { sessions, access, replicas, requests };
 /** Milliseconds between refreshes. */
 const INTERVAL = 5_000;
 
@@ -27,7 +30,7 @@ function route() {
   current = { ...made, abort, named: view };
   main.replaceChildren(made.view);
   for (const link of document.querySelectorAll("nav a")) {
-    const own = ["replicas", "requests", "sessions"].includes(view) ? `#/${view}` : "#/";
+    const own = Object.hasOwn(VIEWS, view) ? `#/${view}` : "#/";
     if (link.getAttribute("href") === own) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -38,9 +41,8 @@ function make(view, argument, signal) {
   if (view === "") return clusters(signal);
   if (view === "disconnected") return clusters(signal, view);
   if (view === "clusters" && argument) return cluster(signal, decode(argument));
-  if (view === "replicas") return replicas(signal);
-  if (view === "requests") return requests(signal);
-  if (view === "sessions") return sessions(signal);
+  const named = Object.hasOwn(VIEWS, view) && VIEWS[view];
+  if (named) return named(signal);
   return { view: el("p", {}, "There is no such view. ", el("a", { href: "#/" }, "All clusters")), refresh: async () => {} };
 }
 

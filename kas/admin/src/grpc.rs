@@ -10,11 +10,12 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAgentRequest,
-        GetAgentResponse, GetStatusRequest, ListAgentsRequest, ListAgentsResponse,
-        ListRecordsRequest, ListRecordsResponse, ListReplicasRequest, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse, ListSessionsRequest, ListSessionsResponse,
-        SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
+        AccessMatrix, AgentAccess, EndSessionRequest, EndSessionResponse, Event, Explanation,
+        FleetStatus, GetAccessRequest, GetAgentAccessRequest, GetAgentRequest, GetAgentResponse,
+        GetStatusRequest, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest,
+        ListRecordsResponse, ListReplicasRequest, ListReplicasResponse, ListRequestsRequest,
+        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, SetLogLevelRequest,
+        SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -118,6 +119,20 @@ impl Service for Grpc {
         let caller = caller(&request)?;
         let ended = self.0.end_session(request.get_ref(), &caller).await?;
         Ok(Response::new(ended))
+    }
+
+    async fn get_agent_access(
+        &self,
+        request: Request<GetAgentAccessRequest>,
+    ) -> Result<Response<AgentAccess>, Status> {
+        Ok(Response::new(self.0.agent_access(request.get_ref()).await?))
+    }
+
+    async fn get_access(
+        &self,
+        request: Request<GetAccessRequest>,
+    ) -> Result<Response<AccessMatrix>, Status> {
+        Ok(Response::new(self.0.access(request.get_ref()).await?))
     }
 
     async fn list_requests(

@@ -30,11 +30,12 @@ macro_rules! part {
     };
 }
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     part!("/", "index.html", HTML),
     part!("/icon.svg", "icon.svg", SVG),
     part!("/page.css", "page.css", STYLE),
     part!("/main.js", "main.js", SCRIPT),
+    part!("/access.js", "access.js", SCRIPT),
     part!("/api.js", "api.js", SCRIPT),
     part!("/dom.js", "dom.js", SCRIPT),
     part!("/headline.js", "headline.js", SCRIPT),

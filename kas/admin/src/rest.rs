@@ -23,11 +23,11 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAgentRequest,
-        GetAgentResponse, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest,
-        ListRecordsResponse, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
-        ListSessionsRequest, ListSessionsResponse, Problem, SetLogLevelRequest,
-        SetLogLevelResponse,
+        AccessMatrix, AgentAccess, EndSessionRequest, EndSessionResponse, Event, Explanation,
+        FleetStatus, GetAccessRequest, GetAgentAccessRequest, GetAgentRequest, GetAgentResponse,
+        ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
+        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
+        ListSessionsResponse, Problem, SetLogLevelRequest, SetLogLevelResponse,
     },
 };
 
@@ -77,6 +77,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(requests))
         .routes(routes!(sessions))
         .routes(routes!(end_session))
+        .routes(routes!(agent_access))
+        .routes(routes!(access))
         .routes(routes!(log_level))
         .routes(routes!(events))
         .split_for_parts();
@@ -179,6 +181,33 @@ async fn end_session(
     Path(id): Path<String>,
 ) -> Response {
     answered(admin.end_session(&EndSessionRequest { id }, &caller).await)
+}
+
+/// Who may use an agent and as whom; and why somebody may or may not, if a user or service is named.
+#[utoipa::path(get, path = "/v1/agents/{agent}/access", params(
+    ("agent" = String, Path, description = "Its number, or its name"),
+    ("user" = Option<String>, Query, description = "The user who wants to use it"),
+    ("service" = Option<String>, Query, description = "The service, in place of a user"),
+    ("groups" = Option<String>, Query, description = "Groups that their token says, with commas between"),
+), responses((status = 200, body = AgentAccess), (status = "default", body = Problem)))]
+async fn agent_access(
+    State(admin): State<Arc<Admin>>,
+    Path(agent): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let answer = async {
+        let asked = read(query.as_deref())?;
+        let asked = GetAgentAccessRequest { agent, ..asked };
+        admin.agent_access(&asked).await
+    };
+    answered(answer.await)
+}
+
+/// Who may use which agents, and the rules that decide it.
+#[utoipa::path(get, path = "/v1/access", params(GetAccessRequest), responses((status = 200, body = AccessMatrix), (status = "default", body = Problem)))]
+async fn access(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let answer = async { admin.access(&read(query.as_deref())?).await };
+    answered(answer.await)
 }
 
 /// Changes how much replicas log, until they are started again or their configuration is reloaded.

@@ -1,5 +1,6 @@
 //! The questions, whichever way they come.
 
+mod access;
 mod sessions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use agent_gateway::{Clusters, Tracker};
 use audit::Audit;
 use cluster_state::{Owner, RoutingTable, StoreHealth};
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, standalone::Standalone};
 use jiff::Timestamp;
 use router::{Registry, Router};
 use user_gateway::Metrics;
@@ -23,6 +23,8 @@ pub struct Sources {
     pub started_at: Timestamp,
     /// Who knows agents' names.
     pub control_plane: Arc<dyn ControlPlane>,
+    /// The same, where it is a file: who may use which agent is known here then.
+    pub standalone: Option<Arc<Standalone>>,
     /// The connected agent processes.
     pub tracker: Arc<Tracker>,
     /// The clusters that agents are pinned to, where that is kept.

@@ -11,6 +11,7 @@ mod changes;
 mod check;
 mod directory;
 mod edit;
+pub mod explain;
 pub mod file;
 pub mod issuers;
 pub mod names;
@@ -20,6 +21,7 @@ mod reload;
 pub mod schema;
 mod shadow;
 pub mod tokens;
+pub mod words;
 
 pub use directory::{Directory, RuleVerdict};
 pub use edit::{EditError, Editable, edit, view};
@@ -129,6 +131,12 @@ impl Standalone {
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
     }
 
     /// Records what is in the file now, and what changes in it from now on. To be called once.

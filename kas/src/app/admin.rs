@@ -6,6 +6,7 @@ use admin::config::AdminSection;
 use agent_gateway::Tracker;
 use anyhow::Context as _;
 use audit::Audit;
+use control_plane::standalone::Standalone;
 use runtime::{
     listen::PlainAcceptor,
     telemetry::Causes,
@@ -19,6 +20,7 @@ use crate::{config::Listens as _, replica::AdminPort};
 pub(super) async fn port(
     section: &AdminSection,
     tracker: &Arc<Tracker>,
+    standalone: Option<&Arc<Standalone>>,
     audit: Audit,
 ) -> anyhow::Result<Option<AdminPort>> {
     if !section.enabled {
@@ -62,5 +64,6 @@ pub(super) async fn port(
         acceptor: PlainAcceptor::new(tls),
         settings,
         tracker: tracker.clone(),
+        standalone: standalone.cloned(),
     }))
 }

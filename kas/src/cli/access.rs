@@ -11,7 +11,7 @@ use control_plane::standalone::{
     change::{ChangeError, names},
     edit,
     file::{Agents, Rule},
-    names::{AgentName, LabelText, Name},
+    names::{AgentName, LabelText},
     schema::SCHEMA,
     shadowed, view,
 };
@@ -146,8 +146,9 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
         ),
         Format::Table => {
             let row = |(number, rule): (usize, &Rule)| {
-                let (agents, callers, access_as) = columns(rule);
-                [number.to_string(), agents, callers, access_as]
+                let words = rule.words(now());
+                let access_as = words.access_as_until();
+                [number.to_string(), words.agents, words.callers, access_as]
             };
             output.table(
                 ["NO", "AGENTS", "WHO", "AS"],
@@ -255,13 +256,6 @@ fn end(lasts: Duration) -> Result<Timestamp, CommandError> {
     end.map_err(|_| usage("--for is too long"))
 }
 
-fn until(end: Timestamp) -> String {
-    match end <= now() {
-        true => format!(" until {end} (over)"),
-        false => format!(" until {end}"),
-    }
-}
-
 /// `1`, `1, 2`.
 fn numbers(numbers: &[usize]) -> String {
     let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
@@ -292,42 +286,7 @@ fn usage(text: &str) -> CommandError {
 }
 
 fn sentence(rule: &Rule) -> String {
-    let (agents, callers, access_as) = columns(rule);
-    format!("{callers} may use {agents} as {access_as}")
-}
-
-/// The columns of a rule: agents, callers, identity.
-fn columns(rule: &Rule) -> (String, String, String) {
-    let agents = match &rule.agents {
-        Agents::All => "*".to_owned(),
-        Agents::Named(names) => {
-            let names: Vec<_> = names.iter().map(AgentName::as_str).collect();
-            names.join(",")
-        }
-        Agents::Labelled(labels) => {
-            let labels = labels.iter();
-            let labels = labels.map(|(key, value)| format!("{}={}", key.as_str(), value.as_str()));
-            format!("[{}]", labels.collect::<Vec<_>>().join(","))
-        }
-    };
-    let kinds = [
-        ("user", &rule.users),
-        ("group", &rule.groups),
-        ("service", &rule.services),
-    ];
-    let callers = kinds.iter().flat_map(|(kind, names)| {
-        names
-            .iter()
-            .map(move |name: &Name| format!("{kind} {}", name.as_str()))
-    });
-    let access_as = match &rule.access_as {
-        AccessAs::Impersonate(whom) if whom.groups.is_empty() => whom.username.clone(),
-        AccessAs::Impersonate(whom) => format!("{} ({})", whom.username, whom.groups.join(",")),
-        named @ (AccessAs::Agent | AccessAs::User | AccessAs::CiJob) => named.name().to_owned(),
-    };
-    let until = rule.expires_at.map(until).unwrap_or_default();
-    let callers = callers.collect::<Vec<_>>().join(", ");
-    (agents, callers, format!("{access_as}{until}"))
+    rule.words(now()).sentence()
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
-//! `kas top`: fleet, replicas and requests of a running server, on a terminal, asked again every two seconds.
+//! `kas top`: fleet, replicas, sessions and requests of a running server, on a terminal, asked again every two seconds.
 
 mod columns;
+mod rows;
 mod screen;
 
 use std::{io::IsTerminal as _, time::Duration};
@@ -9,7 +10,7 @@ use admin::{
     Client,
     v1::{
         GetStatusRequest, ListAgentsRequest, ListAgentsResponse, ListReplicasRequest,
-        ListRequestsRequest,
+        ListRequestsRequest, ListSessionsRequest,
     },
 };
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -150,6 +151,13 @@ async fn ask(client: &mut Client, tab: Tab) -> Answer {
             Tab::Replicas => {
                 let asked = client.grpc().list_replicas(ListReplicasRequest {});
                 List::Replicas(asked.await?.into_inner())
+            }
+            Tab::Sessions => {
+                let asked = client.grpc().list_sessions(ListSessionsRequest {
+                    page_size: ROWS,
+                    ..ListSessionsRequest::default()
+                });
+                List::Sessions(asked.await?.into_inner())
             }
             Tab::Requests => {
                 let asked = client.grpc().list_requests(ListRequestsRequest {

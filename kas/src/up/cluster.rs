@@ -112,7 +112,10 @@ impl Cluster {
         let admin = match self.admin {
             // Any replica tells of all.
             Some(_) => None,
-            None => Some(self.listen_for_operators(tracker.clone()).await?),
+            None => Some(
+                self.listen_for_operators(tracker.clone(), control_plane.clone())
+                    .await?,
+            ),
         };
         let services =
             Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
@@ -155,7 +158,11 @@ impl Cluster {
     }
 
     /// The operators' port of the first replica: the usual one, or a free one if that is taken.
-    async fn listen_for_operators(&mut self, tracker: Arc<Tracker>) -> anyhow::Result<AdminPort> {
+    async fn listen_for_operators(
+        &mut self,
+        tracker: Arc<Tracker>,
+        control_plane: Arc<Standalone>,
+    ) -> anyhow::Result<AdminPort> {
         let listener = match bind(ADMIN_ADDRESS).await {
             Err(_) => bind(LOOPBACK).await?,
             Ok(listener) => listener,
@@ -166,6 +173,7 @@ impl Cluster {
             acceptor: PlainAcceptor::new(None),
             settings: admin::Settings::new(None, false)?,
             tracker,
+            standalone: Some(control_plane),
         })
     }
 

@@ -1,6 +1,9 @@
 //! The file, made ready for questions. Pure: time is an argument.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use cluster_state::AgentId;
 use foldhash::{HashMap, HashSet};
@@ -9,11 +12,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::{
-    access_as::AccessAs,
     caller::Caller,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     issuers::IssuerEntry,
-    names::{LabelText, Name},
+    names::{AgentName, LabelText, Name},
+    shadow::{self, Known, Shadowed},
     tokens::TokenEntry,
 };
 use crate::{
@@ -36,6 +39,8 @@ pub struct Directory {
     rules: Vec<CompiledRule>,
     receptive: Vec<ReceptiveAgent>,
     ends: Vec<Timestamp>,
+    /// Found out when somebody asks.
+    shadowed: OnceLock<Vec<Shadowed>>,
 }
 
 #[derive(Debug)]
@@ -53,10 +58,12 @@ struct CompiledRule {
     users: HashSet<String>,
     services: HashSet<String>,
     groups: HashSet<String>,
-    access_as: AccessAs,
     /// What it is called where somebody was let in by it.
     label: Arc<str>,
-    expires_at: Option<Timestamp>,
+    /// As it is written.
+    rule: Rule,
+    /// The line where it begins.
+    line: u64,
 }
 
 #[derive(Debug)]
@@ -97,9 +104,13 @@ impl Directory {
         }
         let rules = document.access.iter();
         let rules = rules.enumerate();
-        let rules = rules.map(|(number, rule)| CompiledRule::new(number, &rule.value));
+        let rules = rules
+            .map(|(number, rule)| CompiledRule::new(number, &rule.value, rule.referenced.line()));
         directory.rules = rules.collect();
-        let ends = directory.rules.iter().filter_map(|rule| rule.expires_at);
+        let ends = directory
+            .rules
+            .iter()
+            .filter_map(|rule| rule.rule.expires_at);
         directory.ends.extend(ends);
         let issuers = document.issuers.iter();
         directory.issuers = issuers.map(|it| it.value.clone()).collect();
@@ -197,7 +208,7 @@ impl Directory {
                 who: caller.identity.to_string(),
                 agent: agent.name.clone(),
             })?;
-        let impersonation = rule.access_as.impersonation(caller, &agent);
+        let impersonation = rule.rule.access_as.impersonation(caller, &agent);
         Ok(Access {
             agent,
             identity: caller.identity.clone(),
@@ -233,6 +244,49 @@ impl Directory {
         let agent = self.agents.get(&agent)?;
         let rules = self.rules.iter();
         Some(rules.map(|rule| rule.verdict(caller, agent, now)).collect())
+    }
+
+    /// The first rule that is for a caller and an agent, by its place.
+    #[must_use]
+    pub fn deciding_rule(&self, caller: &Caller, agent: AgentId, now: Timestamp) -> Option<usize> {
+        let agent = self.agents.get(&agent)?;
+        let mut rules = self.rules.iter();
+        rules.position(|rule| rule.verdict(caller, agent, now) == RuleVerdict::Matches)
+    }
+
+    /// The rules, in order of evaluation.
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &Rule> {
+        self.rules.iter().map(|it| &it.rule)
+    }
+
+    /// The places of the rules that are for an agent, whoever asks.
+    pub fn rules_for(&self, agent: AgentId) -> Vec<usize> {
+        let Some(agent) = self.agents.get(&agent) else {
+            return Vec::new();
+        };
+        let rules = self.rules.iter().enumerate();
+        let fitting = rules.filter(|(_, rule)| rule.agents.has(agent));
+        fitting.map(|(at, _)| at).collect()
+    }
+
+    /// The users and services that the file lists.
+    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
+        self.callers.values().map(|it| &**it)
+    }
+
+    /// The rules that never decide. The first to ask compares all of them with each other: not for async code.
+    pub fn shadowed(&self) -> &[Shadowed] {
+        self.shadowed.get_or_init(|| {
+            let agents = self.agents.values();
+            let known = Names {
+                callers: &self.callers,
+                labels: agents
+                    .map(|it| (it.info.name.as_str(), &it.labels))
+                    .collect(),
+            };
+            let rules: Vec<_> = self.rules.iter().map(|it| (&it.rule, it.line)).collect();
+            shadow::among(&known, &rules)
+        })
     }
 
     /// The issuers whose tokens are taken.
@@ -329,8 +383,29 @@ impl Directory {
     }
 }
 
+/// Whom and what rules name, as far as the file tells more.
+struct Names<'a> {
+    callers: &'a HashMap<Identity, Arc<Caller>>,
+    labels: HashMap<&'a str, &'a Labels>,
+}
+
+impl Known for Names<'_> {
+    fn labels(&self, agent: &AgentName) -> Option<&Labels> {
+        self.labels.get(agent.as_str()).copied()
+    }
+
+    fn is_in_any(&self, kind: IdentityKind, name: &Name, groups: &[Name]) -> bool {
+        let name = name.as_str().to_owned();
+        let own = self.callers.get(&Identity { kind, name });
+        own.is_some_and(|it| {
+            let mut own = it.groups.iter();
+            own.any(|own| groups.iter().any(|it| it.as_str() == own))
+        })
+    }
+}
+
 impl CompiledRule {
-    fn new(number: usize, rule: &Rule) -> Self {
+    fn new(number: usize, rule: &Rule, line: u64) -> Self {
         let set = |names: &[Name]| texts(names).into_iter().collect();
         Self {
             agents: match &rule.agents {
@@ -343,9 +418,9 @@ impl CompiledRule {
             users: set(&rule.users),
             services: set(&rule.services),
             groups: set(&rule.groups),
-            access_as: rule.access_as.clone(),
             label: format!("access[{number}]").into(),
-            expires_at: rule.expires_at,
+            rule: rule.clone(),
+            line,
         }
     }
 
@@ -365,9 +440,9 @@ impl CompiledRule {
             RuleVerdict::OtherAgents
         } else if !is_caller() {
             RuleVerdict::OtherCallers
-        } else if !self.access_as.fits(caller.identity.kind) {
+        } else if !self.rule.access_as.fits(caller.identity.kind) {
             RuleVerdict::OtherKind
-        } else if is_over(self.expires_at, now) {
+        } else if is_over(self.rule.expires_at, now) {
             RuleVerdict::Expired
         } else {
             RuleVerdict::Matches

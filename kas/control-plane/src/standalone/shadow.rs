@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    file::{AgentEntry, Agents, Document, Rule},
+    file::{Agents, Document, Rule},
     names::{AgentName, LabelText, Name},
 };
 use crate::IdentityKind;
-use runtime::yaml::Spot;
 
 /// A rule without effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,32 +19,47 @@ pub struct Shadowed {
     pub by: Vec<usize>,
 }
 
+/// What is known of those whom rules name.
+pub(super) trait Known {
+    /// The labels of an agent, if there is one.
+    fn labels(&self, agent: &AgentName) -> Option<&BTreeMap<LabelText, LabelText>>;
+
+    /// Whether a caller is in one of these groups.
+    fn is_in_any(&self, kind: IdentityKind, name: &Name, groups: &[Name]) -> bool;
+}
+
 /// The rules of a document that never decide.
 #[must_use]
 pub fn shadowed<C>(document: &Document<C>) -> Vec<Shadowed> {
-    let rules: Vec<_> = document.access.iter().collect();
+    let rules = document.access.iter();
+    let rules: Vec<_> = rules.map(|it| (&it.value, it.referenced.line())).collect();
+    among(document, &rules)
+}
+
+/// Which of these rules, each with its line, never decide.
+pub(super) fn among(known: &impl Known, rules: &[(&Rule, u64)]) -> Vec<Shadowed> {
     let each = (0..rules.len()).filter_map(|at| {
-        let by = shadow(document, &rules[at].value, &rules[..at])?;
+        let (rule, line) = rules[at];
         Some(Shadowed {
             rule: at + 1,
-            line: rules[at].referenced.line(),
-            by,
+            line,
+            by: shadow(known, rule, &rules[..at])?,
         })
     });
     each.collect()
 }
 
 /// Which of those before it decide for each agent and caller that a rule names, if some do for each.
-fn shadow<C>(document: &Document<C>, rule: &Rule, before: &[&Spot<Rule>]) -> Option<Vec<usize>> {
+fn shadow(known: &impl Known, rule: &Rule, before: &[(&Rule, u64)]) -> Option<Vec<usize>> {
     let mut by = Vec::new();
     for part in parts(&rule.agents) {
         for subject in subjects(rule) {
             let decides = |earlier: &Rule| {
                 lasts_as_long(earlier, rule)
-                    && has_part(document, &earlier.agents, part)
-                    && has_subject(document, earlier, subject)
+                    && has_part(known, &earlier.agents, part)
+                    && has_subject(known, earlier, subject)
             };
-            let at = before.iter().position(|it| decides(&it.value))?;
+            let at = before.iter().position(|(it, _)| decides(it))?;
             by.push(at + 1);
         }
     }
@@ -106,43 +120,52 @@ fn lasts_as_long(earlier: &Rule, rule: &Rule) -> bool {
     }
 }
 
-fn has_part<C>(document: &Document<C>, agents: &Agents, part: Part<'_>) -> bool {
+fn has_part(known: &impl Known, agents: &Agents, part: Part<'_>) -> bool {
+    let all_in = |wanted: &BTreeMap<LabelText, LabelText>, own: &BTreeMap<LabelText, LabelText>| {
+        let mut wanted = wanted.iter();
+        wanted.all(|(key, value)| own.get(key) == Some(value))
+    };
     match (agents, part) {
         (Agents::All, _) => true,
         (Agents::Named(names), Part::Named(name)) => names.contains(name),
         (Agents::Labelled(labels), Part::Named(name)) => {
-            let mut all = document.agents.iter();
-            let agent = all.find(|it: &&Spot<AgentEntry<C>>| it.value.name == *name);
-            let has = |agent: &AgentEntry<C>| {
-                let mut labels = labels.iter();
-                labels.all(|(key, value)| agent.labels.get(key) == Some(value))
-            };
-            agent.is_some_and(|it| has(&it.value))
+            known.labels(name).is_some_and(|own| all_in(labels, own))
         }
-        (Agents::Labelled(labels), Part::Labelled(wanted)) => {
-            let mut labels = labels.iter();
-            labels.all(|(key, value)| wanted.get(key) == Some(value))
-        }
+        (Agents::Labelled(labels), Part::Labelled(wanted)) => all_in(labels, wanted),
         (Agents::Named(_) | Agents::Labelled(_), Part::All)
         | (Agents::Named(_), Part::Labelled(_)) => false,
     }
 }
 
-fn has_subject<C>(document: &Document<C>, rule: &Rule, subject: Subject<'_>) -> bool {
+fn has_subject(known: &impl Known, rule: &Rule, subject: Subject<'_>) -> bool {
     if !rule.access_as.fits(subject.kind) {
         return false;
     }
     if subject.is_group {
         return rule.groups.contains(subject.name);
     }
-    let (named, callers) = match subject.kind {
-        IdentityKind::User => (&rule.users, &document.users),
-        IdentityKind::CiJob => (&rule.services, &document.services),
+    let named = match subject.kind {
+        IdentityKind::User => &rule.users,
+        IdentityKind::CiJob => &rule.services,
     };
-    let mut callers = callers.iter();
-    let own = callers.find(|it| it.value.name == *subject.name);
-    let own_groups = own.map(|it| it.value.groups.as_slice()).unwrap_or_default();
-    named.contains(subject.name) || own_groups.iter().any(|it| rule.groups.contains(it))
+    named.contains(subject.name) || known.is_in_any(subject.kind, subject.name, &rule.groups)
+}
+
+impl<C> Known for Document<C> {
+    fn labels(&self, agent: &AgentName) -> Option<&BTreeMap<LabelText, LabelText>> {
+        let mut all = self.agents.iter().map(|it| &it.value);
+        all.find(|it| it.name == *agent).map(|it| &it.labels)
+    }
+
+    fn is_in_any(&self, kind: IdentityKind, name: &Name, groups: &[Name]) -> bool {
+        let callers = match kind {
+            IdentityKind::User => &self.users,
+            IdentityKind::CiJob => &self.services,
+        };
+        let mut callers = callers.iter().map(|it| &it.value);
+        let own = callers.find(|it| it.name == *name);
+        own.is_some_and(|it| it.groups.iter().any(|own| groups.contains(own)))
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +175,10 @@ mod tests {
     use runtime::yaml;
 
     use super::*;
-    use crate::standalone::Editable;
+    use crate::{
+        agent_file::AgentFile,
+        standalone::{Directory, Editable},
+    };
 
     fn numbers(rules: &str) -> Vec<(usize, Vec<usize>)> {
         let text = format!(
@@ -160,8 +186,14 @@ mod tests {
              users: [{{name: ana, groups: [devs]}}, {{name: bob}}]\naccess:\n{rules}"
         );
         let document: Editable = yaml::read(Path::new("f"), &text).unwrap();
-        let found = shadowed(&document).into_iter();
-        found.map(|it| (it.rule, it.by)).collect()
+        let found = shadowed(&document);
+        let ready: Document<AgentFile> = yaml::read(Path::new("f"), &text).unwrap();
+        assert_eq!(
+            Directory::new(&ready).shadowed(),
+            found,
+            "in force as in the file"
+        );
+        found.into_iter().map(|it| (it.rule, it.by)).collect()
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::path::Path;
 use clap::Args;
 use cluster_state::AgentId;
 use control_plane::{
-    Access, Identity, IdentityKind,
-    standalone::{Directory, RuleVerdict, caller::Caller, change::names, file::Rule, read, view},
+    IdentityKind,
+    standalone::{
+        Directory, caller::Caller, change::names, explain::AccessExplanation, read, view,
+    },
 };
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{columns, sentence, usage};
+use super::usage;
 use crate::cli::{CommandError, Output, output::Format};
 
 /// Whose access to which agent.
@@ -70,31 +72,28 @@ pub(super) fn run(file: &Path, args: &Check, output: &mut Output<'_>) -> Result<
     let directory = read(file, now)?;
     let agent = document.agent(&args.agent)?.id;
     let caller = caller(args, &directory)?;
-    let verdicts = directory
-        .verdicts(&caller, AgentId(agent), now)
-        .unwrap_or_default();
-    let rules: Vec<_> = document.access.iter().map(|it| &it.value).collect();
-    let decides = verdicts.iter().position(|it| *it == RuleVerdict::Matches);
-    let access = directory.permit(&caller, AgentId(agent), now).ok();
+    let explained = directory.explain(caller, AgentId(agent), now);
+    let explained = explained.ok_or_else(|| usage("the file has changed just now: try again"))?;
     match args.output {
-        Format::Json => output.json(&explanation(args, &caller, &rules, &verdicts, access)),
+        Format::Json => output.json(&explanation(args, &explained)),
         Format::Table => {
-            let each = rules.iter().zip(&verdicts).enumerate();
+            let each = (1..).zip(&explained.verdicts);
             let rows: Vec<_> = each
-                .map(|(at, (rule, verdict))| {
-                    let (agents, callers, access_as) = columns(rule);
-                    let words = words(*verdict, decides.is_some_and(|it| it < at));
+                .map(|(number, told): (usize, _)| {
+                    let rule = told.rule.clone();
+                    let access_as = rule.access_as_until();
+                    let verdict = told.verdict.to_owned();
                     [
-                        (at + 1).to_string(),
-                        agents,
-                        callers,
+                        number.to_string(),
+                        rule.agents,
+                        rule.callers,
                         access_as,
-                        words.to_owned(),
+                        verdict,
                     ]
                 })
                 .collect();
             output.table(["NO", "AGENTS", "WHO", "AS", "VERDICT"], &rows)?;
-            output.hint(&conclusion(args, &caller, decides, &rules, access.as_ref()))
+            output.hint(&conclusion(args, &explained))
         }
     }
 }
@@ -106,87 +105,41 @@ fn caller(args: &Check, directory: &Directory) -> Result<Caller, CommandError> {
         (None, None) => return Err(usage("give --user or --service")),
     };
     let groups = names(&args.groups)?;
-    let caller = Caller {
-        identity: Identity {
-            kind,
-            name: name.clone(),
-        },
-        groups: groups.iter().map(|it| it.as_str().to_owned()).collect(),
-        access_type: "",
-        issuer: None,
-    };
-    Ok(directory.with_own_groups(caller))
+    let groups = groups.iter().map(|it| it.as_str().to_owned()).collect();
+    Ok(directory.caller_named(kind, name, groups))
 }
 
-fn words(verdict: RuleVerdict, decided: bool) -> &'static str {
-    match verdict {
-        RuleVerdict::Matches if decided => "would match, but another decided",
-        RuleVerdict::Matches => "decides",
-        RuleVerdict::Expired => "has expired",
-        RuleVerdict::OtherAgents => "is for other agents",
-        RuleVerdict::OtherCallers => "is for others",
-        RuleVerdict::OtherKind => "is for the other kind of caller",
-    }
-}
-
-fn explanation(
-    args: &Check,
-    caller: &Caller,
-    rules: &[&Rule],
-    verdicts: &[RuleVerdict],
-    access: Option<Access>,
-) -> Explanation {
-    let decides = verdicts.iter().position(|it| *it == RuleVerdict::Matches);
-    let each = rules.iter().zip(verdicts).enumerate();
-    let whom = access.as_ref().and_then(|it| it.impersonation.as_ref());
+fn explanation(args: &Check, explained: &AccessExplanation) -> Explanation {
+    let access = explained.access.as_ref();
+    let whom = access.and_then(|it| it.impersonation.as_ref());
+    let each = (1..).zip(&explained.verdicts);
     Explanation {
         allowed: access.is_some(),
-        who: caller.identity.to_string(),
-        groups: caller.groups.clone(),
+        who: explained.caller.identity.to_string(),
+        groups: explained.caller.groups.clone(),
         agent: args.agent.clone(),
-        rule: decides.map(|at| at + 1),
+        rule: explained.rule(),
         cluster_user: whom.map(|it| it.username.clone()),
         cluster_groups: whom.map(|it| it.groups.clone()).unwrap_or_default(),
         verdicts: each
-            .map(|(at, (rule, verdict))| {
-                let (agents, callers, access_as) = columns(rule);
-                Verdict {
-                    rule: at + 1,
-                    agents,
-                    callers,
-                    access_as,
-                    verdict: words(*verdict, decides.is_some_and(|it| it < at)),
-                }
+            .map(|(rule, told)| Verdict {
+                rule,
+                agents: told.rule.agents.clone(),
+                callers: told.rule.callers.clone(),
+                access_as: told.rule.access_as_until(),
+                verdict: told.verdict,
             })
             .collect(),
     }
 }
 
-fn conclusion(
-    args: &Check,
-    caller: &Caller,
-    decides: Option<usize>,
-    rules: &[&Rule],
-    access: Option<&Access>,
-) -> String {
-    let (who, agent) = (&caller.identity, &args.agent);
-    let groups = match caller.groups.is_empty() {
-        true => "no group".to_owned(),
-        false => format!("the groups {}", caller.groups.join(", ")),
+/// The answer, and where the cluster decides further, how it is asked.
+fn conclusion(args: &Check, explained: &AccessExplanation) -> String {
+    let sentence = explained.sentence();
+    let (Some(verb), Some(access)) = (&args.verb, &explained.access) else {
+        return sentence;
     };
-    let Some(at) = decides else {
-        return format!(
-            "Refused: {who}, in {groups}, may not use agent {agent}: no rule is for both. Add one with `kas access grant`."
-        );
-    };
-    let rule = rules.get(at).map(|rule| sentence(rule)).unwrap_or_default();
-    let number = at + 1;
-    let allowed =
-        format!("Allowed: {who}, in {groups}, may use agent {agent}, by rule {number}: {rule}.");
-    let whom = access.and_then(|it| it.impersonation.as_ref());
-    let Some(verb) = &args.verb else {
-        return allowed;
-    };
+    let whom = access.impersonation.as_ref();
     let resource = &args.resource;
     let namespace = args.namespace.as_ref();
     let namespace = namespace.map(|it| format!(" --namespace {it}"));
@@ -205,7 +158,7 @@ fn conclusion(
         ", as the agent's service account"
     };
     format!(
-        "{allowed}\nWhether it may {verb} {resource} is for the cluster's RBAC; ask there{who}: \
+        "{sentence}\nWhether it may {verb} {resource} is for the cluster's RBAC; ask there{who}: \
          kubectl auth can-i {verb} {resource}{namespace}{identity}"
     )
 }
