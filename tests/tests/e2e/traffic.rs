@@ -26,8 +26,9 @@ use tokio::{
 
 use crate::fleet::{Agent, Apis, Kind};
 
-/// Requests that may be under way; more than the longest hold can gather.
-const AT_ONCE: usize = 30_000;
+/// Requests that may be under way, as those of so many seconds: more than gather in any fault that stops all. What a
+/// busy machine does not manage is not asked, or it would pile up until kas refuses what is more than one caller's.
+const AT_ONCE_SECONDS: usize = 16;
 /// Separate users: each has connections of its own.
 const USERS: usize = 8;
 /// Agents of each kind that are watched all the time.
@@ -132,7 +133,7 @@ impl Traffic {
             apis,
             turn: AtomicU64::new(0),
             samples: Mutex::default(),
-            room: Arc::new(Semaphore::new(AT_ONCE)),
+            room: Arc::new(Semaphore::new(rate as usize * AT_ONCE_SECONDS)),
         });
         let (stop, stopped) = watch::channel(false);
         let running = tokio::spawn(shared.clone().run(rate, stopped));
@@ -164,7 +165,7 @@ impl Shared {
 
     async fn run(self: Arc<Self>, rate: u32, mut stopped: watch::Receiver<bool>) {
         let mut ticks = interval(Duration::from_secs(1) / rate);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut requests = JoinSet::new();
         for agent in self.watched() {
             requests.spawn(self.clone().follow(agent, stopped.clone()));
