@@ -5,7 +5,7 @@ export KAS_TEST_CACHE ?= $(HOME)/.cache/kas-tests
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt deps doc ci bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test
+.PHONY: up test setup build lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -28,17 +28,27 @@ lint: fmt
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --lib --bins --examples --no-default-features -- -D warnings
 
-# Bans, licences and sources of dependencies (deny.toml), and dependencies that nobody uses.
+# Bans, licences and sources of dependencies (deny.toml), known vulnerabilities where their data base can be had, and
+# dependencies that nobody uses.
 deps: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
 deps:
 	tests/setup/tools
 	$(CARGO) deny --log-level error check bans licenses sources
+	tests/setup/advisories
 	$(CARGO) shear --deny-warnings
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --lib --examples
 
 ci: lint deps test doc
+
+# Looks for inputs that break a decoder, MINUTES for each: make fuzz MINUTES=10, or of some only: make fuzz TARGETS="jwt hpack".
+MINUTES ?= 1
+fuzz: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+fuzz: export MINUTES := $(MINUTES)
+fuzz:
+	tests/setup/tools fuzz
+	tests/fuzz/run $(TARGETS)
 
 # What requests and idle agents cost, then the small scenarios with their verdicts.
 bench:

@@ -7,6 +7,8 @@ mod connection;
 mod connector;
 mod credentials;
 mod driver;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(crate) mod identity;
 mod outcome;
 mod pool;

@@ -38,6 +38,8 @@ pub mod version;
 
 pub use app::{RunError, run};
 pub use attach_listener::AttachListenerError;
+#[cfg(feature = "fuzzing")]
+pub use cluster::fuzzing;
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
 pub use config::{
     Config, ConfigError, Link, Observability, Peers, PrivateApi, Receptive, SetLogLevel, Tracing,

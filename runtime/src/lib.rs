@@ -16,6 +16,8 @@ pub mod descriptors;
 pub mod doctor;
 pub mod drain;
 mod filtered;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod grpc;
 mod header_filter;
 pub mod io;

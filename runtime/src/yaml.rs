@@ -107,9 +107,13 @@ fn describe(error: &Error, key: Option<&str>) -> String {
     }
 }
 
+/// Bytes of a name that nobody knows which are shown.
+const UNKNOWN_NAME_BYTES: usize = 100;
+
 /// The wording for a name that nobody knows.
 #[must_use]
 pub fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    let given = &given[..given.floor_char_boundary(UNKNOWN_NAME_BYTES)];
     let known = known.iter().copied().filter(|it| *it != noting::UNKNOWN);
     let known: Vec<_> = known.collect();
     match nearest(given, known.iter().copied()) {
@@ -134,12 +138,21 @@ fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
 
 /// The known name that was probably meant.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let length = given.chars().count();
+    // Comparing takes as much room as both lengths multiplied.
+    let is_alike = |name: &&str| length.abs_diff(name.chars().count()) <= tolerated(name);
     known
         .into_iter()
+        .filter(is_alike)
         .map(|name| (strsim::damerau_levenshtein(given, name), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 5)
+        .filter(|(distance, name)| *distance <= tolerated(name))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+}
+
+/// How many letters of a name may be wrong.
+fn tolerated(name: &str) -> usize {
+    1 + name.len() / 5
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl ClusterSource {
 
 impl KubernetesOptions {
     async fn load(&self) -> Result<kube::Config, ClusterError> {
-        let mut config = match self.kubeconfig()? {
+        let config = match self.kubeconfig()? {
             Some(kubeconfig) => {
                 let choice = KubeConfigOptions {
                     context: self.context.clone(),
@@ -81,8 +81,7 @@ impl KubernetesOptions {
                 None => return Err(ClusterError::NotFound),
             },
         };
-        self.apply(&mut config)?;
-        Ok(config)
+        self.applied(config)
     }
 
     fn kubeconfig(&self) -> Result<Option<Kubeconfig>, ClusterError> {
@@ -99,7 +98,8 @@ impl KubernetesOptions {
         }
     }
 
-    fn apply(&self, config: &mut kube::Config) -> Result<(), ClusterError> {
+    /// The configuration with what flags say in its place.
+    pub(super) fn applied(&self, mut config: kube::Config) -> Result<kube::Config, ClusterError> {
         if let Some(url) = &self.server {
             config.cluster_url = server(url)?;
         }
@@ -117,7 +117,7 @@ impl KubernetesOptions {
             config.root_cert_file = None;
         }
         self.apply_user(&mut config.auth_info);
-        Ok(())
+        Ok(config)
     }
 
     fn apply_user(&self, user: &mut AuthInfo) {

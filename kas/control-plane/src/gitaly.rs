@@ -8,6 +8,8 @@
 mod address;
 mod credentials;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listing;
 mod metrics;
 mod refs;

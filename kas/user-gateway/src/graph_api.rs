@@ -4,6 +4,8 @@
 mod discovery;
 mod expression;
 mod feed;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod helm;
 mod message;
 mod model;

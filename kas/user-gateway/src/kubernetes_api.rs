@@ -38,6 +38,8 @@ use crate::{
 use request_head::RequestHead;
 use response_head::ResponseHeads;
 use upload::Upload;
+#[cfg(feature = "fuzzing")]
+pub(crate) use watch::fuzzing as watch_fuzzing;
 
 /// How requests are carried to agents.
 #[derive(Debug)]

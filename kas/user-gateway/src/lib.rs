@@ -13,6 +13,8 @@ mod conversations;
 mod events;
 mod failure;
 mod front;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gateway;
 mod graph;
 mod graph_api;

@@ -1,6 +1,8 @@
 //! Many watches on one WebSocket, for GitLab's dashboard: browsers allow six connections of HTTP/1.1 to a host. Each
 //! watch is a request of the caller as any other, with their rights, a place and an audit record of its own.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod message;
 mod session;
 mod watching;

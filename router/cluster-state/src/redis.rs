@@ -12,6 +12,8 @@ mod connection_records;
 mod diagnosis;
 mod events;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gitlab_kas;
 mod metrics;
 mod one_time;

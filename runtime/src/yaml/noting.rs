@@ -25,6 +25,9 @@ pub(super) const UNKNOWN: &str = "__unknown";
 /// What aliases may unfold to, so that a short text does not become a long one.
 const REPLAYED_EVENTS_MAX: usize = 20_000;
 
+/// Keys that nobody knows which are noted: each takes up a hundred times as much as it has bytes.
+const NOTED_KEYS_MAX: usize = 100;
+
 /// A key that nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownKey {
@@ -51,7 +54,7 @@ struct Seen {
 }
 
 /// Reads a whole document as Go's YAML does (`yes` and `on` are booleans, of keys that are given twice the last
-/// one counts), and notes the keys that its type does not know, in sections and in lists.
+/// one counts), and notes the keys that its type does not know, in sections and in lists: the first hundred.
 ///
 /// A field `__unknown` of type bool, which no document can name, is true in a struct that had such a key.
 ///
@@ -140,7 +143,11 @@ impl Place<'_> {
     }
 
     fn note(&self, key: &Spot<String>, known: &[&str]) {
-        self.seen.unknown.borrow_mut().push(UnknownKey {
+        let mut noted = self.seen.unknown.borrow_mut();
+        if noted.len() >= NOTED_KEYS_MAX {
+            return;
+        }
+        noted.push(UnknownKey {
             line: key.referenced.line(),
             column: key.referenced.column(),
             path: self.below(&key.value).path,

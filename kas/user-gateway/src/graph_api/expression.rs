@@ -23,6 +23,8 @@ const MAX_DEPTH: u16 = 32;
 const MAX_NODES: usize = 2_000;
 /// What one evaluation may cost, in steps.
 const MAX_STEPS: u64 = 4_000_000;
+/// Characters of an error that are shown.
+const MAX_ERROR_CHARACTERS: usize = 200;
 /// What is wrong with an expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ExpressionError {
@@ -73,7 +75,7 @@ impl Expression {
             .max_expression_node_count(MAX_NODES);
         let parsed = parser.parse(text).map_err(|errors| {
             let text: String = text.chars().take(64).collect();
-            ExpressionError::Invalid(text, errors.to_string())
+            ExpressionError::Invalid(text, shown(&errors))
         })?;
         // Chains of operators nest as well.
         bounds::steps(&parsed, Vec::new())?;
@@ -108,7 +110,7 @@ impl Expression {
             Ok(CelValue::Bool(it)) => Ok(it),
             Ok(_) => Err(ExpressionError::NotBool),
             Err(error) => {
-                let text: String = error.to_string().chars().take(200).collect();
+                let text = shown(&error);
                 Err(match error {
                     ExecutionError::UndeclaredReference(_) => ExpressionError::Unknown(text),
                     _ => ExpressionError::Failed(text),
@@ -126,6 +128,15 @@ impl Variables {
         self.0.push((name, value, size));
         self
     }
+}
+
+/// The beginning of an error's text: the parser shows the whole expression once for each mistake in it.
+fn shown(error: &impl ToString) -> String {
+    error
+        .to_string()
+        .chars()
+        .take(MAX_ERROR_CHARACTERS)
+        .collect()
 }
 
 /// How deep brackets are nested, at most: those in texts count too.

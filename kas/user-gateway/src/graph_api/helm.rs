@@ -4,12 +4,32 @@ use std::io::Read;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use flate2::read::GzDecoder;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The type of such a secret.
 const SECRET_TYPE: &str = "helm.sh/release.v1";
 /// The longest release, in bytes, inflated.
 const MAX_RELEASE_BYTES: u64 = 4 << 20;
+/// Values that a release has, at most: two bytes of text can stand for one of a hundred.
+const MAX_RELEASE_VALUES: usize = 100_000;
+
+/// What is shown of a release.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Release {
+    name: Value,
+    namespace: Value,
+    version: Value,
+    info: Value,
+    chart: Chart,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Chart {
+    metadata: Value,
+}
 
 /// The release that an object holds, without what was rendered and the chart's files; nothing where there is none, or
 /// it cannot be read.
@@ -24,19 +44,33 @@ pub(super) fn release(object: &Value) -> Option<Value> {
     let mut text = Vec::new();
     let mut inflated = GzDecoder::new(&zipped[..]).take(MAX_RELEASE_BYTES + 1);
     inflated.read_to_end(&mut text).ok()?;
-    if text.len() as u64 > MAX_RELEASE_BYTES {
+    if text.len() as u64 > MAX_RELEASE_BYTES || values(&text) > MAX_RELEASE_VALUES {
         return None;
     }
-    let release: Value = serde_json::from_slice(&text).ok()?;
-    Some(json!({
-        "name": release["name"], "namespace": release["namespace"], "version": release["version"],
-        "info": release["info"], "chart": {"metadata": release["chart"]["metadata"]},
-    }))
+    let release: Release = serde_json::from_slice(&text).ok()?;
+    serde_json::to_value(release).ok()
+}
+
+/// How many values a JSON text has, at most.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write;
 
@@ -70,5 +104,12 @@ mod tests {
         assert_eq!(release(&secret(b"no JSON")), None);
         let bomb = [b"\"".to_vec(), vec![b'x'; 5 << 20], b"\"".to_vec()].concat();
         assert_eq!(release(&secret(&bomb)), None);
+        let values = [
+            br#"{"info":["#.to_vec(),
+            b"0,".repeat(200_000),
+            b"0]}".to_vec(),
+        ]
+        .concat();
+        assert_eq!(release(&secret(&values)), None);
     }
 }

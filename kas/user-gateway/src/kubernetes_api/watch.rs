@@ -21,6 +21,8 @@
 
 mod event;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod json;
 mod position;
 mod protobuf;

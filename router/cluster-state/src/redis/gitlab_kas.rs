@@ -268,6 +268,13 @@ impl Records {
         Ok(entries)
     }
 
+    /// What a field says of an agent and of a replica.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn read(&self, agent: AgentId, id: &[u8], value: &[u8]) -> Option<PresenceEntry> {
+        let _ = self.owner(id);
+        self.entry(id, value, Of::Agent(agent), 0).ok().flatten()
+    }
+
     /// A connection that has not expired.
     fn entry(
         &self,

@@ -125,7 +125,7 @@ fn members(agent: AgentId, presence: Option<&Presence>) -> Vec<String> {
     ]
 }
 
-fn parse(member: &str) -> Option<(AgentId, Presence)> {
+pub(super) fn parse(member: &str) -> Option<(AgentId, Presence)> {
     let mut parts = member.strip_prefix("a/")?.splitn(3, '/');
     let agent = AgentId(parts.next()?.parse().ok()?);
     let group = parts.next()?.parse().ok()?;
@@ -133,7 +133,7 @@ fn parse(member: &str) -> Option<(AgentId, Presence)> {
     Some((agent, Presence { group, text }))
 }
 
-fn agent_of_group(member: &str) -> Option<AgentId> {
+pub(super) fn agent_of_group(member: &str) -> Option<AgentId> {
     let (_, agent) = member.rsplit_once('/')?;
     agent.parse().ok().map(AgentId)
 }

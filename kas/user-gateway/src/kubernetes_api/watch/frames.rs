@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     Encoding,
@@ -16,6 +16,8 @@ use super::{
 /// Bytes of an event that are held back, at most. A larger one is passed on as
 /// it comes, and a break in the middle of it cannot be mended.
 const MAX_HELD_BYTES: usize = 4 << 20;
+/// Shorter parts of an event that is held back are put together: each by itself would take up more than it brings.
+const SHORT_PART_BYTES: usize = 1 << 10;
 
 #[derive(Debug)]
 enum Scanner {
@@ -48,6 +50,8 @@ pub(super) struct Frames {
     position: Position,
     /// The event that is not whole yet.
     tail: Vec<Bytes>,
+    /// Short parts of it, behind those.
+    short: BytesMut,
     held: usize,
     /// Whether the client has a part of it.
     exposed: bool,
@@ -66,6 +70,7 @@ impl Frames {
             scanner: Some(Scanner::new(encoding)),
             position,
             tail: Vec::new(),
+            short: BytesMut::new(),
             held: 0,
             exposed: false,
             hidden: false,
@@ -162,7 +167,12 @@ impl Frames {
 
     fn hold(&mut self, part: Bytes) {
         self.held += part.len();
-        self.tail.push(part);
+        if part.len() < SHORT_PART_BYTES {
+            self.short.extend_from_slice(&part);
+        } else {
+            self.join();
+            self.tail.push(part);
+        }
         if self.held > MAX_HELD_BYTES {
             self.release();
             self.exposed = true;
@@ -170,8 +180,16 @@ impl Frames {
         }
     }
 
+    /// Makes one part of the short ones.
+    fn join(&mut self) {
+        if !self.short.is_empty() {
+            self.tail.push(std::mem::take(&mut self.short).freeze());
+        }
+    }
+
     /// Passes on what is held.
     fn release(&mut self) {
+        self.join();
         for part in std::mem::take(&mut self.tail) {
             self.pass(part);
         }
@@ -181,6 +199,7 @@ impl Frames {
 
     fn forget(&mut self) {
         self.tail.clear();
+        self.short.clear();
         self.held = 0;
     }
 
