@@ -18,6 +18,7 @@ use crate::{
     features::Feature,
     flux::Flux,
     graph::{self, Graph},
+    join,
     kubernetes_api::{self, KubernetesApi},
     leader::Candidate,
     metrics::Metrics,
@@ -39,6 +40,9 @@ pub enum RunError {
     /// No token.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// No token from kas.
+    #[error(transparent)]
+    Join(#[from] join::JoinError),
     /// No TLS to kas.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -70,12 +74,27 @@ pub async fn run(
     stop: CancellationToken,
     force: CancellationToken,
 ) -> Result<(), RunError> {
-    let token = TokenReader::open(config.token.clone()).await?;
+    // First, unless it is still to be obtained.
+    let present = match &config.join {
+        None => Some(TokenReader::open(config.token.clone()).await?),
+        Some(_) => None,
+    };
     let (source, dial_in) = source(&config).await?;
     let access = config.cluster.load().await?;
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let metrics = Metrics::default();
     let cluster = Cluster::open(access, proxy, metrics.clone()).await?;
+    let joining = config.join.as_ref().filter(|_| present.is_none());
+    let joined = match joining {
+        Some(join) => join::token(&config, join, &cluster, &stop).await?,
+        None => None,
+    };
+    let token = match (present, joined) {
+        (Some(token), _) => token,
+        (None, Some(token)) => TokenReader::open(token).await?,
+        // It was stopped before it had joined.
+        (None, None) => return Ok(()),
+    };
     let (session, uplink) = Session::new(source, &token, &metrics, config.kas_connections);
     let endpoints = match &config.observability {
         Some(listen) => {

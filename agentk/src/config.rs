@@ -37,6 +37,8 @@ pub struct Config {
     pub kas_connections: usize,
     /// The agent's token.
     pub token: Token,
+    /// How it obtains that where there is none yet.
+    pub join: Option<Join>,
     /// The cluster.
     pub cluster: ClusterSource,
     /// HTTP proxy on the way to the Kubernetes API.
@@ -55,6 +57,17 @@ pub struct Config {
     pub leader_only: Vec<LeaderOnly>,
     /// Applies the log level from the agent's configuration.
     pub log_level: Option<SetLogLevel>,
+}
+
+/// How an agent obtains its token.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// File with the join token.
+    pub token_file: PathBuf,
+    /// Where its own token is once it has joined.
+    pub own_token_file: PathBuf,
+    /// The Secret in its namespace from which that file is mounted; `None` if the agent writes the file.
+    pub secret: Option<String>,
 }
 
 /// How the agent and kas come together.
@@ -163,6 +176,9 @@ pub enum ConfigError {
         "the agent's token comes either from --token-file or from the environment variable AGENTK_TOKEN; {0}"
     )]
     Token(&'static str),
+    /// A join token without what belongs to it.
+    #[error("{0}")]
+    Join(&'static str),
     /// A pod is needed.
     #[error(
         "the environment variable {0} is not set; in a pod, set it by the downward API (fieldRef {1}); elsewhere, set it to any name"
@@ -228,6 +244,7 @@ impl Config {
             kas_proxy: ProxySetting::None,
             kas_connections: KAS_CONNECTIONS,
             token,
+            join: None,
             cluster,
             kubernetes_proxy: ProxySetting::None,
             pod: None,

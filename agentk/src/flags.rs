@@ -17,7 +17,7 @@ use runtime::{
 
 use crate::{
     cluster::source::ClusterSource,
-    config::{Config, ConfigError, KAS_CONNECTIONS, Link, Observability, header},
+    config::{Config, ConfigError, Join, KAS_CONNECTIONS, Link, Observability, header},
     features::Feature,
     pod::Pod,
     token::Token,
@@ -39,6 +39,13 @@ pub struct Flags {
     /// File with the agent's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// File with a join token, by which the agent obtains its own token when there is none yet. May also be named
+    /// by AGENTK_JOIN_TOKEN_FILE
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// Secret in the agent's namespace to which the agent writes that token; without it, to --token-file
+    #[arg(long, value_name = "NAME")]
+    token_secret: Option<String>,
     /// File with CA certificates (PEM) for the connection to kas
     #[arg(long, value_name = "FILE")]
     ca_cert_file: Option<PathBuf>,
@@ -128,9 +135,16 @@ impl Flags {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Config, ConfigError> {
         let token = self.token(&variable)?;
+        let join = self.join(&token, &variable)?;
         let cluster = ClusterSource::Options(Box::new(self.kubernetes.into()));
         let link = link(self.kas_address, self.receptive, &variable)?;
         let mut config = Config::linked(link, token, cluster);
+        if join.is_some() && matches!(config.link, Link::Receive(_)) {
+            return Err(ConfigError::Join(
+                "--join-token-file is for agents that dial kas: one that kas dials needs its token",
+            ));
+        }
+        config.join = join;
         config.kas_tls = ClientTlsOptions {
             ca_files: self.ca_cert_file.into_iter().collect(),
             insecure_skip_verify: self.kas_insecure_skip_tls_verify,
@@ -169,6 +183,33 @@ impl Flags {
             (None, Some(token)) => Ok(Token::Fixed(token.into())),
             (Some(_), Some(_)) => Err(ConfigError::Token("both are set")),
             (None, None) => Err(ConfigError::Token("neither is set")),
+        }
+    }
+}
+
+impl Flags {
+    fn join(
+        &self,
+        token: &Token,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Join>, ConfigError> {
+        let file = given(self.join_token_file.clone())
+            .or_else(|| given(variable("AGENTK_JOIN_TOKEN_FILE").map(PathBuf::from)));
+        let secret = self.token_secret.clone().filter(|name| !name.is_empty());
+        match (file, token) {
+            (None, _) if secret.is_some() => Err(ConfigError::Join(
+                "--token-secret goes together with --join-token-file",
+            )),
+            (None, _) => Ok(None),
+            (Some(token_file), Token::File(own)) => Ok(Some(Join {
+                token_file,
+                own_token_file: own.clone(),
+                secret,
+            })),
+            (Some(_), Token::Fixed(_) | Token::Kept { .. }) => Err(ConfigError::Join(
+                "--join-token-file needs --token-file, which the agent's own token is to be in; AGENTK_TOKEN has one \
+                 already",
+            )),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod flags;
 mod flux;
 mod graph;
 mod informer;
+mod join;
 mod kas_tunnels;
 mod kubernetes_api;
 mod last_failure;
@@ -42,9 +43,11 @@ pub use attach_listener::AttachListenerError;
 pub use cluster::fuzzing;
 pub use cluster::{ClusterError, source::ClusterSource, source::KubernetesOptions};
 pub use config::{
-    Config, ConfigError, Link, Observability, Peers, PrivateApi, Receptive, SetLogLevel, Tracing,
+    Config, ConfigError, Join, Link, Observability, Peers, PrivateApi, Receptive, SetLogLevel,
+    Tracing,
 };
 pub use features::Feature;
+pub use join::JoinError;
 pub use leader::LeaderOnly;
 pub use logging::LogLevel;
 pub use observability::ListenError;

@@ -21,6 +21,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl Secret {
+    /// The text; to be sent or kept, never to be logged.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<String> for Secret {
     fn from(secret: String) -> Self {
         Self(secret)
@@ -34,6 +41,13 @@ pub enum Token {
     Fixed(Secret),
     /// In a file; one newline at its end does not belong to it.
     File(PathBuf),
+    /// In a file that may appear later; until then here.
+    Kept {
+        /// The token.
+        secret: Secret,
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// A token that cannot be used.
@@ -115,6 +129,15 @@ impl TokenReader {
 async fn read(token: &Token) -> Result<Secret, TokenError> {
     let (secret, from) = match token {
         Token::Fixed(secret) => (secret.0.clone(), String::new()),
+        Token::Kept { secret, file } => {
+            let mounted = tokio::fs::read_to_string(file).await.unwrap_or_default();
+            let mounted = mounted.trim();
+            let token = match mounted.is_empty() {
+                true => secret.0.clone(),
+                false => mounted.to_owned(),
+            };
+            (token, format!("in {}", file.display()))
+        }
         Token::File(path) => {
             let shown = path.display().to_string();
             let mut text =

@@ -10,6 +10,7 @@ mod credential;
 mod doctor;
 mod duration;
 mod fleet;
+mod join;
 mod kubeconfig;
 mod login;
 mod output;
@@ -98,6 +99,15 @@ pub enum FileCommand {
         /// Subcommand.
         #[command(subcommand)]
         action: agent::Action,
+    },
+    /// Add clusters
+    Cluster {
+        /// The control plane's file.
+        #[command(flatten)]
+        file: FileArg,
+        /// Subcommand.
+        #[command(subcommand)]
+        action: join::ClusterAction,
     },
     /// Say where a request for an agent would go now, and why
     Explain {
@@ -366,6 +376,7 @@ impl FileCommand {
             Self::Audit { action } => audit::run(action, output),
             Self::Doctor(args) => doctor::run(args, output).await,
             Self::Agent { file, action } => agent::run(&file, action, output).await,
+            Self::Cluster { file, action } => join::cluster(&file.path(), action, output),
             Self::User { file, action } => {
                 caller::run(&file.path(), CallerKind::User, action, output)
             }

@@ -26,7 +26,7 @@ pub use generated::{
     gitaly,
     gitlab::agent::{
         self, kas_clusters as clusters, kas_doctor as doctor, kas_events as events,
-        kas_graph as graph, kas_receptive as receptive,
+        kas_graph as graph, kas_join as join, kas_receptive as receptive,
     },
     google,
 };

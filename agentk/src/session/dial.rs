@@ -59,7 +59,7 @@ impl Dialer {
     /// Connects, to one of the addresses to `avoid` only if no other answers.
     /// The future that comes with the connection does its work, and ends when
     /// the connection has.
-    pub(super) async fn dial(
+    pub(crate) async fn dial(
         &self,
         authorization: HeaderValue,
         avoid: Vec<SocketAddr>,

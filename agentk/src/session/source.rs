@@ -28,7 +28,7 @@ const MAX_INCOMING: usize = 4;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Drives a connection; completes when the connection has ended.
-pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where connections come from.
 #[derive(Debug)]

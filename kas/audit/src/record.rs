@@ -232,7 +232,7 @@ pub enum ActsAs<'a> {
 /// One difference between two states of what is administered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `added`, `removed` or `changed`.
+    /// `added`, `removed`, `changed` or `joined`.
     pub change: &'static str,
     /// What, as in `user:alice`, `agent:demo` or `access[2]`.
     pub subject: String,

@@ -13,6 +13,7 @@ mod credentials;
 mod error;
 pub mod gitaly;
 pub mod gitlab;
+mod join;
 pub mod notifications;
 mod receptive;
 pub mod standalone;
@@ -24,6 +25,7 @@ pub use access::{Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, IdTokenRefusal, RefusedKind};
+pub use join::JoinError;
 pub use receptive::{ClientCertificate, Material, MaterialError, Proof, ReceptiveAgent};
 pub use token_cache::{CachePolicy, Retryable, Standing, TokenCache};
 
@@ -58,6 +60,33 @@ pub trait ControlPlane: std::fmt::Debug + Send + Sync + 'static {
     /// asking anybody.
     fn token_owner(&self, _token: &Token) -> Option<AgentId> {
         None
+    }
+
+    /// The agent that a join token is for, if that is known without asking anybody.
+    fn join_token_owner(&self, _token: &TokenHash) -> Option<AgentId> {
+        None
+    }
+
+    /// The same for one that is not known yet. May read a file.
+    ///
+    /// # Errors
+    /// When it is not found either, or there are no join tokens here, as by default.
+    fn find_join_token(&self, _token: &TokenHash) -> Result<AgentId, JoinError> {
+        Err(JoinError::Unsupported)
+    }
+
+    /// Makes `own` the hash of a token of the agent that the join token is for: once, for the first who asks, and
+    /// again for the same.
+    ///
+    /// # Errors
+    /// When it is not so.
+    fn join(
+        &self,
+        _token: TokenHash,
+        _own: TokenHash,
+        _from: IpAddr,
+    ) -> BoxFuture<'_, Result<Arc<AgentInfo>, JoinError>> {
+        Box::pin(std::future::ready(Err(JoinError::Unsupported)))
     }
 
     /// The agent of that number, if there is one.

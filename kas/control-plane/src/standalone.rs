@@ -14,6 +14,7 @@ mod edit;
 pub mod explain;
 pub mod file;
 pub mod issuers;
+pub mod join;
 pub mod names;
 mod oidc;
 pub mod receptive;
@@ -30,6 +31,7 @@ pub use shadow::{Shadowed, shadowed};
 use std::{
     collections::HashMap,
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
@@ -44,8 +46,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, AgentInfo, AuthError, Configuration, ControlPlane, Credentials, DenyReason,
-    IdTokenRefusal, IdentityKind, LoginIssuer, Permitted, ReceptiveAgent, Token, TokenHash,
-    agent_file::AgentFile,
+    IdTokenRefusal, IdentityKind, JoinError, LoginIssuer, Permitted, ReceptiveAgent, Token,
+    TokenHash, agent_file::AgentFile,
 };
 use caller::Caller;
 use changes::Changes;
@@ -266,6 +268,24 @@ impl ControlPlane for Standalone {
             answer => answer,
         };
         ready(answer).boxed()
+    }
+
+    fn join_token_owner(&self, token: &TokenHash) -> Option<AgentId> {
+        let directory = self.directory.load();
+        directory.join_token(token).map(|(agent, _)| *agent)
+    }
+
+    fn find_join_token(&self, token: &TokenHash) -> Result<AgentId, JoinError> {
+        self.find_join_token_now(token)
+    }
+
+    fn join(
+        &self,
+        token: TokenHash,
+        own: TokenHash,
+        from: IpAddr,
+    ) -> BoxFuture<'_, Result<Arc<AgentInfo>, JoinError>> {
+        self.join_now(token, own, from).boxed()
     }
 
     fn agent(&self, id: AgentId) -> BoxFuture<'_, Option<Arc<AgentInfo>>> {

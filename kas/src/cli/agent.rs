@@ -23,8 +23,10 @@ use super::{
     CommandError, FileArg, FleetFilter, Output, ServerArgs, View,
     access::labels,
     connected::{Process, Server},
-    duration, fleet, new_token, now,
-    output::{Format, TokenView, summary},
+    duration, fleet,
+    join::{JoinTokenArgs, join_token, revoke_join_tokens},
+    new_token, now,
+    output::{Format, JoinTokenView, TokenView, summary},
     receptive::KeyPairFiles,
 };
 
@@ -79,6 +81,17 @@ pub enum Action {
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: View,
+    },
+    /// Create a join token and print it, with the commands that install an agentk which obtains its own token by it
+    JoinToken {
+        /// Name of the agent
+        name: String,
+        /// How it is made.
+        #[command(flatten)]
+        args: JoinTokenArgs,
+        /// Revoke the join token that the agent has, instead
+        #[arg(long)]
+        revoke: bool,
     },
     /// Create a new token and print it; the old one stays valid for a grace period
     RotateToken {
@@ -175,6 +188,10 @@ pub(super) async fn run(
             output: format,
             ..
         } => show(&view(file)?, &name, format.of_file(), output),
+        Action::JoinToken {
+            name, revoke: true, ..
+        } => revoke_join_tokens(file, &name, output),
+        Action::JoinToken { name, args, .. } => join_token(file, &name, &args, output),
         Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
         Action::Revoke { name } => revoke(file, &name, output),
         Action::Label {
@@ -400,7 +417,13 @@ fn show(
             let dialled = view.dialled_at.map_or("no, it dials", String::as_str);
             output.result(&format!("dialled:  {dialled}\nconfig:   {config}\n"))?;
             let rows: Vec<_> = view.tokens.iter().map(TokenView::row).collect();
-            output.table(["TOKEN CREATED", "EXPIRES", "STATE"], &rows)
+            output.table(["TOKEN CREATED", "EXPIRES", "STATE"], &rows)?;
+            if view.join_tokens.is_empty() {
+                return Ok(());
+            }
+            let rows: Vec<_> = view.join_tokens.iter().map(JoinTokenView::row).collect();
+            output.result("")?;
+            output.table(["JOIN TOKEN CREATED", "EXPIRES", "STATE"], &rows)
         }
     }
 }
@@ -450,6 +473,8 @@ struct AgentView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dialled_at: Option<&'a String>,
     tokens: Vec<TokenView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    join_tokens: Vec<JoinTokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connected: Option<Vec<Process>>,
     /// The UID of the cluster that it is pinned to.
@@ -488,6 +513,7 @@ impl<'a> AgentView<'a> {
             project: agent.project.as_ref().map(|it| &it.path),
             dialled_at: agent.receptive.as_ref().map(|it| &it.url),
             tokens: TokenView::of(&agent.tokens, now),
+            join_tokens: JoinTokenView::of(&agent.join_tokens, now),
             connected: None,
             cluster: None,
             refused: None,

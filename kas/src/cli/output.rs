@@ -3,7 +3,10 @@
 use std::io::Write;
 
 use clap::ValueEnum;
-use control_plane::standalone::tokens::{TokenEntry, live};
+use control_plane::standalone::{
+    join::JoinTokenEntry,
+    tokens::{TokenEntry, live},
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -105,6 +108,34 @@ impl TokenView {
                 .map_or("never".into(), |end| end.to_string()),
             if self.live { "live" } else { "expired" }.into(),
         ]
+    }
+}
+
+/// A join token in lists.
+#[derive(Debug, Serialize)]
+pub(super) struct JoinTokenView {
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    state: &'static str,
+}
+
+impl JoinTokenView {
+    pub(super) fn of(tokens: &[JoinTokenEntry], now: Timestamp) -> Vec<Self> {
+        let view = |token: &JoinTokenEntry| Self {
+            created_at: token.created_at,
+            expires_at: token.expires_at,
+            state: match (&token.used_by, token.is_open(now)) {
+                (Some(_), _) => "used",
+                (None, true) => "good",
+                (None, false) => "expired",
+            },
+        };
+        tokens.iter().map(view).collect()
+    }
+
+    pub(super) fn row(&self) -> [String; 3] {
+        let [created, end] = [self.created_at, self.expires_at].map(|it| it.to_string());
+        [created, end, self.state.to_owned()]
     }
 }
 

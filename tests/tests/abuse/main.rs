@@ -11,6 +11,7 @@ mod graph;
 mod heads;
 mod http1;
 mod impostor;
+mod join;
 mod memory;
 mod metrics;
 mod old_agent;

@@ -24,6 +24,7 @@ use runtime::{
 use tonic::{Code, Status};
 
 use super::caller::{Identity, OpenTunnel, Permit};
+use crate::tracker::Origin;
 pub(super) use responses::Responses;
 
 /// A call being served, until its end.
@@ -112,12 +113,22 @@ pub(super) enum Handler {
     Tunnel(Box<dyn Fn(Call) -> Opening + Send + Sync>),
     /// A runner's call, whose token is no agent's: the handler says whether it was good.
     Runner(Box<dyn Fn(RunnerCall) -> ServedRunner + Send + Sync>),
+    /// A call of an agent that has no token of its own yet.
+    Joining(Box<dyn Fn(RunnerCall) -> ServedRunner + Send + Sync>),
 }
 
-/// A call of a runner. Nothing is known of its token yet.
+impl Handler {
+    /// Whether its callers have tokens that are no agent's.
+    pub(super) fn takes_strangers(&self) -> bool {
+        matches!(self, Self::Runner(_) | Self::Joining(_))
+    }
+}
+
+/// A call of a runner, or of who joins. Nothing is known of its token yet.
 pub(super) struct RunnerCall {
     pub(super) token: TokenHash,
     pub(super) from: IpAddr,
+    pub(super) origin: Arc<Origin>,
     pub(super) request: Request<h2::RecvStream>,
     pub(super) respond: SendResponse,
     /// Counts the call until it ends.
@@ -212,6 +223,18 @@ impl Method {
             path,
             kind: CallKind::Unary,
             handler: Handler::Runner(Box::new(serve)),
+            calls: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn joining(
+        path: &'static str,
+        serve: impl Fn(RunnerCall) -> ServedRunner + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path,
+            kind: CallKind::Unary,
+            handler: Handler::Joining(Box::new(serve)),
             calls: OnceLock::new(),
         }
     }

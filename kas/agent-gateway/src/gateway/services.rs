@@ -9,6 +9,7 @@ mod events;
 mod flux;
 mod gitlab_access;
 mod job_router;
+mod join;
 mod registrar;
 
 use std::sync::Arc;
@@ -21,10 +22,7 @@ use proto::{
 use runtime::grpc::ServerMetrics;
 use tonic::Status;
 
-use super::{
-    clusters::Clusters,
-    service::{Handler, Method},
-};
+use super::{clusters::Clusters, service::Method};
 use crate::tracker::Tracker;
 pub use events::report_events;
 pub use flux::reconcile_projects;
@@ -62,14 +60,15 @@ impl Services {
         tracked
             .with(connect::connect())
             .with(configuration::get(
-                control_plane,
+                control_plane.clone(),
                 tracker.clone(),
                 external_url,
             ))
             .with(registrar::register(tracker.clone(), usage))
-            .with(registrar::unregister(tracker))
+            .with(registrar::unregister(tracker.clone()))
             .with(attach::attach())
             .with(doctor::hold())
+            .with(join::join(control_plane, tracker))
     }
 
     /// Adds a method.
@@ -120,7 +119,7 @@ impl Services {
         let of_agents = self
             .methods
             .iter()
-            .filter(|method| !matches!(method.handler(), Handler::Runner(_)));
+            .filter(|method| !method.handler().takes_strangers());
         let services = of_agents.map(|method| info::Service {
             name: method.service().to_owned(),
             methods: vec![info::Method {

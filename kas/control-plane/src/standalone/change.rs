@@ -57,6 +57,22 @@ pub enum ChangeError {
         /// How many there are.
         count: usize,
     },
+    /// It needs a token when it is dialled.
+    #[error(
+        "kas dials agent {name}, which cannot join: give it the token that `kas agent rotate-token {name}` prints"
+    )]
+    DialledAgentJoins {
+        /// The agent's name.
+        name: String,
+    },
+    /// It has as many tokens as an agent may have.
+    #[error(
+        "agent {name} has two tokens already, and joining makes another: `kas agent revoke {name}` takes them away"
+    )]
+    NoRoomToJoin {
+        /// The agent's name.
+        name: String,
+    },
     /// The file could not be changed.
     #[error(transparent)]
     Edit(#[from] EditError),
@@ -83,12 +99,13 @@ impl CallerKind {
 }
 
 impl<C> Document<C> {
-    /// Adds an agent and returns its number: the given one, or one above all others.
+    /// Adds an agent and returns its number: the given one, or one above all others. Without a token it cannot
+    /// connect before it has joined.
     pub fn create_agent(
         &mut self,
         name: &str,
         id: Option<i64>,
-        token: TokenEntry,
+        token: impl Into<Option<TokenEntry>>,
     ) -> Result<i64, ChangeError> {
         let name = AgentName::try_from(name.to_owned())?;
         if self.agents.iter().any(|it| it.value.name == name) {
@@ -103,7 +120,8 @@ impl<C> Document<C> {
             name,
             project: None,
             labels: BTreeMap::new(),
-            tokens: vec![token],
+            tokens: token.into().into_iter().collect(),
+            join_tokens: Vec::new(),
             receptive: None,
             config: None,
         }));
@@ -158,6 +176,11 @@ impl<C> Document<C> {
         Ok(&self.agents[at].value)
     }
 
+    pub(super) fn agent_mut(&mut self, name: &str) -> Result<&mut AgentEntry<C>, ChangeError> {
+        let at = self.agent_index(name)?;
+        Ok(&mut self.agents[at].value)
+    }
+
     fn agent_index(&self, name: &str) -> Result<usize, ChangeError> {
         let names = self.agents.iter().map(|it| it.value.name.as_str());
         names
@@ -179,10 +202,11 @@ impl<C> Document<C> {
         Ok(tokens::rotate(tokens, token, grace, now))
     }
 
-    /// Takes all tokens from an agent, which stays known; returns how many.
+    /// Takes all tokens from an agent, which stays known, and all join tokens; returns how many tokens.
     pub fn revoke_agent(&mut self, name: &str) -> Result<usize, ChangeError> {
-        let at = self.agent_index(name)?;
-        Ok(std::mem::take(&mut self.agents[at].value.tokens).len())
+        let agent = self.agent_mut(name)?;
+        agent.join_tokens.clear();
+        Ok(std::mem::take(&mut agent.tokens).len())
     }
 
     /// The users, or the services.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -9,6 +10,8 @@ use std::{
 use audit::{Audit, Change, Kind, Record};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::{AgentInfo, TokenHash};
 
 /// Differences in one record.
 const RECORD_CHANGES: usize = 100;
@@ -52,6 +55,26 @@ impl Changes {
             self.record(file, text, some);
         }
         *known = now;
+    }
+
+    /// Records that an agentk has joined, from where.
+    pub(super) fn note_join(
+        &self,
+        file: &Path,
+        agent: &AgentInfo,
+        (token, own): (&TokenHash, &TokenHash),
+        from: IpAddr,
+    ) {
+        let (token, own) = (token.fingerprint(), own.fingerprint());
+        let mut record = Record::new(Kind::Change);
+        record.client = Some(from.to_string());
+        record.reason = Some(format!("{} was written by this replica", file.display()).into());
+        record.changes = vec![Change {
+            change: "joined",
+            subject: format!("agent:{}", agent.name),
+            detail: format!("by the join token {HASH}{token}…; its own token is {HASH}{own}…"),
+        }];
+        self.audit.note(&record);
     }
 
     fn record(&self, file: &Path, text: &str, changes: &[Change]) {

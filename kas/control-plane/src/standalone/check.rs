@@ -114,9 +114,17 @@ impl Checker<'_> {
             .map(|entry| (without_value(entry), &entry.value.tokens));
         let callers = document.users.iter().chain(&document.services);
         let callers = callers.map(|entry| (without_value(entry), &entry.value.tokens));
-        for (entry, tokens) in agents.chain(callers) {
-            for token in tokens {
-                if let Some(line) = seen.insert(token.hash, entry.referenced.line()) {
+        let joining = document.agents.iter().map(|entry| {
+            let hashes = entry.value.join_tokens.iter().map(|it| it.hash);
+            (without_value(entry), hashes.collect::<Vec<_>>())
+        });
+        let owned = agents.chain(callers).map(|(entry, tokens)| {
+            let hashes = tokens.iter().map(|it| it.hash);
+            (entry, hashes.collect::<Vec<_>>())
+        });
+        for (entry, hashes) in owned.chain(joining) {
+            for hash in hashes {
+                if let Some(line) = seen.insert(hash, entry.referenced.line()) {
                     return Err(self.at(
                         &entry,
                         format!("a token here is the same as one of line {line}"),

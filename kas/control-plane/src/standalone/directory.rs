@@ -15,6 +15,7 @@ use super::{
     caller::Caller,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     issuers::IssuerEntry,
+    join::JoinTokenEntry,
     names::{AgentName, LabelText, Name},
     shadow::{self, Known, Shadowed},
     tokens::TokenEntry,
@@ -32,6 +33,7 @@ const ACCESS_TYPE: &str = "personal_access_token";
 pub struct Directory {
     agents: BTreeMap<AgentId, Agent>,
     agent_tokens: HashMap<TokenHash, (AgentId, Option<Timestamp>)>,
+    join_tokens: HashMap<TokenHash, (AgentId, JoinTokenEntry)>,
     caller_tokens: HashMap<TokenHash, (Arc<Caller>, Option<Timestamp>)>,
     /// By name, for those who prove who they are elsewhere.
     callers: HashMap<Identity, Arc<Caller>>,
@@ -141,6 +143,12 @@ impl Directory {
     #[must_use]
     pub fn token_owner(&self, token: &TokenHash) -> Option<AgentId> {
         self.agent_tokens.get(token).map(|(agent, _)| *agent)
+    }
+
+    /// A join token, and the agent that it is for.
+    #[must_use]
+    pub(super) fn join_token(&self, token: &TokenHash) -> Option<&(AgentId, JoinTokenEntry)> {
+        self.join_tokens.get(token)
     }
 
     /// The agents' tokens that another state of the file does not have.
@@ -352,6 +360,9 @@ impl Directory {
         let tokens = entry.tokens.iter();
         self.agent_tokens
             .extend(tokens.map(|token| (token.hash, (id, token.expires_at))));
+        let joining = entry.join_tokens.iter();
+        self.join_tokens
+            .extend(joining.map(|token| (token.hash, (id, token.clone()))));
         self.agents.insert(
             id,
             Agent {

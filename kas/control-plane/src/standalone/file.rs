@@ -9,6 +9,8 @@
 //!       - hash: sha256:…                            # at most two live ones
 //!         created_at: 2026-01-01T00:00:00Z
 //!         expires_at: 2027-01-01T00:00:00Z          # optional
+//!     join_tokens:                                  # `kas agent join-token`
+//!       - {hash: sha256:…, created_at: …, expires_at: …, used_by: sha256:…}
 //!     receptive:                                    # optional: kas dials the agent
 //!       url: grpcs://agent.example.com:8182
 //!       jwt: {private_key_file: /keys/demo.key}     # or mtls: {certificate_file: …, key_file: …}
@@ -39,6 +41,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{
     access_as::AccessAs,
     issuers::{Callers, IssuerEntry},
+    join::JoinTokenEntry,
     names::{AgentName, LabelText, Name},
     receptive::ReceptiveEntry,
     tokens::TokenEntry,
@@ -102,6 +105,13 @@ pub struct AgentEntry<C> {
     /// Its tokens.
     #[serde(default, deserialize_with = "list")]
     pub tokens: Vec<TokenEntry>,
+    /// What an agentk may obtain a token by.
+    #[serde(
+        default,
+        deserialize_with = "list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub join_tokens: Vec<JoinTokenEntry>,
     /// Where it waits to be dialled, if it does not dial.
     #[serde(
         default = "none::<ReceptiveEntry>",

@@ -22,6 +22,8 @@ pub enum TokenKind {
     User,
     /// `kasservice-…`.
     Service,
+    /// `kasjoin-…`: no token of an agent, but good for one, once.
+    Join,
 }
 
 impl TokenKind {
@@ -30,6 +32,7 @@ impl TokenKind {
             Self::Agent => "glagent-",
             Self::User => "kasuser-",
             Self::Service => "kasservice-",
+            Self::Join => "kasjoin-",
         }
     }
 
@@ -114,15 +117,20 @@ pub fn rotate(
     ended
 }
 
-mod hash_text {
+pub(super) mod hash_text {
     use super::{Deserialize, Deserializer, Error, Serializer, TokenHash, parse_hash};
 
-    pub(super) fn serialize<S: Serializer>(hash: &TokenHash, to: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        hash: &TokenHash,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         let hex: String = hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         to.serialize_str(&format!("sha256:{hex}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TokenHash, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<TokenHash, D::Error> {
         let text = String::deserialize(from)?;
         parse_hash(&text).ok_or_else(|| {
             D::Error::custom(

@@ -43,7 +43,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $r.tls.clientAuth (not $r.tls.enabled) }}{{ fail "receptive.tls.clientAuth needs receptive.tls.enabled" }}{{ end -}}
 {{- if and $r.tls.enabled (not $r.tls.secretName) }}{{ fail "receptive.tls.enabled needs receptive.tls.secretName" }}{{ end -}}
 {{- else if not (regexMatch "^(wss|ws|grpcs|grpc)://" $c.kasAddress) }}{{ fail "config.kasAddress must be wss://, ws://, grpcs:// or grpc://" }}{{ end -}}
-{{- if not (or $c.token $c.secretName) }}{{ fail "set config.secretName (a Secret with `token`) or config.token" }}{{ end -}}
+{{- if $c.joinToken }}
+{{- if $r.enabled }}{{ fail "config.joinToken and receptive.enabled are both set: an agent that kas dials needs its token" }}{{ end -}}
+{{- if $c.token }}{{ fail "config.token and config.joinToken are both set: set only one" }}{{ end -}}
+{{- else if not (or $c.token $c.secretName) }}{{ fail "set config.joinToken, config.secretName (a Secret with `token`) or config.token" }}{{ end -}}
 {{- if and $c.token $c.secretName }}{{ fail "config.token and config.secretName are both set: set only one" }}{{ end -}}
 {{- if and (eq .Values.rbac.accessLevel "namespaced") (not .Values.rbac.namespaces) (not .Values.rbac.useExistingRole) }}{{ fail "rbac.accessLevel namespaced needs rbac.namespaces" }}{{ end -}}
 {{- end -}}

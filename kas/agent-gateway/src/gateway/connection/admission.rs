@@ -85,10 +85,11 @@ impl Connection {
                 .unwrap_or_else(|| Token::new(secret)),
             Err(status) => return self.refuse_call(&method, respond, &status),
         };
-        if let Handler::Runner(serve) = method.handler() {
+        if let Handler::Runner(serve) | Handler::Joining(serve) = method.handler() {
             let call = RunnerCall {
                 token: token.hash(),
                 from: self.origin.remote_addr.ip(),
+                origin: self.origin.clone(),
                 request,
                 respond,
                 counted: method.begin(),
@@ -170,7 +171,7 @@ impl Connection {
         };
         let permit = match method.handler() {
             Handler::Tunnel(_) => identity.caller.tunnel(),
-            Handler::Call(_) | Handler::Runner(_) => identity.caller.call(),
+            Handler::Call(_) | Handler::Runner(_) | Handler::Joining(_) => identity.caller.call(),
         };
         let permit = match permit {
             Ok(permit) => permit.counted(method.begin()),
@@ -191,7 +192,7 @@ impl Connection {
                 self.work.push(Work::Call(served));
             }
             // Begun before anybody asks for an agent.
-            Handler::Runner(_) => {}
+            Handler::Runner(_) | Handler::Joining(_) => {}
         }
     }
 

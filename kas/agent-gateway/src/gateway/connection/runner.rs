@@ -1,4 +1,5 @@
-//! Calls of runners, which have no agent's token: what they may have on a connection, and what they make of it.
+//! Calls of runners, and of agents that join, which have no agent's token: what they may have on a connection, and
+//! what they make of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +32,7 @@ impl Connection {
         serve: &(dyn Fn(RunnerCall) -> ServedRunner + Send + Sync),
         call: RunnerCall,
     ) {
-        tracing::debug!(method = method.name(), "a runner calls");
+        tracing::debug!(method = method.name(), "a call without an agent's token");
         self.runners.in_progress += 1;
         if self.phase == Phase::Unauthenticated && self.runners.bad < BAD_CALLS_MAX {
             self.set_timer(ANSWER_TIMEOUT);

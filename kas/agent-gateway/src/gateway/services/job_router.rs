@@ -110,6 +110,7 @@ impl JobRouter {
             request,
             respond,
             counted,
+            ..
         } = call;
         let (head, mut stream) = request.into_parts();
         let counted = counted.as_ref();
