@@ -30,6 +30,7 @@ pub use up::UpArgs;
 
 use std::path::PathBuf;
 
+use ::audit::recording::play::PlayError;
 use admin::ClientError;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use control_plane::{
@@ -335,6 +336,15 @@ pub enum CommandError {
     NotSound {
         /// How many.
         findings: u64,
+    },
+    /// The recording of a session cannot be played.
+    #[error("cannot play {}", recording.display())]
+    Play {
+        /// Which.
+        recording: PathBuf,
+        /// Why.
+        #[source]
+        error: PlayError,
     },
     /// A key pair cannot be generated.
     #[error("cannot generate a key pair")]

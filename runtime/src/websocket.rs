@@ -11,6 +11,7 @@ pub mod handshake;
 mod inbound;
 pub mod messages;
 mod outbound;
+pub mod overheard;
 pub mod passing;
 mod ping;
 mod probe;

@@ -1,5 +1,8 @@
 //! The audit trail of a real server: what a killed replica leaves of an exec, and who finds what was changed.
 
+#[path = "audit/recordings.rs"]
+mod recordings;
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};

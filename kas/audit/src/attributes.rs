@@ -96,6 +96,18 @@ impl Attributes {
         asked
     }
 
+    /// Whether it opens the streams of a process in a container.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(&*self.subresource, "exec" | "attach")
+    }
+
+    /// Whether it goes to a kubelet past the API, which executes commands too.
+    #[must_use]
+    pub fn is_kubelet(&self) -> bool {
+        self.resource == "nodes" && self.subresource == "proxy"
+    }
+
     /// Takes what follows the version. Whether it is a watch of the old form.
     fn read_resource(&mut self, mut rest: &[&str]) -> bool {
         let mut watch = false;

@@ -24,8 +24,47 @@ section! {
         pub reads: Reads = Reads::End,
         /// The key of the hashes of the chain; without it anybody can make them.
         pub key_file: Option<FilePath> = None,
+        /// Where sessions of exec and attach are recorded; without it none are.
+        pub recording: Option<RecordingSection> = None,
     }
     check = check_sinks;
+}
+
+section! {
+    /// Recordings of sessions.
+    pub struct RecordingSection {
+        /// The folder, for this process alone.
+        pub folder: FilePath,
+        /// Which sessions.
+        pub sessions: RecordedSessions = RecordedSessions::ByRule,
+        /// Whether what is typed is recorded too, passwords among it.
+        pub stdin: bool = false,
+        /// Bytes of one recording, at most.
+        pub max_bytes: u32 = 64 << 20,
+        /// Mebibytes of all recordings, at most; the oldest go then.
+        pub total_mib: u32 = 1024,
+    }
+}
+
+/// Which sessions are recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordedSessions {
+    /// Those of access rules that say so.
+    #[default]
+    ByRule,
+    /// All.
+    All,
+}
+
+impl Setting for RecordedSessions {}
+
+impl RecordingSection {
+    /// Bytes of all recordings, at most.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        u64::from(self.total_mib) << 20
+    }
 }
 
 section! {
@@ -201,6 +240,11 @@ impl AuditSection {
         if self.required && self.sinks.is_empty() {
             return Err(at.key("required").mistake(
                 "audit.required is true, but audit.sinks names none: no request could be let through",
+            ));
+        }
+        if self.recording.is_some() && self.sinks.is_empty() {
+            return Err(at.key("recording").mistake(
+                "audit.recording is set, but audit.sinks names none: nothing would show that a recording was changed",
             ));
         }
         let mut files: Vec<_> = self

@@ -50,6 +50,24 @@ pub enum OpenError {
         #[source]
         source: Box<TlsError>,
     },
+    /// The folder of recordings cannot be used.
+    #[error("audit.recording.folder: cannot use {}", folder.display())]
+    Recordings {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Two processes would remove the recordings of each other.
+    #[error(
+        "audit.recording.folder: another process records in {}; give each replica a folder of its own",
+        folder.display()
+    )]
+    RecordingsInUse {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The token cannot be read, or is none.
     #[error("{key}: cannot use the token file {}", file.display())]
     Token {

@@ -6,17 +6,19 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, ready};
 use prometheus_client::registry::Registry;
 use runtime::jwt::Secret;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Class, Identity, NotRecorded, OpenError, Reads, Record,
-    config::AuditSection,
+    Class, Identity, Kind, NotRecorded, OpenError, Reads, Record, Recorded, Recording,
+    RecordingError, Text,
+    config::{AuditSection, RecordedSessions},
     metrics::AuditMetrics,
     record::encode,
+    recording::{self, Note, Recordings},
     sink::{self, Queue, Writer},
 };
 
@@ -41,17 +43,33 @@ struct Inner {
     required: bool,
     timeout: Duration,
     reads: Reads,
+    recordings: Option<Recordings>,
+    records_all: bool,
     metrics: AuditMetrics,
 }
 
 /// The tasks that write to sinks.
 #[derive(Debug, Default)]
-pub struct Writers(Vec<Writer>);
+pub struct Writers {
+    sinks: Vec<Writer>,
+    recordings: Option<Recordings>,
+}
 
 impl Writers {
-    /// Writes what comes until `stop`, and then what is left, within five seconds.
+    /// Writes what comes until `stop`, and then what is left: recordings, and what sinks are to be told, within five
+    /// seconds each.
     pub async fn run(self, stop: CancellationToken) {
-        join_all(self.0.into_iter().map(|writer| writer.run(stop.clone()))).await;
+        let Self { sinks, recordings } = self;
+        let close = CancellationToken::new();
+        let recorded = async {
+            stop.cancelled().await;
+            if let Some(recordings) = &recordings {
+                recordings.flush().await;
+            }
+            close.cancel();
+        };
+        let sinks = sinks.into_iter().map(|writer| writer.run(close.clone()));
+        tokio::join!(recorded, join_all(sinks));
     }
 }
 
@@ -76,7 +94,17 @@ impl Audit {
             queues.push(queue);
             writers.push(writer);
         }
+        let made = section.recording.as_ref().map(|section| {
+            let (recordings, jobs) = Recordings::new(section);
+            let (writer, left) = recording::Writer::open(section, jobs)?;
+            Ok::<_, OpenError>((recordings, writer, left))
+        });
+        let made = made.transpose()?;
+        let recordings = made.as_ref().map(|(recordings, ..)| recordings.clone());
+        let all = section.recording.as_ref();
         let inner = Inner {
+            recordings: recordings.clone(),
+            records_all: all.is_some_and(|it| it.sessions == RecordedSessions::All),
             cluster_of: OnceLock::new(),
             identity,
             queues,
@@ -85,7 +113,28 @@ impl Audit {
             reads: section.reads,
             metrics,
         };
-        Ok((Self(Some(Arc::new(inner))), Writers(writers)))
+        let inner = Arc::new(inner);
+        if let (Some((_, writer, left)), Some(section)) = (made, &section.recording) {
+            for recorded in left {
+                inner.note_recording(Note::of(recorded));
+            }
+            let audit = Arc::downgrade(&inner);
+            let note = move |note| {
+                if let Some(audit) = audit.upgrade() {
+                    audit.note_recording(note);
+                }
+            };
+            let started = writer.start(note);
+            started.map_err(|source| OpenError::Recordings {
+                folder: section.folder.to_path_buf(),
+                source,
+            })?;
+        }
+        let writers = Writers {
+            sinks: writers,
+            recordings,
+        };
+        Ok((Self(Some(inner)), writers))
     }
 
     /// Whether a section names what can be opened, as far as that is seen without opening it.
@@ -94,7 +143,48 @@ impl Audit {
     /// The first sink that cannot.
     pub fn check(section: &AuditSection) -> Result<(), OpenError> {
         key(section)?;
+        let recording = section.recording.as_ref();
+        recording.map_or(Ok(()), recording::check)?;
         sink::check(section)
+    }
+
+    /// Whether all sessions are to be recorded, whatever access rules say.
+    #[must_use]
+    pub fn records_all(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.records_all)
+    }
+
+    /// Whether nothing may be done that leaves no record.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.required)
+    }
+
+    /// Begins the recording of the session of a record, in a file of this name. Where it is required there is something
+    /// to wait for.
+    pub fn open_recording(
+        &self,
+        name: String,
+        record: &Record<'_>,
+        required: bool,
+    ) -> BoxFuture<'static, Result<Recording, RecordingError>> {
+        let inner = self.0.as_ref();
+        let Some((inner, recordings)) =
+            inner.and_then(|inner| Some((inner, inner.recordings.clone()?)))
+        else {
+            return Box::pin(ready(Err(RecordingError::NoFolder)));
+        };
+        let (head, caller) = (recording::head(record), caller(record));
+        let request_id = record.request_id.unwrap_or_default().to_owned();
+        let limit = required.then_some(inner.timeout);
+        Box::pin(async move { recordings.open((name, request_id), caller, head, limit).await })
+    }
+
+    /// Counts what became of a recording whose session has a record.
+    pub fn count_recording(&self, recorded: &Recorded) {
+        if let Some(inner) = &self.0 {
+            inner.metrics.recording(recorded);
+        }
     }
 
     /// Whether there is any sink.
@@ -145,11 +235,7 @@ impl Audit {
         let Some(inner) = &self.0 else {
             return;
         };
-        let open = encode(&inner.identity, record).into();
-        let caller = caller(record);
-        for queue in &inner.queues {
-            queue.push(&open, &caller);
-        }
+        inner.note(record);
     }
 
     /// Records what is about to happen. Where that is required there is something to wait for, and it must not happen
@@ -169,6 +255,24 @@ impl Audit {
 }
 
 impl Inner {
+    fn note(&self, record: &Record<'_>) {
+        let open = encode(&self.identity, record).into();
+        let caller = caller(record);
+        for queue in &self.queues {
+            queue.push(&open, &caller);
+        }
+    }
+
+    /// Records what became of a recording whose session has no record of its end any more.
+    fn note_recording(&self, note: Note) {
+        self.metrics.recording(&note.recorded);
+        let mut record = Record::new(Kind::Recording);
+        record.request_id = (!note.request_id.is_empty()).then_some(&*note.request_id);
+        record.user = Text::given(&note.caller);
+        record.recording = Some(note.recorded);
+        self.note(&record);
+    }
+
     /// Waits until all sinks have written a record.
     async fn written(self: Arc<Self>, open: Arc<str>, caller: Arc<str>) -> Result<(), NotRecorded> {
         let deadline = Instant::now() + self.timeout;

@@ -6,12 +6,20 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::Recorded;
+
 /// The metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AuditMetrics {
     records: Family<RecordLabels, Counter>,
     failing: Family<SinkLabels, Gauge>,
     refused: Counter,
+    recordings: Family<RecordingLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecordingLabels {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +59,21 @@ impl AuditMetrics {
             "Requests refused because their audit record could not be written in time",
             self.refused.clone(),
         );
+        registry.register(
+            "audit_recordings",
+            "Recordings of sessions, by what became of them: whole, failed, or removed to make room",
+            self.recordings.clone(),
+        );
+    }
+
+    pub(crate) fn recording(&self, recorded: &Recorded) {
+        let outcome = match recorded {
+            it if it.removed => "removed",
+            it if it.reason.is_none() => "whole",
+            _ => "failed",
+        };
+        let labels = RecordingLabels { outcome };
+        self.recordings.get_or_create(&labels).inc();
     }
 
     pub(crate) fn records(&self, sink: &str, outcome: Outcome, number: u64) {

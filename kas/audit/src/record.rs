@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use crate::Recorded;
+
 /// The version of the schema; it grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
 /// Bytes of a text of a caller that are kept.
@@ -26,6 +28,8 @@ pub enum Kind {
     Change,
     /// An operator changed something of a running replica.
     Admin,
+    /// A recording was closed or removed apart from the end of its session.
+    Recording,
     /// The sink was opened.
     Start,
     /// The sink was closed in order.
@@ -138,6 +142,9 @@ pub struct Record<'a> {
     /// Why it was refused or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text<'a>>,
+    /// The recording of the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Recorded>,
     /// What has changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
@@ -188,6 +195,7 @@ impl Record<'_> {
             sent_bytes: None,
             duration_ms: None,
             reason: None,
+            recording: None,
             changes: Vec::new(),
             dropped: None,
             version: None,

@@ -10,7 +10,10 @@ use std::{
 use runtime::jwt::Secret;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{self, ORIGIN, Sealed};
+use crate::{
+    chain::{self, ORIGIN, Sealed},
+    recording,
+};
 
 /// Findings that are told.
 const MAX_FINDINGS: usize = 100;
@@ -28,6 +31,10 @@ pub struct Report {
     pub chains: Vec<ChainReport>,
     /// Records of which their writer says that they were lost.
     pub dropped: u64,
+    /// Recordings of sessions that are as they were written.
+    pub recordings: u64,
+    /// Recordings that were not looked at, for want of their folder.
+    pub unchecked_recordings: u64,
     /// What is wrong; the first hundred.
     pub findings: Vec<Finding>,
     /// How much is wrong.
@@ -58,6 +65,27 @@ pub struct Finding {
     pub problem: String,
 }
 
+/// A recording as the trail knows it.
+#[derive(Debug)]
+struct Known {
+    file: PathBuf,
+    line: u64,
+    sha256: String,
+}
+
+#[derive(Deserialize)]
+struct Ends {
+    recording: Option<Told>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    file: String,
+    sha256: Option<String>,
+    #[serde(default)]
+    removed: bool,
+}
+
 #[derive(Debug)]
 struct State {
     first: u64,
@@ -70,7 +98,7 @@ struct Lost {
     dropped: u64,
 }
 
-/// Reads files in the order of their chains.
+/// Reads files in the order of their chains, and the recordings that they tell of, where their folder is given.
 ///
 /// # Errors
 /// When one cannot be read.
@@ -78,6 +106,7 @@ pub fn verify(
     files: &[PathBuf],
     key: Option<&Secret>,
     last: Option<&str>,
+    recordings: Option<&Path>,
 ) -> Result<Report, (PathBuf, io::Error)> {
     let mut files: Vec<_> = files
         .iter()
@@ -89,12 +118,14 @@ pub fn verify(
         chains: BTreeMap::new(),
         broken: 0,
         last: last.map(|it| (it, false)),
+        recordings: BTreeMap::new(),
         report: Report::default(),
     };
     for (_, file) in files {
         let read = each_line(file, |number, line| check.line(file, number, line));
         read.map_err(|error| (file.clone(), error))?;
     }
+    check.recordings(recordings)?;
     Ok(check.finish())
 }
 
@@ -144,6 +175,8 @@ struct Check<'a> {
     broken: u64,
     /// The record that must be there, and whether it was.
     last: Option<(&'a str, bool)>,
+    /// By their files; none where it was removed in order.
+    recordings: BTreeMap<String, Option<Known>>,
     report: Report,
 }
 
@@ -163,6 +196,9 @@ impl Check<'_> {
             let lost = serde_json::from_str::<Lost>(line);
             self.report.dropped += lost.map_or(0, |it| it.dropped);
         }
+        if line.contains("\"recording\":{") {
+            self.tells_of_recording(file, number, line);
+        }
         if let Some((wanted, found)) = &mut self.last {
             *found |=
                 *wanted == format!("{}:{}", sealed.seq, sealed.hash) || *wanted == sealed.hash;
@@ -180,6 +216,53 @@ impl Check<'_> {
                 first: seq,
                 last: sealed,
             });
+    }
+
+    fn tells_of_recording(&mut self, file: &Path, line: u64, text: &str) {
+        let Ok(Ends {
+            recording: Some(told),
+        }) = serde_json::from_str(text)
+        else {
+            return;
+        };
+        if told.removed {
+            self.recordings.insert(told.file, None);
+        } else if let Some(sha256) = told.sha256 {
+            let file = file.to_owned();
+            let known = Known { file, line, sha256 };
+            self.recordings.entry(told.file).or_insert(Some(known));
+        }
+    }
+
+    /// Compares recordings with what the trail says of them.
+    fn recordings(&mut self, folder: Option<&Path>) -> Result<(), (PathBuf, io::Error)> {
+        for (name, known) in std::mem::take(&mut self.recordings) {
+            let Some(known) = known else {
+                continue;
+            };
+            let Some(folder) = folder else {
+                self.report.unchecked_recordings += 1;
+                continue;
+            };
+            // The chain is sound, but a name is joined to a folder only if it is one.
+            let is_name = Path::new(&name).file_name() == Some(name.as_ref());
+            let path = folder.join(&name);
+            let problem = match is_name.then(|| recording::hash(&path)) {
+                Some(Ok(hash)) if hash == known.sha256 => {
+                    self.report.recordings += 1;
+                    continue;
+                }
+                Some(Ok(_)) => format!("the recording {name} of this record was changed"),
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err((path, error));
+                }
+                Some(Err(_)) | None => format!(
+                    "the recording {name} of this record is missing, and no record says that it was removed"
+                ),
+            };
+            self.find(Some((&known.file, known.line)), problem);
+        }
+        Ok(())
     }
 
     /// What is wrong with a record's place behind the one before it.

@@ -92,7 +92,7 @@ impl Folder {
     }
 
     fn verified(&self, last: Option<&str>) -> Report {
-        verify(&self.all(), None, last).expect("they are read")
+        verify(&self.all(), None, last, None).expect("they are read")
     }
 }
 

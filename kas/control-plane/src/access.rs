@@ -28,6 +28,20 @@ pub struct Basis {
     pub issuer: Option<Arc<str>>,
     /// The access rule, where it is known.
     pub rule: Option<Arc<str>>,
+    /// Whether sessions in containers are recorded.
+    pub record: RecordSessions,
+}
+
+/// Whether sessions in containers (exec and attach) are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecordSessions {
+    /// Not for this permission's sake.
+    #[default]
+    No,
+    /// Where that is possible.
+    Yes,
+    /// There are none without a recording.
+    Required,
 }
 
 /// What somebody may use.

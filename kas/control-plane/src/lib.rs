@@ -21,7 +21,9 @@ mod token_bucket;
 mod token_cache;
 pub mod usage;
 
-pub use access::{Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted};
+pub use access::{
+    Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted, RecordSessions,
+};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, IdTokenRefusal, RefusedKind};

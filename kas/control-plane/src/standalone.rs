@@ -18,6 +18,7 @@ pub mod join;
 pub mod names;
 mod oidc;
 pub mod receptive;
+mod record;
 mod reload;
 pub mod schema;
 mod shadow;

@@ -103,6 +103,7 @@ fn rule() -> Result<Rule, ChangeError> {
         groups: Vec::new(),
         access_as: AccessAs::Agent,
         expires_at: None,
+        record: control_plane::RecordSessions::No,
     })
 }
 

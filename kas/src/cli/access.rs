@@ -5,6 +5,7 @@ mod check;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
+use control_plane::RecordSessions;
 use control_plane::standalone::{
     Editable,
     access_as::{AccessAs, Extra, Impersonate},
@@ -63,6 +64,9 @@ pub struct Grant {
     /// How long the rule counts; for ever if absent
     #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse_positive)]
     lasts: Option<Duration>,
+    /// Record exec and attach of those whom this rule lets in; `required` refuses what cannot be recorded
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, default_missing_value = "possible")]
+    record: Option<Record>,
     /// User who may use the agents; may be repeated
     #[arg(long = "user", value_name = "USER")]
     users: Vec<String>,
@@ -100,6 +104,14 @@ enum As {
     CiJob,
     /// The one of --as-user
     Impersonate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Record {
+    /// Where that is possible
+    Possible,
+    /// Without a recording there is no session
+    Required,
 }
 
 pub(super) fn run(
@@ -191,6 +203,11 @@ impl Grant {
             groups: names(&self.groups)?,
             access_as: self.access_as()?,
             expires_at: self.lasts.map(end).transpose()?,
+            record: match self.record {
+                None => RecordSessions::No,
+                Some(Record::Possible) => RecordSessions::Yes,
+                Some(Record::Required) => RecordSessions::Required,
+            },
         })
     }
 

@@ -1,5 +1,7 @@
 //! `kas audit`: reads what file sinks of the audit trail have written.
 
+mod play;
+
 use std::{fmt::Write as _, io, path::PathBuf};
 
 use ::audit::{
@@ -27,10 +29,15 @@ pub enum Action {
         /// The key of the hashes, where audit.key_file is set
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
+        /// The folder of recordings (audit.recording.folder): those that were changed or removed are told too
+        #[arg(long, value_name = "FOLDER")]
+        recordings: Option<PathBuf>,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Play the recording of an exec or attach, as its user saw it
+    Play(play::Play),
     /// Find records
     Search {
         /// Files of the trail
@@ -57,7 +64,7 @@ pub struct FilterArgs {
     /// The verb (create, get …), the subresource (exec, log …) or the HTTP method
     #[arg(long)]
     verb: Option<String>,
-    /// The kind of record: begin, end, change, admin, start, stop or dropped
+    /// The kind of record: begin, end, change, admin, recording, start, stop or dropped
     #[arg(long)]
     kind: Option<String>,
     /// The request's id
@@ -78,11 +85,18 @@ pub(super) fn run(action: Action, output: &mut Output<'_>) -> Result<(), Command
             files,
             last,
             key_file,
+            recordings,
             output: format,
         } => {
             let key = key_file.as_deref().map(Secret::read).transpose();
             let key = key.map_err(|error| CommandError::Usage(error.to_string()))?;
-            let report = verify(&files, key.as_ref(), last.as_deref()).map_err(unreadable)?;
+            let report = verify(
+                &files,
+                key.as_ref(),
+                last.as_deref(),
+                recordings.as_deref(),
+            );
+            let report = report.map_err(unreadable)?;
             match format {
                 Format::Json => output.json(&report)?,
                 Format::Table => output.result(&shown(&report, key.is_some()))?,
@@ -92,6 +106,7 @@ pub(super) fn run(action: Action, output: &mut Output<'_>) -> Result<(), Command
                 findings => Err(CommandError::NotSound { findings }),
             }
         }
+        Action::Play(args) => play::run(&args, output),
         Action::Search {
             files,
             filter,
@@ -172,6 +187,18 @@ fn shown(report: &Report, has_key: bool) -> String {
         "{} records, {} of them not sound; {} lost as their writer says",
         report.records, report.total_findings, report.dropped
     );
+    match (report.recordings, report.unchecked_recordings) {
+        (0, 0) => {}
+        (0, left) => {
+            let _ = writeln!(
+                text,
+                "{left} recordings were not looked at: give their folder by --recordings"
+            );
+        }
+        (sound, _) => {
+            let _ = writeln!(text, "{sound} recordings are as they were written");
+        }
+    }
     text
 }
 
@@ -212,6 +239,7 @@ fn summary(record: &Value) -> String {
         "status",
         "cut",
         "reason",
+        "recording",
         "changes",
         "dropped",
     ] {

@@ -44,6 +44,13 @@ impl<'a> Output<'a> {
         writeln!(self.results, "{}", text.trim_end()).map_err(CommandError::Output)
     }
 
+    /// Text as it is, at once.
+    pub(super) fn raw(&mut self, text: &str) -> Result<(), CommandError> {
+        let written = self.results.write_all(text.as_bytes());
+        let written = written.and_then(|()| self.results.flush());
+        written.map_err(CommandError::Output)
+    }
+
     pub(super) fn hint(&mut self, text: &str) -> Result<(), CommandError> {
         writeln!(self.hints, "{text}").map_err(CommandError::Output)
     }

@@ -57,6 +57,7 @@ impl Site {
                 groups: Vec::new(),
                 access_as: AccessAs::Agent,
                 expires_at: None,
+                record: control_plane::RecordSessions::No,
             })?;
             Ok::<_, ChangeError>(())
         })

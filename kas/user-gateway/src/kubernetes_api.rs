@@ -130,7 +130,8 @@ impl KubernetesApi {
             self.admission.admit_again(&access, &mut scope)?;
             let whose = (&access, rights.credentials());
             let (what, at) = ((&asked.method, &asked.headers), target.asked());
-            if let Some(recorded) = scope.announce(whose, what, at, false) {
+            scope.asks(whose, what, at, false);
+            if let Some(recorded) = scope.announce() {
                 recorded.await?;
             }
             let head = RequestHead {
@@ -174,7 +175,12 @@ impl KubernetesApi {
         let whose = (&access, rights.credentials());
         let what = (&request.head.method, &request.head.headers);
         let (at, upgrade) = (target.asked(), request.on_upgrade.is_some());
-        if let Some(recorded) = scope.announce(whose, what, at, upgrade) {
+        scope.asks(whose, what, at, upgrade);
+        if let Some(opening) = scope.open_recording() {
+            let recording = opening.await?;
+            scope.has_recording(recording);
+        }
+        if let Some(recorded) = scope.announce() {
             recorded.await?;
         }
         let Access {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use audit::Audited;
+pub(crate) use audit::not_recorded;
 
 use crate::{
     failure::Failure,
@@ -200,6 +201,7 @@ impl Scope {
             acts_as,
         });
         let session = self.metrics.sessions().open(NewSession {
+            id: self.audited.session_id(),
             kind,
             caller: self.caller.clone(),
             agent,

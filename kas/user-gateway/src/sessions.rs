@@ -42,7 +42,8 @@ impl SessionId {
     /// Hexadecimal digits of one: twelve of its time in milliseconds, eight at random.
     const DIGITS: usize = 20;
 
-    fn new() -> Self {
+    /// Another one.
+    pub(crate) fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let milliseconds = now.map_or(0, |it| it.as_millis()) & 0xFFFF_FFFF_FFFF;
         Self((milliseconds << 32) | u128::from(rand::random::<u32>()))
@@ -154,6 +155,8 @@ pub(crate) struct Ground {
 /// What is known of a session when it is opened.
 #[derive(Debug)]
 pub(crate) struct NewSession {
+    /// Its name, where it was given one before.
+    pub(crate) id: Option<SessionId>,
     pub(crate) kind: SessionKind,
     pub(crate) caller: Arc<str>,
     pub(crate) agent: AgentId,
@@ -222,6 +225,7 @@ impl Sessions {
     /// Opens one, which lasts as long as what is given.
     pub(crate) fn open(&self, new: NewSession) -> Session {
         let NewSession {
+            id,
             kind,
             caller,
             agent,
@@ -233,7 +237,7 @@ impl Sessions {
         path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
         let decided = ground.as_ref().map(|it| it.authority.decided());
         let mut list = self.list();
-        let mut id = SessionId::new();
+        let mut id = id.unwrap_or_else(SessionId::new);
         while list.open.contains_key(&id) {
             id = SessionId::new();
         }

@@ -225,6 +225,7 @@ impl Directory {
             basis: Basis {
                 issuer: caller.issuer.clone(),
                 rule: Some(rule.label.clone()),
+                record: rule.rule.record,
             },
         })
     }

@@ -26,7 +26,7 @@
 //! access:                                           # the first rule that matches decides
 //!   - {agents: '*', groups: [admins], access_as: agent}
 //!   - {agents: [demo], users: [alice], access_as: user, expires_at: 2026-01-01T12:00:00Z}
-//!   - {agents: {labels: {env: prod}}, groups: [devs], access_as: user}
+//!   - {agents: {labels: {env: prod}}, groups: [devs], access_as: user, record: required}
 //!   - {agents: [demo], services: [deployer], access_as: ci_job}
 //!   - agents: [demo]
 //!     groups: [ci]
@@ -46,6 +46,7 @@ use super::{
     receptive::ReceptiveEntry,
     tokens::TokenEntry,
 };
+use crate::RecordSessions;
 use runtime::yaml::{Spot, list};
 
 /// The whole file. `C` is how the configurations of agents are held.
@@ -199,6 +200,10 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub expires_at: Option<Timestamp>,
+    /// Whether sessions in containers (exec and attach) are recorded: `true`, or `required`, without which there are none.
+    #[serde(default, skip_serializing_if = "RecordSessions::is_no")]
+    #[cfg_attr(test, schemars(with = "super::record::RecordForm"))]
+    pub record: RecordSessions,
 }
 
 /// The agents of a rule.

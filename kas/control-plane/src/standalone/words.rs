@@ -7,6 +7,7 @@ use super::{
     file::{Agents, Rule},
     names::{AgentName, Name},
 };
+use crate::RecordSessions;
 
 /// The parts of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,15 +18,17 @@ pub struct RuleWords {
     pub callers: String,
     /// As whom, without until when.
     pub access_as: String,
+    /// Whether sessions are recorded, with a space before; empty where they are not.
+    pub recorded: &'static str,
     /// Until when, with a space before; empty for a rule without an end.
     pub until: String,
 }
 
 impl RuleWords {
-    /// As whom and until when.
+    /// As whom, whether recorded, and until when.
     #[must_use]
     pub fn access_as_until(&self) -> String {
-        format!("{}{}", self.access_as, self.until)
+        format!("{}{}{}", self.access_as, self.recorded, self.until)
     }
 
     /// The rule in one sentence.
@@ -53,6 +56,11 @@ impl Rule {
             agents: self.agents.words(),
             callers: callers.collect::<Vec<_>>().join(", "),
             access_as: self.access_as.words(),
+            recorded: match self.record {
+                RecordSessions::No => "",
+                RecordSessions::Yes => " recorded",
+                RecordSessions::Required => " recorded (required)",
+            },
             until: self
                 .expires_at
                 .map(|end| until(end, now))

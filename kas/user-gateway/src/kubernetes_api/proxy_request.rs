@@ -16,7 +16,7 @@ use super::{
     failure,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
-    upgrade::{self, Farewell, Pings},
+    upgrade::{self, Farewell, Pings, Recorder},
     upload::Upload,
     watch::{self, Position, Source, Watch},
 };
@@ -115,7 +115,9 @@ impl KubernetesApi {
                 request.opens(kind, scope);
                 let farewell = Farewell::of(&answered.headers, kind);
                 let pings = Pings::of(&answered.headers);
-                let said = (farewell, pings);
+                let recording = scope.take_recording();
+                let recorder = recording.map(|it| Recorder::new(it, &answered.headers));
+                let said = (farewell, pings, recorder);
                 let upgraded =
                     |scope| Box::pin(upgrade::run(exchange, on_upgrade, said, scope)) as _;
                 Answer::Upgrade(answered.headers, Box::new(upgraded))

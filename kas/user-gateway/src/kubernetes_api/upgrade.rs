@@ -1,7 +1,9 @@
 //! An upgraded connection (exec, attach, port-forward): bytes both ways.
 
+mod channels;
 mod farewell;
 mod pings;
+mod recorder;
 
 use std::{
     future::poll_fn,
@@ -23,6 +25,7 @@ use super::exchange::{Exchange, Part};
 use crate::{failure::Failure, idle::Idle, scope::Scope};
 pub(super) use farewell::Farewell;
 pub(super) use pings::Pings;
+pub(super) use recorder::Recorder;
 
 /// Bytes of one message to the agent, at most.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -43,40 +46,23 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 pub(super) async fn run(
     exchange: Box<Exchange>,
     on_upgrade: OnUpgrade,
-    (farewell, pings): (Option<Farewell>, Option<Pings>),
+    (farewell, pings, mut recorder): (Option<Farewell>, Option<Pings>, Option<Recorder>),
     mut scope: Box<Scope>,
 ) {
     scope.cut = true;
-    let io = match tokio::time::timeout(SWITCH_TIMEOUT, on_upgrade).await {
-        Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+    match tokio::time::timeout(SWITCH_TIMEOUT, on_upgrade).await {
+        Ok(Ok(upgraded)) => {
+            let io = TokioIo::new(upgraded);
+            let said = (farewell, pings, recorder);
+            (scope, recorder) = Splice::new(exchange, io, said, scope).run().await;
+        }
         Ok(Err(error)) => {
             scope.reason = format!("the client left before the upgrade: {error}");
-            return;
         }
-        Err(_) => {
-            scope.reason = "the client did not take the upgrade in time".into();
-            return;
-        }
-    };
-    let mut splice = Splice {
-        exchange,
-        io,
-        scope,
-        buffer: BytesMut::new(),
-        outgoing: Bytes::new(),
-        unsent: Bytes::new(),
-        unflushed: false,
-        stalled: Idle::new(WRITE_TIMEOUT),
-        agent_done: false,
-        client_done: None,
-        farewell,
-        pings,
-        quiet: Idle::new(PING_INTERVAL),
-    };
-    match poll_fn(|cx| splice.poll(cx)).await {
-        Ok(Over::Done) => splice.scope.cut = false,
-        Ok(Over::Ended(failure)) => splice.leave(failure).await,
-        Err(error) => splice.scope.reason = error.to_string(),
+        Err(_) => scope.reason = "the client did not take the upgrade in time".into(),
+    }
+    if let Some(recorder) = recorder {
+        scope.recorded(recorder.finish().await);
     }
 }
 
@@ -107,11 +93,51 @@ struct Splice<IO> {
     pings: Option<Pings>,
     /// Since something went to the client.
     quiet: Idle,
+    recorder: Option<Recorder>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
+    fn new(
+        exchange: Box<Exchange>,
+        io: IO,
+        (farewell, pings, recorder): (Option<Farewell>, Option<Pings>, Option<Recorder>),
+        scope: Box<Scope>,
+    ) -> Self {
+        Self {
+            exchange,
+            io,
+            scope,
+            buffer: BytesMut::new(),
+            outgoing: Bytes::new(),
+            unsent: Bytes::new(),
+            unflushed: false,
+            stalled: Idle::new(WRITE_TIMEOUT),
+            agent_done: false,
+            client_done: None,
+            farewell,
+            pings,
+            quiet: Idle::new(PING_INTERVAL),
+            recorder,
+        }
+    }
+
+    /// Carries bytes until the end, and gives back what is told of it.
+    async fn run(mut self) -> (Box<Scope>, Option<Recorder>) {
+        match poll_fn(|cx| self.poll(cx)).await {
+            Ok(Over::Done) => self.scope.cut = false,
+            Ok(Over::Ended(failure)) => return self.leave(failure).await,
+            Err(error) => self.scope.reason = error.to_string(),
+        }
+        (self.scope, self.recorder)
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Over>> {
         if let Poll::Ready(failure) = self.scope.poll_ended(cx) {
+            return Poll::Ready(Ok(Over::Ended(failure)));
+        }
+        if let Some(recorder) = &mut self.recorder
+            && let Poll::Ready(failure) = recorder.poll_failed(cx)
+        {
             return Poll::Ready(Ok(Over::Ended(failure)));
         }
         if self.client_done.is_none()
@@ -133,19 +159,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     }
 
     /// Ends the call, and tells the client why.
-    async fn leave(self, failure: Failure) {
+    async fn leave(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
         let Self {
             exchange,
             mut io,
             mut scope,
             outgoing,
             farewell,
+            recorder,
             ..
         } = self;
         scope.reason.clone_from(&failure.message);
         if let Some(farewell) = farewell {
             farewell.say(&failure, exchange, &mut io, outgoing).await;
         }
+        (scope, recorder)
     }
 
     /// Ready when the client has closed its side and the agent knows.
@@ -161,6 +189,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                     (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)));
                 sent.and_then(|sent| sent).map_err(io::Error::other)?;
             }
+            if let Some(recorder) = &mut self.recorder {
+                ready!(recorder.poll_room(cx));
+            }
             self.buffer.reserve(CHUNK_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
             if read == 0 {
@@ -168,6 +199,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 return Poll::Ready(closed.and_then(|closed| closed).map_err(io::Error::other));
             }
             self.unsent = self.buffer.split().freeze();
+            if let Some(recorder) = &mut self.recorder {
+                recorder.from_client(&self.unsent);
+            }
         }
     }
 
@@ -188,6 +222,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 }
                 self.outgoing.advance(written);
                 self.unflushed = true;
+            }
+            if let Some(recorder) = &mut self.recorder {
+                ready!(recorder.poll_room(cx));
             }
             match self.exchange.poll_part(cx) {
                 Poll::Ready(Ok(Part::UpgradeData(data))) => {
@@ -227,6 +264,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     }
 
     fn is_sending(&mut self, data: Bytes) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.to_client(&data);
+        }
         if let Some(pings) = &mut self.pings {
             pings.follow(&data);
             self.quiet.progress();

@@ -73,6 +73,7 @@ fn plane() -> Arc<Plane> {
 
 fn new(kind: SessionKind, caller: &str, agent: i64, ground: Option<Ground>) -> NewSession {
     NewSession {
+        id: None,
         kind,
         caller: caller.into(),
         agent: AgentId(agent),

@@ -38,6 +38,7 @@ fn what_is_written_is_read_back_by_the_server() {
             groups: Vec::new(),
             access_as: access_as::AccessAs::User,
             expires_at: None,
+            record: crate::RecordSessions::No,
         })
     })
     .unwrap();
@@ -249,6 +250,7 @@ fn a_rule_is_written_and_read_in_every_form() {
             groups: names(&["devs".into()]).unwrap(),
             access_as,
             expires_at: None,
+            record: crate::RecordSessions::No,
         })
         .collect();
 
