@@ -166,6 +166,9 @@ async fn setup(
         &mut metrics,
     );
     let pins = clusters.clone();
+    if audit.is_on() {
+        pins.keep_all();
+    }
     audit.find_clusters(move |agent| {
         let pin = pins.known_pin_of(cluster_state::AgentId(agent));
         pin.map(|it| it.to_string())

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 pub use dial::DialError;
-pub use exchange::{ExchangeError, exchange};
-pub use http::connect_http;
+pub use exchange::{ExchangeError, exchange, status_of};
+pub use http::{connect_http, connect_tls};
 pub use proxy::{EnvironmentProxy, ProxySetting, ProxyUrl, ProxyUrlError};
 pub use target::{Target, TargetError};
 pub use tunnel::TunnelError;
@@ -210,7 +210,7 @@ pub(crate) async fn connect_http1(
 ) -> Result<Transport, ConnectError> {
     let (io, _) = transport(target, options).await?;
     match target.scheme().is_tls() {
-        true => tls_with(io, target, options, tls::HTTP_1_1).await,
+        true => tls_with(io, target, options, &[tls::HTTP_1_1]).await,
         false => Ok(io),
     }
 }
@@ -251,14 +251,14 @@ async fn tls_handshake(
         Scheme::Grpc | Scheme::Grpcs => tls::H2,
         Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => tls::HTTP_1_1,
     };
-    tls_with(io, target, options, alpn).await
+    tls_with(io, target, options, &[alpn]).await
 }
 
 async fn tls_with(
     io: Transport,
     target: &Target,
     options: &ConnectOptions,
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<Transport, ConnectError> {
     let Some(tls) = &options.tls else {
         return Err(ConnectError::NoTls {
@@ -271,7 +271,7 @@ async fn tls_with(
             target: target.to_string(),
             error,
         })?;
-    TlsConnector::from(tls.config(&[alpn]))
+    TlsConnector::from(tls.config(alpn))
         .connect(name, io)
         .await
         .map(|stream| Transport::new(Stream::TlsClient(Box::new(stream))))

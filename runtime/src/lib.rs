@@ -24,6 +24,7 @@ pub mod io;
 pub mod jwt;
 mod linger;
 pub mod listen;
+pub mod lock_file;
 pub mod metrics;
 pub mod names;
 pub mod panics;

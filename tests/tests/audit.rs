@@ -12,9 +12,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
+    certs::Certs,
     http as client,
     kas::{Kas, Options},
-    ports, programs,
+    ports,
+    process::Process,
+    programs,
     stub_api::StubApi,
     wait::until,
     websocket::WebSocket,
@@ -286,5 +289,48 @@ async fn where_records_are_required_nothing_reaches_the_cluster_without_one() ->
     );
     let asked = site.stub.seen().asked();
     ensure!(!asked.iter().any(|it| it.contains("echo")), "{asked:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_syslog_server_gets_records_by_tls_and_none_where_its_certificate_is_of_another()
+-> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certs = Certs::create(folder.path())?;
+    let start = |name: &str, port: u16| {
+        let mut command = Command::new("openssl");
+        command
+            .args(["s_server", "-quiet", "-accept", &port.to_string()])
+            .arg("-cert")
+            .arg(&certs.certificate)
+            .arg("-key")
+            .arg(&certs.key);
+        Process::spawn(name, &mut command, folder.path())
+    };
+    let [good, other] = [ports::free(), ports::free()];
+    let server = start("syslog", good)?;
+    let _distrusted = start("distrusted", other)?;
+    let ca = certs.ca.display();
+    let sinks = format!(
+        ", {{syslog: {{address: 'tls://localhost:{good}', ca_certificate_file: {ca}}}}}, \
+         {{syslog: {{address: 'tls://localhost:{other}'}}}}"
+    );
+    let site = Site::start(&sinks, "").await?;
+
+    let told = async || {
+        let said = server.output();
+        let is_told = said.contains("<110>1 ") && said.contains("\"kind\":\"change\"");
+        is_told.then_some(said)
+    };
+    let said = until("the records", LIMIT, told).await;
+
+    let said = said.with_context(|| site.kas.process.tail())?;
+    ensure!(said.matches("\"kind\":\"start\"").count() == 1, "{said}");
+    let failing = async || {
+        let log = site.kas.process.output();
+        log.contains("an audit sink cannot be written")
+            .then_some(())
+    };
+    until("the other sink to fail", LIMIT, failing).await?;
     Ok(())
 }

@@ -99,9 +99,19 @@ section! {
 section! {
     /// A syslog server, to which messages are sent as RFC 5424 says.
     pub struct SyslogSection {
-        /// `udp://HOST:PORT`, `tcp://HOST:PORT` or `unix:///dev/log`.
+        /// `tls://HOST:PORT`, `tcp://HOST:PORT`, `udp://HOST:PORT` or `unix:///dev/log`.
         pub address: SyslogAddress,
+        /// For TLS: a CA besides those of the system.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ca_certificate_file: Option<FilePath> = None,
+        /// For TLS: the certificate that is shown,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub certificate_file: Option<FilePath> = None,
+        /// and its key.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub key_file: Option<FilePath> = None,
     }
+    check = check_tls;
 }
 
 section! {
@@ -172,6 +182,8 @@ pub enum SyslogAddress {
     Udp(String),
     /// A stream, with the length before each message.
     Tcp(String),
+    /// The same by TLS.
+    Tls(String),
     /// Datagrams on this machine.
     Unix(String),
 }
@@ -181,6 +193,7 @@ impl From<SyslogAddress> for String {
         match address {
             SyslogAddress::Udp(host) => format!("udp://{host}"),
             SyslogAddress::Tcp(host) => format!("tcp://{host}"),
+            SyslogAddress::Tls(host) => format!("tls://{host}"),
             SyslogAddress::Unix(path) => format!("unix://{path}"),
         }
     }
@@ -191,7 +204,7 @@ impl<'de> Deserialize<'de> for SyslogAddress {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
             D::Error::custom(
-                "address must be udp://HOST:PORT, tcp://HOST:PORT or unix:///PATH of a socket",
+                "address must be tls://HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT or unix:///PATH of a socket",
             )
         })
     }
@@ -210,8 +223,31 @@ impl SyslogAddress {
         match url.scheme() {
             "udp" => Some(Self::Udp(host)),
             "tcp" => Some(Self::Tcp(host)),
+            "tls" => Some(Self::Tls(host)),
             _ => None,
         }
+    }
+}
+
+impl SyslogSection {
+    fn check_tls(&self, at: &At<'_>) -> Result<(), Mistake> {
+        let files = [
+            &self.ca_certificate_file,
+            &self.certificate_file,
+            &self.key_file,
+        ];
+        let is_tls = matches!(self.address, SyslogAddress::Tls(_));
+        if !is_tls && files.iter().any(|it| it.is_some()) {
+            return Err(at.key("address").mistake(
+                "certificates of a syslog sink are for tls://HOST:PORT, and its address is another",
+            ));
+        }
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err(at
+                .key("certificate_file")
+                .mistake("certificate_file and key_file of a syslog sink belong together"));
+        }
+        Ok(())
     }
 }
 
@@ -267,7 +303,12 @@ mod tests {
     #[test]
     fn addresses_of_syslog_servers_are_urls() {
         let shown = |text| SyslogAddress::parse(text).map(String::from);
-        for good in ["udp://10.0.0.1:514", "tcp://[::1]:601", "unix:///dev/log"] {
+        for good in [
+            "udp://10.0.0.1:514",
+            "tcp://[::1]:601",
+            "tls://logs.example:6514",
+            "unix:///dev/log",
+        ] {
             assert_eq!(shown(good).as_deref(), Some(good));
         }
         for bad in [

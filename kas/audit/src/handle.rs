@@ -177,7 +177,11 @@ impl Audit {
         let (head, caller) = (recording::head(record), caller(record));
         let request_id = record.request_id.unwrap_or_default().to_owned();
         let limit = required.then_some(inner.timeout);
-        Box::pin(async move { recordings.open((name, request_id), caller, head, limit).await })
+        Box::pin(async move {
+            recordings
+                .open((name, request_id), caller, head, limit)
+                .await
+        })
     }
 
     /// Counts what became of a recording whose session has a record.

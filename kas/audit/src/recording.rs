@@ -242,7 +242,8 @@ pub(crate) struct Jobs(mpsc::Receiver<Job>);
 /// The first line of a recording of the session of a record.
 pub(crate) fn head(record: &Record<'_>) -> String {
     let words: Vec<_> = record.command.iter().map(|it| it.0.as_ref()).collect();
-    let text = |it: &Option<crate::Text<'_>>| it.as_ref().map_or(String::new(), |it| it.0.to_string());
+    let text =
+        |it: &Option<crate::Text<'_>>| it.as_ref().map_or(String::new(), |it| it.0.to_string());
     let agent = record.agent.map_or("", |it| it.name);
     let head = Head {
         version: 2,

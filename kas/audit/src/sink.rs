@@ -60,7 +60,7 @@ pub(crate) enum WriteError {
 #[derive(Debug)]
 pub(crate) enum Output {
     File(Option<FileOutput>),
-    Syslog(SyslogOutput),
+    Syslog(Box<SyslogOutput>),
     Http(Box<HttpOutput>),
 }
 
@@ -144,7 +144,10 @@ fn open_one(
         });
     }
     let (name, output) = match (&sink.syslog, &sink.http) {
-        (Some(syslog), _) => ("syslog", Output::Syslog(SyslogOutput::new(syslog))),
+        (Some(syslog), _) => {
+            let output = SyslogOutput::new(syslog, &at, identity)?;
+            ("syslog", Output::Syslog(Box::new(output)))
+        }
         (None, Some(http)) => {
             let output = HttpOutput::new(http, &at, identity)?;
             ("http", Output::Http(Box::new(output)))
@@ -169,6 +172,9 @@ pub(crate) fn check(section: &AuditSection) -> Result<(), OpenError> {
         let at = format!("audit.sinks[{number}]");
         if let Some(file) = &sink.file {
             file::check(file, &at)?;
+        }
+        if let Some(syslog) = &sink.syslog {
+            SyslogOutput::new(syslog, &at, &nobody)?;
         }
         if let Some(http) = &sink.http {
             HttpOutput::new(http, &at, &nobody)?;

@@ -21,9 +21,7 @@ mod token_bucket;
 mod token_cache;
 pub mod usage;
 
-pub use access::{
-    Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted, RecordSessions,
-};
+pub use access::{Access, Basis, Identity, IdentityKind, LoginIssuer, Permitted, RecordSessions};
 pub use agent::{AgentConfigurationVersion, AgentInfo, Configuration, Problem};
 pub use credentials::{Credentials, Token, TokenHash};
 pub use error::{AuthError, DenyReason, IdTokenRefusal, RefusedKind};

@@ -39,9 +39,34 @@ pub enum Action {
     Schema,
     /// Remove a rule
     Remove {
-        /// Number of the rule in the list
-        number: usize,
+        /// Number of the rule in the list, or its path, as in access[0]
+        #[arg(value_name = "NUMBER|PATH", value_parser = RuleNumber::parse)]
+        rule: RuleNumber,
     },
+}
+
+/// A rule, counted from 1.
+#[derive(Debug, Clone, Copy)]
+pub struct RuleNumber(usize);
+
+/// What names no rule.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error(
+    "give the number of a rule as `kas access list` counts, or its path in the file, such as access[0]"
+)]
+struct NoRule;
+
+impl RuleNumber {
+    fn parse(text: &str) -> Result<Self, NoRule> {
+        let at = text
+            .strip_prefix("access[")
+            .and_then(|it| it.strip_suffix(']'));
+        let number = match at {
+            Some(at) => at.parse::<usize>().ok().and_then(|at| at.checked_add(1)),
+            None => text.parse().ok(),
+        };
+        number.map(Self).ok_or(NoRule)
+    }
 }
 
 /// A rule to append.
@@ -124,7 +149,7 @@ pub(super) fn run(
         Action::List { output: format } => list(&view(file)?, format, output),
         Action::Check(args) => check::run(file, &args, output),
         Action::Schema => output.result(SCHEMA),
-        Action::Remove { number } => remove(file, number, output),
+        Action::Remove { rule } => remove(file, rule.0, output),
     }
 }
 
@@ -136,7 +161,7 @@ fn grant(file: &Path, args: Grant, output: &mut Output<'_>) -> Result<(), Comman
         let mut hidden = shadowed(document).into_iter();
         Ok((number, hidden.find(|it| it.rule == number)))
     })?;
-    output.hint(&format!("Rule {number}: {text}."))?;
+    output.hint(&format!("Rule {}: {text}.", numbers(&[number])))?;
     match hidden {
         None => Ok(()),
         Some(hidden) => output.hint(&format!(
@@ -150,7 +175,11 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
     let rules = (1..).zip(document.access.iter().map(|it| &it.value));
     match format {
         Format::Json => {
-            let view = |(number, rule)| RuleView { number, rule };
+            let view = |(number, rule)| RuleView {
+                number,
+                path: Rule::path(number - 1),
+                rule,
+            };
             output.json(&rules.map(view).collect::<Vec<_>>())
         }
         Format::Table if document.access.is_empty() => output.hint(
@@ -160,14 +189,21 @@ fn list(document: &Editable, format: Format, output: &mut Output<'_>) -> Result<
             let row = |(number, rule): (usize, &Rule)| {
                 let words = rule.words(now());
                 let access_as = words.access_as_until();
-                [number.to_string(), words.agents, words.callers, access_as]
+                let path = Rule::path(number - 1);
+                [
+                    number.to_string(),
+                    path,
+                    words.agents,
+                    words.callers,
+                    access_as,
+                ]
             };
             output.table(
-                ["NO", "AGENTS", "WHO", "AS"],
+                ["NO", "PATH", "AGENTS", "WHO", "AS"],
                 &rules.map(row).collect::<Vec<_>>(),
             )?;
             shadowed(document).iter().try_for_each(|it| {
-                let (rule, by) = (it.rule, numbers(&it.by));
+                let (rule, by) = (numbers(&[it.rule]), numbers(&it.by));
                 output.hint(&format!(
                     "Rule {rule} has no effect: rule {by} decides for all that it names."
                 ))
@@ -181,7 +217,8 @@ fn remove(file: &Path, number: usize, output: &mut Output<'_>) -> Result<(), Com
         document.remove_rule(number)
     })?;
     output.hint(&format!(
-        "Removed rule {number}: {}. The rules after it are renumbered.",
+        "Removed rule {}: {}. The rules after it are renumbered.",
+        numbers(&[number]),
         sentence(&rule)
     ))
 }
@@ -273,9 +310,9 @@ fn end(lasts: Duration) -> Result<Timestamp, CommandError> {
     end.map_err(|_| usage("--for is too long"))
 }
 
-/// `1`, `1, 2`.
+/// Rules by number and path: `1 (access[0])`, `1 (access[0]), 2 (access[1])`.
 fn numbers(numbers: &[usize]) -> String {
-    let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
+    let numbers: Vec<_> = numbers.iter().map(|it| Rule::named(*it)).collect();
     numbers.join(", ")
 }
 
@@ -309,6 +346,7 @@ fn sentence(rule: &Rule) -> String {
 #[derive(Serialize)]
 struct RuleView<'a> {
     number: usize,
+    path: String,
     #[serde(flatten)]
     rule: &'a Rule,
 }

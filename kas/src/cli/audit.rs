@@ -71,10 +71,10 @@ pub struct FilterArgs {
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
     /// Not before this time, such as 2026-11-27T10:00:00Z, or so long ago, such as 24h
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_time)]
     since: Option<Timestamp>,
     /// Before this time, in the same forms
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_time)]
     until: Option<Timestamp>,
 }
 
@@ -90,12 +90,7 @@ pub(super) fn run(action: Action, output: &mut Output<'_>) -> Result<(), Command
         } => {
             let key = key_file.as_deref().map(Secret::read).transpose();
             let key = key.map_err(|error| CommandError::Usage(error.to_string()))?;
-            let report = verify(
-                &files,
-                key.as_ref(),
-                last.as_deref(),
-                recordings.as_deref(),
-            );
+            let report = verify(&files, key.as_ref(), last.as_deref(), recordings.as_deref());
             let report = report.map_err(unreadable)?;
             match format {
                 Format::Json => output.json(&report)?,
@@ -131,15 +126,6 @@ pub(super) fn run(action: Action, output: &mut Output<'_>) -> Result<(), Command
             found.map_err(unreadable)
         }
     }
-}
-
-fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let ago = duration::parse(text).ok();
-    let ago = ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok());
-    ago.ok_or_else(|| "give a time such as 2026-11-27T10:00:00Z, or a duration such as 24h".into())
 }
 
 fn unreadable((file, error): (PathBuf, io::Error)) -> CommandError {

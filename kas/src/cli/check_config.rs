@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use control_plane::standalone::{Shadowed, shadowed, view};
 use runtime::yaml::{self, NonEmpty};
 
-use super::{CommandError, Output};
+use super::{CommandError, Output, access::numbers};
 use crate::{
     app::preflight,
     config::{self, Config, ControlPlaneConfig},
@@ -80,13 +80,12 @@ fn rules_without_effect(config: &Config) -> Vec<String> {
     let hidden = view(file).map(|document| shadowed(&document));
     let hidden = hidden.unwrap_or_default().into_iter();
     let line = |it: Shadowed| {
-        let by: Vec<_> = it.by.iter().map(usize::to_string).collect();
         format!(
             "{}:{}: rule {} has no effect: rule {} decides for all that it names",
             file.display(),
             it.line,
-            it.rule,
-            by.join(", ")
+            numbers(&[it.rule]),
+            numbers(&it.by)
         )
     };
     hidden.map(line).collect()

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// A duration that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DurationError {
@@ -32,6 +34,20 @@ pub(super) fn parse_positive(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// A time that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("give a time such as 2026-11-27T10:00:00Z, or a duration such as 24h")]
+pub(super) struct TimeError;
+
+/// Reads a time, or how long ago it was.
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, TimeError> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let ago = parse(text).map_err(|_| TimeError)?;
+    Timestamp::now().checked_sub(ago).map_err(|_| TimeError)
+}
+
 /// Writes it as [`parse`] reads it.
 pub(super) fn show(duration: Duration) -> String {
     jiff::SignedDuration::try_from(duration)
@@ -53,5 +69,13 @@ mod tests {
         }
         assert!(parse_positive("0s").is_err());
         assert_eq!(show(Duration::from_secs(5400)), "1h 30m");
+    }
+
+    #[test]
+    fn times_are_told_or_ago() {
+        let told = "2026-11-27T10:00:00Z";
+        assert_eq!(parse_time(told), Ok(told.parse().unwrap()));
+        assert!(parse_time("24h").unwrap() < Timestamp::now());
+        assert_eq!(parse_time("soon"), Err(TimeError));
     }
 }

@@ -177,21 +177,22 @@ fn rules_are_granted_listed_and_removed() {
 
     assert_eq!(
         shell.ok("access list").results,
-        "NO   AGENTS   WHO                        AS\n\
-         1    demo     user alice, group admins   user\n\
-         2    *        service ci                 ci_job\n\
-         3    demo     service ci                 jane (g)\n"
+        "NO   PATH        AGENTS   WHO                        AS\n\
+         1    access[0]   demo     user alice, group admins   user\n\
+         2    access[1]   *        service ci                 ci_job\n\
+         3    access[2]   demo     service ci                 jane (g)\n"
     );
     let json = shell.json("access list -o json");
     assert_eq!(
         (&json[1]["number"], &json[1]["agents"]),
         (&2.into(), &"*".into())
     );
+    assert_eq!(json[1]["path"], "access[1]");
     let extra = &json[2]["access_as"]["impersonate"]["extra"][0];
     assert_eq!(extra["val"], serde_json::json!(["1", "2"]));
     assert!(
         shell
-            .ok("access remove 1")
+            .ok("access remove access[0]")
             .hints
             .contains("user alice, group admins may use demo as user")
     );
@@ -220,7 +221,7 @@ fn a_check_says_which_rule_decides_and_why_others_do_not() {
         allowed.results
     );
     for part in [
-        "Allowed: user:alice, in the groups devs, may use agent prod, by rule 2",
+        "Allowed: user:alice, in the groups devs, may use agent prod, by rule 2 (access[1])",
         "kubectl auth can-i get pods --as 'gitlab:user:alice' --as-group 'gitlab:user'",
     ] {
         assert!(allowed.hints.contains(part), "{}", allowed.hints);
@@ -247,10 +248,13 @@ fn a_rule_without_effect_is_told_when_it_is_made_and_when_rules_are_listed() {
 
     let made = shell.ok("access grant --agent demo --user alice --as user");
 
-    let told = "has no effect: rule 1 decides for all that it names";
+    let told = "has no effect: rule 1 (access[0]) decides for all that it names";
     assert!(made.hints.contains(told), "{}", made.hints);
     let listed = shell.ok("access list").hints;
-    assert!(listed.contains(&format!("Rule 2 {told}")), "{listed}");
+    assert!(
+        listed.contains(&format!("Rule 2 (access[1]) {told}")),
+        "{listed}"
+    );
 }
 
 #[test]

@@ -249,6 +249,7 @@ impl Graph {
         });
         let id = request_id.map(RequestId::to_string);
         let session = reach.sessions.open(NewSession {
+            id: None,
             kind: SessionKind::Graph,
             caller: record.who.to_string().into(),
             agent: key.agent,

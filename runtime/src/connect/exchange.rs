@@ -74,6 +74,28 @@ pub async fn exchange(
     answered.unwrap_or(Err(ExchangeError::Timeout { host, limit }))
 }
 
+/// Sends a request on a connection of its own, and gives the status of the answer, of which nothing more is read. The
+/// caller has a deadline.
+///
+/// # Errors
+/// Why there is no answer. No part of the URL but its host is in it.
+pub async fn status_of(
+    request: Request<Full<Bytes>>,
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<StatusCode, ExchangeError> {
+    let broken = |error| ExchangeError::Http {
+        host: target.host().to_owned(),
+        error,
+    };
+    let io = connect_http(target, options).await.map_err(Box::new)?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(io));
+    let (mut send, connection) = handshake.await.map_err(broken)?;
+    let exchange = async move { send.send_request(request).await.map(|it| it.status()) };
+    let (status, _) = tokio::join!(exchange, connection);
+    status.map_err(broken)
+}
+
 async fn attempt(
     mut request: Request<Bytes>,
     target: &Target,

@@ -1,6 +1,6 @@
-//! Dialling a plain HTTP/1.1 server.
+//! Dialling a plain HTTP/1.1 server, or one that speaks something else by TLS.
 
-use super::{ConnectError, ConnectOptions, Target, tls_handshake, transport, tunnel};
+use super::{ConnectError, ConnectOptions, Target, tls_handshake, tls_with, transport, tunnel};
 use crate::io::{ByteStream, Scheme};
 
 /// Dials a target of [`Target::parse_http`], within the deadline.
@@ -19,6 +19,27 @@ pub async fn connect_http(
     let all = Box::pin(handshakes(target, options));
     match tokio::time::timeout(options.timeout, all).await {
         Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout {
+            target: target.to_string(),
+            limit: options.timeout,
+        }),
+    }
+}
+
+/// Dials a target with an `https` URL for a protocol that has no name in TLS (ALPN), within the deadline.
+///
+/// # Errors
+/// [`ConnectError`], which names the target. Cancelling closes what was open.
+pub async fn connect_tls(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<ByteStream, ConnectError> {
+    let all = Box::pin(async {
+        let (io, _) = transport(target, options).await?;
+        tls_with(io, target, options, &[]).await
+    });
+    match tokio::time::timeout(options.timeout, all).await {
+        Ok(result) => result.map(ByteStream::plain),
         Err(_) => Err(ConnectError::Timeout {
             target: target.to_string(),
             limit: options.timeout,

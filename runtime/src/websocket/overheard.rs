@@ -51,8 +51,8 @@ impl Overheard {
     ) -> Result<(), NoWebSocket> {
         loop {
             while self.left == 0 {
-                let whole =
-                    self.known >= 2 && self.known >= frame::header_length(&self.header[..self.known]);
+                let whole = self.known >= 2
+                    && self.known >= frame::header_length(&self.header[..self.known]);
                 if whole {
                     self.begin(&mut each)?;
                     continue;
@@ -199,7 +199,11 @@ mod tests {
             frame(Opcode::Binary, true, None, b"x"),
         ]
         .concat();
-        for bytes in [compressed, torn, frame(Opcode::Continuation, true, None, b"")] {
+        for bytes in [
+            compressed,
+            torn,
+            frame(Opcode::Continuation, true, None, b""),
+        ] {
             assert!(Overheard::default().read(&bytes, |_| {}).is_err());
         }
     }

@@ -87,7 +87,9 @@ impl Echo {
     async fn rest(mut self) -> Result<String> {
         let mut rest = Vec::new();
         let read = self.0.read_to_end(&mut rest);
-        tokio::time::timeout(LIMIT, read).await.context("it does not end")??;
+        tokio::time::timeout(LIMIT, read)
+            .await
+            .context("it does not end")??;
         Ok(String::from_utf8_lossy(&rest).into_owned())
     }
 }
@@ -120,7 +122,11 @@ async fn who_must_be_recorded_has_no_session_without_and_a_bystander_is_not_dist
     let (mut bystander, head) = Echo::open(&site, "ana", own, "bystander").await?;
     ensure!(head.starts_with("HTTP/1.1 101"), "{head}");
     let (mut recorded, head) = Echo::open(&site, "eve", &token, "recorded").await?;
-    ensure!(head.starts_with("HTTP/1.1 101"), "{head}\n{}", site.kas.process.tail());
+    ensure!(
+        head.starts_with("HTTP/1.1 101"),
+        "{head}\n{}",
+        site.kas.process.tail()
+    );
     recorded.show("seen and kept").await?;
     recorded.shows("seen and kept").await?;
     // More than a recording may have.
@@ -137,10 +143,19 @@ async fn who_must_be_recorded_has_no_session_without_and_a_bystander_is_not_dist
     ensure!(mode == 0o600 && text.len() <= 4000, "{mode:o}: {text}");
     ensure!(text.contains("\"o\", \"seen and kept\""), "{text}");
     let head: Value = serde_json::from_str(text.lines().next().context("no head")?)?;
-    ensure!(head["version"] == 2 && head["kas"]["user"] == "user:eve", "{head}");
-    ensure!(head["command"] == "sh -c id" && head["kas"]["name"] == "box", "{head}");
+    ensure!(
+        head["version"] == 2 && head["kas"]["user"] == "user:eve",
+        "{head}"
+    );
+    ensure!(
+        head["command"] == "sh -c id" && head["kas"]["name"] == "box",
+        "{head}"
+    );
     let begin = &site.records("recorded")?[0];
-    ensure!(begin["recording"]["file"] == end["recording"]["file"], "{begin}");
+    ensure!(
+        begin["recording"]["file"] == end["recording"]["file"],
+        "{begin}"
+    );
 
     fs::remove_dir_all(&folder)?;
     let (_, head) = Echo::open(&site, "eve", &token, "refused").await?;
@@ -156,7 +171,10 @@ async fn who_must_be_recorded_has_no_session_without_and_a_bystander_is_not_dist
     bystander.shows("still here").await?;
     drop(bystander);
     let end = end_of(&site, "bystander").await?;
-    ensure!(end["recording"].is_null() && end["reason"].is_null(), "{end}");
+    ensure!(
+        end["recording"].is_null() && end["reason"].is_null(),
+        "{end}"
+    );
     Ok(())
 }
 
@@ -173,7 +191,9 @@ async fn a_recording_that_a_killed_replica_has_left_is_told_at_the_next_start() 
     echo.shows("before the end").await?;
     let written = async || {
         let mut files = fs::read_dir(place.path()).ok()?.filter_map(Result::ok);
-        let mut texts = files.by_ref().filter_map(|it| fs::read_to_string(it.path()).ok());
+        let mut texts = files
+            .by_ref()
+            .filter_map(|it| fs::read_to_string(it.path()).ok());
         texts.any(|it| it.contains("before the end")).then_some(())
     };
     until("the recording", LIMIT, written).await?;
@@ -188,10 +208,16 @@ async fn a_recording_that_a_killed_replica_has_left_is_told_at_the_next_start() 
     };
     let told = until("the record of what is left", LIMIT, told).await?;
     let begin = &site.records("the-exec")?[0];
-    ensure!(told["recording"]["file"] == begin["recording"]["file"], "{told}");
+    ensure!(
+        told["recording"]["file"] == begin["recording"]["file"],
+        "{told}"
+    );
     let verify = ["verify", "--recordings", &folder.to_string()];
     let (ok, said) = site.audit(&verify).await?;
-    ensure!(ok && said.contains("1 recordings are as they were"), "{said}");
+    ensure!(
+        ok && said.contains("1 recordings are as they were"),
+        "{said}"
+    );
     Ok(())
 }
 
@@ -235,7 +261,9 @@ impl Real {
 
     async fn user(&self, name: &str, access: &[&str]) -> Result<Kubectl> {
         let token = self.kas.create_user(name, "site", access).await?;
-        let kubectl = self.kas.kubectl("site", ["--user", name], &token, &self.server);
+        let kubectl = self
+            .kas
+            .kubectl("site", ["--user", name], &token, &self.server);
         let kubectl = kubectl.await?;
         let serves = async || kubectl.ok(&["get", "--raw", "/version"]).await.ok();
         let serves = until("the agent to serve", LIMIT, serves).await;
@@ -247,7 +275,9 @@ impl Real {
     async fn ends(&self, user: &str, count: usize) -> Result<Vec<Value>> {
         let ended = async || {
             let text = fs::read_to_string(self.folder.join("audit.jsonl")).ok()?;
-            let records = text.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok());
+            let records = text
+                .lines()
+                .filter_map(|it| serde_json::from_str::<Value>(it).ok());
             let is_session = |it: &Value| {
                 let what = it["subresource"].as_str();
                 it["kind"] == "end" && it["user"] == user && matches!(what, Some("exec" | "attach"))
@@ -263,7 +293,10 @@ impl Real {
         let mut command = Command::new(programs::kas()?);
         let output = command.arg("audit").args(args).kill_on_drop(true).output();
         let output = output.await?;
-        Ok((output.status.success(), [output.stdout, output.stderr].concat()))
+        Ok((
+            output.status.success(),
+            [output.stdout, output.stderr].concat(),
+        ))
     }
 
     fn recordings(&self) -> String {
@@ -339,28 +372,46 @@ async fn record(cluster: &Cluster) -> Result<()> {
             Streams::WebSocket => "get",
             Streams::Spdy => "create",
         };
-        ensure!(exec["verb"] == verb && exec["recording"]["reason"].is_null(), "{exec:#}");
-        ensure!(site.played(exec).await? == shown, "{over:?}: another text than {shown}");
+        ensure!(
+            exec["verb"] == verb && exec["recording"]["reason"].is_null(),
+            "{exec:#}"
+        );
+        ensure!(
+            site.played(exec).await? == shown,
+            "{over:?}: another text than {shown}"
+        );
         // What is typed is not recorded; what `cat` shows is.
-        ensure!(site.played(cat).await? == echoed, "{over:?}: another text than {echoed}");
+        ensure!(
+            site.played(cat).await? == echoed,
+            "{over:?}: another text than {echoed}"
+        );
         let played = site.played(tty).await?;
         ensure!(played.contains("terminal and hello"), "{played}");
         let attached = site.played(attach).await?;
         ensure!(attached.contains("tick "), "{attached}");
         let file = tty["recording"]["file"].as_str().context("no file")?;
         let text = fs::read_to_string(folder.path().join("recordings").join(file))?;
-        ensure!(text.contains("\"r\", \""), "no size of the terminal: {text}");
+        ensure!(
+            text.contains("\"r\", \""),
+            "no size of the terminal: {text}"
+        );
         ensure!(!text.contains("\"i\""), "what is typed: {text}");
     }
     let seen = bystander.ok(&["exec", "box", "--", "echo", "mine"]).await?;
     let own = site.ends("user:ana", 1).await?;
-    ensure!(seen == "mine\n" && own[0]["recording"].is_null(), "{own:#?}");
+    ensure!(
+        seen == "mine\n" && own[0]["recording"].is_null(),
+        "{own:#?}"
+    );
 
     let trail = folder.path().join("audit.jsonl").display().to_string();
     let verify = ["verify", &trail, "--recordings", &site.recordings()];
     let (ok, said) = site.audit(&verify).await?;
     let said = String::from_utf8_lossy(&said);
-    ensure!(ok && said.contains("8 recordings are as they were written"), "{said}");
+    ensure!(
+        ok && said.contains("8 recordings are as they were written"),
+        "{said}"
+    );
     let ended = site.ends("user:eve", ends).await?;
     let file = ended[0]["recording"]["file"].as_str().context("no file")?;
     let file = folder.path().join("recordings").join(file);

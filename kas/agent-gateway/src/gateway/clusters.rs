@@ -14,7 +14,10 @@ mod pins;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,8 @@ pub struct Clusters {
     changes: Option<Arc<dyn Channel>>,
     tracker: Arc<Tracker>,
     agents: Mutex<HashMap<AgentId, Known, RandomState>>,
+    /// Whether pins of agents are kept that have no tunnel here.
+    keeps_all: AtomicBool,
     refused: Counter,
 }
 
@@ -108,6 +113,7 @@ impl Clusters {
             changes,
             tracker,
             agents: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
             refused,
         })
     }
@@ -118,6 +124,11 @@ impl Clusters {
     /// When the store cannot say.
     pub async fn pin_of(&self, agent: AgentId) -> Result<Option<ClusterUid>, StoreError> {
         self.pins.read(agent).await
+    }
+
+    /// From now on the pins of all agents are known here, not only of those with tunnels.
+    pub fn keep_all(&self) {
+        self.keeps_all.store(true, Ordering::Relaxed);
     }
 
     /// The same as far as it is known here.

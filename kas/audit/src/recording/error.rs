@@ -23,7 +23,9 @@ pub enum RecordingError {
     #[error("the recording is not written in time")]
     Slow,
     /// It is as large as one may be.
-    #[error("the recording has reached the size that one may have ({max_bytes} bytes, audit.recording.max_bytes)")]
+    #[error(
+        "the recording has reached the size that one may have ({max_bytes} bytes, audit.recording.max_bytes)"
+    )]
     TooLarge {
         /// The limit.
         max_bytes: u64,

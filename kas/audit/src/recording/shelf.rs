@@ -115,11 +115,11 @@ impl Shelf {
             };
             if let Some(whole) = name.strip_suffix(PART) {
                 let whole = whole.to_owned();
-                let sha256 = hash(&entry.path())?;
+                let (bytes, sha256) = (entry.metadata()?.len(), hash(&entry.path())?);
                 std::fs::rename(entry.path(), self.folder.join(&whole))?;
                 left.push(Recorded {
                     file: whole.clone(),
-                    bytes: Some(entry.metadata()?.len()),
+                    bytes: Some(bytes),
                     sha256: Some(sha256),
                     reason: Some("its replica has ended without closing it".to_owned()),
                     ..Recorded::default()

@@ -5,10 +5,9 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use runtime::{
-    connect::{ConnectError, ConnectOptions, Target, connect_http},
+    connect::{ConnectOptions, ExchangeError, Target, status_of},
     tls::{ClientTls, ClientTlsOptions},
 };
 use serde::Deserialize;
@@ -40,9 +39,7 @@ pub(crate) struct HttpOutput {
 #[derive(Debug, thiserror::Error)]
 enum SendError {
     #[error(transparent)]
-    Connect(#[from] Box<ConnectError>),
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
+    Exchange(#[from] ExchangeError),
     #[error(transparent)]
     Request(#[from] http::Error),
     #[error("the server answered {0}")]
@@ -128,14 +125,7 @@ impl HttpOutput {
 
     async fn send(&self, lines: &[String]) -> Result<(), SendError> {
         let request = self.request(lines)?;
-        let io = connect_http(&self.target, &self.options)
-            .await
-            .map_err(Box::new)?;
-        let (mut send, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-        let exchange = async move { send.send_request(request).await.map(|it| it.status()) };
-        let (status, _) = tokio::join!(exchange, connection);
-        match status? {
+        match status_of(request, &self.target, &self.options).await? {
             status if status.is_success() => Ok(()),
             status => Err(SendError::Status(status)),
         }

@@ -430,7 +430,7 @@ impl CompiledRule {
             users: set(&rule.users),
             services: set(&rule.services),
             groups: set(&rule.groups),
-            label: format!("access[{number}]").into(),
+            label: Rule::path(number).into(),
             rule: rule.clone(),
             line,
         }

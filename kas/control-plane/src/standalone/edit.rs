@@ -1,9 +1,9 @@
 //! Changes the file as a whole: one writer at a time, and readers never see half of it.
 
 use std::{
-    fs::{File, OpenOptions, Permissions, TryLockError},
+    fs::{File, Permissions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 
 use super::{file::Document, parse};
-use runtime::yaml::{self, Mistake};
+use runtime::{
+    lock_file::{LockError, LockFile},
+    yaml::{self, Mistake},
+};
 
 /// A document that keeps the agents' configurations as they were written.
 pub type Editable = Document<serde_json::Value>;
@@ -24,8 +27,7 @@ const HEADER: &str = "\
 # `kas agent|user|service|access …` rewrites it as a whole: comments do not survive that.
 ";
 
-const LOCK_ATTEMPTS_MAX: u32 = 500;
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -94,35 +96,16 @@ fn directory(file: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// Held until dropped, by the process: a crash frees it. The lock has a file of
-/// its own because the file itself is replaced.
-fn lock(file: &Path) -> Result<File, EditError> {
+/// The lock has a file of its own because the file itself is replaced.
+fn lock(file: &Path) -> Result<LockFile, EditError> {
     let mut name = file.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    for _ in 0..LOCK_ATTEMPTS_MAX {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
-            Err(TryLockError::WouldBlock) => pause(),
-        }
-    }
-    Err(EditError::Locked(path))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "changing the file is not for async code"
-)]
-fn pause() {
-    std::thread::sleep(LOCK_RETRY_INTERVAL);
+    LockFile::take(&path, LOCK_TIMEOUT).map_err(|error| match error {
+        LockError::Open(source) => failed("open", &path)(source),
+        LockError::Lock(source) => failed("lock", &path)(source),
+        LockError::Held => EditError::Locked(path),
+    })
 }
 
 /// The text of a document, checked like any that is read.

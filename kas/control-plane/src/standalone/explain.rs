@@ -93,7 +93,8 @@ impl AccessExplanation {
                 "Refused: {who}, in {groups}, may not use agent {agent}: no rule is for both. Add one with `kas access grant`."
             ),
             Some((number, told)) => format!(
-                "Allowed: {who}, in {groups}, may use agent {agent}, by rule {number}: {}.",
+                "Allowed: {who}, in {groups}, may use agent {agent}, by rule {}: {}.",
+                Rule::named(number),
                 told.rule.sentence()
             ),
         }

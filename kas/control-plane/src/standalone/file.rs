@@ -206,6 +206,20 @@ pub struct Rule {
     pub record: RecordSessions,
 }
 
+impl Rule {
+    /// What the rule at a place of the list, counted from 0, is called in records, as a path in the file.
+    #[must_use]
+    pub fn path(at: usize) -> String {
+        format!("access[{at}]")
+    }
+
+    /// What the rule of a number, counted from 1, is called to people: `1 (access[0])`.
+    #[must_use]
+    pub fn named(number: usize) -> String {
+        format!("{number} ({})", Self::path(number.saturating_sub(1)))
+    }
+}
+
 /// The agents of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Agents {

@@ -7,7 +7,8 @@ use cluster_state::AgentId;
 use control_plane::{
     IdentityKind,
     standalone::{
-        Directory, caller::Caller, change::names, explain::AccessExplanation, read, view,
+        Directory, caller::Caller, change::names, explain::AccessExplanation, file::Rule, read,
+        view,
     },
 };
 use jiff::Timestamp;
@@ -52,6 +53,7 @@ struct Explanation {
     groups: Vec<String>,
     agent: String,
     rule: Option<usize>,
+    path: Option<String>,
     cluster_user: Option<String>,
     cluster_groups: Vec<String>,
     verdicts: Vec<Verdict>,
@@ -60,6 +62,7 @@ struct Explanation {
 #[derive(Serialize)]
 struct Verdict {
     rule: usize,
+    path: String,
     agents: String,
     callers: String,
     access_as: String,
@@ -85,6 +88,7 @@ pub(super) fn run(file: &Path, args: &Check, output: &mut Output<'_>) -> Result<
                     let verdict = told.verdict.to_owned();
                     [
                         number.to_string(),
+                        Rule::path(number - 1),
                         rule.agents,
                         rule.callers,
                         access_as,
@@ -92,7 +96,7 @@ pub(super) fn run(file: &Path, args: &Check, output: &mut Output<'_>) -> Result<
                     ]
                 })
                 .collect();
-            output.table(["NO", "AGENTS", "WHO", "AS", "VERDICT"], &rows)?;
+            output.table(["NO", "PATH", "AGENTS", "WHO", "AS", "VERDICT"], &rows)?;
             output.hint(&conclusion(args, &explained))
         }
     }
@@ -119,11 +123,13 @@ fn explanation(args: &Check, explained: &AccessExplanation) -> Explanation {
         groups: explained.caller.groups.clone(),
         agent: args.agent.clone(),
         rule: explained.rule(),
+        path: explained.rule().map(|number| Rule::path(number - 1)),
         cluster_user: whom.map(|it| it.username.clone()),
         cluster_groups: whom.map(|it| it.groups.clone()).unwrap_or_default(),
         verdicts: each
             .map(|(rule, told)| Verdict {
                 rule,
+                path: Rule::path(rule - 1),
                 agents: told.rule.agents.clone(),
                 callers: told.rule.callers.clone(),
                 access_as: told.rule.access_as_until(),

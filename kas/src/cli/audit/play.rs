@@ -29,7 +29,7 @@ pub struct Play {
 /// What is no speed.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("give a number above zero, such as 2 or 0.5")]
-pub struct NoSpeed;
+struct NoSpeed;
 
 /// A step on the way, which may also fail to print.
 #[derive(Debug)]

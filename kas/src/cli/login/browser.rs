@@ -28,7 +28,13 @@ const LOGIN_MINUTES: u64 = 5;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const DONE: &str = "You are logged in; this window can be closed.";
 
-type Outcome = Result<String, String>;
+/// What the browser brings.
+enum Outcome {
+    /// The code.
+    Code(String),
+    /// The words of an issuer that refuses.
+    Refused(String),
+}
 
 /// Logs in.
 ///
@@ -85,10 +91,13 @@ async fn come_back(listener: &TcpListener, state: &CsrfToken) -> Result<String, 
         // A browser that opens a connection and says nothing is no failure.
         let _ = timeout(CONNECTION_TIMEOUT, connection).await;
         if let Ok(outcome) = receiver.try_recv() {
-            return outcome.map_err(|words| LoginError::Refused {
-                what: "the issuer",
-                words,
-            });
+            return match outcome {
+                Outcome::Code(code) => Ok(code),
+                Outcome::Refused(words) => Err(LoginError::Refused {
+                    what: "the issuer",
+                    words,
+                }),
+            };
         }
     }
 }
@@ -103,21 +112,18 @@ fn outcome(request: &Request<Incoming>, state: &str) -> Option<Outcome> {
     // Whoever does not know the state is not the browser that was sent.
     query.get("state").filter(|it| *it == state)?;
     if let Some(code) = query.get("code") {
-        return Some(Ok(code.clone().into_owned()));
+        return Some(Outcome::Code(code.clone().into_owned()));
     }
     let error = query.get("error")?;
     let words = query.get("error_description").unwrap_or(error);
-    Some(Err(words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect()))
+    let words = words.chars().filter(|c| !c.is_control());
+    Some(Outcome::Refused(words.take(200).collect()))
 }
 
 fn page(outcome: Option<&Outcome>) -> Response<Full<Bytes>> {
     let (status, text) = match outcome {
-        Some(Ok(_)) => (StatusCode::OK, DONE),
-        Some(Err(_)) => (
+        Some(Outcome::Code(_)) => (StatusCode::OK, DONE),
+        Some(Outcome::Refused(_)) => (
             StatusCode::OK,
             "The login was refused; the terminal says why.",
         ),

@@ -1,15 +1,16 @@
 //! A login that is kept: one file a server, which only its owner can read.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::DirBuilder,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use control_plane::Token;
 use jiff::Timestamp;
+use runtime::lock_file::{LockError, LockFile};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -19,8 +20,7 @@ use super::{
 
 /// Tokens with less time left are refreshed first.
 const MARGIN: Duration = Duration::from_secs(30);
-const LOCK_ATTEMPTS_MAX: u32 = 600;
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A login. Its `Debug` shows no token.
 #[derive(Clone, Serialize, Deserialize)]
@@ -217,23 +217,18 @@ fn file(server: &str) -> Result<PathBuf, LoginError> {
 }
 
 /// Held until dropped.
-async fn lock(file: &Path) -> Result<File, LoginError> {
+async fn lock(file: &Path) -> Result<LockFile, LoginError> {
     let path = file.with_extension("lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    for _ in 0..LOCK_ATTEMPTS_MAX {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
-        }
-    }
-    Err(LoginError::Locked)
+    let taken = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || LockFile::take(&path, LOCK_TIMEOUT)).await
+    };
+    let taken = taken.map_err(|error| failed("lock", &path)(error.into()))?;
+    taken.map_err(|error| match error {
+        LockError::Open(error) => failed("open", &path)(error),
+        LockError::Lock(error) => failed("lock", &path)(error),
+        LockError::Held => LoginError::Locked,
+    })
 }
 
 fn failed(step: &str, file: &Path) -> impl Fn(io::Error) -> LoginError {

@@ -2,10 +2,9 @@
 
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use runtime::{
-    connect::{ConnectError, ConnectOptions, Target, connect_http},
+    connect::{ConnectOptions, ExchangeError, Target, status_of},
     jwt::{JwtError, Secret},
 };
 
@@ -21,9 +20,7 @@ pub(super) struct Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error(transparent)]
-    Connect(#[from] Box<ConnectError>),
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
+    Exchange(#[from] ExchangeError),
     #[error(transparent)]
     Request(#[from] http::Error),
     #[error(transparent)]
@@ -47,14 +44,7 @@ impl Endpoint {
         now: Timestamp,
     ) -> Result<(), SendError> {
         let request = self.request(id, body, now.as_second())?;
-        let io = connect_http(&self.target, &self.options)
-            .await
-            .map_err(Box::new)?;
-        let (mut send, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-        let exchange = async move { send.send_request(request).await.map(|it| it.status()) };
-        let (status, _) = tokio::join!(exchange, connection);
-        match status? {
+        match status_of(request, &self.target, &self.options).await? {
             status if status.is_success() => Ok(()),
             status => Err(SendError::Refused(status)),
         }

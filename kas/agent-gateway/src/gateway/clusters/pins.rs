@@ -1,7 +1,7 @@
 //! The pins of the store, kept here, and what other replicas change about them.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -102,7 +102,8 @@ impl Clusters {
 
     /// Another replica has changed a pin.
     async fn read_again(&self, agent: AgentId) {
-        if !self.lock().contains_key(&agent) {
+        let keeps_all = self.keeps_all.load(Ordering::Relaxed);
+        if !keeps_all && !self.lock().contains_key(&agent) {
             return;
         }
         if let Ok(pin) = self.pins.read(agent).await {

@@ -107,11 +107,7 @@ struct Size {
 }
 
 impl Sizes {
-    fn take(
-        &mut self,
-        bytes: &[u8],
-        each: &mut dyn FnMut(Passed<'_>),
-    ) -> Result<(), Unreadable> {
+    fn take(&mut self, bytes: &[u8], each: &mut dyn FnMut(Passed<'_>)) -> Result<(), Unreadable> {
         for byte in bytes {
             if self.0.len() == MAX_RESIZE_BYTES {
                 return Err(Unreadable("a size of the terminal that is none"));

@@ -24,7 +24,10 @@ pub(in crate::kubernetes_api) struct Recorder {
 
 impl Recorder {
     /// Of a session that was opened with these headers.
-    pub(in crate::kubernetes_api) fn new(mut recording: Box<Recording>, headers: &HeaderMap) -> Self {
+    pub(in crate::kubernetes_api) fn new(
+        mut recording: Box<Recording>,
+        headers: &HeaderMap,
+    ) -> Self {
         recording.begin();
         let channels = Channels::of(headers);
         if matches!(channels, Channels::Unknown) {

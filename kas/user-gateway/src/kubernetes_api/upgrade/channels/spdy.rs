@@ -181,7 +181,8 @@ impl Spdy {
 
 fn kind_of(streams: &[(u32, Kind)], stream: u32) -> Option<Kind> {
     let mut all = streams.iter();
-    all.find(|(known, _)| *known == stream).map(|(_, kind)| *kind)
+    all.find(|(known, _)| *known == stream)
+        .map(|(_, kind)| *kind)
 }
 
 /// Reads a frame with headers; one that opens a stream says of which kind it is.
@@ -378,7 +379,10 @@ mod tests {
 
         let read = Spdy::default().from_client(&bomb, &mut |_| {});
 
-        assert_eq!(read, Err(Unreadable("headers of a stream that are too long")));
+        assert_eq!(
+            read,
+            Err(Unreadable("headers of a stream that are too long"))
+        );
     }
 
     proptest! {
