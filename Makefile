@@ -5,7 +5,11 @@ export KAS_TEST_CACHE ?= $(HOME)/.cache/kas-tests
 # Errors say what happened; where their code was is noise in a test's report.
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: up test setup build lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test
+# Test programs that start a real Kubernetes, or run its kubectl.
+KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
+	demo_cluster_kubectl
+
+.PHONY: up test setup build lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -98,7 +102,15 @@ test-engines: setup
 image:
 	deploy/images/build
 
-# Both charts on real Kubernetes of two minor versions: what the API server accepts, and the images of `make image` at work.
+# Both charts on real Kubernetes of these versions, each with a module folder in tests/setup: what the API server accepts,
+# and the images of `make image` at work.
+deploy-test: VERSIONS ?= v1.35.4 v1.36.3 v1.37.2
 deploy-test: image
-	tests/setup/install deploy
-	for version in "" v1.34.4; do export KAS_TEST_KUBERNETES=$$version; deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
+	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \
+	  tests/setup/install deploy && deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
+
+# The tests that run on a real Kubernetes, on other versions than that of `make test` (tests/setup/kubernetes-version).
+test-kubernetes: VERSIONS ?= v1.33.13 v1.34.4 v1.35.4 v1.36.3 v1.37.2
+test-kubernetes:
+	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \
+	  tests/setup/install && $(CARGO) test --workspace --no-fail-fast $(KUBERNETES_TESTS:%=--test %) || exit 1; done

@@ -94,11 +94,25 @@ pub fn cache() -> PathBuf {
         .map_or_else(|| home().join(".cache/kas-tests"), PathBuf::from)
 }
 
+/// The version of Kubernetes whose programs the tests run: that of `KAS_TEST_KUBERNETES`, or the one for all.
+#[must_use]
+pub fn kubernetes_version() -> String {
+    let chosen = std::env::var("KAS_TEST_KUBERNETES").ok();
+    chosen
+        .filter(|version| !version.is_empty())
+        .unwrap_or_else(|| {
+            include_str!("../setup/kubernetes-version")
+                .trim()
+                .to_owned()
+        })
+}
+
 /// Where a program is: in the cache, on the path, or where Debian puts daemons.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = vec![cache().join("bin")];
+    let kept = cache().join("bin");
+    let mut folders = vec![kept.join(kubernetes_version()), kept];
     folders.extend(std::env::split_paths(&path));
     folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     folders

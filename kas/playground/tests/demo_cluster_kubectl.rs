@@ -179,10 +179,15 @@ impl Following {
 fn find_kubectl() -> Option<PathBuf> {
     let cache = std::env::var_os("KAS_TEST_CACHE").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/kas-tests"));
-    let cached = cache.or(home).map(|cache| cache.join("bin"));
+    let version = std::env::var("KAS_TEST_KUBERNETES").ok();
+    let version = version.filter(|version| !version.is_empty());
+    let newest = include_str!("../../../tests/setup/kubernetes-version").trim();
+    let kept = cache.or(home).map(|cache| cache.join("bin"));
+    let of_version = (kept.as_ref()).map(|bin| bin.join(version.as_deref().unwrap_or(newest)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    cached
+    of_version
         .into_iter()
+        .chain(kept)
         .chain(std::env::split_paths(&path))
         .map(|folder| folder.join("kubectl"))
         .find(|kubectl| kubectl.is_file())

@@ -1,4 +1,4 @@
-// The API server of another minor version that the tests build, held here so that go.mod names its version.
+// The programs of one minor version of Kubernetes that the tests build, held here so that go.mod names the version.
 
 //go:build tools
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cluster_state::AgentId;
 use jiff::Timestamp;
 
-use super::{Directory, RuleVerdict, caller::Caller, words::RuleWords};
+use super::{Directory, RuleVerdict, caller::Caller, file::Rule, words::RuleWords};
 use crate::{Access, AgentInfo, Identity, IdentityKind};
 
 /// The answer to "why can this user?".

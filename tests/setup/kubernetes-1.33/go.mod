@@ -1,4 +1,4 @@
-module kas.test/setup/kubernetes
+module kas.test/setup/kubernetes133
 
 go 1.24.0
 

@@ -1,4 +1,4 @@
-// The Kubernetes programs that the tests build, held here so that go.mod names their versions.
+// The programs of one minor version of Kubernetes that the tests build, held here so that go.mod names the version.
 
 //go:build tools
 
