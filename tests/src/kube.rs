@@ -112,20 +112,33 @@ impl Cluster {
     /// # Errors
     /// When the cluster does not take it.
     pub async fn least_rights(&self, feature: &str, folder: &Path) -> Result<PathBuf> {
+        let feature_flag = format!("--features={feature}");
         let account = format!("agentk-{feature}");
+        self.with_rights(&account, &[&feature_flag], folder).await
+    }
+
+    /// The kubeconfig of a new service account that may do what `agentk rbac` prints with these flags, and no more.
+    ///
+    /// # Errors
+    /// When the cluster does not take it.
+    pub async fn with_rights(
+        &self,
+        account: &str,
+        flags: &[&str],
+        folder: &Path,
+    ) -> Result<PathBuf> {
         let mut rbac = Command::new(programs::own_agentk()?);
-        rbac.args(["rbac", "--namespace=default"]);
-        rbac.arg(format!("--features={feature}"));
+        rbac.args(["rbac", "--namespace=default"]).args(flags);
         rbac.arg(format!("--service-account={account}"));
         let printed = rbac.output().await?;
         let admin = self.admin();
-        admin.ok(&["create", "serviceaccount", &account]).await?;
+        admin.ok(&["create", "serviceaccount", account]).await?;
         admin
             .ok_with(&["apply", "-f", "-"], &printed.stdout)
             .await?;
-        let token = admin.ok(&["create", "token", &account]).await?;
+        let token = admin.ok(&["create", "token", account]).await?;
         let other = std::fs::read_to_string(self.agent_kubeconfig())?;
-        let file = folder.join(format!("kubeconfig-{feature}"));
+        let file = folder.join(format!("kubeconfig-{account}"));
         std::fs::write(&file, other.replace("agent-token", token.trim()))?;
         Ok(file)
     }

@@ -1,10 +1,13 @@
-//! `agentk rbac`: the rights that features need, for `kubectl apply -f -`.
+//! `agentk rbac`: the rights that features need, and those to act as others, for `kubectl apply -f -`.
+
+mod constrained;
 
 use clap::Args;
+use constrained::Constrained;
 
 use crate::features::Feature;
 
-/// Print the RBAC objects that the agent needs for its features
+/// Print the RBAC objects that the agent needs for its features, and to act as callers
 #[derive(Debug, Args)]
 pub struct Rbac {
     /// Enabled features, separated by commas
@@ -16,6 +19,8 @@ pub struct Rbac {
     /// Service account of the agent; also the name of the printed objects
     #[arg(long, value_name = "NAME", default_value = "agentk")]
     service_account: String,
+    #[command(flatten)]
+    constrained: Constrained,
 }
 
 /// The lease by which the leader is elected.
@@ -32,6 +37,11 @@ impl Rbac {
         let mut all = self.grant("", &name, &self.in_namespace(), &[LEASES]);
         if !rules.is_empty() {
             let name = format!("{}-{}-features", self.namespace, self.service_account);
+            all += &self.grant("Cluster", &name, "", &rules);
+        }
+        if let Some(rules) = self.constrained.rules() {
+            let name = format!("{}-{}-constrained", self.namespace, self.service_account);
+            let rules: Vec<_> = rules.iter().map(String::as_str).collect();
             all += &self.grant("Cluster", &name, "", &rules);
         }
         all

@@ -178,6 +178,55 @@ fn the_rights_of_features_are_printed() {
 }
 
 #[test]
+fn bounds_of_impersonation_are_printed_and_never_hold_kubernetes_own_names() {
+    let read = |flags: &[&str]| {
+        let line = [&["agentk", "rbac"], flags].concat();
+        CommandLine::read(line).map(|it| match it {
+            CommandLine::Rbac(rbac) => rbac.yaml(),
+            CommandLine::Run(_) | CommandLine::Doctor(_) => panic!("this asks for rights"),
+        })
+    };
+    let plain = read(&[]).unwrap();
+    assert!(!plain.contains("impersonate"), "{plain}");
+    let least = read(&["--constrained"]).unwrap();
+    for rule in [
+        r#"resources: [users], verbs: ["impersonate:user-info"]"#,
+        r#"resources: [groups], resourceNames: ["gitlab:user"], verbs: ["impersonate:user-info"]"#,
+        r#"{apiGroups: ["*"], resources: ["*"], verbs: ["impersonate-on:user-info:get", "#,
+    ] {
+        assert!(least.contains(rule), "{least}");
+    }
+    assert!(!least.contains("user-info:create\", "), "{least}");
+    let more = read(&[
+        "--constrained",
+        "--as-group=gitlab:group_role:9:developer",
+        "--as-user=gitlab:user:ana",
+        "--on=create:pods/exec,deployments.apps/scale,*.batch",
+    ]);
+    let more = more.unwrap();
+    for rule in [
+        r#"resources: [users], resourceNames: ["gitlab:user:ana"],"#,
+        r#"resources: [groups], resourceNames: ["gitlab:group_role:9:developer"],"#,
+        r#"{apiGroups: [""], resources: ["pods/exec"], verbs: ["impersonate-on:user-info:create"]}"#,
+        r#"{apiGroups: ["apps"], resources: ["deployments/scale"],"#,
+        r#"{apiGroups: ["batch"], resources: ["*"],"#,
+    ] {
+        assert!(more.contains(rule), "{more}");
+    }
+    for bad in [
+        "--as-group=system:masters",
+        "--as-user=system:serviceaccount:kube-system:root",
+        "--as-group=*",
+        "--on=*:pods",
+        "--on=get:Pods",
+        "--on=pods",
+    ] {
+        assert!(read(&["--constrained", bad]).is_err(), "{bad}");
+    }
+    assert!(read(&["--as-group=people"]).is_err());
+}
+
+#[test]
 fn one_connection_is_enough_and_none_is_not() {
     let with = |number| read(&["--token-file", "/x", "--kas-connections", number], &[]);
 

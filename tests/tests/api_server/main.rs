@@ -2,6 +2,7 @@
 //! `--goaway-chance` has it, and is started anew under load. kas has two replicas, and the agent is ours or the one
 //! that AGENTK_BIN names, for which the figures are told but not judged.
 
+mod constrained;
 mod double;
 mod resets;
 mod trouble;

@@ -49,4 +49,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- else if not (or $c.token $c.secretName) }}{{ fail "set config.joinToken, config.secretName (a Secret with `token`) or config.token" }}{{ end -}}
 {{- if and $c.token $c.secretName }}{{ fail "config.token and config.secretName are both set: set only one" }}{{ end -}}
 {{- if and (eq .Values.rbac.accessLevel "namespaced") (not .Values.rbac.namespaces) (not .Values.rbac.useExistingRole) }}{{ fail "rbac.accessLevel namespaced needs rbac.namespaces" }}{{ end -}}
+{{- if eq .Values.rbac.accessLevel "constrained" }}
+{{- $b := .Values.rbac.constrained -}}
+{{- if not (or $b.groups .Values.rbac.useExistingRole) }}{{ fail "rbac.accessLevel constrained needs rbac.constrained.groups: without names, each group could be acted as" }}{{ end -}}
+{{- range concat $b.groups $b.users }}
+{{- if or (hasPrefix "system:" .) (contains "*" .) }}{{ fail (printf "rbac.constrained: %q is a pattern, or one of Kubernetes' own users and groups, which are not for callers" .) }}{{ end -}}
+{{- end }}
+{{- end -}}
 {{- end -}}
