@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::{
     section,
-    yaml::{At, Mistake, NoEffect, read_section},
+    yaml::{At, NoEffect, YamlError, read_section},
 };
 use serde_json::Value;
 
@@ -129,13 +129,13 @@ impl Config {
         all
     }
 
-    fn check_sections(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_sections(&self, at: &At<'_>) -> Result<(), YamlError> {
         self.check_control_plane(at)?;
         self.check_mixed_set(at)
     }
 
     /// GitLab's kas knows its own form of tokens only.
-    fn check_mixed_set(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_mixed_set(&self, at: &At<'_>) -> Result<(), YamlError> {
         let compatibility = self.redis.as_ref().map(|it| it.compatibility);
         let tokens = self
             .private_api
@@ -150,7 +150,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_control_plane(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_control_plane(&self, at: &At<'_>) -> Result<(), YamlError> {
         match (&self.standalone, &self.gitlab) {
             (Some(_), Some(_)) => Err(at.key("gitlab").mistake(
                 "`gitlab` and `standalone` are both given: only one control plane can be used, remove one",
@@ -193,7 +193,7 @@ pub enum ConfigError {
     },
     /// It says something wrong.
     #[error(transparent)]
-    Mistake(#[from] Mistake),
+    Yaml(#[from] YamlError),
 }
 
 /// A configuration, and what its file says without effect.
@@ -221,7 +221,7 @@ pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
 ///
 /// # Errors
 /// The first mistake, and where it is.
-pub fn parse(file: &Path, text: &str) -> Result<Loaded, Mistake> {
+pub fn parse(file: &Path, text: &str) -> Result<Loaded, YamlError> {
     let (config, notes) = read_section(file, text)?;
     Ok(Loaded { config, notes })
 }

@@ -15,7 +15,7 @@ use clap::Args;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use runtime::{
     signal::Termination,
-    yaml::{self, Mistake, Spot},
+    yaml::{self, Spanned, YamlError},
 };
 use rustix::process::Pid;
 use serde_json::json;
@@ -98,8 +98,12 @@ impl Options {
 }
 
 /// Reads the timetable; each fault must have what it happens to.
-fn read(file: &Path, text: &str, subjects: &FaultSubjects) -> Result<Vec<Spot<Fault>>, Mistake> {
-    let faults: Vec<Spot<Fault>> = yaml::read(file, text)?;
+fn read(
+    file: &Path,
+    text: &str,
+    subjects: &FaultSubjects,
+) -> Result<Vec<Spanned<Fault>>, YamlError> {
+    let faults: Vec<Spanned<Fault>> = yaml::read(file, text)?;
     let known: Vec<_> = subjects
         .processes
         .all()
@@ -110,12 +114,12 @@ fn read(file: &Path, text: &str, subjects: &FaultSubjects) -> Result<Vec<Spot<Fa
         let has_link = |of: Subject| !subjects.links.of(of).is_empty();
         let has_process = |of: Subject| known.contains(&of.name());
         let checked = fault.value.check_of_others(has_link, has_process);
-        checked.map_err(|message| Mistake::at(file, fault, message))?;
+        checked.map_err(|message| YamlError::at(file, fault, message))?;
     }
     Ok(faults)
 }
 
-async fn all(faults: &[Spot<Fault>], subjects: &FaultSubjects) -> anyhow::Result<()> {
+async fn all(faults: &[Spanned<Fault>], subjects: &FaultSubjects) -> anyhow::Result<()> {
     let began = Instant::now();
     let one = async |fault: &Fault| {
         let due = Duration::try_from_secs_f64(fault.at).unwrap_or(Duration::MAX);

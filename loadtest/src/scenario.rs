@@ -7,7 +7,7 @@ mod topology;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use runtime::yaml::{self, Mistake, Spot};
+use runtime::yaml::{self, Spanned, YamlError};
 use serde::Deserialize;
 
 use crate::traffic::Traffic;
@@ -30,7 +30,7 @@ pub(crate) struct Scenario {
     #[serde(default)]
     pub(crate) fleet: Fleet,
     /// What happens, one after the other.
-    pub(crate) phases: Vec<Spot<Phase>>,
+    pub(crate) phases: Vec<Spanned<Phase>>,
     #[serde(default)]
     pub(crate) objectives: Objectives,
     /// Seconds between two samples of every process.
@@ -71,9 +71,9 @@ pub(crate) struct Phase {
     #[serde(default)]
     pub(crate) warm_up: bool,
     #[serde(default)]
-    pub(crate) traffic: Vec<Spot<Traffic>>,
+    pub(crate) traffic: Vec<Spanned<Traffic>>,
     #[serde(default)]
-    pub(crate) faults: Vec<Spot<Fault>>,
+    pub(crate) faults: Vec<Spanned<Fault>>,
 }
 
 impl Default for Fleet {
@@ -106,7 +106,7 @@ impl Scenario {
         Ok(Self::read(file, &text)?)
     }
 
-    fn read(file: &Path, text: &str) -> Result<Self, Mistake> {
+    fn read(file: &Path, text: &str) -> Result<Self, YamlError> {
         let scenario: Self = yaml::read(file, text)?;
         scenario.check(file)?;
         Ok(scenario)
@@ -116,8 +116,8 @@ impl Scenario {
     ///
     /// # Errors
     /// The first mistake.
-    pub(crate) fn check(&self, file: &Path) -> Result<(), Mistake> {
-        let whole = |message: &str| Mistake {
+    pub(crate) fn check(&self, file: &Path) -> Result<(), YamlError> {
+        let whole = |message: &str| YamlError {
             file: file.to_owned(),
             line: 1,
             column: 1,
@@ -141,15 +141,15 @@ impl Scenario {
         }
         for phase in &self.phases {
             if !(phase.value.seconds > 0.0 && phase.value.seconds < 1e6) {
-                return Err(Mistake::at(file, phase, "`seconds` must be above 0"));
+                return Err(YamlError::at(file, phase, "`seconds` must be above 0"));
             }
             for traffic in &phase.value.traffic {
                 let checked = traffic.value.check();
-                checked.map_err(|message| Mistake::at(file, traffic, message))?;
+                checked.map_err(|message| YamlError::at(file, traffic, message))?;
             }
             for fault in &phase.value.faults {
                 let checked = fault.value.check(&self.topology, phase.value.seconds);
-                checked.map_err(|message| Mistake::at(file, fault, message))?;
+                checked.map_err(|message| YamlError::at(file, fault, message))?;
             }
         }
         Ok(())
@@ -168,7 +168,7 @@ impl Scenario {
 
     /// Connections that its traffic may hold at the same time.
     pub(crate) fn clients(&self) -> usize {
-        let of = |phase: &Spot<Phase>| {
+        let of = |phase: &Spanned<Phase>| {
             let traffic = phase.value.traffic.iter();
             traffic.map(|it| it.value.clients()).sum::<usize>()
         };

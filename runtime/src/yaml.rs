@@ -18,12 +18,12 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, MessageFormatter, UserMessageFormatter};
 
 /// A value and where it stands in its file.
-pub type Spot<T> = serde_saphyr::Spanned<T>;
+pub type Spanned<T> = serde_saphyr::Spanned<T>;
 
 /// A mistake in a YAML file, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {message}", file.display())]
-pub struct Mistake {
+pub struct YamlError {
     /// The file.
     pub file: PathBuf,
     /// The line, from 1.
@@ -34,14 +34,14 @@ pub struct Mistake {
     pub message: String,
 }
 
-impl Mistake {
-    /// A mistake in the value of a [`Spot`].
+impl YamlError {
+    /// A mistake in the value of a [`Spanned`].
     #[must_use]
-    pub fn at<T>(file: &Path, spot: &Spot<T>, message: impl Into<String>) -> Self {
+    pub fn at<T>(file: &Path, spanned: &Spanned<T>, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
-            line: spot.referenced.line(),
-            column: spot.referenced.column(),
+            line: spanned.referenced.line(),
+            column: spanned.referenced.column(),
             message: message.into(),
         }
     }
@@ -51,7 +51,7 @@ impl Mistake {
 ///
 /// # Errors
 /// The first mistake, and where it is.
-pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, Mistake> {
+pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, YamlError> {
     serde_saphyr::from_str_with_options(text, options())
         .map_err(|error| mistake(file, text, &error))
 }
@@ -64,12 +64,12 @@ pub fn options() -> serde_saphyr::Options {
 
 /// What the YAML library found, in our words.
 #[must_use]
-pub fn mistake(file: &Path, text: &str, error: &Error) -> Mistake {
+pub fn mistake(file: &Path, text: &str, error: &Error) -> YamlError {
     let error = error.without_snippet();
     let (line, column) = error
         .location()
         .map_or((1, 1), |place| (place.line(), place.column()));
-    Mistake {
+    YamlError {
         file: file.to_owned(),
         line,
         column,

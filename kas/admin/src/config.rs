@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use runtime::{
     listen::{ListenAddress, Listens as _, Network},
     listens, section,
-    yaml::{At, Mistake},
+    yaml::{At, YamlError},
 };
 
 section! {
@@ -45,7 +45,7 @@ impl AdminListen {
         self.network != Network::Unix && self.address == Self::DEFAULT_ADDRESS
     }
 
-    fn check_protection(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_protection(&self, at: &At<'_>) -> Result<(), YamlError> {
         self.check_listener(at)?;
         if self.client_ca_certificate_file.is_some() && self.certificate_file.is_none() {
             return Err(at.mistake(

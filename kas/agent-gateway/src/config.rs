@@ -7,7 +7,7 @@ use runtime::{
     connect::Target,
     listen::Network,
     listens, section,
-    yaml::{At, FilePath, Mistake, NonEmpty, PositiveSeconds, Setting},
+    yaml::{At, FilePath, NonEmpty, PositiveSeconds, Setting, YamlError},
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for WebhookUrl {
 impl Setting for WebhookUrl {}
 
 impl Events {
-    fn check_number(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_number(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.webhooks.len() > WEBHOOKS_MAX {
             let at = at.key("webhooks");
             let path = at.path();

@@ -3,7 +3,7 @@
 use runtime::{
     connect::Target,
     section,
-    yaml::{At, FilePath, Mistake, NonEmpty, PositiveSeconds, Setting},
+    yaml::{At, FilePath, NonEmpty, PositiveSeconds, Setting, YamlError},
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use url::Url;
@@ -230,7 +230,7 @@ impl SyslogAddress {
 }
 
 impl SyslogSection {
-    fn check_tls(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_tls(&self, at: &At<'_>) -> Result<(), YamlError> {
         let files = [
             &self.ca_certificate_file,
             &self.certificate_file,
@@ -263,7 +263,7 @@ impl SinkSection {
 }
 
 impl AuditSection {
-    fn check_sinks(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_sinks(&self, at: &At<'_>) -> Result<(), YamlError> {
         let sinks = at.key("sinks");
         if self.sinks.len() > SINKS_MAX {
             return Err(sinks.mistake(format!(

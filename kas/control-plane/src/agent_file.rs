@@ -161,7 +161,7 @@ remote_development:
 flux: {webhook_receiver_url: 'http://receiver'}
 ";
 
-    fn read(text: &str) -> Result<AgentFile, runtime::yaml::Mistake> {
+    fn read(text: &str) -> Result<AgentFile, runtime::yaml::YamlError> {
         runtime::yaml::read(Path::new("config.yaml"), text)
     }
 

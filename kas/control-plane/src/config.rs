@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use runtime::{
     connect::Target,
     section,
-    yaml::{At, FilePath, Mistake, NonEmpty, PositiveSeconds, Seconds},
+    yaml::{At, FilePath, NonEmpty, PositiveSeconds, Seconds, YamlError},
 };
 
 section! {
@@ -81,7 +81,7 @@ section! {
 }
 
 impl GitLab {
-    fn check_urls(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_urls(&self, at: &At<'_>) -> Result<(), YamlError> {
         let urls = [
             ("address", Some(&self.address)),
             ("external_url", self.external_url.as_ref()),
@@ -130,7 +130,7 @@ impl RateLimit {
         }
     }
 
-    fn check_rate(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_rate(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.refill_rate_per_second < 0.0 || !self.refill_rate_per_second.is_finite() {
             let at = at.key("refill_rate_per_second");
             return Err(at.mistake("refill_rate_per_second must be 0 or more"));

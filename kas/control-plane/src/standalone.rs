@@ -57,7 +57,7 @@ use issuers::IssuerEntry;
 use oidc::Issuers;
 use runtime::{
     reloads,
-    yaml::{self, Mistake},
+    yaml::{self, YamlError},
 };
 
 /// Why the file cannot be used.
@@ -79,7 +79,7 @@ pub enum StandaloneError {
     },
     /// It says something wrong.
     #[error(transparent)]
-    Mistake(#[from] Mistake),
+    Yaml(#[from] YamlError),
 }
 
 /// Tokens that were removed from the file, whose agents are remembered.
@@ -380,7 +380,7 @@ pub fn read(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
 }
 
 /// Reads and checks the text of a file, whose name is for messages only.
-pub fn parse(file: &Path, text: &str, now: Timestamp) -> Result<Directory, Mistake> {
+pub fn parse(file: &Path, text: &str, now: Timestamp) -> Result<Directory, YamlError> {
     let document: Document<AgentFile> = yaml::read(file, text)?;
     check::check(file, &document, now)?;
     Ok(Directory::new(&document))

@@ -311,7 +311,7 @@ fn end(lasts: Duration) -> Result<Timestamp, CommandError> {
 }
 
 /// Rules by number and path: `1 (access[0])`, `1 (access[0]), 2 (access[1])`.
-fn numbers(numbers: &[usize]) -> String {
+pub(super) fn numbers(numbers: &[usize]) -> String {
     let numbers: Vec<_> = numbers.iter().map(|it| Rule::named(*it)).collect();
     numbers.join(", ")
 }

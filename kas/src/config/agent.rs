@@ -4,7 +4,7 @@ use agent_gateway::config::{AgentListen, Events, JobRouter, ReceptiveAgent};
 use control_plane::config::AgentConfiguration;
 use runtime::{
     section,
-    yaml::{At, Mistake, NoEffect, PositiveSeconds, Seconds},
+    yaml::{At, NoEffect, PositiveSeconds, Seconds, YamlError},
 };
 use user_gateway::config::{Graph, KubernetesApi};
 
@@ -68,7 +68,7 @@ section! {
 }
 
 impl Agent {
-    fn check_registrations(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_registrations(&self, at: &At<'_>) -> Result<(), YamlError> {
         let (ttl, refresh) = (
             at.key("redis_conn_info_ttl"),
             at.key("redis_conn_info_refresh"),

@@ -6,7 +6,7 @@ use runtime::{
     listen::Network,
     listens, section,
     telemetry::LogLevel,
-    yaml::{At, FilePath, Mistake, NoEffect, Reason, Seconds, Setting, check_url_path},
+    yaml::{At, FilePath, NoEffect, Reason, Seconds, Setting, YamlError, check_url_path},
 };
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +152,7 @@ impl Setting for SeriesLimit {}
 pub struct Share(pub f64);
 
 impl Setting for Share {
-    fn check(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check(&self, at: &At<'_>) -> Result<(), YamlError> {
         if (0.0..=1.0).contains(&self.0) {
             return Ok(());
         }
@@ -175,13 +175,13 @@ impl UrlPath {
         }
     }
 
-    fn check_path(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_path(&self, at: &At<'_>) -> Result<(), YamlError> {
         check_url_path(&at.key("url_path"), &self.url_path)
     }
 }
 
 impl Tracing {
-    fn check_endpoint(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_endpoint(&self, at: &At<'_>) -> Result<(), YamlError> {
         let schemes = ["http://", "https://"];
         if schemes
             .iter()
@@ -195,7 +195,7 @@ impl Tracing {
 }
 
 impl Sentry {
-    fn check_dsn(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_dsn(&self, at: &At<'_>) -> Result<(), YamlError> {
         if !self.dsn.expose().is_empty() {
             at.note(NotBuilt::WHY);
         }
@@ -204,7 +204,7 @@ impl Sentry {
 }
 
 impl GoogleProfiler {
-    fn check_profiler(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_profiler(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.enabled {
             at.note(NotBuilt::WHY);
         }

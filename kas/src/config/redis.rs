@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use runtime::{
     listen::{TlsFiles, check_pair, tls_files},
     section,
-    yaml::{At, Mistake, NoEffect, NonEmpty, PositiveSeconds, Setting},
+    yaml::{At, NoEffect, NonEmpty, PositiveSeconds, Setting, YamlError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +148,7 @@ impl Redis {
         }
     }
 
-    fn check_servers(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_servers(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.servers().is_none() {
             return Err(at.mistake(
                 "redis needs exactly one of the keys `server`, `sentinel` and `cluster`",
@@ -165,18 +165,18 @@ impl Redis {
 }
 
 impl RedisSentinel {
-    fn check_addresses(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_addresses(&self, at: &At<'_>) -> Result<(), YamlError> {
         check_some(at, &self.addresses)
     }
 }
 
 impl RedisCluster {
-    fn check_addresses(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_addresses(&self, at: &At<'_>) -> Result<(), YamlError> {
         check_some(at, &self.addresses)
     }
 }
 
-fn check_some(at: &At<'_>, addresses: &[NonEmpty]) -> Result<(), Mistake> {
+fn check_some(at: &At<'_>, addresses: &[NonEmpty]) -> Result<(), YamlError> {
     if addresses.is_empty() {
         let path = at.path();
         return Err(at.mistake(format!("{path}.addresses must not be empty")));
@@ -201,7 +201,7 @@ impl RedisTls {
         self == other || (self.is_off() && other.is_off())
     }
 
-    fn check_certificate(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_certificate(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.enabled {
             check_pair(
                 at,

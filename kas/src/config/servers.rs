@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use runtime::{
     listen::Network,
     listens, section,
-    yaml::{At, FilePath, Mistake, NoEffect, PositiveSeconds},
+    yaml::{At, FilePath, NoEffect, PositiveSeconds, YamlError},
 };
 
 use super::unused::{NoAge, OneGrace};
@@ -81,7 +81,7 @@ section! {
 listens!(PrivateApiListen, "127.0.0.1:8155");
 
 impl PrivateApiListen {
-    fn check_certificates(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_certificates(&self, at: &At<'_>) -> Result<(), YamlError> {
         self.check_listener(at)?;
         if self.client_ca_certificate_file.is_some() && self.certificate_file.is_none() {
             return Err(at.mistake(

@@ -8,7 +8,7 @@ use super::*;
 
 const MINIMAL: &str = "standalone: {file: agents.yaml}\n";
 
-fn parse_text(text: &str) -> Result<Loaded, Mistake> {
+fn parse_text(text: &str) -> Result<Loaded, YamlError> {
     parse(Path::new("kas.yaml"), text)
 }
 

@@ -2,7 +2,7 @@
 
 use runtime::{
     section,
-    yaml::{At, Mistake, PositiveSeconds, Reason, Setting},
+    yaml::{At, PositiveSeconds, Reason, Setting, YamlError},
 };
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 
@@ -59,7 +59,7 @@ pub struct Workspaces {
 }
 
 impl Setting for Workspaces {
-    fn check(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.enabled {
             at.note(NotBuilt::WHY);
         }

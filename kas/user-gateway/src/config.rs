@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use runtime::{
     listen::Network,
     listens, section,
-    yaml::{At, Mistake, PositiveSeconds, Seconds, Setting, check_url_path},
+    yaml::{At, PositiveSeconds, Seconds, Setting, YamlError, check_url_path},
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -91,7 +91,7 @@ impl Setting for PathPrefix {
 }
 
 impl KubernetesApi {
-    fn check_prefix(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_prefix(&self, at: &At<'_>) -> Result<(), YamlError> {
         let list = at.key("extra_allowed_response_headers");
         let headers = self.extra_allowed_response_headers.iter();
         for header in headers.filter(|it| !it.passes()) {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::yaml::{At, Mistake, Setting};
+use crate::yaml::{At, Setting, YamlError};
 
 /// What a listener is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,7 @@ macro_rules! listens {
             fn check_listener(
                 &self,
                 at: &$crate::yaml::At<'_>,
-            ) -> Result<(), $crate::yaml::Mistake> {
+            ) -> Result<(), $crate::yaml::YamlError> {
                 let (certificate, key) =
                     (self.certificate_file.as_deref(), self.key_file.as_deref());
                 $crate::listen::check_pair(at, certificate, key)?;
@@ -134,7 +134,7 @@ pub fn check_pair(
     at: &At<'_>,
     certificate: Option<&Path>,
     key: Option<&Path>,
-) -> Result<(), Mistake> {
+) -> Result<(), YamlError> {
     let missing = match (certificate, key) {
         (Some(_), Some(_)) | (None, None) => return Ok(()),
         (Some(_), None) => "key_file",
@@ -155,7 +155,7 @@ pub fn check_address(
     network: Network,
     address: &str,
     example: &str,
-) -> Result<(), Mistake> {
+) -> Result<(), YamlError> {
     if network == Network::Unix || has_port(address) {
         return Ok(());
     }

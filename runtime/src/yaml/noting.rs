@@ -13,7 +13,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{Mistake, Spot, mistake, options, unknown};
+use super::{Spanned, YamlError, mistake, options, unknown};
 use layer::Noting;
 
 /// The name of a struct's field, a bool, that is set when there was a key that the struct does not know.
@@ -60,7 +60,7 @@ struct Seen {
 pub fn read_noting<T: DeserializeOwned>(
     file: &Path,
     text: &str,
-) -> Result<(T, Vec<UnknownKey>), Mistake> {
+) -> Result<(T, Vec<UnknownKey>), YamlError> {
     let (value, unknown, _) = read_by(file, text, lenient_options())?;
     Ok((value, unknown))
 }
@@ -69,7 +69,7 @@ pub fn read_noting<T: DeserializeOwned>(
 ///
 /// # Errors
 /// The first mistake, and where it is.
-pub fn read_written(file: &Path, text: &str) -> Result<serde_json::Value, Mistake> {
+pub fn read_written(file: &Path, text: &str) -> Result<serde_json::Value, YamlError> {
     let read: Result<Option<serde_json::Value>, _> =
         serde_saphyr::from_str_with_options(text, lenient_options());
     let value = read.map_err(|error| mistake(file, text, &error))?;
@@ -89,7 +89,7 @@ fn lenient_options() -> serde_saphyr::Options {
 pub(super) fn read_placed<T: DeserializeOwned>(
     file: &Path,
     text: &str,
-) -> Result<(T, Vec<UnknownKey>, Places), Mistake> {
+) -> Result<(T, Vec<UnknownKey>, Places), YamlError> {
     read_by(file, text, options())
 }
 
@@ -97,7 +97,7 @@ fn read_by<T: DeserializeOwned>(
     file: &Path,
     text: &str,
     options: serde_saphyr::Options,
-) -> Result<(T, Vec<UnknownKey>, Places), Mistake> {
+) -> Result<(T, Vec<UnknownKey>, Places), YamlError> {
     let seen = Seen::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |inner| {
         let place = Place {
@@ -136,7 +136,7 @@ impl Place<'_> {
         }
     }
 
-    fn note(&self, key: &Spot<String>, known: &[&str]) {
+    fn note(&self, key: &Spanned<String>, known: &[&str]) {
         let mut noted = self.seen.unknown.borrow_mut();
         if noted.len() >= NOTED_KEYS_MAX {
             return;

@@ -8,7 +8,7 @@ mod reading;
 
 use std::path::PathBuf;
 
-use super::{FilePath, Mistake, NonEmpty, PositiveSeconds, Seconds};
+use super::{FilePath, NonEmpty, PositiveSeconds, Seconds, YamlError};
 
 pub use no_effect::{NoEffect, Reason};
 pub use reading::{At, Note, read_section};
@@ -30,14 +30,14 @@ pub trait Setting: Sized {
     ///
     /// # Errors
     /// The first mistake.
-    fn check(&self, _at: &At<'_>) -> Result<(), Mistake> {
+    fn check(&self, _at: &At<'_>) -> Result<(), YamlError> {
         Ok(())
     }
 }
 
 /// Defines a section: a struct whose fields are keys, each with its default; a key without one is required.
 ///
-/// `check = method;` names a method `(&self, &At) -> Result<(), Mistake>` for rules that one value alone cannot
+/// `check = method;` names a method `(&self, &At) -> Result<(), YamlError>` for rules that one value alone cannot
 /// know. `or = method;` replaces [`Setting::or`](crate::yaml::Setting::or).
 #[macro_export]
 macro_rules! section {
@@ -111,7 +111,7 @@ macro_rules! section {
             fn check(
                 &self,
                 at: &$crate::yaml::At<'_>,
-            ) -> ::std::result::Result<(), $crate::yaml::Mistake> {
+            ) -> ::std::result::Result<(), $crate::yaml::YamlError> {
                 $($crate::yaml::Setting::check(&self.$field, &at.key(stringify!($field)))?;)*
                 $(self.$check(at)?;)?
                 Ok(())
@@ -124,7 +124,7 @@ macro_rules! section {
 ///
 /// # Errors
 /// The path.
-pub fn check_url_path(at: &At<'_>, path: &str) -> Result<(), Mistake> {
+pub fn check_url_path(at: &At<'_>, path: &str) -> Result<(), YamlError> {
     if path.starts_with('/') {
         return Ok(());
     }
@@ -136,7 +136,7 @@ impl<T: Setting> Setting for Option<T> {
         self.as_ref().is_some_and(T::is_given)
     }
 
-    fn check(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check(&self, at: &At<'_>) -> Result<(), YamlError> {
         self.as_ref().map_or(Ok(()), |it| it.check(at))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use control_plane::{agent_file::AgentFile, standalone};
 use jiff::Timestamp;
 use prost::Message;
-use runtime::yaml::{self, NonEmpty, Seconds, Spot};
+use runtime::yaml::{self, NonEmpty, Seconds, Spanned};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{Bound, Long, Target, nobody};
@@ -69,7 +69,7 @@ pub(crate) const STANDALONE_FILE: Target = Target {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Sample {
-    text: Option<Spot<NonEmpty>>,
+    text: Option<Spanned<NonEmpty>>,
     number: u32,
     after: Option<Seconds>,
     flag: bool,

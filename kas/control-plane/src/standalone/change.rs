@@ -12,7 +12,7 @@ use super::{
     receptive::ReceptiveEntry,
     tokens::{self, TokenEntry},
 };
-use runtime::yaml::{Spot, nearest};
+use runtime::yaml::{Spanned, nearest};
 
 /// Why a change cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -211,14 +211,14 @@ impl<C> Document<C> {
 
     /// The users, or the services.
     #[must_use]
-    pub fn callers(&self, kind: CallerKind) -> &[Spot<CallerEntry>] {
+    pub fn callers(&self, kind: CallerKind) -> &[Spanned<CallerEntry>] {
         match kind {
             CallerKind::User => &self.users,
             CallerKind::Service => &self.services,
         }
     }
 
-    fn callers_mut(&mut self, kind: CallerKind) -> &mut Vec<Spot<CallerEntry>> {
+    fn callers_mut(&mut self, kind: CallerKind) -> &mut Vec<Spanned<CallerEntry>> {
         match kind {
             CallerKind::User => &mut self.users,
             CallerKind::Service => &mut self.services,
@@ -336,7 +336,7 @@ fn missing<'a>(
     }
 }
 
-fn unplaced<T>(value: T) -> Spot<T> {
+fn unplaced<T>(value: T) -> Spanned<T> {
     let nowhere = serde_saphyr::Location::UNKNOWN;
-    Spot::new(value, nowhere, nowhere)
+    Spanned::new(value, nowhere, nowhere)
 }

@@ -11,12 +11,16 @@ use super::{
     names::Name,
     tokens::{MAX_LIVE_TOKENS, TokenEntry, live},
 };
-use runtime::yaml::{Mistake, Spot, nearest};
+use runtime::yaml::{Spanned, YamlError, nearest};
 
 use crate::TokenHash;
 
 /// Refuses a document that contradicts itself, naming the first place where it does.
-pub(super) fn check<C>(file: &Path, document: &Document<C>, now: Timestamp) -> Result<(), Mistake> {
+pub(super) fn check<C>(
+    file: &Path,
+    document: &Document<C>,
+    now: Timestamp,
+) -> Result<(), YamlError> {
     let checker = Checker { file, now };
     checker.agents(document)?;
     checker.callers("user", &document.users)?;
@@ -35,7 +39,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn agents<C>(&self, document: &Document<C>) -> Result<(), Mistake> {
+    fn agents<C>(&self, document: &Document<C>) -> Result<(), YamlError> {
         let mut ids = HashMap::new();
         let mut names = HashMap::new();
         for entry in &document.agents {
@@ -70,7 +74,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn callers(&self, kind: &str, callers: &[Spot<CallerEntry>]) -> Result<(), Mistake> {
+    fn callers(&self, kind: &str, callers: &[Spanned<CallerEntry>]) -> Result<(), YamlError> {
         let mut names = HashMap::new();
         for entry in callers {
             let name = entry.value.name.as_str();
@@ -87,11 +91,11 @@ impl Checker<'_> {
 
     fn tokens<T>(
         &self,
-        entry: &Spot<T>,
+        entry: &Spanned<T>,
         kind: &str,
         name: &str,
         tokens: &[TokenEntry],
-    ) -> Result<(), Mistake> {
+    ) -> Result<(), YamlError> {
         let live = live(tokens, self.now);
         if live > MAX_LIVE_TOKENS {
             return Err(self.at(
@@ -106,7 +110,7 @@ impl Checker<'_> {
     }
 
     /// No token may belong to two owners, or it would be chance whose it is.
-    fn token_owners<C>(&self, document: &Document<C>) -> Result<(), Mistake> {
+    fn token_owners<C>(&self, document: &Document<C>) -> Result<(), YamlError> {
         let mut seen: HashMap<TokenHash, u64> = HashMap::new();
         let agents = document
             .agents
@@ -135,7 +139,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn issuers(&self, issuers: &[Spot<IssuerEntry>]) -> Result<(), Mistake> {
+    fn issuers(&self, issuers: &[Spanned<IssuerEntry>]) -> Result<(), YamlError> {
         for (at, entry) in issuers.iter().enumerate() {
             let name = &entry.value.issuer;
             if let Some(mistake) = entry.value.mistake() {
@@ -157,14 +161,14 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn rule<C>(&self, entry: &Spot<Rule>, document: &Document<C>) -> Result<(), Mistake> {
+    fn rule<C>(&self, entry: &Spanned<Rule>, document: &Document<C>) -> Result<(), YamlError> {
         let rule = &entry.value;
         if let Agents::Named(names) = &rule.agents {
             let known = || {
                 document
                     .agents
                     .iter()
-                    .map(|agent: &Spot<AgentEntry<C>>| agent.value.name.as_str())
+                    .map(|agent: &Spanned<AgentEntry<C>>| agent.value.name.as_str())
             };
             for name in names {
                 self.known(entry, "agent", name.as_str(), known())?;
@@ -188,11 +192,11 @@ impl Checker<'_> {
 
     fn known_callers(
         &self,
-        entry: &Spot<Rule>,
+        entry: &Spanned<Rule>,
         kind: &str,
         names: &[Name],
-        callers: &[Spot<CallerEntry>],
-    ) -> Result<(), Mistake> {
+        callers: &[Spanned<CallerEntry>],
+    ) -> Result<(), YamlError> {
         let known = || callers.iter().map(|caller| caller.value.name.as_str());
         names
             .iter()
@@ -201,11 +205,11 @@ impl Checker<'_> {
 
     fn known<'n>(
         &self,
-        entry: &Spot<Rule>,
+        entry: &Spanned<Rule>,
         kind: &str,
         name: &str,
         known: impl Iterator<Item = &'n str> + Clone,
-    ) -> Result<(), Mistake> {
+    ) -> Result<(), YamlError> {
         if known.clone().any(|it| it == name) {
             return Ok(());
         }
@@ -219,7 +223,7 @@ impl Checker<'_> {
         ))
     }
 
-    fn access_as(&self, entry: &Spot<Rule>) -> Result<(), Mistake> {
+    fn access_as(&self, entry: &Spanned<Rule>) -> Result<(), YamlError> {
         match &entry.value.access_as {
             AccessAs::User if !entry.value.services.is_empty() => {
                 Err(self.at(entry, "a rule with services cannot have access_as: user, use ci_job, agent or impersonate"))
@@ -242,11 +246,11 @@ impl Checker<'_> {
         }
     }
 
-    fn at<T>(&self, entry: &Spot<T>, message: impl Into<String>) -> Mistake {
-        Mistake::at(self.file, entry, message)
+    fn at<T>(&self, entry: &Spanned<T>, message: impl Into<String>) -> YamlError {
+        YamlError::at(self.file, entry, message)
     }
 }
 
-fn without_value<T>(entry: &Spot<T>) -> Spot<()> {
-    Spot::new((), entry.referenced, entry.defined)
+fn without_value<T>(entry: &Spanned<T>) -> Spanned<()> {
+    Spanned::new((), entry.referenced, entry.defined)
 }

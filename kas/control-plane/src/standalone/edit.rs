@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{file::Document, parse};
 use runtime::{
     lock_file::{LockError, LockFile},
-    yaml::{self, Mistake},
+    yaml::{self, YamlError},
 };
 
 /// A document that keeps the agents' configurations as they were written.
@@ -47,7 +47,7 @@ pub enum EditError {
     Locked(PathBuf),
     /// What is in it is wrong already.
     #[error(transparent)]
-    Mistake(#[from] Mistake),
+    Yaml(#[from] YamlError),
     /// The change would have made it wrong.
     #[error("the change would make the file invalid: {0}")]
     Invalid(String),

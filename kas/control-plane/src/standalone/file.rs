@@ -47,7 +47,7 @@ use super::{
     tokens::TokenEntry,
 };
 use crate::RecordSessions;
-use runtime::yaml::{Spot, list};
+use runtime::yaml::{Spanned, list};
 
 /// The whole file. `C` is how the configurations of agents are held.
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -64,16 +64,19 @@ use runtime::yaml::{Spot, list};
 pub struct Document<C> {
     /// The agents.
     #[cfg_attr(test, schemars(with = "Vec<AgentEntry<C>>"))]
-    #[serde(default = "Vec::<Spot<AgentEntry<C>>>::new", deserialize_with = "list")]
-    pub agents: Vec<Spot<AgentEntry<C>>>,
+    #[serde(
+        default = "Vec::<Spanned<AgentEntry<C>>>::new",
+        deserialize_with = "list"
+    )]
+    pub agents: Vec<Spanned<AgentEntry<C>>>,
     /// The users.
     #[cfg_attr(test, schemars(with = "Vec<CallerEntry>"))]
     #[serde(default, deserialize_with = "list")]
-    pub users: Vec<Spot<CallerEntry>>,
+    pub users: Vec<Spanned<CallerEntry>>,
     /// The services, whose tokens are used like those of CI jobs.
     #[cfg_attr(test, schemars(with = "Vec<CallerEntry>"))]
     #[serde(default, deserialize_with = "list")]
-    pub services: Vec<Spot<CallerEntry>>,
+    pub services: Vec<Spanned<CallerEntry>>,
     /// Those who say who somebody is.
     #[serde(
         default,
@@ -81,11 +84,11 @@ pub struct Document<C> {
         skip_serializing_if = "Vec::is_empty"
     )]
     #[cfg_attr(test, schemars(with = "Vec<IssuerEntry>"))]
-    pub issuers: Vec<Spot<IssuerEntry>>,
+    pub issuers: Vec<Spanned<IssuerEntry>>,
     /// Who may use which agent, and as whom; the first match decides.
     #[cfg_attr(test, schemars(with = "Vec<Rule>"))]
     #[serde(default, deserialize_with = "list")]
-    pub access: Vec<Spot<Rule>>,
+    pub access: Vec<Spanned<Rule>>,
 }
 
 /// An agent.

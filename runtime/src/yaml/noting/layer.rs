@@ -7,17 +7,17 @@ use std::fmt;
 use serde::de::{Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 
 use super::Place;
-use access::{Items, Keys, SpotParts};
+use access::{Items, Keys, SpannedParts};
 
 /// The name by which a value asks for its place in the text.
-const SPOT: &str = "__yaml_spanned";
+const SPANNED: &str = "__yaml_spanned";
 
 /// A deserializer that looks at the structs on its way.
 pub(super) struct Noting<'n, D> {
     inner: D,
     place: Place<'n>,
     /// Whether it stands for a value with its place in the text.
-    in_spot: bool,
+    is_spanned: bool,
 }
 
 impl<'n, D> Noting<'n, D> {
@@ -26,7 +26,7 @@ impl<'n, D> Noting<'n, D> {
         Self {
             inner,
             place,
-            in_spot: false,
+            is_spanned: false,
         }
     }
 }
@@ -51,13 +51,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        if !self.in_spot {
+        if !self.is_spanned {
             return self.inner.deserialize_any(visitor);
         }
         self.inner.deserialize_any(Looking {
             visitor,
             place: self.place,
-            kind: Kind::Spot,
+            kind: Kind::Spanned,
         })
     }
 
@@ -65,7 +65,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
         self.inner.deserialize_seq(Looking {
             visitor,
             place: self.place,
-            kind: Kind::Wrapper { spot: false },
+            kind: Kind::Wrapper { spanned: false },
         })
     }
 
@@ -73,7 +73,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
         self.inner.deserialize_option(Looking {
             visitor,
             place: self.place,
-            kind: Kind::Wrapper { spot: false },
+            kind: Kind::Wrapper { spanned: false },
         })
     }
 
@@ -85,7 +85,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
         let looking = Looking {
             visitor,
             place: self.place,
-            kind: Kind::Wrapper { spot: name == SPOT },
+            kind: Kind::Wrapper {
+                spanned: name == SPANNED,
+            },
         };
         self.inner.deserialize_newtype_struct(name, looking)
     }
@@ -145,9 +147,9 @@ enum Kind {
     /// A struct with these keys.
     Struct { fields: &'static [&'static str] },
     /// An option, or a type around another.
-    Wrapper { spot: bool },
+    Wrapper { spanned: bool },
     /// The map that a value with its place in the text is given as.
-    Spot,
+    Spanned,
 }
 
 /// A visitor that goes on looking below.
@@ -197,7 +199,7 @@ impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
         self.visitor.visit_newtype_struct(Noting {
             inner,
             place: self.place,
-            in_spot: matches!(self.kind, Kind::Wrapper { spot: true }),
+            is_spanned: matches!(self.kind, Kind::Wrapper { spanned: true }),
         })
     }
 
@@ -212,7 +214,7 @@ impl<'n, 'de, V: Visitor<'de>> Visitor<'de> for Looking<'n, V> {
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         match self.kind {
             Kind::Struct { fields } => self.visitor.visit_map(Keys::new(inner, self.place, fields)),
-            Kind::Spot => self.visitor.visit_map(SpotParts::new(inner, self.place)),
+            Kind::Spanned => self.visitor.visit_map(SpannedParts::new(inner, self.place)),
             Kind::Wrapper { .. } => self.visitor.visit_map(inner),
         }
     }

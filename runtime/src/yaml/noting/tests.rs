@@ -8,7 +8,7 @@ use crate::yaml::NonEmpty;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Doc {
-    outer: Option<Spot<Outer>>,
+    outer: Option<Spanned<Outer>>,
     limit: Option<u32>,
 }
 
@@ -23,10 +23,10 @@ struct Outer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Inner {
-    address: Option<Spot<String>>,
+    address: Option<Spanned<String>>,
 }
 
-fn read(text: &str) -> Result<(Doc, Vec<UnknownKey>), Mistake> {
+fn read(text: &str) -> Result<(Doc, Vec<UnknownKey>), YamlError> {
     read_noting(Path::new("f"), text)
 }
 

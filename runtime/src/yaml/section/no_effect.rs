@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::{At, Setting};
-use crate::yaml::Mistake;
+use crate::yaml::YamlError;
 
 /// Why a key has no effect.
 pub trait Reason {
@@ -79,7 +79,7 @@ impl<T: Setting, W: Reason> Setting for NoEffect<T, W> {
         }
     }
 
-    fn check(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.given {
             at.note(W::WHY);
         }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::Setting;
 use crate::yaml::{
-    Mistake, UnknownKey,
+    UnknownKey, YamlError,
     noting::{Places, read_placed},
 };
 
@@ -47,7 +47,7 @@ impl From<UnknownKey> for Note {
 pub fn read_section<T: DeserializeOwned + Setting>(
     file: &Path,
     text: &str,
-) -> Result<(T, Vec<Note>), Mistake> {
+) -> Result<(T, Vec<Note>), YamlError> {
     let (value, unknown, places) = read_placed::<T>(file, text)?;
     let context = Context {
         file,
@@ -106,10 +106,10 @@ impl At<'_> {
 
     /// A mistake in its value; at the start of the file if it is not there.
     #[must_use]
-    pub fn mistake(&self, message: impl Into<String>) -> Mistake {
+    pub fn mistake(&self, message: impl Into<String>) -> YamlError {
         let place = self.context.places.get(&self.path);
         let (line, column) = place.copied().unwrap_or((1, 1));
-        Mistake {
+        YamlError {
             file: self.context.file.to_owned(),
             line,
             column,

@@ -46,7 +46,7 @@ impl Reason for Old {
 }
 
 impl Inner {
-    fn check_number(&self, at: &At<'_>) -> Result<(), Mistake> {
+    fn check_number(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.number > 100 {
             return Err(at.key("number").mistake("too large"));
         }
@@ -54,7 +54,7 @@ impl Inner {
     }
 }
 
-fn read(text: &str) -> Result<(Document, Vec<Note>), Mistake> {
+fn read(text: &str) -> Result<(Document, Vec<Note>), YamlError> {
     read_section(Path::new("f"), text)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, str::Utf8Error, sync::Arc};
 
-use runtime::yaml::{self, Mistake};
+use runtime::yaml::{self, YamlError};
 use serde_json::Value;
 
 use super::{
@@ -41,7 +41,7 @@ pub(super) enum AgentFileError {
     Utf8 { path: String, error: Utf8Error },
     /// It says something wrong.
     #[error(transparent)]
-    Mistake(#[from] Mistake),
+    Yaml(#[from] YamlError),
     /// It is too big, or no file.
     #[error(transparent)]
     Unusable(#[from] GitalyError),

@@ -7,9 +7,9 @@ use serde::de::{
     Visitor,
 };
 
-use super::{Noting, SPOT};
+use super::{Noting, SPANNED};
 use crate::yaml::{
-    Spot,
+    Spanned,
     noting::{Place, UNKNOWN},
 };
 
@@ -53,7 +53,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<'_, A> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
-        while let Some(key) = self.inner.next_key::<Spot<String>>()? {
+        while let Some(key) = self.inner.next_key::<Spanned<String>>()? {
             let is_known = self.fields.contains(&key.value.as_str()) && key.value != UNKNOWN;
             if is_known {
                 self.below = self.place.below(&key.value);
@@ -119,14 +119,14 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
 }
 
 /// The parts of a value with its place in the text.
-pub(super) struct SpotParts<'n, A> {
+pub(super) struct SpannedParts<'n, A> {
     inner: A,
     place: Place<'n>,
     /// Whether the value comes next, and not its place.
     is_value: bool,
 }
 
-impl<'n, A> SpotParts<'n, A> {
+impl<'n, A> SpannedParts<'n, A> {
     pub(super) fn new(inner: A, place: Place<'n>) -> Self {
         Self {
             inner,
@@ -136,7 +136,7 @@ impl<'n, A> SpotParts<'n, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for SpotParts<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for SpannedParts<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -169,7 +169,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Below<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        inner.deserialize_newtype_struct(SPOT, self)
+        inner.deserialize_newtype_struct(SPANNED, self)
     }
 }
 
