@@ -15,6 +15,7 @@ pub mod explain;
 pub mod file;
 pub mod issuers;
 pub mod join;
+pub mod join_tokens;
 pub mod names;
 mod oidc;
 pub mod receptive;

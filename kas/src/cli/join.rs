@@ -7,7 +7,7 @@ use control_plane::standalone::{
     Editable,
     change::ChangeError,
     edit,
-    join::JoinTokenEntry,
+    join_tokens::JoinTokenEntry,
     tokens::{TokenEntry, TokenKind},
 };
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use control_plane::standalone::{
-    join::JoinTokenEntry,
+    join_tokens::JoinTokenEntry,
     tokens::{TokenEntry, live},
 };
 use jiff::Timestamp;

@@ -15,7 +15,7 @@ use super::{
     caller::Caller,
     file::{AgentEntry, Agents, CallerEntry, Document, Rule},
     issuers::IssuerEntry,
-    join::JoinTokenEntry,
+    join_tokens::JoinTokenEntry,
     names::{AgentName, LabelText, Name},
     shadow::{self, Known, Shadowed},
     tokens::TokenEntry,

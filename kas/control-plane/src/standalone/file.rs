@@ -41,7 +41,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{
     access_as::AccessAs,
     issuers::{Callers, IssuerEntry},
-    join::JoinTokenEntry,
+    join_tokens::JoinTokenEntry,
     names::{AgentName, LabelText, Name},
     receptive::ReceptiveEntry,
     tokens::TokenEntry,

@@ -7,75 +7,16 @@ use std::{io, net::IpAddr, sync::Arc};
 
 use cluster_state::AgentId;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::{
     Standalone,
     change::ChangeError,
     edit::{EditError, Editable, edit},
     file::Document,
-    tokens::{MAX_LIVE_TOKENS, TokenEntry, hash_text, live},
+    join_tokens::{JoinTokenEntry, UsedBy},
+    tokens::{MAX_LIVE_TOKENS, TokenEntry, live},
 };
-use crate::{AgentInfo, JoinError, Token, TokenHash};
-
-/// A join token in the file.
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JoinTokenEntry {
-    /// Its hash; the token itself is kept nowhere.
-    #[serde(with = "hash_text")]
-    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^sha256:[0-9a-fA-F]{64}$")))]
-    pub hash: TokenHash,
-    /// When it was made.
-    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
-    pub created_at: Timestamp,
-    /// From when on nobody joins with it.
-    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
-    pub expires_at: Timestamp,
-    /// The hash of the token of the agentk that has joined with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub used_by: Option<UsedBy>,
-}
-
-/// The hash of an agentk's own token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UsedBy(#[serde(with = "hash_text")] TokenHash);
-
-impl JoinTokenEntry {
-    /// The entry of a join token made now.
-    #[must_use]
-    pub fn new(token: &Token, now: Timestamp, expires_at: Timestamp) -> Self {
-        Self {
-            hash: token.hash(),
-            created_at: now,
-            expires_at,
-            used_by: None,
-        }
-    }
-
-    /// Whether somebody may still join with it for the first time.
-    #[must_use]
-    pub fn is_open(&self, now: Timestamp) -> bool {
-        self.used_by.is_none() && now < self.expires_at
-    }
-
-    /// Whether the agentk with this token has joined with it already; an error if it must not.
-    fn is_used_by(&self, own: &TokenHash, agent: &str, now: Timestamp) -> Result<bool, JoinError> {
-        let agent = || agent.to_owned();
-        match &self.used_by {
-            Some(by) if by.0 == *own => Ok(true),
-            Some(_) => Err(JoinError::Used { agent: agent() }),
-            None if now >= self.expires_at => Err(JoinError::Expired {
-                agent: agent(),
-                at: self.expires_at,
-            }),
-            None => Ok(false),
-        }
-    }
-}
+use crate::{AgentInfo, JoinError, TokenHash};
 
 impl<C> Document<C> {
     /// Gives an agent a join token; one that nobody has used yet ends. Returns how many these were.
@@ -129,7 +70,7 @@ impl<C> Document<C> {
                 agent: name.to_owned(),
             });
         }
-        entry.used_by = Some(UsedBy(own));
+        entry.used_by = Some(UsedBy::new(own));
         tokens.push(TokenEntry {
             hash: own,
             created_at: now,
@@ -217,6 +158,7 @@ impl From<EditError> for JoinError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Token;
 
     fn at(minute: i64) -> Timestamp {
         Timestamp::from_second(minute * 60).unwrap()

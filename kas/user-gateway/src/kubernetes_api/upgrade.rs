@@ -200,7 +200,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             }
             self.unsent = self.buffer.split().freeze();
             if let Some(recorder) = &mut self.recorder {
-                recorder.from_client(&self.unsent);
+                recorder.read_sent(&self.unsent);
             }
         }
     }
@@ -265,7 +265,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
 
     fn is_sending(&mut self, data: Bytes) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.to_client(&data);
+            recorder.read_answered(&data);
         }
         if let Some(pings) = &mut self.pings {
             pings.follow(&data);

@@ -68,27 +68,27 @@ impl Channels {
     }
 
     /// Reads what the client sent.
-    pub(super) fn from_client(
+    pub(super) fn read_sent(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
     ) -> Result<(), Unreadable> {
         match self {
-            Self::WebSocket(it) => it.from_client(bytes, each),
-            Self::Spdy(it) => it.from_client(bytes, each),
+            Self::WebSocket(it) => it.read_sent(bytes, each),
+            Self::Spdy(it) => it.read_sent(bytes, each),
             Self::Unknown => Err(Unreadable("its protocol is not known")),
         }
     }
 
     /// Reads what the client is sent.
-    pub(super) fn to_client(
+    pub(super) fn read_answered(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
     ) -> Result<(), Unreadable> {
         match self {
-            Self::WebSocket(it) => it.to_client(bytes, each),
-            Self::Spdy(it) => it.to_client(bytes, each),
+            Self::WebSocket(it) => it.read_answered(bytes, each),
+            Self::Spdy(it) => it.read_answered(bytes, each),
             Self::Unknown => Err(Unreadable("its protocol is not known")),
         }
     }

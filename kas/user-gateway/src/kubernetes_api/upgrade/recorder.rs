@@ -59,20 +59,20 @@ impl Recorder {
     }
 
     /// Notes what the client sent.
-    pub(super) fn from_client(&mut self, bytes: &[u8]) {
+    pub(super) fn read_sent(&mut self, bytes: &[u8]) {
         let recording = &mut self.recording;
         let read = self
             .channels
-            .from_client(bytes, &mut |passed| note(recording, passed));
+            .read_sent(bytes, &mut |passed| note(recording, passed));
         self.check(read);
     }
 
     /// Notes what the client is sent.
-    pub(super) fn to_client(&mut self, bytes: &[u8]) {
+    pub(super) fn read_answered(&mut self, bytes: &[u8]) {
         let recording = &mut self.recording;
         let read = self
             .channels
-            .to_client(bytes, &mut |passed| note(recording, passed));
+            .read_answered(bytes, &mut |passed| note(recording, passed));
         self.check(read);
     }
 

@@ -129,7 +129,7 @@ impl Frames {
 }
 
 impl Spdy {
-    pub(super) fn from_client(
+    pub(super) fn read_sent(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
@@ -154,7 +154,7 @@ impl Spdy {
         })
     }
 
-    pub(super) fn to_client(
+    pub(super) fn read_answered(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
@@ -360,10 +360,10 @@ mod tests {
                 Passed::Size(columns, rows) => sizes.push((columns, rows)),
             };
             for piece in sent.chunks(size) {
-                spdy.from_client(piece, &mut note).unwrap();
+                spdy.read_sent(piece, &mut note).unwrap();
             }
             for piece in answered.chunks(size) {
-                spdy.to_client(piece, &mut note).unwrap();
+                spdy.read_answered(piece, &mut note).unwrap();
             }
             assert_eq!((&*typed, &*shown), (&b"typed"[..], &b"shown"[..]));
             assert_eq!(sizes, [(120, 40)]);
@@ -377,7 +377,7 @@ mod tests {
         let bomb = client.opens(1, &[("x", &long)]);
         assert!(bomb.len() < MAX_FRAME_BYTES);
 
-        let read = Spdy::default().from_client(&bomb, &mut |_| {});
+        let read = Spdy::default().read_sent(&bomb, &mut |_| {});
 
         assert_eq!(
             read,
@@ -391,8 +391,8 @@ mod tests {
             let mut spdy = Spdy::default();
             let head: &[u8] = if first { &[0x80, 3, 0, 1] } else { &[] };
             let bytes = [head, &bytes].concat();
-            let _ = spdy.from_client(&bytes, &mut |_| {});
-            let _ = spdy.to_client(&bytes, &mut |_| {});
+            let _ = spdy.read_sent(&bytes, &mut |_| {});
+            let _ = spdy.read_answered(&bytes, &mut |_| {});
         }
     }
 }

@@ -52,7 +52,7 @@ impl WebSocket {
         }
     }
 
-    pub(super) fn from_client(
+    pub(super) fn read_sent(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
@@ -68,7 +68,7 @@ impl WebSocket {
         })
     }
 
-    pub(super) fn to_client(
+    pub(super) fn read_answered(
         &mut self,
         bytes: &[u8],
         each: &mut dyn FnMut(Passed<'_>),
