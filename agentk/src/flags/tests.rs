@@ -269,3 +269,34 @@ fn kubectls_flags_are_understood() {
     assert_eq!(options.impersonate_groups, ["g", "h"]);
     assert!(options.insecure_skip_tls_verify);
 }
+
+#[test]
+fn an_agent_that_joins_says_where_its_own_token_is_to_be() {
+    let own = ["--token-file", "/own"];
+    let flags = [&own[..], &["--join-token-file=/join", "--token-secret=s"]].concat();
+
+    let join = read(&flags, &[]).unwrap().join.unwrap();
+    let by_variable = read(&own, &[("AGENTK_JOIN_TOKEN_FILE", "/join")]).unwrap();
+
+    assert_eq!(join.secret.as_deref(), Some("s"));
+    for join in [join, by_variable.join.unwrap()] {
+        assert_eq!(join.token_file.to_str(), Some("/join"));
+        assert_eq!(join.own_token_file.to_str(), Some("/own"));
+    }
+    assert!(read(&own, &[]).unwrap().join.is_none());
+    for (flags, variables, named) in [
+        (
+            &["--join-token-file=/join"][..],
+            &[("AGENTK_TOKEN", "t")][..],
+            "--token-file",
+        ),
+        (
+            &["--token-file=/own", "--token-secret=s"],
+            &[],
+            "--join-token-file",
+        ),
+    ] {
+        let error = read(flags, variables).unwrap_err();
+        assert!(error.contains(named), "{error}");
+    }
+}

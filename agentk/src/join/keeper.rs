@@ -321,3 +321,52 @@ fn folder(file: &Path) -> &Path {
         .filter(|it| !it.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn keeper(folder: &tempfile::TempDir) -> Keeper {
+        Keeper {
+            file: folder.path().join("token"),
+            secret: None,
+        }
+    }
+
+    fn secret(text: &str) -> Secret {
+        text.to_owned().into()
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_second_goes_on_with_the_token_that_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = keeper(&folder);
+
+        let first = keeper.write_waiting(secret("one")).await.unwrap();
+        let second = keeper.write_waiting(secret("two")).await.unwrap();
+
+        for kept in [first, second, keeper.read().await.unwrap()] {
+            assert!(matches!(kept, Kept::Waiting(own) if own.expose() == "one"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_kas_knows_is_the_agents_and_nobody_elses_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = keeper(&folder);
+        keeper.write_waiting(secret("one")).await.unwrap();
+
+        keeper.write_token(secret("one")).await.unwrap();
+
+        let kept = keeper.read().await.unwrap();
+        assert!(matches!(kept, Kept::Token(own) if own.expose() == "one"));
+        let mode = std::fs::metadata(&keeper.file)
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!keeper.waiting_file().exists());
+    }
+}

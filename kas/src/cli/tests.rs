@@ -417,3 +417,51 @@ fn an_agent_that_is_dialled_gets_keys_which_stay_when_the_file_is_left_as_it_was
     assert!(error.contains("grpcs://"), "{error}");
     assert!(!beside("other-receptive.key").exists());
 }
+
+#[test]
+fn a_join_token_is_shown_once_with_whole_commands_and_kept_as_a_hash() {
+    let shell = Shell::new();
+
+    let added = shell.ok("cluster add edge --kas-address wss://kas.example.com --for 90m");
+
+    let token = added.results.trim();
+    assert!(token.starts_with("kasjoin-"), "{token}");
+    let mut lines = added.hints.lines();
+    let mut line = |word: &str| lines.find(|it| it.contains(word)).unwrap().to_owned();
+    let helm = line("helm install edge ");
+    assert!(
+        helm.contains(&format!(
+            "config.kasAddress=wss://kas.example.com,config.joinToken={token}"
+        )),
+        "{helm}"
+    );
+    let agentk = line(" agentk ");
+    assert!(
+        agentk.contains(token) && agentk.contains("--token-file="),
+        "{agentk}"
+    );
+    let kept = std::fs::read_to_string(shell.file()).unwrap();
+    assert!(
+        kept.contains("join_tokens") && !kept.contains(token),
+        "{kept}"
+    );
+    let agent = shell.json("agent show edge -o json");
+    assert_eq!(agent["tokens"].as_array().unwrap().len(), 0);
+    assert_eq!(agent["join_tokens"][0]["state"], "good");
+    Standalone::open(shell.file()).unwrap();
+
+    let next = shell.ok("agent join-token edge");
+    assert!(next.hints.contains("earlier join token"), "{}", next.hints);
+    let revoked = shell.ok("agent join-token edge --revoke");
+    assert!(revoked.hints.starts_with("Revoked 1 "), "{}", revoked.hints);
+    assert!(
+        shell
+            .error("agent join-token other")
+            .contains("no agent other")
+    );
+    assert!(
+        shell
+            .error("agent join-token edge --for 169h")
+            .contains("168h")
+    );
+}

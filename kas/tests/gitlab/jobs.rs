@@ -13,6 +13,7 @@ use proto::agent::{
         GetJobRequest as OldRequest, job_router_client::JobRouterClient as OldJobRouterClient,
     },
 };
+use proto::join::rpc::{JoinRequest, joiner_client::JoinerClient};
 use router::Registry;
 use runtime::{
     drain::Drain,
@@ -237,4 +238,20 @@ async fn messages_of_ten_mebibytes_pass_and_larger_ones_do_not() {
     assert!(large.into_inner().job_response.len() > 9 * MIB);
     assert_eq!(too_large.code(), Code::ResourceExhausted, "{too_large}");
     assert_eq!(port.fixture.asked(Endpoint::JobRequest), 1);
+}
+
+#[tokio::test]
+async fn who_shows_a_join_token_is_told_that_gitlab_registers_agents() {
+    let port = Port::start(false).await;
+    let rails = port.connect("kasjoin-x").await;
+
+    let request = JoinRequest {
+        token_sha256: vec![0; 32].into(),
+    };
+    let refused = JoinerClient::new(rails.caller()).join(request).await;
+
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let told = refused.message();
+    assert!(told.contains("registered in GitLab"), "{told}");
 }
