@@ -49,7 +49,10 @@ impl Chunk {
             Self::Size(0, _) if byte == b'\n' => Self::Trailer(0),
             Self::Size(size, _) if byte == b'\n' => Self::Data(size),
             Self::Size(size, false) => match char::from(byte).to_digit(16) {
-                Some(digit) => Self::Size(size.saturating_mul(16) + u64::from(digit), false),
+                Some(digit) => {
+                    let size = size.saturating_mul(16).saturating_add(u64::from(digit));
+                    Self::Size(size, false)
+                }
                 None => Self::Size(size, true),
             },
             Self::End if byte == b'\n' => Self::default(),
