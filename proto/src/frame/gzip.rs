@@ -50,23 +50,27 @@ fn inflate(deflated: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
     // One more, so that a longer one is noticed.
     let most = length + 1;
     let mut plain = Vec::with_capacity(most.min(AT_ONCE));
-    let status = INFLATE.with_borrow_mut(|inflate| {
+    let (status, rest) = INFLATE.with_borrow_mut(|inflate| {
         inflate.reset(false);
         loop {
-            let read = usize::try_from(inflate.total_in()).unwrap_or(usize::MAX);
-            let rest = deflated.get(read..).unwrap_or_default();
-            let status = inflate.decompress_vec(rest, &mut plain, FlushDecompress::Finish);
+            let rest = |inflate: &Decompress| {
+                let read = usize::try_from(inflate.total_in()).unwrap_or(usize::MAX);
+                deflated.get(read..).unwrap_or_default()
+            };
+            let before = rest(inflate);
+            let status = inflate.decompress_vec(before, &mut plain, FlushDecompress::Finish);
             let full = plain.len() == plain.capacity() && plain.len() < most;
             match status {
                 Ok(Status::Ok | Status::BufError) if full => {
                     plain.reserve_exact(plain.len().min(most - plain.len()));
                 }
-                status => return status,
+                status => return (status, rest(inflate)),
             }
         }
     });
     match status {
-        Ok(Status::StreamEnd) if plain.len() == length => Ok(plain),
+        // The trailer comes right behind, with nothing between.
+        Ok(Status::StreamEnd) if plain.len() == length && rest.is_empty() => Ok(plain),
         Ok(Status::StreamEnd | Status::Ok | Status::BufError) | Err(_) => Err(FrameError::BadGzip),
     }
 }
@@ -148,6 +152,13 @@ mod tests {
         let place = short.len() - 4;
         short[place] -= 1;
         assert_eq!(gunzip(&short), Err(FrameError::BadGzip));
+    }
+
+    #[test]
+    fn a_member_with_bytes_before_its_trailer_is_refused() {
+        let mut member = gzip(GzBuilder::new(), b"hello, hello, hello");
+        member.insert(member.len() - TRAILER, 0);
+        assert_eq!(gunzip(&member), Err(FrameError::BadGzip));
     }
 
     #[test]
