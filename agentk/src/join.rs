@@ -193,6 +193,5 @@ fn new_token() -> Result<Secret, JoinError> {
     OsRng
         .try_fill_bytes(&mut random)
         .map_err(|error| JoinError::Random(std::io::Error::other(error)))?;
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{PREFIX}{hex}").into())
+    Ok(format!("{PREFIX}{}", hex::encode(random)).into())
 }

@@ -155,8 +155,7 @@ impl Secret {
 /// # Errors
 /// When the signing library refuses.
 pub fn hmac_hex(key: &[u8], message: &str) -> Result<String, JwtError> {
-    let bytes = hmac(key, message)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(hmac(key, message)?))
 }
 
 fn hmac(key: &[u8], message: &str) -> Result<Vec<u8>, JwtError> {

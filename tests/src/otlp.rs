@@ -115,9 +115,9 @@ fn all(export: ExportTraceServiceRequest) -> Vec<Span> {
         let said = |key: &str| about.get(key).cloned().unwrap_or_default();
         let spans = of_process.scope_spans.into_iter().flat_map(|it| it.spans);
         all.extend(spans.map(|span| Span {
-            trace: hex(&span.trace_id),
-            id: hex(&span.span_id),
-            parent: hex(&span.parent_span_id),
+            trace: hex::encode(&span.trace_id),
+            id: hex::encode(&span.span_id),
+            parent: hex::encode(&span.parent_span_id),
             name: span.name,
             service: said("service.name"),
             instance: said("service.instance.id"),
@@ -137,10 +137,6 @@ fn texts(attributes: Vec<KeyValue>) -> HashMap<String, String> {
         Some((value.key, text))
     };
     attributes.into_iter().filter_map(text).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

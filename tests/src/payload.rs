@@ -26,10 +26,7 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
 /// The SHA-256 of bytes in hexadecimal, as `sha256sum` prints it.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// The SHA-256 of a file.

@@ -101,9 +101,7 @@ async fn serves(users: u16, agent: &str, user: &str) -> Result<()> {
 }
 
 fn hash(token: &str) -> String {
-    let digest = Sha256::digest(token.trim());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex::encode(Sha256::digest(token.trim())))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -164,10 +164,7 @@ fn hash(text: &str, key: Option<&Secret>) -> String {
         Some(key) => key
             .hmac_hex(text)
             .expect("every key and message has an HMAC"),
-        None => Sha256::digest(text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        None => hex::encode(Sha256::digest(text)),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -101,12 +100,7 @@ fn entry(token: &str) -> Value {
 }
 
 fn hash(token: &str) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(token) {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("sha256:{}", hex::encode(Sha256::digest(token)))
 }
 
 fn token(prefix: &str) -> String {

@@ -78,10 +78,7 @@ impl Changes {
     }
 
     fn record(&self, file: &Path, text: &str, changes: &[Change]) {
-        let digest: String = Sha256::digest(text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = hex::encode(Sha256::digest(text));
         let mut record = Record::new(Kind::Change);
         record.reason = Some(format!("{} was read: sha256 {digest}", file.display()).into());
         record.changes = changes.to_vec();

@@ -502,9 +502,8 @@ fn configuration(info: &AgentInfo, file: Option<&AgentFile>) -> AgentConfigurati
     configuration.project_id = info.project_id;
     configuration.project_path = info.project_path.clone();
     let digest = Sha256::digest(configuration.encode_to_vec());
-    let commit_id = digest[..20].iter().map(|b| format!("{b:02x}")).collect();
     AgentConfigurationVersion {
-        commit_id,
+        commit_id: hex::encode(&digest[..20]),
         configuration,
     }
 }

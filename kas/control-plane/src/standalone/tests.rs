@@ -50,7 +50,7 @@ fn agent(id: i64, name: &str, token: &str, config: &str) -> String {
 
 fn token_entry(token: &str) -> String {
     let hash = Token::new(token).hash();
-    let hex: String = hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let hex = hex::encode(hash.as_bytes());
     format!("{{hash: 'sha256:{hex}', created_at: 2026-01-01T00:00:00Z}}")
 }
 

@@ -124,8 +124,7 @@ pub(super) mod hash_text {
         hash: &TokenHash,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        let hex: String = hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        to.serialize_str(&format!("sha256:{hex}"))
+        to.serialize_str(&format!("sha256:{}", hex::encode(hash.as_bytes())))
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
@@ -141,15 +140,8 @@ pub(super) mod hash_text {
 }
 
 fn parse_hash(text: &str) -> Option<TokenHash> {
-    let hex = text.strip_prefix("sha256:")?.as_bytes();
     let mut bytes = [0; 32];
-    if hex.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        let digit = |at: usize| char::from(digits[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? * 16 + digit(1)?).ok()?;
-    }
+    hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut bytes).ok()?;
     Some(TokenHash::new(bytes))
 }
 

@@ -23,10 +23,7 @@ pub(super) fn check(metadata: &MetadataMap, token: &str) -> Result<(), Status> {
         .strip_prefix("Bearer v2.")
         .and_then(|it| it.split_once('.'));
     let (signature, time) = parts.ok_or_else(|| bad("not version 2"))?;
-    let expected: String = hmac(token.as_bytes(), time.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let expected = hex::encode(hmac(token.as_bytes(), time.as_bytes()));
     if signature != expected {
         return Err(Status::permission_denied("permission denied"));
     }

@@ -10,11 +10,7 @@ fn hash(token: &str) -> TokenHash {
 }
 
 fn entry(token: &str) -> String {
-    let hex: String = hash(token)
-        .as_bytes()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let hex = hex::encode(hash(token).as_bytes());
     format!(
         "[{{hash: 'sha256:{hex}', created_at: 2026-01-01T00:00:00Z, expires_at: 2026-12-31T00:00:00Z}}]"
     )
