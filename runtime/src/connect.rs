@@ -161,8 +161,16 @@ impl ConnectError {
 /// [`ConnectError`], which names the target. Cancelling closes what was open.
 pub async fn connect(target: &Target, options: &ConnectOptions) -> Result<Connected, ConnectError> {
     // Boxed: the future of all handshakes is much larger than what is left.
-    let all = Box::pin(handshakes(target, options));
-    match tokio::time::timeout(options.timeout, all).await {
+    in_time(target, options, Box::pin(handshakes(target, options))).await
+}
+
+/// What dialling gives, if it comes within the deadline.
+async fn in_time<T>(
+    target: &Target,
+    options: &ConnectOptions,
+    dialling: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    match tokio::time::timeout(options.timeout, dialling).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Timeout {
             target: target.to_string(),

@@ -43,15 +43,16 @@ impl LockFile {
             .mode(0o600)
             .open(path)
             .map_err(LockError::Open)?;
-        let attempts = patience.as_millis() / RETRY_INTERVAL.as_millis();
-        for _ in 0..=attempts {
+        let mut left = patience.as_millis() / RETRY_INTERVAL.as_millis();
+        loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(TryLockError::Error(error)) => return Err(LockError::Lock(error)),
+                Err(TryLockError::WouldBlock) if left == 0 => return Err(LockError::Held),
                 Err(TryLockError::WouldBlock) => pause(),
             }
+            left -= 1;
         }
-        Err(LockError::Held)
     }
 }
 

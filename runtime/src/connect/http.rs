@@ -1,6 +1,8 @@
 //! Dialling a plain HTTP/1.1 server, or one that speaks something else by TLS.
 
-use super::{ConnectError, ConnectOptions, Target, tls_handshake, tls_with, transport, tunnel};
+use super::{
+    ConnectError, ConnectOptions, Target, in_time, tls_handshake, tls_with, transport, tunnel,
+};
 use crate::io::{ByteStream, Scheme};
 
 /// Dials a target of [`Target::parse_http`], within the deadline.
@@ -16,14 +18,7 @@ pub async fn connect_http(
     options: &ConnectOptions,
 ) -> Result<ByteStream, ConnectError> {
     // Boxed: the future of all handshakes is much larger than what is left.
-    let all = Box::pin(handshakes(target, options));
-    match tokio::time::timeout(options.timeout, all).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectError::Timeout {
-            target: target.to_string(),
-            limit: options.timeout,
-        }),
-    }
+    in_time(target, options, Box::pin(handshakes(target, options))).await
 }
 
 /// Dials a target with an `https` URL for a protocol that has no name in TLS (ALPN), within the deadline.
@@ -38,13 +33,7 @@ pub async fn connect_tls(
         let (io, _) = transport(target, options).await?;
         tls_with(io, target, options, &[]).await
     });
-    match tokio::time::timeout(options.timeout, all).await {
-        Ok(result) => result.map(ByteStream::plain),
-        Err(_) => Err(ConnectError::Timeout {
-            target: target.to_string(),
-            limit: options.timeout,
-        }),
-    }
+    in_time(target, options, all).await.map(ByteStream::plain)
 }
 
 async fn handshakes(target: &Target, options: &ConnectOptions) -> Result<ByteStream, ConnectError> {
