@@ -1,5 +1,6 @@
 //! A sink: a bounded queue, and the task that writes it.
 
+mod client;
 mod file;
 mod http;
 mod syslog;

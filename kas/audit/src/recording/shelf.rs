@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use runtime::lock_file::{LockError, LockFile};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -33,7 +35,7 @@ pub(super) struct Shelf {
     /// Bytes of each caller, with those of sessions in progress.
     bytes: HashMap<Arc<str>, u64>,
     total: u64,
-    _lock: File,
+    _lock: LockFile,
 }
 
 #[derive(Debug)]
@@ -75,24 +77,17 @@ impl Shelf {
     /// Takes the folder, which is made where it is missing. Tells recordings that a process before has not closed.
     pub(super) fn open(section: &RecordingSection) -> Result<(Self, Vec<Recorded>), OpenError> {
         let folder = section.folder.to_path_buf();
-        let taken = DirBuilder::new()
+        let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&folder)
-            .and_then(|()| {
-                OpenOptions::new()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .mode(MODE)
-                    .open(folder.join(LOCK))
-            });
-        let lock = taken.map_err(|error| failed(section, error))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError::RecordingsInUse {
+            .create(&folder);
+        made.map_err(|error| failed(section, error))?;
+        let lock = LockFile::take(&folder.join(LOCK), Duration::ZERO);
+        let lock = lock.map_err(|error| match error {
+            LockError::Held => OpenError::RecordingsInUse {
                 folder: folder.clone(),
             },
-            TryLockError::Error(source) => failed(section, source),
+            LockError::Open(source) | LockError::Lock(source) => failed(section, source),
         })?;
         let mut shelf = Self {
             folder,
@@ -152,10 +147,9 @@ impl Shelf {
         caller: &Arc<str>,
         bytes: u64,
     ) -> Result<Vec<String>, RecordingError> {
-        let no_room = || RecordingError::NoRoom {
+        let no_room = RecordingError::NoRoom {
             total_bytes: self.total_bytes,
         };
-        let no_room = no_room();
         let mut removed = Vec::new();
         loop {
             let own = self.bytes.get(caller).copied().unwrap_or(0);
@@ -242,12 +236,7 @@ fn caller(file: &Path) -> io::Result<Arc<str>> {
 pub(crate) fn hash(file: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(file)?, &mut Writing(&mut hasher))?;
-    Ok(hex(hasher))
-}
-
-pub(super) fn hex(hasher: Sha256) -> String {
-    let bytes = hasher.finalize();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hex::encode(hasher.finalize()))
 }
 
 struct Writing<'a>(&'a mut Sha256);

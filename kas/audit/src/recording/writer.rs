@@ -4,10 +4,7 @@ use std::{collections::HashMap, fs::File, io::Write as _, sync::Arc, thread};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    Job, Jobs, Recorded, RecordingError, State,
-    shelf::{self, Shelf},
-};
+use super::{Job, Jobs, Recorded, RecordingError, State, shelf::Shelf};
 use crate::{OpenError, config::RecordingSection};
 
 /// What the audit trail is to be told apart from the records of sessions.
@@ -175,7 +172,7 @@ impl Writer {
             return recorded;
         };
         recorded.bytes = Some(open.bytes);
-        recorded.sha256 = Some(shelf::hex(open.hasher));
+        recorded.sha256 = Some(hex::encode(open.hasher.finalize()));
         let finished = self.shelf.finish(&state.file, &state.caller, open.bytes);
         if let Err(error) = finished {
             let error = RecordingError::from(error);

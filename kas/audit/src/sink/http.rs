@@ -7,14 +7,14 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
 use jiff::Timestamp;
 use runtime::{
-    connect::{ConnectOptions, ExchangeError, Target, status_of},
-    tls::{ClientTls, ClientTlsOptions},
+    connect::{ExchangeError, status_of},
+    tls::ClientTlsOptions,
 };
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::WriteError;
+use super::{WriteError, client::Client};
 use crate::{
     Identity, OpenError,
     config::{HttpFormat, HttpSection},
@@ -28,8 +28,7 @@ const OTLP_INFO: u8 = 9;
 /// An HTTP server. Each batch has a connection of its own.
 #[derive(Debug)]
 pub(crate) struct HttpOutput {
-    target: Target,
-    options: ConnectOptions,
+    client: Client,
     authorization: Option<HeaderValue>,
     format: HttpFormat,
     identity: Identity,
@@ -58,22 +57,12 @@ impl HttpOutput {
         identity: &Identity,
     ) -> Result<Self, OpenError> {
         let key = format!("{at}.http");
-        let tls = ClientTls::load(&ClientTlsOptions {
-            ca_files: section
-                .ca_certificate_file
-                .iter()
-                .map(|it| it.to_path_buf())
-                .collect(),
+        let ca = section.ca_certificate_file.iter();
+        let tls = ClientTlsOptions {
+            ca_files: ca.map(|it| it.to_path_buf()).collect(),
             ..ClientTlsOptions::default()
-        });
-        let tls = tls.map_err(|source| OpenError::Tls {
-            key: key.clone(),
-            source: Box::new(source),
-        })?;
-        let target = Target::parse_http(&section.url.0).map_err(|source| OpenError::Url {
-            key: key.clone(),
-            source,
-        })?;
+        };
+        let client = Client::new(&section.url.0, &tls, (&key, identity), ATTEMPT_TIMEOUT)?;
         let authorization = section.token_file.as_deref().map(|file| {
             let token = std::fs::read_to_string(file)?;
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
@@ -93,13 +82,7 @@ impl HttpOutput {
                 source,
             })?;
         Ok(Self {
-            target,
-            options: ConnectOptions {
-                tls: Some(tls),
-                user_agent: format!("kas/{}", identity.version),
-                timeout: ATTEMPT_TIMEOUT,
-                ..ConnectOptions::default()
-            },
+            client,
             authorization,
             format: section.format,
             identity: identity.clone(),
@@ -115,7 +98,7 @@ impl HttpOutput {
                 return Err(WriteError::Retry(format!("no answer within {limit} s")));
             }
         };
-        let host = self.target.host();
+        let host = self.client.target.host();
         let text = format!("{host}: {error}");
         Err(match error {
             SendError::Status(status) if is_final(status) => WriteError::Refused(text),
@@ -125,7 +108,8 @@ impl HttpOutput {
 
     async fn send(&self, lines: &[String]) -> Result<(), SendError> {
         let request = self.request(lines)?;
-        match status_of(request, &self.target, &self.options).await? {
+        let Client { target, options } = &self.client;
+        match status_of(request, target, options).await? {
             status if status.is_success() => Ok(()),
             status => Err(SendError::Status(status)),
         }
@@ -136,9 +120,10 @@ impl HttpOutput {
             HttpFormat::JsonLines => ("application/x-ndjson", lines.join("\n") + "\n"),
             HttpFormat::Otlp => ("application/json", self.otlp(lines)),
         };
-        let mut request = Request::post(self.target.path_and_query())
-            .header(header::HOST, self.target.authority())
-            .header(header::USER_AGENT, &self.options.user_agent)
+        let Client { target, options } = &self.client;
+        let mut request = Request::post(target.path_and_query())
+            .header(header::HOST, target.authority())
+            .header(header::USER_AGENT, &options.user_agent)
             .header(header::CONTENT_TYPE, kind)
             .header(header::CONNECTION, "close");
         if let Some(authorization) = &self.authorization {

@@ -5,9 +5,9 @@ use std::{io, time::Duration};
 
 use jiff::Timestamp;
 use runtime::{
-    connect::{ConnectOptions, Target, connect_tls},
+    connect::connect_tls,
     io::ByteStream,
-    tls::{ClientTls, ClientTlsOptions, Identity},
+    tls::{ClientTlsOptions, Identity},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::WriteError;
+use super::{WriteError, client::Client};
 use crate::{
     OpenError,
     config::{SyslogAddress, SyslogSection},
@@ -29,10 +29,18 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A syslog server, to which there is a connection while it works.
 #[derive(Debug)]
 pub(crate) struct SyslogOutput {
-    address: SyslogAddress,
-    tls: Option<Tls>,
+    server: Server,
     host: String,
     connection: Option<Connection>,
+}
+
+/// Where it is.
+#[derive(Debug)]
+enum Server {
+    Udp(String),
+    Tcp(String),
+    Tls(Box<Client>),
+    Unix(String),
 }
 
 #[derive(Debug)]
@@ -50,15 +58,11 @@ impl SyslogOutput {
         identity: &crate::Identity,
     ) -> Result<Self, OpenError> {
         let key = format!("{at}.syslog");
-        let tls = match &section.address {
-            SyslogAddress::Tls(to) => Some(Tls::new(section, to, (key, identity))?),
-            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) | SyslogAddress::Unix(_) => None,
-        };
+        let server = Server::new(section, (&key, identity))?;
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let name: String = name.chars().filter(char::is_ascii_graphic).collect();
         Ok(Self {
-            address: section.address.clone(),
-            tls,
+            server,
             host: if name.is_empty() { "-".into() } else { name },
             connection: None,
         })
@@ -81,7 +85,7 @@ impl SyslogOutput {
     async fn send(&mut self, lines: &[String], done: &mut usize) -> io::Result<()> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(connect(&self.address, self.tls.as_ref()).await?),
+            none => none.insert(connect(&self.server).await?),
         };
         for line in lines.iter().skip(*done) {
             let message = message(&self.host, line, Timestamp::now());
@@ -105,51 +109,36 @@ impl SyslogOutput {
     }
 }
 
-/// How a server of TLS is reached.
-#[derive(Debug)]
-struct Tls {
-    target: Target,
-    options: ConnectOptions,
-}
-
-impl Tls {
+impl Server {
     fn new(
         section: &SyslogSection,
-        to: &str,
-        (key, identity): (String, &crate::Identity),
+        (key, identity): (&str, &crate::Identity),
     ) -> Result<Self, OpenError> {
-        let target = Target::parse_http(&format!("https://{to}/"));
-        let target = target.map_err(|source| OpenError::Url {
-            key: key.clone(),
-            source,
-        })?;
+        let to = match &section.address {
+            SyslogAddress::Udp(to) => return Ok(Self::Udp(to.clone())),
+            SyslogAddress::Tcp(to) => return Ok(Self::Tcp(to.clone())),
+            SyslogAddress::Unix(path) => return Ok(Self::Unix(path.clone())),
+            SyslogAddress::Tls(to) => to,
+        };
         let ca = section.ca_certificate_file.iter();
         let files = (section.certificate_file.as_ref()).zip(section.key_file.as_ref());
-        let tls = ClientTls::load(&ClientTlsOptions {
+        let tls = ClientTlsOptions {
             ca_files: ca.map(|it| it.to_path_buf()).collect(),
             identity: files.map(|(certificate, key)| Identity {
                 certificate: certificate.to_path_buf(),
                 key: key.to_path_buf(),
             }),
             ..ClientTlsOptions::default()
-        });
-        let tls = tls.map_err(|source| OpenError::Tls {
-            key,
-            source: Box::new(source),
-        })?;
-        let options = ConnectOptions {
-            tls: Some(tls),
-            user_agent: format!("kas/{}", identity.version),
-            timeout: WRITE_TIMEOUT,
-            ..ConnectOptions::default()
         };
-        Ok(Self { target, options })
+        let url = format!("https://{to}/");
+        let client = Client::new(&url, &tls, (key, identity), WRITE_TIMEOUT)?;
+        Ok(Self::Tls(Box::new(client)))
     }
 }
 
-async fn connect(address: &SyslogAddress, tls: Option<&Tls>) -> io::Result<Connection> {
-    Ok(match address {
-        SyslogAddress::Udp(to) => {
+async fn connect(server: &Server) -> io::Result<Connection> {
+    Ok(match server {
+        Server::Udp(to) => {
             let addresses = tokio::net::lookup_host(to).await?;
             let mut last = io::Error::from(io::ErrorKind::NotFound);
             for to in addresses {
@@ -162,13 +151,13 @@ async fn connect(address: &SyslogAddress, tls: Option<&Tls>) -> io::Result<Conne
             }
             return Err(last);
         }
-        SyslogAddress::Tls(_) => {
-            let Tls { target, options } = tls.ok_or(io::ErrorKind::InvalidInput)?;
+        Server::Tls(client) => {
+            let Client { target, options } = &**client;
             let stream = connect_tls(target, options).await;
             Connection::Tls(Box::new(stream.map_err(io::Error::other)?))
         }
-        SyslogAddress::Tcp(to) => Connection::Tcp(TcpStream::connect(to).await?),
-        SyslogAddress::Unix(path) => {
+        Server::Tcp(to) => Connection::Tcp(TcpStream::connect(to).await?),
+        Server::Unix(path) => {
             let socket = UnixDatagram::unbound()?;
             socket.connect(path)?;
             Connection::Unix(socket)
