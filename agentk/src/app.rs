@@ -84,8 +84,7 @@ pub async fn run(
     let proxy = source::proxy(config.kubernetes_proxy.clone(), &access)?;
     let metrics = Metrics::default();
     let cluster = Cluster::open(access, proxy, metrics.clone()).await?;
-    let joining = config.join.as_ref().filter(|_| present.is_none());
-    let joined = match joining {
+    let joined = match &config.join {
         Some(join) => join::token(&config, join, &cluster, &stop).await?,
         None => None,
     };

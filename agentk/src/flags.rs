@@ -174,20 +174,14 @@ impl Flags {
     }
 
     fn token(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Token, ConfigError> {
-        let file = self
-            .token_file
-            .clone()
-            .filter(|file| !file.as_os_str().is_empty());
-        match (file, variable("AGENTK_TOKEN")) {
+        match (given(self.token_file.clone()), variable("AGENTK_TOKEN")) {
             (Some(file), None) => Ok(Token::File(file)),
             (None, Some(token)) => Ok(Token::Fixed(token.into())),
             (Some(_), Some(_)) => Err(ConfigError::Token("both are set")),
             (None, None) => Err(ConfigError::Token("neither is set")),
         }
     }
-}
 
-impl Flags {
     fn join(
         &self,
         token: &Token,
