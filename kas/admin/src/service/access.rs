@@ -167,11 +167,11 @@ fn of_agent(directory: &Directory, agent: AgentId, wanted: Option<Wanted>) -> Ag
     let places = directory.rules_for(agent);
     let rules: Vec<_> = directory.rules().collect();
     let told = places.iter().take(MAX_RULES);
-    let told = told.map(|at| rule(directory, *at, rules[*at], now));
+    let told = told.map(|at| rule(directory, *at, rules[*at], rules[*at].words(now), now));
     let answer = wanted.and_then(|it| {
         let caller = directory.caller_named(it.kind, &it.name, it.groups);
         let explained = directory.explain(caller, agent, now)?;
-        Some(answer(directory, &explained, &rules, now))
+        Some(answer(directory, explained, &rules, now))
     });
     AgentAccess {
         rules: told.collect(),
@@ -183,38 +183,45 @@ fn of_agent(directory: &Directory, agent: AgentId, wanted: Option<Wanted>) -> Ag
 
 fn answer(
     directory: &Directory,
-    explained: &AccessExplanation,
+    explained: AccessExplanation,
     rules: &[&Rule],
     now: Timestamp,
 ) -> AccessAnswer {
-    let access = explained.access.as_ref();
-    let whom = access.and_then(|it| it.impersonation.clone());
+    let (decides, sentence) = (explained.rule(), explained.sentence());
+    let allowed = explained.access.is_some();
+    let whom = explained.access.and_then(|it| it.impersonation);
     let whom = whom.unwrap_or_default();
-    let each = explained.verdicts.iter().zip(rules).enumerate();
+    let each = explained.verdicts.into_iter().zip(rules).enumerate();
     let verdicts = each.take(MAX_RULES).map(|(at, (told, its))| RuleVerdict {
-        rule: Some(rule(directory, at, its, now)),
+        rule: Some(rule(directory, at, its, told.rule, now)),
         verdict: told.verdict.to_owned(),
     });
     AccessAnswer {
-        allowed: access.is_some(),
+        allowed,
         who: explained.caller.identity.to_string(),
-        groups: explained.caller.groups.clone(),
-        rule: count(explained.rule().unwrap_or(0)),
+        groups: explained.caller.groups,
+        rule: count(decides.unwrap_or(0)),
         cluster_user: whom.username,
         cluster_groups: whom.groups,
-        sentence: explained.sentence(),
+        sentence,
         verdicts: verdicts.collect(),
     }
 }
 
 /// The rule at a place, as it is told.
-fn rule(directory: &Directory, at: usize, rule: &Rule, now: Timestamp) -> AccessRule {
+fn rule(
+    directory: &Directory,
+    at: usize,
+    rule: &Rule,
+    words: RuleWords,
+    now: Timestamp,
+) -> AccessRule {
     let RuleWords {
         agents,
         callers,
         access_as,
         ..
-    } = rule.words(now);
+    } = words;
     let shadowed = directory.shadowed();
     let found = shadowed.binary_search_by_key(&(at + 1), |it| it.rule);
     let by = found.map_or(&[][..], |at| &shadowed[at].by);
@@ -247,10 +254,8 @@ fn matrix(directory: &Directory, asked: &GetAccessRequest) -> AccessMatrix {
     let rows: Vec<_> = rows.collect();
     let rules: Vec<_> = directory.rules().collect();
     let columns = &agents[..agents.len().min(MAX_AGENTS)];
-    let identities: Vec<_> = rules
-        .iter()
-        .map(|it| cut(it.words(now).access_as))
-        .collect();
+    let words: Vec<_> = rules.iter().map(|it| it.words(now)).collect();
+    let identities: Vec<_> = words.iter().map(|it| cut(it.access_as.clone())).collect();
     let cell = |subject: &Subject, agent: &AgentInfo| {
         let decides = decides(directory, subject, agent.id, now);
         decides.map_or(AccessCell::default(), |at| AccessCell {
@@ -267,7 +272,7 @@ fn matrix(directory: &Directory, asked: &GetAccessRequest) -> AccessMatrix {
             groups: (*groups).clone(),
             cells: columns.iter().map(|agent| cell(subject, agent)).collect(),
         });
-    let told = rules.iter().enumerate().take(MAX_RULES);
+    let told = rules.iter().zip(words).enumerate().take(MAX_RULES);
     AccessMatrix {
         decided_by: FILE.0.to_owned(),
         explanation: FILE.1.to_owned(),
@@ -276,7 +281,7 @@ fn matrix(directory: &Directory, asked: &GetAccessRequest) -> AccessMatrix {
         rows: each.collect(),
         rows_total: count(rows.len()),
         rules: told
-            .map(|(at, its)| rule(directory, at, its, now))
+            .map(|(at, (its, words))| rule(directory, at, its, words, now))
             .collect(),
         rules_total: count(rules.len()),
         coverage: None,

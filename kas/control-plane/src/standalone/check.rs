@@ -111,29 +111,29 @@ impl Checker<'_> {
 
     /// No token may belong to two owners, or it would be chance whose it is.
     fn token_owners<C>(&self, document: &Document<C>) -> Result<(), YamlError> {
-        let mut seen: HashMap<TokenHash, u64> = HashMap::new();
-        let agents = document
-            .agents
-            .iter()
-            .map(|entry| (without_value(entry), &entry.value.tokens));
+        fn tokens<'t, T>(
+            entry: &'t Spanned<T>,
+            tokens: &'t [TokenEntry],
+        ) -> impl Iterator<Item = (Spanned<()>, TokenHash)> + use<'t, T> {
+            tokens.iter().map(|it| (without_value(entry), it.hash))
+        }
+        let agents = document.agents.iter();
         let callers = document.users.iter().chain(&document.services);
-        let callers = callers.map(|entry| (without_value(entry), &entry.value.tokens));
-        let joining = document.agents.iter().map(|entry| {
-            let hashes = entry.value.join_tokens.iter().map(|it| it.hash);
-            (without_value(entry), hashes.collect::<Vec<_>>())
+        let joining = agents.clone().flat_map(|entry| {
+            let joining = entry.value.join_tokens.iter();
+            joining.map(|it| (without_value(entry), it.hash))
         });
-        let owned = agents.chain(callers).map(|(entry, tokens)| {
-            let hashes = tokens.iter().map(|it| it.hash);
-            (entry, hashes.collect::<Vec<_>>())
-        });
-        for (entry, hashes) in owned.chain(joining) {
-            for hash in hashes {
-                if let Some(line) = seen.insert(hash, entry.referenced.line()) {
-                    return Err(self.at(
-                        &entry,
-                        format!("a token here is the same as one of line {line}"),
-                    ));
-                }
+        let owned = agents
+            .flat_map(|entry| tokens(entry, &entry.value.tokens))
+            .chain(callers.flat_map(|entry| tokens(entry, &entry.value.tokens)))
+            .chain(joining);
+        let mut seen: HashMap<TokenHash, u64> = HashMap::new();
+        for (entry, hash) in owned {
+            if let Some(line) = seen.insert(hash, entry.referenced.line()) {
+                return Err(self.at(
+                    &entry,
+                    format!("a token here is the same as one of line {line}"),
+                ));
             }
         }
         Ok(())
