@@ -13,6 +13,19 @@ use tokio::{
 
 use crate::{kubectl::Kubectl, parts, ports, programs};
 
+/// A pod that counts.
+const BOX: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: box}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: box
+    image: local/busybox:1
+    imagePullPolicy: Never
+    command: [sh, -c, "i=0; while true; do echo tick $i; i=$((i+1)); sleep 1; done"]
+"#;
 /// Starting takes some five seconds on an idle machine.
 const START: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(90);
@@ -67,6 +80,25 @@ impl Cluster {
         }
         cluster.prepare().await?;
         Ok(cluster)
+    }
+
+    /// Does something with a cluster where the pod `box` runs, which says `tick N` each second.
+    ///
+    /// # Errors
+    /// When it does not come up, or what is done fails.
+    pub async fn with_box<T>(done: impl AsyncFnOnce(&Self) -> Result<T>) -> Result<T> {
+        let cluster = Self::up().await?;
+        let done = async {
+            let admin = cluster.admin();
+            admin.apply(BOX).await?;
+            admin
+                .ok(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"])
+                .await?;
+            done(&cluster).await
+        };
+        let done = done.await;
+        cluster.down().await?;
+        done
     }
 
     async fn script(&self, what: &str, limit: Duration) -> Result<()> {

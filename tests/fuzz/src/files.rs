@@ -5,7 +5,7 @@ use std::path::Path;
 use control_plane::{agent_file::AgentFile, standalone};
 use jiff::Timestamp;
 use prost::Message;
-use runtime::yaml::{self, NonEmpty, Seconds, Spanned};
+use runtime::yaml::{self, NonEmpty, Seconds, Spanned, UnknownKey};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{Bound, Long, Target, nobody};
@@ -99,12 +99,15 @@ fn file() -> &'static Path {
 fn read<T: DeserializeOwned>(input: &[u8]) -> usize {
     let Some(text) = text(input) else { return 0 };
     match yaml::read_noting::<T>(file(), text) {
-        Ok((_, unknown)) => {
-            let notes = unknown.iter().map(|it| it.path.len() + it.message.len());
-            notes.sum()
-        }
+        Ok((_, unknown)) => noted(&unknown),
         Err(mistake) => mistake.to_string().len(),
     }
+}
+
+/// Bytes of notes.
+fn noted(unknown: &[UnknownKey]) -> usize {
+    let each = unknown.iter().map(|it| it.path.len() + it.message.len());
+    each.sum()
 }
 
 /// Reads a file as GitLab's control plane does; bytes of what the agent and GitLab are told.
@@ -115,12 +118,8 @@ fn agent_file(input: &[u8]) -> usize {
     };
     match yaml::read_noting::<AgentFile>(file(), text) {
         Ok((known, unknown)) => {
-            let notes: usize = unknown
-                .iter()
-                .map(|it| it.path.len() + it.message.len())
-                .sum();
             let told = known.told(&written).to_string();
-            notes + told.len() + known.to_message().encoded_len()
+            noted(&unknown) + told.len() + known.to_message().encoded_len()
         }
         Err(mistake) => mistake.to_string().len(),
     }

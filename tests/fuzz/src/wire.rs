@@ -3,12 +3,12 @@
 use std::{
     io::{self, Read},
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
+use futures_util::FutureExt;
 use proto::frame::{Deframer, Encoding, MAX_MESSAGE};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -69,15 +69,8 @@ impl AsyncWrite for Connection<'_> {
 
 /// What a future gives that waits for nothing but a [`Connection`].
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    struct Nobody;
-    impl Wake for Nobody {
-        fn wake(self: Arc<Self>) {}
-    }
-    let waker = Waker::from(Arc::new(Nobody));
-    match std::pin::pin!(future).poll(&mut Context::from_waker(&waker)) {
-        Poll::Ready(given) => given,
-        Poll::Pending => panic!("it waits for somebody, though all is here"),
-    }
+    let given = future.now_or_never();
+    given.expect("it waits for nobody, since all is here")
 }
 
 /// All that can be read, and how it ended.

@@ -21,19 +21,6 @@ use tests::{
 
 use super::{LIMIT, Site, ask};
 
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: box}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: box
-    image: local/busybox:1
-    imagePullPolicy: Never
-    command: [sh, -c, "i=0; while true; do echo tick $i; i=$((i+1)); sleep 1; done"]
-"#;
-
 /// A number that a replica counts.
 async fn metric(port: u16, name: &str) -> Result<f64> {
     let text = client::get(&format!("http://127.0.0.1:{port}/metrics"), "").await?;
@@ -239,18 +226,7 @@ async fn who_is_revoked_loses_what_is_open_at_another_replica_and_a_bystander_do
     if skipped(NAME, &[Part::Cluster, Part::Haproxy, Part::Redis]) {
         return Ok(());
     }
-    let cluster = Cluster::up().await?;
-    let revoked = async {
-        let admin = cluster.admin();
-        admin.apply(POD).await?;
-        admin
-            .ok(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"])
-            .await?;
-        revoke(&cluster).await
-    };
-    let revoked = revoked.await;
-    cluster.down().await?;
-    revoked
+    Cluster::with_box(revoke).await
 }
 
 async fn revoke(cluster: &Cluster) -> Result<()> {

@@ -26,18 +26,6 @@ use tokio::{
 
 use super::{EXEC, LIMIT, Site};
 
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: box}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: box
-    image: local/busybox:1
-    imagePullPolicy: Never
-    command: [sh, -c, "i=0; while true; do echo tick $i; i=$((i+1)); sleep 1; done"]
-"#;
 /// What a user sees who executes it.
 const COMMAND: [&str; 3] = [
     "sh",
@@ -322,18 +310,7 @@ async fn what_kubectl_showed_is_played_again_and_a_flipped_byte_is_found() -> Re
     if skipped(NAME, &[Part::Cluster]) {
         return Ok(());
     }
-    let cluster = Cluster::up().await?;
-    let shown = async {
-        let admin = cluster.admin();
-        admin.apply(POD).await?;
-        admin
-            .ok(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"])
-            .await?;
-        record(&cluster).await
-    };
-    let shown = shown.await;
-    cluster.down().await?;
-    shown
+    Cluster::with_box(record).await
 }
 
 async fn record(cluster: &Cluster) -> Result<()> {
