@@ -7,7 +7,10 @@ use agentk::{
     flags::{CommandLine, Doctor, Flags},
     logging,
 };
-use runtime::signal::{Hangup, Termination};
+use runtime::{
+    core_dumps,
+    signal::{Hangup, Termination},
+};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -15,6 +18,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Err(error) = core_dumps::turn_off() {
+        warn(&error);
+    }
     let line = doctor::with_flags_of_the_agent(std::env::args_os().collect());
     let flags = match CommandLine::read(line) {
         Ok(CommandLine::Run(flags)) => *flags,
@@ -90,6 +96,11 @@ async fn start(
 #[expect(clippy::print_stdout, reason = "the output of a command")]
 fn print(text: &str) {
     print!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "there is no log yet")]
+fn warn(error: &std::io::Error) {
+    eprintln!("cannot turn core dumps off, so a crash may write secrets to a file: {error}");
 }
 
 #[expect(clippy::print_stderr, reason = "the error that ends the process")]

@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use http::HeaderValue;
+use zeroize::ZeroizeOnDrop;
 
 use runtime::telemetry::Causes;
 
@@ -11,8 +12,8 @@ use crate::last_failure::LastFailure;
 /// How often the file is read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Text whose `Debug` shows nothing.
-#[derive(Clone, PartialEq, Eq)]
+/// Text whose `Debug` shows nothing, and whose memory is zeroed when it goes.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Secret(String);
 
 impl fmt::Debug for Secret {

@@ -7,12 +7,16 @@ use kas::{
     app,
     cli::{Cli, Command, Output},
 };
+use runtime::core_dumps;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Err(error) = core_dumps::turn_off() {
+        warn(&error);
+    }
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,6 +45,14 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             "nothing to do: use --configuration-file FILE to run a server, or `kas up` to try it out (see --help)"
         ),
     }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no log yet, and of most commands never"
+)]
+fn warn(error: &std::io::Error) {
+    eprintln!("cannot turn core dumps off, so a crash may write secrets to a file: {error}");
 }
 
 #[expect(clippy::print_stderr, reason = "the last words of the process")]

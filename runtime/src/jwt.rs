@@ -15,6 +15,7 @@ use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
+use zeroize::Zeroizing;
 
 pub use eddsa::{CheckingKey, KeyError, SigningKey};
 
@@ -23,9 +24,9 @@ const VALIDITY: Duration = Duration::from_secs(5);
 /// The shortest secret, in bytes: as many as HMAC-SHA256 gives.
 pub const SECRET_BYTES: usize = 32;
 
-/// A secret shared by all who sign and check; never printed.
+/// A secret shared by all who sign and check; never printed, and its memory is zeroed when it goes.
 #[derive(Clone)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,7 +74,7 @@ impl Secret {
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         assert!(bytes.len() >= SECRET_BYTES, "a secret is too short");
-        Self(bytes)
+        Self(Zeroizing::new(bytes))
     }
 
     /// How many bytes it has.
@@ -101,7 +102,7 @@ impl Secret {
     /// Another secret that follows from this one, for one purpose only.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> Self {
-        Self(self.mac(&[purpose]).into_bytes())
+        Self::new(self.mac(&[purpose]).into_bytes())
     }
 
     /// A code that only those who share the secret can make, over just these parts: HMAC-SHA256 in hexadecimal,
@@ -135,10 +136,12 @@ impl Secret {
             path: named(),
             error,
         })?;
-        let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+        let mut text = Zeroizing::new(text);
+        text.retain(|c| !matches!(c, '\r' | '\n'));
         let bytes = base64::engine::general_purpose::STANDARD
-            .decode(text)
+            .decode(text.as_str())
             .map_err(|_| SecretError::Encoding { path: named() })?;
+        let bytes = Zeroizing::new(bytes);
         match bytes.len() {
             SECRET_BYTES.. => Ok(Self(bytes)),
             size => Err(SecretError::Short {

@@ -5,13 +5,14 @@
 //! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
 //! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`], [`traces`],
-//! [`doctor`], [`metrics`], [`reloads`], [`probes`], [`panics`], [`descriptors`], [`yaml`]; what costs little while one
-//! waits: [`patience`], [`rarely`].
+//! [`doctor`], [`metrics`], [`reloads`], [`probes`], [`panics`], [`descriptors`], [`core_dumps`], [`yaml`]; what costs
+//! little while one waits: [`patience`], [`rarely`].
 //! Limits: [`shares`] and [`request_filter`]; [`names`] checks what a caller names before it becomes a path.
 
 mod authority;
 pub mod backoff;
 pub mod connect;
+pub mod core_dumps;
 pub mod descriptors;
 pub mod doctor;
 pub mod drain;

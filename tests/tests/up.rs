@@ -49,6 +49,21 @@ async fn kubectl_works_on_the_demo_cluster() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crash_leaves_no_core_behind() -> Result<()> {
+    let up = Up::start(&["--replicas", "1"]).await?;
+    let id = up.process.id().context("it has ended")?;
+
+    let limits = std::fs::read_to_string(format!("/proc/{id}/limits"))?;
+
+    let mut lines = limits.lines();
+    let core = lines.find_map(|line| line.strip_prefix("Max core file size"));
+    let core: Vec<_> = core.unwrap_or_default().split_whitespace().collect();
+    // Cores that are piped to a program are none at 1 only, see `runtime::core_dumps`.
+    ensure!(core.starts_with(&["1", "1"]), "{limits}");
+    up.interrupt().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_printed_line_works_as_it_is() -> Result<()> {
     if skipped("the_printed_line_works_as_it_is", &[Part::Kubectl]) {
         return Ok(());

@@ -3,12 +3,13 @@
 
 use runtime::yaml::Setting;
 use serde::{Deserialize, Serialize, Serializer};
+use zeroize::ZeroizeOnDrop;
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "<hidden>";
 
-/// A secret text whose `Debug` shows nothing of it.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+/// A secret text whose `Debug` shows nothing of it, and whose memory is zeroed when it goes.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, ZeroizeOnDrop)]
 pub struct Secret(String);
 
 impl Secret {
