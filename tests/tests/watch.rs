@@ -1,6 +1,9 @@
 //! Watches stay open and complete while their agent's connections are cut and
 //! the replicas that hold them are killed, on a real API server.
 
+#[path = "watch/lists.rs"]
+mod lists;
+
 use std::{
     path::Path,
     sync::{Arc, Mutex},
@@ -121,9 +124,17 @@ async fn through_cuts(cluster: &Cluster, admin: &Kubectl) -> Result<()> {
     let text = table.output();
     ensure!(text.matches("NAME").count() == 1, "{text}");
     ensure!(json.goes_on() && protobuf.goes_on(), "a watch has ended");
-    let resumes = resumes(kas.observability).await?;
-    ensure!(resumes >= 4.0 * 5.0, "only {resumes} resumes");
-    Ok(())
+    let resumed = resumes(kas.observability).await?;
+    ensure!(resumed >= 4.0 * 5.0, "only {resumed} resumes");
+
+    let site = lists::Site {
+        users: kas.users,
+        observability: kas.observability,
+        bearer: &bearer,
+        chaos: &chaos,
+    };
+    let lists = lists::come_whole(&site, admin, folder).await;
+    lists.with_context(|| kas.process.tail())
 }
 
 /// kubectl and a plain client through one replica, while those that hold the tunnels are killed.

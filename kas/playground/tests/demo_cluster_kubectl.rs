@@ -260,7 +260,8 @@ async fn describes_every_kind_of_object() {
     demo.kubectl("rollout status deployment/hello --timeout=30s")
         .await;
 
-    let pods = demo.kubectl("describe pods").await;
+    // Of several objects a newer kubectl shows events only when asked to.
+    let pods = demo.kubectl("describe pods --show-events").await;
     has_all(
         &pods,
         &["Controlled By:", "Started container hello", "Running"],

@@ -14,6 +14,8 @@
 //! * A watch keeps its first time limit, however often it is resumed.
 //! * When the replica leaves, a watch ends in order shortly before the end of the
 //!   grace period.
+//! * A watch-list (`sendInitialEvents`) that broke before its bookmark is asked for again from its start; what the
+//!   client has is kept from it. If objects were changed or deleted meanwhile, the answer is reset before the bookmark.
 //! * When no tunnel comes within the hold, the answer is reset: a clean end
 //!   would say that the cluster ended the watch.
 //! * Resumed are JSON (tables and partial metadata too) and protobuf; CBOR and
@@ -23,6 +25,7 @@ mod event;
 mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod initial;
 mod json;
 mod position;
 mod protobuf;
@@ -167,6 +170,9 @@ impl Watch {
             }
             self.deny(failure, scope);
             return Poll::Ready(Ok(()));
+        }
+        if self.frames.differ() {
+            return Poll::Ready(Err(Gone::Differs));
         }
         if self.is_called_last(cx) {
             scope.cut = false;

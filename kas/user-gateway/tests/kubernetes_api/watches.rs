@@ -241,6 +241,41 @@ async fn a_watch_list_is_resumed_as_a_plain_watch() {
 }
 
 #[tokio::test]
+async fn a_watch_list_that_breaks_is_completed_or_reset_before_its_bookmark() {
+    let list = format!(
+        "{PODS}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let end = Bytes::from(
+        "{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"resourceVersion\":\"20\",\
+         \"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}\n",
+    );
+    for all_come_again in [true, false] {
+        let mut stage = Stage::set().await;
+        let (mut watch, mut asked) = stage.watch(&list, JSON).await;
+        for version in [9, 4] {
+            asked.data(event("ADDED", version)).await;
+            watch.reads(&event("ADDED", version)).await;
+        }
+
+        asked.reset();
+        let mut asked = stage.resumed(JSON).await;
+
+        assert_eq!(parameter(&asked, "sendInitialEvents"), Some("true"));
+        asked.data(event("ADDED", 4)).await;
+        asked.data(event("ADDED", 7)).await;
+        watch.reads(&event("ADDED", 7)).await;
+        if all_come_again {
+            asked.data(event("ADDED", 9)).await;
+            asked.data(end.clone()).await;
+            watch.reads(&end).await;
+        } else {
+            asked.data(end.clone()).await;
+            watch.rest().await.unwrap_err();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_watch_is_reset_where_its_place_is_not_known() {
     let mut stage = Stage::set().await;
     let (mut watch, mut asked) = stage.watch(PODS, JSON).await;

@@ -125,6 +125,11 @@ impl Frames {
         self.release();
     }
 
+    /// Whether the list that the watch repeats is not the one that the client has, so that it must end at once.
+    pub(super) fn differ(&self) -> bool {
+        self.position.differs()
+    }
+
     /// Whether the client has a part of an event, so that nothing else may follow.
     pub(super) fn is_within_event(&self) -> bool {
         self.exposed
@@ -137,6 +142,7 @@ impl Frames {
 
     /// The watch begins again at [`Self::point`].
     pub(super) fn resume(&mut self) {
+        self.position.resume();
         self.forget();
         self.hidden = false;
         self.scanner = Some(Scanner::new(self.encoding));

@@ -1,6 +1,9 @@
 //! How far a watch has come, and from where it can go on.
 
-use super::event::{Event, Kind};
+use super::{
+    event::{Event, Kind},
+    initial::{Initial, Told},
+};
 
 /// Where a watch stands for its client.
 ///
@@ -12,13 +15,16 @@ use super::event::{Event, Kind};
 ///   `MODIFIED`, `DELETED` or `BOOKMARK` shows that they are through.
 /// * With `sendInitialEvents=true` only the bookmark that is annotated
 ///   `k8s.io/initial-events-end` shows it, since the client waits for that very
-///   bookmark.
+///   bookmark. Until then the request is made again as it was, and what the client
+///   has already is kept from it (see [`Initial`]).
 /// * As long as the client has no event at all, its own request can be made
 ///   again as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::kubernetes_api) struct Position {
     phase: Phase,
     version: Option<Box<str>>,
+    /// What the client has of a watch-list that is not through.
+    initial: Option<Box<Initial>>,
     lists: bool,
     hides_bookmarks: bool,
     /// Whether the client has an event.
@@ -33,6 +39,9 @@ enum Phase {
     Following,
     /// There was an event without a version.
     Lost,
+    /// What a watch-list told before a break is not what it tells after it, so that its client
+    /// would keep objects that are gone.
+    Differs,
     /// The last event was there.
     Over,
 }
@@ -61,6 +70,7 @@ impl Position {
                 Phase::Initial
             },
             version: version.filter(|_| follows).map(Into::into),
+            initial: lists.then(Box::default),
             lists,
             hides_bookmarks,
             begun: false,
@@ -69,6 +79,13 @@ impl Position {
 
     /// Takes note of an event; says whether it is for the client.
     pub(super) fn see(&mut self, event: Event) -> bool {
+        if self.phase == Phase::Differs {
+            return false;
+        }
+        if let Some(wanted) = self.see_initial(&event) {
+            self.begun |= wanted;
+            return wanted;
+        }
         let hidden = event.kind == Kind::Bookmark && self.hides_bookmarks;
         match event.kind {
             Kind::Error => self.phase = Phase::Over,
@@ -91,9 +108,50 @@ impl Position {
         !hidden
     }
 
+    /// Takes note of an event of a watch-list that is not through, and says whether it is for the client; nothing if
+    /// it is not one of these.
+    fn see_initial(&mut self, event: &Event) -> Option<bool> {
+        let initial = self.initial.as_mut()?;
+        match event.kind {
+            Kind::Added | Kind::Modified | Kind::Deleted => {
+                match initial.see(event.version.as_deref()) {
+                    Told::Now => return Some(true),
+                    Told::Before => return Some(false),
+                    Told::Differently => self.phase = Phase::Differs,
+                    Told::Unknown => {
+                        self.phase = Phase::Lost;
+                        self.initial = None;
+                        return Some(true);
+                    }
+                }
+            }
+            Kind::Bookmark if !event.initial_end => return None,
+            Kind::Bookmark if initial.is_incomplete() => self.phase = Phase::Differs,
+            Kind::Bookmark | Kind::Error | Kind::Unknown => {
+                self.initial = None;
+                return None;
+            }
+        }
+        self.initial = None;
+        Some(false)
+    }
+
+    /// The watch begins again at [`Self::point`].
+    pub(super) fn resume(&mut self) {
+        if let Some(initial) = &mut self.initial {
+            initial.repeat();
+        }
+    }
+
+    /// Whether the watch must end at once, for its client to begin anew.
+    pub(super) fn differs(&self) -> bool {
+        self.phase == Phase::Differs
+    }
+
     /// What comes is not understood.
     pub(super) fn lose(&mut self) {
         self.phase = Phase::Lost;
+        self.initial = None;
         self.begun = true;
     }
 
@@ -101,12 +159,12 @@ impl Position {
     pub(super) fn point(&self) -> Option<Point> {
         match self.phase {
             Phase::Over => Some(Point::End),
-            Phase::Lost => None,
+            Phase::Lost | Phase::Differs => None,
             Phase::Initial | Phase::Following => self
                 .version
                 .clone()
                 .map(Point::Behind)
-                .or((!self.begun).then_some(Point::Start)),
+                .or((!self.begun || self.initial.is_some()).then_some(Point::Start)),
         }
     }
 
@@ -114,6 +172,7 @@ impl Position {
         self.phase = match (self.phase, &version) {
             (Phase::Initial | Phase::Following, Some(_)) => Phase::Following,
             (Phase::Over, _) => Phase::Over,
+            (Phase::Differs, _) => Phase::Differs,
             (Phase::Lost, _) | (_, None) => Phase::Lost,
         };
         self.version = version;
@@ -122,6 +181,7 @@ impl Position {
 
 #[cfg(test)]
 mod tests {
+    use super::super::initial::MAX_OBJECTS;
     use super::*;
 
     fn event(kind: Kind, version: &str) -> Event {
@@ -209,9 +269,102 @@ mod tests {
             let points = walk(Position::new(start, Some(true), false), events);
 
             let ends = [behind("11"), behind("12")];
-            let expected = [Some(Point::Start), None, None, None];
+            let expected = vec![Some(Point::Start); 4];
             assert_eq!(points, [&expected[..], &ends].concat());
         }
+    }
+
+    /// Which of the events are for the client.
+    fn wanted(position: &mut Position, events: Vec<Event>) -> Vec<bool> {
+        let see = |event| position.see(event);
+        events.into_iter().map(see).collect()
+    }
+
+    #[test]
+    fn a_watch_list_that_broke_tells_only_what_the_client_has_not() {
+        let added = |version| event(Kind::Added, version);
+        let mut position = Position::new(None, Some(true), false);
+        assert_eq!(
+            wanted(&mut position, vec![added("9"), added("3")]),
+            [true; 2]
+        );
+
+        for (again, expected) in [
+            (vec![added("3"), added("5")], vec![false, true]),
+            (vec![added("9"), added("5")], vec![false; 2]),
+        ] {
+            assert_eq!(position.point(), Some(Point::Start));
+            position.resume();
+            assert_eq!(wanted(&mut position, again), expected);
+        }
+        position.resume();
+        let last = vec![
+            added("3"),
+            added("9"),
+            added("7"),
+            added("5"),
+            end("11"),
+            added("12"),
+        ];
+        assert_eq!(
+            wanted(&mut position, last),
+            [false, false, true, false, true, true]
+        );
+
+        assert_eq!(position.point(), behind("12"));
+        assert!(!position.differs());
+    }
+
+    #[test]
+    fn a_watch_list_whose_objects_changed_behind_a_break_ends_before_its_bookmark() {
+        let added = |version| event(Kind::Added, version);
+        for again in [
+            vec![added("9")],
+            vec![added("9"), added("12")],
+            vec![added("9"), event(Kind::Deleted, "12")],
+        ] {
+            let mut position = Position::new(None, Some(true), false);
+            wanted(&mut position, vec![added("9"), added("3")]);
+            position.resume();
+            wanted(&mut position, again);
+            assert!(!position.differs());
+
+            assert_eq!(
+                wanted(&mut position, vec![end("13"), added("14")]),
+                [false; 2]
+            );
+
+            assert!(position.differs());
+            assert_eq!(position.point(), None);
+        }
+    }
+
+    #[test]
+    fn versions_that_two_objects_share_end_a_watch_list_that_broke() {
+        let added = |version| event(Kind::Added, version);
+        for (before, again) in [
+            (vec!["3"], vec!["3", "3"]),
+            (vec!["3", "3"], vec!["3", "3"]),
+        ] {
+            let mut position = Position::new(None, Some(true), false);
+            wanted(&mut position, before.into_iter().map(added).collect());
+            position.resume();
+            wanted(&mut position, again.into_iter().map(added).collect());
+
+            assert!(position.differs());
+        }
+    }
+
+    #[test]
+    fn of_a_watch_list_only_so_many_objects_are_remembered() {
+        let added = |version: usize| event(Kind::Added, &version.to_string());
+        let mut position = Position::new(None, Some(true), false);
+        wanted(&mut position, (0..MAX_OBJECTS).map(added).collect());
+        assert_eq!(position.point(), Some(Point::Start));
+
+        assert_eq!(wanted(&mut position, vec![added(MAX_OBJECTS)]), [true]);
+
+        assert_eq!(position.point(), None);
     }
 
     #[test]

@@ -75,6 +75,11 @@ pub(super) enum Gone {
     /// The answer has another content type than before.
     #[error("the watch was resumed with another content type")]
     OtherType,
+    /// The list of its objects is another.
+    #[error(
+        "the watch broke in its list of objects, and some of them were changed or deleted meanwhile"
+    )]
+    Differs,
 }
 
 impl Source {
@@ -176,7 +181,7 @@ fn is_final(outcome: &Result<Resumed, Gone>) -> bool {
             OpenError::CannotImpersonate | OpenError::NotOffered | OpenError::NoUpgrades
         ),
         Err(Gone::Interrupted(error)) => !error.is_mendable(),
-        Err(Gone::OtherType | Gone::Ended(_)) => true,
+        Err(Gone::OtherType | Gone::Ended(_) | Gone::Differs) => true,
     }
 }
 
