@@ -194,6 +194,28 @@ impl RedisStore {
         Ok(())
     }
 
+    /// The connections that GitLab's kas reads. Those that this replica has removed and another one of ours has are
+    /// written again.
+    async fn update_gitlab_kas(
+        &self,
+        records: &gitlab_kas::Records,
+        me: &ReplicaId,
+        updates: &[PresenceUpdate],
+    ) -> Result<(), fred::error::Error> {
+        records.update_connections(&self.client, updates).await?;
+        let leaving = records.leaving(updates);
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let (leases, _) = fields(&self.client, self.keys.replicas.as_str(), MAX_LEASES).await?;
+        let leases = format::read_leases(leases, &self.signer).into_iter();
+        let others = leases.map(|lease| lease.replica).filter(|it| it != me);
+        let others: Vec<_> = others.collect();
+        let query = PresenceQuery::Agents(leaving);
+        let held = presence::find(&self.client, &self.keys, &others, &query).await?;
+        records.restore(&self.client, &held).await
+    }
+
     async fn remove(
         &self,
         agent: AgentId,
@@ -315,7 +337,7 @@ impl RouteStore for RedisStore {
             let updated = async {
                 presence::update(&self.client, &key, updates).await?;
                 match &self.gitlab_kas {
-                    Some(records) => records.update_connections(&self.client, updates).await,
+                    Some(records) => self.update_gitlab_kas(records, me, updates).await,
                     None => Ok(()),
                 }
             };

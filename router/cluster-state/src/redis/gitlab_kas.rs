@@ -24,7 +24,7 @@ use fred::{
     interfaces::{HashesInterface as _, KeysInterface as _},
     types::Key,
 };
-use futures_util::future::{try_join_all, try_join3};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use prost::Message as _;
 use proto::agent::redistool::ExpiringValue;
 use runtime::{connect::Target, io::Scheme};
@@ -194,12 +194,48 @@ impl Records {
         try_join_all(writes).await.map(drop)
     }
 
+    /// Agents of which these updates remove connections.
+    pub(super) fn leaving(&self, updates: &[PresenceUpdate]) -> Vec<AgentId> {
+        let leaving = updates.iter().filter(|update| {
+            let new = self.connections(update.agent, update.new.as_ref());
+            let stays = |(old, _): &(i64, _)| new.iter().any(|(id, _)| id == old);
+            let old = self.connections(update.agent, stored(update));
+            !old.iter().all(stays)
+        });
+        leaving.map(|update| update.agent).collect()
+    }
+
+    /// Writes connections that other replicas of ours have. One agent's process can be connected to several of them by
+    /// one connection id, which whoever it leaves has removed.
+    ///
+    /// None is lost whatever the order, since each replica writes its own presence before these records, and who
+    /// removes reads that presence behind the removal.
+    pub(super) async fn restore(
+        &self,
+        client: &Client,
+        held: &[PresenceEntry],
+    ) -> Result<(), Error> {
+        let writes = held.iter().map(
+            |PresenceEntry {
+                 agent, presence, ..
+             }| {
+                let entries = self.connections(*agent, Some(presence)).into_iter();
+                let entries = entries.map(|(id, info)| (id.to_string(), expiring(&info)));
+                let entries: Vec<_> = entries.collect();
+                let by_agent = with_id(&self.keys.by_agent, agent.0);
+                let by_project = with_id(&self.keys.by_project, presence.group);
+                try_join(
+                    write(client, by_agent, entries.clone()),
+                    write(client, by_project, entries),
+                )
+            },
+        );
+        try_join_all(writes).await.map(drop)
+    }
+
     async fn update(&self, client: &Client, update: &PresenceUpdate) -> Result<(), Error> {
         let new = self.connections(update.agent, update.new.as_ref());
-        let before = match &update.old {
-            StoredPresence::Known(before) => before.as_ref(),
-            StoredPresence::Unknown => None,
-        };
+        let before = stored(update);
         let stays = |id: &i64| new.iter().any(|(now, _)| now == id);
         let old = self.connections(update.agent, before).into_iter();
         let old: Vec<_> = old.map(|(id, _)| id).collect();
@@ -349,6 +385,14 @@ impl Records {
     }
 }
 
+/// What an update replaces, as far as that is known.
+fn stored(update: &PresenceUpdate) -> Option<&Presence> {
+    match &update.old {
+        StoredPresence::Known(before) => before.as_ref(),
+        StoredPresence::Unknown => None,
+    }
+}
+
 /// Whose connections a hash has.
 #[derive(Debug, Clone, Copy)]
 enum Of {
@@ -401,88 +445,4 @@ fn unix() -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::redis::metrics::StoreMetrics;
-
-    #[derive(Debug)]
-    struct NoConnections;
-
-    impl ConnectionForm for NoConnections {
-        fn encode(&self, _: AgentId, _: &Presence) -> Vec<(i64, Vec<u8>)> {
-            Vec::new()
-        }
-
-        fn decode(&self, _: &[u8]) -> Option<(AgentId, Presence)> {
-            None
-        }
-    }
-
-    fn records(only_tls: bool) -> Records {
-        let kas = GitLabKas {
-            connections: Arc::new(NoConnections),
-            only_tls,
-        };
-        let signer = Signer::new(None, StoreMetrics::default());
-        Records::new(kas, "p", Arc::new(signer))
-    }
-
-    #[test]
-    fn keys_hold_the_raw_bytes_of_ids() {
-        let keys = Keys::new("p");
-        let key = with_id(&keys.owners, 0x0a3a);
-
-        assert_eq!(
-            &key[..],
-            b"p:tunnel_tracker2:kas_by_agent_id:\x3a\x0a\0\0\0\0\0\0"
-        );
-        assert_eq!(keys.agent_of(&key), Some(AgentId(0x0a3a)));
-        assert_eq!(keys.agent_of(&key[..key.len() - 1]), None);
-        assert_eq!(keys.agent_of(b"p:kas2:agent:{7}"), None);
-    }
-
-    #[test]
-    fn only_what_can_be_a_replica_of_gitlabs_kas_is_dialled() {
-        let dialled = |only_tls, url: &str| records(only_tls).owner(url.as_bytes()).is_some();
-
-        for url in [
-            "grpc://10.0.0.1:8155",
-            "grpcs://kas.example:443",
-            "grpc://[::1]:1",
-        ] {
-            assert!(dialled(false, url), "{url}");
-        }
-        assert!(!dialled(true, "grpc://10.0.0.1:8155"));
-        assert!(dialled(true, "grpcs://10.0.0.1:8155"));
-        for url in [
-            "",
-            "10.0.0.1:8155",
-            "unix:///run/other.sock",
-            "ws://10.0.0.1:8155",
-            "http://10.0.0.1",
-            "grpc://",
-            "grpc://10.0.0.1:8155,grpc://10.0.0.2:8155",
-            "grpc://a b:1",
-        ] {
-            assert!(!dialled(false, url), "{url}");
-        }
-        assert!(!dialled(false, &format!("grpc://{}:1", "a".repeat(600))));
-        assert!(records(false).owner(b"grpc://\xff").is_none());
-    }
-
-    #[test]
-    fn a_value_counts_until_it_expires_and_only_if_it_can_be_read() {
-        let records = records(false);
-        let valid = |value: &[u8], now| records.valid(b"field", value, now);
-        let value = |expires_at| {
-            let value = Bytes::new();
-            ExpiringValue { expires_at, value }.encode_to_vec()
-        };
-
-        assert!(matches!(valid(&value(100), 100), Valid::Value(it) if it.is_empty()));
-        assert!(matches!(valid(&value(100), 101), Valid::Expired));
-        assert!(matches!(valid(&[], 1), Valid::Expired));
-        assert!(matches!(valid(b"garbage", 1), Valid::Malformed));
-        assert!(matches!(valid(&[0; 5000], 1), Valid::Malformed));
-    }
-}
+mod tests;

@@ -286,6 +286,44 @@ async fn connections_are_shared_with_gitlabs_kas() {
     .await;
 }
 
+/// The process of an agent has one connection id, by which several replicas of ours write it.
+#[tokio::test]
+async fn a_connection_that_leaves_one_replica_stays_listed_while_another_has_it() {
+    let server = Server::start(&[]);
+    let options = mixed(&server);
+    let (a, b) = (replica(&options, "a"), replica(&options, "b"));
+    for table in [&a, &b] {
+        until("two replicas", async || table.stats().replicas == 2).await;
+    }
+    let keys = [
+        key("agent_tracker2:conn_by_agent_id", A.0),
+        key("agent_tracker2:conn_by_project_id", 3),
+    ];
+    let listed = || {
+        let listed = keys.iter().map(|key| client(&server).hexists(key, "1"));
+        listed.collect::<Result<Vec<bool>, _>>().unwrap()
+    };
+    for table in [&a, &b] {
+        table.set_presence(A, presence(3, "moves"));
+    }
+    // By each of them, and by the records of both.
+    hears(&*a, &PresenceQuery::All, &["moves"; 3]).await;
+    until("both records", async || listed() == [true, true]).await;
+    for key in &keys {
+        let _: () = client(&server).hdel(key, "1").unwrap();
+    }
+
+    a.set_presence(A, None);
+    until("both records to be written again", async || {
+        listed() == [true, true]
+    })
+    .await;
+    hears(&*a, &PresenceQuery::All, &["moves"; 2]).await;
+
+    b.set_presence(A, None);
+    until("both to be removed", async || listed() == [false, false]).await;
+}
+
 #[tokio::test]
 async fn without_the_option_nothing_of_it_is_written_or_asked_for() {
     let server = Server::start(&[]);
