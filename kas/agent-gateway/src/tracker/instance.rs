@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use proto::agent::entity::AgentMeta;
+use proto::agent::entity::{AgentMeta, KubernetesVersion};
 use router::AgentId;
 use sha2::{Digest, Sha256};
 
@@ -147,6 +147,9 @@ fn stable_id(text: &str) -> i64 {
 /// All replicas read this, so it is short, and without control characters, for which JSON needs six bytes each.
 fn truncated(meta: &AgentMeta) -> AgentMeta {
     let mut meta = meta.clone();
+    // GitLab's agentk has an empty one in each stream, and tells of its cluster in registrations only.
+    let told = |it: &KubernetesVersion| *it != KubernetesVersion::default();
+    meta.kubernetes_version = meta.kubernetes_version.filter(told);
     for name in [&mut meta.pod_namespace, &mut meta.pod_name] {
         truncate(name, MAX_NAME_BYTES);
     }

@@ -190,6 +190,19 @@ async fn a_registration_without_the_clusters_version_does_not_take_it_back() {
     assert_eq!(kubernetes.unwrap().git_version, "v1.33");
 }
 
+/// GitLab's agentk names no version in its streams, in an empty message.
+#[tokio::test]
+async fn an_empty_version_in_a_stream_is_none() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+
+    let _registered = tracker.register(&agent(), 42, &meta("p", Some("v1.33")));
+    let _stream = tracker.streaming(&agent(), &meta("p", Some("")), true);
+
+    let all = tracker.connected(&PresenceQuery::All).await.unwrap();
+    let kubernetes = all[0].agent_meta.clone().unwrap().kubernetes_version;
+    assert_eq!(kubernetes.unwrap().git_version, "v1.33");
+}
+
 fn origin() -> Arc<Origin> {
     Origin::new(
         "192.0.2.7:4711".parse().unwrap(),
