@@ -22,7 +22,7 @@ mod up;
 pub use credential::CredentialArgs;
 pub use doctor::DoctorArgs;
 pub use fleet::{agents::FleetFilter, sessions::SessionFilter, view::View};
-pub use kubeconfig::{Kubeconfig, KubeconfigArgs};
+pub use kubeconfig::KubeconfigArgs;
 pub use login::{LoginArgs, LoginError, LogoutArgs};
 pub use output::Output;
 pub use server::ServerArgs;
@@ -35,10 +35,12 @@ use admin::ClientError;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use control_plane::{
     Token,
+    kubeconfig::KubeconfigError,
     standalone::{
         EditError, StandaloneError,
         change::{CallerKind, ChangeError},
         names::NameError,
+        registration::RegistrationError,
         tokens::{TokenEntry, TokenKind},
     },
 };
@@ -281,6 +283,9 @@ pub enum CommandError {
     /// The change cannot be made.
     #[error(transparent)]
     Change(#[from] ChangeError),
+    /// An agent or a token of one cannot be made or taken away.
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] StandaloneError),
@@ -290,6 +295,9 @@ pub enum CommandError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] std::io::Error),
+    /// A kubeconfig cannot be made.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
     /// A running server does not answer.
     #[error("cannot query the server of {}", file.display())]
     Server {

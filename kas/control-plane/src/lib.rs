@@ -14,6 +14,7 @@ mod error;
 pub mod gitaly;
 pub mod gitlab;
 mod join;
+pub mod kubeconfig;
 pub mod notifications;
 mod receptive;
 pub mod standalone;

@@ -20,6 +20,7 @@ pub mod names;
 mod oidc;
 pub mod receptive;
 mod record;
+pub mod registration;
 mod reload;
 pub mod schema;
 mod shadow;

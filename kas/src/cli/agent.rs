@@ -12,6 +12,7 @@ use control_plane::standalone::{
     edit,
     file::AgentEntry,
     names::{AgentName, LabelText},
+    registration,
     tokens::TokenKind,
     view,
 };
@@ -191,7 +192,7 @@ pub(super) async fn run(
         Action::JoinToken {
             name, revoke: true, ..
         } => revoke_join_tokens(file, &name, output),
-        Action::JoinToken { name, args, .. } => join_token(file, &name, &args, output),
+        Action::JoinToken { name, args, .. } => join_token(file, &name, args, output),
         Action::RotateToken { name, grace } => rotate(file, &name, grace, output),
         Action::Revoke { name } => revoke(file, &name, output),
         Action::Label {
@@ -434,13 +435,9 @@ fn rotate(
     grace: Duration,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    let now = now();
-    let (token, entry) = new_token(TokenKind::Agent, now)?;
-    let ended = edit(file, |document: &mut Editable| {
-        document.rotate_agent(name, entry, grace, now)
-    })?;
-    output.result(token.expose())?;
-    output.hint(&rotated("Agent", name, ended, grace))
+    let made = registration::rotate_token(file, name, grace, now())?;
+    output.result(made.token.expose())?;
+    output.hint(&rotated("Agent", name, made.ended, grace))
 }
 
 /// Describes what a rotation did to the old tokens.
@@ -457,9 +454,7 @@ pub(super) fn rotated(kind: &str, name: &str, ended: usize, grace: Duration) -> 
 }
 
 fn revoke(file: &Path, name: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let count = edit(file, |document: &mut Editable| -> Result<_, ChangeError> {
-        document.revoke_agent(name)
-    })?;
+    let count = registration::revoke(file, name)?;
     output.hint(&format!(
         "Revoked {count} token(s) of agent {name}, which can no longer connect: `kas agent rotate-token {name}` creates a new one."
     ))

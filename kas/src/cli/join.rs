@@ -7,16 +7,10 @@ use control_plane::standalone::{
     Editable,
     change::ChangeError,
     edit,
-    join_tokens::JoinTokenEntry,
-    tokens::{TokenEntry, TokenKind},
+    registration::{self, Invitation, KasAddress},
 };
 
 use super::{CommandError, Output, duration, now};
-
-/// The longest time for which a join token is good.
-const LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// In the place of an address that is not known.
-const ADDRESS: &str = "wss://KAS-ADDRESS";
 
 /// What a join token is made with.
 #[derive(Debug, Args)]
@@ -25,8 +19,8 @@ pub struct JoinTokenArgs {
     #[arg(long = "for", value_name = "DURATION", default_value = "30m", value_parser = duration::parse_positive)]
     lifetime: Duration,
     /// Address of kas as agents see it, for the printed commands
-    #[arg(long, value_name = "URL", default_value = ADDRESS)]
-    kas_address: String,
+    #[arg(long, value_name = "URL")]
+    kas_address: Option<KasAddress>,
 }
 
 /// `kas cluster` subcommands.
@@ -51,61 +45,42 @@ pub(super) fn cluster(
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     let ClusterAction::Add { name, id, join } = action;
-    let create = |document: &mut Editable| {
-        let id = document.create_agent(&name, id, None::<TokenEntry>)?;
-        let created = format!("Agent {name} has id {id} in {}.", file.display());
-        Ok::<_, ChangeError>(created)
-    };
-    give(file, &name, &join, create, output)
+    let made = registration::add_agent(file, &name, id, join.lifetime, now())?;
+    let created = format!("Agent {name} has id {} in {}.", made.agent, file.display());
+    show(&made, &created, join.kas_address, output)
 }
 
 /// Makes a join token for an agent that there is.
 pub(super) fn join_token(
     file: &Path,
     name: &str,
-    args: &JoinTokenArgs,
+    args: JoinTokenArgs,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    let find = |document: &mut Editable| {
-        document.agent(name)?;
-        Ok::<_, ChangeError>(format!("Agent {name} may join."))
-    };
-    give(file, name, args, find, output)
+    let made = registration::invite(file, name, args.lifetime, now())?;
+    let found = format!("Agent {name} may join.");
+    show(&made, &found, args.kas_address, output)
 }
 
-/// Gives the agent that `prepare` finds or makes a join token, and prints it.
-fn give(
-    file: &Path,
-    name: &str,
-    args: &JoinTokenArgs,
-    prepare: impl FnOnce(&mut Editable) -> Result<String, ChangeError>,
+/// Prints a join token, and what to do with it.
+fn show(
+    made: &Invitation,
+    prepared: &str,
+    address: Option<KasAddress>,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    if args.lifetime > LIFETIME_MAX {
-        return Err(CommandError::Usage(
-            "--for is at most 168h: a join token is to be used soon".to_owned(),
-        ));
-    }
-    let now = now();
-    let end = now.checked_add(args.lifetime);
-    let end = end.map_err(|_| CommandError::Usage("--for ends too late".to_owned()))?;
-    let token = TokenKind::Join.generate().map_err(CommandError::Random)?;
-    let entry = JoinTokenEntry::new(&token, now, end);
-    let (prepared, ended) = edit(file, |document: &mut Editable| {
-        let prepared = prepare(document)?;
-        let ended = document.add_join_token(name, entry, now)?;
-        Ok::<_, ChangeError>((prepared, ended))
-    })?;
-    output.result(token.expose())?;
-    let ended = match ended {
+    output.result(made.token.expose())?;
+    let ended = match made.ended {
         0 => "",
         _ => " Its earlier join token is good no more.",
     };
+    let address = address.unwrap_or_default();
     output.hint(&format!(
-        "{prepared} The join token above is shown only once; it is good for one agentk, once, until {end}.{ended}\n\
+        "{prepared} The join token above is shown only once; it is good for one agentk, once, until {}.{ended}\n\
          In a cluster:\n  {}\nElsewhere:\n  {}",
-        helm(name, &args.kas_address, token.expose()),
-        agentk(name, &args.kas_address, token.expose()),
+        made.expires_at,
+        made.helm(&address),
+        made.agentk(&address),
     ))
 }
 
@@ -122,18 +97,4 @@ pub(super) fn revoke_join_tokens(
         "Revoked {count} join token(s) of agent {name} that nobody had used; who has joined stays: \
          `kas agent revoke {name}` ends that too."
     ))
-}
-
-fn helm(name: &str, address: &str, token: &str) -> String {
-    format!(
-        "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace \
-         --set config.kasAddress={address},config.joinToken={token}"
-    )
-}
-
-fn agentk(name: &str, address: &str, token: &str) -> String {
-    format!(
-        "(umask 077; echo {token} > join-token) && POD_NAMESPACE=default POD_NAME={name} agentk \
-         --kas-address={address} --join-token-file=join-token --token-file=agent-token"
-    )
 }

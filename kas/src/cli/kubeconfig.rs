@@ -7,16 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
 use control_plane::{
     AgentInfo, Identity, IdentityKind, Token,
+    kubeconfig::{Context, Credential, Kubeconfig, is_server},
     standalone::{Directory, read},
 };
-use http::Uri;
 use jiff::Timestamp;
 use runtime::yaml::nearest;
-use serde_json::json;
 
 use super::{CommandError, Output};
 
@@ -84,51 +82,6 @@ fn token(text: &str) -> Result<Token, TokenError> {
     Ok(Token::new(text))
 }
 
-/// The contents of a kubeconfig.
-#[derive(Debug)]
-pub struct Kubeconfig<'a> {
-    /// The URL of the Kubernetes API proxy.
-    pub server: &'a str,
-    /// The agent.
-    pub agent: &'a AgentInfo,
-    /// Whose token it is.
-    pub identity: &'a Identity,
-    /// The token.
-    pub token: &'a Token,
-    /// The CA of the server's certificate, PEM.
-    pub certificate_authority: Option<&'a [u8]>,
-}
-
-impl Kubeconfig<'_> {
-    /// The text of the file. It holds the token: for its owner's eyes only.
-    pub fn to_yaml(&self) -> Result<String, CommandError> {
-        let name = &self.agent.name;
-        let user = format!("{}@{name}", self.identity);
-        let mut cluster = json!({ "server": self.server });
-        if let Some(pem) = self.certificate_authority {
-            cluster["certificate-authority-data"] = STANDARD.encode(pem).into();
-        }
-        let value = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": name, "cluster": cluster }],
-            "users": [{ "name": user, "user": { "token": self.bearer() } }],
-            "contexts": [{ "name": name, "context": { "cluster": name, "user": user } }],
-            "current-context": name,
-        });
-        serde_saphyr::to_string(&value)
-            .map_err(|error| CommandError::Output(std::io::Error::other(error)))
-    }
-
-    fn bearer(&self) -> String {
-        let scheme = match self.identity.kind {
-            IdentityKind::User => "pat",
-            IdentityKind::CiJob => "ci",
-        };
-        format!("{scheme}:{}:{}", self.agent.id, self.token.expose())
-    }
-}
-
 pub(super) async fn run(
     file: &Path,
     args: KubeconfigArgs,
@@ -149,10 +102,13 @@ pub(super) async fn run(
         .transpose()?;
     let kubeconfig = Kubeconfig {
         server: &args.server,
-        agent,
-        identity,
-        token,
         certificate_authority: ca.as_deref(),
+        contexts: vec![Context {
+            agent: agent.id,
+            name: &agent.name,
+            who: identity.to_string(),
+            credential: Credential::Token(identity.kind, token),
+        }],
     };
     output.result(&kubeconfig.to_yaml()?)?;
     if args.server.starts_with("http://") {
@@ -166,11 +122,7 @@ pub(super) async fn run(
 }
 
 fn check_server(server: &str) -> Result<(), CommandError> {
-    let uri: Option<Uri> = server.parse().ok();
-    let good = uri.is_some_and(|uri| {
-        uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
-    });
-    if good {
+    if is_server(server) {
         return Ok(());
     }
     Err(CommandError::Usage(format!(

@@ -3,13 +3,14 @@
 use std::{net::SocketAddr, path::Path};
 
 use cluster_state::AgentId;
-use control_plane::{AgentInfo, Identity, IdentityKind};
+use control_plane::{
+    Identity, IdentityKind,
+    kubeconfig::{Context, Credential, Kubeconfig},
+};
 use playground::{
     accounts::{AGENT, Accounts, USER},
     private_file,
 };
-
-use crate::cli::Kubeconfig;
 
 /// Writes it; `server` is the users' port, and `certificate` what it is trusted by.
 pub(super) fn write(
@@ -18,22 +19,19 @@ pub(super) fn write(
     certificate: &[u8],
     accounts: &Accounts,
 ) -> anyhow::Result<()> {
-    let agent = AgentInfo {
-        id: AgentId(accounts.agent),
-        name: AGENT.to_owned(),
-        project_id: 0,
-        project_path: String::new(),
-        default_branch: String::new(),
+    let who = Identity {
+        kind: IdentityKind::User,
+        name: USER.to_owned(),
     };
     let kubeconfig = Kubeconfig {
         server: &format!("https://{server}/k8s-proxy/"),
-        agent: &agent,
-        identity: &Identity {
-            kind: IdentityKind::User,
-            name: USER.to_owned(),
-        },
-        token: &accounts.user_token,
         certificate_authority: Some(certificate),
+        contexts: vec![Context {
+            agent: AgentId(accounts.agent),
+            name: AGENT,
+            who: who.to_string(),
+            credential: Credential::Token(who.kind, &accounts.user_token),
+        }],
     };
     private_file::write(file, &kubeconfig.to_yaml()?)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tempfile::NamedTempFile;
 
 use super::{file::Document, parse};
 use runtime::{
@@ -26,6 +27,9 @@ const HEADER: &str = "\
 # `kas access schema > agents.schema.json` beside it lets editors check it.
 # `kas agent|user|service|access …` rewrites it as a whole: comments do not survive that.
 ";
+
+/// The step that gives a new file what the old one has.
+const INHERIT: &str = "keep the owner and mode of";
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -76,6 +80,16 @@ pub fn edit<T, E: From<EditError>>(
     Ok(result)
 }
 
+/// Whether the file could be replaced by this process. Leaves nothing behind.
+pub(super) fn check_writable(file: &Path) -> Result<(), EditError> {
+    let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let new = new_beside(file)?;
+    match std::fs::metadata(file) {
+        Ok(old) => inherit(new.as_file(), &old).map_err(failed(INHERIT, file)),
+        Err(_) => Ok(()),
+    }
+}
+
 fn text_of(file: &Path) -> Result<String, EditError> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(text),
@@ -120,13 +134,10 @@ fn render(file: &Path, document: &Editable) -> Result<String, EditError> {
 /// Replaces the file at once, keeping its owner and mode; a new one is the owner's alone.
 fn write(file: &Path, text: &str) -> Result<(), EditError> {
     let failed = |step| failed(step, file);
-    let mut new = tempfile::Builder::new()
-        .prefix(".kas-")
-        .tempfile_in(directory(file))
-        .map_err(failed("write beside"))?;
+    let mut new = new_beside(file)?;
     new.write_all(text.as_bytes()).map_err(failed("write"))?;
     if let Ok(old) = std::fs::metadata(file) {
-        inherit(new.as_file(), &old).map_err(failed("keep the owner and mode of"))?;
+        inherit(new.as_file(), &old).map_err(failed(INHERIT))?;
     }
     new.as_file().sync_all().map_err(failed("write"))?;
     new.persist(file)
@@ -134,6 +145,13 @@ fn write(file: &Path, text: &str) -> Result<(), EditError> {
     File::open(directory(file))
         .and_then(|directory| directory.sync_all())
         .map_err(failed("write the directory of"))
+}
+
+fn new_beside(file: &Path) -> Result<NamedTempFile, EditError> {
+    let new = tempfile::Builder::new()
+        .prefix(".kas-")
+        .tempfile_in(directory(file));
+    new.map_err(failed("write beside", file))
 }
 
 fn inherit(new: &File, old: &std::fs::Metadata) -> io::Result<()> {

@@ -2,20 +2,17 @@
 
 use std::path::Path;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use cluster_state::AgentId;
+use control_plane::kubeconfig::{Context, Credential, Kubeconfig, KubeconfigError};
 
 use super::{KubeconfigArgs, check_server, read_ca};
 use crate::cli::{
     CommandError, Output,
     login::{
-        account::{Account, Permitted, PermittedAgent},
+        account::{Account, Permitted},
         session::Session,
     },
 };
-
-/// What kubectl does without `kas`.
-const INSTALL_HINT: &str = "kas is not installed here: it logs you in to this cluster";
 
 pub(super) async fn run(args: KubeconfigArgs, output: &mut Output<'_>) -> Result<(), CommandError> {
     check_server(&args.server)?;
@@ -38,49 +35,19 @@ fn to_yaml(
     args: &KubeconfigArgs,
     permitted: &Permitted,
     ca: Option<&[u8]>,
-) -> Result<String, CommandError> {
-    let each = |part: fn(&KubeconfigArgs, &Permitted, &PermittedAgent) -> Value| -> Vec<Value> {
-        let agents = permitted.agents.iter();
-        agents.map(|agent| part(args, permitted, agent)).collect()
-    };
-    let mut clusters =
-        each(|args, _, agent| json!({ "name": agent.name, "cluster": { "server": args.server } }));
-    if let Some(pem) = ca {
-        for cluster in &mut clusters {
-            cluster["cluster"]["certificate-authority-data"] = STANDARD.encode(pem).into();
-        }
-    }
-    let current = permitted.agents.first().map_or("", |it| it.name.as_str());
-    let value = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": clusters,
-        "users": each(|args, permitted, agent| json!({
-            "name": user(permitted, agent),
-            "user": { "exec": exec(args, agent.id) },
-        })),
-        "contexts": each(|_, permitted, agent| json!({
-            "name": agent.name,
-            "context": { "cluster": agent.name, "user": user(permitted, agent) },
-        })),
-        "current-context": current,
-    });
-    serde_saphyr::to_string(&value)
-        .map_err(|error| CommandError::Output(std::io::Error::other(error)))
-}
-
-fn user(permitted: &Permitted, agent: &PermittedAgent) -> String {
-    format!("{}@{}", permitted.identity, agent.name)
-}
-
-fn exec(args: &KubeconfigArgs, agent: i64) -> Value {
+) -> Result<String, KubeconfigError> {
     let command = args.exec_command.as_deref().unwrap_or(Path::new("kas"));
-    json!({
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": command.display().to_string(),
-        "args": ["credential", "--server", args.server, "--agent", agent.to_string()],
-        "interactiveMode": "Never",
-        "provideClusterInfo": false,
-        "installHint": INSTALL_HINT,
-    })
+    let agents = permitted.agents.iter();
+    let contexts = agents.map(|agent| Context {
+        agent: AgentId(agent.id),
+        name: &agent.name,
+        who: permitted.identity.clone(),
+        credential: Credential::Exec(command),
+    });
+    let kubeconfig = Kubeconfig {
+        server: &args.server,
+        certificate_authority: ca,
+        contexts: contexts.collect(),
+    };
+    kubeconfig.to_yaml()
 }

@@ -1,0 +1,309 @@
+//! Registers agents, and makes and takes away their tokens: what the command line and the admin API change in the
+//! file, and the commands that they tell people.
+
+use std::{io, path::Path, str::FromStr, time::Duration};
+
+use http::Uri;
+use jiff::Timestamp;
+
+use super::{
+    Standalone,
+    change::ChangeError,
+    edit::{self, EditError, Editable, edit},
+    join_tokens::JoinTokenEntry,
+    tokens::{TokenEntry, TokenKind},
+};
+use crate::Token;
+
+/// How long a join token is good if nobody says.
+pub const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// The longest time for which one is good.
+const JOIN_TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long an old token stays good beside a new one if nobody says.
+pub const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of an address, at most.
+const MAX_ADDRESS_BYTES: usize = 1024;
+/// In the place of an address that is not known.
+const UNKNOWN_ADDRESS: &str = "wss://KAS-ADDRESS";
+
+/// Why an agent or a token is not made or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrationError {
+    /// The file does not allow it, or cannot be changed.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// It would be good for longer than makes sense.
+    #[error("a join token is good for at most 168h: it is to be used soon")]
+    Lifetime,
+    /// No random numbers.
+    #[error("cannot generate a token: the operating system gives no random numbers")]
+    Random(#[source] io::Error),
+    /// The change did not run to its end.
+    #[error("changing the file of agents was interrupted: look whether it was changed")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+/// A text that is no address at which agents reach kas.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the address of kas must be a URL such as wss://kas.example.com: grpc, grpcs, ws or wss, without spaces, commas and quotes"
+)]
+pub struct KasAddressError;
+
+/// Where agents reach kas: a URL that is the same in a shell and in Helm's `--set`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KasAddress(String);
+
+impl Default for KasAddress {
+    fn default() -> Self {
+        Self(UNKNOWN_ADDRESS.to_owned())
+    }
+}
+
+impl FromStr for KasAddress {
+    type Err = KasAddressError;
+
+    fn from_str(text: &str) -> Result<Self, KasAddressError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_~%[]".contains(&byte);
+        let uri: Option<Uri> = text.parse().ok();
+        let is_address = uri.is_some_and(|uri| {
+            let scheme = uri.scheme_str();
+            uri.host().is_some() && matches!(scheme, Some("grpc" | "grpcs" | "ws" | "wss"))
+        });
+        match is_address && text.len() <= MAX_ADDRESS_BYTES && text.bytes().all(plain) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(KasAddressError),
+        }
+    }
+}
+
+/// A join token that was made, to be shown once.
+#[derive(Debug)]
+pub struct Invitation {
+    /// The agent's number.
+    pub agent: i64,
+    /// Its name.
+    pub name: String,
+    /// The join token.
+    pub token: Token,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+    /// How many earlier ones it has ended.
+    pub ended: usize,
+}
+
+impl Invitation {
+    /// What installs agentk in a cluster.
+    #[must_use]
+    pub fn helm(&self, KasAddress(address): &KasAddress) -> String {
+        let (name, token) = (&self.name, self.token.expose());
+        format!(
+            "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace \
+             --set config.kasAddress={address},config.joinToken={token}"
+        )
+    }
+
+    /// What starts it elsewhere.
+    #[must_use]
+    pub fn agentk(&self, KasAddress(address): &KasAddress) -> String {
+        let (name, token) = (&self.name, self.token.expose());
+        format!(
+            "(umask 077; echo {token} > join-token) && POD_NAMESPACE=default POD_NAME={name} agentk \
+             --kas-address={address} --join-token-file=join-token --token-file=agent-token"
+        )
+    }
+}
+
+/// A token of an agent that was made, to be shown once.
+#[derive(Debug)]
+pub struct Rotation {
+    /// The token.
+    pub token: Token,
+    /// How many older ones it has ended at once.
+    pub ended: usize,
+}
+
+/// Registers an agent, with this number or one above all others, and makes a join token for it.
+///
+/// # Errors
+/// [`RegistrationError`]. Not for async code, as all here: another writer is waited for.
+pub fn add_agent(
+    file: &Path,
+    name: &str,
+    id: Option<i64>,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Invitation, RegistrationError> {
+    let create = |document: &mut Editable| document.create_agent(name, id, None::<TokenEntry>);
+    invite_by(file, name, lifetime, now, create)
+}
+
+/// Makes a join token for an agent that there is.
+///
+/// # Errors
+/// [`RegistrationError`].
+pub fn invite(
+    file: &Path,
+    name: &str,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Invitation, RegistrationError> {
+    invite_by(file, name, lifetime, now, |document| {
+        Ok(document.agent(name)?.id)
+    })
+}
+
+fn invite_by(
+    file: &Path,
+    name: &str,
+    lifetime: Duration,
+    now: Timestamp,
+    agent: impl FnOnce(&mut Editable) -> Result<i64, ChangeError>,
+) -> Result<Invitation, RegistrationError> {
+    if lifetime > JOIN_TOKEN_LIFETIME_MAX {
+        return Err(RegistrationError::Lifetime);
+    }
+    let end = now.checked_add(lifetime);
+    let expires_at = end.map_err(|_| RegistrationError::Lifetime)?;
+    let token = TokenKind::Join
+        .generate()
+        .map_err(RegistrationError::Random)?;
+    let entry = JoinTokenEntry::new(&token, now, expires_at);
+    let (agent, ended) = edit(file, |document: &mut Editable| {
+        let agent = agent(document)?;
+        let ended = document.add_join_token(name, entry, now)?;
+        Ok::<_, ChangeError>((agent, ended))
+    })?;
+    Ok(Invitation {
+        agent,
+        name: name.to_owned(),
+        token,
+        expires_at,
+        ended,
+    })
+}
+
+/// Gives an agent a new token; older ones end after `grace`.
+///
+/// # Errors
+/// [`RegistrationError`].
+pub fn rotate_token(
+    file: &Path,
+    name: &str,
+    grace: Duration,
+    now: Timestamp,
+) -> Result<Rotation, RegistrationError> {
+    let token = TokenKind::Agent
+        .generate()
+        .map_err(RegistrationError::Random)?;
+    let entry = TokenEntry::new(&token, now);
+    let ended = edit(file, |document: &mut Editable| {
+        document.rotate_agent(name, entry, grace, now)
+    })?;
+    Ok(Rotation { token, ended })
+}
+
+/// Takes all tokens from an agent, and all join tokens; returns how many tokens.
+///
+/// # Errors
+/// [`RegistrationError`].
+pub fn revoke(file: &Path, name: &str) -> Result<usize, RegistrationError> {
+    let revoked = edit(file, |document: &mut Editable| document.revoke_agent(name))?;
+    Ok(revoked)
+}
+
+impl Standalone {
+    /// Changes the file, and has what is in it then in force here at once.
+    ///
+    /// # Errors
+    /// [`RegistrationError`].
+    pub async fn register<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Path) -> Result<T, RegistrationError> + Send + 'static,
+    ) -> Result<T, RegistrationError> {
+        let file = self.file.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&file)).await;
+        let changed = changed.map_err(RegistrationError::Interrupted)??;
+        self.reload_now();
+        Ok(changed)
+    }
+
+    /// Whether this process could change the file.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn check_writable(&self) -> Result<(), RegistrationError> {
+        let file = self.file.clone();
+        let checked = tokio::task::spawn_blocking(move || edit::check_writable(&file)).await;
+        let checked = checked.map_err(RegistrationError::Interrupted)?;
+        checked.map_err(|error: EditError| RegistrationError::Change(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_the_same_in_a_shell_and_for_helm() {
+        for good in [
+            "wss://kas.example.com",
+            "grpc://127.0.0.1:8150",
+            "ws://[::1]:8150/kas/",
+            UNKNOWN_ADDRESS,
+        ] {
+            assert!(good.parse::<KasAddress>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "kas.example.com",
+            "https://kas.example.com",
+            "wss://kas,config.token=x",
+            "wss://kas$(id)",
+            "wss://kas;id",
+            "wss://kas'",
+            "wss://kas&",
+            "wss://a b",
+        ] {
+            assert_eq!(bad.parse::<KasAddress>(), Err(KasAddressError), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_is_in_force_at_once_and_shown_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agents.yaml");
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        add_agent(&file, "first", None, JOIN_TOKEN_LIFETIME, now).unwrap();
+        let standalone = Standalone::open(&file).unwrap();
+        standalone.check_writable().await.unwrap();
+
+        let made = standalone
+            .register(move |file| add_agent(file, "edge", None, JOIN_TOKEN_LIFETIME, now));
+        let made = made.await.unwrap();
+
+        assert_eq!((made.agent, &*made.name), (2, "edge"));
+        let owner = standalone
+            .directory()
+            .join_token(&made.token.hash())
+            .map(|it| it.0.0);
+        assert_eq!(owner, Some(2));
+        assert!(!format!("{made:?}").contains(made.token.expose()));
+        let line = made.helm(&"wss://kas.example".parse().unwrap());
+        assert!(
+            line.contains(&format!("config.joinToken={}", made.token.expose())),
+            "{line}"
+        );
+        let again = standalone
+            .register(move |file| add_agent(file, "edge", None, JOIN_TOKEN_LIFETIME, now))
+            .await;
+        assert!(matches!(
+            again,
+            Err(RegistrationError::Change(ChangeError::Exists { .. }))
+        ));
+        let long = standalone
+            .register(move |file| invite(file, "edge", JOIN_TOKEN_LIFETIME_MAX * 2, now))
+            .await;
+        assert!(matches!(long, Err(RegistrationError::Lifetime)));
+    }
+}
