@@ -13,28 +13,47 @@ export class Refused extends Error {
 }
 
 /** Asks for `path` below /v1; `query` holds its parameters, of which empty ones are left out. */
-export const ask = (path, query = {}, signal = undefined) => send("GET", path, query, signal);
+export const ask = (path, query = {}, signal = undefined) => send("GET", path, { query, signal });
 
 /** Ends what is at `path` below /v1. */
-export const end = (path) => send("DELETE", path, {}, undefined);
+export const end = (path) => send("DELETE", path);
 
-async function send(method, path, query, signal) {
+/** Makes something at `path` below /v1. What it is made of goes as JSON, so that nothing of it is in a URL. */
+export const make = (path, content) => send("POST", path, { content });
+
+async function send(method, path, { query = {}, content, signal } = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value !== undefined);
   const url = new URL(`v1/${path}`, document.baseURI);
   url.search = new URLSearchParams(given);
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { authorization: `Bearer ${token}` } : {};
   const timeout = AbortSignal.timeout(TIMEOUT);
   const response = await fetch(url, {
     method,
-    headers,
+    headers: { ...authorization(), ...(content ? { "content-type": "application/json" } : {}) },
+    body: content && JSON.stringify(content),
     cache: "no-store",
     credentials: "omit",
     signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
   });
   if (response.ok) return response.json();
+  throw await refusal(response);
+}
+
+/** The answer to a question that does not end, such as /v1/events; `signal` ends it. */
+export async function open(path, signal) {
+  const url = new URL(`v1/${path}`, document.baseURI);
+  const response = await fetch(url, { headers: authorization(), cache: "no-store", credentials: "omit", signal });
+  if (response.ok) return response.body;
+  throw await refusal(response);
+}
+
+function authorization() {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { authorization: `Bearer ${token}` } : {};
+}
+
+async function refusal(response) {
   const problem = await response.json().catch(() => ({}));
-  throw new Refused(response.status, problem.message || `the replica answered ${response.status}`);
+  return new Refused(response.status, problem.message || `the replica answered ${response.status}`);
 }
 
 /** One agent's path, by its number or name. */

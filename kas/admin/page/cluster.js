@@ -3,6 +3,7 @@
 import { ruleTable, whyForm } from "./access.js";
 import { agentPath, ask } from "./api.js";
 import { agentState } from "./clusters.js";
+import { credentials } from "./credentials.js";
 import { duration, el, facts, number, replicaId, since, state, table } from "./dom.js";
 import { requestTable } from "./requests.js";
 import { timeline } from "./timeline.js";
@@ -14,6 +15,8 @@ export function cluster(signal, id) {
   head.append(el("p", { class: "muted" }, "Asking all replicas…"));
   const why = whyForm(signal, id);
   why.hidden = true;
+  const keys = credentials(signal, id);
+  keys.view.hidden = true;
 
   async function refresh() {
     const path = agentPath(id);
@@ -24,8 +27,10 @@ export function cluster(signal, id) {
     access.replaceChildren(...mayUse(allowed));
     why.hidden = allowed.decided_by !== "standalone";
     rest.replaceChildren(...lately(running, history));
+    keys.view.hidden = false;
+    await keys.refresh(told.agent);
   }
-  return { view: el("section", { "aria-live": "off" }, head, access, why, rest), refresh };
+  return { view: el("section", { "aria-live": "off" }, head, keys.view, access, why, rest), refresh };
 }
 
 function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, history) {

@@ -82,7 +82,7 @@ export function clusters(signal, chosen = "") {
     more.hidden = !pages.at(-1).next;
     empty.hidden = rows.length > 0;
     empty.textContent = query.name || query.label || query.state
-      ? "No cluster matches." : "No cluster yet: `kas agent create NAME` makes a token for one, and agentk connects with it.";
+      ? "No cluster matches." : "No cluster yet: add one, and agentk connects with its token.";
   }
 
   // A page that somebody waits for is not given up for a refresh.
@@ -90,7 +90,7 @@ export function clusters(signal, chosen = "") {
   const view = el("section", {},
     el("h2", {}, "Clusters"),
     el("div", { class: "tools" },
-      el("label", {}, "Name", name), el("label", {}, "State", which), el("label", {}, "Label", label), count),
+      el("label", {}, "Name", name), el("label", {}, "State", which), el("label", {}, "Label", label), count, el("a", { class: "button", href: "#/add" }, "Add a cluster")),
     list, empty, el("div", { class: "more" }, more));
   return { view, refresh };
 }

@@ -1,6 +1,7 @@
 // Chooses the view by the address, keeps it fresh, and listens to the keyboard.
 
 import { access } from "./access.js";
+import { add } from "./add.js";
 import { Refused, ask, signIn } from "./api.js";
 import { cluster } from "./cluster.js";
 import { clusters } from "./clusters.js";
@@ -11,7 +12,7 @@ import { requests } from "./requests.js";
 import { sessions } from "./sessions.js";
 
 /** What the address names, besides clusters. */
-const VIEWS = { sessions, access, replicas, requests };
+const VIEWS = { add, sessions, access, replicas, requests };
 /** Milliseconds between refreshes. */
 const INTERVAL = 5_000;
 
@@ -30,7 +31,7 @@ function route() {
   current = { ...made, abort, named: view };
   main.replaceChildren(made.view);
   for (const link of document.querySelectorAll("nav a")) {
-    const own = Object.hasOwn(VIEWS, view) ? `#/${view}` : "#/";
+    const own = Object.hasOwn(VIEWS, view) && view !== "add" ? `#/${view}` : "#/";
     if (link.getAttribute("href") === own) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

@@ -1,6 +1,7 @@
 // What users have open, the oldest first: filtered by the server, and ended one by one.
 
 import { ask, end } from "./api.js";
+import { confirmed } from "./dialogs.js";
 import { el, number, replicaId, since, table } from "./dom.js";
 
 const PAGE_SIZE = 200;
@@ -48,7 +49,7 @@ export function sessions(signal) {
   }
 
   async function finish(session) {
-    if (!(await confirmed(session))) return;
+    if (!(await confirmed(confirmation(session)))) return;
     try {
       await end(`sessions/${encodeURIComponent(session.id)}`);
       told.textContent = `Ended ${session.kind} of ${session.caller}.`;
@@ -79,14 +80,8 @@ function row(it, finish) {
   };
 }
 
-/** Whether whoever sits here means it. */
-async function confirmed({ kind, caller, agent, path }) {
-  const dialog = document.getElementById("confirm");
-  document.getElementById("confirm-title").textContent = `End this ${kind}?`;
-  document.getElementById("confirm-what").textContent =
-    `${caller} has it open at ${agent.name || `agent ${agent.id}`} (${path}). They are told that an operator ended it, and may begin another.`;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  return dialog.returnValue === "yes";
-}
+const confirmation = ({ kind, caller, agent, path }) => ({
+  title: `End this ${kind}?`,
+  what: `${caller} has it open at ${agent.name || `agent ${agent.id}`} (${path}). They are told that an operator ended it, and may begin another.`,
+  yes: "End it",
+});

@@ -1,7 +1,5 @@
 //! Who asks: by a token in a header, by a client certificate that the handshake demanded, or by being on this machine.
 
-use std::sync::Arc;
-
 use http::{
     HeaderMap, Request, Uri,
     header::{AUTHORIZATION, HOST, ORIGIN},
@@ -12,7 +10,7 @@ use runtime::{
     telemetry::{Repeats, Untrusted},
 };
 
-use crate::{Failure, tokens::Tokens};
+use crate::{Failure, caller::Caller, tokens::Tokens};
 
 /// Names of parameters under which tokens are sometimes put into URLs, which end up in logs and histories.
 const TOKEN_PARAMETERS: [&str; 4] = ["access_token", "private_token", "token", "api_key"];
@@ -41,14 +39,15 @@ impl Door {
         &self,
         request: &Request<B>,
         from: RemoteAddr,
-    ) -> Result<Arc<str>, Failure> {
+    ) -> Result<Caller, Failure> {
+        let proven = |name| Caller { name, proven: true };
         let host = checked_host(request)?;
         if let Some(tokens) = &self.tokens {
             let name = bearer(request.headers()).and_then(|token| tokens.name(token));
-            return name.ok_or_else(|| refused(request.uri(), from));
+            return name.map(proven).ok_or_else(|| refused(request.uri(), from));
         }
         if self.certificates {
-            return Ok(from.socket_addr().ip().to_string().into());
+            return Ok(proven(from.socket_addr().ip().to_string().into()));
         }
         // A page of another site could have its name resolve to this machine.
         if host.is_some_and(|host| !is_this_machine(host.host())) {
@@ -56,7 +55,10 @@ impl Door {
                 "without tokens the admin API is called as 127.0.0.1, [::1] or localhost only",
             ));
         }
-        Ok("this machine".into())
+        Ok(Caller {
+            name: "this machine".into(),
+            proven: false,
+        })
     }
 
     /// Who makes a request for a part of the page: anybody who may connect, since a browser loads it before somebody
@@ -68,12 +70,15 @@ impl Door {
         &self,
         request: &Request<B>,
         from: RemoteAddr,
-    ) -> Result<Arc<str>, Failure> {
+    ) -> Result<Caller, Failure> {
         if self.tokens.is_none() {
             return self.admit(request, from);
         }
         checked_host(request)?;
-        Ok(format!("page at {}", from.socket_addr().ip()).into())
+        Ok(Caller {
+            name: format!("page at {}", from.socket_addr().ip()).into(),
+            proven: false,
+        })
     }
 }
 
@@ -153,7 +158,7 @@ mod tests {
         Door::new(Some(Tokens::read(&file).unwrap()), false)
     }
 
-    fn ask(door: &Door, uri: &str, headers: &[(&str, &str)]) -> Result<Arc<str>, Failure> {
+    fn ask(door: &Door, uri: &str, headers: &[(&str, &str)]) -> Result<Caller, Failure> {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -166,7 +171,8 @@ mod tests {
         let door = with_tokens();
         let shown = |value: &str| ask(&door, "/v1/status", &[("authorization", value)]);
 
-        assert_eq!(&*shown(&format!("Bearer {TOKEN}")).unwrap(), "ana");
+        let ana = shown(&format!("Bearer {TOKEN}")).unwrap();
+        assert_eq!((&*ana.name, ana.proven), ("ana", true));
         for wrong in [
             "Bearer x".to_owned(),
             format!("Basic {TOKEN}"),
@@ -213,10 +219,8 @@ mod tests {
         let door = Door::new(None, false);
 
         for good in ["127.0.0.1:8156", "localhost:1", "[::1]:8156", "LOCALHOST"] {
-            assert!(
-                ask(&door, "/v1/status", &[("host", good)]).is_ok(),
-                "{good}"
-            );
+            let caller = ask(&door, "/v1/status", &[("host", good)]).unwrap();
+            assert!(caller.check_proven().is_err(), "{good}");
         }
         for bad in ["evil.example:8156", "10.0.0.1", "localhost.evil.example"] {
             let asked = ask(&door, "/v1/status", &[("host", bad)]);

@@ -10,12 +10,14 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        AccessMatrix, AgentAccess, EndSessionRequest, EndSessionResponse, Event, Explanation,
-        FleetStatus, GetAccessRequest, GetAgentAccessRequest, GetAgentRequest, GetAgentResponse,
-        GetStatusRequest, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest,
-        ListRecordsResponse, ListReplicasRequest, ListReplicasResponse, ListRequestsRequest,
-        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, SetLogLevelRequest,
-        SetLogLevelResponse, WatchEventsRequest,
+        AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
+        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
+        GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest,
+        GetRegistrationRequest, GetStatusRequest, JoinToken, Kubeconfig, ListAgentsRequest,
+        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasRequest,
+        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
+        ListSessionsResponse, Registration, RevokeAgentRequest, RevokeAgentResponse,
+        RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -32,9 +34,8 @@ pub(crate) fn service(admin: Arc<Admin>) -> AdminServer<Grpc> {
 }
 
 /// Who asks.
-fn caller<T>(request: &Request<T>) -> Result<Arc<str>, Failure> {
-    let caller = request.extensions().get::<Caller>();
-    let caller = caller.map(|Caller(caller)| caller.clone());
+fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+    let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or(Failure::Unauthenticated("the caller is not known"))
 }
 
@@ -46,7 +47,7 @@ impl Service for Grpc {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let listener = self.0.listen(caller(&request)?).await?;
+        let listener = self.0.listen(caller(&request)?.name).await?;
         let events = stream::unfold(listener, |mut listener| async {
             let event = listener.next().await?;
             Some((Ok(event), listener))
@@ -117,8 +118,59 @@ impl Service for Grpc {
         request: Request<EndSessionRequest>,
     ) -> Result<Response<EndSessionResponse>, Status> {
         let caller = caller(&request)?;
-        let ended = self.0.end_session(request.get_ref(), &caller).await?;
+        let ended = self.0.end_session(request.get_ref(), &caller.name).await?;
         Ok(Response::new(ended))
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<GetRegistrationRequest>,
+    ) -> Result<Response<Registration>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.0.registration(&caller).await))
+    }
+
+    async fn add_agent(
+        &self,
+        request: Request<AddAgentRequest>,
+    ) -> Result<Response<JoinToken>, Status> {
+        let caller = caller(&request)?;
+        let made = self.0.add_agent(request.get_ref(), &caller).await?;
+        Ok(Response::new(made))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<JoinToken>, Status> {
+        let caller = caller(&request)?;
+        let made = self.0.create_join_token(request.get_ref(), &caller).await?;
+        Ok(Response::new(made))
+    }
+
+    async fn rotate_agent_token(
+        &self,
+        request: Request<RotateAgentTokenRequest>,
+    ) -> Result<Response<AgentToken>, Status> {
+        let caller = caller(&request)?;
+        let made = self.0.rotate_token(request.get_ref(), &caller).await?;
+        Ok(Response::new(made))
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<RevokeAgentRequest>,
+    ) -> Result<Response<RevokeAgentResponse>, Status> {
+        let caller = caller(&request)?;
+        let revoked = self.0.revoke_agent(request.get_ref(), &caller).await?;
+        Ok(Response::new(revoked))
+    }
+
+    async fn get_kubeconfig(
+        &self,
+        request: Request<GetKubeconfigRequest>,
+    ) -> Result<Response<Kubeconfig>, Status> {
+        Ok(Response::new(self.0.kubeconfig(request.get_ref()).await?))
     }
 
     async fn get_agent_access(

@@ -23,6 +23,7 @@ mod peers;
 mod records;
 mod replica;
 mod rest;
+mod secret;
 mod server;
 mod service;
 mod sources;

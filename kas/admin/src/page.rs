@@ -30,14 +30,18 @@ macro_rules! part {
     };
 }
 
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 18] = [
     part!("/", "index.html", HTML),
     part!("/icon.svg", "icon.svg", SVG),
     part!("/page.css", "page.css", STYLE),
     part!("/main.js", "main.js", SCRIPT),
     part!("/access.js", "access.js", SCRIPT),
+    part!("/add.js", "add.js", SCRIPT),
     part!("/api.js", "api.js", SCRIPT),
+    part!("/credentials.js", "credentials.js", SCRIPT),
+    part!("/dialogs.js", "dialogs.js", SCRIPT),
     part!("/dom.js", "dom.js", SCRIPT),
+    part!("/events.js", "events.js", SCRIPT),
     part!("/headline.js", "headline.js", SCRIPT),
     part!("/clusters.js", "clusters.js", SCRIPT),
     part!("/cluster.js", "cluster.js", SCRIPT),
@@ -89,6 +93,9 @@ impl IntoResponse for Part {
 mod tests {
     use super::*;
 
+    /// The host of URLs that show what is to be typed.
+    const EXAMPLE: &str = "kas.example.com";
+
     fn text(path: &str) -> &'static str {
         let part = PARTS.iter().find(|part| part.path == path);
         std::str::from_utf8(part.expect("a part").bytes).unwrap()
@@ -116,7 +123,7 @@ mod tests {
             let elsewhere = source
                 .split("://")
                 .skip(1)
-                .filter(|it| !it.starts_with("www.w3.org/"));
+                .filter(|it| !it.starts_with("www.w3.org/") && !it.starts_with(EXAMPLE));
             assert_eq!(elsewhere.count(), 0, "{}", part.path);
             for markup in [
                 "innerHTML",

@@ -23,11 +23,13 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        AccessMatrix, AgentAccess, EndSessionRequest, EndSessionResponse, Event, Explanation,
-        FleetStatus, GetAccessRequest, GetAgentAccessRequest, GetAgentRequest, GetAgentResponse,
-        ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
+        AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
+        EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
+        GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest, JoinToken,
+        Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
         ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
-        ListSessionsResponse, Problem, SetLogLevelRequest, SetLogLevelResponse,
+        ListSessionsResponse, Problem, Registration, RevokeAgentRequest, RevokeAgentResponse,
+        RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse,
     },
 };
 
@@ -68,8 +70,13 @@ impl Modify for Tokens {
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status))
-        .routes(routes!(agents))
+        .routes(routes!(agents, add_agent))
         .routes(routes!(agent))
+        .routes(routes!(create_join_token))
+        .routes(routes!(rotate_token))
+        .routes(routes!(revoke_agent))
+        .routes(routes!(kubeconfig))
+        .routes(routes!(registration))
         .routes(routes!(explain))
         .routes(routes!(records))
         .routes(routes!(strangers))
@@ -177,10 +184,92 @@ async fn sessions(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) ->
 #[utoipa::path(delete, path = "/v1/sessions/{id}", params(("id" = String, Path, description = "The id of the session")), responses((status = 200, body = EndSessionResponse), (status = "default", body = Problem)))]
 async fn end_session(
     State(admin): State<Arc<Admin>>,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Response {
-    answered(admin.end_session(&EndSessionRequest { id }, &caller).await)
+    let asked = EndSessionRequest { id };
+    answered(admin.end_session(&asked, &caller.name).await)
+}
+
+/// Whether who asks may add agents and change their tokens at this replica.
+#[utoipa::path(get, path = "/v1/registration", responses((status = 200, body = Registration), (status = "default", body = Problem)))]
+async fn registration(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    json(StatusCode::OK, &admin.registration(&caller).await)
+}
+
+/// Registers an agent for a cluster, with a join token, which is told in this answer only.
+#[utoipa::path(post, path = "/v1/agents", request_body = AddAgentRequest, responses((status = 200, body = JoinToken), (status = "default", body = Problem)))]
+async fn add_agent(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let answer = async { admin.add_agent(&sent(request).await?, &caller).await };
+    answered(answer.await)
+}
+
+/// Makes a join token for an agent that there is; it is told in this answer only.
+#[utoipa::path(post, path = "/v1/agents/{agent}/join-token", params(("agent" = String, Path, description = "Its number, or its name")), request_body = CreateJoinTokenRequest, responses((status = 200, body = JoinToken), (status = "default", body = Problem)))]
+async fn create_join_token(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        let asked = sent(request).await?;
+        let asked = CreateJoinTokenRequest { agent, ..asked };
+        admin.create_join_token(&asked, &caller).await
+    };
+    answered(answer.await)
+}
+
+/// Gives an agent a new token, which is told in this answer only.
+#[utoipa::path(post, path = "/v1/agents/{agent}/rotate-token", params(("agent" = String, Path, description = "Its number, or its name")), request_body = RotateAgentTokenRequest, responses((status = 200, body = AgentToken), (status = "default", body = Problem)))]
+async fn rotate_token(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        let asked = sent(request).await?;
+        let asked = RotateAgentTokenRequest { agent, ..asked };
+        admin.rotate_token(&asked, &caller).await
+    };
+    answered(answer.await)
+}
+
+/// Takes all tokens from an agent, join tokens too, so that it cannot connect.
+#[utoipa::path(delete, path = "/v1/agents/{agent}/tokens", params(("agent" = String, Path, description = "Its number, or its name")), responses((status = 200, body = RevokeAgentResponse), (status = "default", body = Problem)))]
+async fn revoke_agent(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    Path(agent): Path<String>,
+) -> Response {
+    let asked = RevokeAgentRequest { agent };
+    answered(admin.revoke_agent(&asked, &caller).await)
+}
+
+/// What kubectl needs to reach an agent's cluster; it holds no token.
+#[utoipa::path(get, path = "/v1/agents/{agent}/kubeconfig", params(
+    ("agent" = String, Path, description = "Its number, or its name"),
+    ("server" = Option<String>, Query, description = "The URL of the Kubernetes API proxy, as in `https://kas.example.com/k8s-proxy/`"),
+), responses((status = 200, body = Kubeconfig), (status = "default", body = Problem)))]
+async fn kubeconfig(
+    State(admin): State<Arc<Admin>>,
+    Path(agent): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let answer = async {
+        let asked = read(query.as_deref())?;
+        let asked = GetKubeconfigRequest { agent, ..asked };
+        admin.kubeconfig(&asked).await
+    };
+    answered(answer.await)
 }
 
 /// Who may use an agent and as whom; and why somebody may or may not, if a user or service is named.
@@ -219,11 +308,8 @@ async fn log_level(State(admin): State<Arc<Admin>>, request: Request) -> Respons
 
 /// What changes, from now on, as server-sent events: `event:` is the type, `data:` the event as JSON.
 #[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Event, content_type = "text/event-stream"), (status = "default", body = Problem)))]
-async fn events(
-    State(admin): State<Arc<Admin>>,
-    Extension(Caller(caller)): Extension<Caller>,
-) -> Response {
-    let listener = match admin.listen(caller).await {
+async fn events(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Caller>) -> Response {
+    let listener = match admin.listen(caller.name).await {
         Ok(listener) => listener,
         Err(failure) => return failure.into_response(),
     };

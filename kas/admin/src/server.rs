@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::{Admin, Failure, authenticate::Door, caller::Caller, grpc, page, rest, tokens::Tokens};
+use crate::{Admin, Failure, authenticate::Door, grpc, page, rest, tokens::Tokens};
 
 /// Connections at once; more wait for others to end.
 const MAX_CONNECTIONS: usize = 512;
@@ -273,28 +273,28 @@ impl Front {
         if let Some(connection) = connection.filter(|_| !is_page) {
             connection.known.store(true, Ordering::Relaxed);
         }
-        if !self.rates.take(&caller, Instant::now()) {
+        if !self.rates.take(&caller.name, Instant::now()) {
             let words = format!(
                 "too many requests: a caller of the admin API may make {} a second",
                 RATE_PER_CALLER.per_second
             );
             return Err(Failure::Busy(words));
         }
-        let share = self.in_progress.take(caller.clone(), 1);
+        let share = self.in_progress.take(caller.name.clone(), 1);
         let share = share.map_err(|full| {
             Failure::Busy(format!(
                 "too many requests of the admin API are in progress: {full}"
             ))
         })?;
-        tracing::debug!(%remote_addr, who = &*caller, method = %request.method(), path = request.uri().path(), "admin request");
-        let recorded = self.record(&caller, remote_addr, &request);
+        tracing::debug!(%remote_addr, who = &*caller.name, method = %request.method(), path = request.uri().path(), "admin request");
+        let recorded = self.record(&caller.name, remote_addr, &request);
         if let Some(recorded) = recorded {
             recorded
                 .await
                 .map_err(|error| Failure::Unavailable(error.to_string()))?;
         }
         let mut request = request.map(|body| Body::new(Limited::new(body, MAX_BODY_BYTES)));
-        request.extensions_mut().insert(Caller(caller));
+        request.extensions_mut().insert(caller);
         let answer = async {
             // The semaphore is never closed.
             let _turn = self.workers.acquire().await;

@@ -1,6 +1,7 @@
 //! The questions, whichever way they come.
 
 mod access;
+mod registration;
 mod sessions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
