@@ -197,6 +197,7 @@ impl Replica {
             table.clone(),
             requests.clone(),
             life.clone(),
+            setup.agents.settings.services.tracker().cloned(),
         );
         let peers = replica.serve_peers(setup.me, setup.peers, questions);
         let router = Arc::new(Router::new(registry.clone(), table.clone(), peers));

@@ -3,6 +3,8 @@
 //! One task compares, while anybody listens, whatever their number. Each listener has a queue of bounded length; who
 //! does not read it in time is told how much was lost.
 
+pub(crate) mod refusals;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -21,6 +23,7 @@ use crate::{
     replica::state,
     v1::{AgentReference, Event},
 };
+use refusals::{Places, RefusalFeed};
 
 /// How often the fleet is compared with what it was.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -38,6 +41,7 @@ const LISTENERS: Limits = Limits {
 pub(crate) struct Events {
     fleet: Arc<Fleet>,
     table: Arc<dyn RoutingTable>,
+    refusals: RefusalFeed,
     listeners: Shares<Arc<str>>,
     /// Where the task tells, while it runs.
     sender: Mutex<Option<broadcast::Sender<Event>>>,
@@ -51,10 +55,15 @@ pub(crate) struct Listener {
 }
 
 impl Events {
-    pub(crate) fn new(fleet: Arc<Fleet>, table: Arc<dyn RoutingTable>) -> Arc<Self> {
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        table: Arc<dyn RoutingTable>,
+        refusals: RefusalFeed,
+    ) -> Arc<Self> {
         Arc::new(Self {
             fleet,
             table,
+            refusals,
             listeners: Shares::new(LISTENERS),
             sender: Mutex::default(),
         })
@@ -82,9 +91,12 @@ impl Events {
         }
         // What is known before anybody is told of changes.
         let known = self.fleet.snapshot().await;
-        let first = State::of(&known, peers::members(&*self.table));
+        let members = peers::members(&*self.table);
+        let mut places = Places::default();
+        self.refusals.new_since(&mut places, &members, &known).await;
+        let first = State::of(&known, members);
         Ok(Listener {
-            events: self.begin(first),
+            events: self.begin(first, places),
             _share: share,
         })
     }
@@ -94,7 +106,7 @@ impl Events {
         sender.as_ref().map(broadcast::Sender::subscribe)
     }
 
-    fn begin(self: &Arc<Self>, first: State) -> broadcast::Receiver<Event> {
+    fn begin(self: &Arc<Self>, first: State, places: Places) -> broadcast::Receiver<Event> {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = &*sender {
             return sender.subscribe();
@@ -102,16 +114,20 @@ impl Events {
         let (new, events) = broadcast::channel(QUEUE);
         *sender = Some(new);
         // It ends when nobody listens any more.
-        tokio::spawn(self.clone().compare(first));
+        tokio::spawn(self.clone().compare(first, places));
         events
     }
 
-    async fn compare(self: Arc<Self>, mut last: State) {
+    async fn compare(self: Arc<Self>, mut last: State, mut places: Places) {
         loop {
             tokio::time::sleep(INTERVAL).await;
             let snapshot = self.fleet.snapshot().await;
-            let now = State::of(&snapshot, peers::members(&*self.table));
-            let changes = last.changes(&now);
+            let members = peers::members(&*self.table);
+            let refused = self.refusals.new_since(&mut places, &members, &snapshot);
+            let refused = refused.await;
+            let now = State::of(&snapshot, members);
+            let mut changes = last.changes(&now);
+            changes.extend(refused);
             let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(listening) = sender.as_ref().filter(|it| it.receiver_count() > 0) else {
                 *sender = None;

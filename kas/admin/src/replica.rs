@@ -4,6 +4,7 @@ pub(crate) mod sessions;
 
 use std::sync::Arc;
 
+use agent_gateway::Tracker;
 use cluster_state::{AgentId, MemberState, ReplicaId, RoutingTable};
 use jiff::Timestamp;
 use router::Registry;
@@ -20,9 +21,9 @@ use crate::{
     sources::store,
     v1::{
         AgentReference, Certificate, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
-        GetTunnelsRequest, ListOwnSessionsRequest, ListRequestsRequest, ListRequestsResponse,
-        ListSessionsResponse, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
-        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
+        GetTunnelsRequest, ListOwnSessionsRequest, ListRefusalsRequest, ListRefusalsResponse,
+        ListRequestsRequest, ListRequestsResponse, ListSessionsResponse, Refusal, ReplicaDetails,
+        ReplicaLogLevel, RequestInProgress, SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -34,6 +35,7 @@ pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequest
 pub(crate) const LIST_OWN_SESSIONS: &str = "/kas.admin.v1.Replica/ListOwnSessions";
 pub(crate) const END_OWN_SESSION: &str = "/kas.admin.v1.Replica/EndOwnSession";
 pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
+pub(crate) const LIST_REFUSALS: &str = "/kas.admin.v1.Replica/ListRefusals";
 pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 /// Requests or sessions in one answer, at most.
 const MAX_REQUESTS: u32 = 500;
@@ -72,9 +74,11 @@ pub(crate) struct Own {
     pub(crate) table: Arc<dyn RoutingTable>,
     pub(crate) requests: Metrics,
     pub(crate) life: Life,
+    pub(crate) tracker: Option<Arc<Tracker>>,
 }
 
-/// Answers the questions of other replicas about the replica `id`, which runs since then.
+/// Answers the questions of other replicas about the replica `id`, which runs since then. `tracker` knows its agents,
+/// where it has any.
 pub fn peer_questions(
     id: ReplicaId,
     started_at: Timestamp,
@@ -82,6 +86,7 @@ pub fn peer_questions(
     table: Arc<dyn RoutingTable>,
     requests: Metrics,
     life: Life,
+    tracker: Option<Arc<Tracker>>,
 ) -> Routes {
     let own = Own {
         id,
@@ -90,6 +95,7 @@ pub fn peer_questions(
         table,
         requests,
         life,
+        tracker,
     };
     Routes::new(ReplicaServer::new(own)).prepare()
 }
@@ -146,6 +152,23 @@ impl Own {
         Tunnels {
             idle: count(tunnels.idle),
             alive: count(tunnels.alive),
+        }
+    }
+
+    /// What was refused of agents here.
+    pub(crate) fn refusals(&self, asked: &ListRefusalsRequest) -> ListRefusalsResponse {
+        let tracker = self.tracker.as_ref();
+        let (found, last) =
+            tracker.map_or_else(Default::default, |it| it.refusals_after(asked.after));
+        let told = found.into_iter().map(|it| Refusal {
+            agent_id: it.agent.0,
+            reason: it.reason,
+            count: it.count,
+            remote_addr: it.remote_addr,
+        });
+        ListRefusalsResponse {
+            refusals: told.collect(),
+            last,
         }
     }
 
@@ -232,6 +255,13 @@ impl Replica for Own {
         request: Request<EndSessionRequest>,
     ) -> Result<Response<EndSessionResponse>, Status> {
         Ok(Response::new(self.end_session(request.get_ref())?))
+    }
+
+    async fn list_refusals(
+        &self,
+        request: Request<ListRefusalsRequest>,
+    ) -> Result<Response<ListRefusalsResponse>, Status> {
+        Ok(Response::new(self.refusals(request.get_ref())))
     }
 
     async fn set_own_log_level(

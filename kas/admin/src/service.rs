@@ -10,7 +10,7 @@ use cluster_state::{AgentId, Member, RecordSubject, ReplicaId};
 
 use crate::{
     Failure, Sources,
-    events::{Events, Listener},
+    events::{Events, Listener, refusals::RefusalFeed},
     explain,
     filter::Filter,
     fleet::{CONNECTED, Fleet, Snapshot, complete},
@@ -49,16 +49,19 @@ impl Admin {
     #[must_use]
     pub fn new(sources: Sources) -> Self {
         let fleet = Fleet::new(sources.clone());
+        let own = Own {
+            id: sources.me.replica.clone(),
+            started_at: sources.started_at,
+            registry: sources.registry.clone(),
+            table: sources.table.clone(),
+            requests: sources.requests.clone(),
+            life: sources.life.clone(),
+            tracker: Some(sources.tracker.clone()),
+        };
+        let refusals = RefusalFeed::new(own.clone(), sources.router.clone());
         Self {
-            events: Events::new(fleet.clone(), sources.table.clone()),
-            own: Own {
-                id: sources.me.replica.clone(),
-                started_at: sources.started_at,
-                registry: sources.registry.clone(),
-                table: sources.table.clone(),
-                requests: sources.requests.clone(),
-                life: sources.life.clone(),
-            },
+            events: Events::new(fleet.clone(), sources.table.clone(), refusals),
+            own,
             fleet,
             sources,
         }

@@ -19,5 +19,5 @@ pub use gateway::{
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
 pub use tracker::{
-    ConnectedProcess, GitLabConnections, InstanceGuard, RegisterError, Tracker, processes,
+    ConnectedProcess, GitLabConnections, InstanceGuard, Refusal, RegisterError, Tracker, processes,
 };

@@ -9,6 +9,7 @@ mod away;
 mod connections;
 mod instance;
 mod origin;
+mod recent_refusals;
 mod record;
 mod refusals;
 mod registrations;
@@ -32,7 +33,9 @@ pub use connections::GitLabConnections;
 use control_plane::AgentInfo;
 use instance::Instance;
 pub(crate) use origin::{End, Origin};
+use recent_refusals::RecentRefusals;
 pub use record::{ConnectedProcess, processes};
+pub use refusals::Refusal;
 use refusals::Refusals;
 pub(crate) use registrations::Registrations;
 use runtime::shares::{Rate, Rates};
@@ -59,6 +62,7 @@ pub struct Tracker {
     table: Arc<dyn RoutingTable>,
     log: Arc<ConnectionLog>,
     refusals: Refusals,
+    recent_refusals: RecentRefusals,
     replica: ReplicaId,
     agenda: Agenda,
     agents: [Mutex<HashMap<AgentId, Agent>>; SHARDS],
@@ -108,7 +112,8 @@ impl Tracker {
         Arc::new(Self {
             table,
             log,
-            refusals: Refusals::default(),
+            refusals: Refusals::for_webhooks(),
+            recent_refusals: RecentRefusals::default(),
             replica,
             agenda: Agenda::default(),
             agents: std::array::from_fn(|_| Mutex::default()),
@@ -128,11 +133,19 @@ impl Tracker {
         let record = record.bounded();
         if let RecordSubject::Agent(agent) = subject {
             self.refusals.note(agent, &record);
+            self.recent_refusals.note(agent, &record);
         }
         self.log.note(subject, record);
     }
 
-    /// What was refused lately.
+    /// What was refused of agents after a place in their order, a bounded number, and the place of the last that is
+    /// told; without a place, none and the last place. Nothing is kept before the first question.
+    #[must_use]
+    pub fn refusals_after(&self, place: Option<u64>) -> (Vec<Refusal>, u64) {
+        self.recent_refusals.after(place, Instant::now())
+    }
+
+    /// What was refused lately, for webhooks.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.refusals
     }

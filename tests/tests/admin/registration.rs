@@ -163,6 +163,10 @@ async fn a_cluster_is_added_its_agent_arrives_and_no_token_is_written_down() -> 
     };
     let gone = until("the agent to be shut out", LIMIT, gone).await;
     gone.with_context(|| site.kas.process.tail())?;
+    events.read_until("event: agent.refused\n", LIMIT).await?;
+    let event = events.read_until("\"missed\":0}\n\n", LIMIT).await?;
+    ensure!(event.contains("\"name\":\"edge\""), "{event}");
+    ensure!(event.contains("\"remote_addr\":\"127.0.0.1"), "{event}");
     let wanted = json!({"lifetime_seconds": 60});
     let next = site
         .done(Method::POST, "/v1/agents/edge/join-token", &wanted)

@@ -1,5 +1,5 @@
-//! What was refused of agents lately, for those who are told: the first of a reason at once, and then at most once a
-//! minute with a count, so that an agent that comes again and again floods nobody.
+//! What was refused of agents lately, for those who are told: the first of a reason at once, and then at most once in
+//! a while with a count, so that an agent that comes again and again floods nobody.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use std::{
 use cluster_state::{AgentId, ConnectionRecord};
 use tokio::time::Instant;
 
-/// How often the same is told again.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often webhooks are told the same again.
+const WEBHOOK_REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a reason is remembered that did not come again.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Agents of which something is remembered.
@@ -24,8 +24,10 @@ const MAX_REASONS: usize = 4;
 const OTHER_REASONS: &str = "several other reasons";
 
 /// Refusals on their way to those who are told. Nothing is kept while nobody is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refusals {
+    /// How often the same is told again.
+    repeat: Duration,
     wanted: AtomicBool,
     agents: Mutex<HashMap<AgentId, Vec<Reason>>>,
 }
@@ -42,15 +44,32 @@ struct Reason {
 
 /// What is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) agent: AgentId,
-    pub(crate) reason: String,
+pub struct Refusal {
+    /// The agent.
+    pub agent: AgentId,
+    /// Why.
+    pub reason: String,
     /// How often, since the same was told last.
-    pub(crate) count: u64,
-    pub(crate) remote_addr: String,
+    pub count: u64,
+    /// Where the last one came from.
+    pub remote_addr: String,
 }
 
 impl Refusals {
+    /// Those for webhooks.
+    pub(crate) fn for_webhooks() -> Self {
+        Self::repeated_after(WEBHOOK_REPEAT_INTERVAL)
+    }
+
+    /// Those for somebody who is told the same again after this time.
+    pub(super) fn repeated_after(repeat: Duration) -> Self {
+        Self {
+            repeat,
+            wanted: AtomicBool::default(),
+            agents: Mutex::default(),
+        }
+    }
+
     /// Somebody is told from now on.
     pub(crate) fn want(&self) {
         self.wanted.store(true, Ordering::Relaxed);
@@ -88,7 +107,7 @@ impl Refusals {
     pub(crate) fn take(&self, now: Instant) -> Vec<Refusal> {
         let mut due = Vec::new();
         self.lock().retain(|agent, reasons| {
-            for it in reasons.iter_mut().filter(|it| it.is_due(now)) {
+            for it in reasons.iter_mut().filter(|it| it.is_due(now, self.repeat)) {
                 due.push(Refusal {
                     agent: *agent,
                     reason: it.reason.clone(),
@@ -109,8 +128,8 @@ impl Refusals {
 }
 
 impl Reason {
-    fn is_due(&self, now: Instant) -> bool {
-        self.count > 0 && self.told.is_none_or(|told| now >= told + REPEAT_INTERVAL)
+    fn is_due(&self, now: Instant, repeat: Duration) -> bool {
+        self.count > 0 && self.told.is_none_or(|told| now >= told + repeat)
     }
 }
 
@@ -136,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_storm_of_refusals_is_one_a_minute_and_a_bystander_is_told_at_once() {
-        let (refusals, now) = (Refusals::default(), Instant::now());
+        let (refusals, now) = (Refusals::for_webhooks(), Instant::now());
         refusals.note(AgentId(1), &record("revoked"));
         assert_eq!(told(&refusals, now), [], "nobody wanted it");
         refusals.want();
@@ -149,14 +168,14 @@ mod tests {
         refusals.note(AgentId(2), &record("expired"));
         let soon = now + Duration::from_secs(59);
         assert_eq!(told(&refusals, soon), [(2, "expired".to_owned(), 1)]);
-        let later = now + REPEAT_INTERVAL;
+        let later = now + WEBHOOK_REPEAT_INTERVAL;
         assert_eq!(told(&refusals, later), [(1, "revoked".to_owned(), 1000)]);
-        assert_eq!(told(&refusals, later + REPEAT_INTERVAL), []);
+        assert_eq!(told(&refusals, later + WEBHOOK_REPEAT_INTERVAL), []);
     }
 
     #[test]
     fn an_agent_with_ever_other_reasons_has_a_bounded_number() {
-        let (refusals, now) = (Refusals::default(), Instant::now());
+        let (refusals, now) = (Refusals::for_webhooks(), Instant::now());
         refusals.want();
 
         for number in 0..100 {
@@ -166,7 +185,7 @@ mod tests {
         let told = told(&refusals, now);
         assert_eq!(told.len(), MAX_REASONS + 1);
         assert_eq!(told.iter().map(|it| it.2).sum::<u64>(), 100);
-        let forgotten = now + REMEMBERED + REPEAT_INTERVAL;
+        let forgotten = now + REMEMBERED + WEBHOOK_REPEAT_INTERVAL;
         assert_eq!(refusals.take(forgotten), []);
         assert!(refusals.lock().is_empty());
     }
