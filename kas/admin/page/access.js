@@ -67,14 +67,16 @@ function matrix({ agents, rows }, whyOf) {
       ...row.cells.map((cell, at) => allowed(cell, row, agents[at], whyOf)),
     ],
   }));
-  return table("Who may use which cluster", columns, made);
+  const shown = table("Who may use which cluster", columns, made);
+  shown.classList.add("matrix");
+  return shown;
 }
 
 /** What one may do at one cluster, as a button that asks why. */
 function allowed({ rule, access_as: as }, row, agent, whyOf) {
   const words = rule > 0 ? state("good", `as ${as}`) : el("span", { class: "muted" }, "no");
   const name = agent.name || `agent ${agent.id}`;
-  const label = rule > 0 ? `${row.kind} ${row.name} may use ${name} as ${as}: why?` : `${row.kind} ${row.name} may not use ${name}: why?`;
+  const label = rule > 0 ? `${row.kind} ${row.name} may use ${name} as ${as}: why?` : `no: ${row.kind} ${row.name} may not use ${name}: why?`;
   const question = row.kind === "group" ? { kind: "user", name: "", groups: row.name } : { kind: row.kind, name: row.name, groups: "" };
   return el("button", {
     type: "button", class: "plain", "aria-label": label, title: rule > 0 ? `by rule ${rule}` : false,
@@ -88,7 +90,11 @@ export function ruleTable(rules) {
   return table("Rules", RULE_COLUMNS, rules.map((rule) => ({ cells: [...ruleCells(rule), until(rule), effect(rule)] })));
 }
 
-const ruleCells = ({ number: at, agents, callers, access_as: as }) => [String(at), agents, callers, as];
+const ruleCells = ({ number: at, agents, callers, access_as: as, recorded }) =>
+  [String(at), agents, callers, recorded ? [as, el("div", { class: "muted" }, RECORDED[recorded] ?? recorded)] : as];
+
+/** What a rule says of recordings of exec and attach. */
+const RECORDED = { possible: "sessions are recorded", required: "sessions only with a recording" };
 
 function until({ expires_at: end }) {
   return end ? el("time", { datetime: end, title: end }, new Date(end).toLocaleString()) : "";

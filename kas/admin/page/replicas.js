@@ -9,6 +9,7 @@ const KINDS = { serving: "good", draining: "warn" };
 /** The view. */
 export function replicas(signal) {
   const list = table("Replicas", COLUMNS, []);
+  list.classList.add("dense");
   const lately = el("div");
   async function refresh() {
     const { replicas: all } = await ask("replicas", {}, signal);

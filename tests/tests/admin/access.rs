@@ -22,7 +22,7 @@ async fn who_may_use_an_agent_and_why_is_told_and_rules_without_effect_are_named
         .await?;
     let grant = ["access", "grant", "--agent", "prod", "--user", "ana"];
     site.replicas
-        .cli(&[&grant[..], &["--as", "user"]].concat())
+        .cli(&[&grant[..], &["--as", "user", "--record=required"]].concat())
         .await?;
 
     let shadowed = async || {
@@ -37,6 +37,8 @@ async fn who_may_use_an_agent_and_why_is_told_and_rules_without_effect_are_named
         "{told:#}"
     );
     ensure!(told["rules"][0]["callers"] == "user ana", "{told:#}");
+    ensure!(told["rules"][0]["recorded"] == "", "{told:#}");
+    ensure!(told["rules"][1]["recorded"] == "required", "{told:#}");
     ensure!(
         told["rules"][0]["shadowed_by"] == serde_json::json!([]),
         "{told:#}"

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cluster_state::AgentId;
 use control_plane::{
-    AgentInfo, IdentityKind,
+    AgentInfo, IdentityKind, RecordSessions,
     standalone::{
         Directory, caller::Caller, explain::AccessExplanation, file::Rule, words::RuleWords,
     },
@@ -233,6 +233,11 @@ fn rule(
         expires_at: rule.expires_at.map_or(String::new(), |it| it.to_string()),
         expired: rule.expires_at.is_some_and(|it| it <= now),
         shadowed_by: by.iter().take(MAX_RULES).map(|it| count(*it)).collect(),
+        recorded: match rule.record {
+            RecordSessions::No => String::new(),
+            RecordSessions::Yes => "possible".to_owned(),
+            RecordSessions::Required => "required".to_owned(),
+        },
     }
 }
 
