@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .message_attribute(".", DERIVES)
         .message_attribute("kas.admin.v1.ListAgentsRequest", QUERY)
         .message_attribute("kas.admin.v1.ListRequestsRequest", QUERY)
+        .message_attribute("kas.admin.v1.ListLoadsRequest", QUERY)
         .message_attribute("kas.admin.v1.GetAccessRequest", QUERY)
         .message_attribute("kas.admin.v1.ListSessionsRequest", QUERY)
         // Their tokens are for who asks alone: `src/secret.rs`.

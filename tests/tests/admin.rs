@@ -78,6 +78,14 @@ impl Site {
             };
             let listed = until("the agent to be listed", LIMIT, listed).await;
             listed.with_context(|| site.tails())?;
+            let both = async || {
+                let replicas = site.ask(number, "/v1/replicas").await.ok()?;
+                let replicas = replicas["replicas"].as_array()?;
+                let answered = replicas.iter().filter(|it| it["details"].is_object());
+                (answered.count() == 2).then_some(())
+            };
+            let both = until("replicas to know each other", LIMIT, both).await;
+            both.with_context(|| site.tails())?;
         }
         Ok(site)
     }
@@ -181,7 +189,22 @@ async fn any_replica_tells_of_all_agents_replicas_and_requests() -> Result<()> {
         let requests = site.ask(0, "/v1/requests").await.ok()?;
         (requests["total"] == 0).then_some(())
     };
-    until("the request to be over", LIMIT, over).await
+    until("the request to be over", LIMIT, over).await?;
+    // It is told with its minute, at the replica that did not carry it too.
+    for number in [0, 1] {
+        let counted = async || {
+            let loads = site.ask(number, "/v1/loads?agents=1,2").await.ok()?;
+            let [load] = &loads["loads"].as_array()?[..] else {
+                return None;
+            };
+            let requests = load["requests"].as_array()?.iter();
+            let sum: u64 = requests.filter_map(Value::as_u64).sum();
+            (load["agent_id"] == 2 && sum == 1).then_some(())
+        };
+        let counted = until("the request to be counted", 2 * LIMIT, counted).await;
+        counted.with_context(|| site.tails())?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

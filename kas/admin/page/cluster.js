@@ -5,6 +5,7 @@ import { agentPath, ask } from "./api.js";
 import { agentState } from "./clusters.js";
 import { credentials } from "./credentials.js";
 import { duration, el, facts, number, replicaId, since, state, table } from "./dom.js";
+import { loads, sparkline } from "./load.js";
 import { requestTable } from "./requests.js";
 import { timeline } from "./timeline.js";
 
@@ -22,8 +23,9 @@ export function cluster(signal, id) {
     const path = agentPath(id);
     const [told, explained, history, allowed] = await Promise.all(
       [path, `${path}/explain`, `${path}/records`, `${path}/access`].map((it) => ask(it, {}, signal)));
-    const running = await ask("requests", { agent_id: told.agent.id }, signal);
-    head.replaceChildren(...about(told, explained, history));
+    const [running, load] = await Promise.all(
+      [ask("requests", { agent_id: told.agent.id }, signal), loads([told.agent.id], signal)]);
+    head.replaceChildren(...about(told, explained, history, load.get(told.agent.id)));
     access.replaceChildren(...mayUse(allowed));
     why.hidden = allowed.decided_by !== "standalone";
     rest.replaceChildren(...lately(running, history));
@@ -33,7 +35,7 @@ export function cluster(signal, id) {
   return { view: el("section", { "aria-live": "off" }, head, keys.view, access, why, rest), refresh };
 }
 
-function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, history) {
+function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, history, load) {
   const name = agent.name || `agent ${agent.id}`;
   return [
     el("p", {}, el("a", { href: "#/" }, "← All clusters")),
@@ -41,6 +43,7 @@ function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, hist
     facts([
       ["State", agentState(agent)],
       agent.state === "connected" ? ["Connected for", since(agent.connected_since)] : ["Last seen", lastSeen(seen)],
+      ["Reads and writes", load ? sparkline(load) : "none in half an hour"],
       ["Number", String(agent.id)],
       ["Project", agent.project || "none"],
       ["Pinned to", uid ? el("code", {}, uid) : "no cluster"],
@@ -84,7 +87,7 @@ function happened(records) {
       [it.reason, it.left_out > 0 ? el("div", { class: "muted" }, `and ${number(it.left_out)} like it`) : ""],
       it.duration_milliseconds === undefined || it.duration_milliseconds === null ? "" : duration(it.duration_milliseconds / 1000),
       [it.instance, " ", it.version],
-      [it.scheme, " ", it.remote_addr],
+      [it.scheme, " ", el("span", { class: "id" }, it.remote_addr)],
       it.replica ? replicaId(it.replica) : "",
     ],
   }));

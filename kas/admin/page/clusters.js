@@ -2,13 +2,14 @@
 
 import { ask } from "./api.js";
 import { el, number, since, state, table } from "./dom.js";
+import { loads, sparkline } from "./load.js";
 
 const PAGE_SIZE = 100;
 /** Clusters that each further page has. */
 const NEXT_PAGE_SIZE = 500;
 /** Pages that are read again at each refresh; those behind them stay as they were. */
 const REFRESHED_PAGES = 2;
-const COLUMNS = ["Cluster", "State", "Connected for", "agentk", "Kubernetes", "Pods", "Replicas", "Project"];
+const COLUMNS = ["Cluster", "State", "Connected for", "Reads and writes", "agentk", "Kubernetes", "Pods", "Replicas", "Project"];
 
 /** The view, of clusters in this state or of all; `signal` ends what it waits for. */
 export function clusters(signal, chosen = "") {
@@ -42,7 +43,9 @@ export function clusters(signal, chosen = "") {
     const size = token ? NEXT_PAGE_SIZE : PAGE_SIZE;
     const answer = await ask("agents", { ...query, page_size: size, page_token: token }, signal);
     if (mine !== asked) return undefined;
-    return { rows: answer.agents.map((agent) => list.row(row(agent))), next: answer.next_page_token, total: answer.total };
+    const load = await loads(answer.agents.map((agent) => agent.id), signal);
+    if (mine !== asked) return undefined;
+    return { rows: answer.agents.map((agent) => list.row(row(agent, load.get(agent.id)))), next: answer.next_page_token, total: answer.total };
   }
 
   /** Reads the first pages again, or the one behind the last. */
@@ -95,7 +98,7 @@ export function clusters(signal, chosen = "") {
   return { view, refresh };
 }
 
-function row(agent) {
+function row(agent, load) {
   const versions = (key) => [...new Set(agent.processes.map((it) => it[key]).filter(Boolean))].join(", ");
   return {
     href: `#/clusters/${agent.id}`,
@@ -103,6 +106,7 @@ function row(agent) {
       agent.name || `agent ${agent.id}`,
       agentState(agent),
       since(agent.connected_since),
+      load ? sparkline(load) : "",
       versions("version"),
       versions("kubernetes"),
       agent.process_count > 0 ? number(agent.process_count) : "",

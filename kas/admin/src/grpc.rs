@@ -14,10 +14,11 @@ use crate::{
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
         GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest,
         GetRegistrationRequest, GetStatusRequest, JoinToken, Kubeconfig, ListAgentsRequest,
-        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasRequest,
-        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
-        ListSessionsResponse, Registration, RevokeAgentRequest, RevokeAgentResponse,
-        RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
+        ListAgentsResponse, ListLoadsRequest, ListLoadsResponse, ListRecordsRequest,
+        ListRecordsResponse, ListReplicasRequest, ListReplicasResponse, ListRequestsRequest,
+        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, Registration,
+        RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest, SetLogLevelRequest,
+        SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -185,6 +186,13 @@ impl Service for Grpc {
         request: Request<GetAccessRequest>,
     ) -> Result<Response<AccessMatrix>, Status> {
         Ok(Response::new(self.0.access(request.get_ref()).await?))
+    }
+
+    async fn list_loads(
+        &self,
+        request: Request<ListLoadsRequest>,
+    ) -> Result<Response<ListLoadsResponse>, Status> {
+        Ok(Response::new(self.0.loads(request.get_ref()).await?))
     }
 
     async fn list_requests(

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use runtime::drain::Drain;
 use tokio_util::sync::CancellationToken;
@@ -66,22 +67,36 @@ impl Life {
 
     /// Notes once a minute what was counted, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let noting = async {
-            loop {
-                tokio::time::sleep(SAMPLE_INTERVAL).await;
-                let now = self.count();
-                let mut samples = self
-                    .0
-                    .samples
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if samples.len() >= SAMPLES {
-                    samples.pop_front();
-                }
-                samples.push_back(now);
+        let both = async { tokio::join!(self.note(), self.end_minutes()) };
+        stop.run_until_cancelled(both).await;
+    }
+
+    /// Tells what counts agents' requests when a minute of the clock is over, so that all replicas have the same ones.
+    async fn end_minutes(&self) {
+        loop {
+            let since = Timestamp::now().duration_since(Timestamp::UNIX_EPOCH);
+            let since = Duration::try_from(since).unwrap_or_default();
+            let minute = since.as_secs() / SAMPLE_INTERVAL.as_secs();
+            let end = SAMPLE_INTERVAL * u32::try_from(minute + 1).unwrap_or(u32::MAX);
+            tokio::time::sleep(end.saturating_sub(since)).await;
+            self.0.requests.end_minute(minute);
+        }
+    }
+
+    async fn note(&self) {
+        loop {
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+            let now = self.count();
+            let mut samples = self
+                .0
+                .samples
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if samples.len() >= SAMPLES {
+                samples.pop_front();
             }
-        };
-        stop.run_until_cancelled(noting).await;
+            samples.push_back(now);
+        }
     }
 
     /// What broke in the last hour and cost no request.

@@ -30,7 +30,7 @@ macro_rules! part {
     };
 }
 
-const PARTS: [Part; 18] = [
+const PARTS: [Part; 19] = [
     part!("/", "index.html", HTML),
     part!("/icon.svg", "icon.svg", SVG),
     part!("/page.css", "page.css", STYLE),
@@ -45,6 +45,7 @@ const PARTS: [Part; 18] = [
     part!("/headline.js", "headline.js", SCRIPT),
     part!("/clusters.js", "clusters.js", SCRIPT),
     part!("/cluster.js", "cluster.js", SCRIPT),
+    part!("/load.js", "load.js", SCRIPT),
     part!("/replicas.js", "replicas.js", SCRIPT),
     part!("/requests.js", "requests.js", SCRIPT),
     part!("/sessions.js", "sessions.js", SCRIPT),

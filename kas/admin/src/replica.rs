@@ -1,5 +1,6 @@
 //! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
 
+pub(crate) mod loads;
 pub(crate) mod sessions;
 
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use crate::{
     sources::store,
     v1::{
         AgentReference, Certificate, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
-        GetTunnelsRequest, ListOwnSessionsRequest, ListRefusalsRequest, ListRefusalsResponse,
-        ListRequestsRequest, ListRequestsResponse, ListSessionsResponse, Refusal, ReplicaDetails,
-        ReplicaLogLevel, RequestInProgress, SetLogLevelRequest, SetLogLevelResponse, Tunnels,
+        GetTunnelsRequest, ListLoadsRequest, ListLoadsResponse, ListOwnSessionsRequest,
+        ListRefusalsRequest, ListRefusalsResponse, ListRequestsRequest, ListRequestsResponse,
+        ListSessionsResponse, Refusal, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
+        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -35,6 +37,7 @@ pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequest
 pub(crate) const LIST_OWN_SESSIONS: &str = "/kas.admin.v1.Replica/ListOwnSessions";
 pub(crate) const END_OWN_SESSION: &str = "/kas.admin.v1.Replica/EndOwnSession";
 pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
+pub(crate) const LIST_OWN_LOADS: &str = "/kas.admin.v1.Replica/ListOwnLoads";
 pub(crate) const LIST_REFUSALS: &str = "/kas.admin.v1.Replica/ListRefusals";
 pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 /// Requests or sessions in one answer, at most.
@@ -241,6 +244,13 @@ impl Replica for Own {
         request: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
         Ok(Response::new(self.requests(request.get_ref())))
+    }
+
+    async fn list_own_loads(
+        &self,
+        request: Request<ListLoadsRequest>,
+    ) -> Result<Response<ListLoadsResponse>, Status> {
+        Ok(Response::new(self.loads(request.get_ref())?))
     }
 
     async fn list_own_sessions(

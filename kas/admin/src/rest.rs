@@ -26,10 +26,11 @@ use crate::{
         AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
         GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest, JoinToken,
-        Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListRecordsRequest, ListRecordsResponse,
-        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
-        ListSessionsResponse, Problem, Registration, RevokeAgentRequest, RevokeAgentResponse,
-        RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse,
+        Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListLoadsRequest, ListLoadsResponse,
+        ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
+        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, Problem, Registration,
+        RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest, SetLogLevelRequest,
+        SetLogLevelResponse,
     },
 };
 
@@ -82,6 +83,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(strangers))
         .routes(routes!(replicas))
         .routes(routes!(requests))
+        .routes(routes!(loads))
         .routes(routes!(sessions))
         .routes(routes!(end_session))
         .routes(routes!(agent_access))
@@ -171,6 +173,13 @@ async fn requests(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) ->
         Ok(asked) => json(StatusCode::OK, &admin.requests(&asked).await),
         Err(failure) => failure.into_response(),
     }
+}
+
+/// How many requests agents had in the last half hour, by the minute, and how long they took.
+#[utoipa::path(get, path = "/v1/loads", params(ListLoadsRequest), responses((status = 200, body = ListLoadsResponse), (status = "default", body = Problem)))]
+async fn loads(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let answer = async { admin.loads(&read(query.as_deref())?).await };
+    answered(answer.await)
 }
 
 /// What users have open at any replica: execs, watches and the like, the oldest first, a page at a time.

@@ -1,6 +1,7 @@
 //! The questions, whichever way they come.
 
 mod access;
+mod loads;
 mod registration;
 mod sessions;
 

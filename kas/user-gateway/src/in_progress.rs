@@ -1,7 +1,7 @@
 //! The requests in progress that were let in, for whoever operates this server.
 //!
 //! A request costs two locks, uncontended as a rule, and no allocation: the parts of its entry are shared with its
-//! scope.
+//! scope. Under the second it is counted as one that its agent has had.
 
 use std::{
     net::SocketAddr,
@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use http::{Method, Uri};
@@ -16,7 +17,7 @@ use router::AgentId;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::request_id::RequestId;
+use crate::{load::Tallies, request_id::RequestId};
 
 /// Parts of the list, each with a lock of its own.
 const SHARDS: usize = 32;
@@ -57,7 +58,14 @@ pub(crate) struct Entry {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct InProgressList {
-    shards: [Mutex<Slab<Entry>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: Slab<Entry>,
+    /// Those that are over since the last minute.
+    over: Tallies,
 }
 
 /// Where an entry is.
@@ -78,18 +86,38 @@ thread_local! {
 impl InProgressList {
     pub(crate) fn insert(&self, entry: Entry) -> Place {
         let shard = SHARD.with(|shard| *shard);
-        let key = self.shard(shard).insert(entry);
+        let key = self.shard(shard).entries.insert(entry);
         Place { shard, key }
     }
 
-    pub(crate) fn remove(&self, place: Place) {
-        let entry = self.shard(place.shard).try_remove(place.key);
+    /// Removes one that is over. With the time it `took` it counts for its agent.
+    pub(crate) fn remove(&self, place: Place, took: Option<Duration>) {
+        let entry = {
+            let mut shard = self.shard(place.shard);
+            let entry = shard.entries.try_remove(place.key);
+            if let (Some(entry), Some(took)) = (&entry, took) {
+                shard.over.add(entry.agent, took);
+            }
+            entry
+        };
         drop(entry);
+    }
+
+    /// What was counted since it was taken last.
+    pub(crate) fn take_tallies(&self) -> Tallies {
+        let mut all = Tallies::default();
+        for shard in 0..SHARDS {
+            let counted = self.shard(shard).over.take();
+            all.merge(counted);
+        }
+        all
     }
 
     /// Their number.
     pub(crate) fn len(&self) -> usize {
-        (0..SHARDS).map(|shard| self.shard(shard).len()).sum()
+        (0..SHARDS)
+            .map(|shard| self.shard(shard).entries.len())
+            .sum()
     }
 
     /// The oldest ones, `limit` at most, of one agent or of all; and the number of those that match.
@@ -101,7 +129,7 @@ impl InProgressList {
         let (mut found, mut total) = (Vec::new(), 0);
         for shard in 0..SHARDS {
             let shard = self.shard(shard);
-            let entries = shard.iter().map(|(_, entry)| entry);
+            let entries = shard.entries.iter().map(|(_, entry)| entry);
             let matching = entries.filter(|it| agent.is_none_or(|agent| it.agent == agent));
             let mut matching: Vec<_> = matching.collect();
             total += matching.len();
@@ -116,7 +144,7 @@ impl InProgressList {
         (found.iter().map(Entry::told).collect(), total)
     }
 
-    fn shard(&self, number: usize) -> MutexGuard<'_, Slab<Entry>> {
+    fn shard(&self, number: usize) -> MutexGuard<'_, Shard> {
         self.shards[number]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -150,7 +178,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::net::Ipv4Addr;
 
     use http::HeaderMap;
 
@@ -183,7 +211,7 @@ mod tests {
         };
         assert_eq!(paths(None, 2), (vec!["/a".to_owned(), "/b".to_owned()], 3));
         assert_eq!(paths(Some(2), 9), (vec!["/c".to_owned()], 1));
-        list.remove(first);
+        list.remove(first, None);
         assert_eq!(
             paths(Some(1), 9),
             (vec!["/b".to_owned()], 1),
@@ -197,9 +225,9 @@ mod tests {
         let list = InProgressList::default();
         for _ in 0..10_000 {
             let place = list.insert(entry(1, Instant::now(), "/"));
-            list.remove(place);
+            list.remove(place, None);
         }
-        let room = |shard: &Mutex<Slab<Entry>>| shard.lock().unwrap().capacity();
+        let room = |shard: &Mutex<Shard>| shard.lock().unwrap().entries.capacity();
 
         assert_eq!(list.len(), 0);
         assert!(list.shards.iter().map(room).sum::<usize>() < 10);

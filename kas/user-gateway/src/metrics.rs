@@ -1,7 +1,7 @@
 //! Metrics of the users' port.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -20,6 +20,7 @@ use router::AgentId;
 
 use crate::{
     in_progress::{InProgressList, RequestInProgress},
+    load::{History, MinuteLoad},
     sessions::Sessions,
 };
 
@@ -129,6 +130,7 @@ struct Inner {
     resumes: Counter,
     blocked_headers: Counter,
     in_progress: InProgressList,
+    load: Mutex<History>,
     sessions: Sessions,
 }
 
@@ -169,6 +171,7 @@ impl Default for Metrics {
             resumes: Counter::default(),
             blocked_headers: Counter::default(),
             in_progress: InProgressList::default(),
+            load: Mutex::default(),
             sessions: Sessions::default(),
         }))
     }
@@ -299,6 +302,22 @@ impl Metrics {
     #[must_use]
     pub fn admitted_requests(&self) -> usize {
         self.0.in_progress.len()
+    }
+
+    /// A minute, counted from 1970, is over: what agents had since the last one belongs to it.
+    pub fn end_minute(&self, minute: u64) {
+        let counted = self.0.in_progress.take_tallies();
+        let mut load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.end(minute, &counted);
+    }
+
+    /// The last minute that is over, counted from 1970, and the reads and writes that each of these agents had in it
+    /// and those before, the oldest first; of those that had any.
+    #[must_use]
+    pub fn loads(&self, agents: &[AgentId]) -> (u64, Vec<(AgentId, Vec<MinuteLoad>)>) {
+        let load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let loads = agents.iter().filter_map(|id| Some((*id, load.of(*id)?)));
+        (load.minute(), loads.collect())
     }
 
     /// How many requests are over, and how many of these ended with a status of 500 or more or without a whole answer.

@@ -281,14 +281,16 @@ impl Scope {
 
 impl Drop for Scope {
     fn drop(&mut self) {
+        let (took, verb) = (self.started.elapsed(), self.verb());
         if let Some(listed) = self.listed {
-            self.metrics.in_progress().remove(listed);
+            // How long the others last is for their clients to say.
+            let counts = matches!(verb, Verb::Read | Verb::Write);
+            let in_progress = self.metrics.in_progress();
+            in_progress.remove(listed, counts.then_some(took));
         }
         let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
-        let took = self.started.elapsed();
-        self.metrics
-            .took(self.verb(), whole, took, self.trace.trace_id());
+        self.metrics.took(verb, whole, took, self.trace.trace_id());
         self.end_trace();
         // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.
         static UNAUTHENTICATED: Repeats = Repeats::new("request without valid credentials");
