@@ -28,7 +28,7 @@ pub enum Broken {
     )]
     Unread,
     /// The replica that holds the tunnel ended the call.
-    #[error("the replica that holds the tunnel ended the call: {0}")]
+    #[error("the replica that holds the tunnel ended the call: {}", .0.message())]
     Peer(Status),
 }
 

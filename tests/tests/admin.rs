@@ -3,6 +3,8 @@
 
 #[path = "admin/access.rs"]
 mod access;
+#[path = "admin/broken.rs"]
+mod broken;
 #[path = "admin/registration.rs"]
 mod registration;
 #[path = "admin/sessions.rs"]

@@ -60,6 +60,20 @@ struct Limit {
     limit: Over,
 }
 
+/// What the client of an upgraded connection heard when it broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum LastWords {
+    /// The reason, as a failure.
+    Said,
+    /// Nothing: its protocol has no place for words, or it does not read them.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Words {
+    words: LastWords,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     status: &'static str,
@@ -129,6 +143,7 @@ struct Inner {
     replays: Counter,
     resumes: Counter,
     blocked_headers: Counter,
+    broken: Family<Words, Counter>,
     in_progress: InProgressList,
     load: Mutex<History>,
     sessions: Sessions,
@@ -153,6 +168,10 @@ impl Default for Metrics {
         for limit in LIMITS {
             let _ = over_limit.get_or_create_owned(&Limit { limit });
         }
+        let broken = Family::<Words, Counter>::default();
+        for words in [LastWords::Said, LastWords::None] {
+            let _ = broken.get_or_create_owned(&Words { words });
+        }
         Self(Arc::new(Inner {
             by_class,
             requests,
@@ -170,6 +189,7 @@ impl Default for Metrics {
             replays: Counter::default(),
             resumes: Counter::default(),
             blocked_headers: Counter::default(),
+            broken,
             in_progress: InProgressList::default(),
             load: Mutex::default(),
             sessions: Sessions::default(),
@@ -250,6 +270,11 @@ impl Metrics {
             "k8s_api_proxy_blocked_response_headers",
             "Headers of clusters' answers that were removed because they are not among those allowed",
             inner.blocked_headers.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_upgraded_connections_broken",
+            "Upgraded connections that broke on the way to the cluster, or whose cluster did not say how the command ended: words is Said where kas told the client by a failure, None where it was cut",
+            inner.broken.clone(),
         );
         inner.sessions.register(registry);
     }
@@ -347,6 +372,11 @@ impl Metrics {
         self.0.replays.inc();
     }
 
+    /// Counts an upgraded connection that broke.
+    pub(crate) fn broke(&self, words: LastWords) {
+        self.0.broken.get_or_create(&Words { words }).inc();
+    }
+
     /// Counts headers of an answer that did not pass.
     pub(crate) fn blocked_headers(&self, headers: u64) {
         self.0.blocked_headers.inc_by(headers);
@@ -404,6 +434,7 @@ mod tests {
         metrics.took(Verb::Read, 204, took, Some("abc".into()));
         metrics.took(Verb::Watch, 0, took, None);
         metrics.refused(Over::HeldOfCaller);
+        metrics.broke(LastWords::Said);
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -417,6 +448,7 @@ mod tests {
             "k8s_api_proxy_request_duration_seconds_count{verb=\"watch\",outcome=\"aborted\"} 1",
             "k8s_api_proxy_request_duration_seconds_bucket{le=\"0.005\",verb=\"read\",outcome=\"success\"} 1 # {trace_id=\"abc\"} 0.003",
             "k8s_api_proxy_requests_over_limit_total{limit=\"HeldOfCaller\"} 1",
+            "k8s_api_proxy_upgraded_connections_broken_total{words=\"Said\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -28,7 +28,7 @@ pub(crate) use audit::not_recorded;
 use crate::{
     failure::Failure,
     in_progress::{Entry, Place},
-    metrics::{InFlight, Metrics, Verb},
+    metrics::{InFlight, LastWords, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
     sessions::{Authority, Ground, NewSession, Session, SessionKind},
@@ -230,6 +230,17 @@ impl Scope {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// It is an upgraded connection that broke, of which its client heard so much.
+    pub(crate) fn broke(&self, words: LastWords) {
+        self.metrics.broke(words);
+        tracing::info!(
+            parent: &self.span,
+            told = words == LastWords::Said,
+            error = self.reason,
+            "an upgraded connection broke on the way to the cluster"
+        );
     }
 
     /// What was asked for: path and query.

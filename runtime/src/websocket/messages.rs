@@ -63,6 +63,8 @@ pub enum CloseCode {
     Policy,
     /// A message is too long.
     TooBig,
+    /// The server cannot go on.
+    Internal,
 }
 
 impl CloseCode {
@@ -74,6 +76,7 @@ impl CloseCode {
             Self::Unsupported => 1003,
             Self::Policy => 1008,
             Self::TooBig => 1009,
+            Self::Internal => 1011,
         }
     }
 }

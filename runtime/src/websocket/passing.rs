@@ -12,9 +12,37 @@ pub struct Passing {
     /// Bytes of a frame that are still to come.
     left: u64,
     in_message: bool,
+    /// Whether the frame is a part of a message.
+    is_data: bool,
+    /// The next byte is the first one of a message.
+    opens: bool,
+    watched: Option<u8>,
+    met: bool,
+    closed: bool,
 }
 
 impl Passing {
+    /// Notes, besides, whether a message begins with this byte.
+    #[must_use]
+    pub fn watching(first: Option<u8>) -> Self {
+        Self {
+            watched: first,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a message began with the byte that is watched for.
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        self.met
+    }
+
+    /// Whether the end was said, behind which nothing may follow.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether all frames that were begun are whole.
     #[must_use]
     pub fn is_between_frames(&self) -> bool {
@@ -48,13 +76,19 @@ impl Passing {
                 taken += 1;
             }
             let header = frame::parse(&self.header[..self.known]);
-            if let Some(Opcode::Text | Opcode::Binary | Opcode::Continuation) = header.opcode {
+            self.opens |= matches!(header.opcode, Some(Opcode::Text | Opcode::Binary));
+            self.closed |= header.opcode == Some(Opcode::Close);
+            self.is_data = header.opcode.is_some_and(|opcode| !opcode.is_control());
+            if self.is_data {
                 self.in_message = !header.fin;
             }
             (self.known, self.left) = (0, header.length);
         }
         let rest = bytes.len() - taken;
         let more = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
+        if more > 0 && self.is_data && std::mem::take(&mut self.opens) {
+            self.met |= self.watched == Some(bytes[taken]);
+        }
         self.left -= more as u64;
         taken + more
     }
@@ -102,6 +136,35 @@ mod tests {
         }
         let mut passing = Passing::default();
         passing.pass(&all);
-        assert!(passing.is_between_frames());
+        assert!(passing.is_between_frames() && !passing.is_closed());
+    }
+
+    #[test]
+    fn the_first_byte_of_a_message_is_met_and_no_other() {
+        let frame = |opcode, payload: &[u8], fin: bool| {
+            let mut header = [0; MAX_HEADER];
+            let end = frame::encode(opcode, payload.len(), None, &mut header);
+            header[0] &= if fin { 0xFF } else { 0x7F };
+            [&header[..end], payload].concat()
+        };
+        let others = [
+            frame(Opcode::Binary, &[1, 3], true),
+            frame(Opcode::Ping, &[3], true),
+            frame(Opcode::Binary, &[2], false),
+            frame(Opcode::Continuation, &[3], true),
+            frame(Opcode::Binary, &[], false),
+            frame(Opcode::Ping, &[3], true),
+        ];
+        let watched = frame(Opcode::Continuation, &[3, 9], true);
+        for size in [1, 2, 100] {
+            let mut passing = Passing::watching(Some(3));
+            others.concat().chunks(size).for_each(|it| passing.pass(it));
+            assert!(!passing.has_met(), "{size}");
+            watched.chunks(size).for_each(|it| passing.pass(it));
+            assert!(passing.has_met() && !passing.is_closed(), "{size}");
+            let close = frame(Opcode::Close, &[3, 0xE8], true);
+            close.chunks(size).for_each(|it| passing.pass(it));
+            assert!(passing.is_closed(), "{size}");
+        }
     }
 }

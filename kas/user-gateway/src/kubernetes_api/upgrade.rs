@@ -6,6 +6,7 @@ mod pings;
 mod recorder;
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     io,
     pin::Pin,
@@ -14,15 +15,20 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proto::frame::Payload;
 use router::Call;
+use runtime::websocket::messages::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
-use super::exchange::{Exchange, Part};
-use crate::{failure::Failure, idle::Idle, scope::Scope};
+use super::{
+    exchange::{Exchange, Interrupted, Part},
+    failure,
+};
+use crate::{failure::Failure, idle::Idle, metrics::LastWords, scope::Scope};
 pub(super) use farewell::Farewell;
 pub(super) use pings::Pings;
 pub(super) use recorder::Recorder;
@@ -38,11 +44,14 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the agent may be silent after the client has closed its side. A cluster ends a connection whose client is
 /// gone, as soon as it hears of it; this is for one that does not.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long the answer of an agent that takes nothing more may go on. It says how the call has ended.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long nothing may go to the client before it is sent a ping: half of what load balancers commonly allow.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Takes over the client's connection once the 101 is written, and carries
-/// bytes until either side ends, or the session is ended, of which `farewell` tells the client.
+/// bytes until either side ends, or the session is ended, or the way to the cluster breaks, of which `farewell` tells the
+/// client.
 pub(super) async fn run(
     exchange: Box<Exchange>,
     on_upgrade: OnUpgrade,
@@ -72,6 +81,25 @@ enum Over {
     Done,
     /// The session was ended.
     Ended(Failure),
+    /// The way to the cluster broke, or the cluster did.
+    Broken(Failure),
+}
+
+/// What cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    /// The client's connection.
+    #[error(transparent)]
+    Client(#[from] io::Error),
+    /// The call.
+    #[error(transparent)]
+    Call(#[from] Interrupted),
+}
+
+impl From<router::Broken> for Stopped {
+    fn from(broken: router::Broken) -> Self {
+        Self::Call(broken.into())
+    }
 }
 
 struct Splice<IO> {
@@ -80,9 +108,11 @@ struct Splice<IO> {
     scope: Box<Scope>,
     buffer: BytesMut,
     /// For the client.
-    outgoing: Bytes,
+    outgoing: VecDeque<Bytes>,
     /// For the agent.
     unsent: Bytes,
+    /// Why the agent takes nothing more; until when its answer may go on.
+    refused: Option<(Interrupted, Idle)>,
     unflushed: bool,
     stalled: Idle,
     agent_done: bool,
@@ -108,8 +138,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             io,
             scope,
             buffer: BytesMut::new(),
-            outgoing: Bytes::new(),
+            outgoing: VecDeque::new(),
             unsent: Bytes::new(),
+            refused: None,
             unflushed: false,
             stalled: Idle::new(WRITE_TIMEOUT),
             agent_done: false,
@@ -125,7 +156,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     async fn run(mut self) -> (Box<Scope>, Option<Recorder>) {
         match poll_fn(|cx| self.poll(cx)).await {
             Ok(Over::Done) => self.scope.cut = false,
-            Ok(Over::Ended(failure)) => return self.leave(failure).await,
+            Ok(Over::Ended(failure)) => {
+                let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, true).await;
+                return (scope, recorder);
+            }
+            Ok(Over::Broken(failure)) => return self.is_broken(failure).await,
             Err(error) => self.scope.reason = error.to_string(),
         }
         (self.scope, self.recorder)
@@ -141,13 +176,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             return Poll::Ready(Ok(Over::Ended(failure)));
         }
         if self.client_done.is_none()
+            && self.refused.is_none()
             && let Poll::Ready(result) = self.poll_to_agent(cx)
         {
-            result?;
-            self.client_done = Some(Idle::new(HALF_CLOSED_TIMEOUT));
+            match result {
+                Ok(()) => self.client_done = Some(Idle::new(HALF_CLOSED_TIMEOUT)),
+                Err(Stopped::Client(error)) => return Poll::Ready(Err(error)),
+                // The answer may be here, and says more.
+                Err(Stopped::Call(error)) => {
+                    self.refused = Some((error, Idle::new(LAST_ANSWER_TIMEOUT)));
+                }
+            }
         }
         if let Poll::Ready(result) = self.poll_to_client(cx) {
-            return Poll::Ready(result.map(|()| Over::Done));
+            return Poll::Ready(match result {
+                Ok(()) => Ok(self.is_done()),
+                Err(Stopped::Client(error)) => Err(error),
+                Err(Stopped::Call(error)) => Ok(broken(&error)),
+            });
+        }
+        if let Some((error, idle)) = &mut self.refused {
+            ready!(idle.poll(cx));
+            return Poll::Ready(Ok(broken(error)));
         }
         if let Some(idle) = &mut self.client_done {
             ready!(idle.poll(cx));
@@ -158,8 +208,41 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         Poll::Pending
     }
 
-    /// Ends the call, and tells the client why.
-    async fn leave(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
+    /// Whether a client that is there has not heard how its command ended, and would take the end for success.
+    fn lacks_status(&self) -> bool {
+        let farewell = self.farewell.as_ref();
+        self.client_done.is_none() && farewell.is_some_and(Farewell::lacks_status)
+    }
+
+    /// The agent has closed its side in order.
+    fn is_done(&self) -> Over {
+        if !self.lacks_status() {
+            return Over::Done;
+        }
+        let message = "the cluster ended the connection without saying how the command ended; \
+                       the outcome is unknown";
+        Over::Broken(Failure::new(StatusCode::BAD_GATEWAY, message))
+    }
+
+    /// Ends the call, and tells the client that the connection broke, unless it knows all there is to know.
+    async fn is_broken(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
+        if self.farewell.as_ref().is_some_and(Farewell::is_told) {
+            let (mut scope, recorder) = (self.scope, self.recorder);
+            scope.reason = failure.message;
+            return (scope, recorder);
+        }
+        let (words, scope, recorder) = self.leave(failure, CloseCode::Internal, false).await;
+        scope.broke(words);
+        (scope, recorder)
+    }
+
+    /// Ends the call, and tells the client why; the call may bring the rest of a frame, if it goes on.
+    async fn leave(
+        self,
+        failure: Failure,
+        code: CloseCode,
+        goes_on: bool,
+    ) -> (LastWords, Box<Scope>, Option<Recorder>) {
         let Self {
             exchange,
             mut io,
@@ -169,25 +252,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             recorder,
             ..
         } = self;
-        scope.reason.clone_from(&failure.message);
-        if let Some(farewell) = farewell {
-            farewell.say(&failure, exchange, &mut io, outgoing).await;
-        }
-        (scope, recorder)
+        let exchange = goes_on.then_some(exchange);
+        let words = match farewell {
+            None => LastWords::None,
+            Some(farewell) => {
+                let why = (&failure, code);
+                farewell.say(why, exchange, &mut io, outgoing).await
+            }
+        };
+        scope.reason = failure.message;
+        (words, scope, recorder)
     }
 
     /// Ready when the client has closed its side and the agent knows.
-    fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
             if !self.unsent.is_empty() {
                 let length = self.unsent.len();
-                let ready = (self.exchange).with(|call| call.poll_ready(cx, length));
-                ready!(ready.map_err(io::Error::other)?).map_err(io::Error::other)?;
+                ready!((self.exchange).with(|call| call.poll_ready(cx, length))?)?;
                 let bytes = std::mem::take(&mut self.unsent);
                 self.scope.received += bytes.len() as u64;
-                let sent =
-                    (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)));
-                sent.and_then(|sent| sent).map_err(io::Error::other)?;
+                (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)))??;
             }
             if let Some(recorder) = &mut self.recorder {
                 ready!(recorder.poll_room(cx));
@@ -195,33 +280,30 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             self.buffer.reserve(CHUNK_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
             if read == 0 {
-                let closed = self.exchange.with(Call::close_send);
-                return Poll::Ready(closed.and_then(|closed| closed).map_err(io::Error::other));
+                self.exchange.with(Call::close_send)??;
+                return Poll::Ready(Ok(()));
             }
             self.unsent = self.buffer.split().freeze();
+            if let Some(farewell) = &mut self.farewell {
+                farewell.read_sent(&self.unsent);
+            }
             if let Some(recorder) = &mut self.recorder {
                 recorder.read_sent(&self.unsent);
             }
         }
     }
 
-    /// Ready when the agent has closed its side and the client knows.
-    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when the agent has closed its side and the client has all it sent.
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
+            ready!(self.poll_write(cx))?;
             if self.agent_done {
+                if self.lacks_status() {
+                    return Poll::Ready(Ok(()));
+                }
                 let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
                 // A client that is gone needs no end of its stream.
                 return self.in_time(shutdown, cx).map(|_| Ok(()));
-            }
-            while !self.outgoing.is_empty() {
-                let write = Pin::new(&mut self.io).poll_write(cx, &self.outgoing);
-                let written = ready!(self.in_time(write, cx))?;
-                self.scope.sent += written as u64;
-                if let Some(farewell) = &mut self.farewell {
-                    farewell.sent(&self.outgoing[..written]);
-                }
-                self.outgoing.advance(written);
-                self.unflushed = true;
             }
             if let Some(recorder) = &mut self.recorder {
                 ready!(recorder.poll_room(cx));
@@ -235,7 +317,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 }
                 Poll::Ready(Ok(Part::End)) => self.agent_done = true,
                 Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if self.unflushed {
                         let flush = Pin::new(&mut self.io).poll_flush(cx);
@@ -248,6 +330,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         }
     }
 
+    /// Ready when all that is for the client is written.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(bytes) = self.outgoing.front() {
+            let write = Pin::new(&mut self.io).poll_write(cx, bytes);
+            let written = ready!(self.in_time(write, cx))?;
+            self.scope.sent += written as u64;
+            self.unflushed = true;
+            if let Some(bytes) = self.outgoing.front_mut() {
+                if let Some(farewell) = &mut self.farewell {
+                    farewell.wrote(&bytes[..written]);
+                }
+                bytes.advance(written);
+                if bytes.is_empty() {
+                    self.outgoing.pop_front();
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Ready when there is a ping to be sent.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(pings) = &mut self.pings else {
@@ -257,7 +359,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             ready!(self.quiet.poll(cx));
             self.quiet.progress();
             if let Some(ping) = pings.next() {
-                self.outgoing = ping;
+                self.outgoing.push_back(ping);
                 return Poll::Ready(());
             }
         }
@@ -271,7 +373,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             pings.follow(&data);
             self.quiet.progress();
         }
-        self.outgoing = data;
+        match &mut self.farewell {
+            _ if data.is_empty() => {}
+            Some(farewell) => farewell.pass(data, &mut self.outgoing),
+            None => self.outgoing.push_back(data),
+        }
     }
 
     /// Turns a write that waits too long into an error.
@@ -287,4 +393,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         ready!(self.stalled.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+fn broken(error: &Interrupted) -> Over {
+    Over::Broken(failure::of_interruption(error, false))
 }

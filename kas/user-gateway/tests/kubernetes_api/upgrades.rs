@@ -269,6 +269,62 @@ async fn whoever_executes_is_told_behind_the_frame_on_its_way_that_an_operator_e
     proxy.quiet().await;
 }
 
+#[tokio::test]
+async fn an_exec_that_breaks_or_ends_without_a_status_ends_by_a_failure() {
+    for (breaks, told, said) in [
+        (true, &b""[..], "the outcome is unknown"),
+        (false, b"", "without saying how the command ended"),
+        // A status on the channel for errors is the end, whatever comes of the connection.
+        (true, b"\x82\x03\x03{}", ""),
+    ] {
+        let mut stage = Stage::set().await;
+        let mut socket = TcpStream::connect(stage.proxy.address).await.unwrap();
+        let asked = format!(
+            "GET /api/v1/namespaces/a/pods/b/exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+        socket.write_all(asked.as_bytes()).await.unwrap();
+        let mut asked = stage.asked().await;
+        expect_trailer(&mut asked).await;
+        let switched = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Protocol", "v5.channel.k8s.io"),
+        ];
+        asked.answer(101, &switched).await;
+        asked.trailer().await;
+        head(&mut socket).await;
+        let sent = [b"\x82\x02\x01a", told].concat();
+        asked.upgrade_data(sent.clone()).await;
+        let mut received = vec![0; sent.len()];
+        socket.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, sent);
+
+        if breaks {
+            asked.reset();
+        } else {
+            asked.end().await;
+        }
+        let mut rest = Vec::new();
+        let read = socket.read_to_end(&mut rest);
+        tokio::time::timeout(LONG, read).await.unwrap().unwrap();
+
+        if said.is_empty() {
+            assert_eq!(rest, b"");
+            continue;
+        }
+        assert_eq!(rest[..2], [0x82, 0x7E]);
+        let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        let (status, close) = rest[4..].split_at(length);
+        assert_eq!(status[0], 3, "the channel for errors");
+        let status: serde_json::Value = serde_json::from_slice(&status[1..]).unwrap();
+        assert_eq!(status["status"], "Failure");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains(said), "{message}");
+        assert_eq!(close[2..4], 1011_u16.to_be_bytes());
+    }
+}
+
 /// Nothing happens for so long.
 async fn silence(seconds: u64) {
     tokio::time::pause();

@@ -1,6 +1,6 @@
 //! What the streams of exec and attach carry, read as it passes: by WebSocket's channels or by SPDY's streams.
 
-mod spdy;
+pub(super) mod spdy;
 mod websocket;
 
 use audit::Stream;
@@ -26,7 +26,7 @@ pub(super) enum Passed<'a> {
 /// What passed is not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(pub(super) &'static str);
+pub(crate) struct Unreadable(pub(crate) &'static str);
 
 impl From<NoWebSocket> for Unreadable {
     fn from(error: NoWebSocket) -> Self {

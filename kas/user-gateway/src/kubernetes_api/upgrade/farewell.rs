@@ -1,97 +1,123 @@
-//! The last words to a client whose session is ended, where its protocol has a place for them.
+//! The last words to a client whose upgraded connection is ended, or has broken on its way to the cluster.
 //!
-//! A WebSocket is closed with the reason, behind the frame that is on its way. Those of exec and attach have a channel
-//! for a `Status` besides, which kubectl prints. SPDY has neither: its connection ends.
+//! A WebSocket is closed with the reason. Exec and attach have a channel for a `Status` besides, in WebSocket and in SPDY,
+//! which kubectl prints and takes for its exit code: without it a connection that ends looks like success there.
 
-use std::{future::poll_fn, io, time::Duration};
+mod errors;
+mod spdy;
+mod websocket;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Buf, Bytes};
+use std::{collections::VecDeque, io, time::Duration};
+
+use bytes::Bytes;
 use http::{HeaderMap, header};
-use runtime::websocket::{
-    messages::{self, CloseCode},
-    passing::Passing,
-};
+use runtime::websocket::messages::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
-    failure::Failure,
-    kubernetes_api::exchange::{Exchange, Part},
-    sessions::SessionKind,
+    failure::Failure, kubernetes_api::exchange::Exchange, metrics::LastWords, sessions::SessionKind,
 };
+use errors::Errors;
+use spdy::Spdy;
+use websocket::WebSocket;
 
 /// How long the frame may take that is on its way.
 const FRAME_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the client may take to read the last words, and to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The channel of exec and attach that carries how they end.
-const ERROR_CHANNEL: u8 = 3;
 /// Bytes of a client that are thrown away at once.
 const DISCARD_BYTES: usize = 4 << 10;
 
-/// How a WebSocket's client is told.
+/// How a client is told, by its protocol.
 #[derive(Debug)]
-pub(in crate::kubernetes_api) struct Farewell {
-    /// How the channel for errors is written, where there is one.
-    errors: Option<Errors>,
-    passing: Passing,
-}
-
-/// The forms of the channel for errors.
-#[derive(Debug, Clone, Copy)]
-enum Errors {
-    /// A `Status` in a binary message.
-    Status,
-    /// A `Status` in a text of base64.
-    StatusInBase64,
-    /// The words alone, in a binary message.
-    Words,
+pub(in crate::kubernetes_api) enum Farewell {
+    WebSocket(WebSocket),
+    Spdy(Box<Spdy>),
 }
 
 impl Farewell {
-    /// By the headers that answered the handshake; none where it is no WebSocket's.
+    /// By the headers that answered the handshake; none where the protocol has no place for words.
     pub(in crate::kubernetes_api) fn of(headers: &HeaderMap, kind: SessionKind) -> Option<Self> {
-        let text = |name| headers.get(name).and_then(|it| it.to_str().ok());
-        let is_websocket = text(header::UPGRADE)?.eq_ignore_ascii_case("websocket");
-        let errors = match (kind, text(header::SEC_WEBSOCKET_PROTOCOL)) {
-            (SessionKind::Exec | SessionKind::Attach, Some(protocol)) => match protocol {
-                "v5.channel.k8s.io" | "v4.channel.k8s.io" => Some(Errors::Status),
-                "v4.base64.channel.k8s.io" => Some(Errors::StatusInBase64),
-                "channel.k8s.io" => Some(Errors::Words),
-                _ => None,
-            },
-            _ => None,
-        };
-        is_websocket.then(|| Self {
-            errors,
-            passing: Passing::default(),
-        })
+        let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
+        let executes = matches!(kind, SessionKind::Exec | SessionKind::Attach);
+        if upgrade.eq_ignore_ascii_case("websocket") {
+            let errors = executes.then(|| Errors::of_websocket(headers));
+            Some(Self::WebSocket(WebSocket::new(errors.flatten())))
+        } else if upgrade.eq_ignore_ascii_case("SPDY/3.1") && executes {
+            let errors = Errors::of_spdy(headers);
+            Some(Self::Spdy(Box::new(Spdy::new(errors))))
+        } else {
+            None
+        }
     }
 
-    /// Notes what the client was sent.
-    pub(super) fn sent(&mut self, bytes: &[u8]) {
-        self.passing.pass(bytes);
+    /// Notes what the client sent.
+    pub(super) fn read_sent(&mut self, bytes: &[u8]) {
+        match self {
+            Self::WebSocket(_) => {}
+            Self::Spdy(it) => it.read_sent(bytes),
+        }
     }
 
-    /// Ends the call, and says why. A client that does not read is not waited for.
+    /// What the client is sent of these bytes, behind what it is sent already.
+    pub(super) fn pass(&mut self, bytes: Bytes, outgoing: &mut VecDeque<Bytes>) {
+        match self {
+            Self::WebSocket(_) => outgoing.push_back(bytes),
+            Self::Spdy(it) => it.pass(bytes, outgoing),
+        }
+    }
+
+    /// Notes what was written.
+    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+        match self {
+            Self::WebSocket(it) => it.wrote(bytes),
+            Self::Spdy(_) => {}
+        }
+    }
+
+    /// Whether the cluster has said how the command ended, or that nothing follows.
+    pub(super) fn is_told(&self) -> bool {
+        match self {
+            Self::WebSocket(it) => it.is_told(),
+            Self::Spdy(it) => it.is_told(),
+        }
+    }
+
+    /// Whether the cluster has not said how the command ended, though it always does.
+    pub(super) fn lacks_status(&self) -> bool {
+        match self {
+            Self::WebSocket(it) => it.lacks_status(),
+            Self::Spdy(it) => it.lacks_status(),
+        }
+    }
+
+    /// Says why it ends, behind the frame on its way, the rest of which `exchange` may bring. A client that does not read
+    /// is not waited for.
     pub(super) async fn say<IO: AsyncRead + AsyncWrite + Unpin>(
         mut self,
-        failure: &Failure,
-        mut exchange: Box<Exchange>,
+        (failure, code): (&Failure, CloseCode),
+        mut exchange: Option<Box<Exchange>>,
         io: &mut IO,
-        unsent: Bytes,
-    ) {
-        let finished = self.finish_frame(&mut exchange, io, unsent);
+        unsent: VecDeque<Bytes>,
+    ) -> LastWords {
+        let finished = async {
+            match &mut self {
+                Self::WebSocket(it) => it.finish_frame(exchange.as_deref_mut(), io, unsent).await,
+                Self::Spdy(it) => it.finish_frame(io, unsent).await,
+            }
+        };
         let finished = tokio::time::timeout(FRAME_TIMEOUT, finished).await;
         drop(exchange);
         if !matches!(finished, Ok(Ok(()))) {
-            return;
+            return LastWords::None;
         }
+        let mut words = LastWords::None;
         let saying = async {
-            if let Some(errors) = self.errors.filter(|_| !self.passing.is_within_message()) {
-                errors.write(io, failure).await?;
+            match &self {
+                Self::WebSocket(it) => it.say(io, failure, code).await?,
+                Self::Spdy(it) => it.say(io, failure).await?,
             }
-            messages::close(io, CloseCode::Policy, &failure.message).await?;
+            words = LastWords::Said;
             io.shutdown().await?;
             // An end with bytes that nobody read would take the last words away.
             let mut discarded = [0; DISCARD_BYTES];
@@ -100,46 +126,6 @@ impl Farewell {
         };
         // Whoever is gone, or does not read, hears nothing.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, saying).await;
-    }
-
-    /// Passes on the rest of the frame of which the client has a part.
-    async fn finish_frame(
-        &mut self,
-        exchange: &mut Exchange,
-        io: &mut (impl AsyncWrite + Unpin),
-        mut unsent: Bytes,
-    ) -> io::Result<()> {
-        while !self.passing.is_between_frames() {
-            if unsent.is_empty() {
-                unsent = match poll_fn(|cx| exchange.poll_part(cx)).await {
-                    Ok(Part::UpgradeData(data)) => data,
-                    _ => return Err(io::ErrorKind::UnexpectedEof.into()),
-                };
-                continue;
-            }
-            let length = self.passing.pass_in_frame(&unsent);
-            io.write_all(&unsent[..length]).await?;
-            unsent.advance(length);
-        }
-        Ok(())
-    }
-}
-
-impl Errors {
-    async fn write(self, io: &mut (impl AsyncWrite + Unpin), failure: &Failure) -> io::Result<()> {
-        match self {
-            Self::Status => {
-                let message = [&[ERROR_CHANNEL], failure.body(false).as_bytes()].concat();
-                messages::binary(io, &message).await
-            }
-            Self::StatusInBase64 => {
-                let status = STANDARD.encode(failure.body(false));
-                messages::text(io, format!("{ERROR_CHANNEL}{status}").as_bytes()).await
-            }
-            Self::Words => {
-                let message = [&[ERROR_CHANNEL], failure.message.as_bytes()].concat();
-                messages::binary(io, &message).await
-            }
-        }
+        words
     }
 }

@@ -6,31 +6,21 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use runtime::websocket::passing::Passing;
 
-/// What is spoken on an upgraded connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use super::channels::spdy::frames::Framing;
+
+/// What is spoken on an upgraded connection, and how far.
+#[derive(Debug)]
 enum Protocol {
-    WebSocket,
-    Spdy,
+    WebSocket(Passing),
+    Spdy { framing: Framing, next_id: u32 },
 }
 
 /// Follows the frames to a client, and makes pings for it.
 #[derive(Debug)]
-pub(in super::super) struct Pings {
-    protocol: Protocol,
-    /// What is here of the next frame's head.
-    head: [u8; MAX_HEAD_BYTES],
-    head_bytes: usize,
-    /// Bytes of a frame behind its head that are still to come.
-    payload_left: u64,
-    /// The server has said that nothing follows.
-    closed: bool,
-    next_id: u32,
-}
+pub(in super::super) struct Pings(Protocol);
 
-const MAX_HEAD_BYTES: usize = 14;
-const SPDY_HEAD_BYTES: usize = 8;
-const WEBSOCKET_CLOSE: u8 = 8;
 /// An empty ping, not masked, as a server sends it.
 const WEBSOCKET_PING: &[u8] = &[0x89, 0];
 /// Ids of pings from the server's side are even; the cluster's own begin low.
@@ -41,91 +31,45 @@ impl Pings {
     pub(in super::super) fn of(headers: &HeaderMap) -> Option<Self> {
         let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
         let protocol = if upgrade.eq_ignore_ascii_case("websocket") {
-            Protocol::WebSocket
+            Protocol::WebSocket(Passing::default())
         } else if upgrade.eq_ignore_ascii_case("SPDY/3.1") {
-            Protocol::Spdy
+            Protocol::Spdy {
+                framing: Framing::default(),
+                next_id: FIRST_SPDY_ID,
+            }
         } else {
             return None;
         };
-        Some(Self {
-            protocol,
-            head: [0; MAX_HEAD_BYTES],
-            head_bytes: 0,
-            payload_left: 0,
-            closed: false,
-            next_id: FIRST_SPDY_ID,
-        })
+        Some(Self(protocol))
     }
 
     /// Follows what is sent to the client.
-    pub(super) fn follow(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.payload_left > 0 {
-                let here = self.payload_left.min(bytes.len() as u64);
-                self.payload_left -= here;
-                bytes = &bytes[usize::try_from(here).unwrap_or(bytes.len())..];
-                continue;
-            }
-            self.head[self.head_bytes] = bytes[0];
-            self.head_bytes += 1;
-            bytes = &bytes[1..];
-            if self.head_bytes == self.head_length() {
-                self.begin_frame();
-            }
+    pub(super) fn follow(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Protocol::WebSocket(passing) => passing.pass(bytes),
+            Protocol::Spdy { framing, .. } => framing.pass(bytes),
         }
     }
 
     /// A ping, if it can stand here.
     pub(super) fn next(&mut self) -> Option<Bytes> {
-        if self.closed || self.head_bytes > 0 || self.payload_left > 0 {
-            return None;
-        }
-        Some(match self.protocol {
-            Protocol::WebSocket => Bytes::from_static(WEBSOCKET_PING),
-            Protocol::Spdy => {
-                let id = self.next_id.to_be_bytes();
-                self.next_id = self.next_id.wrapping_add(2);
+        match &mut self.0 {
+            // Nothing follows a close.
+            Protocol::WebSocket(passing) => {
+                let fits = passing.is_between_frames() && !passing.is_closed();
+                fits.then(|| Bytes::from_static(WEBSOCKET_PING))
+            }
+            Protocol::Spdy { framing, next_id } => {
+                if !framing.is_between_frames() {
+                    return None;
+                }
+                let id = next_id.to_be_bytes();
+                *next_id = next_id.wrapping_add(2);
                 // A control frame of version 3 and type 6, without flags, of four bytes.
                 let frame = [&[0x80, 3, 0, 6, 0, 0, 0, 4], &id[..]].concat();
-                frame.into()
-            }
-        })
-    }
-
-    /// Bytes of the head, as far as it is known: at least one more than there are.
-    fn head_length(&self) -> usize {
-        match self.protocol {
-            Protocol::Spdy => SPDY_HEAD_BYTES,
-            Protocol::WebSocket if self.head_bytes < 2 => 2,
-            Protocol::WebSocket => {
-                let mask = if self.head[1] & 0x80 == 0 { 0 } else { 4 };
-                let length = match self.head[1] & 0x7F {
-                    126 => 2,
-                    127 => 8,
-                    _ => 0,
-                };
-                2 + length + mask
+                Some(frame.into())
             }
         }
-    }
-
-    fn begin_frame(&mut self) {
-        let head = &self.head;
-        self.payload_left = match self.protocol {
-            Protocol::Spdy => u64::from(u32::from_be_bytes([0, head[5], head[6], head[7]])),
-            Protocol::WebSocket => {
-                self.closed |= head[0] & 0x0F == WEBSOCKET_CLOSE;
-                match head[1] & 0x7F {
-                    126 => u64::from(u16::from_be_bytes([head[2], head[3]])),
-                    127 => {
-                        let [_, _, length @ .., _, _, _, _] = head;
-                        u64::from_be_bytes(*length)
-                    }
-                    short => u64::from(short),
-                }
-            }
-        };
-        self.head_bytes = 0;
     }
 }
 
@@ -133,6 +77,8 @@ impl Pings {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const WEBSOCKET_CLOSE: u8 = 8;
 
     fn pings(upgrade: &'static str) -> Pings {
         let headers =
