@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -23,6 +23,12 @@ build:
 
 test: setup build
 	$(CARGO) test --workspace --no-fail-fast
+
+# Writes docs/reference anew from the code; the same test compares without UPDATE_REFERENCE.
+reference: export UPDATE_REFERENCE = 1
+reference:
+	$(CARGO) build --workspace --bins --test reference
+	$(CARGO) test --workspace --bins --test reference
 
 fmt:
 	$(CARGO) fmt --all --check

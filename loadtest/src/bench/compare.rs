@@ -25,6 +25,8 @@ use rows::ROWS;
 
 /// Our kas and agentk against GitLab's.
 #[derive(Debug, Clone, Args)]
+// The options of a benchmark, which are among these, have the name of this struct too; clap wants each name once.
+#[group(skip)]
 pub(crate) struct Options {
     /// GitLab's kas.
     #[arg(long, env = "GO_KAS")]

@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ALERTS: &str = include_str!("../../../deploy/k8s/charts/kas/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../../deploy/k8s/charts/kas/dashboard.json");
 const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
+const REFERENCE: &str = include_str!("../../../docs/reference/metrics.md");
 const RULE_TESTS: &str = include_str!("alerts.yaml");
 /// Names that GitLab's dashboards expect, whatever promtool thinks of them.
 const NAMES_OF_GITLAB: [&str; 2] = [
@@ -133,6 +134,38 @@ fn exported(metrics: &str) -> BTreeSet<&str> {
     names.collect()
 }
 
+/// What a running program tells otherwise than the reference, which is made from its source.
+fn not_in_reference(metrics: &str) -> Vec<String> {
+    let types = metrics.lines().filter_map(|it| it.strip_prefix("# TYPE "));
+    let kinds = types.filter_map(|line| line.split_once(' '));
+    let kinds =
+        kinds.filter(|(name, kind)| !REFERENCE.contains(&format!("\n| `{name}` | {kind} |")));
+    let mut unknown: Vec<_> = kinds
+        .map(|(name, kind)| format!("{name}, {kind}"))
+        .collect();
+    for sample in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, labels)) = sample.split_once('{') else {
+            continue;
+        };
+        let endings = ["_bucket", "_sum", "_count"].map(|ending| name.strip_suffix(ending));
+        let names = endings.into_iter().flatten().chain([name]);
+        let rows = names.filter_map(|name| {
+            let start = format!("| `{name}` |");
+            REFERENCE.lines().find(|row| row.starts_with(&start))
+        });
+        let known: String = rows.collect();
+        let labels = labels
+            .split("\",")
+            .filter_map(|label| label.split('=').next());
+        let labels =
+            labels.filter(|label| *label != "le" && !known.contains(&format!("`{label}`")));
+        unknown.extend(labels.map(|label| format!("the label {label} of {name}")));
+    }
+    unknown.sort();
+    unknown.dedup();
+    unknown
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_is() -> Result<()> {
     let name = "metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_is";
@@ -172,6 +205,11 @@ async fn metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_
     for metrics in [&of_kas, &of_agentk] {
         let faults = faults(metrics, folder).await?;
         ensure!(faults.is_empty(), "{faults:#?}");
+        let unknown = not_in_reference(metrics);
+        ensure!(
+            unknown.is_empty(),
+            "not in docs/reference/metrics.md: {unknown:#?}"
+        );
     }
     for name in ["process_start_time_seconds", "process_cpu_seconds_total"] {
         ensure!(exported(&of_agentk).contains(name), "{of_agentk}");
