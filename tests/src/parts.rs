@@ -28,6 +28,10 @@ pub enum Part {
     Chromium,
     /// Prometheus' tool that checks metrics and tests alerts.
     Promtool,
+    /// curl, a client of HTTP/1.1 and HTTP/2 that is not ours.
+    Curl,
+    /// openssl, which makes certificates.
+    Openssl,
 }
 
 impl Part {
@@ -54,6 +58,8 @@ impl Part {
             Self::Pty => &["script"],
             Self::Chromium => &["chromium"],
             Self::Promtool => &["promtool"],
+            Self::Curl => &["curl"],
+            Self::Openssl => &["openssl"],
         }
     }
 
