@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -29,6 +29,17 @@ reference: export UPDATE_REFERENCE = 1
 reference:
 	$(CARGO) build --workspace --bins --test reference
 	$(CARGO) test --workspace --bins --test reference
+
+# The book of all documents, in target/book/html, with its links looked at.
+book: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+book:
+	tests/setup/tools book
+	docs/book/build
+
+# The commands of the documents that are marked `sh run`, as they stand there; part of `make test` too.
+docs-test:
+	$(CARGO) build --workspace --bins --test documented --test documents --test reference
+	$(CARGO) test --workspace --bins --test documented --test documents --test reference
 
 fmt:
 	$(CARGO) fmt --all --check

@@ -6,12 +6,15 @@ use std::{
 };
 
 /// The documents beside `docs`.
-const TOP: [&str; 4] = [
+const TOP: [&str; 5] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "deploy/compose/README.md",
 ];
+/// The table of contents of the book, whose links are those of the folder above.
+const CONTENTS: &str = "docs/book/SUMMARY.md";
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -26,7 +29,7 @@ fn documents() -> Vec<PathBuf> {
             let path = folder.join(entry.expect("it can be listed").file_name());
             if root().join(&path).is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "md") {
+            } else if path.extension().is_some_and(|it| it == "md") && path != Path::new(CONTENTS) {
                 found.push(path);
             }
         }
@@ -120,8 +123,12 @@ fn the_files_that_documents_name_exist() {
 #[test]
 fn links_within_the_documents_lead_to_a_file_and_a_heading() {
     let mut broken = Vec::new();
-    for document in documents() {
-        let folder = root().join(document.parent().unwrap_or(Path::new("")));
+    let contents = PathBuf::from(CONTENTS);
+    for document in documents().into_iter().chain([contents]) {
+        let folder = match document == Path::new(CONTENTS) {
+            true => root(),
+            false => &root().join(document.parent().unwrap_or(Path::new(""))),
+        };
         for link in links(&text(&document)) {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
@@ -144,4 +151,15 @@ fn links_within_the_documents_lead_to_a_file_and_a_heading() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_book_has_each_document_once() {
+    let contents = text(Path::new(CONTENTS));
+    let listed: Vec<_> = links(&contents).map(PathBuf::from).collect();
+    let listed_once: BTreeSet<_> = listed.iter().cloned().collect();
+    let documents: BTreeSet<_> = documents().into_iter().collect();
+
+    assert_eq!(listed.len(), listed_once.len(), "one is listed twice");
+    assert_eq!(listed_once, documents);
 }
