@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -114,6 +114,17 @@ sim:
 # The routing store against the other engines that it is meant for.
 test-engines: setup
 	tests/setup/engines
+
+# deb and rpm with SBOMs, a release note and checksums in target/packages, of the programs in the folder PROGRAMS.
+PROGRAMS ?= target/release
+packages: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+packages:
+	tests/setup/tools packages
+	deploy/packages/build $(PROGRAMS)
+
+# The deb in a bare Debian made by debootstrap; needs root.
+packages-test:
+	deploy/packages/test
 
 # Static programs in OCI images, with SBOMs, in target/images.
 image:

@@ -31,6 +31,7 @@ use runtime::{
     telemetry,
     tls::{H2, HTTP_1_1, Identity, ServerTls},
 };
+use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 use user_gateway::{Graph, WebSocketTokens};
 
@@ -90,6 +91,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
         .map(|exporter| tokio::spawn(exporter.run(stop.clone())));
     let replica = Replica::start(setup);
     tracing::info!(version = version::VERSION, replica = %replica.id(), "kas is up");
+    tell_service_manager(&NotifyState::Ready);
 
     let signal = loop {
         tokio::select! {
@@ -97,6 +99,7 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
             () = hangup.next() => reloader.reload(),
         }
     };
+    tell_service_manager(&NotifyState::Stopping);
     tracing::info!(
         signal,
         "draining; send the signal again to exit immediately"
@@ -126,6 +129,13 @@ pub async fn run(file: &Path) -> anyhow::Result<()> {
     );
     tracing::info!("drained; all requests were finished");
     Ok(())
+}
+
+/// Tells systemd, where that is who started this process (`Type=notify`).
+fn tell_service_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, "could not tell the service manager; it may take this process for one that hangs");
+    }
 }
 
 async fn setup(
