@@ -203,6 +203,17 @@ impl State {
         StreamBody::new(events.boxed()).boxed_unsync()
     }
 
+    /// Numbers of the versions from now on, each in a line when it comes to be.
+    fn log(self: Arc<Self>) -> Body {
+        let version = self.version();
+        let lines = stream::unfold((self, version), |(state, version)| async move {
+            sleep_until(state.due(version)).await;
+            let line = Bytes::from(format!("{version}\n"));
+            Some((Ok(Frame::data(line)), (state, version + 1)))
+        });
+        StreamBody::new(lines.boxed()).boxed_unsync()
+    }
+
     fn list(&self) -> Body {
         let version = self.version();
         let items: Vec<_> = (0..LISTED).map(|_| self.object(version)).collect();
@@ -234,7 +245,8 @@ async fn connection(socket: TcpStream, state: Arc<State>) {
         .ok();
 }
 
-/// `POST /once/NAME`, `GET /bytes/LENGTH`, lists and watches of config maps, which everybody may do; `?slow=MILLISECONDS` puts an answer off.
+/// `POST /once/NAME`, `GET /bytes/LENGTH`, lists and watches of config maps, which everybody may do, and logs that are
+/// followed; `?slow=MILLISECONDS` puts an answer off.
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
@@ -271,6 +283,9 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Response<Body>
             None => state.list(),
         };
         return json_of(body);
+    }
+    if path.ends_with("/log") && flag(&head.uri, "follow") {
+        return Response::new(state.log());
     }
     let length = path.strip_prefix("/bytes/");
     let length = length.and_then(|length| length.parse().ok()).unwrap_or(2);

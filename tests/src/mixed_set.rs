@@ -83,6 +83,8 @@ pub struct MixedSet {
     pub users: u16,
     /// Numbers of the agents.
     pub agents: Vec<i64>,
+    /// Keys of the listener for callers besides its address, for replicas that are started from now on.
+    pub users_listen: String,
     agents_port: u16,
     agentks: Vec<Agentk>,
     balancer: Option<Process>,
@@ -126,6 +128,7 @@ impl MixedSet {
             seats: seats.collect(),
             users: ports::free(),
             agents: Vec::new(),
+            users_listen: "shutdown_grace_period: 30s".to_owned(),
             agents_port: ports::free(),
             agentks: Vec::new(),
             balancer: None,
@@ -183,15 +186,27 @@ impl MixedSet {
     /// # Errors
     /// When it does not end.
     pub async fn stop(&mut self, number: usize) -> Result<()> {
+        let mut process = self.leave(number).await?;
+        process.end_by("TERM", LEAVES).await?;
+        Ok(())
+    }
+
+    /// The same, but after `grace` it is killed. Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// When HAProxy does not listen.
+    pub async fn stop_within(&mut self, number: usize, grace: Duration) -> Result<bool> {
+        self.leave(number).await?.terminated(grace).await
+    }
+
+    /// Sends nobody to a replica any more.
+    async fn leave(&mut self, number: usize) -> Result<Process> {
         for front in ["agents", "users"] {
             let drain = format!("set server {front}/kas{number} state drain");
             let said = self.admin(&drain).await?;
             ensure!(said.trim().is_empty(), "{said}");
         }
-        let process = self.seats[number].process.take();
-        let mut process = process.context("it does not run")?;
-        process.end_by("TERM", LEAVES).await?;
-        Ok(())
+        self.seats[number].process.take().context("it does not run")
     }
 
     /// Starts four agents of ours and, where `AGENTK_BIN` names it, as many of GitLab's.
@@ -199,10 +214,19 @@ impl MixedSet {
     /// # Errors
     /// When a program is not there.
     pub fn start_agents(&mut self) -> Result<()> {
+        let kubeconfig = self.stub.kubeconfig(self.folder.path())?;
+        self.start_agents_of(kubeconfig)
+    }
+
+    /// The same, in another cluster.
+    ///
+    /// # Errors
+    /// When a program is not there.
+    pub fn start_agents_of(&mut self, kubeconfig: PathBuf) -> Result<()> {
         let links = Links {
             kas: format!("ws://127.0.0.1:{}/", self.agents_port),
             ca: None,
-            kubeconfig: self.stub.kubeconfig(self.folder.path())?,
+            kubeconfig,
         };
         let ours = OUR_AGENTS.map(|id| (id, programs::own_agentk()));
         let theirs = GITLABS_AGENTS.map(|id| (id, programs::other_agentk().context("AGENTK_BIN")));
@@ -233,6 +257,12 @@ impl MixedSet {
             }
         }
         Ok(())
+    }
+
+    /// Where files of this set are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What redis-cli says.
@@ -279,7 +309,7 @@ impl MixedSet {
              agent:\n  listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 2s, \
              connections_per_token_per_minute: 100000}}\n  \
              kubernetes_api:\n    listen: {{address: '127.0.0.1:{users}', listen_grace_period: 2s, \
-             shutdown_grace_period: 30s}}\n    url_path_prefix: /k8s-proxy/\n\
+             {users_listen}}}\n    url_path_prefix: /k8s-proxy/\n\
              api: {{listen: {{address: '127.0.0.1:{api}', authentication_secret_file: {secret}, \
              listen_grace_period: 2s}}}}\n\
              private_api: {{listen: {{address: '127.0.0.1:{peers}', authentication_secret_file: {private}, \
@@ -291,6 +321,7 @@ impl MixedSet {
             private = folder.join("private").display(),
             agents = seat.agents,
             users = seat.users,
+            users_listen = self.users_listen,
             api = seat.api,
             peers = seat.peers,
             observability = seat.observability,
@@ -340,7 +371,7 @@ impl MixedSet {
 /// What came instead.
 pub async fn get(users: u16, agent: i64) -> Result<()> {
     let url = format!("http://127.0.0.1:{users}/k8s-proxy/echo/{agent}");
-    let answer = http::get(&url, &format!("ci:{agent}:{JOB}")).await?;
+    let answer = http::get(&url, &bearer(agent)).await?;
     let body = String::from_utf8_lossy(answer.body());
     let wanted = format!("\"/echo/{agent}\"");
     ensure!(
@@ -349,6 +380,12 @@ pub async fn get(users: u16, agent: i64) -> Result<()> {
         answer.status()
     );
     Ok(())
+}
+
+/// What a caller of this agent shows.
+#[must_use]
+pub fn bearer(agent: i64) -> String {
+    format!("ci:{agent}:{JOB}")
 }
 
 async fn admin(socket: &Path, command: &str) -> Result<String> {

@@ -166,6 +166,19 @@ impl Process {
         )
     }
 
+    /// Ends it as Kubernetes ends a pod: by SIGTERM, and by SIGKILL after `grace`. Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// As [`Self::signal`].
+    pub async fn terminated(&mut self, grace: Duration) -> Result<bool> {
+        self.signal("TERM").await?;
+        if tokio::time::timeout(grace, self.child.wait()).await.is_ok() {
+            return Ok(true);
+        }
+        self.child.kill().await.context("kill a child")?;
+        Ok(false)
+    }
+
     /// Ends it by a signal and waits.
     ///
     /// # Errors

@@ -3,6 +3,9 @@
 //! `GO_KAS` names GitLab's kas, and `AGENTK_BIN` its agentk; without the former nothing here can run. `SWAP_LOGS` names
 //! a folder in which the logs of the last swap are kept.
 
+mod connection;
+mod conversations;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -16,11 +19,13 @@ use tests::{
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long all of one swap may take: three times what it does. Each of its steps alone may take a minute.
+const DEADLINE: Duration = Duration::from_secs(300);
 /// Requests a second.
 const RATE: u32 = 100;
 /// Of these at once, as many as gather in sixteen seconds: what a busy machine does not manage is not asked.
@@ -106,6 +111,11 @@ async fn traffic(users: u16, agents: Vec<i64>, stop: CancellationToken) -> Outco
 
 /// Three of the first kind give way to three of the second, one after the other, under load.
 async fn swap(from: Kind, to: Kind) -> Result<Outcome> {
+    let swapped = timeout(DEADLINE, swap_within(from, to)).await;
+    swapped.with_context(|| format!("it takes over {DEADLINE:?}"))?
+}
+
+async fn swap_within(from: Kind, to: Kind) -> Result<Outcome> {
     let mut set = MixedSet::prepare(&[from, from, from, to, to, to]).await?;
     for number in 0..3 {
         set.start(number).await?;
@@ -189,6 +199,54 @@ async fn a_rolling_restart_of_gitlabs_kas_is_counted_for_comparison() -> Result<
         return Ok(());
     }
     swap(Kind::GitLabs, Kind::GitLabs).await.map(drop)
+}
+
+/// What is under way goes on, or is begun again by whoever asked: no short answer is lost, nothing that must happen
+/// once happens twice, and watches miss and repeat nothing.
+async fn nothing_of_it_is_lost(from: Kind, to: Kind) -> Result<()> {
+    let tallies = conversations::swap(from, to).await?;
+    let failed: Vec<_> = tallies.iter().flat_map(|it| &it.failed).collect();
+    ensure!(failed.is_empty(), "{failed:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_outlast_a_rolling_swap_from_gitlabs_kas_to_ours() -> Result<()> {
+    if cannot("conversations_outlast_a_rolling_swap_from_gitlabs_kas_to_ours")? {
+        return Ok(());
+    }
+    nothing_of_it_is_lost(Kind::GitLabs, Kind::Ours).await
+}
+
+/// Needs nothing of GitLab's.
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_outlast_the_removal_of_the_keys_for_a_mixed_set() -> Result<()> {
+    let test = "conversations_outlast_the_removal_of_the_keys_for_a_mixed_set";
+    if skipped(test, &[Part::Haproxy, Part::Redis]) {
+        return Ok(());
+    }
+    nothing_of_it_is_lost(Kind::Ours, Kind::OursAlone).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_in_a_rolling_swap_back_are_counted() -> Result<()> {
+    if cannot("conversations_in_a_rolling_swap_back_are_counted")? {
+        return Ok(());
+    }
+    conversations::swap(Kind::Ours, Kind::GitLabs)
+        .await
+        .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_in_a_rolling_restart_of_gitlabs_kas_are_counted_for_comparison() -> Result<()>
+{
+    if cannot("conversations_in_a_rolling_restart_of_gitlabs_kas_are_counted_for_comparison")? {
+        return Ok(());
+    }
+    conversations::swap(Kind::GitLabs, Kind::GitLabs)
+        .await
+        .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
