@@ -1,6 +1,7 @@
 //! GitLab's graph API and its watch aggregator over a real cluster, for a command line and for the dashboard, behind
 //! nginx as the Linux package has it.
 
+mod glab;
 mod known;
 
 use std::{io::Write, path::Path};
