@@ -56,6 +56,27 @@ pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, YamlError
         .map_err(|error| mistake(file, text, &error))
 }
 
+/// Reads a document that may have as many entries as fit into its bytes, which the caller has a limit for.
+///
+/// # Errors
+/// The first mistake, and where it is.
+pub fn read_long<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, YamlError> {
+    serde_saphyr::from_str_with_options(text, long_options(text))
+        .map_err(|error| mistake(file, text, &error))
+}
+
+/// What is usual, and more where the text is long: each node takes a byte of it, and has two events at most. What makes
+/// more of a text than is in it (aliases, depth, merges) stays bounded as ever.
+fn long_options(text: &str) -> serde_saphyr::Options {
+    let usual = serde_saphyr::Budget::default();
+    let mut options = options();
+    options.budget = serde_saphyr::budget! {
+        max_nodes: usual.max_nodes.max(text.len()),
+        max_events: usual.max_events.max(2 * text.len()),
+    };
+    options
+}
+
 /// How all documents are read.
 #[must_use]
 pub fn options() -> serde_saphyr::Options {

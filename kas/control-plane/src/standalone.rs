@@ -33,7 +33,8 @@ pub use shadow::{Shadowed, shadowed};
 
 use std::{
     collections::HashMap,
-    io,
+    fs::File,
+    io::{self, Read},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -79,10 +80,19 @@ pub enum StandaloneError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is longer than what is read.
+    #[error(
+        "{} has more than {} MiB, the limit of such files: divide the agents among several installations, or have GitLab \
+         as the control plane", .0.display(), MAX_FILE_BYTES >> 20
+    )]
+    TooLong(PathBuf),
     /// It says something wrong.
     #[error(transparent)]
     Yaml(#[from] YamlError),
 }
+
+/// Bytes of the file, at most. An agent with a token takes about 150.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Tokens that were removed from the file, whose agents are remembered.
 const MAX_FORMER_TOKENS: usize = 10_000;
@@ -150,7 +160,7 @@ impl Standalone {
             return;
         }
         // A change meanwhile is read by the next look, and differs from this.
-        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let text = text_of(&self.file).unwrap_or_default();
         let _ = self.changes.set(Changes::new(audit, &self.file, &text));
     }
 
@@ -368,22 +378,39 @@ impl ControlPlane for Standalone {
 
 /// Reads and checks the file as a whole.
 pub fn read(file: &Path, now: Timestamp) -> Result<Directory, StandaloneError> {
-    let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => StandaloneError::Missing(file.to_owned()),
-        _ => StandaloneError::Unreadable {
-            file: file.to_owned(),
-            source,
-        },
-    })?;
+    let text = text_of(file)?;
     if text.trim().is_empty() {
         return Err(StandaloneError::Empty(file.to_owned()));
     }
     Ok(parse(file, &text, now)?)
 }
 
+/// The text of the file, if it is not too long.
+fn text_of(file: &Path) -> Result<String, StandaloneError> {
+    let text = text_within(file, MAX_FILE_BYTES).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StandaloneError::Missing(file.to_owned()),
+        _ => StandaloneError::Unreadable {
+            file: file.to_owned(),
+            source,
+        },
+    })?;
+    text.ok_or_else(|| StandaloneError::TooLong(file.to_owned()))
+}
+
+/// The text of a file; nothing where it is longer than this. What a file's length says is not relied on.
+fn text_within(file: &Path, limit: u64) -> io::Result<Option<String>> {
+    let file = File::open(file)?;
+    let mut text = String::new();
+    // Grown as bytes come, but not again and again.
+    let announced = file.metadata()?.len().min(limit);
+    text.reserve(usize::try_from(announced).unwrap_or_default());
+    file.take(limit + 1).read_to_string(&mut text)?;
+    Ok((text.len() as u64 <= limit).then_some(text))
+}
+
 /// Reads and checks the text of a file, whose name is for messages only.
 pub fn parse(file: &Path, text: &str, now: Timestamp) -> Result<Directory, YamlError> {
-    let document: Document<AgentFile> = yaml::read(file, text)?;
+    let document: Document<AgentFile> = yaml::read_long(file, text)?;
     check::check(file, &document, now)?;
     Ok(Directory::new(&document))
 }

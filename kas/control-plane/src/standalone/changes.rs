@@ -8,6 +8,7 @@ use std::{
 };
 
 use audit::{Audit, Change, Kind, Record};
+use runtime::yaml;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -88,7 +89,7 @@ impl Changes {
 
 /// The text as it is written, nothing if it is no YAML.
 fn read(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap_or_default()
+    yaml::read_long(Path::new(""), text).unwrap_or_default()
 }
 
 /// The differences, section by section.

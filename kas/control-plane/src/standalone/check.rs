@@ -1,12 +1,15 @@
 //! The rules of the file that span several of its entries.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use jiff::Timestamp;
 
 use super::{
     access_as::AccessAs,
-    file::{AgentEntry, Agents, CallerEntry, Document, Rule},
+    file::{Agents, CallerEntry, Document, Rule},
     issuers::{Callers, IssuerEntry},
     names::Name,
     tokens::{MAX_LIVE_TOKENS, TokenEntry, live},
@@ -27,10 +30,30 @@ pub(super) fn check<C>(
     checker.callers("service", &document.services)?;
     checker.token_owners(document)?;
     checker.issuers(&document.issuers)?;
-    document
-        .access
-        .iter()
-        .try_for_each(|rule| checker.rule(rule, document))
+    let known = Known::of(document);
+    let mut rules = document.access.iter();
+    rules.try_for_each(|rule| checker.rule(rule, document, &known))
+}
+
+/// All that rules may name: there may be as many rules as agents.
+struct Known<'a> {
+    agents: HashSet<&'a str>,
+    users: HashSet<&'a str>,
+    services: HashSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn of<C>(document: &'a Document<C>) -> Self {
+        let callers = |all: &'a [Spanned<CallerEntry>]| -> HashSet<&'a str> {
+            all.iter().map(|it| it.value.name.as_str()).collect()
+        };
+        let agents = document.agents.iter();
+        Self {
+            agents: agents.map(|it| it.value.name.as_str()).collect(),
+            users: callers(&document.users),
+            services: callers(&document.services),
+        }
+    }
 }
 
 struct Checker<'a> {
@@ -161,25 +184,24 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn rule<C>(&self, entry: &Spanned<Rule>, document: &Document<C>) -> Result<(), YamlError> {
+    fn rule<C>(
+        &self,
+        entry: &Spanned<Rule>,
+        document: &Document<C>,
+        known: &Known<'_>,
+    ) -> Result<(), YamlError> {
         let rule = &entry.value;
         if let Agents::Named(names) = &rule.agents {
-            let known = || {
-                document
-                    .agents
-                    .iter()
-                    .map(|agent: &Spanned<AgentEntry<C>>| agent.value.name.as_str())
-            };
             for name in names {
-                self.known(entry, "agent", name.as_str(), known())?;
+                self.known(entry, "agent", name.as_str(), &known.agents)?;
             }
         }
         // Whom an issuer knows is not for the file to say.
         if !document.has_issuer_for(Callers::Users) {
-            self.known_callers(entry, "user", &rule.users, &document.users)?;
+            self.known_callers(entry, "user", &rule.users, &known.users)?;
         }
         if !document.has_issuer_for(Callers::Services) {
-            self.known_callers(entry, "service", &rule.services, &document.services)?;
+            self.known_callers(entry, "service", &rule.services, &known.services)?;
         }
         if rule.users.is_empty() && rule.services.is_empty() && rule.groups.is_empty() {
             return Err(self.at(
@@ -195,24 +217,26 @@ impl Checker<'_> {
         entry: &Spanned<Rule>,
         kind: &str,
         names: &[Name],
-        callers: &[Spanned<CallerEntry>],
+        known: &HashSet<&str>,
     ) -> Result<(), YamlError> {
-        let known = || callers.iter().map(|caller| caller.value.name.as_str());
         names
             .iter()
-            .try_for_each(|name| self.known(entry, kind, name.as_str(), known()))
+            .try_for_each(|name| self.known(entry, kind, name.as_str(), known))
     }
 
-    fn known<'n>(
+    fn known(
         &self,
         entry: &Spanned<Rule>,
         kind: &str,
         name: &str,
-        known: impl Iterator<Item = &'n str> + Clone,
+        known: &HashSet<&str>,
     ) -> Result<(), YamlError> {
-        if known.clone().any(|it| it == name) {
+        if known.contains(name) {
             return Ok(());
         }
+        // The same one each time, of those that are as near.
+        let mut known: Vec<_> = known.iter().copied().collect();
+        known.sort_unstable();
         let hint = nearest(name, known).map(|near| format!(", did you mean {near}?"));
         Err(self.at(
             entry,

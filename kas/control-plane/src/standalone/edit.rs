@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tempfile::NamedTempFile;
 
-use super::{file::Document, parse};
+use super::{self as standalone, StandaloneError, file::Document, parse};
 use runtime::{
     lock_file::{LockError, LockFile},
     yaml::{self, YamlError},
@@ -46,6 +46,9 @@ pub enum EditError {
         /// What the system said.
         source: io::Error,
     },
+    /// It cannot be read, or is too long.
+    #[error(transparent)]
+    Unreadable(StandaloneError),
     /// Somebody else is changing it.
     #[error("{} is locked: another kas command is changing the file, try again", .0.display())]
     Locked(PathBuf),
@@ -61,7 +64,7 @@ pub enum EditError {
 pub fn view(file: &Path) -> Result<Editable, EditError> {
     let text = text_of(file)?;
     parse(file, &text, Timestamp::now())?;
-    Ok(yaml::read(file, &text)?)
+    Ok(yaml::read_long(file, &text)?)
 }
 
 /// Applies a change to the file, which is created when it is missing.
@@ -91,10 +94,10 @@ pub(super) fn check_writable(file: &Path) -> Result<(), EditError> {
 }
 
 fn text_of(file: &Path) -> Result<String, EditError> {
-    match std::fs::read_to_string(file) {
+    match standalone::text_of(file) {
         Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(failed("read", file)(source)),
+        Err(StandaloneError::Missing(_)) => Ok(String::new()),
+        Err(error) => Err(EditError::Unreadable(error)),
     }
 }
 
@@ -127,6 +130,11 @@ fn render(file: &Path, document: &Editable) -> Result<String, EditError> {
     let body =
         serde_saphyr::to_string(document).map_err(|error| EditError::Invalid(error.to_string()))?;
     let text = format!("{HEADER}{body}");
+    if text.len() as u64 > standalone::MAX_FILE_BYTES {
+        return Err(EditError::Unreadable(StandaloneError::TooLong(
+            file.to_owned(),
+        )));
+    }
     parse(file, &text, Timestamp::now()).map_err(|mistake| EditError::Invalid(mistake.message))?;
     Ok(text)
 }

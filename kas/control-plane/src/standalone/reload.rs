@@ -10,12 +10,14 @@ use runtime::reloads;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Standalone, StandaloneError, lock, read};
+use super::{Standalone, StandaloneError, lock, read, text_of};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a file must stay as it is before it is read: an editor that writes
 /// in place shows half of it for a moment.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
+/// Bytes of a file, at most, that is read while somebody waits for an answer.
+const PROMPT_READ_MAX_BYTES: u64 = 1 << 20;
 /// How often a file that changes while it is read is read again before that is
 /// left to the next look.
 const READS_MAX: usize = 10;
@@ -110,10 +112,7 @@ impl Standalone {
         }
         for _ in 0..READS_MAX {
             let directory = read(&self.file, now);
-            let recorded = self
-                .changes
-                .get()
-                .map(|it| (it, std::fs::read_to_string(&self.file)));
+            let recorded = self.changes.get().map(|it| (it, text_of(&self.file)));
             let after = Fingerprint::of(&self.file);
             if fingerprint == after {
                 file_state.fingerprint = fingerprint;
@@ -145,8 +144,12 @@ impl Standalone {
     /// Looks at the file at once, and reads it if it is another one.
     ///
     /// For those who ask with what is not known yet: a token that the CLI has
-    /// just made is good at once.
+    /// just made is good at once. A long file is left to the next look: whoever asks would wait for it to be read, and
+    /// others on the same thread.
     pub(super) fn reload_now(&self) {
+        if Fingerprint::of(&self.file).is_some_and(|it| it.size > PROMPT_READ_MAX_BYTES) {
+            return;
+        }
         self.look(Timestamp::now());
     }
 

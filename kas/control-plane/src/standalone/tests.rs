@@ -54,6 +54,58 @@ fn token_entry(token: &str) -> String {
     format!("{{hash: 'sha256:{hex}', created_at: 2026-01-01T00:00:00Z}}")
 }
 
+/// So many agents with a token each, of which the last has this name.
+fn many(agents: usize, last: &str) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("agents:\n");
+    for id in 1..=agents {
+        let name = if id == agents { last } else { "agent" };
+        let hash = hex::encode(Token::new(format!("token-{id}")).hash().as_bytes());
+        let _ = write!(
+            text,
+            "- id: {id}\n  name: {name}-{id}\n  tokens:\n  - hash: sha256:{hash}\n    created_at: 2026-01-01T00:00:00Z\n"
+        );
+    }
+    text + "users: []\naccess:\n- agents: '*'\n  groups: [admins]\n  access_as: agent\n"
+}
+
+#[test]
+fn a_file_of_tens_of_thousands_of_agents_is_read_and_read_again_when_a_line_changes() {
+    // More than the YAML library takes by itself (20,834). With 100,000 it passes too, and takes a debug build half a
+    // minute.
+    const AGENTS: usize = 22_000;
+    let fixture = Fixture::new(&many(AGENTS, "agent"));
+    let standalone = fixture.open();
+    assert_eq!(standalone.directory().agents().count(), AGENTS);
+
+    fixture.write(&many(AGENTS, "other"));
+    let changed = standalone.reload_if_changed(Timestamp::now());
+
+    assert!(changed.unwrap());
+    let last = AgentId(i64::try_from(AGENTS).unwrap());
+    let agent = standalone.directory().agent(last).unwrap();
+    assert_eq!(agent.name, format!("other-{AGENTS}"));
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused_and_what_was_read_stays_in_force() {
+    let fixture = Fixture::new(&many(2, "agent"));
+    let standalone = fixture.open();
+    let long = fs::File::create(fixture.directory.path().join("new")).unwrap();
+    // A sparse file takes no room.
+    long.set_len(MAX_FILE_BYTES + 1).unwrap();
+    fs::rename(fixture.directory.path().join("new"), fixture.file()).unwrap();
+
+    let refused = standalone.reload_if_changed(Timestamp::now()).unwrap_err();
+
+    assert!(matches!(refused, StandaloneError::TooLong(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("more than 64 MiB"),
+        "{refused}"
+    );
+    assert_eq!(standalone.directory().agents().count(), 2);
+}
+
 const DEBUG: &str = "{observability: {logging: {level: debug}}}";
 
 #[tokio::test]
