@@ -160,7 +160,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, true).await;
                 return (scope, recorder);
             }
-            Ok(Over::Broken(failure)) => return self.is_broken(failure).await,
+            Ok(Over::Broken(failure)) => return self.breaks(failure).await,
             Err(error) => self.scope.reason = error.to_string(),
         }
         (self.scope, self.recorder)
@@ -225,7 +225,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     }
 
     /// Ends the call, and tells the client that the connection broke, unless it knows all there is to know.
-    async fn is_broken(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
+    async fn breaks(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
         if self.farewell.as_ref().is_some_and(Farewell::is_told) {
             let (mut scope, recorder) = (self.scope, self.recorder);
             scope.reason = failure.message;
