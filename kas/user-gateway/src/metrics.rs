@@ -60,18 +60,18 @@ struct Limit {
     limit: Over,
 }
 
-/// What the client of an upgraded connection heard when it broke.
+/// Whether the client of an upgraded connection that broke was sent a `Status` with the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum LastWords {
-    /// The reason, as a failure.
-    Said,
-    /// Nothing: its protocol has no place for words, or it does not read them.
-    None,
+pub(crate) enum FailureStatus {
+    /// It was.
+    Sent,
+    /// Its protocol has no place for one, or it does not read.
+    NotSent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Words {
-    words: LastWords,
+struct Told {
+    failure_status: FailureStatus,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -143,7 +143,7 @@ struct Inner {
     replays: Counter,
     resumes: Counter,
     blocked_headers: Counter,
-    broken: Family<Words, Counter>,
+    broken: Family<Told, Counter>,
     in_progress: InProgressList,
     load: Mutex<History>,
     sessions: Sessions,
@@ -168,9 +168,9 @@ impl Default for Metrics {
         for limit in LIMITS {
             let _ = over_limit.get_or_create_owned(&Limit { limit });
         }
-        let broken = Family::<Words, Counter>::default();
-        for words in [LastWords::Said, LastWords::None] {
-            let _ = broken.get_or_create_owned(&Words { words });
+        let broken = Family::<Told, Counter>::default();
+        for failure_status in [FailureStatus::Sent, FailureStatus::NotSent] {
+            let _ = broken.get_or_create_owned(&Told { failure_status });
         }
         Self(Arc::new(Inner {
             by_class,
@@ -273,7 +273,7 @@ impl Metrics {
         );
         registry.register(
             "k8s_api_proxy_upgraded_connections_broken",
-            "Upgraded connections that broke on the way to the cluster, or whose cluster did not say how the command ended: words is Said where kas told the client by a failure, None where it was cut",
+            "Upgraded connections that broke on the way to the cluster, or whose cluster did not say how the command ended: failure_status is Sent where the client got a Status with the reason, NotSent where it was cut",
             inner.broken.clone(),
         );
         inner.sessions.register(registry);
@@ -373,8 +373,8 @@ impl Metrics {
     }
 
     /// Counts an upgraded connection that broke.
-    pub(crate) fn broke(&self, words: LastWords) {
-        self.0.broken.get_or_create(&Words { words }).inc();
+    pub(crate) fn broke(&self, failure_status: FailureStatus) {
+        self.0.broken.get_or_create(&Told { failure_status }).inc();
     }
 
     /// Counts headers of an answer that did not pass.
@@ -434,7 +434,7 @@ mod tests {
         metrics.took(Verb::Read, 204, took, Some("abc".into()));
         metrics.took(Verb::Watch, 0, took, None);
         metrics.refused(Over::HeldOfCaller);
-        metrics.broke(LastWords::Said);
+        metrics.broke(FailureStatus::Sent);
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -448,7 +448,7 @@ mod tests {
             "k8s_api_proxy_request_duration_seconds_count{verb=\"watch\",outcome=\"aborted\"} 1",
             "k8s_api_proxy_request_duration_seconds_bucket{le=\"0.005\",verb=\"read\",outcome=\"success\"} 1 # {trace_id=\"abc\"} 0.003",
             "k8s_api_proxy_requests_over_limit_total{limit=\"HeldOfCaller\"} 1",
-            "k8s_api_proxy_upgraded_connections_broken_total{words=\"Said\"} 1",
+            "k8s_api_proxy_upgraded_connections_broken_total{failure_status=\"Sent\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -28,7 +28,7 @@ pub(crate) use audit::not_recorded;
 use crate::{
     failure::Failure,
     in_progress::{Entry, Place},
-    metrics::{InFlight, LastWords, Metrics, Verb},
+    metrics::{FailureStatus, InFlight, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
     sessions::{Authority, Ground, NewSession, Session, SessionKind},
@@ -233,11 +233,11 @@ impl Scope {
     }
 
     /// It is an upgraded connection that broke, of which its client heard so much.
-    pub(crate) fn broke(&self, words: LastWords) {
-        self.metrics.broke(words);
+    pub(crate) fn broke(&self, status: FailureStatus) {
+        self.metrics.broke(status);
         tracing::info!(
             parent: &self.span,
-            told = words == LastWords::Said,
+            failure_status_sent = status == FailureStatus::Sent,
             error = self.reason,
             "an upgraded connection broke on the way to the cluster"
         );

@@ -72,7 +72,7 @@ async fn cut(cluster: &Cluster) -> Result<()> {
         .with_context(|| site.tails())?;
 
     let entry = site.replicas.members[1].observability;
-    let told = "k8s_api_proxy_upgraded_connections_broken_total{words=\"Said\"}";
+    let told = "k8s_api_proxy_upgraded_connections_broken_total{failure_status=\"Sent\"}";
     let told = metric(entry, told).await?;
     say(&format!("{told} broken execs were told why"));
     ensure!(told >= (3 * 2 * EXECS) as f64, "{told} were told");

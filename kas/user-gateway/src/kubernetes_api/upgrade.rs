@@ -28,7 +28,7 @@ use super::{
     exchange::{Exchange, Interrupted, Part},
     failure,
 };
-use crate::{failure::Failure, idle::Idle, metrics::LastWords, scope::Scope};
+use crate::{failure::Failure, idle::Idle, metrics::FailureStatus, scope::Scope};
 pub(super) use farewell::Farewell;
 pub(super) use pings::Pings;
 pub(super) use recorder::Recorder;
@@ -231,8 +231,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             scope.reason = failure.message;
             return (scope, recorder);
         }
-        let (words, scope, recorder) = self.leave(failure, CloseCode::Internal, false).await;
-        scope.broke(words);
+        let (status, scope, recorder) = self.leave(failure, CloseCode::Internal, false).await;
+        scope.broke(status);
         (scope, recorder)
     }
 
@@ -242,7 +242,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         failure: Failure,
         code: CloseCode,
         goes_on: bool,
-    ) -> (LastWords, Box<Scope>, Option<Recorder>) {
+    ) -> (FailureStatus, Box<Scope>, Option<Recorder>) {
         let Self {
             exchange,
             mut io,
@@ -253,15 +253,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             ..
         } = self;
         let exchange = goes_on.then_some(exchange);
-        let words = match farewell {
-            None => LastWords::None,
+        let status = match farewell {
+            None => FailureStatus::NotSent,
             Some(farewell) => {
                 let why = (&failure, code);
                 farewell.say(why, exchange, &mut io, outgoing).await
             }
         };
         scope.reason = failure.message;
-        (words, scope, recorder)
+        (status, scope, recorder)
     }
 
     /// Ready when the client has closed its side and the agent knows.

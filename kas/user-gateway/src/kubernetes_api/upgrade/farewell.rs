@@ -15,7 +15,8 @@ use runtime::websocket::messages::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
-    failure::Failure, kubernetes_api::exchange::Exchange, metrics::LastWords, sessions::SessionKind,
+    failure::Failure, kubernetes_api::exchange::Exchange, metrics::FailureStatus,
+    sessions::SessionKind,
 };
 use errors::Errors;
 use spdy::Spdy;
@@ -99,7 +100,7 @@ impl Farewell {
         mut exchange: Option<Box<Exchange>>,
         io: &mut IO,
         unsent: VecDeque<Bytes>,
-    ) -> LastWords {
+    ) -> FailureStatus {
         let finished = async {
             match &mut self {
                 Self::WebSocket(it) => it.finish_frame(exchange.as_deref_mut(), io, unsent).await,
@@ -109,15 +110,15 @@ impl Farewell {
         let finished = tokio::time::timeout(FRAME_TIMEOUT, finished).await;
         drop(exchange);
         if !matches!(finished, Ok(Ok(()))) {
-            return LastWords::None;
+            return FailureStatus::NotSent;
         }
-        let mut words = LastWords::None;
+        let mut status = FailureStatus::NotSent;
         let saying = async {
             match &self {
                 Self::WebSocket(it) => it.say(io, failure, code).await?,
                 Self::Spdy(it) => it.say(io, failure).await?,
             }
-            words = LastWords::Said;
+            status = FailureStatus::Sent;
             io.shutdown().await?;
             // An end with bytes that nobody read would take the last words away.
             let mut discarded = [0; DISCARD_BYTES];
@@ -126,6 +127,6 @@ impl Farewell {
         };
         // Whoever is gone, or does not read, hears nothing.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, saying).await;
-        words
+        status
     }
 }
