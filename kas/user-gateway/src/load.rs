@@ -18,6 +18,8 @@ const UNIT_MICROS: u128 = 250;
 const MAX_AGENTS: usize = 10_000;
 /// Of a hundred requests, how many took at most the time that is told.
 const PERCENTILE: u64 = 99;
+/// A clock may be set back by so much without a loss of what was counted.
+const CLOCK_SLACK_MINUTES: u64 = 2;
 
 /// Requests that have ended since the last minute, by agent.
 #[derive(Debug, Default)]
@@ -125,6 +127,11 @@ fn end_of(bucket: usize) -> Duration {
 impl History {
     /// What was counted until the end of a minute, counted from 1970. A minute that ends twice has both.
     pub(crate) fn end(&mut self, minute: u64, counted: &Tallies) {
+        if self.minute > minute + CLOCK_SLACK_MINUTES {
+            // The clock was ahead; what was counted then belongs to no minute.
+            *self = Self::default();
+            self.minute = minute;
+        }
         let minute = minute.max(self.minute);
         let passed = usize::try_from(minute - self.minute).unwrap_or(MINUTES);
         for passed in (0..passed.min(MINUTES)).map(|it| it as u64) {
@@ -231,6 +238,21 @@ mod tests {
         assert!(history.of(AGENT).is_none() && history.agents.is_empty());
         history.end(5000, &counted(&[1]));
         assert_eq!(history.of(AGENT).unwrap()[MINUTES - 1].requests, 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_is_forgotten_with_what_it_counted() {
+        let mut history = History::default();
+        history.end(9000, &counted(&[1]));
+        history.end(9000 - CLOCK_SLACK_MINUTES, &counted(&[1]));
+        assert_eq!(history.of(AGENT).unwrap()[MINUTES - 1].requests, 2);
+
+        history.end(1000, &counted(&[1]));
+        history.end(1001, &counted(&[1]));
+
+        let minutes = history.of(AGENT).unwrap().into_iter();
+        let requests: Vec<_> = minutes.map(|it| it.requests).collect();
+        assert_eq!(requests[MINUTES - 3..], [0, 1, 1]);
     }
 
     #[test]

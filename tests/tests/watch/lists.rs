@@ -43,9 +43,10 @@ pub(super) async fn come_whole(site: &Site<'_>, admin: &Kubectl, folder: &Path) 
         .ok(&["create", "--filename", &file, "--output", "name"])
         .await?;
 
-    for form in FORMS {
+    for (round, form) in FORMS.into_iter().enumerate() {
         let before = resumes(site.observability).await?;
-        let told = read(site, form).await.context(form)?;
+        let mark = format!("behind-the-list-{round}");
+        let told = read(site, &admin, form, &mark).await.context(form)?;
         let resumed = resumes(site.observability).await? - before;
 
         let names = names(&told, form);
@@ -80,8 +81,8 @@ fn objects() -> Result<String> {
     Ok(text)
 }
 
-/// What a client has of a list up to its bookmark.
-async fn read(site: &Site<'_>, form: &str) -> Result<Vec<u8>> {
+/// What a client has of a list and its bookmark, up to a change that is marked so and made behind them.
+async fn read(site: &Site<'_>, admin: &Kubectl, form: &str, mark: &str) -> Result<Vec<u8>> {
     let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true\
                  &fieldSelector=metadata.name!=kube-root-ca.crt";
     let url = format!(
@@ -97,6 +98,7 @@ async fn read(site: &Site<'_>, form: &str) -> Result<Vec<u8>> {
     let reading = async {
         let mut body = client.request(request).await?.into_body();
         let (mut told, mut cut_at) = (Vec::new(), BYTES_BETWEEN_CUTS);
+        let mut ended = false;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else {
                 continue;
@@ -104,10 +106,28 @@ async fn read(site: &Site<'_>, form: &str) -> Result<Vec<u8>> {
             // The bookmark's annotation may lie across two pieces.
             let seen = told.len().saturating_sub(END.len());
             told.extend_from_slice(&data);
-            if told[seen..].windows(END.len()).any(|bytes| bytes == END) {
+            if !ended && told[seen..].windows(END.len()).any(|bytes| bytes == END) {
+                ended = true;
+                // The list is through: the watch goes on as any other, with an event that is to come.
+                site.chaos.cut();
+                admin
+                    .ok(&[
+                        "annotate",
+                        "configmap",
+                        &name(0),
+                        "--overwrite",
+                        &format!("mark={mark}"),
+                    ])
+                    .await?;
+            }
+            if ended
+                && told[seen..]
+                    .windows(mark.len())
+                    .any(|bytes| bytes == mark.as_bytes())
+            {
                 return Ok(told);
             }
-            if told.len() >= cut_at {
+            if !ended && told.len() >= cut_at {
                 site.chaos.cut();
                 cut_at += BYTES_BETWEEN_CUTS;
             }
@@ -122,7 +142,12 @@ async fn read(site: &Site<'_>, form: &str) -> Result<Vec<u8>> {
 /// The objects of the events, in their order.
 fn names(told: &[u8], form: &str) -> Vec<String> {
     if form.contains("protobuf") {
-        return frames(told).filter_map(named).collect();
+        let added = |frame: &&[u8]| {
+            frame[..frame.len().min(32)]
+                .windows(5)
+                .any(|it| it == b"ADDED")
+        };
+        return frames(told).filter(added).filter_map(named).collect();
     }
     let events = values(told);
     let texts = events.iter().filter(|event| event["type"] == "ADDED");

@@ -43,11 +43,14 @@ pub(crate) fn agents(asked: &ListLoadsRequest) -> Result<Vec<AgentId>, Failure> 
     let numbers = asked.agents.split(',').filter(|it| !it.is_empty());
     let numbers = numbers.take(MAX_AGENTS + 1);
     let agents = numbers.map(|it| it.parse().map(AgentId));
-    let agents: Vec<_> = agents.collect::<Result<_, _>>().map_err(|_| wrong())?;
-    match agents.len() > MAX_AGENTS {
-        true => Err(wrong()),
-        false => Ok(agents),
+    let mut agents: Vec<_> = agents.collect::<Result<_, _>>().map_err(|_| wrong())?;
+    if agents.len() > MAX_AGENTS {
+        return Err(wrong());
     }
+    // Whoever is named twice has not twice the requests.
+    agents.sort_unstable();
+    agents.dedup();
+    Ok(agents)
 }
 
 #[cfg(test)]
@@ -62,7 +65,7 @@ mod tests {
             found.map(|found| found.into_iter().map(|it| it.0).collect::<Vec<_>>())
         };
 
-        assert_eq!(asked("1,22"), Ok(vec![1, 22]));
+        assert_eq!(asked("22,1,22"), Ok(vec![1, 22]));
         assert_eq!(asked(""), Ok(Vec::new()));
         assert!(asked("prod").is_err());
         assert!(asked(&"1,".repeat(MAX_AGENTS + 1)).is_err());

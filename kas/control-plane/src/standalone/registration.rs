@@ -213,7 +213,8 @@ pub fn revoke(file: &Path, name: &str) -> Result<usize, RegistrationError> {
 }
 
 impl Standalone {
-    /// Changes the file, and has what is in it then in force here at once.
+    /// Changes the file, and has what is in it then in force here at once; where it is long, at the next look at it, a
+    /// second later.
     ///
     /// # Errors
     /// [`RegistrationError`].

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use proto::frame::Payload;
 use router::Call;
 use runtime::websocket::messages::CloseCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -196,6 +196,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             });
         }
         if let Some((error, idle)) = &mut self.refused {
+            // What is here waits for the client, for which a write has its own limit.
+            if self.agent_done || !self.outgoing.is_empty() {
+                idle.progress();
+                return Poll::Pending;
+            }
             ready!(idle.poll(cx));
             return Poll::Ready(Ok(broken(error)));
         }
@@ -227,7 +232,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     /// Ends the call, and tells the client that the connection broke, unless it knows all there is to know.
     async fn breaks(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
         if self.farewell.as_ref().is_some_and(Farewell::is_told) {
-            let (mut scope, recorder) = (self.scope, self.recorder);
+            let Self {
+                mut io,
+                outgoing,
+                mut scope,
+                recorder,
+                ..
+            } = self;
+            // What told it may not be written yet.
+            let rest = async {
+                for bytes in outgoing {
+                    io.write_all(&bytes).await?;
+                    scope.sent += bytes.len() as u64;
+                }
+                io.shutdown().await
+            };
+            let written = tokio::time::timeout(WRITE_TIMEOUT, rest).await;
+            if !matches!(written, Ok(Ok(()))) {
+                tracing::debug!("the client did not read the end of an upgraded connection");
+            }
             scope.reason = failure.message;
             return (scope, recorder);
         }

@@ -164,15 +164,15 @@ impl Watch {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, scope: &mut Scope) -> Poll<Result<(), Gone>> {
+        if self.frames.differ() {
+            return Poll::Ready(Err(Gone::Differs));
+        }
         if let Poll::Ready(failure) = scope.poll_ended(cx) {
             if self.frames.is_within_event() {
                 return Poll::Ready(Err(SessionEnded(failure.message).into()));
             }
             self.deny(failure, scope);
             return Poll::Ready(Ok(()));
-        }
-        if self.frames.differ() {
-            return Poll::Ready(Err(Gone::Differs));
         }
         if self.is_called_last(cx) {
             scope.cut = false;

@@ -35,6 +35,7 @@ impl Node {
             (Self::Row, b"object") => Self::RowObject,
             (Self::RowObject, b"metadata") => Self::RowMetadata,
             (Self::RowMetadata, b"resourceVersion") => Self::RowVersion,
+            (Self::RowMetadata, b"annotations") => Self::Annotations,
             _ => Self::Other,
         }
     }
@@ -243,6 +244,8 @@ mod tests {
     const OLD_TABLE: &str = r#"{"object":{"rows":[{"cells":["m1"],"object":{"metadata":{"name":"m1","resourceVersion":"199"}}}],"metadata":{}},"type":"DELETED"}"#;
     const END: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
 
+    const TABLE_END: &str = r#"{"type":"BOOKMARK","object":{"kind":"Table","metadata":{"resourceVersion":"7"},"rows":[{"cells":[],"object":{"metadata":{"resourceVersion":"7","annotations":{"k8s.io/initial-events-end":"true"}}}}]}}"#;
+
     fn events() -> Vec<(&'static str, Event)> {
         let event = |kind, version: &str, initial_end| Event {
             kind,
@@ -254,6 +257,7 @@ mod tests {
             (TABLE, event(Kind::Added, "200", false)),
             (OLD_TABLE, event(Kind::Deleted, "199", false)),
             (END, event(Kind::Bookmark, "7", true)),
+            (TABLE_END, event(Kind::Bookmark, "7", true)),
         ]
     }
 

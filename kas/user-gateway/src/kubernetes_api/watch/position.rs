@@ -77,6 +77,12 @@ impl Position {
         }
     }
 
+    /// The same, of a list whose end is not shown and which therefore cannot be repeated.
+    pub(super) fn without_end(mut self) -> Self {
+        self.initial = None;
+        self
+    }
+
     /// Takes note of an event; says whether it is for the client.
     pub(super) fn see(&mut self, event: Event) -> bool {
         if self.phase == Phase::Differs {
@@ -118,15 +124,17 @@ impl Position {
                     Told::Now => return Some(true),
                     Told::Before => return Some(false),
                     Told::Differently => self.phase = Phase::Differs,
+                    // What did not come again would be forgotten.
+                    Told::Unknown if initial.is_incomplete() => self.phase = Phase::Differs,
                     Told::Unknown => {
-                        self.phase = Phase::Lost;
                         self.initial = None;
                         return Some(true);
                     }
                 }
             }
-            Kind::Bookmark if !event.initial_end => return None,
-            Kind::Bookmark if initial.is_incomplete() => self.phase = Phase::Differs,
+            Kind::Bookmark | Kind::Unknown if initial.is_incomplete() => {
+                self.phase = Phase::Differs;
+            }
             Kind::Bookmark | Kind::Error | Kind::Unknown => {
                 self.initial = None;
                 return None;
@@ -150,8 +158,11 @@ impl Position {
 
     /// What comes is not understood.
     pub(super) fn lose(&mut self) {
-        self.phase = Phase::Lost;
-        self.initial = None;
+        let initial = self.initial.take();
+        self.phase = match initial.is_some_and(|it| it.is_incomplete()) {
+            true => Phase::Differs,
+            false => Phase::Lost,
+        };
         self.begun = true;
     }
 
@@ -269,7 +280,9 @@ mod tests {
             let points = walk(Position::new(start, Some(true), false), events);
 
             let ends = [behind("11"), behind("12")];
-            let expected = vec![Some(Point::Start); 4];
+            // Behind another bookmark it is not known whether the list's own is still to come.
+            let start = Some(Point::Start);
+            let expected = [start.clone(), start.clone(), start, None];
             assert_eq!(points, [&expected[..], &ends].concat());
         }
     }
@@ -363,6 +376,47 @@ mod tests {
         assert_eq!(position.point(), Some(Point::Start));
 
         assert_eq!(wanted(&mut position, vec![added(MAX_OBJECTS)]), [true]);
+
+        assert_eq!(position.point(), None);
+        assert_eq!(wanted(&mut position, vec![end("9000")]), [true]);
+        assert_eq!(position.point(), behind("9000"));
+    }
+
+    #[test]
+    fn a_longer_list_that_broke_does_not_hide_what_is_gone() {
+        let added = |version: usize| event(Kind::Added, &version.to_string());
+        for last in [vec![added(MAX_OBJECTS)], vec![event(Kind::Added, "")]] {
+            let mut position = Position::new(None, Some(true), false);
+            wanted(&mut position, (0..MAX_OBJECTS).map(added).collect());
+            position.resume();
+            wanted(&mut position, (1..MAX_OBJECTS).map(added).collect());
+
+            wanted(&mut position, last);
+
+            assert_eq!(wanted(&mut position, vec![end("9000")]), [false]);
+            assert!(position.differs());
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_repeated_ends_with_its_own_bookmark_or_not_at_all() {
+        let added = |version| event(Kind::Added, version);
+        let mut position = Position::new(None, Some(true), false);
+        wanted(&mut position, vec![added("9"), added("3")]);
+        position.resume();
+
+        let again = vec![added("3"), event(Kind::Bookmark, "11"), added("12")];
+        assert_eq!(wanted(&mut position, again), [false; 3]);
+
+        assert!(position.differs());
+    }
+
+    #[test]
+    fn a_list_whose_end_is_not_shown_is_not_repeated() {
+        let mut position = Position::new(None, Some(true), false).without_end();
+        assert_eq!(position.point(), Some(Point::Start));
+
+        assert!(position.see(event(Kind::Added, "9")));
 
         assert_eq!(position.point(), None);
     }

@@ -47,7 +47,13 @@ pub(in crate::kubernetes_api) fn prepare(head: &mut RequestHead) -> Option<Posit
     let asks = query::is_true(asked, BOOKMARKS);
     let hides = !asks && is_understood(&head.headers);
     let initial = (query::first(asked, INITIAL).is_some()).then(|| query::is_true(asked, INITIAL));
+    // A table may be asked for without the objects whose metadata show it.
+    let shows_end = (asks || hides) && query::first(asked, "includeObject") != Some("None");
     let position = Position::new(query::first(asked, VERSION), initial, hides);
+    let position = match shows_end {
+        true => position,
+        false => position.without_end(),
+    };
     if hides {
         head.target.set(BOOKMARKS, "true");
     }
