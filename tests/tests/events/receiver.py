@@ -34,9 +34,11 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         self.answer(204, {"id": identity, "attempt": attempts[identity], "body": json.loads(body)})
 
     def answer(self, status, line):
+        # In one piece, and before the answer, which lets the next request come on another thread.
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
         self.send_response(status)
         self.end_headers()
-        print(json.dumps(line), flush=True)
 
     def log_message(self, *_):
         pass
