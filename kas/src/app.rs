@@ -192,6 +192,11 @@ async fn setup(
         max_connection_age: agents.max_connection_age.0,
         stream_renewal_interval: agents.stream_renewal_interval.0,
         connections_per_token_per_minute: agents.connections_per_token_per_minute,
+        max_connections: match agents.max_connections {
+            0 => agent_gateway::default_max_connections(),
+            limit => limit,
+        },
+        rebalance: agents.rebalance,
         drain: agent_drain(config),
         services: agent_services(
             config,

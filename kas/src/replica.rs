@@ -330,6 +330,8 @@ impl Replica {
         let listed = control_plane.receptive_agents();
         let supervising = supervisor.run(listed, self.agents.clone());
         self.agents.spawn(vital("receptive agents", supervising));
+        let following = gateway.clone().follow(self.id.clone(), self.stop.clone());
+        self.background.spawn(vital("agents' notices", following));
         let serving = gateway.serve(port.listener, port.acceptor, self.agents.clone());
         self.agents.spawn(vital("agents' port", serving));
     }
@@ -386,6 +388,7 @@ impl Replica {
         numbers: Metrics,
     ) {
         let (ready, table) = (self.ready.clone(), self.table.clone());
+        let (agents, me) = (self.agent_gateway.clone(), self.id.clone());
         let readiness: metrics::Readiness = Arc::new(move || {
             if !ready.load(Ordering::Relaxed) {
                 return Err(metrics::NotReady("kas: leaving"));
@@ -393,6 +396,11 @@ impl Replica {
             // An outage later takes no readiness away: replicas do without the store.
             if !table.was_reached() {
                 return Err(metrics::NotReady("kas: Redis was not reached yet"));
+            }
+            if agents.as_ref().is_some_and(|it| it.is_full_beside(&me)) {
+                return Err(metrics::NotReady(
+                    "kas: nearly as many connections of agents as agent.listen.max_connections; other replicas have room",
+                ));
             }
             Ok(())
         });

@@ -44,6 +44,13 @@ pub fn raise_limit() {
     }
 }
 
+/// How many files this process may open now.
+#[must_use]
+pub fn limit() -> u64 {
+    // None is without limit.
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Whether a connection that was just accepted took one of the descriptors that are kept back. The
 /// system gives the lowest one that is free, so all below are in use.
 pub(crate) fn is_reserved(socket: &impl AsRawFd) -> bool {

@@ -47,6 +47,8 @@ pub struct Settings {
     pub traces: Option<String>,
     /// Whether each replica has an audit trail, see [`PodSet::audit_file`].
     pub audit: bool,
+    /// How many connections of agents a replica takes; 0 is its default.
+    pub max_connections: u32,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             grace: Duration::from_secs(30),
             traces: None,
             audit: false,
+            max_connections: 0,
         }
     }
 }
@@ -181,6 +184,25 @@ impl PodSet {
         Ok(String::from_utf8_lossy(answer.body()).into_owned())
     }
 
+    /// A metric of a replica without labels; `None` if it does not answer.
+    pub async fn metric(&self, number: usize, name: &str) -> Option<u64> {
+        let text = self.metrics(number).await.ok()?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value?.parse().ok()
+    }
+
+    /// Whether a replica says that it is ready; `None` if it does not answer.
+    pub async fn is_ready(&self, number: usize) -> Option<bool> {
+        let url = format!(
+            "http://127.0.0.1:{}/readiness",
+            self.replicas[number].observability
+        );
+        let answer = crate::http::get(&url, "").await.ok()?;
+        Some(answer.status().is_success())
+    }
+
     /// What a replica has written.
     #[must_use]
     pub fn output(&self, number: usize) -> String {
@@ -264,7 +286,7 @@ fn configure(ports: [u16; 4], store: u16, settings: &Settings, folder: &Path) ->
         text,
         "standalone: {{file: {}}}\n\
          agent:\n\
-         \x20 listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s}}\n\
+         \x20 listen: {{address: '127.0.0.1:{agents}', websocket: true, listen_grace_period: 1s, max_connections: {}}}\n\
          \x20 kubernetes_api:\n\
          \x20   url_path_prefix: /k8s-proxy/\n\
          \x20   listen: {{address: '127.0.0.1:{users}', listen_grace_period: 1s, shutdown_grace_period: {}s}}\n\
@@ -275,6 +297,7 @@ fn configure(ports: [u16; 4], store: u16, settings: &Settings, folder: &Path) ->
          \x20 listen: {{address: '127.0.0.1:{observability}'}}\n\
          \x20 logging: {{level: debug}}",
         file(folder).display(),
+        settings.max_connections,
         settings.grace.as_secs(),
         secret(folder).display(),
     )?;

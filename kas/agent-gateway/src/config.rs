@@ -31,6 +31,12 @@ section! {
         pub proxy_protocol: bool = false,
         /// How many new connections a token may make in a minute.
         pub connections_per_token_per_minute: u32 = 40_000,
+        /// How many connections of agents a replica takes; 0 is four fifths of the files that it may open. Those beyond are closed with a reason, and while other replicas have room, readiness says no from 95 % of it on.
+        /// Not among the keys of GitLab's kas.
+        pub max_connections: u32 = 0,
+        /// Whether a replica with far more agents than the others asks some of them to connect again, a few at a time.
+        /// Not among the keys of GitLab's kas.
+        pub rebalance: bool = true,
         /// After this time a connection is replaced.
         pub max_connection_age: PositiveSeconds = PositiveSeconds::new(7200),
         /// After this time, or up to a quarter less, a silent stream of native gRPC is ended in order, and the agent

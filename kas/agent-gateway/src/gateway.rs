@@ -7,12 +7,14 @@ mod authenticate;
 mod caller;
 mod clusters;
 mod connection;
+mod connections;
 mod descriptor;
 mod dialled;
 mod draining;
 mod idle_tunnel;
 mod kind;
 mod metrics;
+mod rebalance;
 mod service;
 mod services;
 
@@ -24,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use cluster_state::ReplicaId;
 use control_plane::ControlPlane;
 use router::{Registry, RoutingTable};
 use runtime::{
@@ -31,9 +34,13 @@ use runtime::{
     listen::{Accepted, AgentAcceptor, AnyListener},
     serve::Server,
 };
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use authenticate::Authenticator;
 pub use clusters::{CHANNEL as CLUSTER_PINS_CHANNEL, Clusters};
+use connections::AgentConnections;
+pub use connections::default_max_connections;
 pub use dialled::{DialledAgent, DialledConnection};
 use draining::DrainPace;
 pub use draining::DrainSettings;
@@ -58,12 +65,33 @@ pub struct Settings {
     pub stream_renewal_interval: Duration,
     /// Limit of new connections for each token.
     pub connections_per_token_per_minute: u32,
+    /// How many connections agents may have to this replica.
+    pub max_connections: u32,
+    /// Whether agents are asked to move when the replica has far more than others.
+    pub rebalance: bool,
     /// How agents are moved to other replicas.
     pub drain: DrainSettings,
     /// The methods that agents may call.
     pub services: Services,
     /// The answer to requests that are no gRPC, such as kubectl's: where the Kubernetes API is.
     pub directions: String,
+}
+
+impl Settings {
+    /// The defaults of a port that has these methods.
+    #[must_use]
+    pub fn new(services: Services) -> Self {
+        Self {
+            max_connection_age: Duration::from_secs(7200),
+            stream_renewal_interval: STREAM_RENEWAL_INTERVAL,
+            connections_per_token_per_minute: 40_000,
+            max_connections: default_max_connections(),
+            rebalance: true,
+            drain: DrainSettings::default(),
+            services,
+            directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
+        }
+    }
 }
 
 /// Serves the connections of agents.
@@ -75,10 +103,21 @@ pub struct AgentGateway {
     registry: Arc<Registry>,
     table: Arc<dyn RoutingTable>,
     metrics: AgentMetrics,
+    connections: Arc<AgentConnections>,
+    notices: watch::Sender<Notices>,
     /// Connections on which idle tunnels are, or may come.
     holding: Drain,
     drain_pace: OnceLock<DrainPace>,
     drain_turns: AtomicU32,
+}
+
+/// What all connections hear of, and what hardly ever changes: each has one thing to wait for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Notices {
+    /// Grows when tokens may have been revoked.
+    revision: u64,
+    /// Connections up to this one are asked to leave, see [`AgentConnections`].
+    leave: u64,
 }
 
 impl AgentGateway {
@@ -98,6 +137,7 @@ impl AgentGateway {
             settings.services.tracker().cloned(),
         );
         settings.services.count(&metrics.calls);
+        let connections = AgentConnections::new(settings.max_connections);
         Arc::new(Self {
             settings,
             control_plane,
@@ -105,6 +145,8 @@ impl AgentGateway {
             registry,
             table,
             metrics,
+            connections,
+            notices: watch::Sender::default(),
             holding: Drain::new(),
             drain_pace: OnceLock::new(),
             drain_turns: AtomicU32::new(0),
@@ -122,6 +164,35 @@ impl AgentGateway {
     #[must_use]
     pub fn agents_here(&self) -> usize {
         self.holding.in_progress()
+    }
+
+    /// Tells connections of tokens that may have been revoked, and the other replicas how many agents are here, until
+    /// `stop`. Where this replica has far more of them, some are asked to move.
+    pub async fn follow(self: Arc<Self>, me: ReplicaId, stop: CancellationToken) {
+        tokio::join!(
+            stop.run_until_cancelled(self.follow_tokens()),
+            rebalance::run(self.clone(), me, stop.clone())
+        );
+    }
+
+    async fn follow_tokens(&self) {
+        let mut revision = self.control_plane.revision();
+        while revision.changed().await.is_ok() {
+            self.notices.send_modify(|it| it.revision += 1);
+        }
+    }
+
+    /// Asks so many connections to leave, those first that came first.
+    fn ask_to_leave(&self, count: usize) {
+        if let Some(last) = self.connections.last_of_first(count) {
+            self.notices.send_modify(|it| it.leave = last);
+        }
+    }
+
+    /// Whether agents should come to other replicas now, which have room, since this one has hardly any.
+    #[must_use]
+    pub fn is_full_beside(&self, me: &ReplicaId) -> bool {
+        self.connections.is_nearly_full() && rebalance::others_have_room(&*self.table, me)
     }
 
     /// Held by a connection while idle tunnels may be on it.

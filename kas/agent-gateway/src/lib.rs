@@ -15,7 +15,7 @@ pub use flux::Flux;
 pub use gateway::{
     AgentGateway, AgentMetrics, CLUSTER_PINS_CHANNEL, Clusters, DialledAgent, DialledConnection,
     DrainSettings, Method, STREAM_RENEWAL_INTERVAL, Services, Settings, WEBSOCKET_PING_INTERVAL,
-    make_request, reconcile_projects, report_events, route_jobs,
+    default_max_connections, make_request, reconcile_projects, report_events, route_jobs,
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
 pub use tracker::{

@@ -98,14 +98,12 @@ impl Kas {
             Services::standard(control_plane.clone(), tracker.clone(), String::new(), None);
         let settings = Settings {
             max_connection_age,
-            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
             connections_per_token_per_minute,
             drain: DrainSettings {
                 last_tunnel_timeout: Duration::from_secs(3600),
                 ..DrainSettings::default()
             },
-            services,
-            directions: String::new(),
+            ..Settings::new(services)
         };
         let gateway = AgentGateway::new(
             settings,
@@ -118,6 +116,11 @@ impl Kas {
         let address = listener.local_addr().to_string();
         let drain = Drain::new();
         let acceptor = AgentAcceptor::new(AgentAcceptorOptions::default());
+        tokio::spawn(
+            gateway
+                .clone()
+                .follow(ReplicaId::new("a"), CancellationToken::new()),
+        );
         tokio::spawn(gateway.clone().serve(listener, acceptor, drain.clone()));
         let token = token.expose().to_owned();
         Self {

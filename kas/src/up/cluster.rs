@@ -233,12 +233,5 @@ fn acceptor() -> AgentAcceptor {
 }
 
 fn settings(services: Services) -> agent_gateway::Settings {
-    agent_gateway::Settings {
-        max_connection_age: Duration::from_secs(7200),
-        stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
-        connections_per_token_per_minute: 40_000,
-        drain: agent_gateway::DrainSettings::default(),
-        services,
-        directions: "Agents connect here, by gRPC or WebSocket.".to_owned(),
-    }
+    agent_gateway::Settings::new(services)
 }

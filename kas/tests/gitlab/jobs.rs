@@ -50,14 +50,7 @@ impl Port {
                 services = services.with(method);
             }
         }
-        let settings = Settings {
-            max_connection_age: Duration::from_secs(7200),
-            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
-            connections_per_token_per_minute: 1000,
-            drain: DrainSettings::default(),
-            services,
-            directions: String::new(),
-        };
+        let settings = Settings::new(services);
         let registry = Registry::new(table.clone());
         let metrics = AgentMetrics::default();
         let gateway = AgentGateway::new(settings, plane, registry, table, metrics);

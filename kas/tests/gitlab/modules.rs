@@ -39,14 +39,8 @@ impl Site {
             url: String::new(),
         };
         let table = Arc::new(MemoryStore::default().table(me));
-        let settings = Settings {
-            max_connection_age: Duration::from_secs(7200),
-            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
-            connections_per_token_per_minute: 1000,
-            drain: DrainSettings::default(),
-            services: Services::default().with(make_request(fixture.gitlab.module_api())),
-            directions: String::new(),
-        };
+        let services = Services::default().with(make_request(fixture.gitlab.module_api()));
+        let settings = Settings::new(services);
         let gateway = AgentGateway::new(
             settings,
             Arc::new(fixture.gitlab.clone()),

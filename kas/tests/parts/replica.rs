@@ -103,14 +103,7 @@ pub(crate) async fn start(number: usize, site: &Site, store: &MemoryStore) -> Se
         agents: Port {
             listener: agents.into(),
             acceptor: AgentAcceptor::new(AgentAcceptorOptions::default()),
-            settings: agent_gateway::Settings {
-                max_connection_age: Duration::from_secs(7200),
-                stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
-                connections_per_token_per_minute: 40_000,
-                drain: DrainSettings::default(),
-                services,
-                directions: String::new(),
-            },
+            settings: agent_gateway::Settings::new(services),
         },
         receptive_form: ReceptiveForm::default(),
         users: Some(Port {

@@ -46,7 +46,7 @@ pub use probe::{Liveness, PeerProbe};
 pub use ring::Ring;
 pub use shared::{SharedTable, TableSettings, TableStats};
 pub use store::{
-    Lease, Record, Renewal, ReplicaState, RouteChange, RouteStore, StoreError, StoreEvent,
+    Lease, Load, Record, Renewal, ReplicaState, RouteChange, RouteStore, StoreError, StoreEvent,
     StoreFuture,
 };
 pub use table::{RoutingTable, TableFuture};

@@ -1,6 +1,6 @@
 //! The replicas of a set as one of them sees them, for people.
 
-use crate::id::Owner;
+use crate::{id::Owner, store::Load};
 
 /// A replica that may live.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Member {
     pub version: String,
     /// What is known of it.
     pub state: MemberState,
+    /// What it carried when it renewed its lease; `None` where that is not told.
+    pub load: Option<Load>,
 }
 
 /// What is known of a replica.

@@ -266,6 +266,7 @@ impl RoutingTable for MemoryTable {
             },
             version: String::new(),
             state: MemberState::Serving,
+            load: None,
         };
         replicas.iter().map(member).collect()
     }

@@ -44,7 +44,7 @@ use crate::{
     presence::{Presence, PresenceEntry, PresenceQuery},
     probe::PeerProbe,
     ring::Ring,
-    store::{RouteStore, StoreError, StoreEvent},
+    store::{Load, RouteStore, StoreError, StoreEvent},
     table::{RoutingTable, TableFuture},
 };
 use state::State;
@@ -310,6 +310,7 @@ impl RoutingTable for SharedTable {
             } else {
                 MemberState::Serving
             },
+            load: state.load,
         };
         state
             .membership
@@ -333,6 +334,10 @@ impl RoutingTable for SharedTable {
     fn connection_lost(&self, url: &str) {
         self.inner.lock().membership.mark_disconnected(url);
         self.inner.renew.notify_one();
+    }
+
+    fn set_load(&self, load: Load) {
+        self.inner.lock().load = Some(load);
     }
 
     fn drain(&self) {

@@ -35,6 +35,17 @@ pub struct Lease {
     /// Grows with every renewal. The lease has expired when it stands still
     /// for long enough by the reader's own clock.
     pub beat: u64,
+    /// What the replica carries; `None` from one that does not tell it.
+    pub load: Option<Load>,
+}
+
+/// What a replica carries, for others that compare it with what they carry themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Connections of agents that have shown a valid token.
+    pub agent_connections: u32,
+    /// How many of these the replica takes.
+    pub max_agent_connections: u32,
 }
 
 /// Whether a replica drains.

@@ -9,7 +9,7 @@ use crate::{
     member::{Member, StoreHealth},
     presence::{Presence, PresenceEntry, PresenceQuery},
     ring::Ring,
-    store::StoreError,
+    store::{Load, StoreError},
 };
 
 /// A future of a table operation.
@@ -81,6 +81,9 @@ pub trait RoutingTable: Debug + Send + Sync + 'static {
     /// The connection to the replica at this URL broke without a goodbye: its
     /// process may have ended.
     fn connection_lost(&self, _url: &str) {}
+
+    /// What this replica carries, which it tells the others with its lease.
+    fn set_load(&self, _load: Load) {}
 
     /// This replica drains: others prefer owners that stay.
     fn drain(&self);

@@ -34,6 +34,7 @@ use super::{
     AgentGateway,
     caller::{Callers, OpenTunnel},
     clusters::Admission,
+    connections::OpenConnection,
     dialled::DialledConnection,
     idle_tunnel::IdleTunnel,
     service::{self, Nested, Opened, Opening},
@@ -56,6 +57,8 @@ const DIALLED_CONNECTION_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 360
 
 struct Connection {
     gateway: Arc<AgentGateway>,
+    /// Its place among those with a valid token.
+    open: Option<OpenConnection>,
     http2: ServerConnection<ByteStream>,
     /// `None` where nobody on the way looks for silent streams.
     silence: Option<Duration>,
@@ -199,6 +202,7 @@ impl Connection {
         Self {
             holds_tunnels: Some(gateway.holds_tunnels()),
             gateway,
+            open: None,
             http2,
             silence,
             origin,
@@ -222,7 +226,8 @@ impl Connection {
     }
 
     async fn run(mut self: Box<Self>, drain: Drain) {
-        let mut revision = self.gateway.control_plane.revision();
+        let mut notices = self.gateway.notices.subscribe();
+        let mut revision = notices.borrow_and_update().revision;
         let span = self.span.clone();
         let mut drained = pin!(drain.wait());
         loop {
@@ -278,7 +283,16 @@ impl Connection {
                 },
                 () = drained.as_mut(), if matches!(self.phase, Phase::Unauthenticated | Phase::Active) => self.queue_goaway(),
                 () = given_up(self.dialled.as_deref()), if self.phase == Phase::Active => self.send_goaway(false),
-                Ok(()) = revision.changed() => self.reauthenticate(),
+                Ok(()) = notices.changed() => {
+                    let told = *notices.borrow_and_update();
+                    if std::mem::replace(&mut revision, told.revision) != told.revision {
+                        self.reauthenticate();
+                    }
+                    let asked = self.open.as_ref().is_some_and(|it| it.number() <= told.leave);
+                    if asked && self.phase == Phase::Active {
+                        self.send_goaway(false);
+                    }
+                }
             }
         }
     }

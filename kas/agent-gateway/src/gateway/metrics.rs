@@ -13,6 +13,10 @@ pub struct AgentMetrics {
     pub connections: Gauge,
     /// Connections refused by the limit per token.
     pub rate_exceeded: Counter,
+    /// Connections refused since there were as many as the replica takes.
+    pub full: Counter,
+    /// Connections that were asked to move to other replicas, which have fewer.
+    pub rebalanced: Counter,
     /// Tunnels that agents opened.
     pub tunnels_opened: Counter,
     /// Idle tunnels that agents or the network ended.
@@ -36,6 +40,16 @@ impl AgentMetrics {
             "agent_server_rate_exceeded",
             "New connections of agents refused by agent.listen.connections_per_token_per_minute",
             self.rate_exceeded.clone(),
+        );
+        registry.register(
+            "agent_connections_refused_full",
+            "Connections of agents refused since the replica had agent.listen.max_connections of them",
+            self.full.clone(),
+        );
+        registry.register(
+            "agent_connections_rebalanced",
+            "Connections of agents asked to move since other replicas had fewer",
+            self.rebalanced.clone(),
         );
         registry.register(
             "agent_tunnels_opened",

@@ -42,7 +42,7 @@ impl End {
     };
     /// This replica asked the agent to leave.
     pub(crate) const LEFT: Self = Self {
-        reason: "this replica asked the agent to connect elsewhere: it drains, or the connection was old",
+        reason: "this replica asked the agent to connect elsewhere: it drains, has more agents than others, or the connection was old",
         renews: true,
     };
     /// A stream came to its age, and the agent opens another at once.

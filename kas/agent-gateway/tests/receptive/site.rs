@@ -194,14 +194,7 @@ impl Site {
         let registry = Registry::new(table.clone());
         let tracker = Tracker::new(table.clone());
         let services = Services::standard(self.control_plane.clone(), tracker, String::new(), None);
-        let settings = Settings {
-            max_connection_age: Duration::from_secs(7200),
-            stream_renewal_interval: agent_gateway::STREAM_RENEWAL_INTERVAL,
-            connections_per_token_per_minute: 1000,
-            drain: DrainSettings::default(),
-            services,
-            directions: String::new(),
-        };
+        let settings = Settings::new(services);
         let gateway = AgentGateway::new(
             settings,
             self.control_plane.clone(),

@@ -21,7 +21,7 @@ use super::signature::Signer;
 use crate::{
     connection_record::RecordSubject,
     id::{AgentId, Owner, ReplicaId},
-    store::{Lease, Record, ReplicaState},
+    store::{Lease, Load, Record, ReplicaState},
 };
 
 /// The field of an agent's hash that names no replica.
@@ -121,6 +121,17 @@ struct Written {
     beat: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    load: Option<WrittenLoad>,
+}
+
+/// Signed apart from the lease, which replicas that know nothing of it verify without it.
+#[derive(Serialize, Deserialize)]
+struct WrittenLoad {
+    agent_connections: u32,
+    max_agent_connections: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -141,6 +152,11 @@ pub(super) fn write_lease(lease: &Lease, signer: &Signer) -> String {
         version: lease.version.clone(),
         beat: lease.beat,
         mac: signer.of_lease(lease),
+        load: lease.load.map(|load| WrittenLoad {
+            agent_connections: load.agent_connections,
+            max_agent_connections: load.max_agent_connections,
+            mac: signer.of_load(lease, load),
+        }),
     };
     serde_json::to_string(&written).expect("strings and numbers are JSON")
 }
@@ -153,7 +169,7 @@ pub(super) fn read_leases(fields: HashMap<String, String>, signer: &Signer) -> V
             return None;
         }
         let written: Written = serde_json::from_str(&text).ok()?;
-        let lease = Lease {
+        let mut lease = Lease {
             replica: ReplicaId::new(&id),
             url: written.url,
             state: match written.state {
@@ -162,9 +178,20 @@ pub(super) fn read_leases(fields: HashMap<String, String>, signer: &Signer) -> V
             },
             version: written.version,
             beat: written.beat,
+            load: None,
         };
-        let mac = written.mac.as_deref();
-        signer.accepts_lease(&lease, mac).then_some(lease)
+        if !signer.accepts_lease(&lease, written.mac.as_deref()) {
+            return None;
+        }
+        lease.load = written.load.and_then(|it| {
+            let load = Load {
+                agent_connections: it.agent_connections,
+                max_agent_connections: it.max_agent_connections,
+            };
+            let accepted = signer.accepts_load(&lease, load, it.mac.as_deref());
+            accepted.then_some(load)
+        });
+        Some(lease)
     };
     let leases = fields.into_iter().filter_map(lease);
     leases.take(MAX_LEASES).collect()
@@ -233,6 +260,10 @@ mod tests {
             state: ReplicaState::Draining,
             version: "1".into(),
             beat: 7,
+            load: Some(Load {
+                agent_connections: 20,
+                max_agent_connections: 100,
+            }),
         };
         let keys = Keys::new("p", false);
         let signer = Signer::new(None, StoreMetrics::default());
@@ -264,6 +295,10 @@ mod tests {
             state: ReplicaState::Serving,
             version: "1".into(),
             beat: 7,
+            load: Some(Load {
+                agent_connections: 20,
+                max_agent_connections: 100,
+            }),
         };
         let owner = Owner {
             replica: lease.replica.clone(),
@@ -290,6 +325,22 @@ mod tests {
         ] {
             assert_eq!(read(id, text), []);
         }
+        // A load that was changed, or is another replica's, is as good as none.
+        let other = Lease {
+            replica: ReplicaId::new("b"),
+            ..lease.clone()
+        };
+        for text in [text.replace(":20", ":21"), text.replace(":100", ":101")] {
+            let unloaded = Lease {
+                load: None,
+                ..lease.clone()
+            };
+            assert_eq!(read("a", text), [unloaded]);
+        }
+        let mut mixed: Written = serde_json::from_str(&write_lease(&other, &ours)).unwrap();
+        mixed.load = serde_json::from_str::<Written>(&text).unwrap().load;
+        let mixed = serde_json::to_string(&mixed).unwrap();
+        assert_eq!(read("b", mixed)[0].load, None);
         assert_eq!(owners(1, &id, value.clone()), std::slice::from_ref(&owner));
         for (agent, id, value) in [
             (2, "a", value.clone()),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::metrics::StoreMetrics;
 use crate::{
     id::{AgentId, Owner},
-    store::Lease,
+    store::{Lease, Load},
 };
 
 /// Purpose for which the signing key is derived from the shared secret.
@@ -41,9 +41,18 @@ impl Signer {
         }
     }
 
-    /// The signature of a lease, over all its fields.
+    /// The signature of a lease, over all its fields but the load.
     pub(super) fn of_lease(&self, lease: &Lease) -> Option<String> {
         Some(self.secret.as_ref()?.mac(&Message::lease(lease).parts()))
+    }
+
+    /// The signature of what the replica of a lease carries.
+    pub(super) fn of_load(&self, lease: &Lease, load: Load) -> Option<String> {
+        Some(
+            self.secret
+                .as_ref()?
+                .mac(&Message::load(lease, load).parts()),
+        )
     }
 
     /// The signature of an owner's entry for this agent.
@@ -100,6 +109,11 @@ impl Signer {
     /// Whether a replica has signed the lease.
     pub(super) fn accepts_lease(&self, lease: &Lease, mac: Option<&str>) -> bool {
         self.accepts("lease", &Message::lease(lease), mac)
+    }
+
+    /// Whether the replica of a lease has signed that it carries this.
+    pub(super) fn accepts_load(&self, lease: &Lease, load: Load, mac: Option<&str>) -> bool {
+        self.accepts("load", &Message::load(lease, load), mac)
     }
 
     /// Whether a replica has signed that it owns the agent.
@@ -167,6 +181,16 @@ impl Message {
             format!("{:?}", lease.state),
             lease.version.clone(),
             lease.beat.to_string(),
+        ])
+    }
+
+    fn load(lease: &Lease, load: Load) -> Self {
+        Self(vec![
+            "load".into(),
+            lease.replica.to_string(),
+            lease.beat.to_string(),
+            load.agent_connections.to_string(),
+            load.max_agent_connections.to_string(),
         ])
     }
 

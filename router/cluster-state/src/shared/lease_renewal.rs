@@ -85,6 +85,7 @@ fn next_lease(inner: &Inner) -> Lease {
         },
         version: inner.version.clone(),
         beat: state.beat,
+        load: state.load,
     }
 }
 

@@ -228,6 +228,7 @@ impl Membership {
                 ReplicaState::Serving => MemberState::Serving,
                 ReplicaState::Draining => MemberState::Draining,
             },
+            load: peer.lease.load,
         })
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     id::{AgentId, Owner, ReplicaId, urls},
-    store::Record,
+    store::{Load, Record},
 };
 
 /// The least last-seen time of an agent that is not connected: zero means connected.
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) records: RecordCache,
     pub(super) budget: Budget,
     pub(super) draining: bool,
+    /// What this replica carries, once that was told.
+    pub(super) load: Option<Load>,
     /// Whether an owner counts as dead by leases that are older than its entry:
     /// the leases are to be read again.
     pub(super) has_suspects: bool,
@@ -57,6 +59,7 @@ impl State {
             records: RecordCache::default(),
             budget: Budget::new(settings.operations_per_second, settings.burst, now),
             draining: false,
+            load: None,
             has_suspects: false,
             beat: 0,
             registered: false,

@@ -12,6 +12,7 @@ use http::Request;
 use runtime::{
     backoff::jittered,
     grpc::{SendResponse, bearer},
+    telemetry::Repeats,
 };
 use tonic::Status;
 use tracing::Instrument as _;
@@ -196,6 +197,29 @@ impl Connection {
         }
     }
 
+    /// A replica that has as many connections as it takes closes those that come, so that agents dial again: they would
+    /// ask on the same connection else, and never come to a replica that has room.
+    fn take_place(&mut self) -> Result<(), Status> {
+        static FULL: Repeats = Repeats::new("too many connections of agents; closing new ones");
+        if self.open.is_some() || self.phase != Phase::Unauthenticated {
+            return Ok(());
+        }
+        match self.gateway.connections.enter() {
+            Ok(open) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(full) => {
+                self.gateway.metrics.full.inc();
+                if FULL.admit() {
+                    tracing::warn!(error = %full, "too many connections of agents; closing new ones");
+                }
+                self.close();
+                Err(Status::unavailable(full.to_string()))
+            }
+        }
+    }
+
     /// The caller with this token. The first one makes the connection an agent's.
     fn identify(&mut self, token: Token, agent: Arc<AgentInfo>) -> Result<Identity, Status> {
         if let Some(caller) = self.callers.find(&token.hash())
@@ -207,6 +231,7 @@ impl Connection {
         self.gateway
             .authenticator
             .connected(&token, agent.id, &self.origin)?;
+        self.take_place()?;
         let caller = Caller::new(
             token,
             agent.id,

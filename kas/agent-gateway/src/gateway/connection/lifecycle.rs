@@ -49,6 +49,9 @@ impl Connection {
     /// of each is kept for calls until then.
     pub(super) fn send_goaway(&mut self, drains: bool) {
         self.origin.ends(End::LEFT);
+        if let Some(open) = &self.open {
+            open.leaves();
+        }
         self.http2.graceful_shutdown();
         self.streams_end.cancel();
         let (ends, kept) = draining::choose(self.idle.iter().map(IdleTunnel::agent));

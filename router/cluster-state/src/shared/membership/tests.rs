@@ -16,6 +16,7 @@ fn lease(name: &str, beat: u64) -> Lease {
         state: ReplicaState::Serving,
         version: String::new(),
         beat,
+        load: None,
     }
 }
 
