@@ -34,7 +34,8 @@ use runtime::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-const SHORT: Duration = Duration::from_millis(400);
+/// Enough for several attempts.
+const SHORT: Duration = Duration::from_millis(1500);
 const LONG: Duration = Duration::from_secs(20);
 
 fn secret(byte: u8) -> Secret {
@@ -50,6 +51,11 @@ fn owner(name: &str, url: impl ToString) -> Owner {
         replica: ReplicaId::new(name),
         url: url.to_string(),
     }
+}
+
+/// Where nobody listens, and no other test gets to.
+fn nobody() -> SocketAddr {
+    ([127, 0, 0, 1], tests::ports::free()).into()
 }
 
 /// A port of the loopback interface.
@@ -203,8 +209,7 @@ async fn another_secret_is_an_error_that_names_its_file() {
 #[tokio::test]
 async fn what_cannot_be_reached_is_an_error_that_says_what_to_set() {
     let (port, _) = plain().await;
-    let (gone, nobody) = plain().await;
-    drop(gone);
+    let nobody = nobody();
     for (url, why, hint) in [
         (format!("grpc://{nobody}"), "refused", "OWN_PRIVATE_API_URL"),
         (
@@ -246,8 +251,7 @@ async fn tls_that_does_not_fit_is_an_error_that_says_what_to_set() {
 #[tokio::test]
 async fn a_service_that_is_not_programmed_yet_is_waited_for() {
     let (port, address) = plain().await;
-    let (gone, service) = plain().await;
-    drop(gone);
+    let service = nobody();
     let programmed = tokio::spawn(async move {
         tokio::time::sleep(SHORT).await;
         let listener = tokio::net::TcpListener::bind(service).await.unwrap();
@@ -266,8 +270,7 @@ async fn a_service_that_is_not_programmed_yet_is_waited_for() {
 /// may be the one that dials.
 #[tokio::test]
 async fn a_replica_with_several_urls_is_reached_at_the_one_that_leads_to_it() {
-    let (gone, nobody) = plain().await;
-    drop(gone);
+    let nobody = nobody();
     let (theirs, elsewhere) = plain().await;
     let _other = serve(&owner("other", format!("grpc://{elsewhere}")), theirs);
     let (port, address) = plain().await;
