@@ -16,7 +16,7 @@ use tokio::{
 use crate::{parts, ports, process::Process};
 
 /// How long it may take to answer on its admin socket.
-const ADMIN: Duration = Duration::from_secs(5);
+const ADMIN: Duration = Duration::from_secs(60);
 
 /// Ports of a replica.
 #[derive(Debug, Clone, Copy)]

@@ -143,7 +143,7 @@ async fn a_link_is_cut_by_the_timetable_and_goes_on_after_it() -> Result<()> {
         "--link=users=127.0.0.1:{port}=127.0.0.1:{}",
         world.kas.users
     );
-    let timetable = "- {at: 0, do: cut, of: users, every: 0.1, for: 2}\n";
+    let timetable = "- {at: 0, do: cut, of: users, every: 0.1, for: 10}\n";
     let mut faults = world.faults(timetable, &[link])?;
     faults.wait_for("ready", LIMIT).await?;
 
