@@ -212,7 +212,7 @@ defaults
   option redispatch 1
   retries 5
   timeout connect 2s
-  timeout check 1s
+  timeout check 5s
   timeout client 1h
   timeout server 1h
 ";
