@@ -383,12 +383,17 @@ async fn watches_pods_come_and_go() {
     let Some(demo) = Demo::start("watches_pods_come_and_go").await else {
         return;
     };
+    demo.kubectl("run first --image=x:1 -l app=watched").await;
     let mut watch = demo.follow("get pods -w -l app=watched");
+    // Else it may come when the other pod is beyond its first states.
+    watch.until(|line| line.starts_with("first")).await;
 
     demo.kubectl("run watched --image=x:1 -l app=watched").await;
 
     for status in ["Pending", "ContainerCreating", "Running"] {
-        watch.until(|line| line.contains(status)).await;
+        watch
+            .until(|line| line.starts_with("watched") && line.contains(status))
+            .await;
     }
     demo.kubectl("delete pod watched").await;
     watch.until(|line| line.contains("Terminating")).await;
