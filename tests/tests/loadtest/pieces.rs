@@ -57,6 +57,8 @@ impl World {
                 self.kas.users
             ))
             .arg(format!("--bearer={}", self.bearer))
+            // A busy machine takes longer than half a minute for a large answer.
+            .arg("--timeout=120")
             .args(arguments)
             .kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, command.output()).await;
