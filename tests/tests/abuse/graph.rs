@@ -68,14 +68,15 @@ async fn watch(rig: &Rig, credentials: &str, resource: &str) -> Result<Socket> {
 }
 
 /// Watches until it is told this. It is refused as long as no tunnel for it is there: those of the rig's own agent, which
-/// are, lead to no objects.
+/// are, lead to no objects. So it is where all of these are in use on a busy machine, by questions whether callers may
+/// watch, while tunnels for watches are idle.
 async fn told(rig: &Rig, credentials: &str, resource: &str, text: &str) -> Result<Socket> {
     let watching = async || {
         let mut socket = watch(rig, credentials, resource).await.ok()?;
         socket.read_until(text, SOON).await.ok()?;
         Some(socket)
     };
-    let told = until(&format!("{text} of {resource}"), SOON, watching).await;
+    let told = until(&format!("{text} of {resource}"), 3 * SOON, watching).await;
     told.with_context(|| rig.kas.process.tail())
 }
 
