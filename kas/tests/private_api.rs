@@ -32,6 +32,7 @@ use runtime::{
     tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
 };
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 /// Enough for several attempts.
@@ -53,9 +54,12 @@ fn owner(name: &str, url: impl ToString) -> Owner {
     }
 }
 
-/// Where nobody listens, and no other test gets to.
-fn nobody() -> SocketAddr {
-    ([127, 0, 0, 1], tests::ports::free()).into()
+/// Where nobody listens, and nobody else can: bound, and not listening yet.
+fn nobody() -> (TcpSocket, SocketAddr) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = held.local_addr().unwrap();
+    (held, address)
 }
 
 /// A port of the loopback interface.
@@ -209,7 +213,7 @@ async fn another_secret_is_an_error_that_names_its_file() {
 #[tokio::test]
 async fn what_cannot_be_reached_is_an_error_that_says_what_to_set() {
     let (port, _) = plain().await;
-    let nobody = nobody();
+    let (_held, nobody) = nobody();
     for (url, why, hint) in [
         (format!("grpc://{nobody}"), "refused", "OWN_PRIVATE_API_URL"),
         (
@@ -251,10 +255,10 @@ async fn tls_that_does_not_fit_is_an_error_that_says_what_to_set() {
 #[tokio::test]
 async fn a_service_that_is_not_programmed_yet_is_waited_for() {
     let (port, address) = plain().await;
-    let service = nobody();
+    let (held, service) = nobody();
     let programmed = tokio::spawn(async move {
         tokio::time::sleep(SHORT).await;
-        let listener = tokio::net::TcpListener::bind(service).await.unwrap();
+        let listener = held.listen(8).unwrap();
         let (mut theirs, _) = listener.accept().await.unwrap();
         let mut ours = tokio::net::TcpStream::connect(address).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
@@ -270,7 +274,7 @@ async fn a_service_that_is_not_programmed_yet_is_waited_for() {
 /// may be the one that dials.
 #[tokio::test]
 async fn a_replica_with_several_urls_is_reached_at_the_one_that_leads_to_it() {
-    let nobody = nobody();
+    let (_held, nobody) = nobody();
     let (theirs, elsewhere) = plain().await;
     let _other = serve(&owner("other", format!("grpc://{elsewhere}")), theirs);
     let (port, address) = plain().await;
