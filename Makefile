@@ -105,11 +105,12 @@ e2e-swap: setup
 	$(CARGO) build --workspace --bins --test swap
 	$(CARGO) test --workspace --test swap -- --test-threads 1
 
-# SIM_SEEDS=n simulates so many seeds, SIM_SEED=n replays one and shows its trace.
+# SIM_SEEDS=n simulates so many seeds, SIM_SEED=n replays one and shows its trace. Of the whole workspace, as in `make test`, so
+# that nothing is compiled a second time with other features.
 SIM_SEEDS ?= 1000
 sim: export SIM_SEEDS := $(SIM_SEEDS)
 sim:
-	$(CARGO) test -p router --test sim -- --nocapture --test-threads 1
+	$(CARGO) test --workspace --test sim -- --nocapture --test-threads 1
 
 # The routing store against the other engines that it is meant for.
 test-engines: setup

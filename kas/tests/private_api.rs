@@ -32,9 +32,11 @@ use runtime::{
     tls::{ClientTls, ClientTlsOptions, H2, Identity, ServerTls},
 };
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
-const SHORT: Duration = Duration::from_millis(400);
+/// Enough for several attempts.
+const SHORT: Duration = Duration::from_millis(1500);
 const LONG: Duration = Duration::from_secs(20);
 
 fn secret(byte: u8) -> Secret {
@@ -50,6 +52,14 @@ fn owner(name: &str, url: impl ToString) -> Owner {
         replica: ReplicaId::new(name),
         url: url.to_string(),
     }
+}
+
+/// Where nobody listens, and nobody else can: bound, and not listening yet.
+fn nobody() -> (TcpSocket, SocketAddr) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = held.local_addr().unwrap();
+    (held, address)
 }
 
 /// A port of the loopback interface.
@@ -203,8 +213,7 @@ async fn another_secret_is_an_error_that_names_its_file() {
 #[tokio::test]
 async fn what_cannot_be_reached_is_an_error_that_says_what_to_set() {
     let (port, _) = plain().await;
-    let (gone, nobody) = plain().await;
-    drop(gone);
+    let (_held, nobody) = nobody();
     for (url, why, hint) in [
         (format!("grpc://{nobody}"), "refused", "OWN_PRIVATE_API_URL"),
         (
@@ -246,11 +255,10 @@ async fn tls_that_does_not_fit_is_an_error_that_says_what_to_set() {
 #[tokio::test]
 async fn a_service_that_is_not_programmed_yet_is_waited_for() {
     let (port, address) = plain().await;
-    let (gone, service) = plain().await;
-    drop(gone);
+    let (held, service) = nobody();
     let programmed = tokio::spawn(async move {
         tokio::time::sleep(SHORT).await;
-        let listener = tokio::net::TcpListener::bind(service).await.unwrap();
+        let listener = held.listen(8).unwrap();
         let (mut theirs, _) = listener.accept().await.unwrap();
         let mut ours = tokio::net::TcpStream::connect(address).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
@@ -266,8 +274,7 @@ async fn a_service_that_is_not_programmed_yet_is_waited_for() {
 /// may be the one that dials.
 #[tokio::test]
 async fn a_replica_with_several_urls_is_reached_at_the_one_that_leads_to_it() {
-    let (gone, nobody) = plain().await;
-    drop(gone);
+    let (_held, nobody) = nobody();
     let (theirs, elsewhere) = plain().await;
     let _other = serve(&owner("other", format!("grpc://{elsewhere}")), theirs);
     let (port, address) = plain().await;

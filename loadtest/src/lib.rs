@@ -11,6 +11,7 @@ mod http_body;
 mod http_get;
 mod limits;
 mod output;
+pub mod ports;
 mod process;
 mod record;
 mod report;

@@ -3,7 +3,6 @@
 mod configuration;
 pub(crate) mod control;
 pub(crate) mod gitlab;
-pub(crate) mod ports;
 pub(crate) mod product;
 pub(crate) mod replica;
 mod setup;

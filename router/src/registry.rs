@@ -238,7 +238,14 @@ impl TunnelPool for Registry {
                 return;
             };
             let usage = self.usage(agent, &waiter.need);
-            let Some(tunnel) = slot.reserve() else { return };
+            let Some(tunnel) = slot.reserve() else {
+                // It ended meanwhile. The request waits on; another tunnel may have become idle since it left the
+                // queue, and is given to it as what it was counted for is released.
+                let mut shard = self.shard(agent);
+                shard.entry(agent).or_default().wait_on(waiter);
+                drop(shard);
+                return drop(usage);
+            };
             match waiter.sender.send(tunnel.used(usage)) {
                 Ok(()) => return,
                 // The request was cancelled meanwhile: on to the next.

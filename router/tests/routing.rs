@@ -153,6 +153,25 @@ async fn an_unused_tunnel_that_comes_back_serves_who_waits() {
 }
 
 #[tokio::test]
+async fn who_waits_is_not_forgotten_when_the_tunnel_that_comes_back_is_dead() {
+    let replicas = Replicas::start(1);
+    let first = Agent::connect(&replicas.all[0], AGENT, 1).await;
+    let registry = replicas.all[0].registry();
+    let held = registry.take(AGENT, &need()).unwrap();
+    let waiting = registry.wait(AGENT, &need()).unwrap();
+
+    first.cut();
+    // All that there is to do for it is done in this thread.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    let _second = Agent::connect(&replicas.all[0], AGENT, 1).await;
+
+    assert!(waiting.tunnel().await.is_some());
+}
+
+#[tokio::test]
 async fn a_tunnel_whose_connection_dies_leaves_the_registry() {
     let replicas = Replicas::start(2);
     let agent = Agent::connect(&replicas.all[1], AGENT, 3).await;

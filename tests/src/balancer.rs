@@ -16,7 +16,7 @@ use tokio::{
 use crate::{parts, ports, process::Process};
 
 /// How long it may take to answer on its admin socket.
-const ADMIN: Duration = Duration::from_secs(5);
+const ADMIN: Duration = Duration::from_secs(60);
 
 /// Ports of a replica.
 #[derive(Debug, Clone, Copy)]
@@ -212,7 +212,7 @@ defaults
   option redispatch 1
   retries 5
   timeout connect 2s
-  timeout check 1s
+  timeout check 5s
   timeout client 1h
   timeout server 1h
 ";

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A start or a connection takes a second; a busy machine takes longer.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long kas remembers answers, in seconds.
 #[derive(Debug, Clone, Copy)]

@@ -88,7 +88,7 @@ impl Kas {
     /// # Errors
     /// When it does not listen.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process.end_by("KILL", Duration::from_secs(20)).await?;
+        self.process.end_by("KILL", Duration::from_secs(60)).await?;
         let command = Command::new(programs::kas()?);
         let ports = [self.agents, self.users, self.observability];
         let configuration = self.folder.join("kas.yaml");
@@ -191,7 +191,7 @@ async fn run(
     command.arg("--configuration-file").arg(configuration);
     let process = Process::spawn("kas", &mut command, folder)?;
     for port in ports {
-        let listens = until_accepts(port, Duration::from_secs(20)).await;
+        let listens = until_accepts(port, Duration::from_secs(60)).await;
         listens.with_context(|| process.tail())?;
     }
     Ok(process)
@@ -227,7 +227,7 @@ pub async fn run_cli<S: AsRef<OsStr>>(file: &Path, args: &[S]) -> Result<String>
     if args.first().is_some_and(|arg| arg.as_ref() != "up") {
         command.arg("--file").arg(file);
     }
-    let run = tokio::time::timeout(Duration::from_secs(20), command.kill_on_drop(true).output());
+    let run = tokio::time::timeout(Duration::from_secs(60), command.kill_on_drop(true).output());
     let output = run
         .await
         .with_context(|| format!("{command:?} takes too long"))??;

@@ -92,7 +92,7 @@ impl Cluster {
             let admin = cluster.admin();
             admin.apply(BOX).await?;
             admin
-                .ok(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"])
+                .ok(&["wait", "--for=condition=Ready", "pod/box", "--timeout=120s"])
                 .await?;
             done(&cluster).await
         };

@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt, process::Command};
 use crate::{parts, process::Process};
 
 /// How long one command may take unless [`Kubectl::patient`] says otherwise.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A Deployment named `web`, of one pod that serves.
 pub const WEB: &str = r#"

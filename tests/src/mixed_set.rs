@@ -425,7 +425,7 @@ defaults
   option redispatch 1
   retries 5
   timeout connect 2s
-  timeout check 2s
+  timeout check 20s
   timeout client 1h
   timeout server 1h
 ";

@@ -16,7 +16,7 @@ use tokio::{
 use crate::wait::{until, until_accepts};
 
 /// How long a program may take to listen.
-const LISTENS: Duration = Duration::from_secs(30);
+const LISTENS: Duration = Duration::from_secs(60);
 
 /// A running child. Dropping it kills it.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a replica may take to listen.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// Replicas that share a Redis and a standalone file.
 #[derive(Debug)]
@@ -99,10 +99,10 @@ impl Replicas {
         run_cli(&self.file, args).await
     }
 
-    /// Starts the process of a member again, after it has ended.
+    /// Starts the process of a member again, once it has ended: who was just killed may still have its ports.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When it does not end, or does not start.
     pub async fn restart(&mut self, number: usize) -> Result<()> {
         self.restart_with(number, &[]).await
     }
@@ -112,6 +112,7 @@ impl Replicas {
     /// # Errors
     /// When it does not start.
     pub async fn restart_with(&mut self, number: usize, env: &[(&str, &str)]) -> Result<()> {
+        self.members[number].process.ended(START).await?;
         let member = &self.members[number];
         let process = self.spawn(member.number, member.from_peers.port(), env)?;
         self.members[number].process = process;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// An agent connects within a second; a busy machine takes longer.
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(60);
 
 /// A working set, with a user who may use every agent.
 #[derive(Debug)]

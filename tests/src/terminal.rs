@@ -57,8 +57,17 @@ impl Terminal {
     /// # Errors
     /// When it does not come; the error says what is there.
     pub async fn shows(&self, text: &str) -> Result<String> {
-        let what = format!("{text:?} on the terminal");
-        self.shows_what(&what, |seen| seen.contains(text).then(|| seen.to_owned()))
+        self.shows_all(&[text]).await
+    }
+
+    /// Waits until these texts are to be seen together: a program's screen may be read while it is being written.
+    ///
+    /// # Errors
+    /// When they do not come; the error says what is there.
+    pub async fn shows_all(&self, texts: &[&str]) -> Result<String> {
+        let what = format!("{texts:?} on the terminal");
+        let all = |seen: &str| texts.iter().all(|text| seen.contains(text));
+        self.shows_what(&what, |seen| all(seen).then(|| seen.to_owned()))
             .await
     }
 

@@ -10,7 +10,7 @@ use crate::{kubectl::Kubectl, process::Process, programs};
 
 /// All of it starts within a second or two.
 const READY: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_secs(60);
 
 /// A running `kas up`.
 #[derive(Debug)]

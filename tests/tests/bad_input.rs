@@ -19,7 +19,7 @@ use tests::{
 };
 use tokio::process::Command;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_agent_token_is_refused_by_name() -> Result<()> {

@@ -1,7 +1,11 @@
 //! kas with GitLab as its control plane, as a process: agents and callers with
 //! GitLab's tokens, refusals in GitLab's words, and a GitLab that goes away.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -419,13 +423,15 @@ async fn after_the_graces_agents_and_callers_hear_that_gitlab_is_away() -> Resul
         .change(|it| it.faults = vec![Fault::everywhere(FaultKind::Down)]);
     let over = async || ask().await.ok().filter(|it| it.status() == 503);
     let caller = until("the end of the callers' grace", SOON, over).await?;
-    // A known token, on a connection of its own.
+    // A known token, on a connection of its own. One that came too early stays in; a busy machine needs longer to start one.
+    let tries = AtomicU32::new(0);
     let refused = async || {
         let name = "late";
         let mut late = rig.agentk(name, "agent-5-a").ok()?;
-        late.process.wait_for("navailable", 3 * SECOND).await.ok()
+        let limit = 3 * SECOND * (1 + tries.fetch_add(1, Ordering::Relaxed));
+        late.process.wait_for("navailable", limit).await.ok()
     };
-    until("the end of the agents' grace", SOON, refused).await?;
+    until("the end of the agents' grace", 2 * SOON, refused).await?;
     rig.double.change(|it| it.faults.clear());
     let back = async || ask().await.ok().filter(|it| it.status() == 200);
     until("GitLab to be asked again", SOON, back).await?;

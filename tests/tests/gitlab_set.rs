@@ -258,7 +258,7 @@ async fn deploys(cluster: &Cluster) -> Result<()> {
     let job = kubectl("ci:job-100", 5)?;
 
     job.apply(WEB).await?;
-    job.ok(&["rollout", "status", "deployment/web", "--timeout=60s"])
+    job.ok(&["rollout", "status", "deployment/web", "--timeout=120s"])
         .await?;
     let name = "jsonpath={.status.userInfo.username}";
     let who = job.ok(&["auth", "whoami", "-o", name]).await?;

@@ -15,7 +15,7 @@ use tests::{
 };
 use tokio::process::Command;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LARGE: usize = 5 << 20;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use tests::{
 };
 use tokio::process::Command;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_works_on_the_demo_cluster() -> Result<()> {
@@ -30,7 +30,7 @@ async fn kubectl_works_on_the_demo_cluster() -> Result<()> {
     let applied = kubectl.apply(DEPLOYMENT).await?;
     watch.wait_for("Running", SOON).await?;
     kubectl
-        .ok(&["rollout", "status", "deployment/shop", "--timeout=30s"])
+        .ok(&["rollout", "status", "deployment/shop", "--timeout=120s"])
         .await?;
     let pods = kubectl
         .ok(&["get", "pods", "-l", "app=shop", "-o", "name"])
@@ -230,14 +230,15 @@ async fn top_shows_on_terminals_what_runs_and_leaves_them_as_they_were() -> Resu
     );
     for (size, key) in [([24, 80], "q"), ([40, 140], "\x03")] {
         let mut terminal = Terminal::start(&script, size, up.folder())?;
-        let fleet = terminal
-            .shows("1 of 1 agents connected, 2 replicas, store memory")
-            .await?;
-        ensure!(fleet.contains("demo  connected  1"), "{fleet}");
-        ensure!(fleet.contains("q: leave"), "{fleet}");
+        let fleet = [
+            "1 of 1 agents connected, 2 replicas, store memory",
+            "demo  connected  1",
+            "q: leave",
+        ];
+        terminal.shows_all(&fleet).await?;
         terminal.press("2").await?;
-        let replicas = terminal.shows("replica-2  serving").await?;
-        ensure!(replicas.contains("IDLE/TUNNELS"), "{replicas}");
+        let replicas = ["replica-2  serving", "IDLE/TUNNELS"];
+        terminal.shows_all(&replicas).await?;
         terminal.press("3").await?;
         terminal.shows("nobody has anything open").await?;
         terminal.press("4").await?;

@@ -9,7 +9,7 @@ use agentk::{ClusterSource, Config, Token};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Longest wait for anything.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// The agent between its two ends.
 pub struct World {

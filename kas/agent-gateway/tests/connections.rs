@@ -152,7 +152,7 @@ impl Kas {
     async fn connected(&self, wanted: bool) {
         let mut changes = self.store.changes(AGENT);
         let there = changes.wait_for(|_| self.store.owners(AGENT).is_empty() != wanted);
-        tokio::time::timeout(Duration::from_secs(20), there)
+        tokio::time::timeout(Duration::from_secs(60), there)
             .await
             .unwrap()
             .unwrap();
@@ -175,7 +175,7 @@ fn descriptor() -> ConnectRequest {
 }
 
 async fn within<T>(wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), wait)
+    tokio::time::timeout(Duration::from_secs(60), wait)
         .await
         .unwrap()
 }
@@ -222,7 +222,7 @@ async fn idle_tunnels_end_well_when_draining() {
 
     kas.drain.start();
 
-    let ended = tokio::time::timeout(Duration::from_secs(20), tunnel)
+    let ended = tokio::time::timeout(Duration::from_secs(60), tunnel)
         .await
         .unwrap()
         .unwrap();
@@ -279,7 +279,7 @@ async fn a_tunnel_that_is_given_back_while_its_connection_leaves_ends_then() {
         url: String::new(),
     };
     kas.store.table(other).announce(AGENT);
-    assert!(kas.gateway.agents_moved(Duration::from_secs(20)).await);
+    assert!(kas.gateway.agents_moved(Duration::from_secs(60)).await);
     drop(reserved);
 
     assert!(within(tunnel).await.unwrap().is_ok());
@@ -441,7 +441,7 @@ async fn a_process_that_registered_goes_with_its_connection() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), gone)
+    tokio::time::timeout(Duration::from_secs(60), gone)
         .await
         .unwrap();
 }
@@ -547,7 +547,7 @@ async fn a_revoked_token_ends_the_connection_of_its_agent() {
     edit(&kas.file, |document| document.revoke_agent("test")).unwrap();
 
     kas.connected(false).await;
-    tokio::time::timeout(Duration::from_secs(20), tunnel)
+    tokio::time::timeout(Duration::from_secs(60), tunnel)
         .await
         .unwrap()
         .unwrap()

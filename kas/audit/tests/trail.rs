@@ -1,6 +1,10 @@
 //! The trail as it is used: opened, written, verified, searched.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use audit::{
     Audit, Identity, Kind, Record, Writers,
@@ -214,6 +218,17 @@ async fn two_processes_do_not_write_one_file() {
     trail.close().await;
 }
 
+/// Waits until a file has this text.
+async fn written(path: &Path, text: &str) {
+    let there = async {
+        while !fs::read_to_string(path).is_ok_and(|all| all.contains(text)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let there = tokio::time::timeout(Duration::from_secs(60), there).await;
+    there.unwrap_or_else(|_| panic!("no {text} in {}", path.display()));
+}
+
 /// A sink that takes connections and never answers.
 async fn hung() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -235,9 +250,7 @@ async fn a_sink_that_hangs_delays_no_other_and_what_it_loses_is_counted() {
     for hundred in 0..20 {
         trail.note(hundred * 100..hundred * 100 + 100);
         let last = format!("\"request_id\":\"{}\"", hundred * 100 + 99);
-        while !fs::read_to_string(&path).is_ok_and(|text| text.contains(&last)) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        written(&path, &last).await;
     }
     // Of 2,000 records of one caller 1,024 wait; others have room.
     assert_eq!(trail.dropped(), 2000 - 1024);
@@ -245,6 +258,8 @@ async fn a_sink_that_hangs_delays_no_other_and_what_it_loses_is_counted() {
     bystander.user = Some("user:bob".into());
     trail.audit.note(&bystander);
     assert_eq!(trail.dropped(), 2000 - 1024);
+    // Else it may be read while it is being written.
+    written(&path, "user:bob").await;
 
     trail.writing.abort();
     let report = folder.verified(None);
@@ -283,9 +298,7 @@ async fn a_full_disk_stops_no_other_sink_but_every_request_where_records_are_req
     );
     let trail = Trail::open(&sinks);
     trail.note(0..10);
-    while !fs::read_to_string(&path).is_ok_and(|text| text.contains("\"request_id\":\"9\"")) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    written(&path, "\"request_id\":\"9\"").await;
     trail.writing.abort();
     trail.writing.await.unwrap_err();
 

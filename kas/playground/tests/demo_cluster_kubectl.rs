@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -205,7 +205,7 @@ async fn shows_what_there_is() {
         return;
     };
 
-    demo.kubectl("rollout status deployment/hello --timeout=30s")
+    demo.kubectl("rollout status deployment/hello --timeout=120s")
         .await;
 
     let pods = demo.kubectl("get pods --chunk-size=1").await;
@@ -257,7 +257,7 @@ async fn describes_every_kind_of_object() {
         return;
     };
 
-    demo.kubectl("rollout status deployment/hello --timeout=30s")
+    demo.kubectl("rollout status deployment/hello --timeout=120s")
         .await;
 
     // Of several objects a newer kubectl shows events only when asked to.
@@ -313,7 +313,7 @@ async fn applies_changes_and_deletes_manifests() {
         .await;
 
     demo.kubectl_with("delete -f -", MANIFEST).await;
-    demo.kubectl("wait --for=delete pods -l app=web --timeout=30s")
+    demo.kubectl("wait --for=delete pods -l app=web --timeout=120s")
         .await;
     has_all(
         &demo.kubectl("get deploy,rs,pods -l app=web").await,
@@ -327,7 +327,7 @@ async fn rolls_deployments_forward_and_back() {
     let Some(demo) = Demo::start("rolls_deployments_forward_and_back").await else {
         return;
     };
-    let status = "rollout status deployment/hello --timeout=30s";
+    let status = "rollout status deployment/hello --timeout=120s";
     let image = "get deploy hello -o jsonpath={.spec.template.spec.containers[0].image}";
 
     demo.kubectl("set image deployment/hello hello=registry.example/hello:2.0")
@@ -363,9 +363,9 @@ async fn makes_and_removes_namespaces() {
     demo.kubectl("-n team create service clusterip d --tcp=80")
         .await;
     demo.kubectl("-n team run p --image=x:1").await;
-    demo.kubectl("-n team wait --for=condition=Ready pod/p --timeout=30s")
+    demo.kubectl("-n team wait --for=condition=Ready pod/p --timeout=120s")
         .await;
-    demo.kubectl("-n team rollout status deployment d --timeout=30s")
+    demo.kubectl("-n team rollout status deployment d --timeout=120s")
         .await;
     demo.kubectl("-n team label pod p colour=red").await;
     demo.kubectl("-n team annotate pod p why=test").await;
@@ -373,7 +373,7 @@ async fn makes_and_removes_namespaces() {
     assert_eq!(red.trim(), "pod/p");
     demo.kubectl("-n team delete pod p --now").await;
 
-    demo.kubectl("delete namespace team --timeout=30s").await;
+    demo.kubectl("delete namespace team --timeout=120s").await;
     demo.refused("get namespace team", "").await;
     demo.end().await;
 }
@@ -383,12 +383,17 @@ async fn watches_pods_come_and_go() {
     let Some(demo) = Demo::start("watches_pods_come_and_go").await else {
         return;
     };
+    demo.kubectl("run first --image=x:1 -l app=watched").await;
     let mut watch = demo.follow("get pods -w -l app=watched");
+    // Else it may come when the other pod is beyond its first states.
+    watch.until(|line| line.starts_with("first")).await;
 
     demo.kubectl("run watched --image=x:1 -l app=watched").await;
 
     for status in ["Pending", "ContainerCreating", "Running"] {
-        watch.until(|line| line.contains(status)).await;
+        watch
+            .until(|line| line.starts_with("watched") && line.contains(status))
+            .await;
     }
     demo.kubectl("delete pod watched").await;
     watch.until(|line| line.contains("Terminating")).await;
@@ -402,7 +407,7 @@ async fn follows_logs_until_the_pod_is_gone() {
         return;
     };
     demo.kubectl("run talker --image=x:1").await;
-    demo.kubectl("wait --for=condition=Ready pod/talker --timeout=30s")
+    demo.kubectl("wait --for=condition=Ready pod/talker --timeout=120s")
         .await;
 
     let mut logs = demo.follow("logs -f talker --timestamps");
@@ -423,7 +428,7 @@ async fn refuses_with_the_reason() {
     let Some(demo) = Demo::start("refuses_with_the_reason").await else {
         return;
     };
-    demo.kubectl("rollout status deployment/hello --timeout=30s")
+    demo.kubectl("rollout status deployment/hello --timeout=120s")
         .await;
 
     let typo = MANIFEST.replace("replicas", "replica");

@@ -181,7 +181,7 @@ async fn an_idle_agent_whose_token_is_revoked_is_noticed() {
         leaving.changed().await.expect_err("its stream ends");
         revision.changed().await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(30), noticed)
+    tokio::time::timeout(Duration::from_secs(60), noticed)
         .await
         .unwrap();
 

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::fixture::{Fixture, POLL};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// So long that nothing is found by polling.
 const NEVER: Duration = Duration::from_secs(3600);
 const FILE: &str = ".gitlab/agents/production/config.yaml";

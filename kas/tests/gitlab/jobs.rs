@@ -209,7 +209,7 @@ async fn a_runner_has_its_part_of_the_requests_and_others_have_theirs() {
     let greedy = join_all((0..OF_ONE).map(|_| port.job("glrt-busy", 0)));
     let others = async {
         let all = async || (port.fixture.asked(Endpoint::JobRequest) >= 32).then_some(());
-        let waiting = tests::wait::until("all that one may have", Duration::from_secs(30), all);
+        let waiting = tests::wait::until("all that one may have", Duration::from_secs(60), all);
         waiting.await.unwrap();
         (port.code("glrt-busy").await, port.code("glrt-idle").await)
     };

@@ -72,7 +72,7 @@ async fn a_gitlab_that_keeps_failing_is_left_alone_and_tried_again() {
     let away = ask().await.unwrap_err().to_string();
     let asked = fixture.asked(Endpoint::AuthorizeProxyUser);
     fixture.recovers();
-    let again = tests::wait::until("GitLab to be tried again", 30 * SECOND, async || {
+    let again = tests::wait::until("GitLab to be tried again", 60 * SECOND, async || {
         ask().await.ok()
     });
     again.await.unwrap();
@@ -219,7 +219,7 @@ async fn who_is_refused_is_asked_about_again_soon() {
         .change(|it| it.users[1].agents = it.users[0].agents.clone());
 
     let granted = async || fixture.authorize(&bob, 5).await.ok();
-    tests::wait::until("the new right", 30 * SECOND, granted)
+    tests::wait::until("the new right", 60 * SECOND, granted)
         .await
         .unwrap();
 }
@@ -271,7 +271,7 @@ async fn one_caller_who_is_throttled_shuts_nobody_else_out() {
             async move { gitlab.authorize(&one, router::AgentId(5)).await }
         });
         let met = async || (fixture.asked(Endpoint::AllowedAgents) > asked).then_some(());
-        tests::wait::until("the one to be throttled", 30 * SECOND, met)
+        tests::wait::until("the one to be throttled", 60 * SECOND, met)
             .await
             .unwrap();
 

@@ -109,13 +109,13 @@ async fn a_gitlab_that_knows_no_events_gets_usage_and_is_left_alone() {
     let period = Duration::from_millis(10);
     let reporting = tokio::spawn(reporting.report_usage(usage.clone(), period, stop.clone()));
     let unknown = async || (fixture.asked(Endpoint::Unknown) > 0).then_some(());
-    let asked = tests::wait::until("GitLab to be asked", Duration::from_secs(20), unknown);
+    let asked = tests::wait::until("GitLab to be asked", Duration::from_secs(60), unknown);
     asked.await.unwrap();
 
     for user in 20..30 {
         usage.allowed(AccessKind::Ci, user, AgentId(5), 3);
         let empty = async || usage.event_report().is_empty().then_some(());
-        let emptied = tests::wait::until("the events to go", Duration::from_secs(20), empty);
+        let emptied = tests::wait::until("the events to go", Duration::from_secs(60), empty);
         emptied.await.unwrap();
     }
     stop.cancel();
@@ -175,7 +175,7 @@ async fn agents_that_are_to_be_dialled_are_followed_and_stay_while_gitlab_is_awa
     let following = tokio::spawn(following);
 
     let one = listed.wait_for(|agents| agents.len() == 1);
-    let one = tokio::time::timeout(Duration::from_secs(20), one).await;
+    let one = tokio::time::timeout(Duration::from_secs(60), one).await;
     assert_eq!(one.unwrap().unwrap()[0].id, AgentId(7));
     fixture.fails(FaultKind::Garbage);
     let asked = fixture.asked(Endpoint::ReceptiveAgents);
@@ -184,7 +184,7 @@ async fn agents_that_are_to_be_dialled_are_followed_and_stay_while_gitlab_is_awa
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), more)
+    tokio::time::timeout(Duration::from_secs(60), more)
         .await
         .unwrap();
 

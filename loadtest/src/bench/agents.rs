@@ -8,11 +8,9 @@ use serde::Serialize;
 use super::Bench;
 use crate::{
     backend::kubeconfig,
+    ports::{free, loopback},
     process::{Process, Sample},
-    topology::{
-        Replica,
-        ports::{free, loopback},
-    },
+    topology::Replica,
 };
 
 /// How long simulated agents may take to be ready, beyond their ramp.

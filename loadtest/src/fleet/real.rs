@@ -13,12 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{options::Options, stats::Stats};
 use crate::{
     backend, http_get, output,
+    ports::{free, loopback},
     process::Process,
     script::Script,
-    topology::{
-        beside,
-        ports::{free, loopback},
-    },
+    topology::beside,
 };
 
 /// How long a probe may take.

@@ -14,8 +14,9 @@ use crate::{
     chaos::Chaos,
     faults::{FaultSubjects, Links, ProcessTable},
     output,
+    ports::loopback,
     scenario::Scenario,
-    topology::{ControlPlane, GitLab, Product, Replica, Setup, Store, ports::loopback},
+    topology::{ControlPlane, GitLab, Product, Replica, Setup, Store},
 };
 
 /// A topology that runs.

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::{
     control::ControlPlane,
-    ports::loopback,
     product::Product,
     setup::{Ports, Setup},
 };
+use crate::ports::loopback;
 
 /// So many that no limit is met before the server is.
 const UNLIMITED: u32 = 1_000_000;

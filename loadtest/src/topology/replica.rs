@@ -16,10 +16,12 @@ use tokio::{
 use super::{
     configuration,
     control::ControlPlane,
-    ports::loopback,
     setup::{Ports, Setup},
 };
-use crate::process::{Process, Sample};
+use crate::{
+    ports::loopback,
+    process::{Process, Sample},
+};
 
 /// How long it may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);

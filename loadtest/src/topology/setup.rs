@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{
-    ports::{free, loopback},
-    product::Product,
-};
+use super::product::Product;
+use crate::ports::{free, loopback};
 
 /// How a kas is run.
 #[derive(Debug, Clone)]

@@ -10,8 +10,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::ports::{self, loopback};
-use crate::process::Process;
+use crate::{
+    ports::{self, loopback},
+    process::Process,
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -51,6 +51,19 @@ impl<T> FairQueue<T> {
         });
     }
 
+    /// Puts an item back that was taken: it is the next of its caller, whose turn it is.
+    pub(super) fn restore(&mut self, caller: &Arc<str>, item: T) {
+        self.len += 1;
+        let turn = self.callers.iter().position(|it| it.name == *caller);
+        let known = turn.and_then(|turn| self.callers.remove(turn));
+        let mut caller = known.unwrap_or_else(|| Caller {
+            name: caller.clone(),
+            items: VecDeque::new(),
+        });
+        caller.items.push_front(item);
+        self.callers.push_front(caller);
+    }
+
     /// Takes the first item that fits, of the caller whose turn it is or of the
     /// next one that may have a turn and has such an item; that caller's next turn comes last.
     pub(super) fn take(
@@ -122,6 +135,27 @@ mod tests {
 
         assert_eq!(served, [0, 7000, 8000, 1, 2]);
         assert_eq!((queue.len(), queue.len_of("greedy")), (997, 997));
+    }
+
+    #[test]
+    fn what_is_put_back_is_the_next() {
+        let mut queue = FairQueue::default();
+        for (caller, item) in [("one", 1), ("one", 2), ("other", 3), ("gone", 4)] {
+            queue.push(&caller.into(), item);
+        }
+        let mut take = || queue.take(|_| true, |_| true);
+        let taken = [take(), take(), take()];
+
+        queue.restore(&"one".into(), 1);
+        queue.restore(&"gone".into(), 4);
+
+        assert_eq!(taken, [Some(1), Some(3), Some(4)]);
+        let mut take = || queue.take(|_| true, |_| true);
+        assert_eq!(
+            [take(), take(), take(), take()],
+            [Some(4), Some(1), Some(2), None]
+        );
+        assert_eq!(queue.len(), 0);
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl Agent {
         self.queue.push(&caller, Waiter { need, sender });
     }
 
+    /// Queues a request again that got no tunnel after all, in the place that it had.
+    pub(super) fn wait_on(&mut self, waiter: Waiter) {
+        let caller = waiter.need.caller.clone();
+        self.queue.restore(&caller, waiter);
+    }
+
     /// Whether one more request of this caller may be queued.
     pub(super) fn has_room(&mut self, caller: &str, limits: Limits) -> bool {
         let room = |queue: &FairQueue<Waiter>| {

@@ -129,9 +129,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_refuses_costs_no_time_and_is_named_if_all_do() {
-        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = gone.local_addr().unwrap().port();
-        drop(gone);
+        // Bound and not listening: nobody else gets the port, and who dials it is refused.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = held.local_addr().unwrap().port();
 
         let options = ConnectOptions::default();
         let error = tcp("localhost", port, &options).await.unwrap_err();

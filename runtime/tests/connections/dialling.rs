@@ -55,9 +55,10 @@ async fn a_proxy_that_refuses_is_quoted() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_is_named() {
-    let listener = bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr();
-    drop(listener);
+    // Bound and not listening: nobody else gets the port.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = held.local_addr().unwrap();
     let target = Target::parse(&format!("grpc://{address}")).unwrap();
 
     let refused = connect(&target, &ConnectOptions::default()).await;

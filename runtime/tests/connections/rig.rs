@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::certificates::Authority;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A listener for agents and what dials it.
 pub(crate) struct Agents {

@@ -62,7 +62,7 @@ impl Cluster {
         let index = self.nodes.iter().position(|node| node.port() == *port);
         let mut dead = self.nodes.remove(index.context("a master that is ours")?);
         let killed = Instant::now();
-        dead.process.end_by("KILL", Duration::from_secs(5)).await?;
+        dead.process.end_by("KILL", Duration::from_secs(60)).await?;
         until("a replica that takes over", FORM, async || {
             let now = self.masters().await.ok()?;
             let replaced = now.len() == masters.len() && now.iter().all(|(_, it)| it != port);

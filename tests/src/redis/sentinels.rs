@@ -65,7 +65,7 @@ impl Sentinels {
         let master = master.with_context(|| format!("no server on port {port}"))?;
         let killed = tokio::time::Instant::now();
         let process = &mut master.process;
-        process.end_by("KILL", Duration::from_secs(5)).await?;
+        process.end_by("KILL", Duration::from_secs(60)).await?;
         until("another master", FORM, async || {
             (self.master().await.ok()? != port).then_some(())
         })

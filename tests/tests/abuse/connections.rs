@@ -17,7 +17,7 @@ use tokio::{
 use crate::wire::Wire;
 
 /// A busy machine takes longer than a second.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What a probe waits for its answer: less than the ten seconds that a stranger has to say something.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

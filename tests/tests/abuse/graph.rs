@@ -4,10 +4,12 @@ mod agent;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use tests::{
     http::Socket,
     rig::{Rig, RigAgent},
+    wait::until,
 };
 
 use crate::memory::{keeps_nothing, peak_kib, resident_kib};
@@ -22,6 +24,8 @@ const ENDLESS: [&str; 4] = ["configmaps", "endpoints", "pods", "services"];
 const OF_ONE_AGENT_KIB: u64 = 420 << 10;
 /// How often the same is tried: what is not given back adds up.
 const ROUNDS: usize = 4;
+/// What each message of a watch has in it.
+const SYNCED: &str = "\"synced\":true";
 /// Different resources that one caller may watch.
 const OF_ONE_CALLER: usize = 250;
 
@@ -63,10 +67,23 @@ async fn watch(rig: &Rig, credentials: &str, resource: &str) -> Result<Socket> {
     Ok(socket)
 }
 
+/// Watches until it is told this. It is refused as long as no tunnel for it is there: those of the rig's own agent, which
+/// are, lead to no objects. So it is where all of these are in use on a busy machine, by questions whether callers may
+/// watch, while tunnels for watches are idle.
+async fn told(rig: &Rig, credentials: &str, resource: &str, text: &str) -> Result<Socket> {
+    let watching = async || {
+        let mut socket = watch(rig, credentials, resource).await.ok()?;
+        socket.read_until(text, SOON).await.ok()?;
+        Some(socket)
+    };
+    let told = until(&format!("{text} of {resource}"), 3 * SOON, watching).await;
+    told.with_context(|| rig.kas.process.tail())
+}
+
 /// Hears of some changes that come from now on.
 async fn hears(socket: &mut Socket) -> Result<()> {
     for _ in 0..5 {
-        socket.read_until("\"synced\":true", SOON).await?;
+        socket.read_until(SYNCED, SOON).await?;
     }
     Ok(())
 }
@@ -80,7 +97,7 @@ async fn objects_without_end_take_a_bounded_part_and_end_nobody_elses() -> Resul
     let port = rig.kas.agents;
     let _one = GraphAgent::connect(port, &bystander.token, Tells::Changes, 2).await?;
     let own = r#"{"version":"v1","resource":"configmaps"}"#;
-    let mut hearing = watch(&rig, &rig.bearer_for(&bystander), own).await?;
+    let mut hearing = told(&rig, &rig.bearer_for(&bystander), own, SYNCED).await?;
     hears(&mut hearing).await?;
     let first = resident_kib(&rig.kas.process)?;
 
@@ -105,16 +122,12 @@ async fn objects_without_end_take_a_bounded_part_and_end_nobody_elses() -> Resul
 /// Watches what an agent tells, until kas has heard enough of it.
 async fn tell_without_end(rig: &Rig, agent: &RigAgent) -> Result<()> {
     let credentials = rig.bearer_for(agent);
-    let mut watches = Vec::new();
-    for resource in ENDLESS {
-        let resource = format!(r#"{{"version":"v1","resource":"{resource}"}}"#);
-        watches.push(watch(rig, &credentials, &resource).await?);
-    }
-    for watch in &mut watches {
-        let refused = "\"code\":\"ResourceExhausted\"";
-        watch.read_until(refused, SOON).await?;
-    }
-    Ok(())
+    let refused = "\"code\":\"ResourceExhausted\"";
+    let resources = ENDLESS.map(|it| format!(r#"{{"version":"v1","resource":"{it}"}}"#));
+    let watches = resources
+        .iter()
+        .map(|it| told(rig, &credentials, it, refused));
+    try_join_all(watches).await.map(drop)
 }
 
 /// One caller watches as many different resources as it can.
@@ -132,9 +145,7 @@ async fn resources_that_one_watches_leave_room_for_those_of_others() -> Result<(
 
     let mut watches = Vec::new();
     for namespace in 0..OF_ONE_CALLER {
-        let mut socket = watch(&rig, &greedy, &of(namespace)).await?;
-        socket.read_until("\"synced\":true", SOON).await?;
-        watches.push(socket);
+        watches.push(told(&rig, &greedy, &of(namespace), SYNCED).await?);
     }
     let mut refused = watch(&rig, &greedy, &of(OF_ONE_CALLER)).await?;
     let words = format!(
@@ -145,7 +156,8 @@ async fn resources_that_one_watches_leave_room_for_those_of_others() -> Result<(
     // One that is watched already is nobody's new one.
     let mut shared = watch(&rig, &greedy, &of(0)).await?;
     hears(&mut shared).await?;
-    let mut bystander = watch(&rig, &rig.bearer_for(&agent), &of(OF_ONE_CALLER)).await?;
+    let theirs = of(OF_ONE_CALLER);
+    let mut bystander = told(&rig, &rig.bearer_for(&agent), &theirs, SYNCED).await?;
     hears(&mut bystander).await?;
     rig.check_serves(&agent).await
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How many lines of `x-line` there were and whether in order, and how long `x-long` was; or what the
 /// path asks for.

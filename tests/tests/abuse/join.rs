@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::wire::{Wire, framed};
 
 const JOIN: &str = "/gitlab.agent.kas_join.rpc.Joiner/Join";
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What an address may guess at once.
 const BURST: usize = 10;
 const GUESSES: usize = 60;

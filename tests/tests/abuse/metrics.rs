@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tests::{http, kas::Kas, wait::until};
 
 /// A busy machine takes longer than a second.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A metric of kas, by its line up to the number.
 pub(crate) async fn metric(kas: &Kas, name: &str) -> Option<u64> {
@@ -30,4 +30,14 @@ pub(crate) async fn becomes(kas: &Kas, name: &str, wanted: u64) -> Result<()> {
     let there = async || (metric(kas, name).await? == wanted).then_some(());
     let there = until(&format!("{name}to be {wanted}"), SOON, there).await;
     there.with_context(|| kas.process.tail())
+}
+
+/// Waits until kas has seen that an agent is there no more.
+///
+/// # Errors
+/// When it does not.
+pub(crate) async fn is_gone(kas: &Kas, name: &str) -> Result<()> {
+    let id = kas.agent_id(name).await?;
+    let up = format!("agent_up{{agent_id=\"{id}\",agent_name=\"{name}\"}} ");
+    becomes(kas, &up, 0).await
 }

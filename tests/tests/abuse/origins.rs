@@ -10,7 +10,7 @@ use crate::{
     raw_api::{RawApi, ok},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn answer(target: &str, _: &[String]) -> Vec<u8> {
     match target.starts_with("/exec") {

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::task::{AbortOnDropHandle, JoinMap};
 
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(60);
 
 /// Makes an answer from a request's target and the lines of its head. One that switches protocols is
 /// followed by what was sent, as it was sent.

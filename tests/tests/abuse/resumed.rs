@@ -28,8 +28,6 @@ const HANDSHAKE: &[u8] = b"GET /k8s-proxy/-/graph HTTP/1.1\r\nHost: kas\r\nConne
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// A busy machine takes longer than a second.
 const SOON: Duration = Duration::from_secs(60);
-/// Longer than an answer of an agent that is there takes.
-const LONG: Duration = Duration::from_millis(500);
 const WATCH: &str = "/api/v1/namespaces/default/configmaps?watch=true&resourceVersion=1";
 
 /// A watch, and the events that it has brought.
@@ -266,11 +264,7 @@ async fn a_held_request_of_somebody_who_was_revoked_is_not_sent() -> Result<()> 
     let leaves = rig.kas.create_user("leaves", "*", &["agent"]).await?;
     let leaves = format!("pat:{}:{leaves}", rig.kas.agent_id("away").await?);
     agent.agentk.process.signal("KILL").await?;
-    let gone = async || {
-        let answer = tokio::time::timeout(LONG, rig.get(&agent, "/version"));
-        answer.await.is_err().then_some(())
-    };
-    until("the agent to be away", SOON, gone).await?;
+    metrics::is_gone(&rig.kas, "away").await?;
     let post = |bearer: &str, body: &'static str| {
         let request =
             http::Request::post(format!("http://127.0.0.1:{}/k8s-proxy/echo", rig.kas.users));

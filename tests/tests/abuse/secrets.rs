@@ -17,9 +17,9 @@ use tests::{
     rig::Rig,
     wait::until,
 };
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Starts kas by a configuration that it cannot use, and gives its last words.
 async fn refusal(configuration: &str, folder: &Path) -> Result<String> {
@@ -215,6 +215,7 @@ async fn strangers_write_few_and_short_lines_into_the_log() -> Result<()> {
     let agent = rig.agent("bystander").await?;
     let before = rig.kas.process.output().len();
     let path = "x".repeat(3000);
+    let began = Instant::now();
 
     for _ in 0..500 {
         let mut socket = Socket::open(rig.kas.users).await?;
@@ -233,6 +234,7 @@ async fn strangers_write_few_and_short_lines_into_the_log() -> Result<()> {
     let audit = |line: &&str| line.contains("\"audit\"") && line.contains("xxx");
     let lines = written.lines().filter(audit).count();
     // Fifty in ten seconds.
-    ensure!((50..=250).contains(&lines), "{lines} lines");
+    let most = 50 * (began.elapsed().as_secs() as usize / 10 + 2);
+    ensure!((50..=most).contains(&lines), "{lines} lines of {most}");
     rig.check_serves(&agent).await
 }

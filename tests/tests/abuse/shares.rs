@@ -21,12 +21,12 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     memory::{peak_kib, resident_kib},
-    metrics::{becomes, metric, metric_at},
+    metrics::{becomes, is_gone, metric, metric_at},
     wire::{Call, Wire},
 };
 
 /// A busy machine takes longer than a second.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What a connection carries at once, at most.
 const STREAMS: usize = 900;
 /// Answers that were cut because nobody read them.
@@ -52,11 +52,7 @@ async fn absent(rig: &Rig, name: &str) -> Result<String> {
     let agent = rig.agent(name).await?;
     let id = rig.kas.agent_id(name).await?;
     agent.agentk.process.signal("KILL").await?;
-    let gone = async || {
-        let answer = tokio::time::timeout(Duration::from_millis(500), rig.get(&agent, "/version"));
-        answer.await.is_err().then_some(())
-    };
-    until("the agent to be absent", SOON, gone).await?;
+    is_gone(&rig.kas, name).await?;
     Ok(id)
 }
 

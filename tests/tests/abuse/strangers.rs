@@ -25,7 +25,7 @@ const REGISTER: &str = "/gitlab.agent.agent_registrar.rpc.AgentRegistrar/Registe
 const CONNECT: &str = "/gitlab.agent.reverse_tunnel.rpc.ReverseTunnel/Connect";
 const REPORT: &str = "/gitlab.agent.kas_events.rpc.Collector/Report";
 /// A busy machine takes longer than a second.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What no attack may add to memory, at its height.
 const ADDED_KIB: u64 = 64 << 10;
 

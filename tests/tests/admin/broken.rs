@@ -12,6 +12,7 @@ use tests::{
     kubectl::{Kubectl, Streams},
     parts::{Part, say, skipped},
     process::Process,
+    wait::until,
 };
 
 use super::{
@@ -73,9 +74,14 @@ async fn cut(cluster: &Cluster) -> Result<()> {
 
     let entry = site.replicas.members[1].observability;
     let told = "k8s_api_proxy_upgraded_connections_broken_total{failure_status=\"Sent\"}";
-    let told = metric(entry, told).await?;
+    // Counted when all is written, which its client may have read already.
+    let counted = async || {
+        let told = metric(entry, told).await.ok()?;
+        (told >= (3 * 2 * EXECS) as f64).then_some(told)
+    };
+    let told = until("all broken execs to be told why", LIMIT, counted).await;
+    let told = told.with_context(|| site.tails())?;
     say(&format!("{told} broken execs were told why"));
-    ensure!(told >= (3 * 2 * EXECS) as f64, "{told} were told");
     Ok(())
 }
 

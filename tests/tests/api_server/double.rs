@@ -15,7 +15,7 @@ use h2::{Reason, RecvStream, server::SendResponse};
 use http::{Request, Response};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::json;
-use tests::certs::Certs;
+use tests::{certs::Certs, ports};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -64,8 +64,9 @@ impl Double {
         let mut config = config.with_no_client_auth().with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let port = listener.local_addr()?.port();
+        // One that nobody else gets when it is gone.
+        let port = ports::free();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let seen = Arc::<Seen>::default();
         let serving = tokio::spawn(serve(listener, acceptor, seen.clone()));
         Ok(Self {

@@ -36,7 +36,7 @@ const LANES_ENCODED_ANEW: u64 = 48;
 /// As many of what is wrong are told.
 const MOST_TOLD: usize = 20;
 const PREFIX: &str = "/k8s-proxy";
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(60);
 const CASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer as the client got it; text stands for bytes.

@@ -19,7 +19,7 @@ use tokio::process::Command;
 
 use crate::{Examined, is_mended_at};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// The hash of the leases in the store.
 const LEASES: &str = "gitlab-kas:kas2:replicas";
 
@@ -88,6 +88,7 @@ async fn a_peer_whose_port_is_closed_is_named() -> Result<()> {
     // Nobody is left who would remove their leases.
     for member in &mut replicas.members {
         member.kill().await?;
+        member.process.ended(SOON).await?;
     }
 
     let examined = examined(&replicas.configuration(0), &[], own).await?;

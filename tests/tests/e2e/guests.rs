@@ -26,7 +26,7 @@ use crate::{
 /// The number of the first one.
 const FIRST: usize = 1000;
 /// How long requests may take to reach an agent that does not answer them.
-const ARRIVE: Duration = Duration::from_secs(30);
+const ARRIVE: Duration = Duration::from_secs(120);
 /// Before one is made again.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -43,7 +43,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How long nothing may happen that is waited for: longer than a webhook waits between two attempts.
 const SOON: Duration = Duration::from_secs(240);
 /// How long the agent is cut off.
-const OUTAGE: Duration = Duration::from_secs(60);
+const OUTAGE: Duration = Duration::from_secs(20);
 /// Warnings meanwhile.
 const WARNINGS: usize = 1000;
 /// The names of what events are about.

@@ -210,7 +210,7 @@ pub(super) async fn established(admin: &Kubectl) -> Result<()> {
     let wait = [
         "wait",
         "--for=condition=Established",
-        "--timeout=60s",
+        "--timeout=120s",
         "crd",
         "--all",
     ];

@@ -7,7 +7,7 @@ use tests::{kubectl::Streams, payload};
 
 use crate::site::Site;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) async fn executes(site: &Site, over: Streams) -> Result<()> {
     let kubectl = site.kubectl.over(over);

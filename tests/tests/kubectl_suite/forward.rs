@@ -8,7 +8,7 @@ use tests::{http, kubectl::Streams, payload};
 
 use crate::site::Site;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LARGE: usize = 4 << 20;
 
 pub(crate) async fn forwards(site: &Site, over: Streams) -> Result<()> {
@@ -24,8 +24,10 @@ pub(crate) async fn forwards(site: &Site, over: Streams) -> Result<()> {
     let port = port(&forward.wait_for("Forwarding from 127.0.0.1:", SOON).await?)?;
     let get = async |path: &str| http::get(&format!("http://127.0.0.1:{port}{path}"), "none").await;
 
-    let small = try_join_all((0..10).map(|_| get("/index.html"))).await?;
-    let body = get(file.trim_start_matches("/www")).await?.into_body();
+    let small = try_join_all((0..10).map(|_| get("/index.html"))).await;
+    let small = small.with_context(|| forward.tail())?;
+    let body = get(file.trim_start_matches("/www")).await;
+    let body = body.with_context(|| forward.tail())?.into_body();
 
     ensure!(
         small

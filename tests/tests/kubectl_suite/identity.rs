@@ -126,7 +126,7 @@ async fn check(site: &Site, kubectl: &Kubectl, name: &str, binding: &str) -> Res
         .await?;
     // The API server learns of new rights a moment later.
     let allowed = async || kubectl.ok(&["get", "pods", "-o", "name"]).await.ok();
-    let pods = until("the new right", Duration::from_secs(20), allowed).await?;
+    let pods = until("the new right", Duration::from_secs(60), allowed).await?;
     let read_only = kubectl.refused(&["delete", "pod", "box"]).await?;
 
     ensure!(identity["username"] == name, "{identity}");

@@ -13,7 +13,7 @@ use crate::{
 
 /// Twice what load balancers let pass without traffic.
 const MINUTES: u64 = 130;
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) async fn watch_and_logs(site: &Site) -> Result<()> {
     let watch = [

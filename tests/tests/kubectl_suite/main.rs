@@ -24,17 +24,19 @@ use crate::{scenario::Scenario, topology::Topology, world::World};
 
 /// kubectl and the API server are what is slow here; more at once only adds waiting.
 const AT_ONCE: usize = 4;
+/// Besides these, tests that wait for minutes and do nothing.
+const WAITING: usize = 3;
 
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(AT_ONCE);
+    args.test_threads.get_or_insert(AT_ONCE + WAITING);
     if let Some(program) = tests::programs::other_agentk() {
         tests::parts::say(&format!(
             "AGENTK_BIN: the agent under test is {}",
             program.display()
         ));
     }
-    let world: &World = Box::leak(Box::new(World::new()));
+    let world: &World = Box::leak(Box::new(World::new(AT_ONCE)));
 
     let conclusion = libtest_mimic::run(&args, trials(world));
 

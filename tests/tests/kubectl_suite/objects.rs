@@ -7,7 +7,7 @@ use tests::kubectl::{Kubectl, WEB};
 
 use crate::site::Site;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const MANY: usize = 1000;
 
 pub(crate) async fn lists_namespaces(site: &Site) -> Result<()> {
@@ -64,7 +64,7 @@ pub(crate) async fn rolls_out(site: &Site) -> Result<()> {
 
     kubectl.apply(WEB).await?;
     let rolled = kubectl
-        .ok(&["rollout", "status", "deployment/web", "--timeout=60s"])
+        .ok(&["rollout", "status", "deployment/web", "--timeout=120s"])
         .await?;
     let pods = kubectl
         .ok(&["get", "pods", "-l", "app=web", "-o", "name"])

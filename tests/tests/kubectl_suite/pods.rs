@@ -25,7 +25,7 @@ pub(crate) async fn follows_logs(site: &Site) -> Result<()> {
     let three_more = async || (ticks(&follow.output()).len() > 3).then_some(());
     until(
         "three more lines of log",
-        Duration::from_secs(30),
+        Duration::from_secs(60),
         three_more,
     )
     .await?;
@@ -50,11 +50,11 @@ pub(crate) async fn proxies(site: &Site) -> Result<()> {
 
     // The pod's route may be a moment behind its readiness.
     let by_pod = async || get("pods/box:8080/proxy/index.html").await.ok();
-    let pod = until("the pod's web server", Duration::from_secs(20), by_pod).await?;
+    let pod = until("the pod's web server", Duration::from_secs(60), by_pod).await?;
     let by_service = async || get("services/box:80/proxy/index.html").await.ok();
     let service = until(
         "the service's endpoints",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         by_service,
     )
     .await?;

@@ -14,6 +14,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) needs: &'static [Part],
     pub(crate) run: Run,
+    /// It does hardly anything, for minutes: it takes nobody's place among those that run at once.
+    pub(crate) waits: bool,
     only_in: &'static [&'static str],
     asks_kas: bool,
 }
@@ -24,6 +26,7 @@ impl Scenario {
             name,
             needs: &[],
             run,
+            waits: false,
             only_in: &[],
             asks_kas: false,
         }
@@ -34,6 +37,14 @@ impl Scenario {
         Self {
             only_in,
             ..Self::new(name, run)
+        }
+    }
+
+    /// A long one that waits.
+    const fn waiting(name: &'static str, only_in: &'static [&'static str], run: Run) -> Self {
+        Self {
+            waits: true,
+            ..Self::long(name, only_in, run)
         }
     }
 
@@ -67,7 +78,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     use Streams::{Spdy, WebSocket};
     const MINUTES: &[&str] = &["wss_direct", "wss_haproxy_l7", "grpcs_nginx_l7"];
     vec![
-        Scenario::long("watch_and_logs_stay_open_for_minutes", MINUTES, |site| {
+        Scenario::waiting("watch_and_logs_stay_open_for_minutes", MINUTES, |site| {
             Box::pin(long::watch_and_logs(site))
         }),
         Scenario::long("copies_200_mib_both_ways", &["wss_direct"], |site| {

@@ -103,7 +103,7 @@ impl Site {
                 "--for=condition=Ready",
                 "pod/box",
                 "pod/echo",
-                "--timeout=60s",
+                "--timeout=120s",
             ])
             .await?;
         Ok(())

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tests::{kube::Cluster, parts::say};
-use tokio::{runtime::Runtime, sync::OnceCell};
+use tokio::{
+    runtime::Runtime,
+    sync::{OnceCell, Semaphore},
+};
 
 use crate::{objects, scenario::Scenario, site::Site, topology::Topology};
 
@@ -18,15 +21,18 @@ type Started<T> = Arc<OnceCell<Result<T, String>>>;
 #[derive(Debug)]
 pub(crate) struct World {
     runtime: Runtime,
+    places: Semaphore,
     cluster: Started<Cluster>,
     sites: Mutex<HashMap<&'static str, Started<Site>>>,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    /// A world in which so many scenarios run at once, and those that only wait.
+    pub(crate) fn new(at_once: usize) -> Self {
         let runtime = Runtime::new().expect("a runtime needs only threads");
         Self {
             runtime,
+            places: Semaphore::new(at_once),
             cluster: Started::default(),
             sites: Mutex::default(),
         }
@@ -35,6 +41,11 @@ impl World {
     /// Runs one scenario in one topology; the error has the last lines of the processes' logs.
     pub(crate) fn run(&self, topology: Topology, scenario: Scenario) -> Result<()> {
         self.runtime.block_on(async {
+            let place = async || self.places.acquire().await.context("places for tests");
+            let _place = match scenario.waits {
+                true => None,
+                false => Some(place().await?),
+            };
             let cell = self.site(topology.name);
             let site = cell
                 .get_or_init(async || self.start(topology).await.map_err(text))

@@ -57,6 +57,8 @@ impl World {
                 self.kas.users
             ))
             .arg(format!("--bearer={}", self.bearer))
+            // A busy machine takes longer than half a minute for a large answer.
+            .arg("--timeout=120")
             .args(arguments)
             .kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, command.output()).await;
@@ -143,7 +145,7 @@ async fn a_link_is_cut_by_the_timetable_and_goes_on_after_it() -> Result<()> {
         "--link=users=127.0.0.1:{port}=127.0.0.1:{}",
         world.kas.users
     );
-    let timetable = "- {at: 0, do: cut, of: users, every: 0.1, for: 2}\n";
+    let timetable = "- {at: 0, do: cut, of: users, every: 0.1, for: 10}\n";
     let mut faults = world.faults(timetable, &[link])?;
     faults.wait_for("ready", LIMIT).await?;
 

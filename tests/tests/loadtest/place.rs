@@ -12,7 +12,7 @@ use tests::programs;
 use tokio::process::Command;
 
 /// How long a run may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// A run of a few seconds with every kind of request.
 pub(crate) const SMALL: &str = "\

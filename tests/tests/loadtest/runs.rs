@@ -38,15 +38,27 @@ async fn a_run_that_reaches_its_objectives_passes_and_shows_all() -> Result<()> 
         assert!(report.contains(part), "{part} is not in the report");
     }
     let samples = std::fs::read_to_string(place.0.join("out/samples.jsonl"))?;
-    let last: Value = serde_json::from_str(samples.lines().last().context("no samples")?)?;
+    let samples: Vec<Value> = samples
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
     for process in ["replica 1", "replica 2", "redis", "fleet", "loadtest"] {
-        assert!(
-            last["processes"][process]["resident_kib"].as_u64() > Some(0),
-            "{process}: {last}"
-        );
+        one_has(&samples, process, |it| {
+            it["processes"][process]["resident_kib"].as_u64() > Some(0)
+        });
     }
-    assert!(last["redis"]["commands"].as_u64() > Some(0), "{last}");
+    one_has(&samples, "Redis' commands", |it| {
+        it["redis"]["commands"].as_u64() > Some(0)
+    });
     Ok(())
+}
+
+/// On a busy machine a sample may lack what did not answer within a second; not each does.
+fn one_has(samples: &[Value], what: &str, has: impl Fn(&Value) -> bool) {
+    assert!(
+        samples.iter().any(has),
+        "no sample has {what}: {samples:#?}"
+    );
 }
 
 #[tokio::test]
@@ -115,13 +127,14 @@ async fn agentk_processes_answer_among_simulated_agents() -> Result<()> {
 
     assert!(output.status.success(), "{}", text(&output));
     let result = place.result()?;
-    let last = result["samples"].as_array().and_then(|all| all.last());
-    let last = last.context("no samples")?;
-    assert_eq!(last["fleet"]["real_ready"], 2, "{last}");
-    assert_eq!(last["fleet"]["registered"], 2, "{last}");
+    let samples = result["samples"].as_array().context("no samples")?;
+    one_has(samples, "both ready", |it| {
+        it["fleet"]["real_ready"] == 2 && it["fleet"]["registered"] == 2
+    });
     for agentk in ["agentk 1", "agentk 2"] {
-        let resident = &last["processes"][agentk]["resident_kib"];
-        assert!(resident.as_u64() > Some(0), "{agentk}: {last}");
+        one_has(samples, agentk, |it| {
+            it["processes"][agentk]["resident_kib"].as_u64() > Some(0)
+        });
     }
     Ok(())
 }

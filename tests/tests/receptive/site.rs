@@ -84,27 +84,33 @@ impl Site {
         self.kubectl.ok(&ask).await.map(drop)
     }
 
-    /// Waits until exactly one replica has dialled the agent, and gives it.
+    /// Waits until exactly one replica has dialled the agent, and no other has tunnels of it any more; gives it.
     pub(crate) async fn owner(&self, limit: Duration) -> Result<usize> {
-        let one = async || match self.dialling().await.as_slice() {
-            [one] => Some(*one),
+        let one = async || match self
+            .with("receptive_agent", r#"state="connected"} 1"#)
+            .await[..]
+        {
+            [one] => {
+                (self.with("agent_up", r#"agent_name="behind"} 1"#).await == [one]).then_some(one)
+            }
             _ => None,
         };
         let owner = until("one replica that dials", limit, one).await;
         owner.with_context(|| self.tails())
     }
 
-    async fn dialling(&self) -> Vec<usize> {
-        let mut dialling = Vec::new();
+    /// The replicas that have this metric of the agent.
+    async fn with(&self, metric: &str, rest: &str) -> Vec<usize> {
+        let line = format!(r#"{metric}{{agent_id="2",{rest}"#);
+        let mut with = Vec::new();
         for (number, member) in self.replicas.members.iter().enumerate() {
             let url = format!("http://127.0.0.1:{}/metrics", member.observability);
-            let connected = r#"receptive_agent{agent_id="2",state="connected"} 1"#;
             let shown = client::get(&url, "").await;
-            if shown.is_ok_and(|it| String::from_utf8_lossy(it.body()).contains(connected)) {
-                dialling.push(number);
+            if shown.is_ok_and(|it| String::from_utf8_lossy(it.body()).contains(&line)) {
+                with.push(number);
             }
         }
-        dialling
+        with
     }
 
     pub(crate) fn tails(&self) -> String {

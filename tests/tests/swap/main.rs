@@ -24,8 +24,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long all of one swap may take: three times what it does. Each of its steps alone may take a minute.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// How long all of one swap may take: nine times what it does. Each of its steps alone may take a minute.
+const DEADLINE: Duration = Duration::from_secs(900);
 /// Requests a second.
 const RATE: u32 = 100;
 /// Of these at once, as many as gather in sixteen seconds: what a busy machine does not manage is not asked.

@@ -134,7 +134,7 @@ async fn read(site: &Site<'_>, admin: &Kubectl, form: &str, mark: &str) -> Resul
         }
         anyhow::bail!("the watch ended after {} bytes", told.len())
     };
-    tokio::time::timeout(SOON, reading)
+    tokio::time::timeout(3 * SOON, reading)
         .await
         .context("no bookmark in time")?
 }

@@ -276,7 +276,7 @@ impl KasDouble {
 
     /// The same, where other methods can be called.
     pub(crate) async fn offering(port: u16, private_key: &Path, methods: Vec<String>) -> Self {
-        let socket = tests::wait::until("the listener", Duration::from_secs(30), async || {
+        let socket = tests::wait::until("the listener", Duration::from_secs(60), async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port))
                 .await
                 .ok()
@@ -347,7 +347,7 @@ impl KasDouble {
     /// Waits until all tunnels are idle.
     pub(crate) async fn settled(&self) {
         let settled = async || (self.heard.idle.load(Relaxed) == 12).then_some(());
-        let settled = tests::wait::until("idle tunnels", Duration::from_secs(30), settled);
+        let settled = tests::wait::until("idle tunnels", Duration::from_secs(60), settled);
         settled.await.unwrap();
         assert!(!self.running.is_finished());
     }

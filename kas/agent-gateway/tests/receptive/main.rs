@@ -141,5 +141,5 @@ async fn a_replica_that_drains_lets_its_agents_go_to_another() {
     first.drain.start();
 
     until("the move", || second.holds(AGENT) && !first.holds(AGENT)).await;
-    assert!(first.drain.finished(Duration::from_secs(20)).await);
+    assert!(first.drain.finished(Duration::from_secs(60)).await);
 }

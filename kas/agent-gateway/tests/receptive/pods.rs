@@ -133,7 +133,7 @@ async fn who_is_no_pod_of_the_agent_is_told_why_it_may_not_use_its_connection() 
     let nobody = async || pods.ask(0, &token()).await;
     tests::wait::until(
         "the listener",
-        std::time::Duration::from_secs(30),
+        std::time::Duration::from_secs(60),
         async || {
             tokio::net::TcpStream::connect(("127.0.0.1", pods.ports[0]))
                 .await
@@ -192,7 +192,7 @@ async fn a_pod_that_is_carried_itself_carries_no_other() {
 
     let refused = tests::wait::until(
         "the refusal",
-        std::time::Duration::from_secs(30),
+        std::time::Duration::from_secs(60),
         async || {
             // Until kas has accepted it, the second pod says that it is not connected.
             let refused = pods.ask(1, &token()).await.err()?;

@@ -32,7 +32,7 @@ use tests::{certs::Certs, ports, wait};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// For what has no deadline of its own.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A file of agents, and a table that replicas share.
 pub(crate) struct Site {

@@ -94,7 +94,7 @@ async fn an_agent_moves_to_another_replica_by_tunnels() {
     first.drain.start();
 
     until("the move", || second.holds(AGENT) && !first.holds(AGENT)).await;
-    assert!(first.drain.finished(Duration::from_secs(20)).await);
+    assert!(first.drain.finished(Duration::from_secs(60)).await);
 }
 
 #[tokio::test]

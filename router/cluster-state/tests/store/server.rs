@@ -2,7 +2,7 @@
 //! `REDIS_SERVER` names another program than `redis-server`, as `make test-engines` does.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,8 +12,8 @@ use cluster_state::redis::{Address, RedisOptions, Servers};
 use runtime::tls::{ClientTls, ClientTlsOptions, Identity};
 use tempfile::TempDir;
 
-/// How often it is looked whether a server has started, or a cluster formed: for 30 s.
-const START_LOOKS: u32 = 1500;
+/// How often it is looked whether a server has started, or a cluster formed: for 60 s.
+const START_LOOKS: u32 = 3000;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A child process, killed when dropped.
@@ -50,7 +50,7 @@ impl Server {
         let child = command.spawn().unwrap_or_else(|error| {
             panic!("redis-server is needed (Debian package redis-server): {error}")
         });
-        let server = Self {
+        let mut server = Self {
             child,
             port,
             folder,
@@ -59,6 +59,8 @@ impl Server {
         let listens = options.iter().rposition(|it| *it == "--tls-port");
         let port = listens.map_or(port, |index| options[index + 1].parse().unwrap());
         until("a Redis that listens", || {
+            let ended = server.child.try_wait().unwrap();
+            assert_eq!(ended, None, "redis-server at port {port}");
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         server
@@ -227,13 +229,15 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn start() -> Self {
         let node = |_| {
-            // The port of the cluster's bus is this one and 10,000.
-            let port = free_port_below(50_000);
+            let bus = free_port().to_string();
             let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-            Server::on(
-                port,
-                &[&options[..], &["--repl-diskless-sync-delay", "0"]].concat(),
-            )
+            let at_once = ["--repl-diskless-sync-delay", "0"];
+            // Redis 6, of the other engines, knows no other port for the bus than its own and 10,000.
+            let bus: &[&str] = match std::env::var_os("REDIS_SERVER") {
+                Some(_) => &[],
+                None => &["--cluster-port", &bus],
+            };
+            Server::start(&[&options[..], &at_once, bus].concat())
         };
         let nodes: Vec<Server> = (0..6).map(node).collect();
         let addresses: Vec<_> = nodes.iter().map(|it| at(it.port).to_string()).collect();
@@ -322,9 +326,10 @@ pub(crate) fn cli(port: u16, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&said.stdout).into_owned()
 }
 
+/// One that stays free until it is used: not of those that connections and other tests' listeners get.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    let [port] = loadtest::ports::free().unwrap();
+    port
 }
 
 /// Takes so many connections on the port and ends them, as a Redis that cannot be used yet.
@@ -334,15 +339,6 @@ pub(crate) async fn turn_away(port: u16, connections: usize) {
         .unwrap();
     for _ in 0..connections {
         listener.accept().await.unwrap();
-    }
-}
-
-fn free_port_below(limit: u16) -> u16 {
-    loop {
-        let port = free_port();
-        if port < limit {
-            return port;
-        }
     }
 }
 
@@ -357,7 +353,7 @@ fn at(port: u16) -> Address {
     clippy::disallowed_methods,
     reason = "servers start before there is anything to await"
 )]
-fn until(what: &str, probe: impl Fn() -> bool) {
+fn until(what: &str, mut probe: impl FnMut() -> bool) {
     for _ in 0..START_LOOKS {
         if probe() {
             return;

@@ -9,7 +9,7 @@ use cluster_state::{
 };
 
 /// How long anything may take to come to hold.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const A: AgentId = AgentId(7);
 
