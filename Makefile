@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -125,6 +125,22 @@ packages:
 # The deb in a bare Debian made by debootstrap; needs root.
 packages-test:
 	deploy/packages/test
+
+# All of a release in target/dist, reproducibly: static programs, packages, images, charts, SBOMs, checksums, signatures
+# (deploy/release/build says what can be given). make dist PROGRAMS=folder takes programs that are there.
+dist: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+dist: export PROGRAMS := $(if $(filter-out file,$(origin PROGRAMS)),$(PROGRAMS))
+dist:
+	tests/setup/tools packages
+	tests/setup/tools release
+	deploy/release/build
+
+# The same twice, compared; signatures by keys made for the test; charts and images as others read them.
+dist-test: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(KAS_TEST_CACHE)/bin:$(PATH)
+dist-test:
+	tests/setup/tools packages
+	tests/setup/tools release
+	deploy/release/test $(PROGRAMS)
 
 # Static programs in OCI images, with SBOMs, in target/images.
 image:
