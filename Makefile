@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -141,6 +141,12 @@ dist-test:
 	tests/setup/tools packages
 	tests/setup/tools release
 	deploy/release/test $(PROGRAMS)
+
+# The files that GitLab CI and GitHub Actions read.
+workflows: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+workflows:
+	tests/setup/tools workflows
+	deploy/release/check-workflows
 
 # Static programs in OCI images, with SBOMs, in target/images.
 image:
