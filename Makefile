@@ -157,7 +157,7 @@ image:
 deploy-test: VERSIONS ?= v1.35.4 v1.36.3 v1.37.2
 deploy-test: image
 	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \
-	  tests/setup/install deploy && deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
+	  tests/setup/install deploy && deploy/k8s/test-charts && HELM=helm4 deploy/k8s/test-charts offline && deploy/k8s/test-install || exit 1; done
 
 # The tests that run on a real Kubernetes, on other versions than that of `make test` (tests/setup/kubernetes-version).
 test-kubernetes: VERSIONS ?= v1.33.13 v1.34.4 v1.35.4 v1.36.3 v1.37.2
