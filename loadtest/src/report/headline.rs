@@ -109,17 +109,14 @@ fn what(record: &Record, verdict: &Verdict) -> String {
 }
 
 /// When the worst of it was: the first failure, or the slowest second.
-fn moment(record: &Record, figure: &str) -> Option<f64> {
+fn moment<'a>(record: &'a Record, figure: &str) -> Option<&'a Point> {
     let counted = record.streams.iter().filter(|it| !it.warm_up);
     let points = counted.flat_map(|it| &it.points);
-    let worst = |of: fn(&Point) -> f64| {
-        let worst = points.clone().max_by(|a, b| of(a).total_cmp(&of(b)));
-        worst.map(|it| it.at)
-    };
+    let worst = |of: fn(&Point) -> f64| points.clone().max_by(|a, b| of(a).total_cmp(&of(b)));
     match figure {
         "failed" | "failed_percent" => {
             let failed = points.clone().filter(|it| it.failed > 0);
-            failed.map(|it| it.at).min_by(f64::total_cmp)
+            failed.min_by(|a, b| a.at.total_cmp(&b.at))
         }
         "longest_stall_ms" => worst(|it| it.longest),
         "p99_ms" => worst(|it| it.p99),
@@ -128,13 +125,15 @@ fn moment(record: &Record, figure: &str) -> Option<f64> {
     }
 }
 
-fn circumstances(record: &Record, at: f64) -> String {
+fn circumstances(record: &Record, point: &Point) -> String {
+    let at = point.at;
+    // Requests that were due then were over only so much later; a second is as exact as it is known.
+    let over = at + point.longest / 1e3 + 1.0;
     let phase = record.phases.iter().rfind(|it| it.from <= at);
     let phase = phase.map_or(String::new(), |it| format!(" in the phase “{}”", it.name));
     let since = |mark: &Mark| at - mark.to;
     let marks = record.marks.iter();
-    // A second is as exact as it is known.
-    let near = marks.filter(|it| it.from <= at + 1.0 && since(it) <= AFTERMATH_SECONDS);
+    let near = marks.filter(|it| it.from <= over && since(it) <= AFTERMATH_SECONDS);
     let cause = near.min_by(|a, b| since(a).max(0.0).total_cmp(&since(b).max(0.0)));
     let cause = match cause {
         None if record.marks.is_empty() => String::new(),
@@ -238,9 +237,10 @@ mod tests {
     #[test]
     fn what_comes_soon_after_a_fault_is_laid_to_it_and_what_comes_before_is_not() {
         let record = run();
+        let points = &record.streams[0].points;
 
-        assert!(circumstances(&record, 50.0).ends_with("5 s after “cut of agents”"));
-        assert!(circumstances(&record, 10.0).ends_with("when no fault was near"));
+        assert!(circumstances(&record, &points[2]).ends_with("5 s after “cut of agents”"));
+        assert!(circumstances(&record, &points[0]).ends_with("when no fault was near"));
     }
 
     #[test]
