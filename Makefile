@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -127,6 +127,28 @@ packages:
 packages-test:
 	deploy/packages/test
 
+# All of a release in target/dist, reproducibly: static programs, packages, images, charts, SBOMs, checksums, signatures
+# (deploy/release/build says what can be given). make dist PROGRAMS=folder takes programs that are there.
+dist: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+dist: export PROGRAMS := $(if $(filter-out file,$(origin PROGRAMS)),$(PROGRAMS))
+dist:
+	tests/setup/tools packages
+	tests/setup/tools release
+	deploy/release/build
+
+# The same twice, compared; signatures by keys made for the test; charts and images as others read them.
+dist-test: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(KAS_TEST_CACHE)/bin:$(PATH)
+dist-test:
+	tests/setup/tools packages
+	tests/setup/tools release
+	deploy/release/test $(PROGRAMS)
+
+# The files that GitLab CI and GitHub Actions read.
+workflows: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
+workflows:
+	tests/setup/tools workflows
+	deploy/release/check-workflows
+
 # Static programs in OCI images, with SBOMs, in target/images.
 image:
 	deploy/images/build
@@ -136,7 +158,7 @@ image:
 deploy-test: VERSIONS ?= v1.35.4 v1.36.3 v1.37.2
 deploy-test: image
 	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \
-	  tests/setup/install deploy && deploy/k8s/test-charts && deploy/k8s/test-install || exit 1; done
+	  tests/setup/install deploy && deploy/k8s/test-charts && HELM=helm4 deploy/k8s/test-charts offline && deploy/k8s/test-install || exit 1; done
 
 # The tests that run on a real Kubernetes, on other versions than that of `make test` (tests/setup/kubernetes-version).
 test-kubernetes: VERSIONS ?= v1.33.13 v1.34.4 v1.35.4 v1.36.3 v1.37.2

@@ -18,10 +18,16 @@ pub(crate) struct Record {
     /// Whose kas.
     pub(crate) target: String,
     pub(crate) program: String,
+    /// What the program says of itself with `--version`.
+    #[serde(default)]
+    pub(crate) version: String,
     /// When it began, in seconds since 1970.
     pub(crate) began: u64,
     pub(crate) seconds: f64,
     pub(crate) cpus: usize,
+    /// What CPUs they are.
+    #[serde(default)]
+    pub(crate) cpu: String,
     pub(crate) agents: usize,
     /// How many of them were agentk processes.
     #[serde(default)]

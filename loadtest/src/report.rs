@@ -3,6 +3,7 @@
 mod charts;
 mod curve;
 mod fit;
+mod headline;
 mod page;
 mod plot;
 mod sizing;
@@ -70,6 +71,7 @@ pub(crate) fn summary(record: &Record) -> String {
     for (name, value) in others {
         let _ = write!(text, "\n           {name}: {}", plot::number(*value));
     }
+    let _ = write!(text, "\n  {}", headline::headline(record));
     for (what, count) in errors(record) {
         let _ = write!(text, "\n  {count} × {what}");
     }

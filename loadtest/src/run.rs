@@ -4,6 +4,7 @@ mod agents;
 mod attached;
 mod environment;
 mod figures;
+mod origin;
 mod preflight;
 mod progress;
 mod runner;
@@ -66,6 +67,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let logs = prepare(&folder)?;
     let mut termination = Termination::listen()?;
     let mut record = record(&scenario, &program);
+    if scenario.topology.attach.is_none() {
+        record.version = origin::version(&program).await;
+    }
 
     let started = tokio::select! {
         started = start(&scenario, &program, &options.redis_server, &logs) => started,
@@ -149,6 +153,7 @@ fn record(scenario: &Scenario, program: &Path) -> Record {
         ),
         began: now.map_or(0, |now| now.as_secs()),
         cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        cpu: origin::cpu(),
         agents: scenario.fleet.agents,
         real: scenario.fleet.real,
         replicas: topology.replicas,

@@ -24,6 +24,8 @@ pub(crate) use exec::Exec;
 pub(crate) use kind::{Kind, Traffic};
 pub(crate) use options::{Options, USERS};
 use pacer::Pacer;
+#[cfg(test)]
+pub(crate) use report::Latency;
 pub(crate) use report::{Report, Tally};
 pub(crate) use series::{Point, Series};
 use target::Target;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::plot::{Band, Line, Plot};
 use crate::record::{Record, Sample, Stream};
 
-/// All plots, in the order of the page; those without lines say so.
+/// All plots, in the order of the page; those without lines are left out.
 pub(super) fn all(record: &Record) -> Vec<Plot> {
     let mut plots = Vec::new();
     if !record.streams.is_empty() {
@@ -20,13 +20,54 @@ pub(super) fn all(record: &Record) -> Vec<Plot> {
         plots.push(per_request(record));
     }
     plots.push(connected(record));
-    plots.push(owners(record));
     plots.push(files(record));
     if record.samples.iter().any(|it| it.redis.is_some()) {
-        plots.push(redis(record));
+        plots.extend(redis(record));
     }
-    plots.retain(|plot| plot.lines.iter().any(|line| !line.points.is_empty()));
+    plots.retain(has_points);
     plots
+}
+
+/// Small plots of the same figure, one for each replica, with the same axes: title, and the plots.
+pub(super) fn of_replicas(record: &Record) -> Vec<(&'static str, Vec<Plot>)> {
+    let names: Vec<_> = record.replica_names().cloned().collect();
+    let figures = [
+        (
+            "CPU of each replica",
+            "percent of one",
+            cpu_of(record, &names),
+        ),
+        ("Memory of each replica", "MiB", memory_of(record, &names)),
+        (
+            "Agents that each replica owns",
+            "agents",
+            owned(record, &names),
+        ),
+        (
+            "Open files of each replica",
+            "files",
+            files_of(record, &names),
+        ),
+    ];
+    let groups = figures.into_iter().map(|(title, unit, lines)| {
+        let values = lines.iter().flat_map(|it| &it.points);
+        let most = values
+            .map(|(_, value)| *value)
+            .filter(|it| it.is_finite())
+            .fold(0.0, f64::max);
+        let plots = lines.into_iter().enumerate().map(|(place, line)| Plot {
+            small: true,
+            at_least: most,
+            colour: place,
+            ..plot(record, &line.name.clone(), unit, vec![line])
+        });
+        (title, plots.filter(has_points).collect::<Vec<_>>())
+    });
+    groups.filter(|(_, plots)| !plots.is_empty()).collect()
+}
+
+fn has_points(plot: &Plot) -> bool {
+    plot.lines.iter().any(|line| !line.points.is_empty())
 }
 
 fn plot(record: &Record, title: &str, unit: &str, lines: Vec<Line>) -> Plot {
@@ -44,7 +85,7 @@ fn plot(record: &Record, title: &str, unit: &str, lines: Vec<Line>) -> Plot {
         ticks: ticks.collect(),
         span: record.seconds,
         over: " s",
-        logarithmic: false,
+        ..Plot::default()
     }
 }
 
@@ -134,9 +175,13 @@ fn rates(record: &Record, of: impl Fn(&Sample) -> f64) -> Vec<(f64, f64)> {
     rate.collect()
 }
 
-fn processes(record: &Record) -> Vec<String> {
+/// Processes that are no replicas, and have no plots of their own.
+fn others(record: &Record) -> Vec<String> {
     let names = record.samples.iter().flat_map(|it| it.processes.keys());
-    let names: std::collections::BTreeSet<_> = names.cloned().collect();
+    let names: std::collections::BTreeSet<_> = names
+        .filter(|name| !record.empty_kib.contains_key(*name))
+        .cloned()
+        .collect();
     names.into_iter().collect()
 }
 
@@ -153,10 +198,19 @@ fn of_processes(
 }
 
 fn memory(record: &Record) -> Plot {
-    let lines = of_processes(record, &processes(record), |sample, name| {
-        Some(sample.processes.get(name)?.resident_kib as f64 / 1024.0)
+    let replicas = record.samples.iter().map(|it| {
+        let kib = it.sum(record.replica_names(), |it| it.resident_kib as f64);
+        (it.at, kib / 1024.0)
     });
+    let mut lines = vec![line("all replicas", replicas)];
+    lines.extend(memory_of(record, &others(record)));
     plot(record, "Resident memory", "MiB", lines)
+}
+
+fn memory_of(record: &Record, names: &[String]) -> Vec<Line> {
+    of_processes(record, names, |sample, name| {
+        Some(sample.processes.get(name)?.resident_kib as f64 / 1024.0)
+    })
 }
 
 fn per_agent(record: &Record) -> Plot {
@@ -187,15 +241,22 @@ fn per_agent(record: &Record) -> Plot {
 }
 
 fn cpu(record: &Record) -> Plot {
-    let lines = processes(record).into_iter().map(|name| {
-        let of = |it: &Sample| it.processes.get(&name).map_or(f64::NAN, |it| it.cpu_ms);
+    let replicas = rates(record, |it| it.sum(record.replica_names(), |it| it.cpu_ms));
+    let replicas = replicas.into_iter().map(|(at, ms)| (at, ms / 10.0));
+    let mut lines = vec![line("all replicas", replicas)];
+    lines.extend(cpu_of(record, &others(record)));
+    plot(record, "CPU", "percent of one", lines)
+}
+
+fn cpu_of(record: &Record, names: &[String]) -> Vec<Line> {
+    let lines = names.iter().map(|name| {
+        let of = |it: &Sample| it.processes.get(name).map_or(f64::NAN, |it| it.cpu_ms);
         let rates = rates(record, of)
             .into_iter()
             .filter(|(_, value)| value.is_finite());
-        let percent = rates.map(|(at, ms)| (at, ms / 10.0)).collect::<Vec<_>>();
-        line(&name, percent)
+        line(name, rates.map(|(at, ms)| (at, ms / 10.0)))
     });
-    plot(record, "CPU", "percent of one", lines.collect())
+    lines.collect()
 }
 
 fn per_request(record: &Record) -> Plot {
@@ -220,26 +281,33 @@ fn connected(record: &Record) -> Plot {
         line("connections", of(|it| it.connected)),
         line("idle tunnels", of(|it| it.idle_tunnels)),
     ];
-    plot(record, "Agents, as the fleet sees it", "", lines)
+    plot(record, "Agents, as the fleet sees it", "number", lines)
 }
 
-fn owners(record: &Record) -> Plot {
-    let names: Vec<_> = record.replica_names().cloned().collect();
-    let lines = of_processes(record, &names, |sample, name| {
+fn owned(record: &Record, names: &[String]) -> Vec<Line> {
+    of_processes(record, names, |sample, name| {
         let metrics = sample.metrics.get(name)?;
         metrics.get("connected_agents_count").copied()
-    });
-    plot(record, "Agents owned by each replica", "", lines)
+    })
 }
 
 fn files(record: &Record) -> Plot {
-    let lines = of_processes(record, &processes(record), |sample, name| {
-        Some(sample.processes.get(name)?.files as f64)
+    let replicas = record.samples.iter().map(|it| {
+        let files = it.sum(record.replica_names(), |it| it.files as f64);
+        (it.at, files)
     });
-    plot(record, "Open files", "", lines)
+    let mut lines = vec![line("all replicas", replicas)];
+    lines.extend(files_of(record, &others(record)));
+    plot(record, "Open files", "files", lines)
 }
 
-fn redis(record: &Record) -> Plot {
+fn files_of(record: &Record, names: &[String]) -> Vec<Line> {
+    of_processes(record, names, |sample, name| {
+        Some(sample.processes.get(name)?.files as f64)
+    })
+}
+
+fn redis(record: &Record) -> [Plot; 2] {
     let asked = record
         .samples
         .iter()
@@ -256,11 +324,20 @@ fn redis(record: &Record) -> Plot {
     let memory = asked
         .iter()
         .map(|(at, it)| (*at, it.bytes as f64 / f64::from(1 << 20)));
-    let lines = vec![
-        line("commands a second", rate),
-        line("MiB of memory", memory),
-    ];
-    plot(record, "Redis", "", lines)
+    [
+        plot(
+            record,
+            "Commands that Redis is asked",
+            "per second",
+            vec![line("commands", rate)],
+        ),
+        plot(
+            record,
+            "Memory of Redis",
+            "MiB",
+            vec![line("in use", memory)],
+        ),
+    ]
 }
 
 #[cfg(test)]

@@ -48,8 +48,9 @@ impl Curve {
         }
         Plot {
             title: self.title.clone(),
-            unit: format!("{}, over {}", self.unit, self.across),
+            unit: self.unit.to_owned(),
             lines,
+            across: self.across,
             span: self.most(),
             ..Plot::default()
         }

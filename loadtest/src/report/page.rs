@@ -2,15 +2,21 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha2::{Digest as _, Sha256};
+
 use super::{
     charts,
     curve::Curve,
     errors,
-    plot::{escape, number},
+    headline::headline,
+    plot::{Plot, escape, number},
 };
 use crate::record::Record;
 
 const STYLE: &str = include_str!("style.css");
+/// Shows values under the pointer; all else is there without it.
+const SCRIPT: &str = include_str!("page.js");
 
 /// One run, or several side by side, as HTML.
 pub(crate) fn page(records: &[&Record]) -> String {
@@ -37,22 +43,31 @@ pub(crate) fn table(
         .map(|row| cells("td", &mut row.iter().map(String::as_str)));
     let plots = curves.iter().map(|curve| curve.plot().figure());
     format!(
-        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table><div class=\"plots\">{}</div></section></body></html>\n",
+        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table><div class=\"plots\">{}</div></section>{}",
         head(title),
         escape(title),
         escape(remark),
         rows.collect::<String>(),
-        plots.collect::<String>()
+        plots.collect::<String>(),
+        foot()
     )
 }
 
 fn head(title: &str) -> String {
+    let script = BASE64_STANDARD.encode(Sha256::digest(SCRIPT));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         img-src data:; script-src 'sha256-{script}'\">\
          <meta name=\"viewport\" content=\"width=device-width\">\
          <link rel=\"icon\" href=\"data:,\"><title>{}</title><style>{STYLE}</style></head><body>",
         escape(title)
     )
+}
+
+/// The script comes last, when what it looks for is there.
+fn foot() -> String {
+    format!("<script>{SCRIPT}</script></body></html>\n")
 }
 
 fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
@@ -65,7 +80,7 @@ fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
     for record in records {
         run(out, record)?;
     }
-    writeln!(out, "</main></body></html>")
+    write!(out, "</main>{}", foot())
 }
 
 fn run(out: &mut String, record: &Record) -> std::fmt::Result {
@@ -75,31 +90,57 @@ fn run(out: &mut String, record: &Record) -> std::fmt::Result {
     };
     write!(
         out,
-        "<article><header><h1>{} <b class=\"{class}\">{verdict}</b></h1><p>{}</p>\
-         <p class=\"facts\">{}: {} agents, {} replicas, {:.0} s on {} CPUs that all processes share; {}</p>",
+        "<article><header><h1>{} <b class=\"{class}\">{verdict}</b></h1><p class=\"headline {class}\">{}</p><p>{}</p>\
+         <p class=\"facts\">{}: {} agents, {} replicas, {:.0} s on {} CPUs that all processes share</p>",
         escape(&record.scenario),
+        escape(&headline(record)),
         escape(&record.about),
         escape(&record.target),
         record.agents,
         record.replicas,
         record.seconds,
         record.cpus,
-        escape(&record.program),
     )?;
-    if let Some(why) = &record.ended_early {
-        write!(out, "<p class=\"failed\">Ended early: {}</p>", escape(why))?;
-    }
     write!(out, "</header>")?;
     verdicts(out, record)?;
     streams(out, record)?;
     faults(out, record)?;
-    write!(out, "<div class=\"plots\">")?;
-    for plot in charts::all(record) {
-        out.push_str(&plot.figure());
+    figures(out, "plots", &charts::all(record))?;
+    for (title, plots) in charts::of_replicas(record) {
+        write!(out, "<h2>{title}</h2>")?;
+        figures(out, "plots small", &plots)?;
     }
-    write!(out, "</div>")?;
     failures(out, record)?;
+    origin(out, record)?;
     write!(out, "</article>")
+}
+
+fn figures(out: &mut String, class: &str, plots: &[Plot]) -> std::fmt::Result {
+    let plots: String = plots.iter().map(Plot::figure).collect();
+    write!(out, "<div class=\"{class}\">{plots}</div>")
+}
+
+/// What was measured, when, and on what.
+fn origin(out: &mut String, record: &Record) -> std::fmt::Result {
+    let began = i64::try_from(record.began)
+        .ok()
+        .and_then(|it| jiff::Timestamp::from_second(it).ok());
+    let began = began.map_or("unknown".to_owned(), |it| {
+        it.strftime("%Y-%m-%d %H:%M UTC").to_string()
+    });
+    let known = |text: &str| match text {
+        "" => "unknown".to_owned(),
+        text => escape(text),
+    };
+    write!(
+        out,
+        "<footer>{} ({}) · began {began} · {} × {} · loadtest {}</footer>",
+        known(&record.version),
+        escape(&record.program),
+        record.cpus,
+        known(&record.cpu),
+        env!("CARGO_PKG_VERSION"),
+    )
 }
 
 fn verdicts(out: &mut String, record: &Record) -> std::fmt::Result {
@@ -260,6 +301,11 @@ mod tests {
             scenario: name.to_owned(),
             target: "kas".to_owned(),
             agents: 1,
+            program: "kas".to_owned(),
+            version: "kas 1.2, commit abc".to_owned(),
+            began: 86_400,
+            cpus: 4,
+            cpu: "A CPU".to_owned(),
             seconds: 2.0,
             empty_kib: [("replica 1".to_owned(), 1)].into(),
             phases: vec![Span {
@@ -290,6 +336,7 @@ mod tests {
     fn assert_well_formed(page: &str) {
         let mut open = Vec::new();
         let body = page.split("</style>").nth(1).unwrap();
+        let body = body.replace(SCRIPT, "");
         for tag in body.split('<').skip(1) {
             let (tag, _) = tag.split_once('>').expect("tags end");
             let name = tag.split([' ', '/']).next().unwrap_or_default();
@@ -311,6 +358,25 @@ mod tests {
         assert_well_formed(&body);
         assert!(page.contains("one &lt;b&gt;") && page.contains("kill &lt;x&gt;"));
         assert!(page.contains("missed") && page.contains("<svg"));
+        assert!(
+            page.contains(">kill &lt;x&gt;</text>"),
+            "faults are named in the picture"
+        );
+        assert!(page.contains("One in a hundred requests took 4 ms or more"));
+        assert!(page.contains("<h2>Memory of each replica</h2>"));
+        assert!(page.contains(
+            "<footer>kas 1.2, commit abc (kas) · began 1970-01-02 00:00 UTC · 4 × A CPU ·"
+        ));
+    }
+
+    #[test]
+    fn only_the_script_of_the_page_may_run() {
+        let page = page(&[&record("one")]);
+        let hash = BASE64_STANDARD.encode(Sha256::digest(SCRIPT));
+
+        assert_eq!(page.matches("<script>").count(), 1);
+        assert!(page.contains(&format!("script-src 'sha256-{hash}'")));
+        assert!(!SCRIPT.contains("</"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One plot as SVG: lines over seconds, with marks for what happened meanwhile; or over something else.
 
+mod labels;
+mod scale;
+
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 10.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 26.0;
+pub(crate) use scale::number;
+
+use scale::Scale;
+
 /// Colours that are told apart by the colour-blind too, as classes of the page's style.
 const COLOURS: usize = 8;
 
@@ -45,86 +46,14 @@ pub(super) struct Plot {
     pub(super) over: &'static str,
     /// Powers of ten, for what spans many.
     pub(super) logarithmic: bool,
-}
-
-/// From values to places.
-struct Scale {
-    low: f64,
-    high: f64,
-    logarithmic: bool,
-    span: f64,
-    over: &'static str,
-}
-
-impl Scale {
-    fn new(plot: &Plot) -> Self {
-        let values = plot.lines.iter().flat_map(|line| &line.points);
-        let values = values.map(|(_, value)| *value).filter(|it| it.is_finite());
-        let high = values.clone().fold(0.0, f64::max);
-        let (low, high) = if plot.logarithmic {
-            let low = values.filter(|it| *it > 0.0).fold(f64::INFINITY, f64::min);
-            let low = if low.is_finite() { low } else { 1.0 };
-            let low = 10_f64.powf(low.log10().floor());
-            (low, 10_f64.powf(high.max(low * 1.01).log10().ceil()))
-        } else {
-            (0.0, round_up(high))
-        };
-        Self {
-            low,
-            high,
-            logarithmic: plot.logarithmic,
-            span: plot.span.max(1.0),
-            over: plot.over,
-        }
-    }
-
-    fn x(&self, at: f64) -> f64 {
-        LEFT + (at / self.span).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        let part = if self.logarithmic {
-            (value.max(self.low) / self.low).ln() / (self.high / self.low).ln()
-        } else {
-            value / self.high
-        };
-        HEIGHT - BOTTOM - part.clamp(0.0, 1.0) * (HEIGHT - TOP - BOTTOM)
-    }
-
-    fn steps(&self) -> Vec<f64> {
-        if !self.logarithmic {
-            return (0..=4)
-                .map(|step| self.high * f64::from(step) / 4.0)
-                .collect();
-        }
-        let powers = (self.high / self.low).log10().round() as i32;
-        (0..=powers)
-            .map(|power| self.low * 10_f64.powi(power))
-            .collect()
-    }
-}
-
-/// The next round number: 1, 2 or 5 times a power of ten, or four times that.
-fn round_up(value: f64) -> f64 {
-    if value.is_nan() || value <= 0.0 {
-        return 1.0;
-    }
-    let power = 10_f64.powf(value.log10().floor());
-    let rounds = [1.0, 2.0, 4.0, 5.0, 8.0, 10.0];
-    let round = rounds.iter().map(|it| it * power).find(|it| *it >= value);
-    round.unwrap_or(10.0 * power)
-}
-
-/// A number as short as it stays telling.
-pub(crate) fn number(value: f64) -> String {
-    let size = value.abs();
-    let text = match size {
-        _ if size >= 100.0 => return format!("{value:.0}"),
-        _ if size >= 10.0 => format!("{value:.1}"),
-        _ if size >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    };
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    /// What it goes over, where `over` is empty.
+    pub(super) across: &'static str,
+    /// One of many beside each other: smaller, and without names of faults.
+    pub(super) small: bool,
+    /// How far up it goes at least, for plots that are to be compared.
+    pub(super) at_least: f64,
+    /// The colour of the first line.
+    pub(super) colour: usize,
 }
 
 /// Text as it may stand in HTML and SVG.
@@ -152,63 +81,116 @@ impl Plot {
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        let title = escape(&self.title);
+        let (title, unit) = (escape(&self.title), escape(&self.unit));
         write!(
             out,
-            "<figure><figcaption>{title} <span>{}</span></figcaption>",
-            escape(&self.unit)
+            "<figure><figcaption>{title} <span>{unit}</span> <output></output></figcaption>"
         )?;
         if self.lines.iter().all(|line| line.points.is_empty()) {
             return write!(out, "<p class=\"none\">nothing was measured</p></figure>");
         }
         let scale = Scale::new(self);
+        let size = scale.size;
         write!(
             out,
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">"
+            "<svg viewBox=\"0 0 {} {}\" role=\"img\" tabindex=\"0\" aria-label=\"{title}, {unit}\" \
+             data-width=\"{}\" data-left=\"{}\" data-right=\"{}\" data-span=\"{}\" data-gap=\"{}\" data-over=\"{}\">",
+            size.width,
+            size.height,
+            size.width,
+            size.left,
+            size.right(),
+            scale.span,
+            self.gap(),
+            self.over
         )?;
-        self.bands(out, &scale)?;
-        grid(out, &scale)?;
+        labels::write(out, self, &scale)?;
+        self.axes(out, &scale)?;
         for (place, line) in self.lines.iter().enumerate() {
-            path(out, &scale, place, line, self.gap())?;
+            path(out, &scale, self.class(place), line, self.gap())?;
         }
-        write!(out, "</svg><ul>")?;
+        write!(
+            out,
+            "<line class=\"cross\" y1=\"{}\" y2=\"{}\"/></svg><ul>",
+            size.top,
+            size.bottom()
+        )?;
         for (place, line) in self.lines.iter().enumerate() {
-            let peak = line
-                .points
-                .iter()
-                .map(|(_, value)| *value)
-                .fold(f64::NAN, f64::max);
+            let values = line.points.iter().map(|(_, value)| *value);
             write!(
                 out,
                 "<li><i class=\"c{}\"></i>{} <span>max {}</span></li>",
-                place % COLOURS,
+                self.class(place),
                 escape(&line.name),
-                number(peak)
+                number(values.fold(f64::NAN, f64::max))
             )?;
         }
         write!(out, "</ul></figure>")
     }
 
-    fn bands(&self, out: &mut String, scale: &Scale) -> std::fmt::Result {
-        let height = HEIGHT - TOP - BOTTOM;
-        for band in &self.bands {
-            let (x, end) = (scale.x(band.from), scale.x(band.to));
+    fn class(&self, place: usize) -> usize {
+        (self.colour + place) % COLOURS
+    }
+
+    /// Lines and numbers at both axes, with their units.
+    fn axes(&self, out: &mut String, scale: &Scale) -> std::fmt::Result {
+        let size = scale.size;
+        let mut level = |class: &str, value: f64| {
+            let y = scale.y(value);
             write!(
                 out,
-                "<rect class=\"fault\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{height}\"><title>{}, from {} to {} s</title></rect>",
-                (end - x).max(1.5),
-                escape(&band.name),
-                number(band.from),
-                number(band.to)
+                "<line class=\"{class}\" x1=\"{}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+                size.left,
+                size.right()
+            )
+            .map(|()| y)
+        };
+        for value in scale.between() {
+            level("grid minor", value)?;
+        }
+        let steps = scale.steps(if self.small { 2 } else { 4 });
+        let levels = steps
+            .into_iter()
+            .map(|value| Ok((value, level("grid", value)?)))
+            .collect::<Result<Vec<_>, std::fmt::Error>>()?;
+        for (value, y) in levels {
+            write!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                size.left - 5.0,
+                y + 4.0,
+                number(value)
             )?;
         }
-        for (at, name) in &self.ticks {
-            let x = scale.x(*at);
+        let scaled = if self.logarithmic {
+            ", logarithmic"
+        } else {
+            ""
+        };
+        write!(
+            out,
+            "<text class=\"unit\" x=\"2\" y=\"11\">{}{scaled}</text>",
+            escape(&self.unit)
+        )?;
+        self.ticks(out, scale, if self.small { 2 } else { 4 })
+    }
+
+    fn ticks(&self, out: &mut String, scale: &Scale, count: u32) -> std::fmt::Result {
+        for step in 0..=count {
+            let at = scale.span * f64::from(step) / f64::from(count);
+            let anchor = if step == count { "end" } else { "middle" };
+            let (shown, across) = match (self.over.is_empty(), step == count) {
+                (true, true) => (number(at), self.across),
+                (true, false) => (number(at), ""),
+                (false, _) => (number(at.round()), ""),
+            };
             write!(
                 out,
-                "<line class=\"phase\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"><title>{}</title></line>",
-                HEIGHT - BOTTOM,
-                escape(name)
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{shown}{}{}{across}</text>",
+                scale.x(at),
+                scale.size.height - 7.0,
+                self.over,
+                if across.is_empty() { "" } else { " " },
             )?;
         }
         Ok(())
@@ -220,42 +202,12 @@ impl Plot {
     }
 }
 
-fn grid(out: &mut String, scale: &Scale) -> std::fmt::Result {
-    for value in scale.steps() {
-        let y = scale.y(value);
-        write!(
-            out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            y + 4.0,
-            number(value)
-        )?;
-    }
-    for step in 0..=5 {
-        let at = scale.span * f64::from(step) / 5.0;
-        let anchor = if step == 5 { "end" } else { "middle" };
-        write!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}{}</text>",
-            scale.x(at),
-            HEIGHT - 8.0,
-            number(if scale.over.is_empty() {
-                at
-            } else {
-                at.round()
-            }),
-            scale.over
-        )?;
-    }
-    Ok(())
-}
-
-fn path(out: &mut String, scale: &Scale, place: usize, line: &Line, gap: f64) -> std::fmt::Result {
-    let class = if line.apart { "line dots" } else { "line" };
-    write!(out, "<path class=\"{class} c{}\" d=\"", place % COLOURS)?;
+fn path(out: &mut String, scale: &Scale, class: usize, line: &Line, gap: f64) -> std::fmt::Result {
+    let kind = if line.apart { "line dots" } else { "line" };
+    let points = || line.points.iter().filter(|(_, value)| value.is_finite());
+    write!(out, "<path class=\"{kind} c{class}\" d=\"")?;
     let mut last = f64::NEG_INFINITY;
-    for (at, value) in line.points.iter().filter(|(_, value)| value.is_finite()) {
+    for (at, value) in points() {
         let (x, y) = (scale.x(*at), scale.y(*value));
         if line.apart || at - last > gap {
             // A point of its own is seen by its round cap.
@@ -264,6 +216,11 @@ fn path(out: &mut String, scale: &Scale, place: usize, line: &Line, gap: f64) ->
             write!(out, "L{x:.1} {y:.1}")?;
         }
         last = *at;
+    }
+    write!(out, "\" data-points=\"")?;
+    for (place, (at, value)) in points().enumerate() {
+        let before = if place > 0 { " " } else { "" };
+        write!(out, "{before}{} {}", number(*at), number(*value))?;
     }
     write!(out, "\"><title>{}</title></path>", escape(&line.name))
 }
@@ -286,6 +243,8 @@ mod tests {
                 from: 1.0,
                 to: 1.0,
             }],
+            ticks: vec![(0.0, "quiet".into())],
+            unit: "ms".into(),
             span: 30.0,
             over: " s",
             logarithmic: true,
@@ -302,18 +261,13 @@ mod tests {
             "a gap breaks the line: {figure}"
         );
         assert!(figure.contains("max 30") && !figure.contains("NaN"));
+        assert!(figure.contains(">cut</text>") && figure.contains(">quiet</text>"));
+        assert!(figure.contains(">ms, logarithmic</text>") && figure.contains("30 s</text>"));
+        assert!(figure.contains("data-points=\"0 1 1 30 30 2\""));
     }
 
     #[test]
     fn an_empty_plot_says_so() {
         assert!(Plot::default().figure().contains("nothing was measured"));
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let shown = [0.0, 0.0123, 1.0, 2.5, 12.34, 1234.5].map(number);
-
-        assert_eq!(shown, ["0", "0.012", "1", "2.5", "12.3", "1234"]);
-        assert!((round_up(230.0) - 400.0).abs() < 1e-9);
     }
 }

@@ -1,23 +1,120 @@
-{{- define "agentk.fullname" -}}
-{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
-{{- else if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
-{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{- end -}}
-{{- end -}}
-
-{{- define "agentk.selector" -}}
-app.kubernetes.io/name: agentk
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end -}}
-
-{{- define "agentk.labels" -}}
+{{- define "agentk.podSelector" -}}
 {{ include "agentk.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
-{{- define "agentk.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (ternary (include "agentk.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- define "agentk.args" -}}
+{{- $v := .Values -}}
+{{- $name := include "agentk.fullname" . -}}
+{{- $pods := include "agentk.hasPrivateApi" . -}}
+- --token-file=/etc/agentk/secrets/token
+{{- if $v.config.joinToken }}
+- --join-token-file=/etc/agentk/join/join-token
+- --token-secret={{ include "agentk.secret" . }}
+{{- end }}
+{{- if $v.receptive.enabled }}
+- --api-listen-address=:8082
+{{- if $v.receptive.jwtPublicKey }}
+- --api-jwt-file=/etc/agentk/receptive/kas.pem
+{{- end }}
+{{- if $v.receptive.tls.enabled }}
+- --api-cert-file=/etc/agentk/receptive-tls/tls.crt
+- --api-key-file=/etc/agentk/receptive-tls/tls.key
+{{- end }}
+{{- if $v.receptive.tls.clientAuth }}
+- --api-ca-cert-file=/etc/agentk/receptive-tls/ca.crt
+{{- end }}
+{{- if $pods }}
+- --private-api-listen-address=:8081
+- --private-api-jwt-file=/etc/agentk/private-api/{{ $v.receptive.privateApi.key }}
+- --private-api-peers={{ $name }}-pods.{{ .Release.Namespace }}.svc:8081
+{{- end }}
+{{- else }}
+- --kas-address={{ $v.config.kasAddress }}
+{{- end }}
+- --kas-connections={{ $v.config.kasConnections }}
+- --observability-listen-address=:{{ $v.observability.port }}
+{{- if $v.config.kasCaCert }}
+- --ca-cert-file=/etc/agentk/ca/ca.crt
+{{- end }}
+{{- with $v.config.kasTlsServerName }}
+- --kas-tls-server-name={{ . }}
+{{- end }}
+{{- with $v.config.kasProxy }}
+- --kas-proxy={{ . }}
+{{- end }}
+{{- range $v.config.kasHeaders }}
+- {{ printf "--kas-header=%s" . | quote }}
+{{- end }}
+{{- with $v.features }}
+- --features={{ join "," . }}
+{{- end }}
+{{- with $v.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "agentk.env" -}}
+- {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: SERVICE_ACCOUNT_NAME, valueFrom: {fieldRef: {fieldPath: spec.serviceAccountName}}}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "agentk.volumeMounts" -}}
+{{- $v := .Values -}}
+{{- $pods := include "agentk.hasPrivateApi" . -}}
+- {name: secret, mountPath: /etc/agentk/secrets, readOnly: true}
+{{- if $v.config.joinToken }}
+- {name: join, mountPath: /etc/agentk/join, readOnly: true}
+{{- end }}
+{{- if $v.config.kasCaCert }}
+- {name: ca, mountPath: /etc/agentk/ca, readOnly: true}
+{{- end }}
+{{- if and $v.receptive.enabled $v.receptive.jwtPublicKey }}
+- {name: receptive, mountPath: /etc/agentk/receptive, readOnly: true}
+{{- end }}
+{{- if and $v.receptive.enabled $v.receptive.tls.enabled }}
+- {name: receptive-tls, mountPath: /etc/agentk/receptive-tls, readOnly: true}
+{{- end }}
+{{- if $pods }}
+- {name: private-api, mountPath: /etc/agentk/private-api, readOnly: true}
+{{- end }}
+{{- with $v.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "agentk.volumes" -}}
+{{- $v := .Values -}}
+{{- $name := include "agentk.fullname" . -}}
+{{- $pods := include "agentk.hasPrivateApi" . -}}
+- name: secret
+  secret: {secretName: {{ include "agentk.secret" . }}, defaultMode: 0440}
+{{- if $v.config.joinToken }}
+- name: join
+  secret: {secretName: {{ $name }}-join, defaultMode: 0440}
+{{- end }}
+{{- if $v.config.kasCaCert }}
+- name: ca
+  configMap: {name: {{ $name }}-ca}
+{{- end }}
+{{- if and $v.receptive.enabled $v.receptive.jwtPublicKey }}
+- name: receptive
+  configMap: {name: {{ $name }}-receptive}
+{{- end }}
+{{- if and $v.receptive.enabled $v.receptive.tls.enabled }}
+- name: receptive-tls
+  secret: {secretName: {{ $v.receptive.tls.secretName }}, defaultMode: 0440}
+{{- end }}
+{{- if $pods }}
+- name: private-api
+  secret: {secretName: {{ include "agentk.privateSecret" . }}, defaultMode: 0440}
+{{- end }}
+{{- with $v.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "agentk.secret" -}}
@@ -35,6 +132,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
 {{- define "agentk.check" -}}
+{{- include "agentk.commonCheck" . -}}
 {{- $c := .Values.config -}}
 {{- $r := .Values.receptive -}}
 {{- if $r.enabled }}

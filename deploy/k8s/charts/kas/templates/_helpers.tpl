@@ -1,23 +1,45 @@
-{{- define "kas.fullname" -}}
-{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
-{{- else if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
-{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{- end -}}
-{{- end -}}
-
-{{- define "kas.selector" -}}
-app.kubernetes.io/name: kas
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end -}}
-
-{{- define "kas.labels" -}}
+{{/* The replicas, without the pods of Redis. */}}
+{{- define "kas.podSelector" -}}
 {{ include "kas.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+app.kubernetes.io/component: server
 {{- end -}}
 
-{{- define "kas.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (ternary (include "kas.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- define "kas.env" -}}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- if include "kas.hasRedis" . }}
+- name: OWN_PRIVATE_API_URL
+  value: {{ ternary "grpcs" "grpc" .Values.privateApi.tls.enabled }}://{{ ternary "[$(POD_IP)]" "$(POD_IP)" .Values.privateApi.ipv6 }}:{{ .Values.service.privateApiPort }}
+{{- if .Values.privateApi.tls.enabled }}
+- name: OWN_PRIVATE_API_HOST
+  value: {{ include "kas.fullname" . }}-private.{{ .Release.Namespace }}.svc
+{{- end }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kas.volumeMounts" -}}
+- {name: config, mountPath: /etc/kas/config, readOnly: true}
+{{- range $folder, $secret := include "kas.mounts" . | fromYaml }}
+- {name: {{ $folder }}, mountPath: /etc/kas/{{ $folder }}, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kas.volumes" -}}
+- name: config
+  configMap: {name: {{ include "kas.fullname" . }}}
+{{- range $folder, $secret := include "kas.mounts" . | fromYaml }}
+- name: {{ $folder }}
+  secret: {secretName: {{ $secret }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "kas.privateSecret" -}}
@@ -78,6 +100,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* What cannot be right, said at once. */}}
 {{- define "kas.check" -}}
 {{- $v := .Values -}}
+{{- include "kas.commonCheck" . -}}
 {{- if and $v.standalone.secretName $v.gitlab.address }}{{ fail "standalone.secretName and gitlab.address are both set: only one control plane can be used" }}{{ end -}}
 {{- if not (or $v.standalone.secretName $v.gitlab.address) }}{{ fail "set standalone.secretName (a Secret with agents.yaml) or gitlab.address: there is no control plane" }}{{ end -}}
 {{- if $v.gitlab.address }}{{- if not (and $v.gitlab.authSecret.secret $v.api.secret) }}{{ fail "gitlab.address needs gitlab.authSecret.secret and api.secret" }}{{ end }}{{ end -}}
@@ -93,4 +116,17 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $v.api.tls.enabled (not $v.api.tls.secretName) }}{{ fail "api.tls.enabled needs api.tls.secretName" }}{{ end -}}
 {{- if and (not $v.events.enabled) (or $v.events.log $v.events.webhooks) }}{{ fail "events.log and events.webhooks need events.enabled" }}{{ end -}}
 {{- if and $v.hpa.enabled (not (or $v.hpa.targetAverageUtilization $v.hpa.connectedAgents $v.hpa.requestsInFlight)) }}{{ fail "hpa.enabled needs something to scale on: targetAverageUtilization, connectedAgents or requestsInFlight" }}{{ end -}}
+{{- $g := $v.gateway -}}
+{{- if and $g.enabled $v.ingress.enabled (ne $g.k8sApiPath $v.ingress.k8sApiPath) }}{{ fail "gateway.k8sApiPath and ingress.k8sApiPath differ: kas serves one of them" }}{{ end -}}
+{{- if and $g.grpc.enabled (not $g.grpc.hostnames) }}{{ fail "gateway.grpc.enabled needs gateway.grpc.hostnames" }}{{ end -}}
+{{- if and $g.enabled $g.grpc.enabled }}
+{{- range $g.grpc.hostnames }}{{ if or (not $g.hostnames) (has . $g.hostnames) }}{{ fail (printf "gateway.grpc.hostnames: an HTTPRoute has %s already (gateway.hostnames), and a Gateway takes one kind of route for a name" .) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if $g.passthrough.enabled }}
+{{- if not (and $g.passthrough.agentHostnames $g.passthrough.userHostnames) }}{{ fail "gateway.passthrough.enabled needs gateway.passthrough.agentHostnames and userHostnames" }}{{ end -}}
+{{- if not $v.tls.enabled }}{{ fail "gateway.passthrough.enabled needs tls.enabled: TLS ends in the pods" }}{{ end -}}
+{{- range $g.passthrough.agentHostnames }}{{ if has . $g.passthrough.userHostnames }}{{ fail (printf "gateway.passthrough: %s is for agents and for users" .) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if and $g.backendTls.caConfigMap (not $v.tls.enabled) }}{{ fail "gateway.backendTls needs tls.enabled: without it pods have no TLS" }}{{ end -}}
+{{- if and (or $g.enabled $g.grpc.enabled $g.passthrough.enabled) (not $g.parentRefs) }}{{ fail "gateway needs gateway.parentRefs, the Gateway that the routes are for" }}{{ end -}}
 {{- end -}}
