@@ -190,7 +190,7 @@ fn helm(major: &str) -> Option<Client> {
     let pins = include_str!("../../setup/clients");
     let version = after(pins, &format!("\nHELM{major}=v"))?;
     Some(Client {
-        name: "Helm",
+        name: if major == "3" { "Helm 3" } else { "Helm 4" },
         version: version.to_owned(),
         program: Program::Helm(parts::program(&format!("kas-client-helm{major}"))?),
     })
