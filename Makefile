@@ -6,16 +6,17 @@ export KAS_TEST_CACHE ?= $(HOME)/.cache/kas-tests
 export RUST_LIB_BACKTRACE = 0
 
 # Test programs that start a real Kubernetes, or run its kubectl.
-KUBERNETES_TESTS = kubectl_suite api_server watch graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
+KUBERNETES_TESTS = kubectl_suite api_server watch clients graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-clients test-watch-lists test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
 
 setup:
 	tests/setup/install
+	tests/setup/clients
 
 # All that the tests run, compiled once: with --tests Cargo chooses the same features as `cargo test` does.
 build:
@@ -111,6 +112,20 @@ SIM_SEEDS ?= 1000
 sim: export SIM_SEEDS := $(SIM_SEEDS)
 sim:
 	$(CARGO) test --workspace --test sim -- --nocapture --test-threads 1
+
+# Every client of docs/clients.md, which UPDATE=1 writes anew; Helm and older versions of kubectl are built first.
+UPDATE ?= 0
+test-clients: export UPDATE_CLIENTS := $(UPDATE)
+test-clients:
+	tests/setup/install
+	tests/setup/clients all
+	$(CARGO) build --workspace --bins --test clients
+	$(CARGO) test --workspace --bins --test clients
+
+# Watch-lists of 5,000 objects, 40 cuts at random moments in each form; WATCH_LIST_OBJECTS and WATCH_LIST_CUTS take others.
+test-watch-lists: setup
+	$(CARGO) build --workspace --bins --test watch
+	$(CARGO) test --workspace --bins --test watch -- --ignored
 
 # The routing store against the other engines that it is meant for.
 test-engines: setup

@@ -32,6 +32,16 @@ pub enum Part {
     Curl,
     /// openssl, which makes certificates.
     Openssl,
+    /// A client made with client-go.
+    ClientGo,
+    /// A client made with Python's package `kubernetes`.
+    ClientPython,
+    /// A client made with JavaScript's package `@kubernetes/client-node`.
+    ClientJavascript,
+    /// Helm 3.
+    Helm3,
+    /// Helm 4.
+    Helm4,
 }
 
 impl Part {
@@ -60,6 +70,11 @@ impl Part {
             Self::Promtool => &["promtool"],
             Self::Curl => &["curl"],
             Self::Openssl => &["openssl"],
+            Self::ClientGo => &["kas-client-go"],
+            Self::ClientPython => &["kas-client-python"],
+            Self::ClientJavascript => &["kas-client-javascript", "node"],
+            Self::Helm3 => &["kas-client-helm3"],
+            Self::Helm4 => &["kas-client-helm4"],
         }
     }
 
@@ -68,7 +83,7 @@ impl Part {
     pub fn lacking(self) -> Option<String> {
         let absent = self.programs().iter().find(|name| program(name).is_none());
         if let Some(name) = absent {
-            let why = "is not installed; see tests/setup/install";
+            let why = "is not installed; see tests/setup/install and tests/setup/clients";
             return Some(format!("{self:?} ({name} {why})"));
         }
         let forbidden = self == Self::Namespaces && !is_root();

@@ -3,6 +3,8 @@
 
 #[path = "watch/lists.rs"]
 mod lists;
+#[path = "watch/told.rs"]
+mod told;
 
 use std::{
     path::Path,
@@ -133,7 +135,12 @@ async fn through_cuts(cluster: &Cluster, admin: &Kubectl) -> Result<()> {
         bearer: &bearer,
         chaos: &chaos,
     };
-    let lists = lists::come_whole(&site, admin, folder).await;
+    let size = lists::Size {
+        objects: 1200,
+        cuts: lists::Cuts::Every(2 << 20),
+        limit: SOON,
+    };
+    let lists = lists::come_whole(&site, size, admin, folder).await;
     lists.with_context(|| kas.process.tail())
 }
 

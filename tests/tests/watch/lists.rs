@@ -1,26 +1,40 @@
 //! Watch-lists (`sendInitialEvents`) while a load balancer resets the agent's connections in their midst.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::Request;
+use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tests::{chaos::Chaos, kubectl::Kubectl};
+use tests::{
+    chaos::Chaos,
+    kas::{Kas, Options},
+    kube::Cluster,
+    kubectl::Kubectl,
+    parts::{say, skipped},
+};
 
-use super::{SOON, resumes, values};
+use super::{
+    NEEDS, PODS, resumes, serves, start_agent,
+    told::{Told, events},
+};
 
-const OBJECTS: usize = 1200;
 /// So large that what lies between the API server and a client that reads slowly does not hold them all.
 const OBJECT_BYTES: usize = 16 << 10;
-/// Between two cuts the client reads so much.
-const BYTES_BETWEEN_CUTS: usize = 2 << 20;
 const END: &[u8] = b"k8s.io/initial-events-end";
-const FORMS: [&str; 4] = [
+/// All with `Accept-Encoding: gzip`, which 1.37 would follow.
+const FORMS: [&str; 5] = [
     "application/json",
     super::PROTOBUF,
     "application/json;as=Table;v=v1;g=meta.k8s.io",
+    "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
     "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io;stream=watch",
 ];
 
@@ -32,12 +46,99 @@ pub(super) struct Site<'a> {
     pub(super) chaos: &'a Chaos,
 }
 
+/// How much there is to list, and when connections are reset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) objects: usize,
+    pub(super) cuts: Cuts,
+    /// How long one list may take.
+    pub(super) limit: Duration,
+}
+
+/// When connections are reset.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cuts {
+    /// Whenever the client has read so many bytes.
+    Every(usize),
+    /// So often, at places that nobody knows before.
+    Random(usize),
+}
+
+impl Size {
+    /// What the client has read at each cut.
+    fn places(&self) -> Vec<usize> {
+        let all = self.objects * OBJECT_BYTES;
+        match self.cuts {
+            Cuts::Every(bytes) => (1..)
+                .map(|it| it * bytes)
+                .take_while(|it| *it < all)
+                .collect(),
+            Cuts::Random(count) => {
+                let chance = RandomState::new();
+                let place = |number| chance.hash_one(number) as usize % all;
+                let mut places: Vec<_> = (0..count).map(place).collect();
+                places.sort_unstable();
+                places
+            }
+        }
+    }
+}
+
+/// As large as clusters have them: `make test-watch-lists`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn lists_of_thousands_come_whole_through_cuts_at_random_moments() -> Result<()> {
+    const NAME: &str = "lists_of_thousands_come_whole_through_cuts_at_random_moments";
+    if skipped(NAME, NEEDS) {
+        return Ok(());
+    }
+    let cluster = Cluster::api_server("").await?;
+    let whole = async {
+        let folder = tempfile::tempdir()?;
+        let folder = folder.path();
+        let kas = Kas::start(Options::default(), folder).await?;
+        let chaos = Chaos::start(&[kas.agents]).await?;
+        let token = kas.create_agent("site").await?;
+        let user = kas.create_user("ana", "site", &["agent"]).await?;
+        let _agent = start_agent(chaos.port(), &cluster, &token, folder)?;
+        let bearer = format!("pat:{}:{user}", kas.agent_id("site").await?);
+        let url = format!("http://127.0.0.1:{}/k8s-proxy{PODS}", kas.users);
+        serves(&url, &bearer).await?;
+        let site = Site {
+            users: kas.users,
+            observability: kas.observability,
+            bearer: &bearer,
+            chaos: &chaos,
+        };
+        let size = Size {
+            objects: number("WATCH_LIST_OBJECTS", 5000),
+            cuts: Cuts::Random(number("WATCH_LIST_CUTS", 40)),
+            limit: Duration::from_secs(600),
+        };
+        let lists = come_whole(&site, size, &cluster.admin(), folder).await;
+        lists.with_context(|| kas.process.tail())
+    };
+    let whole = whole.await;
+    cluster.down().await?;
+    whole
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    let given = std::env::var(variable).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// In each form every object comes once, and the bookmark once behind them.
-pub(super) async fn come_whole(site: &Site<'_>, admin: &Kubectl, folder: &Path) -> Result<()> {
+pub(super) async fn come_whole(
+    site: &Site<'_>,
+    size: Size,
+    admin: &Kubectl,
+    folder: &Path,
+) -> Result<()> {
     let file = folder.join("lists.yaml");
-    std::fs::write(&file, objects()?)?;
+    std::fs::write(&file, objects(size.objects)?)?;
     admin.ok(&["create", "namespace", "lists"]).await?;
-    let admin = admin.in_namespace("lists");
+    let admin = admin.in_namespace("lists").patient(size.limit);
     let file = file.display().to_string();
     admin
         .ok(&["create", "--filename", &file, "--output", "name"])
@@ -46,22 +147,49 @@ pub(super) async fn come_whole(site: &Site<'_>, admin: &Kubectl, folder: &Path) 
     for (round, form) in FORMS.into_iter().enumerate() {
         let before = resumes(site.observability).await?;
         let mark = format!("behind-the-list-{round}");
-        let told = read(site, &admin, form, &mark).await.context(form)?;
+        let places = size.places();
+        let told = tokio::time::timeout(size.limit, read(site, &admin, form, &mark, &places));
+        let told = told.await.context("no bookmark in time").flatten();
+        let told = told.with_context(|| format!("{form}, cuts at {places:?}"))?;
         let resumed = resumes(site.observability).await? - before;
 
-        let names = names(&told, form);
-        let every: BTreeSet<_> = (0..OBJECTS).map(name).collect();
-        let distinct: BTreeSet<_> = names.iter().cloned().collect();
         ensure!(resumed >= 1.0, "{form}: no cut hit the list");
-        ensure!(
-            distinct == every,
-            "{form}: {} names of {OBJECTS}",
-            distinct.len()
-        );
-        ensure!(names.len() == OBJECTS, "{form}: {} objects", names.len());
-        let ends = told.windows(END.len()).filter(|bytes| *bytes == END);
-        ensure!(ends.count() == 1, "{form}: not one bookmark");
+        let events = events(&told, form);
+        let whole = is_whole(&events, size.objects);
+        whole.with_context(|| format!("{form}, cuts at {places:?}"))?;
+        say(&format!(
+            "{form}: {} objects, {} cuts, {resumed} resumes, {} events, 1 bookmark at the end of the list",
+            size.objects,
+            places.len() + 1,
+            events.len(),
+        ));
     }
+    Ok(())
+}
+
+/// Each name once, then the end of the list once, then what came later; versions say so too.
+fn is_whole(events: &[Told], objects: usize) -> Result<()> {
+    let ends: Vec<_> = (0..events.len())
+        .filter(|it| events[*it].ends_list)
+        .collect();
+    ensure!(ends.len() == 1, "the list ends at {ends:?}");
+    let (initial, rest) = events.split_at(ends[0]);
+    let added = initial.iter().filter(|event| event.kind == "ADDED");
+    let names: Vec<_> = added.map(|event| event.name.clone()).collect();
+    let every: BTreeSet<_> = (0..objects).map(name).collect();
+    let distinct: BTreeSet<_> = names.iter().cloned().collect();
+    ensure!(distinct == every, "{} names of {objects}", distinct.len());
+    ensure!(names.len() == objects, "{} objects", names.len());
+    ensure!(
+        initial
+            .iter()
+            .all(|it| (1..=rest[0].version).contains(&it.version)),
+        "the list says that it is older than what is in it"
+    );
+    ensure!(
+        rest.is_sorted_by_key(|event| event.version),
+        "versions go back: {rest:?}"
+    );
     Ok(())
 }
 
@@ -69,9 +197,9 @@ fn name(number: usize) -> String {
     format!("list-{number:05}")
 }
 
-fn objects() -> Result<String> {
+fn objects(count: usize) -> Result<String> {
     let mut text = String::new();
-    for number in 0..OBJECTS {
+    for number in 0..count {
         let (name, filling) = (name(number), "x".repeat(OBJECT_BYTES));
         writeln!(
             text,
@@ -82,7 +210,13 @@ fn objects() -> Result<String> {
 }
 
 /// What a client has of a list and its bookmark, up to a change that is marked so and made behind them.
-async fn read(site: &Site<'_>, admin: &Kubectl, form: &str, mark: &str) -> Result<Vec<u8>> {
+async fn read(
+    site: &Site<'_>,
+    admin: &Kubectl,
+    form: &str,
+    mark: &str,
+    places: &[usize],
+) -> Result<Vec<u8>> {
     let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true\
                  &fieldSelector=metadata.name!=kube-root-ca.crt";
     let url = format!(
@@ -95,83 +229,42 @@ async fn read(site: &Site<'_>, admin: &Kubectl, form: &str, mark: &str) -> Resul
         .header("accept-encoding", "gzip")
         .body(Empty::<Bytes>::new())?;
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let reading = async {
-        let mut body = client.request(request).await?.into_body();
-        let (mut told, mut cut_at) = (Vec::new(), BYTES_BETWEEN_CUTS);
-        let mut ended = false;
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else {
-                continue;
-            };
-            // The bookmark's annotation may lie across two pieces.
-            let seen = told.len().saturating_sub(END.len());
-            told.extend_from_slice(&data);
-            if !ended && told[seen..].windows(END.len()).any(|bytes| bytes == END) {
-                ended = true;
-                // The list is through: the watch goes on as any other, with an event that is to come.
-                site.chaos.cut();
-                admin
-                    .ok(&[
-                        "annotate",
-                        "configmap",
-                        &name(0),
-                        "--overwrite",
-                        &format!("mark={mark}"),
-                    ])
-                    .await?;
-            }
-            if ended
-                && told[seen..]
-                    .windows(mark.len())
-                    .any(|bytes| bytes == mark.as_bytes())
-            {
-                return Ok(told);
-            }
-            if !ended && told.len() >= cut_at {
-                site.chaos.cut();
-                cut_at += BYTES_BETWEEN_CUTS;
-            }
-        }
-        anyhow::bail!("the watch ended after {} bytes", told.len())
-    };
-    tokio::time::timeout(3 * SOON, reading)
-        .await
-        .context("no bookmark in time")?
-}
-
-/// The objects of the events, in their order.
-fn names(told: &[u8], form: &str) -> Vec<String> {
-    if form.contains("protobuf") {
-        let added = |frame: &&[u8]| {
-            frame[..frame.len().min(32)]
-                .windows(5)
-                .any(|it| it == b"ADDED")
+    let answer = client.request(request).await?;
+    // What is compressed could not be resumed.
+    let coding = answer.headers().get(header::CONTENT_ENCODING);
+    ensure!(coding.is_none(), "{coding:?}");
+    let mut body = answer.into_body();
+    let (mut told, mut places) = (Vec::new(), places.iter().peekable());
+    let mut ended = false;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
         };
-        return frames(told).filter(added).filter_map(named).collect();
+        // The bookmark's annotation may lie across two pieces.
+        let seen = told.len().saturating_sub(END.len());
+        told.extend_from_slice(&data);
+        if !ended && told[seen..].windows(END.len()).any(|bytes| bytes == END) {
+            ended = true;
+            // The list is through: the watch goes on as any other, with an event that is to come.
+            site.chaos.cut();
+            annotate(admin, mark).await?;
+        }
+        if ended
+            && told[seen..]
+                .windows(mark.len())
+                .any(|bytes| bytes == mark.as_bytes())
+        {
+            return Ok(told);
+        }
+        while !ended && places.next_if(|place| told.len() >= **place).is_some() {
+            site.chaos.cut();
+        }
     }
-    let events = values(told);
-    let texts = events.iter().filter(|event| event["type"] == "ADDED");
-    texts
-        .filter_map(|event| named(event.to_string().as_bytes()))
-        .collect()
+    anyhow::bail!("the watch ended after {} bytes", told.len())
 }
 
-/// Frames behind their lengths.
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = bytes.split_first_chunk::<4>()?;
-        let (frame, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-        bytes = rest;
-        Some(frame)
-    })
-}
-
-/// The first name of the test's in an event.
-fn named(event: &[u8]) -> Option<String> {
-    const PREFIX: &[u8] = b"list-";
-    let at = event
-        .windows(PREFIX.len())
-        .position(|bytes| bytes == PREFIX)?;
-    let name = event.get(at..at + PREFIX.len() + 5)?;
-    Some(String::from_utf8_lossy(name).into_owned())
+async fn annotate(admin: &Kubectl, mark: &str) -> Result<()> {
+    let mark = format!("mark={mark}");
+    let args = ["annotate", "configmap", &name(0), "--overwrite", &mark];
+    admin.ok(&args).await.map(drop)
 }
