@@ -173,19 +173,21 @@ async fn copies(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<()>
 async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<usize> {
     let mib = variable("STREAMS_MIB", 64)?;
     let port = if streams == Streams::Spdy { 7007 } else { 7008 };
-    let listen = format!("nc -lk -p {port} -e cat");
-    let server = kubectl.start(
-        &format!("server-{streams:?}"),
-        &["exec", "box", "--", "sh", "-c", &listen],
-        folder,
-    )?;
+    let listens = ["exec", "box", "--", "nc", "-ll", "-p", &port.to_string(), "-e", "cat"];
+    let server = kubectl.start(&format!("server-{streams:?}"), &listens, folder)?;
+    let sockets = ["exec", "box", "--", "cat", "/proc/net/tcp", "/proc/net/tcp6"];
+    let listens = async || {
+        let sockets = kubectl.ok(&sockets).await.ok()?;
+        sockets.contains(&format!(":{port:04X} ")).then_some(())
+    };
+    tests::wait::until("the server to listen", LIMIT, listens).await?;
     let name = format!("forward-{streams:?}");
     let ports = format!(":{port}");
     let mut forward = kubectl.start(&name, &["port-forward", "pod/box", &ports], folder)?;
     let line = forward.wait_for("Forwarding from 127.0.0.1:", LIMIT).await?;
     let after = line.split("127.0.0.1:").nth(1).context("no address")?;
     let local: u16 = after.split(' ').next().unwrap_or_default().parse()?;
-    let mut socket = connected(local).await.with_context(|| name.clone())?;
+    let mut socket = TcpStream::connect(("127.0.0.1", local)).await?;
     for round in 0..mib {
         let sent = payload::bytes(round as u64, 1 << 20);
         let mut received = vec![0; sent.len()];
@@ -201,14 +203,4 @@ async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<u
     }
     drop(server);
     Ok(mib)
-}
-
-/// A connection through a forwarded port on which the server answers: it may not listen yet.
-async fn connected(port: u16) -> Result<TcpStream> {
-    let answers = async || {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        socket.write_all(b"?").await.ok()?;
-        (socket.read_u8().await.ok()? == b'?').then_some(socket)
-    };
-    tests::wait::until("the server to answer", LIMIT, answers).await
 }

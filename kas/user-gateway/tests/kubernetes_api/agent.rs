@@ -297,6 +297,11 @@ impl Asked {
         self.over().await
     }
 
+    /// Begins an answer that has no head.
+    pub(crate) async fn begin(&mut self) {
+        self.say(Msg::Header(Header::default())).await;
+    }
+
     /// Ends the call with an error.
     pub(crate) async fn fail(mut self, code: tonic::Code, message: &str) {
         self.say(Msg::Trailer(Trailer::default())).await;

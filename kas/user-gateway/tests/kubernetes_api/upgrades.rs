@@ -464,7 +464,8 @@ async fn a_connection_that_its_agent_does_not_have_any_more_breaks_at_once() {
     head(&mut socket).await;
     first.reset();
 
-    let again = stage.asked().await;
+    let mut again = stage.asked().await;
+    again.begin().await;
     again.fail(tonic::Code::NotFound, "not here").await;
 
     let mut rest = Vec::new();
