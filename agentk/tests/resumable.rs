@@ -18,9 +18,7 @@ use double::{
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{
-            HttpResponse, ResumeAnswer, ResumeOffer, Segment, http_request, http_response,
-        },
+        grpctool::{HttpResponse, ResumeAnswer, ResumeOffer, Segment, http_request, http_response},
         kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
         reverse_tunnel::rpc::{CloseSend, connect_request, connect_response::Msg},
     },
@@ -219,7 +217,11 @@ async fn nobody_else_is_given_it() {
 
     let mut guess = offer(2, 0);
     guess.resume.as_mut().unwrap().id = vec![8; 16].into();
-    for header in [offer(2, 0), acting("bob", offer(2, 0)), acting("ana", guess)] {
+    for header in [
+        offer(2, 0),
+        acting("bob", offer(2, 0)),
+        acting("ana", guess),
+    ] {
         let mut other = call(&world, &method, header).await;
         assert_eq!(said(&mut other).await, Said::Failed(Code::NotFound));
     }

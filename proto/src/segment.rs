@@ -16,9 +16,7 @@ const DATA: u32 = 5;
 pub fn payload(mut segment: Segment) -> Payload {
     let data = std::mem::replace(&mut segment.data, Bytes::new());
     let mut own = BytesMut::with_capacity(32);
-    segment
-        .encode(&mut own)
-        .expect("BytesMut grows as needed");
+    segment.encode(&mut own).expect("BytesMut grows as needed");
     if !data.is_empty() {
         encode_key(DATA, WireType::LengthDelimited, &mut own);
         encode_varint(data.len() as u64, &mut own);
@@ -55,7 +53,10 @@ mod tests {
 
             let bytes = Bytes::from([head, body].concat());
             let request = HttpRequest::decode(bytes.clone()).unwrap().message;
-            assert_eq!(request, Some(http_request::Message::Segment(segment.clone())));
+            assert_eq!(
+                request,
+                Some(http_request::Message::Segment(segment.clone()))
+            );
             let response = HttpResponse::decode(bytes.clone()).unwrap();
             let message = Some(http_response::Message::Segment(segment.clone()));
             assert_eq!(response.message, message);

@@ -19,6 +19,8 @@ const PIECE_OVERHEAD_BYTES: usize = 128;
 const COPIED_BYTES: usize = 4 << 10;
 /// Bytes that were passed on and are acknowledged without waiting for others.
 const ACKNOWLEDGED_BYTES: u64 = WINDOW_BYTES as u64 / 4;
+/// Bytes of a segment's fields, and of what is around it.
+const SEGMENT_OVERHEAD_BYTES: usize = 64;
 /// What may be received and not passed on: pieces may have been cut on their way.
 const MAX_RECEIVED_BYTES: usize = 2 * WINDOW_BYTES;
 
@@ -129,7 +131,9 @@ impl Endpoint {
     /// Whether the other end has passed on all that was sent, and the end.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.outgoing.ended && self.is_acknowledged() && self.outgoing.acknowledged > self.outgoing.written
+        self.outgoing.ended
+            && self.is_acknowledged()
+            && self.outgoing.acknowledged > self.outgoing.written
     }
 
     /// Whether the other end has passed on all bytes that were sent.
@@ -157,10 +161,13 @@ impl Endpoint {
         })
     }
 
-    /// Whether there is a [next segment](Self::next_segment).
+    /// How long the [next segment](Self::next_segment) is at most, encoded; none if there is nothing to say.
     #[must_use]
-    pub fn has_segment(&self) -> bool {
-        self.outgoing.has_next() || self.incoming.must_acknowledge()
+    pub fn next_length(&self, most: usize) -> Option<usize> {
+        let piece = self.outgoing.pieces.get(self.outgoing.piece);
+        let data = piece.map_or(0, |it| most.min(it.len() - self.outgoing.within));
+        let says = data > 0 || self.outgoing.is_at_end() || self.incoming.must_acknowledge();
+        says.then_some(data + SEGMENT_OVERHEAD_BYTES)
     }
 
     /// Whether something was passed on that the other end does not know of.
@@ -250,10 +257,6 @@ impl Outgoing {
         data
     }
 
-    fn has_next(&self) -> bool {
-        self.piece < self.pieces.len() || self.is_at_end()
-    }
-
     fn is_at_end(&self) -> bool {
         self.ended && self.next == self.written
     }
@@ -313,7 +316,11 @@ impl Outgoing {
             self.piece += 1;
         }
         // What is left behind the last piece is the end.
-        self.within = if self.piece < self.pieces.len() { skipped } else { 0 };
+        self.within = if self.piece < self.pieces.len() {
+            skipped
+        } else {
+            0
+        };
         self.next = received;
         Ok(())
     }
@@ -356,6 +363,3 @@ impl Incoming {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

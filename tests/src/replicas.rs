@@ -171,7 +171,11 @@ impl Replicas {
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn configure(&self, number: usize, change: impl FnOnce(&mut serde_json::Value)) -> Result<()> {
+    pub fn configure(
+        &self,
+        number: usize,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) -> Result<()> {
         let file = self.configuration(number);
         let mut configuration = serde_json::from_slice(&std::fs::read(&file)?)?;
         change(&mut configuration);

@@ -118,7 +118,9 @@ impl Head {
 }
 
 /// As whom a request is to be made.
-pub(super) fn identity(extra: Option<prost_types::Any>) -> Result<Option<ImpersonationConfig>, Status> {
+pub(super) fn identity(
+    extra: Option<prost_types::Any>,
+) -> Result<Option<ImpersonationConfig>, Status> {
     let Some(extra) = extra else {
         return Ok(None);
     };

@@ -5,6 +5,7 @@
 //! that no call comes to a pod that does not have the connection.
 
 mod connection;
+mod held;
 mod table;
 
 use futures_util::future::BoxFuture;
@@ -33,6 +34,7 @@ use crate::{
     services::Service,
 };
 use connection::{Connection, Stopped};
+use held::Held;
 use table::{Carried, Table};
 
 /// Segments that wait for their connection, which takes them at once.
@@ -44,6 +46,8 @@ const PATH: &str = "/kas.kubernetes_api.rpc.Resume/";
 #[derive(Debug, Clone)]
 pub(crate) struct Resumables {
     table: Table,
+    held: Held,
+    metrics: Metrics,
     path: std::sync::Arc<str>,
 }
 
@@ -59,7 +63,9 @@ impl Resumables {
     pub(crate) fn new(force: CancellationToken, metrics: Metrics) -> Self {
         let path = format!("{PATH}{:016x}", rand::random::<u64>());
         Self {
-            table: Table::new(force, metrics),
+            table: Table::new(force, metrics.clone()),
+            held: Held::default(),
+            metrics,
             path: path.into(),
         }
     }
@@ -84,7 +90,8 @@ impl Resumables {
         let upgrading = hyper::upgrade::on(&mut response);
         let upgraded = outbound.unless_reset(upgrading).await?;
         let io = TokioIo::new(upgraded.map_err(|error| unavailable(&error))?);
-        let connection = Connection::new(io, driver, &self.table);
+        let counts = (self.held.clone(), self.metrics.clone());
+        let connection = Connection::new(io, driver, counts);
         let carried = self.table.open(&offer, identity, connection)?;
         let response = respond::of_response(response.into_parts().0);
         self.carry(carried, response, segments, outbound).await

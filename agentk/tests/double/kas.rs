@@ -266,8 +266,8 @@ impl Call {
                         http_response::Message::UpgradeData(data) => {
                             answer.upgrade.extend(data.data)
                         }
-                        http_response::Message::Trailer(_)
-                        | http_response::Message::Segment(_) => {}
+                        http_response::Message::Trailer(_) | http_response::Message::Segment(_) => {
+                        }
                     }
                 }
                 connect_request::Msg::Error(error) => answer.error = error.status,

@@ -33,7 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const COPIED_MIB: usize = 50;
 fn variable(name: &str, default: usize) -> Result<usize> {
     match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} must be a number")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{name} must be a number")),
         Err(_) => Ok(default),
     }
 }
@@ -57,8 +59,16 @@ async fn disturbed(cluster: &Cluster) -> Result<()> {
     let server = format!("https://localhost:{}/k8s-proxy/", front.port());
     let ca = certs.ca.display().to_string();
     let config = [
-        "kubeconfig", "site", "--server", &server, "--user", "ana", "--token", &site.user,
-        "--certificate-authority", &ca,
+        "kubeconfig",
+        "site",
+        "--server",
+        &server,
+        "--user",
+        "ana",
+        "--token",
+        &site.user,
+        "--certificate-authority",
+        &ca,
     ];
     let text = site.replicas.cli(&config).await?;
     let file = folder.join("kubeconfig");
@@ -75,8 +85,13 @@ async fn disturbed(cluster: &Cluster) -> Result<()> {
     worked.with_context(|| site.tails())?;
     let (cuts, kills) = disturbed?;
     let (resumed, broken) = site.counts().await?;
-    say(&format!("{cuts} cuts and {kills} deaths of owners, resumed {resumed} times, {broken} broken"));
-    ensure!(resumed > 0.0 && broken == 0.0, "resumed {resumed}, broken {broken}");
+    say(&format!(
+        "{cuts} cuts and {kills} deaths of owners, resumed {resumed} times, {broken} broken"
+    ));
+    ensure!(
+        resumed > 0.0 && broken == 0.0,
+        "resumed {resumed}, broken {broken}"
+    );
     site.nothing_is_kept().await
 }
 
@@ -128,7 +143,8 @@ async fn shell(
     folder: &Path,
 ) -> Result<usize> {
     let name = format!("shell-{streams:?}-{number}");
-    let script = "while read -r word; do [ \"$word\" = over ] && exit 7; echo \"$word\" | sha256sum; done";
+    let script =
+        "while read -r word; do [ \"$word\" = over ] && exit 7; echo \"$word\" | sha256sum; done";
     let args = ["exec", "-i", "box", "--", "sh", "-c", script];
     let mut shell = kubectl.start(&name, &args, folder)?;
     let mut lines = 0;
@@ -143,7 +159,11 @@ async fn shell(
     shell.write("over\n").await?;
     let status = shell.ended(LIMIT).await?;
     let said = shell.output();
-    ensure!(status.code() == Some(7), "{name} ends by {status}: {}", shell.tail());
+    ensure!(
+        status.code() == Some(7),
+        "{name} ends by {status}: {}",
+        shell.tail()
+    );
     let sums = said.lines().filter(|line| line.ends_with("  -")).count();
     ensure!(sums == lines, "{name} says {sums} of {lines} sums");
     Ok(lines)
@@ -155,17 +175,25 @@ async fn copies(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<()>
     std::fs::write(&sent, payload::bytes(2, COPIED_MIB << 20))?;
     let digest = payload::sha256_of_file(&sent)?;
     let (local, remote) = (sent.display().to_string(), format!("box:/tmp/{name}"));
-    kubectl.ok(&["cp", &local, &remote]).await.context(name.clone())?;
+    kubectl
+        .ok(&["cp", &local, &remote])
+        .await
+        .context(name.clone())?;
     let sum = ["exec", "box", "--", "sha256sum", &format!("/tmp/{name}")];
     let inside = kubectl.ok(&sum).await?;
-    ensure!(inside.starts_with(&digest), "{name}: sent {digest}, inside is {inside}");
+    ensure!(
+        inside.starts_with(&digest),
+        "{name}: sent {digest}, inside is {inside}"
+    );
     kubectl
         .ok(&["cp", &remote, &returned.display().to_string()])
         .await
         .context(name.clone())?;
     let after = payload::sha256_of_file(&returned)?;
     ensure!(after == digest, "{name}: sent {digest}, back came {after}");
-    kubectl.ok(&["exec", "box", "--", "rm", &format!("/tmp/{name}")]).await?;
+    kubectl
+        .ok(&["exec", "box", "--", "rm", &format!("/tmp/{name}")])
+        .await?;
     Ok(())
 }
 
@@ -173,9 +201,26 @@ async fn copies(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<()>
 async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<usize> {
     let mib = variable("STREAMS_MIB", 64)?;
     let port = if streams == Streams::Spdy { 7007 } else { 7008 };
-    let listens = ["exec", "box", "--", "nc", "-ll", "-p", &port.to_string(), "-e", "cat"];
+    let listens = [
+        "exec",
+        "box",
+        "--",
+        "nc",
+        "-ll",
+        "-p",
+        &port.to_string(),
+        "-e",
+        "cat",
+    ];
     let server = kubectl.start(&format!("server-{streams:?}"), &listens, folder)?;
-    let sockets = ["exec", "box", "--", "cat", "/proc/net/tcp", "/proc/net/tcp6"];
+    let sockets = [
+        "exec",
+        "box",
+        "--",
+        "cat",
+        "/proc/net/tcp",
+        "/proc/net/tcp6",
+    ];
     let listens = async || {
         let sockets = kubectl.ok(&sockets).await.ok()?;
         sockets.contains(&format!(":{port:04X} ")).then_some(())
@@ -184,7 +229,9 @@ async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<u
     let name = format!("forward-{streams:?}");
     let ports = format!(":{port}");
     let mut forward = kubectl.start(&name, &["port-forward", "pod/box", &ports], folder)?;
-    let line = forward.wait_for("Forwarding from 127.0.0.1:", LIMIT).await?;
+    let line = forward
+        .wait_for("Forwarding from 127.0.0.1:", LIMIT)
+        .await?;
     let after = line.split("127.0.0.1:").nth(1).context("no address")?;
     let local: u16 = after.split(' ').next().unwrap_or_default().parse()?;
     let mut socket = TcpStream::connect(("127.0.0.1", local)).await?;
@@ -196,10 +243,15 @@ async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<u
             tokio::try_join!(write.write_all(&sent), read.read_exact(&mut received))?;
             anyhow::Ok(())
         };
-        let both = tokio::time::timeout(LIMIT, both).await.context("it takes too long");
+        let both = tokio::time::timeout(LIMIT, both)
+            .await
+            .context("it takes too long");
         both.and_then(|both| both)
             .with_context(|| format!("{name}, round {round}: {}", forward.tail()))?;
-        ensure!(sent == received, "{name}: round {round} came back otherwise");
+        ensure!(
+            sent == received,
+            "{name}: round {round} came back otherwise"
+        );
     }
     drop(server);
     Ok(mib)

@@ -36,7 +36,8 @@ async fn an_upgraded_connection_outlives_tunnels_and_owners() -> Result<()> {
         let echo = echoed(&mut socket, &sent);
         let disturb = async {
             if round % KILL_EACH == KILL_EACH - 1 {
-                site.replace_owner(usize::try_from(round / KILL_EACH)?).await?;
+                site.replace_owner(usize::try_from(round / KILL_EACH)?)
+                    .await?;
             } else if round % CUT_EACH == 1 {
                 site.link.cut();
             }
@@ -55,7 +56,10 @@ async fn an_upgraded_connection_outlives_tunnels_and_owners() -> Result<()> {
 
     say(&format!("{ROUNDS} MiB each way, resumed {resumed} times"));
     ensure!(rest.is_empty(), "{} bytes too many", rest.len());
-    ensure!(resumed >= 5.0 && broken == 0.0, "resumed {resumed}, broken {broken}");
+    ensure!(
+        resumed >= 5.0 && broken == 0.0,
+        "resumed {resumed}, broken {broken}"
+    );
     site.nothing_is_kept().await?;
 
     // A client that leaves while nothing carries its connection ends it all the same.
@@ -91,6 +95,8 @@ async fn echoed(socket: &mut TcpStream, sent: &[u8]) -> Result<Vec<u8>> {
         tokio::try_join!(write.write_all(sent), read.read_exact(&mut received))?;
         anyhow::Ok(())
     };
-    tokio::time::timeout(LIMIT, both).await.context("it takes too long")??;
+    tokio::time::timeout(LIMIT, both)
+        .await
+        .context("it takes too long")??;
     Ok(received)
 }

@@ -34,7 +34,9 @@ impl Site {
         let replicas = Replicas::start(3, folder).await?;
         let token = replicas.cli(&["agent", "create", "site"]).await?;
         let user = replicas.cli(&["user", "create", "ana"]).await?;
-        let grant = ["access", "grant", "--agent", "site", "--user", "ana", "--as", "agent"];
+        let grant = [
+            "access", "grant", "--agent", "site", "--user", "ana", "--as", "agent",
+        ];
         replicas.cli(&grant).await?;
         let agents = replicas.cli(&["agent", "list", "-o", "json"]).await?;
         let agents: Vec<Value> = serde_json::from_str(&agents)?;
@@ -65,7 +67,10 @@ impl Site {
 
     /// Where users are.
     pub(crate) fn server(&self) -> String {
-        format!("http://127.0.0.1:{}/k8s-proxy/", self.replicas.members[0].users)
+        format!(
+            "http://127.0.0.1:{}/k8s-proxy/",
+            self.replicas.members[0].users
+        )
     }
 
     /// Kills an owner and starts it again.
@@ -94,7 +99,9 @@ impl Site {
     pub(crate) async fn nothing_is_kept(&self) -> Result<()> {
         let port = self.agent.observability;
         let kept = async || {
-            let text = client::get(&format!("http://127.0.0.1:{port}/metrics"), "").await.ok()?;
+            let text = client::get(&format!("http://127.0.0.1:{port}/metrics"), "")
+                .await
+                .ok()?;
             let text = String::from_utf8_lossy(text.body()).into_owned();
             let name = "agentk_upgraded_connections_detached ";
             let value = text.lines().find_map(|line| line.strip_prefix(name))?;

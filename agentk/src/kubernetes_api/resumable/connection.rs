@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -12,16 +12,15 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use proto::agent::grpctool::Segment;
 use runtime::resume::{Endpoint, Received, Violation};
-use tokio::{
-    io::AsyncWrite,
-    sync::mpsc,
-    time::Sleep,
-};
+use tokio::{io::AsyncWrite, sync::mpsc, time::Sleep};
 use tokio_util::{io::poll_read_buf, task::AbortOnDropHandle};
 use tonic::Status;
 
-use super::{Batch, left, table::Table, unavailable};
-use crate::call::{Outbound, TunnelError};
+use super::{Batch, held::Held, left, unavailable};
+use crate::{
+    call::{Outbound, TunnelError},
+    metrics::Metrics,
+};
 
 /// Bytes read at a time, and of a segment at most.
 const READ_BYTES: usize = 32 << 10;
@@ -54,7 +53,8 @@ pub(super) struct Connection {
     /// Whether the API server has nothing more to say, or cannot.
     read: Read,
     acknowledge: Option<Pin<Box<Sleep>>>,
-    table: Table,
+    held: Held,
+    metrics: Metrics,
     /// What of it is counted among what all connections hold.
     counted: usize,
     _driver: AbortOnDropHandle<()>,
@@ -85,7 +85,7 @@ impl Connection {
     pub(super) fn new(
         io: TokioIo<Upgraded>,
         driver: AbortOnDropHandle<()>,
-        table: &Table,
+        (held, metrics): (Held, Metrics),
     ) -> Box<Self> {
         Box::new(Self {
             io,
@@ -96,7 +96,8 @@ impl Connection {
             closed: Closed::Open,
             read: Read::Open,
             acknowledge: None,
-            table: table.clone(),
+            held,
+            metrics,
             counted: 0,
             _driver: driver,
         })
@@ -125,7 +126,7 @@ impl Connection {
                 Poll::Ready(Some(segment)) if segment.over => return Poll::Ready(Stopped::Over),
                 Poll::Ready(Some(segment)) => {
                     let length = segment.data.len() as u64;
-                    self.table.metrics().bytes_received.inc_by(length);
+                    self.metrics.bytes_received.inc_by(length);
                     if let Err(violation) = self.endpoint.receive(segment) {
                         let status = Status::invalid_argument(violation.to_string());
                         return Poll::Ready(Stopped::Failed(status));
@@ -165,7 +166,7 @@ impl Connection {
         loop {
             while !self.unwritten.is_empty() {
                 let write = Pin::new(&mut self.io).poll_write(cx, &self.unwritten);
-                let written = std::task::ready!(write)?;
+                let written = ready!(write)?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
@@ -180,10 +181,10 @@ impl Connection {
             }
         }
         if self.closed == Closed::Closing {
-            std::task::ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
             self.closed = Closed::Closed;
         } else if self.unflushed {
-            std::task::ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -192,7 +193,7 @@ impl Connection {
     fn poll_read(&mut self, cx: &mut Context<'_>) {
         while matches!(self.read, Read::Open)
             && self.endpoint.room() >= READ_BYTES
-            && self.table.may_hold_more(self.endpoint.unacknowledged())
+            && self.held.may_grow(self.endpoint.unacknowledged())
         {
             self.buffer.reserve(READ_BYTES);
             match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer) {
@@ -201,7 +202,7 @@ impl Connection {
                     self.read = Read::Ended;
                 }
                 Poll::Ready(Ok(count)) => {
-                    self.table.metrics().bytes_sent.inc_by(count as u64);
+                    self.metrics.bytes_sent.inc_by(count as u64);
                     self.endpoint.send(self.buffer.split().freeze());
                 }
                 Poll::Ready(Err(error)) => self.read = Read::Failed(unavailable(&error)),
@@ -225,8 +226,8 @@ impl Connection {
 
     /// Ready when the tunnel is gone.
     fn poll_send(&mut self, cx: &mut Context<'_>, outbound: &mut Outbound) -> Poll<TunnelError> {
-        while self.endpoint.has_segment() {
-            if let Err(error) = std::task::ready!(outbound.poll_ready(cx, READ_BYTES)) {
+        while let Some(length) = self.endpoint.next_length(READ_BYTES) {
+            if let Err(error) = ready!(outbound.poll_ready(cx, length)) {
                 return Poll::Ready(error);
             }
             let Some(segment) = self.endpoint.next_segment(READ_BYTES) else {
@@ -242,13 +243,13 @@ impl Connection {
 
     fn count(&mut self) {
         let weight = self.endpoint.weight();
-        self.table.holds(self.counted, weight);
+        self.held.count(self.counted, weight);
         self.counted = weight;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.table.holds(self.counted, 0);
+        self.held.count(self.counted, 0);
     }
 }

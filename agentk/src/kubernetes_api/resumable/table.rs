@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,9 +16,6 @@ use crate::metrics::Metrics;
 
 /// Connections, at most; there are fewer tunnels.
 const MAX_CONNECTIONS: usize = 1000;
-/// Bytes that all connections hold for kas before none may hold more than [`SHARE_BYTES`].
-const MAX_HELD_BYTES: usize = 32 << 20;
-const SHARE_BYTES: usize = 32 << 10;
 /// How long a connection waits for another call, at most, whatever kas says.
 const MAX_DETACHED_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the call that carries a connection may take to give it up.
@@ -37,7 +31,6 @@ pub(super) struct Table(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     entries: Mutex<Entries>,
-    held: AtomicUsize,
     force: CancellationToken,
     metrics: Metrics,
 }
@@ -98,14 +91,9 @@ impl Table {
     pub(super) fn new(force: CancellationToken, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             entries: Mutex::default(),
-            held: AtomicUsize::new(0),
             force,
             metrics,
         }))
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.0.metrics
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -232,7 +220,10 @@ impl Table {
                 };
                 self.0.metrics.upgrades_detached.inc();
                 drop(entries);
-                tracing::debug!(seconds = keep.as_secs(), "an upgraded connection lost its tunnel; waiting for kas to resume it");
+                tracing::debug!(
+                    seconds = keep.as_secs(),
+                    "an upgraded connection lost its tunnel; waiting for kas to resume it"
+                );
                 return;
             }
         }
@@ -243,9 +234,8 @@ impl Table {
 
     fn expire(&self, id: Id, attachment: u64) {
         let mut entries = self.entries();
-        let is_it = |it: &Entry| {
-            it.attachment == attachment && matches!(it.place, Place::Detached { .. })
-        };
+        let is_it =
+            |it: &Entry| it.attachment == attachment && matches!(it.place, Place::Detached { .. });
         if !entries.0.get(&id).is_some_and(is_it) {
             return;
         }
@@ -266,19 +256,11 @@ impl Table {
         }
     }
 
-    /// Whether a connection that holds so much for kas may hold more.
-    pub(super) fn may_hold_more(&self, bytes: usize) -> bool {
-        bytes < SHARE_BYTES || self.0.held.load(Ordering::Relaxed) < MAX_HELD_BYTES
-    }
-
-    /// A connection holds so many bytes now.
-    pub(super) fn holds(&self, before: usize, now: usize) {
-        self.0.held.fetch_add(now, Ordering::Relaxed);
-        self.0.held.fetch_sub(before, Ordering::Relaxed);
-    }
-
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -149,8 +149,8 @@ impl KubernetesApi {
         let reencoding = head.target.reencoding();
         // Whoever goes on is asked about again, which needs credentials.
         let resumes = head.upgrade && !self.settings.resume.is_zero();
-        let offer = (resumes && rights.credentials().is_some())
-            .then(|| Offer::new(self.settings.resume));
+        let offer =
+            (resumes && rights.credentials().is_some()).then(|| Offer::new(self.settings.resume));
         head.resume = offer.as_ref().map(Offer::first);
         let method = match reencoding {
             None => &self.method,

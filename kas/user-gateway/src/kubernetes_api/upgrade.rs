@@ -336,7 +336,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                     self.is_sending(data);
                 }
                 Poll::Ready(Ok(Part::End)) => self.agent_done = true,
-                Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer | Part::Segment(_))) => {}
+                Poll::Ready(Ok(
+                    Part::Header(_) | Part::Data(_) | Part::Trailer | Part::Segment(_),
+                )) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if self.unflushed {

@@ -8,9 +8,7 @@ use http::Request;
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{
-            HttpRequest, HttpResponse, ResumeAnswer, Segment, http_request, http_response,
-        },
+        grpctool::{HttpRequest, HttpResponse, ResumeAnswer, Segment, http_request, http_response},
         prototool::{self, RawEntry},
         reverse_tunnel::rpc::{
             ConnectRequest, ConnectResponse, Error, Header, Message, Trailer, connect_request::Msg,

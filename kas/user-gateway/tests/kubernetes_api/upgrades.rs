@@ -418,7 +418,10 @@ async fn a_connection_whose_tunnel_breaks_goes_on_in_another_where_it_was() {
     let mut socket = upgrade(&stage.proxy, b"").await;
     let mut first = stage.asked().await;
     let offer = first.head.resume.clone().unwrap();
-    assert_eq!((offer.id.len(), offer.attachment, offer.received), (16, 1, 0));
+    assert_eq!(
+        (offer.id.len(), offer.attachment, offer.received),
+        (16, 1, 0)
+    );
     expect_trailer(&mut first).await;
     first.switch("echo", 0).await;
     head(&mut socket).await;

@@ -280,8 +280,8 @@ impl Resumable {
         } else {
             *acknowledge = None;
         }
-        while endpoint.has_segment() {
-            let ready = exchange.with(|call| call.poll_ready(cx, CHUNK_BYTES))?;
+        while let Some(length) = endpoint.next_length(CHUNK_BYTES) {
+            let ready = exchange.with(|call| call.poll_ready(cx, length))?;
             let Poll::Ready(ready) = ready else {
                 break;
             };

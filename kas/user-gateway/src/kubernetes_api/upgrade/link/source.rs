@@ -171,11 +171,7 @@ impl Source {
         }
     }
 
-    async fn attempt(
-        &self,
-        position: (u64, u64),
-        deadline: Instant,
-    ) -> Result<Attached, Failed> {
+    async fn attempt(&self, position: (u64, u64), deadline: Instant) -> Result<Attached, Failed> {
         let opening = self.opening(position);
         let opened = self.router.open(self.agent, &self.need, &opening, deadline);
         let mut exchange = Box::new(Exchange::new(opened.await?, None, self.drain.clone()));
