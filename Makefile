@@ -7,9 +7,9 @@ export RUST_LIB_BACKTRACE = 0
 
 # Test programs that start a real Kubernetes, or run its kubectl.
 KUBERNETES_TESTS = kubectl_suite api_server watch clients graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
-	demo_cluster_kubectl
+	streams demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-swap test-clients test-watch-lists test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -96,6 +96,15 @@ e2e: PACKAGES := --package kas --package agentk --package loadtest --package tes
 e2e: setup
 	$(CARGO) build --release $(PACKAGES) --bins --test e2e
 	$(CARGO) test --release $(PACKAGES) --test e2e
+
+# Upgraded connections for ten minutes while owners die and connections are cut: STREAMS_SECONDS, STREAMS_EXECS (over each
+# of two protocols) and STREAMS_MIB (through each of two ports, each way) change how long and how much.
+e2e-streams: export STREAMS_SECONDS ?= 600
+e2e-streams: export STREAMS_EXECS ?= 25
+e2e-streams: export STREAMS_MIB ?= 1024
+e2e-streams: setup
+	$(CARGO) build --workspace --bins --test streams
+	$(CARGO) test --workspace --bins --test streams -- --nocapture
 
 # Three of GitLab's kas 16.5 give way to three of ours under load, one after the other:
 # GO_KAS=path AGENTK_BIN=path make e2e-swap

@@ -19,7 +19,7 @@ use crate::{
     flux::Flux,
     graph::{self, Graph},
     join,
-    kubernetes_api::{self, KubernetesApi},
+    kubernetes_api::{self, Attach, KubernetesApi, Resumables},
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
@@ -126,12 +126,14 @@ pub async fn run(
     if let Some(tracing) = &config.tracing {
         tasks.spawn(traces(tracing, config.pod.as_ref())?.run(last.clone()));
     }
-    let api = KubernetesApi::new(cluster.clone(), metrics.clone());
     let force_tunnels = force.child_token();
+    let resumables = Resumables::new(force_tunnels.clone(), metrics.clone());
+    let api = KubernetesApi::new(cluster.clone(), resumables.clone(), metrics.clone());
     let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
     let mut services = Services::default();
     services.add(kubernetes_api::PATH, api.clone());
     services.add(kubernetes_api::EXACT_PATH, api);
+    services.add(resumables.path().to_owned(), Attach::new(resumables));
     if config.features.contains(&Feature::Graph) {
         services.add(graph::PATH, graph.clone());
         services.add(graph::FORMER_PATH, graph.clone());

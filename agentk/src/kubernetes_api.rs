@@ -6,6 +6,7 @@ mod head;
 mod impersonate;
 mod requests;
 mod respond;
+mod resumable;
 mod upgrade;
 mod url;
 
@@ -29,9 +30,10 @@ use crate::{
     metrics::Metrics,
     services::Service,
 };
-use feed::Intake;
+use feed::{Intake, Upgraded};
 use head::Head;
 use requests::RequestParts;
+pub(crate) use resumable::{Attach, Resumables};
 
 /// The method, as calls name it.
 pub(crate) const PATH: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
@@ -44,12 +46,17 @@ pub(crate) const EXACT_PATH: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeR
 #[derive(Debug, Clone)]
 pub(crate) struct KubernetesApi {
     cluster: Cluster,
+    resumables: Resumables,
     metrics: Metrics,
 }
 
 impl KubernetesApi {
-    pub(crate) fn new(cluster: Cluster, metrics: Metrics) -> Self {
-        Self { cluster, metrics }
+    pub(crate) fn new(cluster: Cluster, resumables: Resumables, metrics: Metrics) -> Self {
+        Self {
+            cluster,
+            resumables,
+            metrics,
+        }
     }
 
     /// Serves a call up to its end or its failure. Dropping the future, or kas
@@ -69,7 +76,9 @@ impl KubernetesApi {
             let path = head.path_and_query.split('?').next().unwrap_or_default();
             trace.set("url.path", path.to_owned());
         }
-        let (feed, intake) = feed::channel(&head, &mut requests, self.metrics.clone()).await?;
+        let resumable = head.resume.is_some() && self.resumables.have_room();
+        let metrics = self.metrics.clone();
+        let (feed, intake) = feed::channel(&head, resumable, &mut requests, metrics).await?;
         let mut feeding = pin!(feed.run(&mut requests));
         let mut exchange = pin!(self.exchange(head, intake, outbound, &mut trace));
         tokio::select! {
@@ -83,11 +92,12 @@ impl KubernetesApi {
 
     async fn exchange(
         &self,
-        head: Head,
+        mut head: Head,
         intake: Intake,
         outbound: &mut Outbound,
         trace: &mut TraceSpan,
     ) -> Result<(), CallError> {
+        let offer = head.resume.take().zip(Some(head.identity.take()));
         let Intake { body, upgraded } = intake;
         let exchange = Exchange::begin(&head);
         let (request, long_running) = self.request(head, body).await?;
@@ -102,13 +112,21 @@ impl KubernetesApi {
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
-        let (response, _driver) = response.map_err(|error| unanswered(&error))?;
+        let (response, driver) = response.map_err(|error| unanswered(&error))?;
         exchange.answered(response.status(), trace);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgrade::run(outbound, response, upgraded, &self.metrics).await
-        } else {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let response = response.map(AnswerBody::alone);
-            respond::whole(outbound, response, &self.metrics).await
+            return respond::whole(outbound, response, &self.metrics).await;
+        }
+        match (upgraded, offer) {
+            (Upgraded::Bytes(bytes), _) => {
+                upgrade::run(outbound, response, bytes, &self.metrics).await
+            }
+            (Upgraded::Segments(segments), Some(offer)) => {
+                let opened = (response, driver, offer);
+                self.resumables.open(opened, segments, outbound).await
+            }
+            (Upgraded::Segments(_), None) => unreachable!("there was an offer"),
         }
     }
 

@@ -19,6 +19,9 @@ pub(crate) struct Metrics {
     pub(crate) repeats: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
+    pub(crate) upgrades_detached: Gauge,
+    pub(crate) upgrades_resumed: Counter,
+    pub(crate) upgrades_abandoned: Counter,
     pub(crate) leader: Gauge,
     pub(crate) events_reported: Counter,
     pub(crate) events_dropped: Counter,
@@ -77,6 +80,21 @@ impl Metrics {
             "sent_bytes",
             "Bytes sent to kas in response bodies and upgraded connections",
             self.bytes_sent.clone(),
+        );
+        registry.register(
+            "upgraded_connections_detached",
+            "Upgraded connections whose call broke, which are kept open until kas resumes them",
+            self.upgrades_detached.clone(),
+        );
+        registry.register(
+            "upgraded_connections_resumed",
+            "Upgraded connections that kas resumed through another tunnel",
+            self.upgrades_resumed.clone(),
+        );
+        registry.register(
+            "upgraded_connections_abandoned",
+            "Upgraded connections whose call broke and that kas did not resume in time",
+            self.upgrades_abandoned.clone(),
         );
         registry.register(
             "leader",

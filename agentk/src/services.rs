@@ -1,6 +1,6 @@
 //! The table of services that kas can call through a tunnel.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{borrow::Cow, fmt::Debug, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use proto::agent::reverse_tunnel::info::{AgentDescriptor, Method, Service as ServiceDescriptor};
@@ -20,12 +20,16 @@ pub(crate) trait Service: Debug + Send + Sync {
 
 /// Services by the path of their method.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Services(Vec<(&'static str, Arc<dyn Service>)>);
+pub(crate) struct Services(Vec<(Cow<'static, str>, Arc<dyn Service>)>);
 
 impl Services {
     /// Adds a service under a path, `/package.Service/Method`.
-    pub(crate) fn add(&mut self, path: &'static str, service: impl Service + 'static) {
-        self.0.push((path, Arc::new(service)));
+    pub(crate) fn add(
+        &mut self,
+        path: impl Into<Cow<'static, str>>,
+        service: impl Service + 'static,
+    ) {
+        self.0.push((path.into(), Arc::new(service)));
     }
 
     /// The service of a path.

@@ -312,6 +312,7 @@ async fn users(
             .filter(|it| it.passes())
             .map(|it| it.0.clone())
             .collect(),
+        resume: users.upgrade_resume_timeout.0,
         websocket_tokens: users
             .websocket_token_secret_file
             .as_deref()

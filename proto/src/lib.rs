@@ -10,6 +10,7 @@ pub mod former_names;
 pub mod frame;
 pub mod metadata;
 pub mod not_taken;
+pub mod segment;
 pub mod sequence;
 
 #[allow(

@@ -16,6 +16,9 @@ pub const START: i32 = 0;
 /// The end of the stream.
 pub const END: i32 = -1;
 
+/// The field of a [`Segment`](crate::agent::grpctool::Segment), in requests and responses alike.
+pub(crate) const SEGMENT: i32 = 20_016;
+
 /// What may follow each position: `(position, allowed next positions)`.
 pub type Table = &'static [(i32, &'static [i32])];
 
@@ -53,8 +56,9 @@ pub const HTTP: Table = &[
     (START, &[1]),
     (1, &[2, 3]),
     (2, &[2, 3]),
-    (3, &[4, END]),
+    (3, &[4, SEGMENT, END]),
     (4, &[4, END]),
+    (SEGMENT, &[SEGMENT, END]),
 ];
 
 /// A peer sent a message, or ended its stream, where the protocol forbids it.
@@ -162,6 +166,7 @@ impl FieldNumber for http_request::Message {
             Self::Data(_) => 2,
             Self::Trailer(_) => 3,
             Self::UpgradeData(_) => 4,
+            Self::Segment(_) => SEGMENT,
         }
     }
 }
@@ -173,6 +178,7 @@ impl FieldNumber for http_response::Message {
             Self::Data(_) => 2,
             Self::Trailer(_) => 3,
             Self::UpgradeData(_) => 4,
+            Self::Segment(_) => SEGMENT,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Connections: [`listen`] and [`connect`] end in one byte stream type,
 //! [`io::ByteStream`], whatever TLS and WebSocket lie under it; [`serve`] is the
 //! accept loop of every port; [`grpc`] puts tonic's services and clients on HTTP/2
-//! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common.
+//! over such a stream, and [`tunnel`] is what the ends of a tunnel have in common,
+//! [`resume`] is an end of a connection that outlives the calls that carry it.
 //! Surroundings: [`drain`], [`signal`], [`backoff`], [`jwt`], [`telemetry`], [`traces`],
 //! [`doctor`], [`metrics`], [`reloads`], [`probes`], [`panics`], [`descriptors`], [`core_dumps`], [`yaml`]; what costs
 //! little while one waits: [`patience`], [`rarely`].
@@ -36,6 +37,7 @@ pub mod rarely;
 pub mod reloads;
 mod replay;
 pub mod request_filter;
+pub mod resume;
 pub mod serve;
 pub mod shares;
 pub mod signal;

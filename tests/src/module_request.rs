@@ -149,7 +149,8 @@ pub async fn read(mut messages: Streaming<HttpResponse>) -> Result<ModuleAnswer,
             }
             Some(http_response::Message::Data(data)) => answer.body.extend_from_slice(&data.data),
             Some(http_response::Message::Trailer(_)) => whole = true,
-            Some(http_response::Message::UpgradeData(_)) | None => {
+            Some(http_response::Message::UpgradeData(_) | http_response::Message::Segment(_))
+            | None => {
                 return Err(Status::internal("a message that has no place here"));
             }
         }

@@ -168,6 +168,21 @@ impl Replicas {
         self.folder.join(format!("kas-{number}.yaml"))
     }
 
+    /// Changes the configuration file of a member, for its next start.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn configure(
+        &self,
+        number: usize,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) -> Result<()> {
+        let file = self.configuration(number);
+        let mut configuration = serde_json::from_slice(&std::fs::read(&file)?)?;
+        change(&mut configuration);
+        Ok(std::fs::write(&file, configuration.to_string())?)
+    }
+
     fn spawn(&self, number: usize, from_peers: u16, env: &[(&str, &str)]) -> Result<Process> {
         let mut command = Command::new(programs::kas()?);
         command

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proto::{
     agent::{
-        grpctool::{HttpResponse, http_response, http_response::Message},
+        grpctool::{HttpResponse, ResumeAnswer, Segment, http_response, http_response::Message},
         prototool,
     },
     frame::{Frame, FrameBuilder, Payload},
@@ -38,8 +38,19 @@ impl Batch {
 
     /// Adds a response's head.
     pub(super) fn header(&mut self, outbound: &Outbound, response: prototool::HttpResponse) {
+        self.resumable_header(outbound, response, None);
+    }
+
+    /// Adds a response's head, and what is said of an upgraded connection that can be resumed.
+    pub(super) fn resumable_header(
+        &mut self,
+        outbound: &Outbound,
+        response: prototool::HttpResponse,
+        resume: Option<ResumeAnswer>,
+    ) {
         let header = http_response::Header {
             response: Some(response),
+            resume,
         };
         self.message(outbound, Message::Header(header));
     }
@@ -71,6 +82,12 @@ impl Batch {
                 body: bytes,
             },
         );
+    }
+
+    /// The frame of a segment.
+    pub(super) fn segment(outbound: &Outbound, segment: Segment) -> Frame {
+        let payload = proto::segment::payload(segment);
+        outbound.builder().nested(MESSAGE, payload).build()
     }
 
     fn message(&mut self, outbound: &Outbound, message: Message) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::agent::grpctool::Segment;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -29,7 +30,16 @@ pub(super) struct Intake {
     /// The request's body.
     pub(super) body: Upload,
     /// Bytes for the upgraded connection, if an upgrade is asked for.
-    pub(super) upgraded: Option<mpsc::Receiver<Bytes>>,
+    pub(super) upgraded: Option<Upgraded>,
+}
+
+/// What comes for an upgraded connection.
+#[derive(Debug)]
+pub(super) enum Upgraded {
+    /// Its bytes.
+    Bytes(mpsc::Receiver<Bytes>),
+    /// Segments, since it can be resumed.
+    Segments(mpsc::Receiver<Segment>),
 }
 
 /// Where a request's parts go in.
@@ -38,12 +48,14 @@ pub(super) struct Feed {
     first: Option<Part>,
     body: Option<mpsc::Sender<Piece>>,
     upgraded: Option<mpsc::Sender<Bytes>>,
+    segments: Option<mpsc::Sender<Segment>>,
     metrics: Metrics,
 }
 
-/// Both ends for a request.
+/// Both ends for a request; an upgraded connection may be `resumable`.
 pub(super) async fn channel(
     head: &Head,
+    resumable: bool,
     requests: &mut RequestParts<'_>,
     metrics: Metrics,
 ) -> Result<(Feed, Intake), CallError> {
@@ -61,15 +73,25 @@ pub(super) async fn channel(
         let (feed, pieces) = mpsc::channel(QUEUE_CHUNKS);
         (Some(feed), Upload::streamed(pieces, head.length.known()))
     };
-    let (upgraded_feed, upgraded) = match head.upgrade {
-        true => Some(mpsc::channel(QUEUE_CHUNKS)).unzip(),
-        false => (None, None),
-    };
-    let feed = Feed {
+    let mut feed = Feed {
         first,
         body: feed,
-        upgraded: upgraded_feed,
+        upgraded: None,
+        segments: None,
         metrics,
+    };
+    let upgraded = match (head.upgrade, resumable) {
+        (false, _) => None,
+        (true, false) => {
+            let (sender, bytes) = mpsc::channel(QUEUE_CHUNKS);
+            feed.upgraded = Some(sender);
+            Some(Upgraded::Bytes(bytes))
+        }
+        (true, true) => {
+            let (sender, segments) = mpsc::channel(QUEUE_CHUNKS);
+            feed.segments = Some(sender);
+            Some(Upgraded::Segments(segments))
+        }
     };
     Ok((feed, Intake { body, upgraded }))
 }
@@ -108,7 +130,12 @@ impl Feed {
                 self.metrics.bytes_received.inc_by(bytes.len() as u64);
                 let _ = upgraded.send(bytes).await;
             }
-            Part::HalfClose => self.upgraded = None,
+            Part::Segment(segment) => {
+                let segments = self.segments.as_ref();
+                let segments = segments.ok_or_else(|| unexpected("Segment"))?;
+                let _ = segments.send(segment).await;
+            }
+            Part::HalfClose => (self.upgraded, self.segments) = (None, None),
         }
         Ok(())
     }

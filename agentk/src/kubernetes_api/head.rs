@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use prost::Message as _;
 use proto::agent::{
-    grpctool::http_request,
+    grpctool::{ResumeOffer, http_request},
     kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
     prototool,
 };
@@ -64,12 +64,16 @@ pub(super) struct Head {
     pub(super) upgrade: bool,
     /// Whether the answer may go on for long.
     pub(super) long_running: bool,
+    /// For whom kas says that it is.
+    pub(super) identity: Option<ImpersonationConfig>,
+    /// What kas offers of an upgrade.
+    pub(super) resume: Option<ResumeOffer>,
 }
 
 impl Head {
     /// Understands what kas sent; `own` is whom the agent impersonates anyway.
     pub(super) fn new(header: http_request::Header, own: &HeaderMap) -> Result<Self, Status> {
-        let identity = identity(header.extra)?;
+        let (identity, resume) = (identity(header.extra)?, header.resume);
         let request = header
             .request
             .ok_or_else(|| Status::invalid_argument("a header without a request"))?;
@@ -92,7 +96,7 @@ impl Head {
         let mut headers = proto::metadata::to_headers(request.header);
         let upgrade = headers.contains_key(header::UPGRADE);
         clean(&mut headers, upgrade);
-        impersonate::apply(own, identity, &mut headers)?;
+        impersonate::apply(own, identity.clone(), &mut headers)?;
         let length = match header.content_length {
             Some(0) => Length::None,
             // Upgrades have no body unless it says so.
@@ -107,11 +111,16 @@ impl Head {
             length,
             upgrade,
             long_running,
+            identity: identity.filter(|_| resume.is_some()),
+            resume,
         })
     }
 }
 
-fn identity(extra: Option<prost_types::Any>) -> Result<Option<ImpersonationConfig>, Status> {
+/// As whom a request is to be made.
+pub(super) fn identity(
+    extra: Option<prost_types::Any>,
+) -> Result<Option<ImpersonationConfig>, Status> {
     let Some(extra) = extra else {
         return Ok(None);
     };
@@ -190,6 +199,7 @@ mod tests {
             request: None,
             extra: None,
             content_length: Some(0),
+            resume: None,
         };
         change(&mut header, &mut request);
         header.request = Some(request);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{HttpRequest, http_request, http_request::Message},
+        grpctool::{HttpRequest, Segment, http_request, http_request::Message},
         reverse_tunnel::rpc::connect_response::Msg,
     },
     sequence::{END, FieldNumber, HTTP, OutOfOrder, Sequence},
@@ -24,6 +24,8 @@ pub(super) enum Part {
     Trailer,
     /// Bytes of an upgraded connection.
     UpgradeData(Bytes),
+    /// A piece of a resumable connection.
+    Segment(Segment),
     /// kas has nothing more to say.
     HalfClose,
 }
@@ -78,6 +80,7 @@ impl<'a> RequestParts<'a> {
             Message::Data(data) => Part::Data(data.data),
             Message::Trailer(_) => Part::Trailer,
             Message::UpgradeData(data) => Part::UpgradeData(data.data),
+            Message::Segment(segment) => Part::Segment(segment),
         })
     }
 }

@@ -266,7 +266,8 @@ impl Call {
                         http_response::Message::UpgradeData(data) => {
                             answer.upgrade.extend(data.data)
                         }
-                        http_response::Message::Trailer(_) => {}
+                        http_response::Message::Trailer(_) | http_response::Message::Segment(_) => {
+                        }
                     }
                 }
                 connect_request::Msg::Error(error) => answer.error = error.status,
@@ -315,5 +316,6 @@ pub fn request(method: &str, path: &str) -> http_request::Header {
         }),
         extra: None,
         content_length: Some(0),
+        resume: None,
     }
 }

@@ -75,6 +75,7 @@ impl UserGateway {
             body_pause: settings.body_pause,
             response_header: settings.response_header,
             idle: settings.idle,
+            resume: settings.resume,
             response_headers: settings.response_headers,
             audit: settings.audit.clone(),
         };

@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) response_header: Duration,
     /// How long nothing may come in the middle of an answer.
     pub(crate) idle: Duration,
+    /// How long an upgraded connection may be without a tunnel; zero for not at all.
+    pub(crate) resume: Duration,
     /// Headers that clusters' answers may carry besides those of Kubernetes.
     pub(crate) response_headers: Vec<HeaderName>,
     /// Takes the records of requests.
@@ -141,6 +143,7 @@ impl KubernetesApi {
                 length: Length::None,
                 upgrade: false,
                 impersonation: access.impersonation,
+                resume: None,
             };
             let planned = self.plan((access.agent.id, rights), head, &mut scope);
             self.forward(planned, None, None, &mut scope, drain).await
@@ -197,6 +200,7 @@ impl KubernetesApi {
             length: request.length,
             upgrade: on_upgrade.is_some(),
             impersonation,
+            resume: None,
         };
         let pause = self.settings.body_pause;
         let body = request.body.take();

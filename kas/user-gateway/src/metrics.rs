@@ -144,6 +144,7 @@ struct Inner {
     resumes: Counter,
     blocked_headers: Counter,
     broken: Family<Told, Counter>,
+    upgrades_resumed: Counter,
     in_progress: InProgressList,
     load: Mutex<History>,
     sessions: Sessions,
@@ -190,6 +191,7 @@ impl Default for Metrics {
             resumes: Counter::default(),
             blocked_headers: Counter::default(),
             broken,
+            upgrades_resumed: Counter::default(),
             in_progress: InProgressList::default(),
             load: Mutex::default(),
             sessions: Sessions::default(),
@@ -275,6 +277,11 @@ impl Metrics {
             "k8s_api_proxy_upgraded_connections_broken",
             "Upgraded connections that broke on the way to the cluster, or whose cluster did not say how the command ended: failure_status is Sent where the client got a Status with the reason, NotSent where it was cut",
             inner.broken.clone(),
+        );
+        registry.register(
+            "k8s_api_proxy_upgraded_connections_resumed",
+            "Upgraded connections (exec, attach, port-forward) resumed on another tunnel because theirs broke",
+            inner.upgrades_resumed.clone(),
         );
         inner.sessions.register(registry);
     }
@@ -370,6 +377,11 @@ impl Metrics {
 
     pub(crate) fn replayed(&self) {
         self.0.replays.inc();
+    }
+
+    /// Counts an upgraded connection that goes on through another tunnel.
+    pub(crate) fn upgrade_resumed(&self) {
+        self.0.upgrades_resumed.inc();
     }
 
     /// Counts an upgraded connection that broke.

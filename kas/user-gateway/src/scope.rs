@@ -184,6 +184,20 @@ impl Scope {
         self.who = Some(who);
     }
 
+    /// On what ground it goes on, once it is known whose it is.
+    pub(crate) fn ground(
+        &self,
+        authority: Box<dyn Authority>,
+        acts_as: Option<ImpersonationConfig>,
+    ) -> Option<Ground> {
+        let identity = self.who.clone()?;
+        Some(Ground {
+            authority,
+            identity,
+            acts_as,
+        })
+    }
+
     /// Its answer has begun and goes on: it is a session from now on, whose caller is asked about again by `authority`,
     /// if that can be.
     pub(crate) fn opens(

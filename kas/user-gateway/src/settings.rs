@@ -30,6 +30,8 @@ pub struct Settings {
     pub response_header: Duration,
     /// How long nothing may come, or be taken, in the middle of an answer.
     pub idle: Duration,
+    /// How long an upgraded connection whose tunnel broke may take to be resumed on another; zero does not resume.
+    pub resume: Duration,
     /// Bytes of a request's line and headers, at most; an API server takes as many.
     pub max_head: usize,
     /// Requests in progress, at most; one caller may have a quarter.
@@ -64,6 +66,7 @@ impl Default for Settings {
             body_pause: Duration::from_secs(300),
             response_header: hours,
             idle: hours,
+            resume: Duration::from_secs(60),
             max_head: (1 << 20) + (4 << 10),
             max_in_flight: 10_000,
             origins: Origins::default(),

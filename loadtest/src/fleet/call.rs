@@ -80,7 +80,7 @@ pub(super) async fn read(
                     return request.ok_or(Failure::Protocol("a call without a request"));
                 }
             }
-            Some(http_request::Message::UpgradeData(_)) => {}
+            Some(http_request::Message::UpgradeData(_) | http_request::Message::Segment(_)) => {}
             None => return Err(Failure::Protocol("an empty message")),
         }
     }
@@ -103,6 +103,7 @@ pub(super) fn header<'a>(head: &'a prototool::HttpRequest, name: &str) -> Option
 pub(super) fn head(head: prototool::HttpResponse) -> FrameBuilder {
     let response = http_response::Header {
         response: Some(head),
+        resume: None,
     };
     FrameBuilder::default()
         .message(&to_kas(connect_request::Msg::Header(Header::default())))

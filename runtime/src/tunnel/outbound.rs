@@ -1,6 +1,9 @@
 //! What the client sends through a tunnel.
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
 
 use prost::Message as _;
 use proto::{
@@ -52,6 +55,45 @@ impl Outbound {
         sent.map_err(|error| broken(&error))?;
         self.header_sent = true;
         Ok(())
+    }
+
+    /// Waits until the server has room for a frame of this length, or for a part of it.
+    ///
+    /// # Errors
+    /// When the tunnel is gone.
+    pub fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        length: usize,
+    ) -> Poll<Result<(), TunnelError>> {
+        self.stream.reserve_capacity(length);
+        while self.stream.capacity() == 0 {
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
+                None => return Poll::Ready(Err(broken(&h2::Reason::CANCEL.into()))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends a frame for which [`Self::poll_ready`] had room, as [`Self::send`] does.
+    ///
+    /// # Errors
+    /// When the tunnel is gone.
+    pub fn start_send(&mut self, frame: Frame) -> Result<(), TunnelError> {
+        let sent = self.stream.send_data(frame, false);
+        sent.map_err(|error| broken(&error))?;
+        self.header_sent = true;
+        Ok(())
+    }
+
+    /// Ready when the server has reset the tunnel.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<TunnelError> {
+        self.stream.poll_reset(cx).map(|reset| match reset {
+            Ok(reason) => broken(&reason.into()),
+            Err(error) => broken(&error),
+        })
     }
 
     /// Sends the last frame of a call, which ends with the call's trailer.
@@ -114,12 +156,7 @@ impl Outbound {
             if let Poll::Ready(value) = wait.as_mut().poll(cx) {
                 return Poll::Ready(Ok(value));
             }
-            self.stream.poll_reset(cx).map(|reset| {
-                Err(match reset {
-                    Ok(reason) => broken(&reason.into()),
-                    Err(error) => broken(&error),
-                })
-            })
+            self.poll_reset(cx).map(Err)
         })
         .await
     }

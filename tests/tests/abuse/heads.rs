@@ -317,6 +317,7 @@ fn hostile_answer() -> Vec<Vec<u8>> {
     };
     let header = http_response::Message::Header(http_response::Header {
         response: Some(response),
+        resume: None,
     });
     let trailer = http_response::Message::Trailer(http_response::Trailer {});
     let message = |message| {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use serde_json::Value;
 use tests::{
     agentk::{Agentk, Links},
     chaos::Chaos,
@@ -23,6 +24,7 @@ use super::{
 /// Execs over each protocol that are cut at once.
 const EXECS: usize = 4;
 const PROTOCOLS: [Streams; 2] = [Streams::WebSocket, Streams::Spdy];
+const KEY: &str = "upgrade_resume_timeout";
 /// Output of which the client has a part at any time, in frames that come in pieces.
 const YES: [&str; 5] = ["exec", "box", "--", "yes", "much is said"];
 
@@ -39,6 +41,7 @@ async fn cut(cluster: &Cluster) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     let mut site = Revocation::start(cluster, folder).await?;
+    resumes(&mut site, "0s").await?;
     let kubectl = site.user("ana", folder).await?;
     the_commands_own_code_is_kept(&kubectl).await?;
 
@@ -82,7 +85,23 @@ async fn cut(cluster: &Cluster) -> Result<()> {
     let told = until("all broken execs to be told why", LIMIT, counted).await;
     let told = told.with_context(|| site.tails())?;
     say(&format!("{told} broken execs were told why"));
-    Ok(())
+
+    // Who could be resumed is not, without the agent process.
+    site.replicas.restart(0).await?;
+    resumes(&mut site, "3s").await?;
+    site.serves(&kubectl).await?;
+    let lost = Execs::start(&kubectl, "agent-again", folder).await?;
+    site.agent.process.signal("KILL").await?;
+    let lost = lost.end_with_the_reason().await;
+    lost.with_context(|| site.tails())
+}
+
+/// Starts the replica that users are at again; upgraded connections may be without a tunnel for so long.
+async fn resumes(site: &mut Revocation, timeout: &str) -> Result<()> {
+    let change = |it: &mut Value| it["agent"]["kubernetes_api"][KEY] = timeout.into();
+    site.replicas.configure(1, change)?;
+    site.replicas.members[1].kill().await?;
+    site.replicas.restart(1).await
 }
 
 async fn the_commands_own_code_is_kept(kubectl: &Kubectl) -> Result<()> {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{
-    agent::grpctool::{HttpResponse, http_response::Message},
+    agent::grpctool::{HttpResponse, ResumeAnswer, Segment, http_response::Message},
     google::rpc::Status,
     not_taken,
     sequence::{END, FieldNumber, HTTP, OutOfOrder, Sequence},
@@ -20,7 +20,7 @@ use router::{AgentId, Broken, Call, Event, Reader, Readers};
 use runtime::drain::Drain;
 
 use super::upload::{Upload, UploadError};
-use crate::route::BoxError;
+use crate::{failure::Failure, route::BoxError};
 
 /// The head of an answer.
 pub(super) type Head = proto::agent::prototool::HttpResponse;
@@ -40,6 +40,8 @@ pub(super) enum Part {
     Trailer,
     /// Bytes of an upgraded connection.
     UpgradeData(Bytes),
+    /// A piece of a resumable connection.
+    Segment(Segment),
     /// The agent has nothing more to say.
     End,
 }
@@ -68,6 +70,9 @@ pub(super) enum Interrupted {
     /// Nothing came for too long.
     #[error("the agent sent nothing for {} s", .0.as_secs())]
     Silence(std::time::Duration),
+    /// The caller may not go on.
+    #[error("{}", .0.message)]
+    Denied(Failure),
 }
 
 impl From<UploadError> for Interrupted {
@@ -146,6 +151,8 @@ pub(super) struct Exchange {
     order: Sequence,
     upload: Option<Upload>,
     uploaded: u64,
+    /// What the agent says of an upgraded connection that can be resumed.
+    resume: Option<Box<ResumeAnswer>>,
     drain: Drain,
 }
 
@@ -157,6 +164,7 @@ impl Exchange {
             order: Sequence::new(HTTP),
             upload,
             uploaded: 0,
+            resume: None,
             drain,
         }
     }
@@ -224,6 +232,18 @@ impl Exchange {
                 }
             };
             return Poll::Ready(self.understand(bytes));
+        }
+    }
+
+    /// What the head of the answer said of a connection that can be resumed.
+    pub(super) fn take_resume(&mut self) -> Option<Box<ResumeAnswer>> {
+        self.resume.take()
+    }
+
+    /// Waits for the end of a call that has nothing more to say, for a while.
+    pub(super) async fn finish(mut self) {
+        if let Some(call) = self.call.take().and_then(Reader::into_call) {
+            call.finish().await;
         }
     }
 
@@ -308,11 +328,13 @@ impl Exchange {
         Ok(match message {
             Message::Header(header) => {
                 let head = header.response;
+                self.resume = header.resume.map(Box::new);
                 Part::Header(head.ok_or_else(|| malformed("a header without a response"))?)
             }
             Message::Data(data) => Part::Data(data.data),
             Message::Trailer(_) => Part::Trailer,
             Message::UpgradeData(data) => Part::UpgradeData(data.data),
+            Message::Segment(segment) => Part::Segment(segment),
         })
     }
 }
@@ -322,9 +344,13 @@ impl Part {
     pub(super) fn expect_trailer(&self) -> Result<(), Interrupted> {
         match self {
             Self::Trailer => Ok(()),
-            other @ (Self::Header(_) | Self::Data(_) | Self::UpgradeData(_) | Self::End) => Err(
-                Interrupted::Malformed(format!("{other:?} in place of a trailer")),
-            ),
+            other @ (Self::Header(_)
+            | Self::Data(_)
+            | Self::UpgradeData(_)
+            | Self::Segment(_)
+            | Self::End) => Err(Interrupted::Malformed(format!(
+                "{other:?} in place of a trailer"
+            ))),
         }
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
         Interrupted::Broken(_) | Interrupted::Order(_) | Interrupted::Malformed(_) => {
             bad_gateway(format!("{error}{}", outcome(safe)))
         }
+        Interrupted::Denied(failure) => failure.clone(),
         Interrupted::Silence(_) => Failure::new(
             StatusCode::GATEWAY_TIMEOUT,
             format!("{error}{}", outcome(safe)),

@@ -16,7 +16,7 @@ use super::{
     failure,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
-    upgrade::{self, Farewell, Pings, Recorder},
+    upgrade::{self, Farewell, Link, Offer, Pings, Recorder},
     upload::Upload,
     watch::{self, Position, Source, Watch},
 };
@@ -48,6 +48,8 @@ pub(super) struct ProxyRequest {
     watch: Option<Position>,
     /// What an agent would change that encodes path and query anew.
     reencoding: Option<Reencoding>,
+    /// What the agent was offered of an upgrade.
+    offer: Option<Offer>,
 }
 
 impl ProxyRequest {
@@ -118,8 +120,13 @@ impl KubernetesApi {
                 let recording = scope.take_recording();
                 let recorder = recording.map(|it| Recorder::new(it, &answered.headers));
                 let said = (farewell, pings, recorder);
-                let upgraded =
-                    |scope| Box::pin(upgrade::run(exchange, on_upgrade, said, scope)) as _;
+                let span = scope.span().clone();
+                let link = Link::new(
+                    exchange,
+                    |method| self.resume_source(&mut request, &method, scope, drain),
+                    &span,
+                );
+                let upgraded = |scope| Box::pin(upgrade::run(link, on_upgrade, said, scope)) as _;
                 Answer::Upgrade(answered.headers, Box::new(upgraded))
             }
             Some(_) | None => self.pass_on(answered, request, scope, drain),
@@ -140,6 +147,11 @@ impl KubernetesApi {
             request_head::timeout(head.target.query()).map_or(hold, |timeout| timeout.min(hold));
         let moves = watch.is_some();
         let reencoding = head.target.reencoding();
+        // Whoever goes on is asked about again, which needs credentials.
+        let resumes = head.upgrade && !self.settings.resume.is_zero();
+        let offer =
+            (resumes && rights.credentials().is_some()).then(|| Offer::new(self.settings.resume));
+        head.resume = offer.as_ref().map(Offer::first);
         let method = match reencoding {
             None => &self.method,
             Some(_) => &self.exact_method,
@@ -162,6 +174,7 @@ impl KubernetesApi {
                 ..head.opening(method, &self.via, scope.id())
             },
             reencoding,
+            offer,
         })
     }
 
@@ -364,6 +377,31 @@ impl KubernetesApi {
     fn count(&self, exchange: &mut Exchange, request: &ProxyRequest) {
         let readers = self.router.registry().readers();
         exchange.count(readers, request.agent, &request.need.caller);
+    }
+
+    /// What it takes to resume an upgraded connection by the method that its agent names.
+    fn resume_source(
+        &self,
+        request: &mut ProxyRequest,
+        method: &str,
+        scope: &Scope,
+        drain: &Drain,
+    ) -> Option<upgrade::Source> {
+        let acts_as = request_head::acts_as(&request.opening);
+        Some(upgrade::Source {
+            router: self.router.clone(),
+            agent: request.agent,
+            need: Need {
+                method: upgrade::Source::method(method)?,
+                ..request.need.clone()
+            },
+            offer: request.offer.take()?,
+            extra: request_head::acts_as_extra(&request.opening),
+            meta: request.opening.meta.clone(),
+            ground: scope.ground(request.rights.authority()?, acts_as)?,
+            drain: drain.clone(),
+            metrics: self.metrics.clone(),
+        })
     }
 
     /// What a watch needs to be asked for again.

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{HttpRequest, http_request},
+        grpctool::{HttpRequest, ResumeOffer, http_request},
         kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
         prototool,
     },
@@ -50,6 +50,8 @@ pub(super) struct RequestHead {
     pub(super) upgrade: bool,
     /// As whom it is done.
     pub(super) impersonation: Option<ImpersonationConfig>,
+    /// What is offered of an upgrade.
+    pub(super) resume: Option<ResumeOffer>,
 }
 
 impl RequestHead {
@@ -69,6 +71,7 @@ impl RequestHead {
         let header = http_request::Header {
             content_length: Some(on_the_wire(self.length)),
             extra: self.impersonation.as_ref().map(extra),
+            resume: self.resume,
             request: Some(prototool::HttpRequest {
                 method: self.method.as_str().to_owned(),
                 header: headers::of_request(self.headers, via),
@@ -196,13 +199,19 @@ pub(super) fn acts_as(opening: &Opening) -> Option<ImpersonationConfig> {
     HeaderExtra::decode(&*extra.value).ok()?.imp_config
 }
 
+/// The same as the agent is told it.
+pub(super) fn acts_as_extra(opening: &Opening) -> Option<prost_types::Any> {
+    header(opening)?.extra
+}
+
 fn header(opening: &Opening) -> Option<http_request::Header> {
     let request = HttpRequest::decode(opening.messages.first()?.head.clone()).ok()?;
     match request.message? {
         http_request::Message::Header(header) => Some(header),
         http_request::Message::Data(_)
         | http_request::Message::Trailer(_)
-        | http_request::Message::UpgradeData(_) => None,
+        | http_request::Message::UpgradeData(_)
+        | http_request::Message::Segment(_) => None,
     }
 }
 
@@ -257,6 +266,7 @@ mod tests {
             length,
             upgrade,
             impersonation: None,
+            resume: None,
         };
         let shape = |length, upgrade| {
             let via = HeaderValue::from_static("v");

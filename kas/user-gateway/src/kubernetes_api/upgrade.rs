@@ -2,6 +2,7 @@
 
 mod channels;
 mod farewell;
+mod link;
 mod pings;
 mod recorder;
 
@@ -18,25 +19,22 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use proto::frame::Payload;
-use router::Call;
 use runtime::websocket::messages::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    exchange::{Exchange, Interrupted, Part},
+    exchange::{Interrupted, Part},
     failure,
 };
 use crate::{failure::Failure, idle::Idle, metrics::FailureStatus, scope::Scope};
 pub(super) use farewell::Farewell;
+pub(super) use link::{Link, Offer, Source};
 pub(super) use pings::Pings;
 pub(super) use recorder::Recorder;
 
 /// Bytes of one message to the agent, at most.
 const CHUNK_BYTES: usize = 32 << 10;
-/// `HttpRequest.upgradeData`, `UpgradeData.data`.
-const DATA: &[u32] = &[4, 1];
 /// How long the switch of protocols may take.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may leave a write waiting.
@@ -53,7 +51,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// bytes until either side ends, or the session is ended, or the way to the cluster breaks, of which `farewell` tells the
 /// client.
 pub(super) async fn run(
-    exchange: Box<Exchange>,
+    link: Link,
     on_upgrade: OnUpgrade,
     (farewell, pings, mut recorder): (Option<Farewell>, Option<Pings>, Option<Recorder>),
     mut scope: Box<Scope>,
@@ -63,7 +61,7 @@ pub(super) async fn run(
         Ok(Ok(upgraded)) => {
             let io = TokioIo::new(upgraded);
             let said = (farewell, pings, recorder);
-            (scope, recorder) = Splice::new(exchange, io, said, scope).run().await;
+            (scope, recorder) = Splice::new(link, io, said, scope).run().await;
         }
         Ok(Err(error)) => {
             scope.reason = format!("the client left before the upgrade: {error}");
@@ -96,14 +94,8 @@ enum Stopped {
     Call(#[from] Interrupted),
 }
 
-impl From<router::Broken> for Stopped {
-    fn from(broken: router::Broken) -> Self {
-        Self::Call(broken.into())
-    }
-}
-
 struct Splice<IO> {
-    exchange: Box<Exchange>,
+    link: Link,
     io: IO,
     scope: Box<Scope>,
     buffer: BytesMut,
@@ -128,13 +120,13 @@ struct Splice<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     fn new(
-        exchange: Box<Exchange>,
+        link: Link,
         io: IO,
         (farewell, pings, recorder): (Option<Farewell>, Option<Pings>, Option<Recorder>),
         scope: Box<Scope>,
     ) -> Self {
         Self {
-            exchange,
+            link,
             io,
             scope,
             buffer: BytesMut::new(),
@@ -163,6 +155,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             Ok(Over::Broken(failure)) => return self.breaks(failure).await,
             Err(error) => self.scope.reason = error.to_string(),
         }
+        self.scope.resumes = self.link.resumes();
         (self.scope, self.recorder)
     }
 
@@ -188,6 +181,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 }
             }
         }
+        // A client that does not read must not keep the agent from hearing what came of its bytes.
+        self.link.drive(cx);
         if let Poll::Ready(result) = self.poll_to_client(cx) {
             return Poll::Ready(match result {
                 Ok(()) => Ok(self.is_done()),
@@ -233,12 +228,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     async fn breaks(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
         if self.farewell.as_ref().is_some_and(Farewell::is_told) {
             let Self {
+                link,
                 mut io,
                 outgoing,
                 mut scope,
                 recorder,
                 ..
             } = self;
+            scope.resumes = link.resumes();
+            drop(link);
             // What told it may not be written yet.
             let rest = async {
                 for bytes in outgoing {
@@ -267,7 +265,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         goes_on: bool,
     ) -> (FailureStatus, Box<Scope>, Option<Recorder>) {
         let Self {
-            exchange,
+            link,
             mut io,
             mut scope,
             outgoing,
@@ -275,12 +273,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             recorder,
             ..
         } = self;
-        let exchange = goes_on.then_some(exchange);
+        scope.resumes = link.resumes();
+        let link = goes_on.then_some(link);
         let status = match farewell {
             None => FailureStatus::NotSent,
             Some(farewell) => {
                 let why = (&failure, code);
-                farewell.say(why, exchange, &mut io, outgoing).await
+                farewell.say(why, link, &mut io, outgoing).await
             }
         };
         scope.reason = failure.message;
@@ -291,11 +290,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     fn poll_to_agent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
             if !self.unsent.is_empty() {
-                let length = self.unsent.len();
-                ready!((self.exchange).with(|call| call.poll_ready(cx, length))?)?;
-                let bytes = std::mem::take(&mut self.unsent);
-                self.scope.received += bytes.len() as u64;
-                (self.exchange).with(|call| call.start_send(Payload::nested(DATA, bytes)))??;
+                let length = self.unsent.len() as u64;
+                ready!(self.link.poll_send(cx, &mut self.unsent))?;
+                self.scope.received += length;
             }
             if let Some(recorder) = &mut self.recorder {
                 ready!(recorder.poll_room(cx));
@@ -303,7 +300,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             self.buffer.reserve(CHUNK_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
             if read == 0 {
-                self.exchange.with(Call::close_send)??;
+                self.link.close_send()?;
                 return Poll::Ready(Ok(()));
             }
             self.unsent = self.buffer.split().freeze();
@@ -331,7 +328,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             if let Some(recorder) = &mut self.recorder {
                 ready!(recorder.poll_room(cx));
             }
-            match self.exchange.poll_part(cx) {
+            match self.link.poll_part(cx) {
                 Poll::Ready(Ok(Part::UpgradeData(data))) => {
                     if let Some(idle) = &mut self.client_done {
                         idle.progress();
@@ -339,7 +336,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                     self.is_sending(data);
                 }
                 Poll::Ready(Ok(Part::End)) => self.agent_done = true,
-                Poll::Ready(Ok(Part::Header(_) | Part::Data(_) | Part::Trailer)) => {}
+                Poll::Ready(Ok(
+                    Part::Header(_) | Part::Data(_) | Part::Trailer | Part::Segment(_),
+                )) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if self.unflushed {

@@ -59,12 +59,8 @@ impl Sessions {
         let Some(ground) = &open.ground else {
             return;
         };
-        let refused = match ground.authority.ask().await {
-            Ok(access) if ground.holds(&access) => return,
-            Ok(_) => {
-                let words = "Forbidden: the access on which the session was opened has changed";
-                Failure::new(StatusCode::FORBIDDEN, words)
-            }
+        let refused = match ground.ask().await {
+            Ok(()) => return,
             // Nobody can say: that is no refusal.
             Err(failure) if failure.retry_after.is_some() => return,
             Err(failure) => failure,
@@ -86,6 +82,19 @@ impl Sessions {
 }
 
 impl Ground {
+    /// Asks whether the session may go on.
+    ///
+    /// # Errors
+    /// The refusal; a retryable one when the control plane is unavailable for longer than its grace for outages.
+    pub(crate) async fn ask(&self) -> Result<(), Failure> {
+        let access = self.authority.ask().await?;
+        if self.holds(&access) {
+            return Ok(());
+        }
+        let words = "Forbidden: the access on which the session was opened has changed";
+        Err(Failure::new(StatusCode::FORBIDDEN, words))
+    }
+
     /// Whether all that the session acts with is allowed still. More may be allowed meanwhile.
     fn holds(&self, now: &Access) -> bool {
         let goes_on = match (&self.acts_as, &now.impersonation) {

@@ -8,7 +8,7 @@ use http::Request;
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{HttpRequest, HttpResponse, http_request, http_response},
+        grpctool::{HttpRequest, HttpResponse, ResumeAnswer, Segment, http_request, http_response},
         prototool::{self, RawEntry},
         reverse_tunnel::rpc::{
             ConnectRequest, ConnectResponse, Error, Header, Message, Trailer, connect_request::Msg,
@@ -27,6 +27,9 @@ use runtime::grpc::{SendRequest, SendStream, send_frame};
 use tokio::{io::DuplexStream, task::JoinHandle};
 
 const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
+
+/// The method by which an upgraded connection is attached to again.
+pub(crate) const RESUME: &str = "/kas.kubernetes_api.rpc.Resume/me";
 
 type Script = Arc<dyn Fn(Asked) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -69,7 +72,7 @@ impl Agent {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let offer = Offer {
             agent: AgentId(id),
-            methods: [METHOD.to_owned()].into(),
+            methods: [METHOD.to_owned(), RESUME.to_owned()].into(),
             impersonates,
             upgrades: true,
         };
@@ -183,7 +186,7 @@ impl Asked {
             if let Some(message) = self.deframer.next_message().unwrap() {
                 return match ConnectResponse::decode(message).unwrap().msg.unwrap() {
                     connect_response::Msg::RequestInfo(info) => {
-                        assert_eq!(info.method_name, METHOD);
+                        assert!([METHOD, RESUME].contains(&&*info.method_name));
                         Next::Info(info.meta)
                     }
                     connect_response::Msg::Message(message) => {
@@ -237,8 +240,26 @@ impl Asked {
         self.answer_raw(status, headers.collect()).await;
     }
 
+    /// Switches to this protocol on a connection that can be resumed, of which so much was received.
+    pub(crate) async fn switch(&mut self, protocol: &str, received: u64) {
+        let headers = [("Upgrade", protocol), ("Connection", "Upgrade")];
+        let headers = headers.map(|(name, value)| entry(name, value.as_bytes()));
+        let method = RESUME.to_owned();
+        let resume = ResumeAnswer { method, received };
+        self.answer_with(101, headers.to_vec(), Some(resume)).await;
+        self.trailer().await;
+    }
+
+    pub(crate) async fn segment(&mut self, segment: Segment) {
+        self.http(http_response::Message::Segment(segment)).await;
+    }
+
     /// The same with headers of any bytes.
     pub(crate) async fn answer_raw(&mut self, status: i32, header: RawMeta) {
+        self.answer_with(status, header, None).await;
+    }
+
+    async fn answer_with(&mut self, status: i32, header: RawMeta, resume: Option<ResumeAnswer>) {
         self.say(Msg::Header(Header::default())).await;
         let response = prototool::HttpResponse {
             status_code: status,
@@ -247,6 +268,7 @@ impl Asked {
         };
         let header = http_response::Header {
             response: Some(response),
+            resume,
         };
         self.http(http_response::Message::Header(header)).await;
     }
@@ -271,6 +293,11 @@ impl Asked {
         self.say(Msg::Trailer(Trailer::default())).await;
         let _ = self.send.send_data(Frame::default(), true);
         self.over().await
+    }
+
+    /// Begins an answer that has no head.
+    pub(crate) async fn begin(&mut self) {
+        self.say(Msg::Header(Header::default())).await;
     }
 
     /// Ends the call with an error.

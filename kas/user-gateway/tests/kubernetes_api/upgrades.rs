@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use proto::agent::grpctool::http_request;
+use proto::agent::grpctool::{Segment, http_request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
 };
-use user_gateway::{SessionFilter, SessionKind};
+use user_gateway::{SessionFilter, SessionKind, Settings};
 
 use crate::{
     agent::{Agent, Asked, Next},
@@ -393,4 +393,100 @@ async fn a_quiet_client_is_sent_pings_of_its_protocol_between_frames() {
         assert_eq!(bytes, ping, "{protocol}");
         asked.end().await;
     }
+}
+
+/// The next segment from kas.
+async fn segment(asked: &mut Asked) -> Segment {
+    match asked.next().await {
+        Next::Http(http_request::Message::Segment(segment)) => segment,
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+fn said(offset: u64, acknowledged: u64, data: &'static str) -> Segment {
+    Segment {
+        offset,
+        acknowledged,
+        data: data.into(),
+        ..Segment::default()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_tunnel_breaks_goes_on_in_another_where_it_was() {
+    let mut stage = Stage::set().await;
+    let mut socket = upgrade(&stage.proxy, b"").await;
+    let mut first = stage.asked().await;
+    let offer = first.head.resume.clone().unwrap();
+    assert_eq!(
+        (offer.id.len(), offer.attachment, offer.received),
+        (16, 1, 0)
+    );
+    expect_trailer(&mut first).await;
+    first.switch("echo", 0).await;
+    head(&mut socket).await;
+    socket.write_all(b"abc").await.unwrap();
+    assert_eq!(segment(&mut first).await, said(0, 0, "abc"));
+    first.segment(said(0, 0, "xy")).await;
+    let mut come = [0; 2];
+    socket.read_exact(&mut come).await.unwrap();
+    assert_eq!(&come, b"xy");
+
+    first.reset();
+    let mut second = stage.asked().await;
+    let again = second.head.resume.clone().unwrap();
+    assert_eq!((again.id, again.received), (offer.id, 2));
+    assert!(again.attachment > 1 && second.head.request.is_none());
+    expect_trailer(&mut second).await;
+    second.switch("", 1).await;
+    assert_eq!(segment(&mut second).await, said(1, 2, "bc"));
+    let last = Segment {
+        end: true,
+        ..said(2, 3, "z")
+    };
+    second.segment(last).await;
+    let mut rest = Vec::new();
+    let read = socket.read_to_end(&mut rest);
+    tokio::time::timeout(LONG, read).await.unwrap().unwrap();
+
+    assert_eq!(rest, b"z");
+    assert_eq!(segment(&mut second).await.acknowledged, 4);
+    assert!(segment(&mut second).await.over, "the client has left");
+    assert_eq!(second.next().await, Next::CloseSend);
+    second.end().await;
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_its_agent_does_not_have_any_more_breaks_at_once() {
+    let mut stage = Stage::set().await;
+    let mut socket = upgrade(&stage.proxy, b"").await;
+    let mut first = stage.asked().await;
+    expect_trailer(&mut first).await;
+    first.switch("echo", 0).await;
+    head(&mut socket).await;
+    first.reset();
+
+    let mut again = stage.asked().await;
+    again.begin().await;
+    again.fail(tonic::Code::NotFound, "not here").await;
+
+    let mut rest = Vec::new();
+    let read = socket.read_to_end(&mut rest);
+    // Cut or ended: it has no place for words.
+    drop(tokio::time::timeout(LONG, read).await.unwrap());
+    assert!(rest.is_empty());
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn without_time_to_be_resumed_nothing_is_offered() {
+    let settings = Settings {
+        resume: Duration::ZERO,
+        ..Settings::default()
+    };
+    let mut stage = Stage::with(settings).await;
+    let _socket = upgrade(&stage.proxy, b"").await;
+
+    assert_eq!(stage.asked().await.head.resume, None);
 }

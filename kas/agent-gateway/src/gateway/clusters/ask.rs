@@ -71,6 +71,7 @@ fn opening() -> Opening {
     let header = http_request::Header {
         content_length: Some(0),
         extra: None,
+        resume: None,
         request: Some(prototool::HttpRequest {
             method: "GET".to_owned(),
             url_path: NAMESPACE.to_owned(),
@@ -110,7 +111,9 @@ async fn read(mut call: Call) -> Option<Answer> {
                     }
                 }
                 http_response::Message::Trailer(_) => {}
-                http_response::Message::UpgradeData(_) => return None,
+                http_response::Message::UpgradeData(_) | http_response::Message::Segment(_) => {
+                    return None;
+                }
             },
             Event::Header(_) | Event::Trailer(_) => {}
             Event::Error(_) => return None,

@@ -15,7 +15,7 @@ use runtime::websocket::messages::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
-    failure::Failure, kubernetes_api::exchange::Exchange, metrics::FailureStatus,
+    failure::Failure, kubernetes_api::upgrade::link::Link, metrics::FailureStatus,
     sessions::SessionKind,
 };
 use errors::Errors;
@@ -92,23 +92,23 @@ impl Farewell {
         }
     }
 
-    /// Says why it ends, behind the frame on its way, the rest of which `exchange` may bring. A client that does not read
+    /// Says why it ends, behind the frame on its way, the rest of which `link` may bring. A client that does not read
     /// is not waited for.
     pub(super) async fn say<IO: AsyncRead + AsyncWrite + Unpin>(
         mut self,
         (failure, code): (&Failure, CloseCode),
-        mut exchange: Option<Box<Exchange>>,
+        mut link: Option<Link>,
         io: &mut IO,
         unsent: VecDeque<Bytes>,
     ) -> FailureStatus {
         let finished = async {
             match &mut self {
-                Self::WebSocket(it) => it.finish_frame(exchange.as_deref_mut(), io, unsent).await,
+                Self::WebSocket(it) => it.finish_frame(link.as_mut(), io, unsent).await,
                 Self::Spdy(it) => it.finish_frame(io, unsent).await,
             }
         };
         let finished = tokio::time::timeout(FRAME_TIMEOUT, finished).await;
-        drop(exchange);
+        drop(link);
         if !matches!(finished, Ok(Ok(()))) {
             return FailureStatus::NotSent;
         }

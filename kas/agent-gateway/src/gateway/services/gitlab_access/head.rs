@@ -92,6 +92,7 @@ pub(super) fn of_answer(head: &Parts) -> http_response::Message {
     };
     http_response::Message::Header(http_response::Header {
         response: Some(response),
+        resume: None,
     })
 }
 

@@ -78,7 +78,7 @@ impl RequestBody {
                 Some(Message::Data(data)) if data.data.is_empty() => continue,
                 Some(Message::Data(data)) => Ok(Part::Data(data.data)),
                 Some(Message::Trailer(_)) => Ok(Part::End),
-                Some(Message::UpgradeData(_)) => Err(Status::internal(
+                Some(Message::UpgradeData(_) | Message::Segment(_)) => Err(Status::internal(
                     "unexpected HttpRequest_UpgradeData message for non-upgrade request",
                 )),
                 Some(Message::Header(_)) | None => Err(Status::invalid_argument(

@@ -12,7 +12,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::Errors;
 use crate::{
     failure::Failure,
-    kubernetes_api::exchange::{Exchange, Part},
+    kubernetes_api::{exchange::Part, upgrade::link::Link},
 };
 
 /// The channel of exec and attach that carries how they end.
@@ -55,14 +55,14 @@ impl WebSocket {
     /// Passes on the rest of the frame of which the client has a part.
     pub(super) async fn finish_frame(
         &mut self,
-        mut exchange: Option<&mut Exchange>,
+        mut link: Option<&mut Link>,
         io: &mut (impl AsyncWrite + Unpin),
         mut unsent: VecDeque<Bytes>,
     ) -> io::Result<()> {
         while !self.passing.is_between_frames() {
             let Some(mut bytes) = unsent.pop_front() else {
-                let exchange = exchange.as_mut().ok_or(io::ErrorKind::UnexpectedEof)?;
-                match poll_fn(|cx| exchange.poll_part(cx)).await {
+                let link = link.as_mut().ok_or(io::ErrorKind::UnexpectedEof)?;
+                match poll_fn(|cx| link.poll_part(cx)).await {
                     Ok(Part::UpgradeData(data)) => unsent.push_back(data),
                     _ => return Err(io::ErrorKind::UnexpectedEof.into()),
                 }
