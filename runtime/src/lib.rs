@@ -38,6 +38,7 @@ mod replay;
 pub mod request_filter;
 pub mod serve;
 pub mod shares;
+pub mod shell;
 pub mod signal;
 pub mod telemetry;
 pub mod tls;
