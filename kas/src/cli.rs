@@ -158,6 +158,15 @@ pub enum FileCommand {
         #[command(subcommand)]
         action: SessionAction,
     },
+    /// Say as whom a running server's admin API knows you, and what you may do there
+    Whoami {
+        /// The server to ask.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: View,
+    },
     /// Print a script that completes commands and flags in a shell
     Completions {
         /// The shell
@@ -441,6 +450,10 @@ impl FileCommand {
                 replica,
                 server,
             } => fleet::replicas::set_log_level(&server, level, replica, output).await,
+            Self::Whoami {
+                server,
+                output: view,
+            } => fleet::whoami::show(&server, view, output).await,
             Self::Completions { shell } => completions(shell, output),
         }
     }

@@ -13,6 +13,7 @@ use agent_gateway::{
     config::ReceptiveForm,
     events::{EventWorkers, Events},
 };
+use audit::Audit;
 use control_plane::{ControlPlane, notifications::Notifications, standalone::Standalone};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry as Metrics;
@@ -111,6 +112,8 @@ pub struct AdminPort {
     pub acceptor: PlainAcceptor,
     /// Who may ask.
     pub settings: admin::Settings,
+    /// Takes records of what operators change.
+    pub audit: Audit,
     /// The connected agent processes.
     pub tracker: Arc<Tracker>,
     /// The control plane, where that is a file.
@@ -210,10 +213,8 @@ impl Replica {
         let usual = user_gateway::Settings::default().hold;
         let hold = setup.users.as_ref().map_or(usual, |it| it.settings.hold);
         if let Some(port) = setup.admin {
-            let users = setup.users.as_ref();
-            let audit = users.map(|port| port.settings.audit.clone());
             let sources = Sources {
-                audit: audit.unwrap_or_default(),
+                audit: port.audit.clone(),
                 me,
                 version: crate::version::VERSION,
                 started_at,

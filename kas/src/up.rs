@@ -24,6 +24,7 @@ use playground::{
 };
 use runtime::{
     connect::ConnectOptions,
+    shell::quoted,
     signal::Termination,
     telemetry,
     tls::{ClientTls, ClientTlsOptions},
@@ -177,7 +178,8 @@ fn announce(
     kubeconfig: &Path,
     kas_address: &str,
 ) {
-    let kubectl = format!("kubectl --kubeconfig {}", kubeconfig.display());
+    let word = |file: &Path| quoted(&file.to_string_lossy()).into_owned();
+    let kubectl = format!("kubectl --kubeconfig {}", word(&kubeconfig));
     console.say(&format!(
         "{} replicas are up; agents connect to {kas_address}",
         cluster.replicas.len()
@@ -199,8 +201,9 @@ fn announce(
         ));
     }
     console.say(&format!(
-        "another agent for the same cluster: agentk --kas-address {kas_address} --token-file {}",
-        accounts.agent_token_file.display()
+        "another agent for the same cluster: agentk --kas-address {} --token-file {}",
+        quoted(&kas_address.to_string()),
+        word(&accounts.agent_token_file)
     ));
     if let Some(admin) = cluster.admin {
         console.say(&format!("what is connected, in a browser: http://{admin}/"));

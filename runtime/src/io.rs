@@ -22,7 +22,7 @@ use tokio::{
 pub use scheme::Scheme;
 pub(crate) use stream::{Io, Stream};
 
-use crate::{authority::AuthorityFilter, replay::Replay, websocket::WebSocket};
+use crate::{authority::AuthorityFilter, replay::Replay, tls::Subject, websocket::WebSocket};
 
 /// TCP or TLS, with what was read too early put back in front.
 pub(crate) type Transport = Replay<Stream>;
@@ -89,6 +89,16 @@ impl ByteStream {
             Layers::Plain(io) => io.get_ref().is_hung_up(),
             // These are read all the time, which shows it.
             Layers::WebSocket(_) | Layers::AgentWebSocket(_) => false,
+        }
+    }
+
+    /// Whom the certificate is for that the other end has shown; `None` where TLS did not ask for one. Never of a
+    /// WebSocket.
+    #[must_use]
+    pub fn peer_subject(&self) -> Option<Subject> {
+        match &self.layers {
+            Layers::Plain(io) => io.get_ref().peer_subject(),
+            Layers::WebSocket(_) | Layers::AgentWebSocket(_) => None,
         }
     }
 

@@ -40,6 +40,7 @@ pub mod request_filter;
 pub mod resume;
 pub mod serve;
 pub mod shares;
+pub mod shell;
 pub mod signal;
 pub mod telemetry;
 pub mod tls;

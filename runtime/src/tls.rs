@@ -4,6 +4,7 @@ mod client;
 mod client_certificate;
 mod pem;
 mod server;
+mod subject;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub(crate) use client::name;
 pub use client::{ClientTls, ClientTlsOptions};
 pub use pem::{Identity, PemPair};
 pub use server::ServerTls;
+pub use subject::Subject;
 
 /// ALPN name of HTTP/2.
 pub const H2: &[u8] = b"h2";

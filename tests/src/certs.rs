@@ -47,18 +47,48 @@ impl Certs {
         Self::signed(params, folder)
     }
 
-    fn signed(params: CertificateParams, folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder)?;
+    /// The same, and certificates for clients, each with this common name (`CN`) and organization (`O`), in files
+    /// `NAME.crt` and `NAME.key` of `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn with_clients(folder: &Path, clients: &[(&str, &str)]) -> Result<Self> {
         let (authority, ca) = authority()?;
+        let certs = Self::signed_by(&authority, &ca, loopback()?, folder)?;
+        for (name, organization) in clients {
+            let mut params = CertificateParams::default();
+            let subject = &mut params.distinguished_name;
+            subject.push(DnType::CommonName, *name);
+            subject.push(DnType::OrganizationName, *organization);
+            let key = KeyPair::generate()?;
+            let certificate = params.signed_by(&key, &authority)?.pem();
+            std::fs::write(folder.join(format!("{name}.crt")), certificate)?;
+            std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+        }
+        Ok(certs)
+    }
+
+    fn signed(params: CertificateParams, folder: &Path) -> Result<Self> {
+        let (authority, ca) = authority()?;
+        Self::signed_by(&authority, &ca, params, folder)
+    }
+
+    fn signed_by(
+        authority: &Issuer<'static, KeyPair>,
+        ca: &str,
+        params: CertificateParams,
+        folder: &Path,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &authority)?.pem();
+        let certificate = params.signed_by(&key, authority)?.pem();
         let write = |name: &str, text: &str| {
             let file = folder.join(name);
             std::fs::write(&file, text).with_context(|| format!("cannot write {name}"))?;
             anyhow::Ok(file)
         };
         Ok(Self {
-            ca: write("ca.crt", &ca)?,
+            ca: write("ca.crt", ca)?,
             certificate: write("server.crt", &certificate)?,
             key: write("server.key", &key.serialize_pem())?,
             both: write("both.pem", &format!("{certificate}{}", key.serialize_pem()))?,

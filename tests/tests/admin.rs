@@ -7,8 +7,12 @@ mod access;
 mod broken;
 #[path = "admin/registration.rs"]
 mod registration;
+#[path = "admin/roles.rs"]
+mod roles;
 #[path = "admin/sessions.rs"]
 mod sessions;
+#[path = "admin/unfinished.rs"]
+mod unfinished;
 
 use std::{path::Path, sync::atomic::Ordering, time::Duration};
 

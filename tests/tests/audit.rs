@@ -224,16 +224,24 @@ async fn whoever_changes_something_by_the_admin_api_leaves_a_record_and_who_asks
         let text = fs::read_to_string(site.file()).ok()?;
         let of_admins = text.lines().filter(|it| it.contains("\"kind\":\"admin\""));
         let of_admins: Vec<_> = of_admins.map(str::to_owned).collect();
-        (!of_admins.is_empty()).then_some(of_admins)
+        (of_admins.len() >= 2).then_some(of_admins)
     };
-    let records = until("the record", LIMIT, recorded).await?;
-    let [record] = &records[..] else {
+    let records = until("the records", LIMIT, recorded).await?;
+    let [before, after] = &records[..] else {
         anyhow::bail!("{records:?}");
     };
-    ensure!(
-        record.contains("\"user\":\"admin:this machine\"") && record.contains("/v1/log-level"),
-        "{record}"
-    );
+    for record in [before, after] {
+        for words in [
+            "\"user\":\"admin:this machine\"",
+            "\"role\":\"operator\"",
+            "\"verb\":\"set_log_level\"",
+            "/v1/log-level",
+        ] {
+            ensure!(record.contains(words), "no {words}: {record}");
+        }
+    }
+    ensure!(!before.contains("\"status\""), "{before}");
+    ensure!(after.contains("\"status\":200"), "{after}");
     Ok(())
 }
 

@@ -56,6 +56,20 @@ async function refusal(response) {
   return new Refused(response.status, problem.message || `the replica answered ${response.status}`);
 }
 
+let asked;
+
+/** Who asks and what they may do, as this replica knows them: asked once for each token. */
+export const whoami = () => (asked ??= ask("caller").catch((error) => {
+  asked = undefined;
+  throw error;
+}));
+
+/** Why whoever sits here may not do what needs `role`; empty if they may. */
+export async function missing(role) {
+  const { roles } = await whoami();
+  return roles.find((it) => it.role === role)?.problem ?? `This replica knows no role ${role}.`;
+}
+
 /** One agent's path, by its number or name. */
 export const agentPath = (agent) => `agents/${encodeURIComponent(agent)}`;
 
@@ -70,4 +84,5 @@ export async function signIn(refusal) {
   const token = form.elements.token.value.trim();
   form.reset();
   if (token) sessionStorage.setItem(TOKEN, token);
+  asked = undefined;
 }

@@ -2,7 +2,7 @@
 
 import { access } from "./access.js";
 import { add } from "./add.js";
-import { Refused, ask, signIn } from "./api.js";
+import { Refused, ask, signIn, whoami } from "./api.js";
 import { cluster } from "./cluster.js";
 import { clusters } from "./clusters.js";
 import { el } from "./dom.js";
@@ -74,12 +74,13 @@ async function refresh() {
 async function refreshOnce(shown) {
   const focused = main.contains(document.activeElement) && anchor(document.activeElement);
   try {
-    const [status] = await Promise.all([ask("status"), shown.refresh()]);
+    const [status, me] = await Promise.all([ask("status"), whoami(), shown.refresh()]);
     // Rows are made anew: whoever stands on a link stays there.
     if (focused && document.activeElement === document.body) {
       main.querySelector(focused)?.focus({ preventScroll: true });
     }
     showHeadline(document.getElementById("headline"), status);
+    document.getElementById("whoami").textContent = `${me.name}: ${me.role}`;
     tell(status.coverage);
   } catch (error) {
     if (error.name === "AbortError") return;

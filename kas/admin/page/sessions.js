@@ -1,6 +1,6 @@
 // What users have open, the oldest first: filtered by the server, and ended one by one.
 
-import { ask, end } from "./api.js";
+import { ask, end, missing } from "./api.js";
 import { confirmed } from "./dialogs.js";
 import { el, number, replicaId, since, table } from "./dom.js";
 
@@ -14,11 +14,13 @@ export function sessions(signal) {
   const told = el("p", { class: "muted", role: "status" });
   const list = table("Sessions", COLUMNS, []);
   const empty = el("p", { class: "empty", hidden: true });
+  const notAllowed = el("p", { class: "muted" });
   const user = el("input", { type: "search", id: "filter", placeholder: "alice", autocomplete: "off", maxlength: "200", input: () => change() });
   const agent = el("input", { type: "search", placeholder: "name or number", autocomplete: "off", maxlength: "200", input: () => change() });
   const kind = el("select", { change: () => change() }, el("option", { value: "" }, "all"), KINDS.map((it) => el("option", { value: it }, it)));
   let waiting;
   let asked = 0;
+  let why = "";
 
   function change() {
     clearTimeout(waiting);
@@ -30,7 +32,7 @@ export function sessions(signal) {
     const query = { user: user.value.trim(), agent: agent.value.trim(), kind: kind.value, page_size: PAGE_SIZE };
     let answer;
     try {
-      answer = await ask("sessions", query, signal);
+      [answer, why] = await Promise.all([ask("sessions", query, signal), missing("operator")]);
     } catch (error) {
       // A name that is being typed is no agent's yet.
       if (mine === asked && (error.status === 404 || error.status === 400)) return show([], error.message);
@@ -43,7 +45,8 @@ export function sessions(signal) {
   }
 
   function show(all, words) {
-    list.fill(all.map((session) => row(session, () => finish(session))));
+    list.fill(all.map((session) => row(session, why, () => finish(session))));
+    notAllowed.textContent = why && `Sessions are not ended here: ${why}.`;
     empty.textContent = words;
     empty.hidden = all.length > 0;
   }
@@ -63,14 +66,14 @@ export function sessions(signal) {
   const view = el("section", {}, title,
     el("div", { class: "tools" },
       el("label", {}, "User", user), el("label", {}, "Cluster", agent), el("label", {}, "Kind", kind), told),
-    list, empty);
+    notAllowed, list, empty);
   return { view, refresh };
 }
 
-function row(it, finish) {
+function row(it, why, finish) {
   const named = it.agent.name || `agent ${it.agent.id}`;
   const button = el("button", {
-    type: "button", class: "danger small", "data-id": it.id, click: finish,
+    type: "button", class: "danger small", "data-id": it.id, click: finish, disabled: Boolean(why),
     "aria-label": `End ${it.kind} of ${it.caller} at ${named}`,
   }, "End");
   return {

@@ -5,8 +5,12 @@ use std::{net::IpAddr, path::PathBuf};
 use runtime::{
     listen::{ListenAddress, Listens as _, Network},
     listens, section,
-    yaml::{At, YamlError},
+    tls::Subject,
+    yaml::{At, NonEmpty, Setting, YamlError},
 };
+use serde::{Deserialize, Serialize};
+
+use crate::Role;
 
 section! {
     /// The operator's API. Not among the keys of GitLab's kas.
@@ -15,6 +19,101 @@ section! {
         pub enabled: bool = true,
         /// Where it is.
         pub listen: AdminListen = AdminListen::default(),
+        /// What a token without `role=` may do, a client certificate that no entry of `certificate_roles` is for, and
+        /// whoever is on this machine where neither is demanded. Nobody is an administrator without being named.
+        pub default_role: DefaultRole = DefaultRole::Operator,
+        /// The roles of client certificates: the first entry that is for one decides. Where tokens are demanded too, these
+        /// decide instead.
+        pub certificate_roles: Vec<CertificateRole> = Vec::new(),
+    }
+    check = check_roles;
+}
+
+/// What who has no role of their own may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefaultRole {
+    /// Read.
+    Viewer,
+    /// Also end sessions and change how much is logged.
+    #[default]
+    Operator,
+}
+
+impl Setting for DefaultRole {}
+
+impl From<DefaultRole> for Role {
+    fn from(role: DefaultRole) -> Self {
+        match role {
+            DefaultRole::Viewer => Self::Viewer,
+            DefaultRole::Operator => Self::Operator,
+        }
+    }
+}
+
+section! {
+    /// The role of client certificates. All that is given must be in a certificate's subject.
+    pub struct CertificateRole {
+        /// What they may do.
+        pub role: Role,
+        /// `CN`, as in `alice`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub common_name: Option<NonEmpty> = None,
+        /// One of `O`, as in `system:masters`: what Kubernetes takes for a group.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub organization: Option<NonEmpty> = None,
+        /// One of `OU`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub organizational_unit: Option<NonEmpty> = None,
+    }
+    check = check_subject;
+}
+
+impl CertificateRole {
+    /// Whether it is for a certificate of this subject.
+    pub(crate) fn is_for(&self, subject: &Subject) -> bool {
+        let has = |wanted: &Option<NonEmpty>, known: &[String]| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| known.contains(&wanted.0))
+        };
+        has(&self.common_name, subject.common_name.as_slice())
+            && has(&self.organization, &subject.organizations)
+            && has(&self.organizational_unit, &subject.organizational_units)
+    }
+
+    fn check_subject(&self, at: &At<'_>) -> Result<(), YamlError> {
+        let wanted = [
+            &self.common_name,
+            &self.organization,
+            &self.organizational_unit,
+        ];
+        if wanted.iter().any(|it| it.is_some()) {
+            return Ok(());
+        }
+        Err(at.mistake(
+            "an entry of admin.certificate_roles needs common_name, organization or organizational_unit",
+        ))
+    }
+}
+
+impl AdminSection {
+    fn check_roles(&self, at: &At<'_>) -> Result<(), YamlError> {
+        if self.certificate_roles.is_empty() {
+            return Ok(());
+        }
+        if self.listen.tokens_file.is_some() {
+            return Err(at.mistake(
+                "admin.certificate_roles has no effect beside admin.listen.tokens_file, whose tokens decide: write \
+                 `role=ROLE` before them, or leave one of both out",
+            ));
+        }
+        if self.listen.client_ca_certificate_file.is_none() {
+            return Err(
+                at.mistake("admin.certificate_roles needs admin.listen.client_ca_certificate_file")
+            );
+        }
+        Ok(())
     }
 }
 
@@ -29,7 +128,7 @@ section! {
         pub certificate_file: Option<PathBuf> = None,
         /// Its key.
         pub key_file: Option<PathBuf> = None,
-        /// A file of tokens, one a line, of at least 32 bytes each, perhaps behind a name.
+        /// A file of tokens, one a line, of at least 32 bytes each, perhaps behind a name and `role=ROLE`.
         pub tokens_file: Option<PathBuf> = None,
         /// Whoever connects must show a certificate that this CA has signed.
         pub client_ca_certificate_file: Option<PathBuf> = None,
@@ -126,6 +225,40 @@ mod tests {
                 assert!(read(&text).is_ok(), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn roles_of_certificates_are_for_whom_they_say_and_the_first_one_decides() {
+        let listen = "listen: {certificate_file: c, key_file: k, client_ca_certificate_file: ca}";
+        let roles = "certificate_roles: [{role: viewer, common_name: bob, organization: admins}, \
+                     {role: administrator, organization: admins}, {role: operator, organizational_unit: sre}]";
+        let section = read(&format!("{listen}\n{roles}")).unwrap();
+        let role = |name: &str, organizations: &[&str], units: &[&str]| {
+            let texts = |all: &[&str]| all.iter().map(|&it| it.to_owned()).collect();
+            let subject = Subject {
+                common_name: Some(name.to_owned()),
+                organizations: texts(organizations),
+                organizational_units: texts(units),
+            };
+            let mut roles = section.certificate_roles.iter();
+            roles.find(|it| it.is_for(&subject)).map(|it| it.role)
+        };
+
+        assert_eq!(section.default_role, DefaultRole::Operator);
+        assert_eq!(
+            role("ana", &["dev", "admins"], &[]),
+            Some(Role::Administrator)
+        );
+        assert_eq!(role("bob", &["admins"], &["sre"]), Some(Role::Viewer));
+        assert_eq!(role("bob", &["dev"], &["sre"]), Some(Role::Operator));
+        assert_eq!(role("admins", &[], &[]), None);
+        let why = |text: &str| read(text).unwrap_err();
+        assert!(why(roles).contains("needs admin.listen.client_ca_certificate_file"));
+        let both = listen.replace('}', ", tokens_file: t}");
+        assert!(why(&format!("{both}\n{roles}")).contains("whose tokens decide"));
+        let nobody = format!("{listen}\ncertificate_roles: [{{role: viewer}}]");
+        assert!(why(&nobody).contains("needs common_name, organization"));
+        assert!(why("default_role: administrator").contains("administrator"));
     }
 
     #[test]

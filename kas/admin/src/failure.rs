@@ -17,15 +17,18 @@ pub enum Failure {
     /// Who asks is not known.
     #[error("{0}")]
     Unauthenticated(&'static str),
-    /// It comes from a page of another site.
+    /// It comes from a page of another site, or the role of who asks does not allow it.
     #[error("{0}")]
-    Forbidden(&'static str),
+    Forbidden(String),
     /// Who asks does so too often, or too many do.
     #[error("{0}")]
     Busy(String),
     /// A part that is needed for it does not answer.
     #[error("{0}")]
     Unavailable(String),
+    /// It takes too long to wait for, and may have been done.
+    #[error("{0}")]
+    Unfinished(String),
 }
 
 impl Failure {
@@ -39,6 +42,7 @@ impl Failure {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unfinished(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -50,6 +54,8 @@ impl Failure {
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::Busy(_) => Code::ResourceExhausted,
             Self::Unavailable(_) => Code::Unavailable,
+            // Clients make a call again that was Unavailable.
+            Self::Unfinished(_) => Code::DeadlineExceeded,
         }
     }
 

@@ -10,15 +10,15 @@ use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
+        self, AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
-        GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest,
-        GetRegistrationRequest, GetStatusRequest, JoinToken, Kubeconfig, ListAgentsRequest,
-        ListAgentsResponse, ListLoadsRequest, ListLoadsResponse, ListRecordsRequest,
-        ListRecordsResponse, ListReplicasRequest, ListReplicasResponse, ListRequestsRequest,
-        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, Registration,
-        RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest, SetLogLevelRequest,
-        SetLogLevelResponse, WatchEventsRequest,
+        GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetCallerRequest,
+        GetKubeconfigRequest, GetRegistrationRequest, GetStatusRequest, JoinToken, Kubeconfig,
+        ListAgentsRequest, ListAgentsResponse, ListLoadsRequest, ListLoadsResponse,
+        ListRecordsRequest, ListRecordsResponse, ListReplicasRequest, ListReplicasResponse,
+        ListRequestsRequest, ListRequestsResponse, ListSessionsRequest, ListSessionsResponse,
+        Registration, RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest,
+        SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -54,6 +54,13 @@ impl Service for Grpc {
             Some((Ok(event), listener))
         });
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn get_caller(
+        &self,
+        request: Request<GetCallerRequest>,
+    ) -> Result<Response<v1::Caller>, Status> {
+        Ok(Response::new(self.0.caller(&caller(&request)?)))
     }
 
     async fn get_status(
@@ -102,9 +109,9 @@ impl Service for Grpc {
         &self,
         request: Request<SetLogLevelRequest>,
     ) -> Result<Response<SetLogLevelResponse>, Status> {
-        Ok(Response::new(
-            self.0.set_log_level(request.get_ref()).await?,
-        ))
+        let caller = caller(&request)?;
+        let changed = self.0.set_log_level(request.into_inner(), &caller).await?;
+        Ok(Response::new(changed))
     }
 
     async fn list_sessions(
@@ -119,7 +126,7 @@ impl Service for Grpc {
         request: Request<EndSessionRequest>,
     ) -> Result<Response<EndSessionResponse>, Status> {
         let caller = caller(&request)?;
-        let ended = self.0.end_session(request.get_ref(), &caller.name).await?;
+        let ended = self.0.end_session(request.into_inner(), &caller).await?;
         Ok(Response::new(ended))
     }
 
@@ -136,7 +143,7 @@ impl Service for Grpc {
         request: Request<AddAgentRequest>,
     ) -> Result<Response<JoinToken>, Status> {
         let caller = caller(&request)?;
-        let made = self.0.add_agent(request.get_ref(), &caller).await?;
+        let made = self.0.add_agent(request.into_inner(), &caller).await?;
         Ok(Response::new(made))
     }
 
@@ -145,7 +152,10 @@ impl Service for Grpc {
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<JoinToken>, Status> {
         let caller = caller(&request)?;
-        let made = self.0.create_join_token(request.get_ref(), &caller).await?;
+        let made = self
+            .0
+            .create_join_token(request.into_inner(), &caller)
+            .await?;
         Ok(Response::new(made))
     }
 
@@ -154,7 +164,7 @@ impl Service for Grpc {
         request: Request<RotateAgentTokenRequest>,
     ) -> Result<Response<AgentToken>, Status> {
         let caller = caller(&request)?;
-        let made = self.0.rotate_token(request.get_ref(), &caller).await?;
+        let made = self.0.rotate_token(request.into_inner(), &caller).await?;
         Ok(Response::new(made))
     }
 
@@ -163,7 +173,7 @@ impl Service for Grpc {
         request: Request<RevokeAgentRequest>,
     ) -> Result<Response<RevokeAgentResponse>, Status> {
         let caller = caller(&request)?;
-        let revoked = self.0.revoke_agent(request.get_ref(), &caller).await?;
+        let revoked = self.0.revoke_agent(request.into_inner(), &caller).await?;
         Ok(Response::new(revoked))
     }
 

@@ -1,5 +1,7 @@
 //! The questions as REST: routes, and the OpenAPI document that is made of the same definitions.
 
+mod document;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
@@ -13,17 +15,15 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
-};
+use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::document::Document;
 use crate::{
     Admin, Failure,
     caller::Caller,
     v1::{
-        AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
+        self, AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
         GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest, JoinToken,
         Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListLoadsRequest, ListLoadsResponse,
@@ -40,37 +40,11 @@ const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(15);
 const MAX_JSON_BYTES: usize = 16 << 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "kas admin API",
-        description = "What operators of kas ask, at any replica for all. The same questions are served as gRPC \
-                       (kas.admin.v1.Admin) on the same port."
-    ),
-    modifiers(&Tokens)
-)]
-struct Document;
-
-/// Tokens are shown in a header, never in a URL.
-struct Tokens;
-
-impl Modify for Tokens {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        let components = document.components.get_or_insert_with(Default::default);
-        components.add_security_scheme("token", scheme);
-        let none: [&str; 0] = [];
-        document.security = Some(vec![
-            SecurityRequirement::new("token", none),
-            SecurityRequirement::default(),
-        ]);
-    }
-}
-
 /// All routes, the document among them.
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status))
+        .routes(routes!(whoami))
         .routes(routes!(agents, add_agent))
         .routes(routes!(agent))
         .routes(routes!(create_join_token))
@@ -91,6 +65,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(log_level))
         .routes(routes!(events))
         .split_for_parts();
+    document::say_roles(&mut document);
     let document = serde_json::to_vec(&document).expect("a document of texts is JSON");
     let document = Bytes::from(document);
     let told = move || {
@@ -107,6 +82,12 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = FleetStatus), (status = "default", body = Problem)))]
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     json(StatusCode::OK, &admin.status().await)
+}
+
+/// Who asks, and what they may do.
+#[utoipa::path(get, path = "/v1/caller", responses((status = 200, body = v1::Caller), (status = "default", body = Problem)))]
+async fn whoami(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Caller>) -> Response {
+    json(StatusCode::OK, &admin.caller(&caller))
 }
 
 /// Agents, in the order of their ids, a page at a time.
@@ -197,7 +178,7 @@ async fn end_session(
     Path(id): Path<String>,
 ) -> Response {
     let asked = EndSessionRequest { id };
-    answered(admin.end_session(&asked, &caller.name).await)
+    answered(admin.end_session(asked, &caller).await)
 }
 
 /// Whether who asks may add agents and change their tokens at this replica.
@@ -216,7 +197,7 @@ async fn add_agent(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    let answer = async { admin.add_agent(&sent(request).await?, &caller).await };
+    let answer = async { admin.add_agent(sent(request).await?, &caller).await };
     answered(answer.await)
 }
 
@@ -231,7 +212,7 @@ async fn create_join_token(
     let answer = async {
         let asked = sent(request).await?;
         let asked = CreateJoinTokenRequest { agent, ..asked };
-        admin.create_join_token(&asked, &caller).await
+        admin.create_join_token(asked, &caller).await
     };
     answered(answer.await)
 }
@@ -247,7 +228,7 @@ async fn rotate_token(
     let answer = async {
         let asked = sent(request).await?;
         let asked = RotateAgentTokenRequest { agent, ..asked };
-        admin.rotate_token(&asked, &caller).await
+        admin.rotate_token(asked, &caller).await
     };
     answered(answer.await)
 }
@@ -260,7 +241,7 @@ async fn revoke_agent(
     Path(agent): Path<String>,
 ) -> Response {
     let asked = RevokeAgentRequest { agent };
-    answered(admin.revoke_agent(&asked, &caller).await)
+    answered(admin.revoke_agent(asked, &caller).await)
 }
 
 /// What kubectl needs to reach an agent's cluster; it holds no token.
@@ -310,8 +291,12 @@ async fn access(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> R
 
 /// Changes how much replicas log, until they are started again or their configuration is reloaded.
 #[utoipa::path(put, path = "/v1/log-level", request_body = SetLogLevelRequest, responses((status = 200, body = SetLogLevelResponse), (status = "default", body = Problem)))]
-async fn log_level(State(admin): State<Arc<Admin>>, request: Request) -> Response {
-    let answer = async { admin.set_log_level(&sent(request).await?).await };
+async fn log_level(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let answer = async { admin.set_log_level(sent(request).await?, &caller).await };
     answered(answer.await)
 }
 
@@ -401,7 +386,7 @@ impl IntoResponse for Failure {
             Self::Busy(_) | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::Invalid(_) | Self::NotFound(_) | Self::Forbidden(_) => {}
+            Self::Invalid(_) | Self::NotFound(_) | Self::Forbidden(_) | Self::Unfinished(_) => {}
         }
         response
     }

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use audit::{Audit, Kind, NotRecorded, Record};
 use axum::{
     Router,
     body::Body,
@@ -22,7 +21,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, header};
 use http_body_util::Limited;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -43,7 +41,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::{Admin, Failure, authenticate::Door, grpc, page, rest, tokens::Tokens};
+use crate::{
+    Admin, Failure,
+    authenticate::{Door, Peer},
+    config::AdminSection,
+    grpc, page, rest,
+    tokens::Tokens,
+};
 
 /// Connections at once; more wait for others to end.
 const MAX_CONNECTIONS: usize = 512;
@@ -69,6 +73,8 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 const WORKERS: usize = 8;
 /// How long a request may take until its answer begins, its wait for a turn included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long changes that are being made when the port closes may take to their end.
+const CHANGES_FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests until their answers were sent, by caller.
 const IN_PROGRESS: Limits = Limits {
     total: 512,
@@ -86,33 +92,30 @@ const MAX_REMEMBERED_CALLERS: usize = 1000;
 /// How the port is served.
 #[derive(Debug)]
 pub struct Settings {
-    /// Who may ask.
+    /// Who may ask, and what.
     pub(crate) door: Door,
-    /// Takes records of what is changed.
-    audit: Audit,
 }
 
 impl Settings {
-    /// Whoever comes with a token of this file, if there is one. `certificates` says that the listener's handshake
-    /// demands certificates; without both, whoever is on this machine may ask.
+    /// Whoever comes with what the section demands, in the roles that it gives.
     ///
     /// # Errors
-    /// When the file cannot be used.
-    pub fn new(
-        tokens_file: Option<&std::path::Path>,
-        certificates: bool,
-    ) -> Result<Self, crate::tokens::TokensError> {
-        let tokens = tokens_file.map(Tokens::read).transpose()?;
+    /// When the file of tokens cannot be used.
+    pub fn new(section: &AdminSection) -> Result<Self, crate::tokens::TokensError> {
+        let listen = &section.listen;
+        let tokens = listen
+            .tokens_file
+            .as_deref()
+            .map(Tokens::read)
+            .transpose()?;
         Ok(Self {
-            door: Door::new(tokens, certificates),
-            audit: Audit::default(),
+            door: Door {
+                tokens,
+                certificates: listen.client_ca_certificate_file.is_some(),
+                certificate_roles: section.certificate_roles.clone(),
+                default_role: section.default_role.into(),
+            },
         })
-    }
-
-    /// The same, with records of what is changed.
-    #[must_use]
-    pub fn recorded_by(self, audit: Audit) -> Self {
-        Self { audit, ..self }
     }
 }
 
@@ -120,13 +123,13 @@ impl Settings {
 #[derive(Debug)]
 pub struct AdminApi {
     router: Router,
+    admin: Arc<Admin>,
 }
 
 /// What all requests pass.
 #[derive(Debug)]
 struct Front {
     door: Door,
-    audit: Audit,
     rates: Rates<Arc<str>>,
     in_progress: Shares<Arc<str>>,
     workers: Semaphore,
@@ -135,7 +138,7 @@ struct Front {
 /// The connection that a request came on.
 #[derive(Debug, Clone)]
 struct Connection {
-    remote_addr: RemoteAddr,
+    peer: Peer,
     /// Whether anybody on it is known.
     known: Arc<AtomicBool>,
 }
@@ -146,19 +149,19 @@ impl AdminApi {
     pub fn new(settings: Settings, admin: Arc<Admin>) -> Self {
         let front = Arc::new(Front {
             door: settings.door,
-            audit: settings.audit,
             rates: Rates::new(RATE_PER_CALLER, MAX_REMEMBERED_CALLERS),
             in_progress: Shares::new(IN_PROGRESS),
             workers: Semaphore::new(WORKERS),
         });
         let router = rest::router(admin.clone())
             .merge(page::router())
-            .route_service("/kas.admin.v1.Admin/{method}", grpc::service(admin))
+            .route_service("/kas.admin.v1.Admin/{method}", grpc::service(admin.clone()))
             .layer(middleware::from_fn_with_state(front, pass));
-        Self { router }
+        Self { router, admin }
     }
 
-    /// Accepts connections until `stop`, which ends them too.
+    /// Accepts connections until `stop`, which ends them too. Changes that have begun are made to their end first, for ten
+    /// seconds at most.
     pub async fn serve(
         self,
         listener: AnyListener,
@@ -174,12 +177,22 @@ impl AdminApi {
             }
         });
         stop.run_until_cancelled(serving).await;
+        let finishing = self.admin.finish_changes();
+        if tokio::time::timeout(CHANGES_FINISH_TIMEOUT, finishing)
+            .await
+            .is_err()
+        {
+            tracing::warn!("a change of an operator was not made in time; leaving without its end");
+        }
     }
 }
 
 async fn talk(router: Router, io: ByteStream, remote_addr: RemoteAddr) {
     let connection = Connection {
-        remote_addr,
+        peer: Peer {
+            remote_addr,
+            subject: io.peer_subject().map(Arc::new),
+        },
         known: Arc::default(),
     };
     let known = connection.known.clone();
@@ -262,13 +275,17 @@ async fn pass(State(front): State<Arc<Front>>, request: Request, next: Next) -> 
 
 impl Front {
     async fn answer(&self, request: Request, next: Next) -> Result<Response, Failure> {
-        let connection = request.extensions().get::<Connection>();
-        let remote_addr = connection.map_or(RemoteAddr::Unix, |it| it.remote_addr);
+        let connection = request.extensions().get::<Connection>().cloned();
+        let peer = connection.as_ref().map(|it| it.peer.clone());
+        let peer = peer.unwrap_or(Peer {
+            remote_addr: RemoteAddr::Unix,
+            subject: None,
+        });
         let is_page = page::has(request.uri().path());
         let caller = if is_page {
-            self.door.admit_to_page(&request, remote_addr)?
+            self.door.admit_to_page(&request, &peer)?
         } else {
-            self.door.admit(&request, remote_addr)?
+            self.door.admit(&request, &peer)?
         };
         if let Some(connection) = connection.filter(|_| !is_page) {
             connection.known.store(true, Ordering::Relaxed);
@@ -286,13 +303,9 @@ impl Front {
                 "too many requests of the admin API are in progress: {full}"
             ))
         })?;
-        tracing::debug!(%remote_addr, who = &*caller.name, method = %request.method(), path = request.uri().path(), "admin request");
-        let recorded = self.record(&caller.name, remote_addr, &request);
-        if let Some(recorded) = recorded {
-            recorded
-                .await
-                .map_err(|error| Failure::Unavailable(error.to_string()))?;
-        }
+        let remote_addr = peer.remote_addr;
+        tracing::debug!(%remote_addr, who = &*caller.name, role = %caller.role, method = %request.method(), path = request.uri().path(), "admin request");
+        let facts = caller.request.clone();
         let mut request = request.map(|body| Body::new(Limited::new(body, MAX_BODY_BYTES)));
         request.extensions_mut().insert(caller);
         let answer = async {
@@ -301,10 +314,14 @@ impl Front {
             next.run(request).await
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
-        let answer = answer.map_err(|_| {
-            let words =
-                format!("no answer within {ANSWER_TIMEOUT:?}: too many ask, or replicas are slow");
-            Failure::Unavailable(words)
+        let answer = answer.map_err(|_| match facts.give_up() {
+            false => Failure::Unfinished(format!(
+                "no answer within {ANSWER_TIMEOUT:?}, and what was asked for may have been done or be done yet: look \
+                 whether it was before asking again (the audit trail has its end)"
+            )),
+            true => Failure::Unavailable(format!(
+                "no answer within {ANSWER_TIMEOUT:?}: too many ask, or replicas are slow; nothing was changed"
+            )),
         })?;
         Ok(answer.map(|body| {
             Body::new(Held {
@@ -313,36 +330,6 @@ impl Front {
             })
         }))
     }
-}
-
-impl Front {
-    /// Records what somebody is about to change. Where there is anything to wait for, it must not be changed unless that
-    /// succeeds.
-    fn record(
-        &self,
-        caller: &str,
-        remote_addr: RemoteAddr,
-        request: &Request,
-    ) -> Option<BoxFuture<'static, Result<(), NotRecorded>>> {
-        if !self.audit.is_on() || !changes_something(request) {
-            return None;
-        }
-        let mut record = Record::new(Kind::Admin);
-        record.user = Some(format!("admin:{caller}").into());
-        record.method = Some(request.method().as_str().into());
-        record.path = Some(request.uri().path().into());
-        record.client = Some(remote_addr.to_string());
-        self.audit.announce(&record)
-    }
-}
-
-/// Whether a request is no question.
-fn changes_something(request: &Request) -> bool {
-    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let questions = ["Get", "List", "Watch", "Explain"];
-    let is_question = questions.iter().any(|verb| method.starts_with(verb));
-    let asks = request.method().is_safe() || (is_grpc(request) && is_question);
-    !asks
 }
 
 fn is_grpc(request: &Request) -> bool {

@@ -1,7 +1,9 @@
 //! The questions, whichever way they come.
 
 mod access;
+mod change;
 mod loads;
+mod log_level;
 mod registration;
 mod sessions;
 
@@ -9,21 +11,23 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use cluster_state::{AgentId, Member, RecordSubject, ReplicaId};
 
+use self::change::Changes;
 use crate::{
     Failure, Sources,
+    caller::Caller,
     events::{Events, Listener, refusals::RefusalFeed},
     explain,
     filter::Filter,
     fleet::{CONNECTED, Fleet, Snapshot, complete},
     peers::{self, AskError},
     records,
-    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, SET_OWN_LOG_LEVEL, count, level, limit, state},
+    replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, count, limit, state},
+    role::Role,
     v1::{
-        Agent, AgentReference, Certificate, Coverage, Explanation, FleetStatus, GetAgentRequest,
-        GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
-        ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
-        ListRequestsResponse, ReplicaDetails, ReplicaEntry, ReplicaLogLevel, SetLogLevelRequest,
-        SetLogLevelResponse,
+        self, Agent, AgentReference, Certificate, Coverage, Explanation, FleetStatus,
+        GetAgentRequest, GetAgentResponse, GetReplicaRequest, ListAgentsRequest,
+        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasResponse,
+        ListRequestsRequest, ListRequestsResponse, ReplicaDetails, ReplicaEntry, RoleOfCaller,
     },
 };
 
@@ -43,6 +47,7 @@ pub struct Admin {
     own: Own,
     fleet: Arc<Fleet>,
     events: Arc<Events>,
+    changes: Changes,
 }
 
 impl Admin {
@@ -65,6 +70,7 @@ impl Admin {
             own,
             fleet,
             sources,
+            changes: Changes::default(),
         }
     }
 
@@ -255,51 +261,22 @@ impl Admin {
         all
     }
 
-    /// Changes how much one replica logs, or all.
-    ///
-    /// # Errors
-    /// When there is no such level or no such replica.
-    pub async fn set_log_level(
-        &self,
-        asked: &SetLogLevelRequest,
-    ) -> Result<SetLogLevelResponse, Failure> {
-        level(&asked.level)?;
-        let mut members = peers::members(&*self.sources.table);
-        if !asked.replica.is_empty() {
-            members.retain(|it| it.replica.replica.to_string() == asked.replica);
+    /// Who asks, and what they may do.
+    pub(crate) fn caller(&self, caller: &Caller) -> v1::Caller {
+        let roles = Role::ALL.map(|role| {
+            let problem = caller.require(role).err().map(|it| it.to_string());
+            RoleOfCaller {
+                role: role.to_string(),
+                held: problem.is_none(),
+                problem: problem.unwrap_or_default(),
+            }
+        });
+        v1::Caller {
+            name: caller.name.to_string(),
+            role: caller.role.to_string(),
+            proof: caller.proof.as_str().to_owned(),
+            roles: roles.into(),
         }
-        if members.is_empty() {
-            return Err(Failure::NotFound(
-                "no replica with this id is known: see `kas replica list`".to_owned(),
-            ));
-        }
-        let questions = members
-            .iter()
-            .map(|member| self.set_log_level_of(member, asked));
-        let replicas = peers::all(questions.collect()).await;
-        Ok(SetLogLevelResponse { replicas })
-    }
-
-    async fn set_log_level_of(
-        &self,
-        member: &Member,
-        asked: &SetLogLevelRequest,
-    ) -> ReplicaLogLevel {
-        let answer = if self.is_me(member) {
-            let own = self.own.set_log_level(asked);
-            own.map_err(|failure| failure.to_string())
-        } else {
-            let (router, url) = (&self.sources.router, &member.replica.url);
-            let answer: Result<SetLogLevelResponse, _> =
-                peers::ask(router, url, SET_OWN_LOG_LEVEL, asked).await;
-            let first = answer.and_then(|it| it.replicas.into_iter().next().ok_or(AskError::Empty));
-            first.map_err(|error| error.to_string())
-        };
-        answer.unwrap_or_else(|problem| ReplicaLogLevel {
-            replica: member.replica.replica.to_string(),
-            level: String::new(),
-            problem,
-        })
     }
 
     async fn requests_of(
@@ -368,7 +345,8 @@ fn reference(agent: &Agent) -> AgentReference {
     }
 }
 
-/// An agent by its number or its name. Names of a GitLab are unique in their projects only.
+/// An agent by its number, or else by its name: GitLab and old files have names of digits, which programs that ask by
+/// numbers must not meet. Names of a GitLab are unique in their projects only.
 fn find<'a>(fleet: &'a Snapshot, wanted: &str) -> Result<&'a Agent, Failure> {
     if wanted.is_empty() || wanted.len() > MAX_NAME_BYTES {
         let words = format!(
@@ -376,14 +354,11 @@ fn find<'a>(fleet: &'a Snapshot, wanted: &str) -> Result<&'a Agent, Failure> {
         );
         return Err(Failure::Invalid(words));
     }
-    if let Ok(id) = wanted.parse::<i64>() {
-        let found = fleet.agents.binary_search_by_key(&id, |agent| agent.id);
-        return match found {
-            Ok(at) => Ok(&fleet.agents[at]),
-            Err(_) => Err(Failure::NotFound(format!(
-                "no agent with the number {id} is known: it is neither registered nor connected"
-            ))),
-        };
+    let id = wanted.parse::<i64>().ok();
+    if let Some(id) = id
+        && let Ok(at) = fleet.agents.binary_search_by_key(&id, |agent| agent.id)
+    {
+        return Ok(&fleet.agents[at]);
     }
     let mut named = fleet.agents.iter().filter(|agent| agent.name == wanted);
     match (named.next(), named.next()) {
@@ -391,9 +366,12 @@ fn find<'a>(fleet: &'a Snapshot, wanted: &str) -> Result<&'a Agent, Failure> {
         (Some(_), Some(_)) => Err(Failure::Invalid(
             "several agents have this name, in different projects: give the number".to_owned(),
         )),
-        (None, _) => Err(Failure::NotFound(
-            "no agent of this name is known: see `kas agent list`".to_owned(),
-        )),
+        (None, _) => Err(Failure::NotFound(match id {
+            Some(id) => format!(
+                "no agent with the number {id} is known: it is neither registered nor connected"
+            ),
+            None => "no agent of this name is known: see `kas agent list`".to_owned(),
+        })),
     }
 }
 

@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
+use crate::{Role, RoleError};
+
 /// Tokens in a file, at most: each one that is shown is compared with all.
 pub const MAX_TOKENS: usize = 100;
 /// Bytes of the file, at most.
@@ -52,7 +54,8 @@ pub enum TokensError {
     },
     /// A line that is none.
     #[error(
-        "the file of admin tokens {}, line {line}: it must be a token, or a name and a token with a space between",
+        "the file of admin tokens {}, line {line}: it must be a token, perhaps behind a name and `role=ROLE`, with \
+         spaces between",
         path.display()
     )]
     Line {
@@ -61,7 +64,21 @@ pub enum TokensError {
         /// The line.
         line: usize,
     },
+    /// A role that is none.
+    #[error("the file of admin tokens {}, line {line}", path.display())]
+    Role {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// Why.
+        #[source]
+        source: RoleError,
+    },
 }
+
+/// What marks a role before a token.
+const ROLE_MARK: &str = "role=";
 
 /// The tokens of a file.
 #[derive(Debug)]
@@ -83,8 +100,17 @@ type Stamp = Option<(SystemTime, u64)>;
 /// A token, of which only the hash is kept.
 #[derive(Debug)]
 struct Token {
-    name: Arc<str>,
+    holder: Holder,
     hash: [u8; 32],
+}
+
+/// Whose a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// The name before it, or `token-LINE`.
+    pub(crate) name: Arc<str>,
+    /// The role before it; `None` where there is none.
+    pub(crate) role: Option<Role>,
 }
 
 impl Tokens {
@@ -105,15 +131,15 @@ impl Tokens {
         })
     }
 
-    /// The name of whoever shows this token; `None` if it is not in the file.
-    pub(crate) fn name(&self, shown: &str) -> Option<Arc<str>> {
+    /// Who shows this token; `None` if it is not in the file.
+    pub(crate) fn holder(&self, shown: &str) -> Option<Holder> {
         let hash: [u8; 32] = Sha256::digest(shown.as_bytes()).into();
         let tokens = self.tokens();
         // All are compared, so that the time says nothing of which.
         let mut found = None;
         for token in tokens.iter() {
             if bool::from(token.hash.ct_eq(&hash)) {
-                found = Some(&token.name);
+                found = Some(&token.holder);
             }
         }
         found.cloned()
@@ -184,9 +210,12 @@ fn read(path: &Path) -> Result<Arc<[Token]>, TokensError> {
 
 fn token(path: &Path, line: usize, text: &str) -> Result<Token, TokensError> {
     let words: Vec<_> = text.split_whitespace().collect();
-    let (name, token) = match words[..] {
-        [token] => (format!("token-{line}"), token),
-        [name, token] => (name.to_owned(), token),
+    let marked = |word: &str| word.starts_with(ROLE_MARK);
+    let (name, role, token) = match words[..] {
+        [token] => (None, None, token),
+        [role, token] if marked(role) => (None, Some(role), token),
+        [name, token] => (Some(name), None, token),
+        [name, role, token] if marked(role) && !marked(name) => (Some(name), Some(role), token),
         _ => {
             return Err(TokensError::Line {
                 path: path.to_owned(),
@@ -194,14 +223,35 @@ fn token(path: &Path, line: usize, text: &str) -> Result<Token, TokensError> {
             });
         }
     };
+    let role = role.map(|mark| mark[ROLE_MARK.len()..].parse()).transpose();
+    let role = role.map_err(|source| TokensError::Role {
+        path: path.to_owned(),
+        line,
+        source,
+    })?;
     if token.len() < SECRET_BYTES {
         return Err(TokensError::Short {
             path: path.to_owned(),
             line,
         });
     }
+    if let Some(name) = name
+        && role.is_none()
+        && name.parse::<Role>().is_ok()
+    {
+        tracing::warn!(
+            file = %path.display(),
+            line,
+            name,
+            "an admin token has a role's name, but not the role: write `role=` before a role"
+        );
+    }
+    let name = name.map_or_else(|| format!("token-{line}"), str::to_owned);
     Ok(Token {
-        name: name.into(),
+        holder: Holder {
+            name: name.into(),
+            role,
+        },
         hash: Sha256::digest(token.as_bytes()).into(),
     })
 }
@@ -216,20 +266,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokens");
         std::fs::write(&file, text).unwrap();
-        Tokens::read(&file).map_err(|error| error.to_string())
+        Tokens::read(&file).map_err(|error| runtime::telemetry::Causes(&error).to_string())
     }
 
     #[test]
-    fn a_token_is_known_by_its_name_or_its_line() {
-        let tokens = with(&format!("# people\n\nana {LONG}a\n{LONG}b\n")).unwrap();
+    fn a_token_is_known_by_its_name_or_its_line_and_may_have_a_role() {
+        let tokens = with(&format!(
+            "# people\n\nana {LONG}a\n{LONG}b\neve role=administrator {LONG}c\nrole=viewer {LONG}d\nviewer {LONG}e\n"
+        ));
+        let tokens = tokens.unwrap();
+        let holder = |end: &str| {
+            let holder = tokens.holder(&format!("{LONG}{end}"))?;
+            Some((holder.name.to_string(), holder.role))
+        };
+        let known = |name: &str, role| Some((name.to_owned(), role));
 
-        assert_eq!(
-            tokens.name(&format!("{LONG}a")).as_deref(),
-            Some("ana"),
-            "{tokens:?}"
-        );
-        assert_eq!(tokens.name(&format!("{LONG}b")).as_deref(), Some("token-4"));
-        assert_eq!(tokens.name(LONG), None);
+        assert_eq!(holder("a"), known("ana", None), "{tokens:?}");
+        assert_eq!(holder("b"), known("token-4", None));
+        assert_eq!(holder("c"), known("eve", Some(Role::Administrator)));
+        assert_eq!(holder("d"), known("token-6", Some(Role::Viewer)));
+        // A name gives nobody a role.
+        assert_eq!(holder("e"), known("viewer", None));
+        assert_eq!(holder(""), None);
         assert!(!format!("{tokens:?}").contains(LONG));
     }
 
@@ -240,6 +298,21 @@ mod tests {
         assert!(why("ana short").contains("line 1: a token must have at least 32 bytes"));
         assert!(why(&format!("\na b {LONG}")).contains("line 2"));
         assert!(why("# nothing\n").contains("has no token"));
+        let typo = why(&format!("ana role=adminstrator {LONG}"));
+        assert!(
+            typo.contains("line 1") && typo.contains("did you mean administrator?"),
+            "{typo}"
+        );
+        for wrong in [
+            "role=viewer role=operator",
+            "role=viewer ana",
+            "a b role=viewer",
+        ] {
+            assert!(
+                why(&format!("{wrong} {LONG}")).contains("perhaps behind a name"),
+                "{wrong}"
+            );
+        }
         let many = format!("{LONG}\n").repeat(MAX_TOKENS + 1);
         assert!(why(&many).contains("more than 100 tokens"));
     }
@@ -253,11 +326,11 @@ mod tests {
 
         std::fs::write(&file, format!("ana {LONG}a")).unwrap();
         tokio::time::advance(CHECK_INTERVAL).await;
-        assert_eq!(tokens.name(LONG), None);
-        assert!(tokens.name(&format!("{LONG}a")).is_some());
+        assert_eq!(tokens.holder(LONG), None);
+        assert!(tokens.holder(&format!("{LONG}a")).is_some());
 
         std::fs::write(&file, "short").unwrap();
         tokio::time::advance(CHECK_INTERVAL).await;
-        assert!(tokens.name(&format!("{LONG}a")).is_some());
+        assert!(tokens.holder(&format!("{LONG}a")).is_some());
     }
 }

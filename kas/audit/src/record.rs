@@ -61,6 +61,9 @@ pub struct Record<'a> {
     /// Who asked, as in `user:alice`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Text<'a>>,
+    /// What an operator may do: their role in the admin API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'a str>,
     /// Who vouches for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Text<'a>>,
@@ -168,6 +171,7 @@ impl Record<'_> {
             request_id: None,
             trace_id: None,
             user: None,
+            role: None,
             issuer: None,
             token_id: None,
             rule: None,

@@ -28,9 +28,7 @@ pub(super) async fn port(
     }
     let wanted = &section.listen;
     let client_ca = wanted.client_ca_certificate_file.clone();
-    let settings = admin::Settings::new(wanted.tokens_file.as_deref(), client_ca.is_some())
-        .context("admin.listen.tokens_file")?
-        .recorded_by(audit);
+    let settings = admin::Settings::new(section).context("admin.listen.tokens_file")?;
     let alpn = [H2, HTTP_1_1];
     let tls = match (wanted.tls(), client_ca) {
         (Some(files), ca) => {
@@ -63,6 +61,7 @@ pub(super) async fn port(
         listener,
         acceptor: PlainAcceptor::new(tls),
         settings,
+        audit,
         tracker: tracker.clone(),
         standalone: standalone.cloned(),
     }))

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use oauth2::ConfigurationError;
-use runtime::{connect::ExchangeError, tls::TlsError};
+use runtime::{connect::ExchangeError, shell::quoted, tls::TlsError};
 
 use super::{CommandError, Output};
 use account::Account;
@@ -111,13 +111,19 @@ pub enum LoginError {
         error: std::io::Error,
     },
     /// There is no login.
-    #[error("not logged in at {server}: run `kas login --server {server}`")]
+    #[error(
+        "not logged in at {server}: run `kas login --server {}`",
+        quoted(server)
+    )]
     NoSession {
         /// The server.
         server: String,
     },
     /// The login is over.
-    #[error("the login at {server} is over ({why}): run `kas login --server {server}`")]
+    #[error(
+        "the login at {server} is over ({why}): run `kas login --server {}`",
+        quoted(server)
+    )]
     Over {
         /// The server.
         server: String,
@@ -185,7 +191,7 @@ pub(super) async fn login(args: LoginArgs, output: &mut Output<'_>) -> Result<()
         "Logged in as {}; {} agent(s) may be used: `kas kubeconfig --all --server {}` writes a kubeconfig for them.",
         permitted.identity,
         permitted.agents.len(),
-        account.server()
+        quoted(account.server())
     ))
 }
 

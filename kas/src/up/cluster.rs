@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use admin::config::AdminSection;
 use agent_gateway::{Clusters, Services, Tracker, config::ReceptiveForm};
 use anyhow::Context;
+use audit::Audit;
 use cluster_state::{
     AgentId, ConnectionLog, Owner, ReplicaId, memory::MemoryStore, redis::RedisOptions,
 };
@@ -171,7 +173,8 @@ impl Cluster {
         Ok(AdminPort {
             listener: listener.into(),
             acceptor: PlainAcceptor::new(None),
-            settings: admin::Settings::new(None, false)?,
+            settings: admin::Settings::new(&AdminSection::default())?,
+            audit: Audit::default(),
             tracker,
             standalone: Some(control_plane),
         })

@@ -14,6 +14,7 @@ use tokio::{
 use tokio_rustls::{client, server};
 
 use super::{Transport, hangup};
+use crate::tls::Subject;
 
 /// TCP, or TLS over a transport; boxed where large.
 #[derive(Debug)]
@@ -33,6 +34,14 @@ impl Stream {
             Self::TlsClient(tls) => tls.get_ref().0.get_ref().is_hung_up(),
             Self::Other(_) => false,
         }
+    }
+
+    /// Whom the client's certificate is for, where it had to show one.
+    pub(crate) fn peer_subject(&self) -> Option<Subject> {
+        let Self::TlsServer(tls) = self else {
+            return None;
+        };
+        Subject::read(tls.get_ref().1.peer_certificates()?.first()?)
     }
 }
 

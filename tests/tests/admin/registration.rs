@@ -35,7 +35,7 @@ impl Site {
     async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let tokens = folder.path().join("tokens");
-        fs::write(&tokens, format!("ana {TOKEN}\n"))?;
+        fs::write(&tokens, format!("ana role=administrator {TOKEN}\n"))?;
         let admin = ports::free();
         let more = format!(
             "admin: {{listen: {{address: '127.0.0.1:{admin}', tokens_file: {}}}}}\n\
@@ -214,6 +214,12 @@ async fn what_is_wrong_is_said_in_one_sentence_and_changes_nothing() -> Result<(
         ),
         (
             "/v1/agents",
+            json!({"name": "42"}),
+            400,
+            "digits alone are an agent's number",
+        ),
+        (
+            "/v1/agents",
             json!({"name": "No Name"}),
             400,
             "is not a name for an agent",
@@ -314,7 +320,7 @@ async fn who_has_not_proved_who_they_are_gets_a_kubeconfig_without_a_token_and_n
         return Ok(());
     }
     for (view, words) in [
-        ("#/add", "Not here: clusters are added and tokens made"),
+        ("#/add", "Not here: this needs the role administrator"),
         ("#/clusters/first", "Tokens are not changed here: "),
     ] {
         let options = ["--dump-dom", "--virtual-time-budget=4000"];
@@ -327,6 +333,57 @@ async fn who_has_not_proved_who_they_are_gets_a_kubeconfig_without_a_token_and_n
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_agent_that_is_called_like_a_number_is_never_taken_for_another() -> Result<()> {
+    let site = Site::start().await?;
+    let file = site.folder.path().join("agents.yaml");
+    let text_of_old = "agents: [{id: 7, name: '12'}, {id: 12, name: prod}, {id: 3, name: '99'}]\n";
+    let new = site.folder.path().join("new");
+    fs::write(&new, text_of_old)?;
+    fs::rename(&new, &file)?;
+    let known = async || {
+        let told = site
+            .done(Method::GET, "/v1/agents/prod", &json!({}))
+            .await
+            .ok()?;
+        (told["agent"]["id"] == 12).then_some(())
+    };
+    until("the file to be read", LIMIT, known).await?;
+
+    for (asked, name) in [("12", "prod"), ("7", "12"), ("99", "99"), ("3", "99")] {
+        let told = site
+            .done(Method::GET, &format!("/v1/agents/{asked}"), &json!({}))
+            .await?;
+        ensure!(told["agent"]["name"] == name, "{asked}: {told:#}");
+    }
+    let rotate = async |agent: &str| {
+        let path = format!("/v1/agents/{agent}/rotate-token");
+        site.send(Method::POST, &path, &json!({})).await
+    };
+    let refused = rotate("12").await?;
+    ensure!(refused.status() == 400, "{}", text(&refused));
+    ensure!(
+        text(&refused).contains("is the number of agent prod"),
+        "{}",
+        text(&refused)
+    );
+    for (asked, id) in [("prod", 12), ("7", 7), ("99", 3)] {
+        let answer = rotate(asked).await?;
+        let said = text(&answer);
+        // The first one's name is the second one's number in the file, too.
+        if asked == "7" {
+            ensure!(
+                answer.status() == 400 && said.contains("another name in the file"),
+                "{said}"
+            );
+            continue;
+        }
+        let told: Value = serde_json::from_slice(answer.body())?;
+        ensure!(told["agent"]["id"] == id, "{asked}: {told:#}");
+    }
+    Ok(())
+}
+
 /// A server that sees the folder of its file as one that cannot be written.
 async fn read_only(folder: &Path) -> Result<(Process, u16)> {
     let kept = folder.join("kept");
@@ -334,7 +391,7 @@ async fn read_only(folder: &Path) -> Result<(Process, u16)> {
     let file = kept.join("agents.yaml");
     run_cli(&file, &["agent", "create", "first"]).await?;
     let tokens = folder.join("tokens");
-    fs::write(&tokens, format!("ana {TOKEN}\n"))?;
+    fs::write(&tokens, format!("ana role=administrator {TOKEN}\n"))?;
     let [agents, users, observability, admin] = [(); 4].map(|()| ports::free());
     let configuration = folder.join("kas.yaml");
     let text = format!(

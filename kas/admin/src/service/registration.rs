@@ -1,9 +1,8 @@
 //! Agents that are added, their tokens, and what kubectl needs for their clusters: by the code of the command line, on
-//! the standalone file, for callers who have proved who they are.
+//! the standalone file, for administrators.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use audit::{AgentName, Kind, Record, Text};
 use control_plane::{
     AgentInfo, IdentityKind, Token,
     kubeconfig::{self, Context, Credential, PLACEHOLDER},
@@ -14,12 +13,18 @@ use control_plane::{
     },
 };
 use jiff::Timestamp;
+use runtime::shell::quoted;
 
-use super::{Admin, find, reference};
+use super::{
+    Admin,
+    change::{Allowed, Subject},
+    find, reference,
+};
 use crate::{
     Failure,
     caller::Caller,
     replica::count,
+    role::{Action, Role},
     v1::{
         AddAgentRequest, AgentReference, AgentToken, CreateJoinTokenRequest, GetKubeconfigRequest,
         JoinToken, Kubeconfig, Registration, RevokeAgentRequest, RevokeAgentResponse,
@@ -35,31 +40,12 @@ const MAX_SERVER_BYTES: usize = 1024;
 const IN_GITLAB: &str = "agents and their tokens are registered in GitLab: add and revoke them there, in the agent's \
                          project under Operate > Kubernetes clusters";
 
-/// What was changed, as the audit trail and the log name it.
-#[derive(Debug, Clone, Copy)]
-enum Change {
-    Added,
-    JoinToken,
-    Rotated,
-    Revoked,
-}
-
-impl Change {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Added => "add_agent",
-            Self::JoinToken => "create_join_token",
-            Self::Rotated => "rotate_agent_token",
-            Self::Revoked => "revoke_agent",
-        }
-    }
-}
-
 impl Admin {
     /// Whether `caller` may add agents and change their tokens here.
     pub(crate) async fn registration(&self, caller: &Caller) -> Registration {
         let possible = async {
-            let standalone = self.registrar(caller)?;
+            let standalone = self.standalone()?;
+            caller.require(Role::Administrator)?;
             let writable = standalone.check_writable().await;
             writable.map_err(failure)
         };
@@ -76,16 +62,20 @@ impl Admin {
     /// When the caller may not, the name is taken or none, or the file cannot be changed.
     pub(crate) async fn add_agent(
         &self,
-        asked: &AddAgentRequest,
+        asked: AddAgentRequest,
         caller: &Caller,
     ) -> Result<JoinToken, Failure> {
-        let standalone = self.registrar(caller)?;
+        let subject = Subject::named(format!("agent {}", asked.name));
+        let (standalone, allowed) = self.registrar(caller, Action::AddAgent, &subject)?;
         let address = address(&asked.kas_address)?;
-        let (name, lifetime) = (asked.name.clone(), lifetime(asked.lifetime_seconds));
-        let made = standalone
-            .register(move |file| registration::add_agent(file, &name, None, lifetime, now()));
-        let made = made.await.map_err(failure)?;
-        Ok(self.join_token(Change::Added, &made, &address, caller))
+        let (name, lifetime) = (asked.name, lifetime(asked.lifetime_seconds));
+        let adding = async move {
+            let made = standalone
+                .register(move |file| registration::add_agent(file, &name, None, lifetime, now()));
+            let made = made.await.map_err(failure)?;
+            Ok(join_token(&made, &address))
+        };
+        self.change(allowed, subject, adding).await
     }
 
     /// Makes a join token for an agent that there is.
@@ -94,17 +84,22 @@ impl Admin {
     /// When the caller may not, the agent cannot join, or the file cannot be changed.
     pub(crate) async fn create_join_token(
         &self,
-        asked: &CreateJoinTokenRequest,
+        asked: CreateJoinTokenRequest,
         caller: &Caller,
     ) -> Result<JoinToken, Failure> {
-        let standalone = self.registrar(caller)?;
+        let subject = Subject::named(format!("agent {}", asked.agent));
+        let (standalone, allowed) = self.registrar(caller, Action::CreateJoinToken, &subject)?;
         let address = address(&asked.kas_address)?;
         let lifetime = lifetime(asked.lifetime_seconds);
-        let name = registered(standalone, &asked.agent)?.name.clone();
-        let made =
-            standalone.register(move |file| registration::invite(file, &name, lifetime, now()));
-        let made = made.await.map_err(failure)?;
-        Ok(self.join_token(Change::JoinToken, &made, &address, caller))
+        let agent = registered(&standalone, &asked.agent)?;
+        let name = agent.name.clone();
+        let making = async move {
+            let made =
+                standalone.register(move |file| registration::invite(file, &name, lifetime, now()));
+            let made = made.await.map_err(failure)?;
+            Ok(join_token(&made, &address))
+        };
+        self.change(allowed, Subject::agent(&agent), making).await
     }
 
     /// Gives an agent a new token.
@@ -113,25 +108,29 @@ impl Admin {
     /// When the caller may not, there is no such agent, or the file cannot be changed.
     pub(crate) async fn rotate_token(
         &self,
-        asked: &RotateAgentTokenRequest,
+        asked: RotateAgentTokenRequest,
         caller: &Caller,
     ) -> Result<AgentToken, Failure> {
-        let standalone = self.registrar(caller)?;
+        let subject = Subject::named(format!("agent {}", asked.agent));
+        let (standalone, allowed) = self.registrar(caller, Action::RotateAgentToken, &subject)?;
         let grace = asked.grace_seconds.map(Duration::from_secs);
         let grace = grace.unwrap_or(registration::ROTATION_GRACE);
-        let agent = registered(standalone, &asked.agent)?;
-        let name = agent.name.clone();
-        let made =
-            standalone.register(move |file| registration::rotate_token(file, &name, grace, now()));
-        let made = made.await.map_err(failure)?;
-        let agent = named(&agent);
-        self.record_change(Change::Rotated, &agent, caller);
-        Ok(AgentToken {
-            agent: Some(agent),
-            token: made.token.expose().to_owned(),
-            ended: count(made.ended),
-            grace_seconds: grace.as_secs(),
-        })
+        let agent = registered(&standalone, &asked.agent)?;
+        let (name, subject) = (agent.name.clone(), Subject::agent(&agent));
+        let about = subject.clone();
+        let rotating = async move {
+            let made = standalone
+                .register(move |file| registration::rotate_token(file, &name, grace, now()));
+            let made = made.await.map_err(failure)?;
+            let told = AgentToken {
+                agent: Some(agent),
+                token: made.token.expose().to_owned(),
+                ended: count(made.ended),
+                grace_seconds: grace.as_secs(),
+            };
+            Ok((told, about))
+        };
+        self.change(allowed, subject, rotating).await
     }
 
     /// Takes all tokens from an agent.
@@ -140,20 +139,24 @@ impl Admin {
     /// When the caller may not, there is no such agent, or the file cannot be changed.
     pub(crate) async fn revoke_agent(
         &self,
-        asked: &RevokeAgentRequest,
+        asked: RevokeAgentRequest,
         caller: &Caller,
     ) -> Result<RevokeAgentResponse, Failure> {
-        let standalone = self.registrar(caller)?;
-        let agent = registered(standalone, &asked.agent)?;
-        let name = agent.name.clone();
-        let revoked = standalone.register(move |file| registration::revoke(file, &name));
-        let revoked = revoked.await.map_err(failure)?;
-        let agent = named(&agent);
-        self.record_change(Change::Revoked, &agent, caller);
-        Ok(RevokeAgentResponse {
-            agent: Some(agent),
-            revoked: count(revoked),
-        })
+        let subject = Subject::named(format!("agent {}", asked.agent));
+        let (standalone, allowed) = self.registrar(caller, Action::RevokeAgent, &subject)?;
+        let agent = registered(&standalone, &asked.agent)?;
+        let (name, subject) = (agent.name.clone(), Subject::agent(&agent));
+        let about = subject.clone();
+        let revoking = async move {
+            let revoked = standalone.register(move |file| registration::revoke(file, &name));
+            let revoked = revoked.await.map_err(failure)?;
+            let told = RevokeAgentResponse {
+                agent: Some(agent),
+                revoked: count(revoked),
+            };
+            Ok((told, about))
+        };
+        self.change(allowed, subject, revoking).await
     }
 
     /// What kubectl needs to reach an agent's cluster. It holds no token: nobody gets another person's by it.
@@ -211,7 +214,8 @@ impl Admin {
     fn explanation(&self, server: &str, by_login: bool) -> String {
         let what = match (by_login, &self.sources.standalone) {
             (true, _) => format!(
-                "It holds no token: kubectl calls `kas credential`, after `kas login --server {server}`."
+                "It holds no token: kubectl calls `kas credential`, after `kas login --server {}`.",
+                quoted(server)
             ),
             (false, Some(_)) => format!(
                 "It holds no token: put yours in the place of {PLACEHOLDER}. `kas user create` and `kas user \
@@ -237,71 +241,56 @@ impl Admin {
     }
 
     /// What keeps agents, for a caller who may change it.
-    fn registrar(&self, caller: &Caller) -> Result<&Arc<Standalone>, Failure> {
-        let standalone = self.standalone()?;
-        caller.check_proven()?;
-        Ok(standalone)
-    }
-
-    fn join_token(
+    fn registrar(
         &self,
-        change: Change,
-        made: &Invitation,
-        address: &KasAddress,
         caller: &Caller,
-    ) -> JoinToken {
-        let agent = AgentReference {
-            id: made.agent,
-            name: made.name.clone(),
-        };
-        self.record_change(change, &agent, caller);
-        JoinToken {
-            agent: Some(agent),
-            token: made.token.expose().to_owned(),
-            expires_at: made.expires_at.to_string(),
-            helm: made.helm(address),
-            agentk: made.agentk(address),
-            ended: count(made.ended),
-        }
-    }
-
-    /// The record of the audit trail, and the line of the log: who did what to which agent, and never a token.
-    fn record_change(&self, change: Change, agent: &AgentReference, caller: &Caller) {
-        let mut record = Record::new(Kind::Admin);
-        record.user = Some(format!("admin:{}", caller.name).into());
-        record.agent = Some(AgentName {
-            id: agent.id,
-            name: &agent.name,
-        });
-        record.verb = Text::given(change.verb());
-        self.sources.audit.note(&record);
-        tracing::info!(
-            target: "audit",
-            who = &*caller.name,
-            verb = change.verb(),
-            agent.id = agent.id,
-            agent.name = agent.name,
-            "an operator changed the tokens of an agent"
-        );
+        action: Action,
+        subject: &Subject,
+    ) -> Result<(Arc<Standalone>, Allowed), Failure> {
+        let standalone = self.standalone()?.clone();
+        Ok((standalone, self.allow(caller, action, subject)?))
     }
 }
 
-/// An agent of the file, by its number or name. One that was made just now is known.
-fn registered(standalone: &Standalone, wanted: &str) -> Result<Arc<AgentInfo>, Failure> {
+/// The answer about a join token that was made, and whose it is.
+fn join_token(made: &Invitation, address: &KasAddress) -> (JoinToken, Subject) {
+    let agent = AgentReference {
+        id: made.agent,
+        name: made.name.clone(),
+    };
+    let subject = Subject::agent(&agent);
+    let told = JoinToken {
+        agent: Some(agent),
+        token: made.token.expose().to_owned(),
+        expires_at: made.expires_at.to_string(),
+        helm: made.helm(address),
+        agentk: made.agentk(address),
+        ended: count(made.ended),
+    };
+    (told, subject)
+}
+
+/// An agent of the file whose tokens are to be changed, by its number or name. One that was made just now is known. A
+/// number that is another agent's name is taken for neither.
+fn registered(standalone: &Standalone, wanted: &str) -> Result<AgentReference, Failure> {
     let directory = standalone.directory();
     let id: Option<i64> = wanted.parse().ok();
-    let found = directory.agents().find(|agent| match id {
-        Some(id) => agent.id.0 == id,
-        None => agent.name == wanted,
-    });
-    found.cloned().ok_or_else(|| {
-        Failure::NotFound(
+    let numbered = id.and_then(|id| directory.agents().find(|agent| agent.id.0 == id));
+    let named = directory.agents().find(|agent| agent.name == wanted);
+    match (numbered, named) {
+        (Some(numbered), Some(named)) if numbered.id != named.id => Err(Failure::Invalid(format!(
+            "{wanted} is the number of agent {} and the name of the agent with the number {}: say which by its other \
+             one",
+            numbered.name, named.id.0
+        ))),
+        (Some(agent), _) | (None, Some(agent)) => Ok(reference_of(agent)),
+        (None, None) => Err(Failure::NotFound(
             "no agent of this number or name is registered: see `kas agent list`".to_owned(),
-        )
-    })
+        )),
+    }
 }
 
-fn named(agent: &AgentInfo) -> AgentReference {
+fn reference_of(agent: &AgentInfo) -> AgentReference {
     AgentReference {
         id: agent.id.0,
         name: agent.name.clone(),
@@ -346,6 +335,7 @@ fn failure(error: RegistrationError) -> Failure {
             | ChangeError::Exists { .. }
             | ChangeError::IdTaken { .. }
             | ChangeError::BadId
+            | ChangeError::NameOrNumber { .. }
             | ChangeError::NoRule { .. }
             | ChangeError::DialledAgentJoins { .. }
             | ChangeError::NoRoomToJoin { .. },

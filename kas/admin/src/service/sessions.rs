@@ -1,16 +1,20 @@
 //! What users have open at any replica, and its end.
 
-use audit::{AgentName, Audit, Kind, Record, Text};
+use std::sync::Arc;
+
 use cluster_state::Member;
 
-use super::{Admin, find, silent};
+use super::{Admin, change::Subject, find, silent};
 use crate::{
-    Failure, peers,
+    Failure,
+    caller::Caller,
+    peers,
     peers::AskError,
     replica::{
         END_OWN_SESSION, LIST_OWN_SESSIONS, limit,
         sessions::{kind, session_id},
     },
+    role::Action,
     v1::{
         EndSessionRequest, EndSessionResponse, ListOwnSessionsRequest, ListSessionsRequest,
         ListSessionsResponse, Session,
@@ -62,16 +66,36 @@ impl Admin {
         Ok(page)
     }
 
-    /// Ends a session, wherever it is, for `caller`; the audit log says so.
+    /// Ends a session, wherever it is, for `caller`.
     ///
     /// # Errors
-    /// When the id is none, or no replica that answers has it.
+    /// When the caller may not, the id is none, or no replica that answers has it.
     pub(crate) async fn end_session(
-        &self,
-        asked: &EndSessionRequest,
-        caller: &str,
+        self: &Arc<Self>,
+        asked: EndSessionRequest,
+        caller: &Caller,
     ) -> Result<EndSessionResponse, Failure> {
+        let subject = Subject::named(format!("session {}", asked.id));
+        let allowed = self.allow(caller, Action::EndSession, &subject)?;
         session_id(&asked.id, "id")?;
+        let admin = self.clone();
+        let ending = async move {
+            let session = admin.end_session_anywhere(&asked).await?;
+            let subject = Subject {
+                agent: session.agent.clone().unwrap_or_default(),
+                words: format!(
+                    "ended session {} ({}) of {} at {}: {}",
+                    session.id, session.kind, session.caller, session.replica, session.path
+                ),
+                session: Some(session.clone()),
+            };
+            let session = Some(session);
+            Ok((EndSessionResponse { session }, subject))
+        };
+        self.change(allowed, subject, ending).await
+    }
+
+    async fn end_session_anywhere(&self, asked: &EndSessionRequest) -> Result<Session, Failure> {
         let members = peers::members(&*self.sources.table);
         let questions = members.iter().map(|it| self.end_session_of(it, asked));
         let answers = peers::all(questions.collect()).await;
@@ -93,10 +117,7 @@ impl Admin {
         {
             agent.name = name;
         }
-        record(&self.sources.audit, &session, caller);
-        Ok(EndSessionResponse {
-            session: Some(session),
-        })
+        Ok(session)
     }
 
     /// The question for each replica.
@@ -152,38 +173,4 @@ impl Admin {
 
 fn refused(failure: Failure) -> AskError {
     AskError::Refused(Box::new(failure.into()))
-}
-
-/// The record of the audit trail, and the line of the log.
-fn record(audit: &Audit, session: &Session, caller: &str) {
-    let agent = session.agent.clone().unwrap_or_default();
-    let what = format!(
-        "ended session {} ({}) of {} at {}",
-        session.id, session.kind, session.caller, session.replica
-    );
-    let mut record = Record::new(Kind::Admin);
-    record.user = Text::given(caller);
-    record.request_id = Some(session.request_id.as_str()).filter(|it| !it.is_empty());
-    record.agent = Some(AgentName {
-        id: agent.id,
-        name: &agent.name,
-    });
-    record.verb = Text::given("end_session");
-    record.path = Text::given(&session.path);
-    record.reason = Text::given(&what);
-    audit.note(&record);
-    tracing::info!(
-        target: "audit",
-        who = caller,
-        verb = "END_SESSION",
-        session = session.id,
-        kind = session.kind,
-        caller = session.caller,
-        agent.id = agent.id,
-        agent.name = agent.name,
-        path = session.path,
-        replica = session.replica,
-        request_id = session.request_id,
-        "an operator ended a session"
-    );
 }

@@ -49,6 +49,19 @@ pub enum ChangeError {
         /// A similar name, or what to do.
         hint: String,
     },
+    /// It is one agent's name and another one's number.
+    #[error(
+        "{name} is the name of the agent with the number {id} and the number of agent {other}: give the first one another \
+         name in the file"
+    )]
+    NameOrNumber {
+        /// The name.
+        name: String,
+        /// The number of the agent with this name.
+        id: i64,
+        /// The name of the agent with this number.
+        other: String,
+    },
     /// There is no such rule.
     #[error("there is no access rule {number}: `kas access list` shows 1 to {count}")]
     NoRule {
@@ -107,7 +120,7 @@ impl<C> Document<C> {
         id: Option<i64>,
         token: impl Into<Option<TokenEntry>>,
     ) -> Result<i64, ChangeError> {
-        let name = AgentName::try_from(name.to_owned())?;
+        let name = AgentName::of_new_agent(name)?;
         if self.agents.iter().any(|it| it.value.name == name) {
             return Err(ChangeError::Exists {
                 kind: "agent",
@@ -183,10 +196,26 @@ impl<C> Document<C> {
 
     fn agent_index(&self, name: &str) -> Result<usize, ChangeError> {
         let names = self.agents.iter().map(|it| it.value.name.as_str());
-        names
-            .clone()
-            .position(|it| it == name)
-            .ok_or_else(|| missing("agent", name, names))
+        let found = names.clone().position(|it| it == name);
+        let at = found.ok_or_else(|| missing("agent", name, names))?;
+        self.check_name_is_no_number(&self.agents[at].value)?;
+        Ok(at)
+    }
+
+    /// Refuses an agent whose name is another one's number: old files may have such.
+    fn check_name_is_no_number(&self, agent: &AgentEntry<C>) -> Result<(), ChangeError> {
+        let Ok(number) = agent.name.as_str().parse::<i64>() else {
+            return Ok(());
+        };
+        let mut others = self.agents.iter().map(|it| &it.value);
+        match others.find(|it| it.id == number && it.id != agent.id) {
+            None => Ok(()),
+            Some(other) => Err(ChangeError::NameOrNumber {
+                name: agent.name.as_str().to_owned(),
+                id: agent.id,
+                other: other.name.as_str().to_owned(),
+            }),
+        }
     }
 
     /// Gives an agent a new token; returns how many old ones ended at once.

@@ -1,7 +1,7 @@
 //! What differs between two states of the file, for the audit trail: who may do what is changed there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -156,17 +156,20 @@ fn named(
 /// Entries without names are told apart by what they say.
 fn listed(section: &str, old: &[Value], new: &[Value], found: &mut Vec<Change>) {
     let before = found.len();
-    let mut left: Vec<_> = new.iter().map(Some).collect();
+    // By what they say: looking through all others for each takes minutes for as many rules as a file may have.
+    let mut left: HashMap<&Value, VecDeque<usize>> = HashMap::with_capacity(new.len());
+    for (number, is) in new.iter().enumerate() {
+        left.entry(is).or_default().push_back(number);
+    }
+    let mut kept = vec![false; new.len()];
     for (number, was) in old.iter().enumerate() {
-        match left.iter_mut().find(|it| **it == Some(was)) {
-            Some(same) => *same = None,
+        match left.get_mut(was).and_then(VecDeque::pop_front) {
+            Some(same) => kept[same] = true,
             None => found.push(one("removed", format!("{section}[{number}]"), was)),
         }
     }
-    for (number, is) in left.into_iter().enumerate() {
-        if let Some(is) = is {
-            found.push(one("added", format!("{section}[{number}]"), is));
-        }
+    for (number, is) in new.iter().enumerate().filter(|(number, _)| !kept[*number]) {
+        found.push(one("added", format!("{section}[{number}]"), is));
     }
     if found.len() == before {
         found.push(Change {
@@ -288,6 +291,34 @@ mod tests {
         let found = differences(&rules("a", "b"), &rules("b", "a"));
 
         assert_eq!(found, [("changed", "access".into(), "the order".into())]);
+    }
+
+    /// Compared pair by pair this would be hundreds of millions of comparisons of whole rules.
+    #[test]
+    fn as_many_rules_as_a_file_may_have_are_compared_each_with_its_like() {
+        let rule = |number: usize| serde_json::json!({"agents": ["demo"], "users": [format!("user-{number}")], "access_as": "user"});
+        let rules = |numbers: &mut dyn Iterator<Item = usize>| serde_json::json!({"access": numbers.map(rule).collect::<Vec<_>>()});
+        let old = rules(&mut (0..20_000));
+        // The other way round, without the first one, with one more and one twice.
+        let new = rules(&mut (1..20_000).rev().chain([20_000, 7]));
+
+        let found = between(&old, &new);
+
+        let told: Vec<_> = found
+            .iter()
+            .map(|it| (it.change, it.subject.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("removed", "access[0]"),
+                ("added", "access[19999]"),
+                ("added", "access[20000]"),
+            ]
+        );
+        let order = between(&old, &rules(&mut (0..20_000).rev()));
+        assert_eq!(order.len(), 1);
+        assert_eq!(order[0].detail, "the order");
     }
 
     #[test]

@@ -31,7 +31,9 @@ const HEADER: &str = "\
 /// The step that gives a new file what the old one has.
 const INHERIT: &str = "keep the owner and mode of";
 
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another writer is waited for: for less than answers of the admin API may take (10 s), so that whoever waits
+/// for one is told that nothing was changed.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ pub fn view(file: &Path) -> Result<Editable, EditError> {
 /// Applies a change to the file, which is created when it is missing.
 ///
 /// Nothing is written when the change, or the file before or after it, is
-/// wrong. Waits up to ten seconds for another writer: not for async code.
+/// wrong. Waits up to five seconds for another writer: not for async code.
 pub fn edit<T, E: From<EditError>>(
     file: &Path,
     change: impl FnOnce(&mut Editable) -> Result<T, E>,

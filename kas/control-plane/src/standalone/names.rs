@@ -10,6 +10,11 @@ pub enum NameError {
         "`{0}` is not a name for an agent: use up to 63 lower-case letters, digits and `-`, not `-` at an end"
     )]
     Agent(String),
+    /// An agent's number.
+    #[error(
+        "`{0}` is not a name for a new agent: digits alone are an agent's number; add a letter"
+    )]
+    Digits(String),
     /// Not a label's key or value.
     #[error("`{0}` is not a label: use up to 63 letters, digits and `_`, `-`, `.`, `/`")]
     Label(String),
@@ -71,6 +76,18 @@ impl From<LabelText> for String {
 }
 
 impl AgentName {
+    /// A name for a new agent: not of digits alone, which could be an agent's number. There are old ones in files, and in
+    /// GitLab.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn of_new_agent(text: &str) -> Result<Self, NameError> {
+        match text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+            true => Err(NameError::Digits(text.to_owned())),
+            false => Self::try_from(text.to_owned()),
+        }
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -144,6 +161,23 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a_b", "a.b", "ä", &"x".repeat(64)] {
             assert!(AgentName::try_from(bad.to_owned()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_new_agent_is_not_called_like_a_number() {
+        let refused = AgentName::of_new_agent("42").unwrap_err().to_string();
+        assert!(refused.contains("an agent's number"), "{refused}");
+        for good in ["a42", "4-2", "42a"] {
+            assert!(AgentName::of_new_agent(good).is_ok(), "{good}");
+        }
+        assert!(matches!(
+            AgentName::of_new_agent(""),
+            Err(NameError::Agent(_))
+        ));
+        assert!(
+            AgentName::try_from("42".to_owned()).is_ok(),
+            "old ones stay"
+        );
     }
 
     #[test]

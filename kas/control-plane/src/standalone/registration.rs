@@ -1,10 +1,11 @@
 //! Registers agents, and makes and takes away their tokens: what the command line and the admin API change in the
 //! file, and the commands that they tell people.
 
-use std::{io, path::Path, str::FromStr, time::Duration};
+use std::{io, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use http::Uri;
 use jiff::Timestamp;
+use runtime::shell::quoted;
 
 use super::{
     Standalone,
@@ -50,7 +51,7 @@ pub enum RegistrationError {
 )]
 pub struct KasAddressError;
 
-/// Where agents reach kas: a URL that is the same in a shell and in Helm's `--set`.
+/// Where agents reach kas: a URL that is the same in Helm's `--set` and, quoted, in a shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KasAddress(String);
 
@@ -97,9 +98,10 @@ impl Invitation {
     #[must_use]
     pub fn helm(&self, KasAddress(address): &KasAddress) -> String {
         let (name, token) = (&self.name, self.token.expose());
+        let set = format!("config.kasAddress={address},config.joinToken={token}");
         format!(
-            "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace \
-             --set config.kasAddress={address},config.joinToken={token}"
+            "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace --set {}",
+            quoted(&set)
         )
     }
 
@@ -109,7 +111,8 @@ impl Invitation {
         let (name, token) = (&self.name, self.token.expose());
         format!(
             "(umask 077; echo {token} > join-token) && POD_NAMESPACE=default POD_NAME={name} agentk \
-             --kas-address={address} --join-token-file=join-token --token-file=agent-token"
+             --kas-address={} --join-token-file=join-token --token-file=agent-token",
+            quoted(address)
         )
     }
 }
@@ -213,20 +216,24 @@ pub fn revoke(file: &Path, name: &str) -> Result<usize, RegistrationError> {
 }
 
 impl Standalone {
-    /// Changes the file, and has what is in it then in force here at once; where it is long, at the next look at it, a
-    /// second later.
+    /// Changes the file, and has what is in it then in force here before it returns, however long the file is. Whoever
+    /// does not wait for it takes nothing of that back.
     ///
     /// # Errors
     /// [`RegistrationError`].
     pub async fn register<T: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         change: impl FnOnce(&Path) -> Result<T, RegistrationError> + Send + 'static,
     ) -> Result<T, RegistrationError> {
-        let file = self.file.clone();
-        let changed = tokio::task::spawn_blocking(move || change(&file)).await;
-        let changed = changed.map_err(RegistrationError::Interrupted)??;
-        self.reload_now();
-        Ok(changed)
+        let standalone = self.clone();
+        let changing = move || {
+            let changed = change(&standalone.file)?;
+            // Here, where a long file is in nobody's way while it is read.
+            standalone.look(Timestamp::now());
+            Ok(changed)
+        };
+        let changed = tokio::task::spawn_blocking(changing).await;
+        changed.map_err(RegistrationError::Interrupted)?
     }
 
     /// Whether this process could change the file.
@@ -247,6 +254,21 @@ mod tests {
 
     #[test]
     fn an_address_is_the_same_in_a_shell_and_for_helm() {
+        let made = Invitation {
+            agent: 1,
+            name: "edge".to_owned(),
+            token: Token::new("glkasjoin-x"),
+            expires_at: Timestamp::UNIX_EPOCH,
+            ended: 0,
+        };
+        let address = "ws://[::1]:8150".parse().unwrap();
+        // zsh takes brackets for a pattern of file names.
+        let line = made.helm(&address);
+        let set = "--set 'config.kasAddress=ws://[::1]:8150,config.joinToken=glkasjoin-x'";
+        assert!(line.ends_with(set), "{line}");
+        let line = made.agentk(&address);
+        assert!(line.contains(" --kas-address='ws://[::1]:8150' "), "{line}");
+
         for good in [
             "wss://kas.example.com",
             "grpc://127.0.0.1:8150",
@@ -276,7 +298,7 @@ mod tests {
         let file = folder.path().join("agents.yaml");
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
         add_agent(&file, "first", None, JOIN_TOKEN_LIFETIME, now).unwrap();
-        let standalone = Standalone::open(&file).unwrap();
+        let standalone = Arc::new(Standalone::open(&file).unwrap());
         standalone.check_writable().await.unwrap();
 
         let made = standalone
@@ -306,5 +328,30 @@ mod tests {
             .register(move |file| invite(file, "edge", JOIN_TOKEN_LIFETIME_MAX * 2, now))
             .await;
         assert!(matches!(long, Err(RegistrationError::Lifetime)));
+    }
+    #[tokio::test]
+    async fn in_a_file_that_is_long_too_it_is_in_force_at_once() {
+        use std::fmt::Write as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agents.yaml");
+        let mut text = "agents:\n".to_owned();
+        for id in 1..=20_000 {
+            writeln!(text, "- {{id: {id}, name: agent-{id:050}}}").unwrap();
+        }
+        assert!(text.len() > 1 << 20, "{} bytes", text.len());
+        std::fs::write(&file, text).unwrap();
+        let standalone = Arc::new(Standalone::open(&file).unwrap());
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+
+        let made = standalone
+            .register(move |file| add_agent(file, "edge", None, JOIN_TOKEN_LIFETIME, now))
+            .await
+            .unwrap();
+
+        // Nobody follows the file.
+        let directory = standalone.directory();
+        let owner = directory.join_token(&made.token.hash());
+        assert_eq!(owner.map(|it| it.0.0), Some(20_001));
     }
 }

@@ -3,7 +3,12 @@
 //! Looking beats being notified: it works on network file systems, and with
 //! Kubernetes' mounted ConfigMaps and Secrets, which swap a symbolic link.
 
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, TryLockError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use runtime::reloads;
@@ -81,14 +86,21 @@ impl Standalone {
     /// Whether nobody is writing the file just now.
     async fn settled(&self) -> bool {
         let before = Fingerprint::of(&self.file);
-        if before == lock(&self.file_state).fingerprint {
+        // Somebody who has changed it is reading it, which may take a while.
+        let known = match self.file_state.try_lock() {
+            Ok(state) => state.fingerprint,
+            Err(TryLockError::Poisoned(state)) => state.into_inner().fingerprint,
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if before == known {
             return true;
         }
         tokio::time::sleep(SETTLE_TIME).await;
         before == Fingerprint::of(&self.file)
     }
 
-    fn look(&self, now: Timestamp) {
+    /// Reads the file if it is another one, and logs what came of it. Blocks: a long file takes seconds.
+    pub(super) fn look(&self, now: Timestamp) {
         match self.reload_if_changed(now) {
             Ok(true) => tracing::info!(file = %self.file.display(), "control plane file applied"),
             Ok(false) => {}
