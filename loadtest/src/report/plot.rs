@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 pub(crate) use scale::number;
 
-use scale::Scale;
+use scale::{Scale, brief};
 
 /// Colours that are told apart by the colour-blind too, as classes of the page's style.
 const COLOURS: usize = 8;
@@ -159,7 +159,7 @@ impl Plot {
                 "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 size.left - 5.0,
                 y + 4.0,
-                number(value)
+                brief(value)
             )?;
         }
         let scaled = if self.logarithmic {

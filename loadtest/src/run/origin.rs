@@ -50,7 +50,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_says_its_version_or_nothing() {
-        assert_eq!(version(Path::new("echo")).await, "--version");
+        assert!(version(Path::new("bash")).await.contains("bash"));
         assert_eq!(version(Path::new("/nowhere/kas")).await, "");
     }
 }

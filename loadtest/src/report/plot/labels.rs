@@ -69,7 +69,7 @@ fn names(
     for (place, (at, name)) in names.iter().enumerate() {
         let next = names.get(place + 1).map(|(at, _)| scale.x(*at));
         let (x, end) = (scale.x(*at), next.unwrap_or(scale.size.width));
-        let Some(text) = fitting(name, end - x - 4.0) else {
+        let Some(text) = fitting(name, end - x - 8.0) else {
             continue;
         };
         write!(

@@ -135,6 +135,15 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A number at an axis, where there is little room.
+pub(super) fn brief(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{}M", number(value / 1e6)),
+        size if size >= 1e4 => format!("{}k", number(value / 1e3)),
+        _ => number(value),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +153,7 @@ mod tests {
         let shown = [0.0, 0.0123, 1.0, 2.5, 12.34, 1234.5].map(number);
 
         assert_eq!(shown, ["0", "0.012", "1", "2.5", "12.3", "1234"]);
+        assert_eq!([9_999.0, 1e5, 2.5e6].map(brief), ["9999", "100k", "2.5M"]);
         assert!((round_up(230.0) - 400.0).abs() < 1e-9);
     }
 
