@@ -26,6 +26,10 @@ pub const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
 const MAX_ADDRESS_BYTES: usize = 1024;
 /// In the place of an address that is not known.
 const UNKNOWN_ADDRESS: &str = "wss://KAS-ADDRESS";
+/// Says where agentk's image is kept; kas's chart sets it to where its own is.
+const IMAGE_REGISTRY_VARIABLE: &str = "AGENTK_IMAGE_REGISTRY";
+/// In the place of a registry that is not known.
+const UNKNOWN_IMAGE_REGISTRY: &str = "IMAGE-REGISTRY";
 
 /// Why an agent or a token is not made or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +102,10 @@ impl Invitation {
     #[must_use]
     pub fn helm(&self, KasAddress(address): &KasAddress) -> String {
         let (name, token) = (&self.name, self.token.expose());
-        let set = format!("config.kasAddress={address},config.joinToken={token}");
+        let registry = image_registry(std::env::var(IMAGE_REGISTRY_VARIABLE).ok());
+        let set = format!(
+            "image.registry={registry},config.kasAddress={address},config.joinToken={token}"
+        );
         format!(
             "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace --set {}",
             quoted(&set)
@@ -115,6 +122,15 @@ impl Invitation {
             quoted(address)
         )
     }
+}
+
+/// Where agentk's image is kept, if that is a name that means the same in Helm's `--set`.
+fn image_registry(told: Option<String>) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_[]".contains(&byte);
+    let fits =
+        |it: &String| !it.is_empty() && it.len() <= MAX_ADDRESS_BYTES && it.bytes().all(plain);
+    told.filter(fits)
+        .unwrap_or_else(|| UNKNOWN_IMAGE_REGISTRY.to_owned())
 }
 
 /// A token of an agent that was made, to be shown once.
@@ -264,10 +280,17 @@ mod tests {
         let address = "ws://[::1]:8150".parse().unwrap();
         // zsh takes brackets for a pattern of file names.
         let line = made.helm(&address);
-        let set = "--set 'config.kasAddress=ws://[::1]:8150,config.joinToken=glkasjoin-x'";
+        let set = "--set 'image.registry=IMAGE-REGISTRY,config.kasAddress=ws://[::1]:8150,config.joinToken=glkasjoin-x'";
         assert!(line.ends_with(set), "{line}");
         let line = made.agentk(&address);
         assert!(line.contains(" --kas-address='ws://[::1]:8150' "), "{line}");
+
+        let known = image_registry(Some("registry.example.com:5000/team".to_owned()));
+        assert_eq!(known, "registry.example.com:5000/team");
+        for unknown in ["", "a,b=c", "a b", "$(id)"] {
+            let known = image_registry(Some(unknown.to_owned()));
+            assert_eq!(known, UNKNOWN_IMAGE_REGISTRY, "{unknown}");
+        }
 
         for good in [
             "wss://kas.example.com",

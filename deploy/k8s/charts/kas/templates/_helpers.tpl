@@ -15,6 +15,9 @@ app.kubernetes.io/component: server
   value: {{ include "kas.fullname" . }}-private.{{ .Release.Namespace }}.svc
 {{- end }}
 {{- end }}
+{{- with .Values.image.registry }}
+- {name: AGENTK_IMAGE_REGISTRY, value: {{ trimSuffix "/" . | quote }}}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
