@@ -339,6 +339,10 @@ impl Incoming {
             mut data,
             ..
         } = segment;
+        let behind = offset.saturating_add(data.len() as u64);
+        if self.ended && !data.is_empty() && behind >= self.received {
+            return Err(Violation::BehindEnd);
+        }
         let known = self.received.checked_sub(offset).ok_or(Violation::Gap)?;
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         data.advance(known.min(data.len()));
