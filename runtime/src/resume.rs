@@ -178,7 +178,7 @@ impl Endpoint {
 
     /// Has the next segment acknowledge what was passed on, even if it says nothing else.
     pub fn acknowledge(&mut self) {
-        self.incoming.due = self.owes_acknowledgement();
+        self.incoming.due |= self.owes_acknowledgement();
     }
 
     /// Takes a segment of the present attachment.

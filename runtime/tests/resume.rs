@@ -87,7 +87,7 @@ impl World {
                 }
                 let length = length.min(side.endpoint.room());
                 let bytes: Vec<u8> = (0..length)
-                    .map(|at| first.wrapping_add((at % 251) as u8))
+                    .map(|at| first.wrapping_add(at.to_le_bytes()[0]))
                     .collect();
                 side.given.extend(&bytes);
                 side.endpoint.send(bytes.into());
