@@ -178,7 +178,7 @@ impl Endpoint {
 
     /// Has the next segment acknowledge what was passed on, even if it says nothing else.
     pub fn acknowledge(&mut self) {
-        self.incoming.due = self.owes_acknowledgement();
+        self.incoming.due |= self.owes_acknowledgement();
     }
 
     /// Takes a segment of the present attachment.
@@ -339,6 +339,10 @@ impl Incoming {
             mut data,
             ..
         } = segment;
+        let behind = offset.saturating_add(data.len() as u64);
+        if self.ended && !data.is_empty() && behind >= self.received {
+            return Err(Violation::BehindEnd);
+        }
         let known = self.received.checked_sub(offset).ok_or(Violation::Gap)?;
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         data.advance(known.min(data.len()));

@@ -87,7 +87,7 @@ impl World {
                 }
                 let length = length.min(side.endpoint.room());
                 let bytes: Vec<u8> = (0..length)
-                    .map(|at| first.wrapping_add((at % 251) as u8))
+                    .map(|at| first.wrapping_add(at.to_le_bytes()[0]))
                     .collect();
                 side.given.extend(&bytes);
                 side.endpoint.send(bytes.into());
@@ -114,11 +114,18 @@ impl World {
                 }
             }
             Step::Take(end) => {
-                let side = self.side(end);
+                let me = usize::from(end);
+                let side = &mut self.sides[me];
                 match side.endpoint.take() {
                     Some(Received::Data(data)) => {
                         assert!(!side.saw_end);
+                        let from = side.passed.len();
                         side.passed.extend(&data);
+                        let (passed, given) = (&self.sides[me].passed, &self.sides[1 - me].given);
+                        assert!(
+                            passed[from..] == given[from..passed.len()],
+                            "in order, once"
+                        );
                     }
                     Some(Received::End) => {
                         assert!(!std::mem::replace(&mut side.saw_end, true));
@@ -195,6 +202,7 @@ fn settle(world: &mut World) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn each_end_receives_what_was_sent_in_order_once_and_to_the_end(steps in steps()) {
         let mut world = World { attached: true, ..World::default() };

@@ -5,6 +5,7 @@
 mod exchange;
 mod failure;
 mod proxy_request;
+mod replay;
 mod request_head;
 mod response_head;
 mod streamed;

@@ -31,6 +31,8 @@ const KILL_EACH: usize = 5;
 /// How long all may take besides the time that commands go on.
 const PATIENCE: Duration = Duration::from_secs(600);
 const COPIED_MIB: usize = 50;
+/// Lines that a shell answers, at least.
+const MIN_LINES: usize = 20;
 fn variable(name: &str, default: usize) -> Result<usize> {
     match std::env::var(name) {
         Ok(text) => text
@@ -148,7 +150,7 @@ async fn shell(
     let args = ["exec", "-i", "box", "--", "sh", "-c", script];
     let mut shell = kubectl.start(&name, &args, folder)?;
     let mut lines = 0;
-    while Instant::now() < until || lines == 0 {
+    while Instant::now() < until || lines < MIN_LINES {
         let word = hex::encode(payload::bytes((number * 100_000 + lines) as u64, 600));
         shell.write(&format!("{word}\n")).await?;
         let sum = payload::sha256(format!("{word}\n").as_bytes());

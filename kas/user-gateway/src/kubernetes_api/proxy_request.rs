@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     KubernetesApi,
     exchange::{Ahead, Exchange, Interrupted, LOOK_AHEAD_BYTES},
-    failure,
+    failure, replay,
     request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
     streamed::Streamed,
     upgrade::{self, Farewell, Link, Offer, Pings, Recorder},
@@ -27,12 +27,6 @@ use crate::{
 
 /// How long a request looks for a tunnel before it counts as queued.
 const QUEUED_AFTER: Duration = Duration::from_millis(100);
-/// How often a call is made again.
-const MAX_REPLAYS: u32 = 5;
-/// The pause before the second replay; later ones are longer. What cuts one connection of an
-/// agent cuts its others too, which may take a moment to show.
-const REPLAY_BACKOFF: Duration = Duration::from_millis(25);
-
 /// How long the head of a short answer waits for its body, which mostly comes with it.
 const SHORT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -205,14 +199,14 @@ impl KubernetesApi {
                 }
                 Err(error)
                     if bodyless
-                        && may_be_replayed(
+                        && replay::is_allowed(
                             &error,
                             (request.opening.safe, begun),
                             scope.replays,
                         )
                         && Instant::now() < scope.deadline =>
                 {
-                    tokio::time::sleep(pause(scope.replays)).await;
+                    tokio::time::sleep(replay::pause(scope.replays)).await;
                     request.renew_rights().await?;
                     scope.replays += 1;
                     self.metrics.replayed();
@@ -428,26 +422,9 @@ async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
     }
 }
 
-/// Whether a call is made again that failed like this, and was made again so often. What the cluster's API has not taken
-/// its agent has tried several times: it is tried once more, since another of the agent's pods may reach the API. An
-/// answer that has `begun` may break off at the agent too.
-fn may_be_replayed(error: &Interrupted, (safe, begun): (bool, bool), replays: u32) -> bool {
-    if error.is_not_taken() {
-        return replays == 0;
-    }
-    let harmless = safe || error.is_before_the_agent();
-    let mendable = error.is_about_the_path() || (begun && error.is_mendable());
-    harmless && mendable && replays < MAX_REPLAYS
-}
-
 /// Whether an answer has no body whatever its headers say.
 fn is_bodyless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
-}
-
-/// How long to wait before a call is made again that was made again so often: first not at all.
-fn pause(replays: u32) -> Duration {
-    REPLAY_BACKOFF * ((1 << replays.min(MAX_REPLAYS)) - 1)
 }
