@@ -39,7 +39,7 @@ pub struct Offer {
     /// The agent.
     pub agent: AgentId,
     /// Paths of the methods that can be called through it.
-    pub methods: Arc<[String]>,
+    pub methods: Arc<[Arc<str>]>,
     /// Whether the agent supports impersonation.
     pub impersonates: bool,
     /// Whether the agent supports connection upgrades.

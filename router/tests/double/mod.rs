@@ -195,7 +195,7 @@ async fn answer_peers(
 pub fn offer(agent: AgentId) -> Offer {
     Offer {
         agent,
-        methods: [METHOD.to_owned()].into(),
+        methods: [METHOD.into()].into(),
         impersonates: true,
         upgrades: true,
     }

@@ -127,7 +127,7 @@ impl Replica {
     async fn agent_connection(&self, agent: i64, stream: DuplexStream) {
         let offer = Offer {
             agent: AgentId(agent),
-            methods: [METHOD.to_owned()].into(),
+            methods: [METHOD.into()].into(),
             impersonates: true,
             upgrades: true,
         };

@@ -1,8 +1,9 @@
-//! The descriptor of a tunnel: the methods that it offers. Each list is kept once, since agents of one version
-//! offer the same.
+//! The descriptor of a tunnel: the methods that it offers. Each list is kept once, since an agent's tunnels offer the
+//! same, and so is each method, since agents of one version offer the same but for one that names the process.
 
 use std::{
     collections::HashSet,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,10 +11,10 @@ use bytes::Bytes;
 use tonic::Status;
 
 /// Paths of methods, in order, each once.
-pub(super) type Methods = Arc<[String]>;
+pub(super) type Methods = Arc<[Arc<str>]>;
 
-/// Number of lists from which on unused ones are removed.
-const SWEEP_MIN_LISTS: usize = 64;
+/// Number of lists, or of methods, from which on unused ones are removed.
+const SWEEP_MIN: usize = 64;
 
 /// The lists that tunnels of this replica offer.
 #[derive(Debug, Default)]
@@ -21,8 +22,38 @@ pub(super) struct MethodLists(Mutex<Lists>);
 
 #[derive(Debug, Default)]
 struct Lists {
-    all: HashSet<Methods>,
+    all: Interned<[Arc<str>]>,
+    paths: Interned<str>,
+}
+
+/// Values that are kept once, as long as somebody has them.
+#[derive(Debug)]
+struct Interned<T: ?Sized> {
+    known: HashSet<Arc<T>>,
     sweep_at: usize,
+}
+
+impl<T: ?Sized> Default for Interned<T> {
+    fn default() -> Self {
+        Self {
+            known: HashSet::new(),
+            sweep_at: 0,
+        }
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Interned<T> {
+    fn intern(&mut self, value: Arc<T>) -> Arc<T> {
+        if let Some(known) = self.known.get(&*value) {
+            return known.clone();
+        }
+        if self.known.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.known.retain(|it| Arc::strong_count(it) > 1);
+            self.sweep_at = 2 * self.known.len();
+        }
+        self.known.insert(value.clone());
+        value
+    }
 }
 
 impl MethodLists {
@@ -38,16 +69,11 @@ impl MethodLists {
         paths.sort_unstable();
         paths.dedup();
         let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lists.all.get(paths.as_slice()) {
-            return known.clone();
-        }
-        if lists.all.len() >= lists.sweep_at.max(SWEEP_MIN_LISTS) {
-            lists.all.retain(|methods| Arc::strong_count(methods) > 1);
-            lists.sweep_at = 2 * lists.all.len();
-        }
-        let methods = Methods::from(paths);
-        lists.all.insert(methods.clone());
-        methods
+        let paths = paths
+            .into_iter()
+            .map(|path| lists.paths.intern(path.into()));
+        let methods = paths.collect();
+        lists.all.intern(methods)
     }
 }
 
@@ -87,7 +113,12 @@ mod tests {
 
         let (first, second) = (first.unwrap(), second.unwrap());
         assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(*first, ["/a/x", "/a/y", "/b/z"]);
+        let paths: Vec<&str> = first.iter().map(|it| &**it).collect();
+        assert_eq!(paths, ["/a/x", "/a/y", "/b/z"]);
+        let other = lists
+            .read(message(&[("a", &["x"]), ("own", &["1"])]))
+            .unwrap();
+        assert!(Arc::ptr_eq(&first[0], &other[0]));
     }
 
     #[test]
@@ -100,7 +131,11 @@ mod tests {
             drop(lists.read(message(&[(&name, &["x"])])).unwrap());
         }
 
-        assert!(lists.0.lock().unwrap().all.len() <= SWEEP_MIN_LISTS);
+        {
+            let lists = lists.0.lock().unwrap();
+            assert!(lists.all.known.len() <= SWEEP_MIN);
+            assert!(lists.paths.known.len() <= 4 * SWEEP_MIN);
+        }
         let again = lists.read(message(&[("kept", &["x"])])).unwrap();
         assert!(Arc::ptr_eq(&kept, &again));
     }
