@@ -66,7 +66,6 @@ section! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub organizational_unit: Option<NonEmpty> = None,
     }
-    check = check_subject;
 }
 
 impl CertificateRole {
@@ -82,18 +81,11 @@ impl CertificateRole {
             && has(&self.organizational_unit, &subject.organizational_units)
     }
 
-    fn check_subject(&self, at: &At<'_>) -> Result<(), YamlError> {
-        let wanted = [
-            &self.common_name,
-            &self.organization,
-            &self.organizational_unit,
-        ];
-        if wanted.iter().any(|it| it.is_some()) {
-            return Ok(());
-        }
-        Err(at.mistake(
-            "an entry of admin.certificate_roles needs common_name, organization or organizational_unit",
-        ))
+    /// Whether it is for anybody in particular: without that it would be for everybody.
+    fn names_somebody(&self) -> bool {
+        self.common_name.is_some()
+            || self.organization.is_some()
+            || self.organizational_unit.is_some()
     }
 }
 
@@ -101,6 +93,15 @@ impl AdminSection {
     fn check_roles(&self, at: &At<'_>) -> Result<(), YamlError> {
         if self.certificate_roles.is_empty() {
             return Ok(());
+        }
+        if !self
+            .certificate_roles
+            .iter()
+            .all(CertificateRole::names_somebody)
+        {
+            return Err(at.mistake(
+                "an entry of admin.certificate_roles needs common_name, organization or organizational_unit",
+            ));
         }
         if self.listen.tokens_file.is_some() {
             return Err(at.mistake(

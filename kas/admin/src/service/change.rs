@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use audit::{AgentName, Audit, Kind, Record, Text};
 use http::StatusCode;
+use runtime::telemetry::Untrusted;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -192,13 +193,15 @@ impl Allowed {
         self.audit.note(&record);
         let (who, role, verb) = (&*self.caller.name, self.caller.role, self.action.verb());
         let agent = &subject.agent;
-        match (&reason, &subject.session) {
+        // It may have words of who asked.
+        let reason = reason.as_deref().map(Untrusted);
+        match (reason, &subject.session) {
             (Some(reason), _) => tracing::info!(
                 target: "audit",
                 who,
                 %role,
                 verb,
-                reason,
+                %reason,
                 "an operator's change was refused or failed"
             ),
             (None, Some(session)) => tracing::info!(
