@@ -179,7 +179,7 @@ fn announce(
     kas_address: &str,
 ) {
     let word = |file: &Path| quoted(&file.to_string_lossy()).into_owned();
-    let kubectl = format!("kubectl --kubeconfig {}", word(&kubeconfig));
+    let kubectl = format!("kubectl --kubeconfig {}", word(kubeconfig));
     console.say(&format!(
         "{} replicas are up; agents connect to {kas_address}",
         cluster.replicas.len()
@@ -202,7 +202,7 @@ fn announce(
     }
     console.say(&format!(
         "another agent for the same cluster: agentk --kas-address {} --token-file {}",
-        quoted(&kas_address.to_string()),
+        quoted(kas_address),
         word(&accounts.agent_token_file)
     ));
     if let Some(admin) = cluster.admin {

@@ -217,9 +217,7 @@ async fn what_an_agent_lacks_is_said_alike_by_every_replica_and_within_seconds()
     let lacks: [(&str, Lack); 3] = [
         ("impersonation", |offer| offer.impersonates = false),
         ("upgrade their connection", |offer| offer.upgrades = false),
-        ("method", |offer| {
-            offer.methods = ["/a.B/C".to_owned()].into()
-        }),
+        ("method", |offer| offer.methods = ["/a.B/C".into()].into()),
     ];
     for (words, lack) in lacks {
         let replicas = Replicas::start(2);

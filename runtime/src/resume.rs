@@ -346,7 +346,7 @@ impl Incoming {
         let known = self.received.checked_sub(offset).ok_or(Violation::Gap)?;
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         data.advance(known.min(data.len()));
-        if data.is_empty() && !(end && !self.ended) {
+        if data.is_empty() && (self.ended || !end) {
             return Ok(());
         }
         if self.ended {

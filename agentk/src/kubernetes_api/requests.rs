@@ -15,6 +15,10 @@ use crate::call::{CallError, Inbound, TunnelError};
 
 /// A part of an HTTP request.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a head comes once, and is taken apart at once"
+)]
 pub(super) enum Part {
     /// Method, URL and headers.
     Header(http_request::Header),

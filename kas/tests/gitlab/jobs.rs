@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agent_gateway::{AgentGateway, AgentMetrics, DrainSettings, Services, Settings, Tracker};
+use agent_gateway::{AgentGateway, AgentMetrics, Services, Settings, Tracker};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use futures_util::future::join_all;
 use http::Request;

@@ -1,8 +1,8 @@
 //! Agents' modules reach GitLab's API for them, over real sockets: agents' port, kas's HTTP client, the double.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use agent_gateway::{AgentGateway, AgentMetrics, DrainSettings, Services, Settings, make_request};
+use agent_gateway::{AgentGateway, AgentMetrics, Services, Settings, make_request};
 use bytes::Bytes;
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use futures_util::{StreamExt, stream};

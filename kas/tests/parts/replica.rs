@@ -1,8 +1,8 @@
 //! Replicas in the test's own process, and the standalone control plane that they share. A module of several tests.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use agent_gateway::{DrainSettings, Services, Tracker, config::ReceptiveForm};
+use agent_gateway::{Services, Tracker, config::ReceptiveForm};
 use cluster_state::{Owner, ReplicaId, memory::MemoryStore};
 use control_plane::{
     Token,

@@ -1,5 +1,11 @@
 //! A client made with kube-rs: the test program itself, started with [`ROLE`] as its first argument.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a client says is compared"
+)]
+
 use std::{future::Future, process::ExitCode};
 
 use anyhow::{Context, Result, bail};

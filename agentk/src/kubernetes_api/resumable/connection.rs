@@ -49,7 +49,7 @@ pub(super) struct Connection {
     unwritten: Bytes,
     unflushed: bool,
     /// Whether the API server takes nothing more.
-    closed: Closed,
+    writing: Writing,
     /// Whether the API server has nothing more to say, or cannot.
     read: Read,
     acknowledge: Option<Pin<Box<Sleep>>>,
@@ -61,11 +61,11 @@ pub(super) struct Connection {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closed {
+enum Writing {
     Open,
     /// The end is on its way.
     Closing,
-    Closed,
+    Ended,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Connection {
             buffer: BytesMut::new(),
             unwritten: Bytes::new(),
             unflushed: false,
-            closed: Closed::Open,
+            writing: Writing::Open,
             read: Read::Open,
             acknowledge: None,
             held,
@@ -156,7 +156,7 @@ impl Connection {
     /// A connection that cannot be written to may still have something to say, so errors show where it is read.
     fn poll_write(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(_)) = self.poll_to_cluster(cx) {
-            self.closed = Closed::Closed;
+            self.writing = Writing::Ended;
             self.unwritten = Bytes::new();
             while self.endpoint.take().is_some() {}
         }
@@ -174,15 +174,15 @@ impl Connection {
                 self.unflushed = true;
             }
             match self.endpoint.take() {
-                Some(_) if self.closed == Closed::Closed => {}
+                Some(_) if self.writing == Writing::Ended => {}
                 Some(Received::Data(data)) => self.unwritten = data,
-                Some(Received::End) => self.closed = Closed::Closing,
+                Some(Received::End) => self.writing = Writing::Closing,
                 None => break,
             }
         }
-        if self.closed == Closed::Closing {
+        if self.writing == Writing::Closing {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            self.closed = Closed::Closed;
+            self.writing = Writing::Ended;
         } else if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;

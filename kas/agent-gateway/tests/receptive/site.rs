@@ -8,8 +8,8 @@ use std::{
 };
 
 use agent_gateway::{
-    AgentGateway, AgentMetrics, DrainSettings, ReceptiveStates, ReceptiveSupervisor, Services,
-    Settings, Tracker, config::ReceptiveForm,
+    AgentGateway, AgentMetrics, ReceptiveStates, ReceptiveSupervisor, Services, Settings, Tracker,
+    config::ReceptiveForm,
 };
 use agentk::{ClusterSource, Config, Link, PrivateApi, Receptive, Token};
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -72,7 +72,7 @@ impl Agent {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let offer = Offer {
             agent: AgentId(id),
-            methods: [METHOD.to_owned(), RESUME.to_owned()].into(),
+            methods: [METHOD.into(), RESUME.into()].into(),
             impersonates,
             upgrades: true,
         };

@@ -1,5 +1,7 @@
 //! What a tunnel says of its cluster.
 
+use std::sync::Arc;
+
 use cluster_state::ClusterUid;
 use http::{HeaderMap, HeaderName, header::USER_AGENT};
 
@@ -38,9 +40,9 @@ pub(in crate::gateway) fn told(headers: &HeaderMap) -> Told {
 
 impl Told {
     /// The same of a tunnel through which these methods can be called: only one that serves requests is asked.
-    pub(in crate::gateway) fn by(self, methods: &[String]) -> Self {
+    pub(in crate::gateway) fn by(self, methods: &[Arc<str>]) -> Self {
         match self {
-            Self::Nothing if !methods.iter().any(|it| it == METHOD) => Self::Unknown,
+            Self::Nothing if !methods.iter().any(|it| **it == *METHOD) => Self::Unknown,
             other => other,
         }
     }
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_tells_its_cluster_or_can_be_asked() {
-        let methods = [METHOD.to_owned()];
+        let methods = [METHOD.into()];
         let said = |pairs: &[(&'static str, &str)]| {
             let pairs = pairs.iter();
             let headers = pairs.map(|(name, value)| {

@@ -148,6 +148,7 @@ mod tests {
         headers.insert(header::ACCEPT, accept.parse().unwrap());
         headers.insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
         RequestHead {
+            resume: None,
             method: Method::GET,
             target: target(path, raw_query),
             headers,
