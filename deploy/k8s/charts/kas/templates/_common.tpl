@@ -58,6 +58,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- if not (or $image.registry (contains "/" $image.repository) (eq $image.pullPolicy "Never")) }}
 {{- fail (printf "image.registry is not set, and no public registry has the image %s: set image.registry to where you keep it, such as registry.example.com/team, or image.pullPolicy=Never if the image is loaded into the nodes" $image.repository) }}
 {{- end -}}
+{{- if and $image.registry (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image.repository) }}
+{{- fail (printf "image.repository names a registry, %s, and image.registry another: put all before the image's name into image.registry" $image.repository) }}
+{{- end -}}
 {{- range $label, $_ := merge (deepCopy .Values.podLabels) .Values.commonLabels }}
 {{- if has $label (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart") }}
 {{- fail (printf "%s is a label of the chart itself: leave it out of commonLabels and podLabels" $label) }}

@@ -33,7 +33,7 @@ agent:
     proxy_protocol: {{ $v.proxyProtocol }}
     {{- include "kas.pair" (dict "tls" $v.tls "folder" "tls") | nindent 4 }}
   kubernetes_api:
-    url_path_prefix: {{ ternary $v.gateway.k8sApiPath $v.ingress.k8sApiPath $v.gateway.enabled | quote }}
+    url_path_prefix: {{ include "kas.k8sApiPath" . | quote }}
     listen:
       address: ":{{ $v.service.kubernetesApiPort }}"
       listen_grace_period: {{ $v.drain.listenGracePeriodSeconds }}s

@@ -4,6 +4,11 @@
 app.kubernetes.io/component: server
 {{- end -}}
 
+{{/* Where the Kubernetes API begins: the Gateway's value where one of its routes is there. */}}
+{{- define "kas.k8sApiPath" -}}
+{{- ternary .Values.gateway.k8sApiPath .Values.ingress.k8sApiPath (or .Values.gateway.enabled .Values.gateway.passthrough.enabled) -}}
+{{- end -}}
+
 {{- define "kas.env" -}}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
@@ -120,7 +125,7 @@ app.kubernetes.io/component: server
 {{- if and (not $v.events.enabled) (or $v.events.log $v.events.webhooks) }}{{ fail "events.log and events.webhooks need events.enabled" }}{{ end -}}
 {{- if and $v.hpa.enabled (not (or $v.hpa.targetAverageUtilization $v.hpa.connectedAgents $v.hpa.requestsInFlight)) }}{{ fail "hpa.enabled needs something to scale on: targetAverageUtilization, connectedAgents or requestsInFlight" }}{{ end -}}
 {{- $g := $v.gateway -}}
-{{- if and $g.enabled $v.ingress.enabled (ne $g.k8sApiPath $v.ingress.k8sApiPath) }}{{ fail "gateway.k8sApiPath and ingress.k8sApiPath differ: kas serves one of them" }}{{ end -}}
+{{- if and (or $g.enabled $g.passthrough.enabled) $v.ingress.enabled (ne $g.k8sApiPath $v.ingress.k8sApiPath) }}{{ fail "gateway.k8sApiPath and ingress.k8sApiPath differ: kas serves one of them" }}{{ end -}}
 {{- if and $g.grpc.enabled (not $g.grpc.hostnames) }}{{ fail "gateway.grpc.enabled needs gateway.grpc.hostnames" }}{{ end -}}
 {{- if and $g.enabled $g.grpc.enabled }}
 {{- range $g.grpc.hostnames }}{{ if or (not $g.hostnames) (has . $g.hostnames) }}{{ fail (printf "gateway.grpc.hostnames: an HTTPRoute has %s already (gateway.hostnames), and a Gateway takes one kind of route for a name" .) }}{{ end }}{{ end -}}
