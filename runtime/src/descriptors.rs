@@ -44,11 +44,12 @@ pub fn raise_limit() {
     }
 }
 
-/// How many files this process may open now.
+/// How many of the files that this process may open now are for connections.
 #[must_use]
-pub fn limit() -> u64 {
+pub fn for_connections() -> u32 {
     // None is without limit.
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    ceiling(limit).unsigned_abs()
 }
 
 /// Whether a connection that was just accepted took one of the descriptors that are kept back. The

@@ -22,7 +22,7 @@ const ACKNOWLEDGED_BYTES: u64 = WINDOW_BYTES as u64 / 4;
 /// Bytes of a segment's fields, and of what is around it.
 const SEGMENT_OVERHEAD_BYTES: usize = 64;
 /// What may be received and not passed on: pieces may have been cut on their way.
-const MAX_RECEIVED_BYTES: usize = 2 * WINDOW_BYTES;
+const MAX_RECEIVED_BYTES: usize = WINDOW_BYTES / 4 * 5;
 
 /// The other end broke the rules: the connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -353,6 +353,8 @@ impl Incoming {
             return Err(Violation::BehindEnd);
         }
         if !data.is_empty() {
+            // A part of a message would keep all of it alive, however long that is.
+            let data = Bytes::copy_from_slice(&data);
             self.received += data.len() as u64;
             self.weight += weight(&data);
             self.pieces.push_back(data);

@@ -17,7 +17,7 @@ use proto::agent::{
     kubernetes_api::rpc::ImpersonationConfig,
     prototool,
 };
-use std::{future::poll_fn, pin::pin};
+use std::{future::poll_fn, pin::pin, task::Poll};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Status;
@@ -115,8 +115,14 @@ impl Resumables {
         batch.flush(outbound).await?;
         let stopped = {
             let mut wanted = pin!(wanted.cancelled_owned());
+            let mut stopping = pin!(self.table.stopping());
             poll_fn(|cx| {
                 let polled = connection.poll(cx, &mut segments, outbound);
+                if polled.is_pending() && stopping.as_mut().poll(cx).is_ready() {
+                    // Nobody is to look for it elsewhere.
+                    let status = Status::unavailable("agentk is stopping");
+                    return Poll::Ready(Stopped::Failed(status));
+                }
                 if polled.is_pending() {
                     return wanted.as_mut().poll(cx).map(|()| Stopped::Wanted);
                 }

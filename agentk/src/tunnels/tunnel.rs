@@ -1,10 +1,10 @@
 //! One tunnel: opened, idle until a call comes, and the carrier of that call.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use proto::agent::reverse_tunnel::rpc::{RequestInfo, connect_response::Msg};
 use runtime::traces::TraceParent;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tracing::Instrument as _;
 
@@ -20,6 +20,9 @@ const CLUSTER: &str = "kas-cluster";
 const REQUEST_ID: &str = "x-request-id";
 /// How long kas may take to end a tunnel after its call has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a call may take to say why it ends when the agent must stop at once.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// A tunnel that waits for a call.
 #[derive(Debug)]
@@ -67,9 +70,15 @@ impl Tunnel {
         let agent_id = tunnels.agent_id();
         let span = tracing::info_span!("request", request_id, agent.id = agent_id);
         let serving = serve(tunnels, &info.method_name, &mut inbound, &mut outbound);
-        tokio::select! {
-            () = serving.instrument(span) => {}
-            () = tunnels.0.force.cancelled() => outbound.cancel(),
+        let ended = {
+            let mut serving = pin!(serving.instrument(span));
+            tokio::select! {
+                () = &mut serving => true,
+                () = tunnels.0.force.cancelled() => timeout(LAST_WORD, serving).await.is_ok(),
+            }
+        };
+        if !ended {
+            outbound.cancel();
         }
     }
 }

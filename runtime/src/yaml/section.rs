@@ -141,7 +141,12 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-impl<T> Setting for Vec<T> {}
+impl<T: Setting> Setting for Vec<T> {
+    fn check(&self, at: &At<'_>) -> Result<(), YamlError> {
+        self.iter().try_for_each(|it| it.check(at))
+    }
+}
+
 impl Setting for bool {}
 impl Setting for NonEmpty {}
 impl Setting for FilePath {}

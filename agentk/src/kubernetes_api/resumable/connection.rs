@@ -123,7 +123,11 @@ impl Connection {
     ) -> Poll<Stopped> {
         loop {
             match segments.poll_recv(cx) {
-                Poll::Ready(Some(segment)) if segment.over => return Poll::Ready(Stopped::Over),
+                Poll::Ready(Some(segment)) if segment.over => {
+                    // What came before is for the API server still.
+                    self.poll_write(cx);
+                    return Poll::Ready(Stopped::Over);
+                }
                 Poll::Ready(Some(segment)) => {
                     let length = segment.data.len() as u64;
                     self.metrics.bytes_received.inc_by(length);

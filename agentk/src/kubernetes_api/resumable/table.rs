@@ -8,7 +8,10 @@ use std::{
 
 use proto::agent::{grpctool::ResumeOffer, kubernetes_api::rpc::ImpersonationConfig};
 use tokio::sync::oneshot;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::AbortOnDropHandle,
+};
 use tonic::Status;
 
 use super::connection::Connection;
@@ -68,7 +71,7 @@ enum Place {
 
 /// A call that waits for the connection.
 struct Next {
-    give: oneshot::Sender<Box<Connection>>,
+    give: oneshot::Sender<Carried>,
     wanted: CancellationToken,
 }
 
@@ -76,7 +79,7 @@ struct Next {
 enum Asked {
     Here(Box<Connection>),
     /// The call that has it gives it up.
-    Later(oneshot::Receiver<Box<Connection>>),
+    Later(oneshot::Receiver<Carried>),
 }
 
 /// A connection in the hands of a call. Dropping it has the connection wait for another one.
@@ -94,6 +97,11 @@ impl Table {
             force,
             metrics,
         }))
+    }
+
+    /// Waits until the agent must stop at once.
+    pub(super) fn stopping(&self) -> WaitForCancellationFutureOwned {
+        self.0.force.clone().cancelled_owned()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -141,8 +149,8 @@ impl Table {
         identity: Option<&ImpersonationConfig>,
     ) -> Result<Carried, Status> {
         let (id, wanted) = (id(offer)?, CancellationToken::new());
-        let connection = match self.ask(id, offer.attachment, identity, &wanted)? {
-            Asked::Here(connection) => connection,
+        let carried = match self.ask(id, offer.attachment, identity, &wanted)? {
+            Asked::Here(connection) => self.carried(id, connection, wanted),
             Asked::Later(given) => {
                 let given = tokio::time::timeout(GIVE_UP_TIMEOUT, given).await;
                 let given =
@@ -151,7 +159,7 @@ impl Table {
             }
         };
         self.0.metrics.upgrades_resumed.inc();
-        Ok(self.carried(id, connection, wanted))
+        Ok(carried)
     }
 
     /// The connection, or where it will come.
@@ -199,10 +207,16 @@ impl Table {
             if let Place::Carried { next, .. } = &mut entry.place
                 && let Some(Next { give, wanted }) = next.take()
             {
+                // Who has given up waiting just now gives it back by dropping it.
+                let carried = self.carried(id, connection, wanted.clone());
                 entry.place = Place::Carried { wanted, next: None };
-                match give.send(connection) {
+                match give.send(carried) {
                     Ok(()) => return,
-                    Err(back) => connection = back,
+                    // Taken out: dropping it with the lock would wait for the lock.
+                    Err(mut back) => match back.connection.take() {
+                        Some(back) => connection = back,
+                        None => return,
+                    },
                 }
             }
             let keep = entry.keep;

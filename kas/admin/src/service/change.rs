@@ -121,11 +121,20 @@ impl Changes {
         subject: Subject,
         doing: impl Future<Output = Result<(T, Subject), Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
+        if self.tasks.is_closed() {
+            return Err(Failure::Unavailable(
+                "this replica stops; nothing was changed".to_owned(),
+            ));
+        }
         // Never closed.
         let place = self.places.clone().acquire_owned().await.ok();
         let changing = self.tasks.spawn(async move {
             let _place = place;
-            allowed.record_begin(&subject).await?;
+            if let Err(failure) = allowed.record_begin(&subject).await {
+                // One of several sinks may have it.
+                allowed.record_end(&subject, Some(&failure));
+                return Err(failure);
+            }
             let done = allowed.run(doing).await;
             match &done {
                 Ok((_, about)) => allowed.record_end(about, None),
@@ -186,7 +195,10 @@ impl Allowed {
         let mut record = self.record(&user, subject);
         let status = failure.map_or(StatusCode::OK, Failure::status);
         record.status = Some(status.as_u16());
-        let reason = failure.map(Failure::to_string);
+        let reason = failure.map(|it| match &*subject.words {
+            "" => it.to_string(),
+            words => format!("{words}: {it}"),
+        });
         if let Some(reason) = &reason {
             record.reason = Text::given(reason);
         }

@@ -327,9 +327,10 @@ fn failure(error: RegistrationError) -> Failure {
                  file is kept, or give replicas a volume that they may write"
             ))
         }
-        RegistrationError::Change(ChangeError::Edit(_))
-        | RegistrationError::Random(_)
-        | RegistrationError::Interrupted(_) => Failure::Unavailable(words),
+        RegistrationError::Change(ChangeError::Edit(_)) | RegistrationError::Random(_) => {
+            Failure::Unavailable(words)
+        }
+        RegistrationError::Interrupted(_) => Failure::Unfinished(words),
         RegistrationError::Change(
             ChangeError::Name(_)
             | ChangeError::Exists { .. }

@@ -33,9 +33,11 @@ const MAX_CALLERS: usize = runtime::grpc::MAX_STREAMS as usize;
 const MAX_TUNNELS_PER_CALLER: usize = 500;
 /// Other calls that a caller may have in progress on a connection: two streams of each of an agent's hundred pods.
 const MAX_CALLS_PER_CALLER: usize = 200;
-/// Different lists of methods that a caller's tunnels on a connection may offer: an agent's pods offer the same,
-/// but for an upgrade.
-const MAX_METHOD_LISTS_PER_CALLER: usize = 8;
+/// Different lists of methods that a caller's tunnels on a connection may offer: each process has one, which names it, of an
+/// agent's hundred pods and of those that take their place.
+const MAX_METHOD_LISTS_PER_CALLER: usize = 200;
+/// Methods in all of these lists.
+const MAX_METHODS_PER_CALLER: usize = 2048;
 /// Callers whose tokens are compared before the hash of a token is calculated, which costs more than some of them.
 const FEW_CALLERS: usize = 4;
 /// Number of callers from which on idle ones are removed to make room.
@@ -192,13 +194,18 @@ impl Caller {
             same.0 = fingerprint;
             return Ok(methods);
         }
-        if lists.len() >= MAX_METHOD_LISTS_PER_CALLER {
+        let is_full = |lists: &[(u64, Methods)]| {
+            let all: usize = lists.iter().map(|(_, known)| known.len()).sum();
+            lists.len() >= MAX_METHOD_LISTS_PER_CALLER
+                || all + methods.len() > MAX_METHODS_PER_CALLER
+        };
+        if is_full(&lists) {
             // One reference is here, one in the replica's `MethodLists`.
             lists.retain(|(_, methods)| Arc::strong_count(methods) > 2);
         }
-        if lists.len() >= MAX_METHOD_LISTS_PER_CALLER {
+        if is_full(&lists) {
             return Err(Status::resource_exhausted(format!(
-                "the tunnels of an agent on one connection offer {MAX_METHOD_LISTS_PER_CALLER} different lists of methods at most"
+                "the tunnels of an agent on one connection offer {MAX_METHOD_LISTS_PER_CALLER} different lists of {MAX_METHODS_PER_CALLER} methods at most"
             )));
         }
         if lists.is_empty() {

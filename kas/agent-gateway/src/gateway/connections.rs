@@ -15,9 +15,9 @@ use cluster_state::Load;
 use runtime::descriptors;
 
 /// A replica is nearly full from this share of its limit on, in percent, ...
-const NEARLY_FULL_PERCENT: usize = 95;
+const NEARLY_FULL_PERCENT: u64 = 95;
 /// ... and has room again below this one.
-const ROOM_PERCENT: usize = 90;
+const ROOM_PERCENT: u64 = 90;
 
 /// The authenticated connections of agents on one replica.
 #[derive(Debug)]
@@ -46,10 +46,22 @@ pub(super) struct OpenConnection {
 )]
 pub(super) struct Full(usize);
 
-/// How many connections of agents a replica takes where that is not configured: four fifths of the files it may open.
-/// The others are for users, other replicas and the store.
+/// Whether a replica with this load should get no more agents.
+pub(super) fn is_nearly_full(load: Load) -> bool {
+    u64::from(load.agent_connections) * 100
+        >= u64::from(load.max_agent_connections) * NEARLY_FULL_PERCENT
+}
+
+/// Whether it should get some.
+pub(super) fn has_room(load: Load) -> bool {
+    u64::from(load.agent_connections) * 100 < u64::from(load.max_agent_connections) * ROOM_PERCENT
+}
+
+/// How many connections of agents a replica takes where that is not configured: four fifths of the files that its
+/// connections may take. The others are for users, other replicas and the store.
 pub fn default_max_connections() -> u32 {
-    u32::try_from(descriptors::limit() / 5 * 4).unwrap_or(u32::MAX)
+    let limit = u64::from(descriptors::for_connections());
+    u32::try_from(limit * 4 / 5).unwrap_or(u32::MAX).max(1)
 }
 
 impl AgentConnections {
@@ -86,11 +98,7 @@ impl AgentConnections {
 
     /// How many there are, and may be.
     pub(super) fn load(&self) -> Load {
-        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        Load {
-            agent_connections: number(*lock(&self.open)),
-            max_agent_connections: number(self.max),
-        }
+        self.load_of(*lock(&self.open))
     }
 
     /// Those that nobody has asked to leave.
@@ -111,11 +119,19 @@ impl AgentConnections {
     }
 
     fn judge(&self, open: usize) {
-        let percent = |percent| self.max.saturating_mul(percent) / 100;
-        if open >= percent(NEARLY_FULL_PERCENT) {
+        let load = self.load_of(open);
+        if is_nearly_full(load) {
             self.nearly_full.store(true, Ordering::Relaxed);
-        } else if open < percent(ROOM_PERCENT) {
+        } else if has_room(load) {
             self.nearly_full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn load_of(&self, open: usize) -> Load {
+        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Load {
+            agent_connections: number(open),
+            max_agent_connections: number(self.max),
         }
     }
 }

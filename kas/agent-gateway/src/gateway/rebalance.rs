@@ -10,7 +10,10 @@ use cluster_state::{Load, MemberState, ReplicaId, RoutingTable, StoreHealth};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::AgentGateway;
+use super::{
+    AgentGateway,
+    connections::{has_room, is_nearly_full},
+};
 
 /// How often a replica compares itself with the others: leases are renewed twice as often.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -28,14 +31,18 @@ const MAX_AT_A_TIME: u64 = 1000;
 const ROUND: u32 = 3;
 /// The part of those asked by which a replica has fewer connections, at least, if that has helped.
 const HELPED_PART: u64 = 10;
-/// How long to leave it if it has not helped.
+/// How long to leave it if it has not helped, the first time; twice as long each time from then on, ...
 const PAUSE: Duration = Duration::from_secs(600);
+/// ... up to this.
+const MAX_PAUSE: Duration = Duration::from_secs(6 * 3600);
 
 /// Decides how many connections are asked to leave. Pure.
 #[derive(Debug, Default)]
 struct Rebalancing {
     round: Option<Round>,
     paused_until: Option<Instant>,
+    /// How often in a row it has not helped.
+    failures: u32,
 }
 
 /// A few decisions in a row.
@@ -54,8 +61,8 @@ enum Decision {
     Stay,
     /// So many are asked to leave.
     Ask(u64),
-    /// They come back: nobody is asked for a while.
-    GaveUp,
+    /// They come back: nobody is asked for so long.
+    GiveUp(Duration),
 }
 
 impl Rebalancing {
@@ -77,6 +84,7 @@ impl Rebalancing {
         };
         if excess <= limit || others.is_empty() {
             self.round = None;
+            self.failures = 0;
             return Decision::Stay;
         }
         let round = self.round.get_or_insert(Round {
@@ -87,9 +95,12 @@ impl Rebalancing {
         if round.times == ROUND {
             let gone = round.began_with.saturating_sub(own);
             if gone < round.asked.div_ceil(HELPED_PART) {
+                let pause = PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
+                let pause = pause.min(MAX_PAUSE);
                 self.round = None;
-                self.paused_until = Some(now + PAUSE);
-                return Decision::GaveUp;
+                self.failures = self.failures.saturating_add(1);
+                self.paused_until = Some(now + pause);
+                return Decision::GiveUp(pause);
             }
             *round = Round {
                 began_with: own,
@@ -126,14 +137,20 @@ fn comparable(table: &dyn RoutingTable, me: &ReplicaId) -> Option<Vec<u64>> {
     others.collect()
 }
 
-/// Whether another replica has room for agents.
+/// Whether a replica that is nearly full can leave new work to others: at least as many of them have room as have not, this
+/// one among these. What they carry is known only while the store answers.
 pub(super) fn others_have_room(table: &dyn RoutingTable, me: &ReplicaId) -> bool {
-    let has_room = |load: Load| load.agent_connections < load.max_agent_connections / 10 * 9;
-    table.members().iter().any(|it| {
-        it.replica.replica != *me
-            && it.state == MemberState::Serving
-            && it.load.is_some_and(has_room)
-    })
+    if table.store_health() != StoreHealth::Available {
+        return false;
+    }
+    let members = table.members();
+    let others = members
+        .iter()
+        .filter(|it| it.replica.replica != *me && it.state == MemberState::Serving);
+    let loads = others.filter_map(|it| it.load);
+    let (with_room, others): (Vec<Load>, Vec<Load>) = loads.partition(|it| has_room(*it));
+    let full = others.into_iter().filter(|it| is_nearly_full(*it));
+    with_room.len() > full.count()
 }
 
 /// Tells the others what this replica carries, and has agents move where it is too much, until `stop`.
@@ -166,10 +183,10 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, me: ReplicaId, stop: Cancell
                 gateway.metrics.rebalanced.inc_by(count);
                 gateway.ask_to_leave(usize::try_from(count).unwrap_or(usize::MAX));
             }
-            Decision::GaveUp => tracing::warn!(
+            Decision::GiveUp(pause) => tracing::warn!(
                 agent_connections = own,
                 others = ?others,
-                pause_seconds = PAUSE.as_secs(),
+                pause_seconds = pause.as_secs(),
                 "agents that were asked to connect elsewhere come back to this replica; no agent is asked for a while: does the \
                  load balancer know all replicas?"
             ),
@@ -249,8 +266,11 @@ mod tests {
         for _ in 0..ROUND {
             assert!(matches!(decide(now), Decision::Ask(_)));
         }
-        assert_eq!(decide(now), Decision::GaveUp);
+        assert_eq!(decide(now), Decision::GiveUp(PAUSE));
         assert_eq!(decide(now + PAUSE / 2), Decision::Stay);
-        assert!(matches!(decide(now + PAUSE), Decision::Ask(_)));
+        for _ in 0..ROUND {
+            assert!(matches!(decide(now + PAUSE), Decision::Ask(_)));
+        }
+        assert_eq!(decide(now + PAUSE), Decision::GiveUp(2 * PAUSE));
     }
 }

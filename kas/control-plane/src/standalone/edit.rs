@@ -152,9 +152,11 @@ fn write(file: &Path, text: &str) -> Result<(), EditError> {
     new.as_file().sync_all().map_err(failed("write"))?;
     new.persist(file)
         .map_err(|error| failed("replace")(error.error))?;
-    File::open(directory(file))
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed("write the directory of"))
+    // The change is there for everybody, whatever becomes of it if the power fails now.
+    if let Err(error) = File::open(directory(file)).and_then(|directory| directory.sync_all()) {
+        tracing::warn!(%error, file = %file.display(), "the file was replaced, but its directory may not be on the disk yet");
+    }
+    Ok(())
 }
 
 fn new_beside(file: &Path) -> Result<NamedTempFile, EditError> {

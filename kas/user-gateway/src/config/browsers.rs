@@ -1,7 +1,7 @@
 //! What browsers may do at the Kubernetes API, and what clusters may say to them.
 
 use http::{HeaderName, header};
-use runtime::yaml::NonEmpty;
+use runtime::yaml::{NonEmpty, Setting};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::origin_of;
@@ -37,9 +37,13 @@ impl<'de> Deserialize<'de> for Origin {
     }
 }
 
+impl Setting for Origin {}
+
 /// The name of a header that clusters may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHeader(pub HeaderName);
+
+impl Setting for ResponseHeader {}
 
 impl<'de> Deserialize<'de> for ResponseHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -107,7 +107,10 @@ impl At<'_> {
     /// A mistake in its value; at the start of the file if it is not there.
     #[must_use]
     pub fn mistake(&self, message: impl Into<String>) -> YamlError {
-        let place = self.context.places.get(&self.path);
+        // Of what is in a list the place of the list is known.
+        let ends = self.path.match_indices('.').map(|(end, _)| end);
+        let mut known = std::iter::once(self.path.len()).chain(ends.rev());
+        let place = known.find_map(|end| self.context.places.get(&self.path[..end]));
         let (line, column) = place.copied().unwrap_or((1, 1));
         YamlError {
             file: self.context.file.to_owned(),

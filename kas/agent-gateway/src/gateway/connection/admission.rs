@@ -201,8 +201,13 @@ impl Connection {
     /// ask on the same connection else, and never come to a replica that has room.
     fn take_place(&mut self) -> Result<(), Status> {
         static FULL: Repeats = Repeats::new("too many connections of agents; closing new ones");
-        if self.open.is_some() || self.phase != Phase::Unauthenticated {
+        if self.open.is_some() || self.dialled.is_some() {
             return Ok(());
+        }
+        if self.phase == Phase::Finishing {
+            return Err(Status::unavailable(
+                "this connection is being closed: connect again",
+            ));
         }
         match self.gateway.connections.enter() {
             Ok(open) => {

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use proto::{agent::grpctool::Segment, frame::Payload, segment};
 use router::{Broken, Call};
 use runtime::resume::{Endpoint, Received, Violation};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
 use crate::kubernetes_api::exchange::{Exchange, Interrupted, Part};
@@ -25,6 +25,8 @@ pub(in crate::kubernetes_api) use source::{Offer, Source};
 const CHUNK_BYTES: usize = 32 << 10;
 /// `HttpRequest.upgradeData`, `UpgradeData.data`.
 const DATA: &[u32] = &[4, 1];
+/// A call that breaks sooner than so long after it took makes the next one wait.
+const QUICK: Duration = Duration::from_secs(1);
 /// How long what was passed on may wait for company before it is acknowledged.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,8 @@ impl Link {
                 source: Arc::new(source),
                 attachment: Offer::FIRST,
                 resumes: 0,
+                attached_at: Instant::now(),
+                quick: 0,
                 acknowledge: None,
                 failed: None,
                 span: span.clone(),
@@ -134,6 +138,9 @@ pub(in crate::kubernetes_api) struct Resumable {
     source: Arc<Source>,
     attachment: u64,
     resumes: u32,
+    /// When the present call took, and how many before it broke soon after they had.
+    attached_at: Instant,
+    quick: u32,
     acknowledge: Option<Pin<Box<Sleep>>>,
     /// Why it cannot go on, behind what has come.
     failed: Option<Interrupted>,
@@ -192,7 +199,11 @@ impl Resumable {
     fn resume(&mut self, error: Interrupted) {
         tracing::debug!(parent: &self.span, %error, "upgraded connection lost its tunnel; resuming it");
         let position = (self.attachment, self.endpoint.received());
-        let attaching = self.source.clone().attach(position);
+        self.quick = match self.attached_at.elapsed() < QUICK {
+            true => self.quick.saturating_add(1),
+            false => 0,
+        };
+        let attaching = self.source.clone().attach(position, self.quick);
         self.acknowledge = None;
         self.state = State::Attaching(Box::pin(attaching), error);
     }
@@ -209,6 +220,7 @@ impl Resumable {
                 received,
             }) => {
                 self.attachment = attachment;
+                self.attached_at = Instant::now();
                 if let Err(violation) = self.endpoint.attach(received) {
                     self.fail(malformed(violation));
                     return;

@@ -137,19 +137,26 @@ impl Source {
     }
 
     /// Attaches calls, each newer than `attachment`, until one takes. kas has received what lies before `received`.
+    /// The last `quick` calls in a row that took broke at once.
     pub(super) async fn attach(
         self: Arc<Self>,
         (mut attachment, received): (u64, u64),
+        quick: u32,
     ) -> Result<Attached, Unresumed> {
         let deadline = Instant::now() + self.offer.timeout;
+        if quick > 0 {
+            let pause = ATTEMPT_BACKOFF.saturating_mul(2_u32.saturating_pow(quick));
+            tokio::time::sleep(pause.min(ATTEMPT_BACKOFF_MAX)).await;
+        }
         let mut wait = ATTEMPT_BACKOFF;
         loop {
-            let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
-            let why = match self.ground.ask().await {
+            let why = match tokio::time::timeout_at(deadline, self.ground.ask()).await {
+                Err(_) => "the control plane did not decide in time".to_owned(),
                 // The control plane does not know now.
-                Err(failure) if failure.retry_after.is_some() => failure.message,
-                Err(failure) => return Err(Unresumed::Denied(failure)),
-                Ok(()) => {
+                Ok(Err(failure)) if failure.retry_after.is_some() => failure.message,
+                Ok(Err(failure)) => return Err(Unresumed::Denied(failure)),
+                Ok(Ok(())) => {
+                    let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
                     attachment += 1;
                     let attempt = self.attempt((attachment, received), attempt_deadline);
                     match tokio::time::timeout_at(attempt_deadline, attempt).await {
