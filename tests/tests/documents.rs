@@ -6,12 +6,14 @@ use std::{
 };
 
 /// The documents beside `docs`.
-const TOP: [&str; 5] = [
+const TOP: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "deploy/compose/README.md",
+    "deploy/k8s/charts/agentk/README.md",
+    "deploy/k8s/charts/kas/README.md",
 ];
 /// The table of contents of the book, whose links are those of the folder above.
 const CONTENTS: &str = "docs/book/SUMMARY.md";
