@@ -32,7 +32,7 @@ async fn a_run_that_reaches_its_objectives_passes_and_shows_all() -> Result<()> 
         "Latency of short requests",
         "Memory for each agent",
         "CPU for each request",
-        "Agents owned",
+        "Agents that each replica owns",
         "delay peers",
     ] {
         assert!(report.contains(part), "{part} is not in the report");
