@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tests::{
     kubectl::{Kubectl, Streams},
     parts::{Part, say, skipped},
     payload,
+    wait::until,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,8 +32,12 @@ const KILL_EACH: usize = 5;
 /// How long all may take besides the time that commands go on.
 const PATIENCE: Duration = Duration::from_secs(600);
 const COPIED_MIB: usize = 50;
+const EXECS: usize = 4;
 /// Lines that a shell answers, at least.
 const MIN_LINES: usize = 20;
+/// How often a command is begun anew that was cut before the cluster had answered: that cannot be resumed.
+const MAX_BEGINNINGS: usize = 20;
+
 fn variable(name: &str, default: usize) -> Result<usize> {
     match std::env::var(name) {
         Ok(text) => text
@@ -77,13 +82,23 @@ async fn disturbed(cluster: &Cluster) -> Result<()> {
     std::fs::write(&file, text + "\n")?;
     let kubectl = Kubectl::new(&file).patient(PATIENCE);
 
-    let over = AtomicBool::new(false);
+    let (begun, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = async {
-        let done = work(&kubectl, folder).await;
+        let done = work(&kubectl, folder, &begun).await;
         over.store(true, Ordering::Relaxed);
         done
     };
-    let (worked, disturbed) = tokio::join!(work, disturb(&mut site, &over));
+    let disturbed = async {
+        // What goes on for long has begun.
+        let long = PROTOCOLS.len() * (variable("STREAMS_EXECS", EXECS)? + 1);
+        let all = async || {
+            let all = begun.load(Ordering::Relaxed) == long || over.load(Ordering::Relaxed);
+            all.then_some(())
+        };
+        until("the shells and ports to begin", PATIENCE, all).await?;
+        disturb(&mut site, &over).await
+    };
+    let (worked, disturbed) = tokio::join!(work, disturbed);
     worked.with_context(|| site.tails())?;
     let (cuts, kills) = disturbed?;
     let (resumed, broken) = site.counts().await?;
@@ -112,14 +127,15 @@ async fn disturb(site: &mut Site, over: &AtomicBool) -> Result<(usize, usize)> {
     Ok((cuts, kills))
 }
 
-async fn work(kubectl: &Kubectl, folder: &Path) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(variable("STREAMS_SECONDS", 20)? as u64);
-    let count = variable("STREAMS_EXECS", 4)?;
+async fn work(kubectl: &Kubectl, folder: &Path, begun: &AtomicUsize) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(variable("STREAMS_SECONDS", 20)? as u64);
+    let count = variable("STREAMS_EXECS", EXECS)?;
     let execs = PROTOCOLS.into_iter().flat_map(|streams| {
-        (0..count).map(move |number| shell(kubectl.over(streams), streams, number, until, folder))
+        (0..count)
+            .map(move |number| shell((kubectl.over(streams), streams), number, end, folder, begun))
     });
     let copies = PROTOCOLS.map(|streams| copies(kubectl.over(streams), streams, folder));
-    let ports = PROTOCOLS.map(|streams| forwards(kubectl.over(streams), streams, folder));
+    let ports = PROTOCOLS.map(|streams| forwards(kubectl.over(streams), streams, folder, begun));
     let (execs, copies, ports) = tokio::try_join!(
         try_join_all(execs),
         try_join_all(copies),
@@ -138,11 +154,11 @@ async fn work(kubectl: &Kubectl, folder: &Path) -> Result<()> {
 
 /// A shell that is asked for the checksums of lines, one after the other, and exits with a code of its own.
 async fn shell(
-    kubectl: Kubectl,
-    streams: Streams,
+    (kubectl, streams): (Kubectl, Streams),
     number: usize,
-    until: Instant,
+    end: Instant,
     folder: &Path,
+    begun: &AtomicUsize,
 ) -> Result<usize> {
     let name = format!("shell-{streams:?}-{number}");
     let script =
@@ -150,13 +166,16 @@ async fn shell(
     let args = ["exec", "-i", "box", "--", "sh", "-c", script];
     let mut shell = kubectl.start(&name, &args, folder)?;
     let mut lines = 0;
-    while Instant::now() < until || lines < MIN_LINES {
+    while Instant::now() < end || lines < MIN_LINES {
         let word = hex::encode(payload::bytes((number * 100_000 + lines) as u64, 600));
         shell.write(&format!("{word}\n")).await?;
         let sum = payload::sha256(format!("{word}\n").as_bytes());
         let heard = shell.wait_for(&sum, LIMIT).await;
         heard.with_context(|| format!("{name}, line {lines}"))?;
         lines += 1;
+        if lines == 1 {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
     }
     shell.write("over\n").await?;
     let status = shell.ended(LIMIT).await?;
@@ -177,30 +196,46 @@ async fn copies(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<()>
     std::fs::write(&sent, payload::bytes(2, COPIED_MIB << 20))?;
     let digest = payload::sha256_of_file(&sent)?;
     let (local, remote) = (sent.display().to_string(), format!("box:/tmp/{name}"));
-    kubectl
-        .ok(&["cp", &local, &remote])
+    ok(&kubectl, &["cp", &local, &remote])
         .await
         .context(name.clone())?;
     let sum = ["exec", "box", "--", "sha256sum", &format!("/tmp/{name}")];
-    let inside = kubectl.ok(&sum).await?;
+    let inside = ok(&kubectl, &sum).await?;
     ensure!(
         inside.starts_with(&digest),
         "{name}: sent {digest}, inside is {inside}"
     );
-    kubectl
-        .ok(&["cp", &remote, &returned.display().to_string()])
+    ok(&kubectl, &["cp", &remote, &returned.display().to_string()])
         .await
         .context(name.clone())?;
     let after = payload::sha256_of_file(&returned)?;
     ensure!(after == digest, "{name}: sent {digest}, back came {after}");
-    kubectl
-        .ok(&["exec", "box", "--", "rm", &format!("/tmp/{name}")])
-        .await?;
+    let remove = ["exec", "box", "--", "rm", "-f", &format!("/tmp/{name}")];
+    ok(&kubectl, &remove).await?;
     Ok(())
 }
 
+/// Runs a command that must succeed once it has begun.
+async fn ok(kubectl: &Kubectl, args: &[&str]) -> Result<String> {
+    for _ in 1..MAX_BEGINNINGS {
+        let output = kubectl.run(args).await?;
+        if output.code == 0 {
+            return Ok(output.text());
+        }
+        if !output.stderr.contains("unable to upgrade") {
+            break;
+        }
+    }
+    kubectl.ok(args).await
+}
+
 /// Bytes through a forwarded port to a server that says what it is told; gives the MiB.
-async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<usize> {
+async fn forwards(
+    kubectl: Kubectl,
+    streams: Streams,
+    folder: &Path,
+    begun: &AtomicUsize,
+) -> Result<usize> {
     let mib = variable("STREAMS_MIB", 64)?;
     let port = if streams == Streams::Spdy { 7007 } else { 7008 };
     let listens = [
@@ -227,13 +262,14 @@ async fn forwards(kubectl: Kubectl, streams: Streams, folder: &Path) -> Result<u
         let sockets = kubectl.ok(&sockets).await.ok()?;
         sockets.contains(&format!(":{port:04X} ")).then_some(())
     };
-    tests::wait::until("the server to listen", LIMIT, listens).await?;
+    until("the server to listen", LIMIT, listens).await?;
     let name = format!("forward-{streams:?}");
     let ports = format!(":{port}");
     let mut forward = kubectl.start(&name, &["port-forward", "pod/box", &ports], folder)?;
     let line = forward
         .wait_for("Forwarding from 127.0.0.1:", LIMIT)
         .await?;
+    begun.fetch_add(1, Ordering::Relaxed);
     let after = line.split("127.0.0.1:").nth(1).context("no address")?;
     let local: u16 = after.split(' ').next().unwrap_or_default().parse()?;
     let mut socket = TcpStream::connect(("127.0.0.1", local)).await?;
