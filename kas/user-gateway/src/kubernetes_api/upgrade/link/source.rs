@@ -9,7 +9,7 @@ use proto::{
     metadata::Meta,
 };
 use router::{AgentId, Need, OpenError, Opening, Router};
-use runtime::drain::Drain;
+use runtime::{backoff::Backoff, drain::Drain};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -148,7 +148,7 @@ impl Source {
             let pause = ATTEMPT_BACKOFF.saturating_mul(2_u32.saturating_pow(quick));
             tokio::time::sleep(pause.min(ATTEMPT_BACKOFF_MAX)).await;
         }
-        let mut wait = ATTEMPT_BACKOFF;
+        let mut backoff = Backoff::new(ATTEMPT_BACKOFF, ATTEMPT_BACKOFF_MAX, 2.0);
         loop {
             let why = match tokio::time::timeout_at(deadline, self.ground.ask()).await {
                 Err(_) => "the control plane did not decide in time".to_owned(),
@@ -169,12 +169,12 @@ impl Source {
                     }
                 }
             };
-            if Instant::now() + wait >= deadline {
+            let pause = backoff.next(rand::random());
+            if Instant::now() + pause >= deadline {
                 return Err(Unresumed::Lost(why));
             }
             tracing::debug!(why, "resuming an upgraded connection failed; retrying");
-            tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
-            wait = (2 * wait).min(ATTEMPT_BACKOFF_MAX);
+            tokio::time::sleep(pause).await;
         }
     }
 
