@@ -131,21 +131,23 @@ impl Writer {
     fn write(
         &mut self,
         state: &State,
-        lines: &str,
+        all: &str,
         note: &impl Fn(Note),
     ) -> Result<(), RecordingError> {
         // What has failed has said so.
         let Some(open) = self.open.get_mut(&state.number) else {
             return Ok(());
         };
-        if state.failed.get().is_some() || lines.is_empty() {
+        if state.failed.get().is_some() || all.is_empty() {
             return Ok(());
         }
+        let room = self.max_bytes.saturating_sub(open.bytes);
+        // What was shown before the line that is too much is kept, however many lines came at once.
+        let lines = match usize::try_from(room) {
+            Ok(room) => whole_lines(all, room),
+            Err(_) => all,
+        };
         let more = lines.len() as u64;
-        if open.bytes + more > self.max_bytes {
-            let max_bytes = self.max_bytes;
-            return Err(RecordingError::TooLarge { max_bytes });
-        }
         for file in self.shelf.grow(&state.caller, more)? {
             let recorded = Recorded {
                 file,
@@ -163,6 +165,10 @@ impl Writer {
         }
         open.bytes += more;
         open.hasher.update(lines);
+        if lines.len() < all.len() {
+            let max_bytes = self.max_bytes;
+            return Err(RecordingError::TooLarge { max_bytes });
+        }
         Ok(())
     }
 
@@ -185,5 +191,54 @@ impl Writer {
         if let Some(open) = self.open.remove(&state.number) {
             self.shelf.discard(&state.file, &state.caller, open.bytes);
         }
+    }
+}
+
+/// The lines that fit into a number of bytes, none of them in part.
+fn whole_lines(text: &str, room: usize) -> &str {
+    if text.len() <= room {
+        return text;
+    }
+    let fits = &text.as_bytes()[..room];
+    let length = fits.iter().rposition(|it| *it == b'\n');
+    &text[..length.map_or(0, |it| it + 1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+    use serde_json::json;
+
+    use super::*;
+    use crate::recording::{Recordings, Stream};
+
+    #[test]
+    fn what_was_shown_before_the_line_that_is_too_much_is_kept() -> Result<()> {
+        let place = tempfile::tempdir()?;
+        let folder = place.path().join("recordings");
+        let section: RecordingSection =
+            serde_json::from_value(json!({"folder": folder, "max_bytes": 100}))?;
+        let (recordings, jobs) = Recordings::new(&section);
+        let (mut writer, _) = Writer::open(&section, jobs)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let names = ("session.cast".to_owned(), "request".to_owned());
+
+        let opened = recordings.open(names, "eve".into(), "{}\n".to_owned(), None);
+        let mut recording = runtime.block_on(opened)?;
+        recording.begin();
+        // The writer has run at no time between these.
+        recording.write(Stream::Output, b"seen");
+        recording.write(Stream::Output, &[b'x'; 100]);
+        let file = folder.join(recording.file());
+        drop(recording);
+        drop(recordings);
+        while let Some(job) = writer.jobs.0.blocking_recv() {
+            writer.run(job, &drop);
+        }
+
+        let text = std::fs::read_to_string(file)?;
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.ends_with("\"o\", \"seen\"]\n"), "{text}");
+        Ok(())
     }
 }
