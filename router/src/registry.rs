@@ -25,7 +25,7 @@ use crate::{
     opening::Need,
     reader::Readers,
     refusal::Refusal,
-    tunnel::{IdleWatch, LifetimeGuard, Offer, Slot, Stream, Tunnel, TunnelPool, UsageGuard},
+    tunnel::{IdleWatch, Offer, Slot, Stream, Tunnel, TunnelPool, UsageGuard},
 };
 use state::{Agent, Limits};
 
@@ -93,8 +93,8 @@ impl Registry {
     /// Adds a new tunnel: it goes to a waiting request, or stays idle. The
     /// connection must poll the returned watch.
     pub fn park(&self, offer: Offer, stream: Stream) -> IdleWatch {
-        let lifetime = self.tunnel_opened(offer.agent);
-        let slot = Slot::new(offer, stream, self.me.clone(), lifetime);
+        self.tunnel_opened(&offer);
+        let slot = Slot::new(offer, stream, self.me.clone());
         self.put_back(&slot);
         IdleWatch::new(slot)
     }
@@ -196,15 +196,14 @@ impl Registry {
         }
     }
 
-    fn tunnel_opened(&self, agent: AgentId) -> LifetimeGuard {
+    fn tunnel_opened(&self, offer: &Offer) {
         self.alive.fetch_add(1, Ordering::Relaxed);
-        let first = self.shard(agent).entry(agent).or_default().tunnel_opened();
+        let agent = offer.agent;
+        let mut shard = self.shard(agent);
+        let first = shard.entry(agent).or_default().tunnel_opened(offer);
+        drop(shard);
         if first {
             self.table.announce(agent);
-        }
-        LifetimeGuard {
-            agent,
-            pool: self.me.clone(),
         }
     }
 
@@ -281,13 +280,13 @@ impl TunnelPool for Registry {
         }
     }
 
-    fn tunnel_ended(&self, agent: AgentId) {
+    fn tunnel_ended(&self, offer: &Offer) {
         self.alive.fetch_sub(1, Ordering::Relaxed);
-        let last = self
-            .shard(agent)
-            .entry(agent)
-            .or_default()
-            .tunnel_ended(Instant::now());
+        let agent = offer.agent;
+        let mut shard = self.shard(agent);
+        let entry = shard.entry(agent).or_default();
+        let last = entry.tunnel_ended(offer, Instant::now());
+        drop(shard);
         if last {
             self.table.retract(agent);
         }

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use crate::{opening::Need, refusal::Refusal};
 pub use idle::{IdleEnd, IdleWatch};
-pub(crate) use pool::{LifetimeGuard, TunnelPool, UsageGuard};
+pub(crate) use pool::{TunnelPool, UsageGuard};
 
 /// The two halves of an agent's stream.
 #[derive(Debug)]
@@ -61,16 +61,20 @@ impl Offer {
         }
         (need.upgrade && !self.upgrades).then_some(Refusal::NoUpgrades)
     }
+
+    /// Whether tunnels of both serve the same calls; two equal lists of methods may count as different.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.methods, &other.methods)
+            && (self.impersonates, self.upgrades) == (other.impersonates, other.upgrades)
+    }
 }
 
-/// The shared state of a tunnel, idle or in use.
+/// The shared state of a tunnel, idle or in use. The tunnel counts as long as it lives.
 #[derive(Debug)]
 pub struct Slot {
     pub(crate) offer: Offer,
     pool: Weak<dyn TunnelPool>,
     state: Mutex<State>,
-    #[expect(dead_code, reason = "held for its Drop")]
-    lifetime: LifetimeGuard,
 }
 
 #[derive(Debug)]
@@ -90,23 +94,21 @@ enum State {
     Gone,
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.tunnel_ended(&self.offer);
+        }
+    }
+}
+
 impl Slot {
-    pub(crate) fn new(
-        offer: Offer,
-        stream: Stream,
-        pool: Weak<dyn TunnelPool>,
-        lifetime: LifetimeGuard,
-    ) -> Arc<Self> {
+    pub(crate) fn new(offer: Offer, stream: Stream, pool: Weak<dyn TunnelPool>) -> Arc<Self> {
         let state = Mutex::new(State::Idle {
             stream,
             watcher: None,
         });
-        Arc::new(Self {
-            offer,
-            pool,
-            state,
-            lifetime,
-        })
+        Arc::new(Self { offer, pool, state })
     }
 
     /// Reserves the tunnel if it is idle.

@@ -247,6 +247,29 @@ async fn what_an_agent_lacks_is_said_alike_by_every_replica_and_within_seconds()
 }
 
 #[tokio::test(start_paused = true)]
+async fn tunnels_that_cannot_do_not_speak_for_one_that_is_busy() {
+    let replicas = Replicas::start(1);
+    let replica = &replicas.all[0];
+    let _new = Agent::connect(replica, AGENT, 1).await;
+    let need = Need {
+        impersonation: true,
+        ..need()
+    };
+    let busy = replica.registry().take(AGENT, &need).unwrap();
+    let _old = Agent::connect_old(replica, AGENT, 2).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let open = replica.open_as(AGENT, &need, opening(&[b"x"], true), deadline);
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        drop(busy);
+    };
+
+    let (opened, ()) = tokio::join!(open, release);
+
+    assert!(opened.is_ok(), "{opened:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_owner_that_cannot_does_not_speak_for_another_that_is_busy() {
     let replicas = Replicas::start(3);
     let _old = Agent::connect_old(&replicas.all[1], AGENT, 1).await;

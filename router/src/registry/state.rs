@@ -18,6 +18,8 @@ pub(super) struct Agent {
     queue: FairQueue<Waiter>,
     callers: Callers,
     alive: usize,
+    /// What the tunnels are good for, those in use among them, and how many there are of each.
+    offers: Vec<(Offer, usize)>,
     last_seen: Option<Instant>,
 }
 
@@ -127,9 +129,9 @@ impl Agent {
         None
     }
 
-    /// Why none of the idle tunnels can serve the call: what the best of them lacks. `None` without any.
+    /// Why none of the tunnels can serve the call, even if all were idle: what the best of them lacks. `None` without any.
     fn unfit(&self, need: &Need) -> Option<Refusal> {
-        let mut lacks = self.idle.iter().map(|slot| slot.offer.unfit(need));
+        let mut lacks = self.offers.iter().map(|(offer, _)| offer.unfit(need));
         let first = lacks.next()??;
         lacks.try_fold(first, |best, lack| Some(best.max(lack?)))
     }
@@ -142,15 +144,25 @@ impl Agent {
     }
 
     /// Counts a tunnel; returns whether it is the agent's first.
-    pub(super) fn tunnel_opened(&mut self) -> bool {
+    pub(super) fn tunnel_opened(&mut self, offer: &Offer) -> bool {
         self.alive += 1;
+        match self.offers.iter_mut().find(|(it, _)| it.is_like(offer)) {
+            Some((_, count)) => *count += 1,
+            None => self.offers.push((offer.clone(), 1)),
+        }
         self.last_seen = None;
         self.alive == 1
     }
 
     /// Discounts a tunnel; returns whether it was the agent's last.
-    pub(super) fn tunnel_ended(&mut self, now: Instant) -> bool {
+    pub(super) fn tunnel_ended(&mut self, offer: &Offer, now: Instant) -> bool {
         self.alive = self.alive.saturating_sub(1);
+        if let Some(index) = self.offers.iter().position(|(it, _)| it.is_like(offer)) {
+            self.offers[index].1 -= 1;
+            if self.offers[index].1 == 0 {
+                self.offers.swap_remove(index);
+            }
+        }
         if self.alive == 0 {
             self.last_seen = Some(now);
         }

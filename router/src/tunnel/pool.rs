@@ -1,10 +1,10 @@
-//! What tunnels need of the registry, and the guards that count them there.
+//! What tunnels need of the registry, and the guard that counts them there.
 
 use std::sync::{Arc, Weak};
 
 use cluster_state::AgentId;
 
-use super::Slot;
+use super::{Offer, Slot};
 
 /// The registry, as tunnels use it. Tunnels outlive their place in it, so they
 /// hold it weakly.
@@ -15,18 +15,11 @@ pub(crate) trait TunnelPool: std::fmt::Debug + Send + Sync {
     /// Removes an idle tunnel.
     fn remove(&self, slot: &Arc<Slot>);
 
-    /// A tunnel of the agent has ended.
-    fn tunnel_ended(&self, agent: AgentId);
+    /// A tunnel with this offer has ended.
+    fn tunnel_ended(&self, offer: &Offer);
 
     /// A caller uses one tunnel of the agent less.
     fn released(&self, agent: AgentId, caller: &str);
-}
-
-/// Held by every tunnel as long as its stream lives, idle or in use.
-#[derive(Debug)]
-pub(crate) struct LifetimeGuard {
-    pub(crate) agent: AgentId,
-    pub(crate) pool: Weak<dyn TunnelPool>,
 }
 
 /// Held with a tunnel that is used for a caller: the tunnel counts for that
@@ -36,14 +29,6 @@ pub(crate) struct UsageGuard {
     pub(crate) agent: AgentId,
     pub(crate) caller: Arc<str>,
     pub(crate) pool: Weak<dyn TunnelPool>,
-}
-
-impl Drop for LifetimeGuard {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.tunnel_ended(self.agent);
-        }
-    }
 }
 
 impl Drop for UsageGuard {
