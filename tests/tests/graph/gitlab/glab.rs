@@ -32,6 +32,8 @@ const AGENT: &str = "6";
 const WEB_ITSELF: &str = "apps/deployments/web";
 const SETTINGS: &str = "/configmaps/settings";
 const PASSWORD: &str = "/secrets/password";
+const PASSWORD_ITSELF: &str =
+    r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "password"}}"#;
 /// The other ways to ask: one namespace by its name and an expression, and what is reached from a root.
 const ROOTED: [&str; 9] = [
     "--core",
@@ -82,38 +84,26 @@ async fn live(home: &Home, admin: &Kubectl) -> Result<()> {
     let mut glab = home.start("usual", &[]).await?;
     let checked = async {
         let mut page = Page::open(glab.port).await?;
-        let all = page.until("the deployment", |it| web(it, 1)).await?;
-        ensure!(all.has_arc(WEB_ITSELF, SETTINGS), "{all}");
-        ensure!(all.has_arc(WEB_ITSELF, PASSWORD), "{all}");
+        let all = page.until("the deployment", |it| is_whole(it, 1)).await?;
         let seen = shown_by_a_browser(glab.port, &all, &home.folder).await?;
         let names = all.objects().filter_map(|it| it.rsplit('/').next());
         for name in names.filter(|name| name.starts_with("web")) {
             ensure!(seen.contains(&format!("[{name}]")), "{name}: {seen}");
         }
 
-        let make = [
-            "create",
-            "secret",
-            "generic",
-            "password",
-            "--from-literal=a=b",
-        ];
-        admin.ok(&make).await?;
+        admin.apply(PASSWORD_ITSELF).await?;
         glab.says("Set Vertex /v1/secrets ns=default n=password")
             .await?;
         admin.ok(&["delete", "secret", "password"]).await?;
         glab.says("Delete Vertex /v1/secrets ns=default n=password")
             .await?;
-        admin
-            .ok(&["scale", "deployment", "web", "--replicas=2"])
-            .await?;
-        let scaled = page.until("two pods", |it| web(it, 2)).await?;
-        let what = "what is used and is gone is not shown";
-        ensure!(scaled.has_arc(WEB_ITSELF, PASSWORD), "{what}: {scaled}");
-        admin
-            .ok(&["scale", "deployment", "web", "--replicas=1"])
-            .await?;
-        page.until("one pod", |it| web(it, 1)).await.map(|_| ())
+        admin.ok(&scaled("--replicas=2")).await?;
+        let two = "two pods, and what is used and is gone";
+        page.until(two, |it| is_whole(it, 2)).await?;
+        admin.ok(&scaled("--replicas=1")).await?;
+        page.until("one pod", |it| is_whole(it, 1))
+            .await
+            .map(|_| ())
     };
     checked.await.with_context(|| glab.process.tail())
 }
@@ -123,8 +113,7 @@ async fn rooted(home: &Home, admin: &Kubectl) -> Result<()> {
     let glab = home.start("rooted", &ROOTED).await?;
     let checked = async {
         let mut page = Page::open(glab.port).await?;
-        let some = page.until("the root", |it| web(it, 1)).await?;
-        ensure!(some.has_arc(WEB_ITSELF, SETTINGS), "{some}");
+        let some = page.until("the root", |it| is_whole(it, 1)).await?;
         ensure!(!some.has("/configmaps/other"), "{some}");
         admin.ok(&["delete", "deployment", "web"]).await?;
         let gone = |it: &Picture| !it.has(WEB_ITSELF) && web_pods(it).is_empty();
@@ -144,21 +133,30 @@ async fn refused(home: &Home) -> Result<()> {
     Ok(())
 }
 
-/// Whether the deployment is drawn with its replica set and so many pods, each with the arc to its owner.
-fn web(picture: &Picture, pods: usize) -> bool {
-    let sets = picture
-        .objects()
-        .filter(|it| it.starts_with("apps/replicasets/web-"));
-    let sets: Vec<_> = sets.collect();
+/// Whether the deployment is drawn with its replica set and so many pods, each with the arc to its owner, and what it
+/// uses, of which one does not exist.
+fn is_whole(picture: &Picture, pods: usize) -> bool {
+    let sets = picture.objects();
+    let sets: Vec<_> = sets
+        .filter(|it| it.starts_with("apps/replicasets/web-"))
+        .collect();
     let [set] = &sets[..] else { return false };
-    let owned = web_pods(picture);
-    let owned = owned.iter().filter(|pod| picture.has_arc(pod, set));
-    picture.has_arc(set, WEB_ITSELF) && owned.count() == pods && web_pods(picture).len() == pods
+    let all = web_pods(picture);
+    all.len() == pods
+        && all.iter().all(|pod| picture.has_arc(pod, set))
+        && picture.has_arc(set, WEB_ITSELF)
+        && [SETTINGS, PASSWORD]
+            .iter()
+            .all(|it| picture.has_arc(WEB_ITSELF, it))
 }
 
 fn web_pods(picture: &Picture) -> Vec<&str> {
     let pods = picture.objects().filter(|it| it.starts_with("/pods/web-"));
     pods.collect()
+}
+
+fn scaled(replicas: &str) -> [&str; 4] {
+    ["scale", "deployment", "web", replicas]
 }
 
 /// Where `glab` finds what it is configured by.
