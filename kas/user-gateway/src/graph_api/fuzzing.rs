@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     expression::{Expression, Variables},
     helm,
-    message::{Namespaces, Query},
+    message::Query,
 };
 
 /// Evaluations that take more steps are not made here: the fuzz targets are to be fast.
@@ -45,10 +45,8 @@ pub(crate) fn query(text: &[u8], object: &[u8]) -> Evaluated {
         .with("name", &json!("web"))
         .with("labels", &json!({"app": "web"}));
     let env = std::sync::Arc::new(Env::stdlib());
-    let of_namespaces = match &query.namespaces {
-        Namespaces::Selected(selector) => selector.expression.as_ref(),
-        Namespaces::All | Namespaces::Named(_) => None,
-    };
+    let of_namespaces = query.namespaces.selector.as_ref();
+    let of_namespaces = of_namespaces.and_then(|it| it.expression.as_ref());
     let resources = query.rules.iter().map(|it| &it.resources);
     let objects = (query.rules.iter()).filter_map(|it| it.include.as_ref()?.expression.as_ref());
     let roots = query.roots.iter().flat_map(|it| it.expressions.iter());

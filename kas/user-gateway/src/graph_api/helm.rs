@@ -11,6 +11,8 @@ use serde_json::Value;
 const SECRET_TYPE: &str = "helm.sh/release.v1";
 /// The longest release, in bytes, inflated.
 const MAX_RELEASE_BYTES: u64 = 4 << 20;
+/// The longest text of what is shown of a release: notes can be as long as the release.
+pub(super) const MAX_SHOWN_BYTES: usize = 1 << 20;
 /// Values that a release has, at most: two bytes of text can stand for one of a hundred.
 const MAX_RELEASE_VALUES: usize = 100_000;
 

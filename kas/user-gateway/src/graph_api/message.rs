@@ -128,15 +128,13 @@ pub(super) struct Selector {
     pub(super) expression: Option<Expression>,
 }
 
-/// Namespaces whose objects are to be seen.
+/// Namespaces whose objects are to be seen: those that are named and selected.
 #[derive(Debug)]
-pub(super) enum Namespaces {
-    /// All.
-    All,
-    /// These.
-    Named(Vec<Label>),
-    /// Those that are selected.
-    Selected(Arc<Selector>),
+pub(super) struct Namespaces {
+    /// These; all where there are none.
+    pub(super) names: Vec<Label>,
+    /// Those that it selects; `None` for all.
+    pub(super) selector: Option<Arc<Selector>>,
 }
 
 /// Objects to begin with.
@@ -230,7 +228,13 @@ impl Selector {
 
 impl Namespaces {
     fn of(wanted: WantedNamespaces) -> Result<Self, QueryError> {
-        let names = wanted.names;
+        if wanted.names.len() > MAX_NAMESPACES {
+            return Err(QueryError::TooMany(MAX_NAMESPACES, "namespaces"));
+        }
+        let names = wanted.names.iter().map(|it| Label::parse(it));
+        let mut names: Vec<_> = names.collect::<Result<_, _>>()?;
+        names.sort_unstable();
+        names.dedup();
         let selector = Selector::of(
             wanted.label_selector,
             wanted.field_selector,
@@ -239,25 +243,8 @@ impl Namespaces {
         let selects = !selector.labels.is_empty()
             || !selector.fields.is_empty()
             || selector.expression.is_some();
-        match (names.is_empty(), selects) {
-            (true, false) => Ok(Self::All),
-            (true, true) => Ok(Self::Selected(Arc::new(selector))),
-            (false, true) => Err(QueryError::Unsupported(
-                "names of namespaces with selectors of them",
-            )),
-            (false, false) if names.len() > MAX_NAMESPACES => {
-                Err(QueryError::TooMany(MAX_NAMESPACES, "namespaces"))
-            }
-            (false, false) => {
-                let mut names: Vec<_> = names
-                    .iter()
-                    .map(|it| Label::parse(it))
-                    .collect::<Result<_, _>>()?;
-                names.sort_unstable();
-                names.dedup();
-                Ok(Self::Named(names))
-            }
-        }
+        let selector = selects.then(|| Arc::new(selector));
+        Ok(Self { names, selector })
     }
 }
 
@@ -314,7 +301,7 @@ fn text<S: Serializer>(it: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
 }
 
 /// What is to be known of an arc.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) struct Attributes {
     /// The owner is the controller.
     #[serde(rename = "c", skip_serializing_if = "is_false")]
@@ -387,12 +374,13 @@ mod tests {
         let include = json!({"include": {"resource_selector_expression": "resource == 'pods'"}});
         let query = json!({
             "queries": [{"exclude": {"resource_selector_expression": "group == 'apps'"}}, include],
-            "namespaces": {"object_selector_expression": "name != 'kube-system'"},
+            "namespaces": {"names": ["b", "a", "b"], "object_selector_expression": "name != 'a'"},
             "roots": {"object_selector_expressions": ["name == 'a'"], "ignore_arc_direction": ["or", "t"]},
         });
         let read = Query::read(query.to_string().as_bytes()).unwrap();
         assert_eq!(read.rules.len(), 2);
-        assert!(matches!(read.namespaces, Namespaces::Selected(_)));
+        assert_eq!(read.namespaces.names.len(), 2);
+        assert!(read.namespaces.selector.is_some());
         let roots = read.roots.unwrap();
         assert_eq!(roots.both_ways, [ArcKind::Owner, ArcKind::Transitive]);
 

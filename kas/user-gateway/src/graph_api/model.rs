@@ -161,7 +161,9 @@ impl Model {
         missing.then_some(Attributes { missing, ..known })
     }
 
-    /// What is to be told since the last time.
+    /// What is to be told since the last time, in an order for clients that draw objects inside their namespaces: these
+    /// come after what is in them and go after it, and an object goes after all arcs to it, also those that are told again
+    /// because they lead nowhere now.
     pub(super) fn tell(&mut self) -> VecDeque<Change> {
         let (mut objects, mut arcs) = (HashMap::new(), HashMap::new());
         for vertex in self.visible() {
@@ -175,24 +177,26 @@ impl Model {
                 }
             }
         }
-        let mut changes = VecDeque::new();
-        for (from, to, kind) in self.shown_arcs.keys() {
-            let key = (from.clone(), to.clone(), *kind);
-            if !arcs.contains_key(&key) {
-                changes.push_back(Change::DeleteArc(key.0, key.1, key.2));
-            }
-        }
-        let gone = self.shown.keys().filter(|it| !objects.contains_key(*it));
-        changes.extend(gone.cloned().map(Change::Delete));
+        let goes = |it: &Vertex| self.shown.contains_key(it) && !objects.contains_key(it);
+        let cut = self.shown_arcs.keys();
+        let cut = cut.filter(|it| !arcs.contains_key(*it) || goes(&it.1));
+        let gone = self.shown.keys().filter(|it| goes(it));
         let set = objects
             .iter()
             .filter(|(it, change)| self.shown.get(*it) != Some(change));
-        changes.extend(set.map(|(vertex, _)| Change::Set(vertex.clone())));
         let new = arcs
             .iter()
-            .filter(|(it, attributes)| self.shown_arcs.get(*it) != Some(attributes));
+            .filter(|(it, attributes)| self.shown_arcs.get(*it) != Some(attributes) || goes(&it.1));
+
+        let mut changes = VecDeque::new();
+        let cut = sorted(cut).cloned();
+        changes.extend(cut.map(|(from, to, kind)| Change::DeleteArc(from, to, kind)));
+        changes.extend(contents_first(gone).cloned().map(Change::Delete));
+        let set = contents_first(set.map(|(vertex, _)| vertex));
+        changes.extend(set.cloned().map(Change::Set));
+        let new = sorted(new.map(|(arc, attributes)| (arc, *attributes)));
         changes.extend(new.map(|((from, to, kind), attributes)| {
-            Change::SetArc(from.clone(), to.clone(), *kind, *attributes)
+            Change::SetArc(from.clone(), to.clone(), *kind, attributes)
         }));
         (self.shown, self.shown_arcs) = (objects, arcs);
         changes
@@ -223,6 +227,19 @@ impl Model {
         text.extend_from_slice(b"}}");
         text
     }
+}
+
+/// Objects of namespaces before those of none, among which namespaces are.
+fn contents_first<'a>(
+    vertices: impl Iterator<Item = &'a Vertex>,
+) -> impl Iterator<Item = &'a Vertex> {
+    sorted(vertices.map(|it| (it.namespace.is_empty(), it))).map(|(_, it)| it)
+}
+
+fn sorted<T: Ord>(all: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let mut all: Vec<_> = all.collect();
+    all.sort_unstable();
+    all.into_iter()
 }
 
 #[cfg(test)]
@@ -283,6 +300,14 @@ mod tests {
         let arc = &told(&mut model)[1];
         assert!(arc.ends_with(r#""a":{}}}"#), "{arc}");
 
+        model.remove(&secret);
+        let anew = told(&mut model);
+        let kinds: Vec<_> = anew.iter().map(|it| &it[2..6]).collect();
+        assert_eq!(kinds, ["darc", "dvx\"", "sarc"], "{anew:?}");
+        assert!(anew[2].ends_with(r#""t":"r","a":{"e":true}}}"#), "{anew:?}");
+        model.set(secret.clone(), node(&[], false));
+        assert_eq!(told(&mut model).len(), 2);
+
         model.unselect(secret);
         let gone = told(&mut model);
         assert!(
@@ -294,6 +319,21 @@ mod tests {
             told(&mut model),
             [r#"{"dvx":{"vx":{"v":"v1","r":"pods","ns":"a","n":"p"}}}"#]
         );
+    }
+
+    #[test]
+    fn a_namespace_comes_and_goes_after_what_is_in_it() {
+        let (pod, namespace) = (vertex("pods", "a", "p"), vertex("namespaces", "", "a"));
+        let mut model = Model::default();
+        model.set(namespace.clone(), node(&[], false));
+        model.set(pod.clone(), node(&[], false));
+        let set = [Change::Set(pod.clone()), Change::Set(namespace.clone())];
+        assert_eq!(model.tell(), set);
+
+        model.remove(&namespace);
+        model.remove(&pod);
+        let gone = [Change::Delete(pod), Change::Delete(namespace)];
+        assert_eq!(model.tell(), gone);
     }
 
     #[test]

@@ -240,10 +240,11 @@ impl Evaluator {
         }
         let is_secret = resource.group.is_empty() && &*resource.plural == "secrets";
         let release = is_secret.then(|| helm::release(object)).flatten();
+        let release = release.map(|it| Bytes::from(it.to_string()));
         let node = Node {
             arcs: wanted.resources.arcs(&vertex, object),
             object: Bytes::from(object.to_string()),
-            release: release.map(|it| Bytes::from(it.to_string())),
+            release: release.filter(|it| it.len() <= helm::MAX_SHOWN_BYTES),
             root,
         };
         Ok(Seen::There(vertex, Some(Box::new(node))))

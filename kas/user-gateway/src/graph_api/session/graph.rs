@@ -29,7 +29,8 @@ use crate::{
     websocket::{Writer, Writing},
 };
 
-/// A message to the client is not begun longer than this: it reads 4 MiB, and an object has less than two.
+/// The longest message to the client, unless one action is longer: it reads 4 MiB, and an object has less than two, and
+/// a Helm release at most one.
 const TOLD_BYTES: usize = 1 << 20;
 /// Lists and watches of one query, at most.
 const MAX_FEEDS: usize = 200;
@@ -104,23 +105,22 @@ pub(super) async fn begin(
         resources: resources.clone(),
         budget: budget.clone(),
     };
-    let names = match query.namespaces {
-        Namespaces::All => vec![String::new()],
-        Namespaces::Named(names) => names.iter().map(ToString::to_string).collect(),
-        Namespaces::Selected(selector) => {
-            let namespaces = namespaces.ok_or_else(|| {
-                End::new(Code::FailedPrecondition, "the cluster has no namespaces")
-            })?;
-            graph.model.namespaces = Some(HashSet::new());
-            let wanted = Wanted {
-                roots: Arc::default(),
-                ..wanted(selector)
-            };
-            let feed = Feed::new(common.clone(), namespaces, String::new(), wanted);
-            graph.feeds.push(Box::pin(feed.of_namespaces().next()));
-            vec![String::new()]
-        }
-    };
+    let Namespaces { names, selector } = query.namespaces;
+    if let Some(selector) = selector {
+        let namespaces = namespaces
+            .ok_or_else(|| End::new(Code::FailedPrecondition, "the cluster has no namespaces"))?;
+        graph.model.namespaces = Some(HashSet::new());
+        let wanted = Wanted {
+            roots: Arc::default(),
+            ..wanted(selector)
+        };
+        let feed = Feed::new(common.clone(), namespaces, String::new(), wanted);
+        graph.feeds.push(Box::pin(feed.of_namespaces().next()));
+    }
+    let mut names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    if names.is_empty() {
+        names.push(String::new());
+    }
     for (resource, selector) in included {
         let names = if resource.namespaced {
             &names[..]
@@ -250,13 +250,16 @@ impl Graph {
 /// A message of some changes.
 fn told(model: &Model, changes: &mut VecDeque<Change>, warnings: &[Warning]) -> Vec<u8> {
     let mut actions: Vec<u8> = Vec::new();
-    while actions.len() < TOLD_BYTES
-        && let Some(change) = changes.pop_front()
-    {
+    while let Some(change) = changes.pop_front() {
+        let action = model.text(&change);
         if !actions.is_empty() {
+            if actions.len() + action.len() > TOLD_BYTES {
+                changes.push_front(change);
+                break;
+            }
             actions.push(b',');
         }
-        actions.extend(model.text(&change));
+        actions.extend(action);
     }
     let warnings = match warnings {
         [] => String::new(),
@@ -270,4 +273,46 @@ fn told(model: &Model, changes: &mut VecDeque<Change>, warnings: &[Warning]) -> 
         b"}",
     ]
     .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::model::Node, *};
+    use bytes::Bytes;
+
+    #[test]
+    fn a_message_ends_before_the_action_that_would_make_it_too_long() {
+        let mut model = Model::default();
+        for (name, length) in [
+            ("a", 600 << 10),
+            ("b", 600 << 10),
+            ("c", 3 << 20),
+            ("d", 10),
+        ] {
+            let vertex = Vertex {
+                group: "".into(),
+                version: "v1".into(),
+                resource: "secrets".into(),
+                namespace: "default".into(),
+                name: name.into(),
+            };
+            let node = Node {
+                object: Bytes::from(json!("x".repeat(length)).to_string()),
+                release: None,
+                root: false,
+                arcs: Default::default(),
+            };
+            model.set(vertex, node);
+        }
+        let mut changes = model.tell();
+
+        let messages: Vec<_> = std::iter::from_fn(|| {
+            let more = !changes.is_empty();
+            more.then(|| told(&model, &mut changes, &[]))
+        })
+        .collect();
+
+        let lengths = messages.iter().map(|it| it.len() >> 10);
+        assert_eq!(lengths.collect::<Vec<_>>(), [600, 600, 3 << 10, 0]);
+    }
 }
