@@ -127,7 +127,6 @@ impl CallerTallies {
 impl Recent {
     fn end_minute(&mut self) {
         // It is exact up to 2^53.
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let minute = self.minute as f64;
         *self = Self {
             before: self.before.mul_add(DECAY, minute),
