@@ -19,6 +19,7 @@ const VIEWS = { clusters: "", gone: "#/disconnected", cluster: "#/clusters/1", s
 const SERIOUS = ["serious", "critical"];
 /** Milliseconds that a fleet may take to connect, and any one thing on the page. */
 const CONNECT_TIMEOUT = 600_000;
+const AWAY_TIMEOUT = 60_000;
 const TIMEOUT = 120_000;
 /** Pixels of one turn of the wheel, and turns that are measured at most: the list of a phone is long. */
 const WHEEL = 1_200;
@@ -80,8 +81,11 @@ async function fits(tab, name) {
 /** Waits until as many clusters are connected as were wanted. */
 async function connected() {
   const began = Date.now();
+  let answered = began;
   for (;;) {
     const answer = await fetch(new URL("v1/status", page)).then((it) => it.json()).catch(() => undefined);
+    if (answer) answered = Date.now();
+    if (Date.now() - answered > AWAY_TIMEOUT) throw new Error("the page does not answer any more");
     if (answer?.agents_connected >= wanted) return say(`${answer.agents_connected} clusters are connected after ${((Date.now() - began) / 1000).toFixed(0)} s`);
     if (Date.now() - began > CONNECT_TIMEOUT) throw new Error(`${answer?.agents_connected} of ${wanted} clusters are connected`);
     await new Promise((done) => setTimeout(done, 1_000));

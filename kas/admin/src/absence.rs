@@ -31,6 +31,11 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 /// How long all of a page may take; what is not known then is left out.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Bytes of a reason that are told; its record has the whole of it.
+const MAX_REASON_BYTES: usize = 128;
+/// What an absence adds to a page at most: its state, an instant and a reason.
+pub(crate) const MAX_BYTES: usize = MAX_REASON_BYTES + 64;
+
 /// Nothing happened to it that is recorded.
 const NEVER: &str = "never connected";
 /// It was connected.
@@ -115,10 +120,12 @@ fn of_record(record: ConnectionRecord) -> Absence {
         // Its replica ended before it could say so.
         ConnectionEvent::Connected => (DOWN, String::new()),
     };
+    let mut reason = record.reason;
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
     Absence {
         state: state.to_owned(),
         at,
-        reason: record.reason,
+        reason,
     }
 }
 
@@ -164,6 +171,7 @@ mod tests {
         let refused = of_record(record(ConnectionEvent::Refused, "its token has expired"));
         let left = of_record(record(ConnectionEvent::Disconnected, "it left"));
         let lost = of_record(record(ConnectionEvent::Connected, ""));
+        let long = of_record(record(ConnectionEvent::Refused, &"é".repeat(200)));
 
         assert_eq!(
             (&*refused.state, &*refused.reason),
@@ -171,6 +179,7 @@ mod tests {
         );
         assert_eq!((&*left.state, &*left.at), (DOWN, "1970-01-01T00:00:01Z"));
         assert_eq!((&*lost.state, &*lost.at), (DOWN, ""));
+        assert!(prost::Message::encoded_len(&long) <= MAX_BYTES, "{long:?}");
     }
 
     #[test]

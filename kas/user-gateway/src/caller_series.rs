@@ -28,6 +28,8 @@ use crate::in_progress::InProgressList;
 const MAX_NEW_IN_PART: usize = 1000;
 /// Callers without a series that are remembered, of users and of others.
 const MAX_WAITING: usize = 1000;
+/// The same until the minute is over, when the least busy ones are forgotten.
+const MAX_WAITING_IN_MINUTE: usize = 4 * MAX_WAITING;
 /// What counts of the requests of a minute after another one: after 14 minutes half of them.
 const DECAY: f64 = 0.95;
 /// Requests lately below which a caller without a series is forgotten.
@@ -93,6 +95,8 @@ struct Series {
 struct Recent {
     before: f64,
     minute: u64,
+    /// Whether there were any in the minute that was over last.
+    is_active: bool,
 }
 
 impl Traffic {
@@ -131,6 +135,7 @@ impl Recent {
         *self = Self {
             before: self.before.mul_add(DECAY, minute),
             minute: 0,
+            is_active: self.minute > 0,
         };
     }
 }
@@ -162,8 +167,11 @@ impl Pool {
             }
             Entry::Vacant(place) => {
                 let caller = place.into_key();
-                let recent = self.waiting.entry(caller).or_default();
-                recent.minute = recent.minute.saturating_add(traffic.requests);
+                if self.waiting.len() < MAX_WAITING_IN_MINUTE || self.waiting.contains_key(&caller)
+                {
+                    let recent = self.waiting.entry(caller).or_default();
+                    recent.minute = recent.minute.saturating_add(traffic.requests);
+                }
                 return traffic;
             }
         }
@@ -182,10 +190,8 @@ impl Pool {
 
     /// The busiest caller without a series gets that of the least busy one, if it is much busier.
     fn give_to_a_busier_one(&mut self) {
-        let busiest = self
-            .waiting
-            .iter()
-            .max_by(|(_, a), (_, b)| a.before.total_cmp(&b.before));
+        let active = self.waiting.iter().filter(|(_, recent)| recent.is_active);
+        let busiest = active.max_by(|(_, a), (_, b)| a.before.total_cmp(&b.before));
         let Some((caller, recent)) = busiest.map(|(caller, recent)| (caller.clone(), *recent))
         else {
             return;

@@ -230,7 +230,7 @@ fn state(agent: &Agent) -> String {
         "" => String::new(),
         reason => format!(": {reason}"),
     };
-    format!("{}{since}{why}", absence.state)
+    format!("{} ({}{since}{why})", agent.state, absence.state)
 }
 
 fn row(agent: &Agent) -> [String; 7] {
