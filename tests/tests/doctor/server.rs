@@ -75,7 +75,19 @@ async fn a_set_that_is_whole_has_no_finding_and_its_store_stays_as_it_was() -> R
     let users = format!("--users-url=http://127.0.0.1:{}/k8s-proxy/", member.users);
     let own = member.from_peers.port();
 
-    let examined = examined(&replicas.configuration(0), &[&agents, &users], own).await?;
+    // Who has just started learns of the other one within seconds.
+    let known = async || {
+        let flags = [agents.as_str(), users.as_str()];
+        let examined = examined(&replicas.configuration(0), &flags, own)
+            .await
+            .ok()?;
+        let unknown = examined.checks().any(|it| {
+            let seen = it["seen"].as_str().unwrap_or_default();
+            seen.contains("does not know of replica")
+        });
+        (!unknown).then_some(examined)
+    };
+    let examined = until("the replicas to know each other", SOON, known).await?;
 
     examined.is_content("a whole set")?;
     let peers = examined.checks().filter(|it| it["check"] == "private API");

@@ -115,16 +115,18 @@ async fn ask_all(
             let why = format!("no answer within {PART_TIMEOUT:?}");
             Err(Status::deadline_exceeded(why))
         });
-        report.add(
-            &hop(lease),
-            "reaches the others",
-            both_ways(answer, reached),
-        );
+        let own = lease.replica.to_string();
+        let finding = both_ways(&own, answer, reached);
+        report.add(&hop(lease), "reaches the others", finding);
     }
 }
 
-/// What a replica says about its ways to the others. Those that are not reached from here are named already.
-fn both_ways(answer: Result<Vec<DialedPeer>, Status>, reached: &BTreeSet<String>) -> Finding {
+/// What the replica `own` says about its ways to the others. Those that are not reached from here are named already.
+fn both_ways(
+    own: &str,
+    answer: Result<Vec<DialedPeer>, Status>,
+    reached: &BTreeSet<String>,
+) -> Finding {
     let dialed = match answer {
         Ok(dialed) => dialed,
         Err(refusal) if dial::is_older(&refusal) => {
@@ -140,12 +142,17 @@ fn both_ways(answer: Result<Vec<DialedPeer>, Status>, reached: &BTreeSet<String>
     let failed: Vec<_> = failed
         .map(|it| format!("replica {} at {}: {}", it.replica, it.url, it.problem))
         .collect();
-    match failed.is_empty() {
-        true => Finding::ok(format!("it reaches {} other replicas", known.len())),
-        false => Finding::failed(
+    if !failed.is_empty() {
+        return Finding::failed(
             Fault::PeerUnreachable,
             format!("it does not reach {}", failed.join("; ")),
-        ),
+        );
+    }
+    let is_unknown = |it: &&String| *it != own && known.iter().all(|peer| peer.replica != **it);
+    match reached.iter().find(is_unknown) {
+        None => Finding::ok(format!("it reaches {} other replicas", known.len())),
+        // One that has just started learns of the others within seconds.
+        Some(other) => Finding::not_checked(format!("it does not know of replica {other} yet")),
     }
 }
 
@@ -163,12 +170,13 @@ mod tests {
         let reached = ["a", "b"].map(str::to_owned).into();
         let judge = |answer| {
             let mut report = Report::default();
-            report.add("hop", "check", both_ways(answer, &reached));
+            report.add("hop", "check", both_ways("a", answer, &reached));
             report.to_string()
         };
 
         let whole = judge(Ok(vec![dialed("b", ""), dialed("gone", "refused")]));
         let broken = judge(Ok(vec![dialed("b", "connection refused")]));
+        let new = judge(Ok(Vec::new()));
         let older = judge(Err(Status::unimplemented("")));
 
         assert!(whole.contains("it reaches 1 other"), "{whole}");
@@ -176,6 +184,7 @@ mod tests {
             broken.contains("does not reach replica b at grpc://10.0.0.2:8155: connection refused"),
             "{broken}"
         );
+        assert!(new.contains("does not know of replica b yet"), "{new}");
         assert!(older.contains("cannot be asked"), "{older}");
     }
 }
