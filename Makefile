@@ -167,6 +167,19 @@ dist-test:
 	tests/setup/tools release
 	deploy/release/test $(PROGRAMS)
 
+# The page of operators in Chromium, at the widths of a phone and of a desk, light and dark, with axe-core: with PAGE_AGENTS
+# simulated agents on three replicas while loadtest breaks things, then that of `kas up`. Screenshots and reports go to
+# target/reports/page; `make page-up` looks at `kas up` only.
+PAGE_AGENTS ?= 10000
+.PHONY: page-10000 page-up
+page-10000 page-up: export PAGE_AGENTS := $(PAGE_AGENTS)
+page-10000:
+	$(CARGO) build --workspace --bins --tests
+	tests/page/run
+page-up:
+	$(CARGO) build --workspace --bins --tests
+	tests/page/run up
+
 # The files that GitLab CI and GitHub Actions read.
 workflows: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
 workflows:

@@ -323,6 +323,7 @@ async fn users(
         account: matches!(config.control_plane(), ControlPlaneConfig::Standalone(_)),
         trusted_proxies: users.trusted_proxies.iter().map(|it| it.0).collect(),
         graph: config.agent.graph.enabled.then(|| graph.clone()),
+        max_caller_series: config.observability.max_caller_series.0,
         ..user_gateway::Settings::default()
     };
     Ok(Some(Port {

@@ -185,7 +185,11 @@ impl Replica {
             }
             replica.background.spawn(work.run(replica.stop.clone()));
         }
-        let (requests, started_at) = (user_gateway::Metrics::default(), Timestamp::now());
+        let max_callers = setup
+            .users
+            .as_ref()
+            .map_or(0, |it| it.settings.max_caller_series);
+        let (requests, started_at) = (user_gateway::Metrics::new(max_callers), Timestamp::now());
         let counted = setup.gitlab.as_ref().map(|port| port.api.calls().clone());
         let counts = AgentMetrics {
             calls: counted.unwrap_or_default(),
@@ -193,15 +197,19 @@ impl Replica {
         };
         let life = replica.life(&requests, &counts);
         let me = setup.me.clone();
-        let questions = admin::peer_questions(
-            me.replica.clone(),
+        let questions = admin::peer_questions(admin::Own {
+            id: me.replica.clone(),
             started_at,
-            registry.clone(),
-            table.clone(),
-            requests.clone(),
-            life.clone(),
-            setup.agents.settings.services.tracker().cloned(),
-        );
+            registry: registry.clone(),
+            table: table.clone(),
+            requests: requests.clone(),
+            life: life.clone(),
+            tracker: setup.agents.settings.services.tracker().cloned(),
+            dialer: setup
+                .peers
+                .as_ref()
+                .map(|it| Arc::new(it.settings.clone()) as _),
+        });
         let peers = replica.serve_peers(setup.me, setup.peers, questions);
         let router = Arc::new(Router::new(registry.clone(), table.clone(), peers));
         crate::numbers::register_agents(

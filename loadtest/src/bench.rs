@@ -5,6 +5,7 @@ mod compare;
 mod curves;
 mod failover;
 mod idle;
+mod operators;
 mod probe;
 mod report;
 mod requests;
@@ -54,7 +55,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 50_000.0)]
     ramp: f64,
     /// Only these parts.
-    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest", "curves"])]
+    #[arg(long, value_delimiter = ',', default_values = ["requests", "bulk", "idle", "hop", "failover", "rest", "operators", "curves"])]
     only: Vec<Part>,
     /// Sizes of fleets that memory and CPU are drawn over.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 2000, 5000, 10_000])]
@@ -79,6 +80,8 @@ enum Part {
     Failover,
     /// What a fleet at rest costs the Redis that replicas share.
     Rest,
+    /// How long lists of the fleet take that operators ask for, and how large they are.
+    Operators,
     /// How all that grows with agents, clients and replicas.
     Curves,
 }
@@ -198,6 +201,9 @@ impl Bench {
         }
         if self.wants(Part::Rest) {
             report.rest = Some(rest::measure(self).await?);
+        }
+        if self.wants(Part::Operators) && self.product == Product::Kas {
+            report.operators = Some(operators::measure(self).await?);
         }
         Ok(report)
     }

@@ -20,7 +20,8 @@ pub(crate) async fn get(url: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let authority = url.authority().context("a URL with a host")?;
     let socket = TcpStream::connect(authority.as_str()).await?;
     let (mut send, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    let request = http::Request::get(url.path())
+    let path = url.path_and_query().map_or("/", |it| it.as_str());
+    let request = http::Request::get(path)
         .header(http::header::HOST, authority.as_str())
         .body(Empty::<Bytes>::new())?;
     let read = async {

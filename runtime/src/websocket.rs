@@ -31,7 +31,7 @@ use frame::Opcode;
 use inbound::{End, Inbound};
 use outbound::Outbound;
 use ping::PingTimer;
-pub(crate) use probe::answers_ping;
+pub(crate) use probe::{answers_message, answers_ping};
 
 /// Which end of a WebSocket this is: a client masks, a server does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

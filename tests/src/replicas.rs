@@ -188,11 +188,11 @@ impl Replicas {
         command
             .arg("--configuration-file")
             .arg(self.configuration(number))
-            .envs(env.iter().copied())
             .env(
                 "OWN_PRIVATE_API_URL",
                 format!("grpc://127.0.0.1:{from_peers}"),
-            );
+            )
+            .envs(env.iter().copied());
         // Each run has a log of its own, so that none is lost.
         let runs = (1..).map(|run| format!("kas-{number}-run-{run}"));
         let name = runs

@@ -245,7 +245,7 @@ async fn the_command_line_asks_it_and_changes_are_told_as_they_happen() -> Resul
     let told = async || {
         let list = site.cli(&["agent", "list", "-o", "wide"]).await?;
         ensure!(
-            list.contains("prod") && list.contains("disconnected"),
+            list.contains("prod") && list.contains("disconnected (never connected)"),
             "{list}"
         );
         let names = site

@@ -118,5 +118,13 @@ function row(agent, load) {
 
 /** The state of an agent in words. */
 export function agentState(agent) {
-  return agent.state === "connected" ? state("good", "connected") : state("bad", "not connected");
+  if (agent.state === "connected") return state("good", "connected");
+  const { state: its, at, reason } = agent.absence || {};
+  if (its === "never connected") return state("warn", its);
+  const words = its === "refused" ? "refused: " : its === "down" && at ? "down for " : "not connected";
+  const made = state("bad", words);
+  if (its === "refused") made.append(reason || "see its records");
+  else if (its === "down" && at) made.append(since(at));
+  if (its === "down" && reason) made.setAttribute("title", reason);
+  return made;
 }

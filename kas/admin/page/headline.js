@@ -6,9 +6,17 @@ import { el, facts, number, state } from "./dom.js";
 const NAMED = 5;
 /** Days in which somebody must act before a certificate ends. */
 const DAYS_BEFORE_END = 14;
+/** Days beyond which nobody counts. */
+const MANY_DAYS = 3_650;
+/** Parts of a file's path that are shown: which folder and which file. */
+const SHOWN_PARTS = 2;
+
+/** The last two counts of requests, with their times in milliseconds. */
+let counts = [];
 
 /** Shows the answer of /v1/status. */
 export function showHeadline(place, status) {
+  counts = [...counts.slice(-1), { at: Date.now(), total: status.requests_total }];
   const parts = [el("h1", {}, sentence(status)), down(status), facts(numbers(status))];
   place.replaceChildren(...parts.filter(Boolean));
 }
@@ -36,11 +44,19 @@ function numbers(status) {
     ["Replicas", [number(status.replicas), silent > 0 ? el("small", {}, ` ${number(silent)} do not answer`) : ""], silent > 0 && "bad"],
     ["Routing store", status.store, status.store === "unavailable" && "bad"],
     ["Requests in progress", number(status.requests_in_progress)],
-    ["Requests", number(status.requests_total)],
+    ["Requests", [rate(), el("small", {}, ` ${number(status.requests_total)} in all`)]],
     ...certificate(status),
     ["Failed", [number(status.requests_failed), el("small", {}, ` ${failed.toFixed(2)} %`)]],
     ...survived(status.survived),
   ];
+}
+
+/** Requests that ended in a second, since the last look; a replica that ends takes its count with it. */
+function rate() {
+  const [before, now] = counts;
+  if (!now || now.at <= before.at || now.total < before.total) return "";
+  const each = (1000 * (now.total - before.total)) / (now.at - before.at);
+  return `${number(Number(each.toFixed(each < 10 ? 1 : 0)))}/s`;
 }
 
 /** The certificate that ends first. */
@@ -49,8 +65,13 @@ function certificate({ certificates, coverage }) {
   if (!first) return [];
   // By the server's clock.
   const days = Math.floor((Date.parse(first.not_after) - Date.parse(coverage.as_of)) / 86_400_000);
-  const words = days < 0 ? "has ended" : `${number(days)} days`;
-  return [["First certificate ends in", [words, el("small", {}, ` ${first.file}`)], days < DAYS_BEFORE_END && "bad"]];
+  const file = el("small", { title: first.file }, ` ${first.file.split("/").slice(-SHOWN_PARTS).join("/")}`);
+  return [["First certificate ends in", [left(days), file], days < DAYS_BEFORE_END && "bad"]];
+}
+
+function left(days) {
+  if (days < 0) return "has ended";
+  return days > MANY_DAYS ? "over 10 years" : `${number(days)} days`;
 }
 
 /** What broke and was noticed by nobody. */

@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 use crate::{
-    Failure,
+    Failure, absence,
     fleet::{self, CONNECTED, DISCONNECTED},
     replica::count,
     v1::{Agent, ListAgentsRequest, ListAgentsResponse},
@@ -85,6 +85,9 @@ impl Filter {
             }
             let listed = fleet::summary(agent, LISTED_PROCESSES);
             bytes += listed.encoded_len();
+            if listed.state != CONNECTED {
+                bytes += absence::MAX_BYTES;
+            }
             let beyond = bytes > MAX_PAGE_BYTES && !page.agents.is_empty();
             if page.agents.len() == self.size || beyond {
                 let last = page.agents.last().map(|it| it.id.to_string());

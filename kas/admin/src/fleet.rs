@@ -277,6 +277,7 @@ pub(crate) fn summary(agent: &Agent, processes: usize) -> Agent {
         connected_since: agent.connected_since.clone(),
         labels: agent.labels.clone(),
         replicas: agent.replicas.clone(),
+        absence: agent.absence.clone(),
     }
 }
 

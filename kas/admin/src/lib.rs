@@ -7,10 +7,12 @@
 //! replica itself can tell is asked on the private API ([`peer_questions`]). Nothing here is in the way of a request:
 //! the work is bounded for each caller and in all, and shared by those who ask the same.
 
+mod absence;
 mod authenticate;
 mod caller;
 mod client;
 pub mod config;
+pub mod dial;
 mod events;
 mod explain;
 mod failure;
@@ -44,7 +46,7 @@ pub mod v1 {
 pub use client::{Client, ClientError, ClientOptions};
 pub use failure::Failure;
 pub use life::{Drains, Life};
-pub use replica::{PEER_SERVICE, peer_questions};
+pub use replica::{Own, PEER_SERVICE, peer_questions};
 pub use role::{Role, RoleError};
 pub use server::{AdminApi, Settings};
 pub use service::Admin;

@@ -19,13 +19,14 @@ use user_gateway::Metrics;
 
 use crate::{
     Failure, Life,
+    dial::{PeerDialer, dial_all},
     sources::store,
     v1::{
-        AgentReference, Certificate, EndSessionRequest, EndSessionResponse, GetReplicaRequest,
-        GetTunnelsRequest, ListLoadsRequest, ListLoadsResponse, ListOwnSessionsRequest,
-        ListRefusalsRequest, ListRefusalsResponse, ListRequestsRequest, ListRequestsResponse,
-        ListSessionsResponse, Refusal, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
-        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
+        AgentReference, Certificate, DialPeersRequest, DialPeersResponse, EndSessionRequest,
+        EndSessionResponse, GetReplicaRequest, GetTunnelsRequest, ListLoadsRequest,
+        ListLoadsResponse, ListOwnSessionsRequest, ListRefusalsRequest, ListRefusalsResponse,
+        ListRequestsRequest, ListRequestsResponse, ListSessionsResponse, Refusal, ReplicaDetails,
+        ReplicaLogLevel, RequestInProgress, SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -70,36 +71,27 @@ pub(crate) fn state(state: MemberState) -> &'static str {
 
 /// The parts of a replica that know what is asked of it alone.
 #[derive(Debug, Clone)]
-pub(crate) struct Own {
-    pub(crate) id: ReplicaId,
-    pub(crate) started_at: Timestamp,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) table: Arc<dyn RoutingTable>,
-    pub(crate) requests: Metrics,
-    pub(crate) life: Life,
-    pub(crate) tracker: Option<Arc<Tracker>>,
+pub struct Own {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// Its tunnels.
+    pub registry: Arc<Registry>,
+    /// The other replicas.
+    pub table: Arc<dyn RoutingTable>,
+    /// Its requests.
+    pub requests: Metrics,
+    /// What it has survived.
+    pub life: Life,
+    /// Knows its agents, where it has any.
+    pub tracker: Option<Arc<Tracker>>,
+    /// Dials other replicas, where there can be any.
+    pub dialer: Option<Arc<dyn PeerDialer>>,
 }
 
-/// Answers the questions of other replicas about the replica `id`, which runs since then. `tracker` knows its agents,
-/// where it has any.
-pub fn peer_questions(
-    id: ReplicaId,
-    started_at: Timestamp,
-    registry: Arc<Registry>,
-    table: Arc<dyn RoutingTable>,
-    requests: Metrics,
-    life: Life,
-    tracker: Option<Arc<Tracker>>,
-) -> Routes {
-    let own = Own {
-        id,
-        started_at,
-        registry,
-        table,
-        requests,
-        life,
-        tracker,
-    };
+/// Answers the questions of other replicas about this one.
+pub fn peer_questions(own: Own) -> Routes {
     Routes::new(ReplicaServer::new(own)).prepare()
 }
 
@@ -280,6 +272,17 @@ impl Replica for Own {
     ) -> Result<Response<SetLogLevelResponse>, Status> {
         let replicas = vec![self.set_log_level(request.get_ref())?];
         Ok(Response::new(SetLogLevelResponse { replicas }))
+    }
+
+    async fn dial_peers(
+        &self,
+        _: Request<DialPeersRequest>,
+    ) -> Result<Response<DialPeersResponse>, Status> {
+        let answer = match &self.dialer {
+            Some(dialer) => dial_all(&*self.table, &self.id, dialer).await,
+            None => DialPeersResponse::default(),
+        };
+        Ok(Response::new(answer))
     }
 
     async fn get_tunnels(

@@ -14,6 +14,7 @@ use cluster_state::{AgentId, Member, RecordSubject, ReplicaId};
 use self::change::Changes;
 use crate::{
     Failure, Sources,
+    absence::Absences,
     caller::Caller,
     events::{Events, Listener, refusals::RefusalFeed},
     explain,
@@ -48,6 +49,7 @@ pub struct Admin {
     fleet: Arc<Fleet>,
     events: Arc<Events>,
     changes: Changes,
+    absences: Absences,
 }
 
 impl Admin {
@@ -63,6 +65,7 @@ impl Admin {
             requests: sources.requests.clone(),
             life: sources.life.clone(),
             tracker: Some(sources.tracker.clone()),
+            dialer: None,
         };
         let refusals = RefusalFeed::new(own.clone(), sources.router.clone());
         Self {
@@ -71,6 +74,7 @@ impl Admin {
             fleet,
             sources,
             changes: Changes::default(),
+            absences: Absences::default(),
         }
     }
 
@@ -135,6 +139,7 @@ impl Admin {
         let filter = Filter::try_from(asked)?;
         let fleet = self.fleet.snapshot().await;
         let mut page = filter.page(&fleet.agents);
+        self.absences.explain(&self.sources, &mut page.agents).await;
         page.coverage = Some(fleet.coverage.clone());
         Ok(page)
     }
@@ -147,10 +152,14 @@ impl Admin {
         let fleet = self.fleet.snapshot().await;
         let agent = find(&fleet, &asked.agent)?.clone();
         let last_seen = self.sources.router.last_seen(AgentId(agent.id));
-        let (last_seen, cluster) = tokio::join!(
+        let id = AgentId(agent.id);
+        let mut told = [agent];
+        let (last_seen, cluster, ()) = tokio::join!(
             tokio::time::timeout(LAST_SEEN_TIMEOUT, last_seen),
-            self.cluster(AgentId(agent.id))
+            self.cluster(id),
+            self.absences.explain(&self.sources, &mut told)
         );
+        let [agent] = told;
         Ok(GetAgentResponse {
             cluster,
             last_seen_seconds: last_seen.ok().flatten().map(|it| it.as_secs()),

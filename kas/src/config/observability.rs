@@ -30,6 +30,9 @@ section! {
         pub readiness_probe: UrlPath = UrlPath::new("/readiness"),
         /// How many agents have metrics of their own, at most. Not among the keys of GitLab's kas.
         pub max_agent_series: SeriesLimit = SeriesLimit(1000),
+        /// How many callers have metrics of their own, at most: half of them users, half CI jobs and services; zero
+        /// switches these metrics off. Not among the keys of GitLab's kas.
+        pub max_caller_series: SeriesLimit = SeriesLimit(100),
         /// Traces.
         pub tracing: Option<Tracing> = None,
         /// Error reports.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use admin::dial::{NotReached, PeerDialer};
 use cluster_state::{Liveness, Owner, PeerProbe, TableFuture, urls};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use router::peers::Challenge as _;
@@ -210,6 +211,17 @@ impl PeerProbe for PeerSettings {
                 Liveness::Unknown
             }
         })
+    }
+}
+
+#[tonic::async_trait]
+impl PeerDialer for PeerSettings {
+    async fn dial(&self, peer: &Owner) -> Result<(), NotReached> {
+        match probe_any(&peer.url, self).await {
+            Ok(id) if id == peer.replica.to_string() => Ok(()),
+            Ok(id) => Err(NotReached(format!("replica {id} answers there"))),
+            Err(failed) => Err(NotReached(failed.why)),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The requests in progress that were let in, for whoever operates this server.
 //!
 //! A request costs two locks, uncontended as a rule, and no allocation: the parts of its entry are shared with its
-//! scope. Under the second it is counted as one that its agent has had.
+//! scope. Under the second it is counted as one that its agent and its caller have had.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use router::AgentId;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::{load::Tallies, request_id::RequestId};
+use crate::{caller_series::CallerTallies, load::Tallies, request_id::RequestId};
 
 /// Parts of the list, each with a lock of its own.
 const SHARDS: usize = 32;
@@ -66,6 +66,8 @@ struct Shard {
     entries: Slab<Entry>,
     /// Those that are over since the last minute.
     over: Tallies,
+    /// The same by caller, since the metrics were read.
+    callers: CallerTallies,
 }
 
 /// Where an entry is.
@@ -90,13 +92,14 @@ impl InProgressList {
         Place { shard, key }
     }
 
-    /// Removes one that is over. With the time it `took` it counts for its agent.
+    /// Removes one that is over. With the time it `took` it counts for its agent and its caller.
     pub(crate) fn remove(&self, place: Place, took: Option<Duration>) {
         let entry = {
             let mut shard = self.shard(place.shard);
             let entry = shard.entries.try_remove(place.key);
             if let (Some(entry), Some(took)) = (&entry, took) {
                 shard.over.add(entry.agent, took);
+                shard.callers.add(&entry.caller, took);
             }
             entry
         };
@@ -111,6 +114,16 @@ impl InProgressList {
             all.merge(counted);
         }
         all
+    }
+
+    /// What callers had since it was taken last, by part, each of which counts in a `fresh` one from now on.
+    pub(crate) fn take_callers(&self, fresh: impl Fn() -> CallerTallies) -> Vec<CallerTallies> {
+        let take = |shard| {
+            // It is made before the lock is taken.
+            let fresh = fresh();
+            self.shard(shard).callers.replace(fresh)
+        };
+        (0..SHARDS).map(take).collect()
     }
 
     /// Their number.

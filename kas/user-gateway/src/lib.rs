@@ -8,6 +8,7 @@ mod account;
 mod admission;
 mod body;
 mod caller;
+mod caller_series;
 pub mod config;
 mod conversations;
 mod events;

@@ -19,6 +19,7 @@ use prometheus_client::{
 use router::AgentId;
 
 use crate::{
+    caller_series::{CallerCollector, CallerSeries},
     in_progress::{InProgressList, RequestInProgress},
     load::{History, MinuteLoad},
     sessions::Sessions,
@@ -78,6 +79,9 @@ struct Told {
 struct Outcome {
     status: &'static str,
 }
+
+/// How many callers have metrics of their own, at most, where nothing else is said.
+pub(crate) const DEFAULT_CALLER_SERIES: usize = 100;
 
 /// What kind of request one is: how long it takes means something else for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,12 +150,33 @@ struct Inner {
     broken: Family<Told, Counter>,
     upgrades_resumed: Counter,
     in_progress: InProgressList,
+    callers: CallerSeries,
     load: Mutex<History>,
     sessions: Sessions,
 }
 
+impl AsRef<CallerSeries> for Metrics {
+    fn as_ref(&self) -> &CallerSeries {
+        &self.0.callers
+    }
+}
+
+impl AsRef<InProgressList> for Metrics {
+    fn as_ref(&self) -> &InProgressList {
+        &self.0.in_progress
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(DEFAULT_CALLER_SERIES)
+    }
+}
+
+impl Metrics {
+    /// New ones, in which `max_caller_series` callers have metrics of their own, at most.
+    #[must_use]
+    pub fn new(max_caller_series: usize) -> Self {
         let requests = Family::<Code, Counter>::default();
         let by_class = CLASSES.map(|code| requests.get_or_create_owned(&Code { code }));
         let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
@@ -169,6 +194,8 @@ impl Default for Metrics {
         for limit in LIMITS {
             let _ = over_limit.get_or_create_owned(&Limit { limit });
         }
+        let in_progress = InProgressList::default();
+        let callers = CallerSeries::new(max_caller_series, &in_progress);
         let broken = Family::<Told, Counter>::default();
         for failure_status in [FailureStatus::Sent, FailureStatus::NotSent] {
             let _ = broken.get_or_create_owned(&Told { failure_status });
@@ -192,7 +219,8 @@ impl Default for Metrics {
             blocked_headers: Counter::default(),
             broken,
             upgrades_resumed: Counter::default(),
-            in_progress: InProgressList::default(),
+            in_progress,
+            callers,
             load: Mutex::default(),
             sessions: Sessions::default(),
         }))
@@ -284,6 +312,7 @@ impl Metrics {
             inner.upgrades_resumed.clone(),
         );
         inner.sessions.register(registry);
+        registry.register_collector(Box::new(CallerCollector(self.clone())));
     }
 
     /// Counts a request in.
@@ -336,11 +365,13 @@ impl Metrics {
         self.0.in_progress.len()
     }
 
-    /// A minute, counted from 1970, is over: what agents had since the last one belongs to it.
+    /// A minute, counted from 1970, is over: what agents and callers had since the last one belongs to it.
     pub fn end_minute(&self, minute: u64) {
         let counted = self.0.in_progress.take_tallies();
         let mut load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
         load.end(minute, &counted);
+        drop(load);
+        self.0.callers.end_minute(&self.0.in_progress);
     }
 
     /// The last minute that is over, counted from 1970, and the reads and writes that each of these agents had in it

@@ -7,7 +7,7 @@ use control_plane::usage::Usage;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use crate::{Graph, Origins, WebSocketTokens};
+use crate::{Graph, Origins, WebSocketTokens, metrics::DEFAULT_CALLER_SERIES};
 
 /// How the users' port is served.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct Settings {
     pub max_head: usize,
     /// Requests in progress, at most; one caller may have a quarter.
     pub max_in_flight: usize,
+    /// How many callers have metrics of their own, at most.
+    pub max_caller_series: usize,
     /// Whose pages may call with what a browser adds by itself.
     pub origins: Origins,
     /// Headers that clusters' answers may carry besides those of Kubernetes.
@@ -69,6 +71,7 @@ impl Default for Settings {
             resume: Duration::from_secs(60),
             max_head: (1 << 20) + (4 << 10),
             max_in_flight: 10_000,
+            max_caller_series: DEFAULT_CALLER_SERIES,
             origins: Origins::default(),
             response_headers: Vec::new(),
             websocket_tokens: None,

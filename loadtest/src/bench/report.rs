@@ -22,6 +22,7 @@ pub(super) struct Report {
     pub(super) idle: Vec<Idle>,
     pub(super) failover: Vec<Failover>,
     pub(super) rest: Option<Rest>,
+    pub(super) operators: Option<Operators>,
     pub(super) curves: Option<Curves>,
 }
 
@@ -88,6 +89,20 @@ pub(super) struct Rest {
     pub(super) bytes_per_agent: f64,
 }
 
+/// What operators who list the fleet wait for.
+#[derive(Debug, Serialize)]
+pub(super) struct Operators {
+    pub(super) replicas: usize,
+    pub(super) agents: usize,
+    pub(super) lists: usize,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    /// Bytes of the largest page.
+    pub(super) page_bytes: usize,
+    /// What all replicas ask of Redis for one list, besides what they ask at rest.
+    pub(super) commands_per_list: f64,
+}
+
 impl Report {
     pub(super) fn new(kas: &Path) -> Self {
         Self {
@@ -98,6 +113,7 @@ impl Report {
             idle: Vec::new(),
             failover: Vec::new(),
             rest: None,
+            operators: None,
             curves: None,
         }
     }
@@ -212,6 +228,24 @@ impl Report {
                 ("bytes per agent", rest.bytes_per_agent),
             ] {
                 writeln!(table, "| {name} | {figure:.3} |")?;
+            }
+        }
+        if let Some(operators) = &self.operators {
+            writeln!(
+                table,
+                "\n| lists by filter at one of {} replicas, {} agents | |\n|---|---|",
+                operators.replicas, operators.agents
+            )?;
+            for (name, figure) in [
+                ("p50 ms", operators.p50_ms),
+                ("p99 ms", operators.p99_ms),
+                (
+                    "KiB of the largest page",
+                    operators.page_bytes as f64 / 1024.0,
+                ),
+                ("Redis commands per list", operators.commands_per_list),
+            ] {
+                writeln!(table, "| {name} | {figure:.2} |")?;
             }
         }
         if let Some(curves) = &self.curves {

@@ -87,6 +87,9 @@ impl Environment {
             links.peers.push(from_peers);
             output::progress(&format!("starting {name}"));
             replica.launch().await?;
+            if product == Product::Kas {
+                output::progress(&format!("operators of {name}: {}", replica.admin_url()));
+            }
             processes.insert(&name, replica.pid()?);
             empty_kib.push((name.clone(), replica.sample()?.resident));
             replicas.push(replica);

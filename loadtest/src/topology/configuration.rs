@@ -70,6 +70,9 @@ pub(super) fn of_replica(setup: &Setup, control: &ControlPlane, at: Ports) -> Va
             "authentication_secret_file": control.secret,
         } });
     }
+    if !is_gitlabs {
+        configuration["admin"] = json!({ "listen": { "address": loopback(at.admin) } });
+    }
     configuration
 }
 
@@ -87,6 +90,7 @@ mod tests {
             observability: 3,
             peers: 4,
             api: 5,
+            admin: 8,
         };
         let setup = |product, gitlab| Setup {
             product,
@@ -102,5 +106,7 @@ mod tests {
         assert_eq!(go["gitlab"]["address"], "http://127.0.0.1:7");
         assert_eq!(go["private_api"]["listen"]["address"], "127.0.0.1:4");
         assert!(go.get("standalone").is_none() && go["api"].is_object());
+        assert_eq!(ours["admin"]["listen"]["address"], "127.0.0.1:8");
+        assert!(go.get("admin").is_none());
     }
 }

@@ -136,6 +136,11 @@ impl Replica {
         format!("{scheme}://127.0.0.1:{port}/k8s-proxy{path}")
     }
 
+    /// Where operators ask, and have their page.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}/", loopback(self.ports.admin))
+    }
+
     /// What it uses; nothing while it is away.
     pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
         self.running()?.sample()

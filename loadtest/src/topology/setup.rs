@@ -57,17 +57,20 @@ pub(crate) struct Ports {
     pub(crate) observability: u16,
     pub(crate) peers: u16,
     pub(crate) api: u16,
+    /// For operators.
+    pub(crate) admin: u16,
 }
 
 impl Ports {
     pub(super) fn choose() -> anyhow::Result<Self> {
-        let [agents, users, observability, peers, api] = free()?;
+        let [agents, users, observability, peers, api, admin] = free()?;
         Ok(Self {
             agents,
             users,
             observability,
             peers,
             api,
+            admin,
         })
     }
 }

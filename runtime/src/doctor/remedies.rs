@@ -111,6 +111,10 @@ const NOTHING_LISTENS: &[Remedy] = remedies!(
     "agentk": "--kas-address: another port; without one it is 443 for wss and grpcs, 80 for ws and grpc",
     "kas": "agent.listen.address is the port for agents (8150), agent.kubernetes_api.listen.address that for users (8154)",
     "Kubernetes": "kubectl get endpointslices: a Service without ready pods refuses too",
+    "nginx": "listen 443 ssl;   # the port that agents and users are told; nginx -T shows what is in effect",
+    "HAProxy": "bind :443 ssl crt FILE alpn h2,http/1.1",
+    "Envoy": "listeners: - address: {socket_address: {address: 0.0.0.0, port_value: 443}}",
+    "ALB": "a listener on this port, and a security group that lets callers in",
 );
 
 const UNREACHABLE: &[Remedy] = remedies!(
@@ -127,6 +131,8 @@ const NOT_TLS: &[Remedy] = remedies!(
     "agentk": "--kas-address: ws:// or grpc:// where the port speaks no TLS, else the port that does",
     "nginx": "listen 443 ssl;",
     "HAProxy": "bind :443 ssl crt FILE",
+    "Envoy": "transport_socket: {name: envoy.transport_sockets.tls, …} in the filter chain of this listener",
+    "ALB": "a listener of protocol HTTPS on this port",
     "kas": "agent.listen: {certificate_file: …, key_file: …}",
 );
 
@@ -198,6 +204,7 @@ const PINGS_SWALLOWED: &[Remedy] = remedies!(
     "nginx": "http2 on; it answers by itself; what drops pings stands in front of it or behind it",
     "HAProxy": "mode http with alpn h2 answers by itself; or mode tcp, which passes them on",
     "Envoy": "codec_type: AUTO answers by itself",
+    "ALB": "a listener HTTPS answers by itself; an NLB passes them on",
     "middlebox": "exempt this host from inspection of TLS or HTTP/2, or use wss://",
 );
 
@@ -299,3 +306,35 @@ const GITLAB_SECRET: &[Remedy] = remedies!(
     "kas": "gitlab.authentication_secret_file: the secret of GitLab's gitlab_kas_secret (.gitlab_kas_secret), base64",
     "GitLab": "gitlab_kas['api_secret_key'], or the Secret global.kas.secret of its chart",
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_load_balancer_can_break_has_a_line_for_each_of_them() {
+        let of_the_way = [
+            Fault::NothingListens,
+            Fault::NotTls,
+            Fault::WrongCa,
+            Fault::WrongName,
+            Fault::Expired,
+            Fault::NoHttp2,
+            Fault::NotKas,
+            Fault::NoUpgrade,
+            Fault::NoUpstream,
+            Fault::PingsSwallowed,
+            Fault::ConnectionTimeout,
+            Fault::StreamTimeout,
+            Fault::HeaderLimit,
+            Fault::BodyLimit,
+            Fault::Buffered,
+        ];
+        for fault in of_the_way {
+            for at in ["nginx", "HAProxy", "Envoy", "ALB"] {
+                let remedies = fault.remedies();
+                assert!(remedies.iter().any(|it| it.at == at), "{fault:?} at {at}");
+            }
+        }
+    }
+}

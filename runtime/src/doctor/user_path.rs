@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use tokio::time::timeout;
 
 use super::{
     QUESTION_TIMEOUT,
@@ -15,9 +16,13 @@ use super::{
     session::{Body, Session},
 };
 use crate::{
-    connect::{ConnectOptions, Target},
-    io::Scheme,
+    connect::{ConnectError, ConnectOptions, Target, connect_http1},
+    io::{Scheme, Transport},
     tls::{ClientTls, ClientTlsOptions, H2},
+    websocket::{
+        answers_message,
+        handshake::client::{self, HandshakeError, Request},
+    },
 };
 
 const PADDING: HeaderName = HeaderName::from_static("x-kas-doctor");
@@ -26,6 +31,10 @@ const HEADER_BYTES: usize = 4 << 10;
 const BODY_BYTES: usize = 2 << 20;
 /// Where kas speaks WebSocket itself, below the prefix.
 const GRAPH: &str = "graph";
+/// Where it speaks one that asks for nothing before its first message.
+const OWN_GRAPH: &str = "-/graph";
+/// How long an answer over an upgraded connection may take.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// By which kas tells its own refusals.
 const OWN_REFUSAL: &str = "gitlab-unauthorized";
 
@@ -100,7 +109,10 @@ impl UserPath {
         let seen = format!("a body of {} KiB is passed on", BODY_BYTES >> 10);
         report.add(&hop, "bodies", refused(asked, Fault::BodyLimit, &seen));
         let finding = self.upgrade().await;
-        report.add(&hop, "WebSocket upgrade", finding);
+        if report.add(&hop, "WebSocket upgrade", finding) {
+            let finding = self.both_ways().await;
+            report.add(&hop, "upgraded connections", finding);
+        }
     }
 
     /// A request of which only the head is sent.
@@ -161,6 +173,64 @@ impl UserPath {
             ),
         }
     }
+}
+
+impl UserPath {
+    /// What is sent over an upgraded connection, such as that of `kubectl exec`, has to come through, and so has what
+    /// comes back: kas answers the first message of a graph, whatever it is.
+    async fn both_ways(&self) -> Finding {
+        let opened = timeout(QUESTION_TIMEOUT, self.open()).await;
+        let mut io = match opened {
+            Ok(Ok(io)) => io,
+            // It has been shown that kas sees the handshake: it does not take it there.
+            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. }))) => {
+                return Finding::not_checked(format!(
+                    "kas opens no WebSocket to strangers (HTTP {status}): agent.graph.enabled is off"
+                ));
+            }
+            Ok(Err(error)) => return Finding::failed(Fault::NoUpgrade, error.to_string()),
+            Err(_) => {
+                let seen = format!("no answer to the handshake within {QUESTION_TIMEOUT:?}");
+                return Finding::failed(Fault::NoUpgrade, seen);
+            }
+        };
+        match timeout(MESSAGE_TIMEOUT, answers_message(&mut io)).await {
+            Ok(Ok(())) => Finding::ok("bytes pass both ways"),
+            Ok(Err(error)) => Finding::failed(
+                Fault::NoUpgrade,
+                format!("the connection is upgraded, and breaks with the first message: {error}"),
+            ),
+            Err(_) => Finding::failed(
+                Fault::Buffered,
+                format!(
+                    "the connection is upgraded, and no answer to a message comes within {MESSAGE_TIMEOUT:?}, as if \
+                     what is sent were kept back: kubectl exec would hang"
+                ),
+            ),
+        }
+    }
+
+    async fn open(&self) -> Result<Transport, UpgradeError> {
+        let mut io = connect_http1(&self.target, &self.options).await?;
+        let request = Request {
+            host: &self.target.authority(),
+            path: &self.path(OWN_GRAPH),
+            user_agent: &self.options.user_agent,
+            headers: &HeaderMap::new(),
+        };
+        let rest = client::connect(&mut io, &request).await?;
+        io.put_back(rest);
+        Ok(io)
+    }
+}
+
+/// Why there is no WebSocket.
+#[derive(Debug, thiserror::Error)]
+enum UpgradeError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
 }
 
 /// Whether kas itself has refused.

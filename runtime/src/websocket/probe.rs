@@ -45,6 +45,20 @@ where
     }
 }
 
+/// Sends a message of no meaning on a client's WebSocket whose handshake is done, and waits for anything that comes back.
+/// The caller has a deadline.
+pub(crate) async fn answers_message<S>(io: &mut S) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut header = [0; MAX_HEADER];
+    let end = frame::encode(Opcode::Text, 0, Some(rand::random()), &mut header);
+    io.write_all(&header[..end]).await?;
+    io.flush().await?;
+    io.read_exact(&mut [0; 2]).await?;
+    Ok(())
+}
+
 fn other(why: &'static str) -> io::Error {
     io::Error::other(why)
 }

@@ -7,6 +7,26 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
+/// What stands between agents, users and kas.
+const LOAD_BALANCERS: [&str; 4] = ["nginx", "HAProxy", "Envoy", "ALB"];
+/// Faults that no load balancer has or mends.
+const BESIDE_THE_WAY: [&str; 14] = [
+    "not_yet_valid",
+    "clock_off",
+    "token_refused",
+    "cluster",
+    "rights",
+    "configuration",
+    "file",
+    "port_taken",
+    "store_password",
+    "store_unreachable",
+    "peer_unreachable",
+    "peer_unknown",
+    "gitlab",
+    "gitlab_secret",
+];
+
 /// What a doctor printed, and whether it was content.
 #[derive(Debug)]
 struct Examined {
@@ -39,6 +59,11 @@ impl Examined {
         let found = found.with_context(|| format!("no {fault} in {:#}", self.report))?;
         let remedies = found["remedies"].as_array().map_or(0, Vec::len);
         ensure!(remedies > 0, "{found}");
+        if !BESIDE_THE_WAY.contains(&fault) {
+            for at in LOAD_BALANCERS {
+                ensure!(is_mended_at(found, at), "no line for {at}: {found}");
+            }
+        }
         ensure!(
             found["hop"].as_str().is_some_and(|hop| !hop.is_empty()),
             "{found}"

@@ -15,7 +15,13 @@ use tests::{
     rig::Rig,
     wait::until,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Examined, is_mended_at};
 
@@ -30,7 +36,8 @@ async fn examined(configuration: &Path, flags: &[&str], own: u16) -> Result<Exam
         .arg(configuration)
         .args(["-o", "json", "--idle-limit", "2s"])
         .args(flags)
-        .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{own}"));
+        .env("OWN_PRIVATE_API_URL", format!("grpc://127.0.0.1:{own}"))
+        .env("OWN_PRIVATE_API_HOST", "127.0.0.1");
     Examined::by(command).await
 }
 
@@ -68,11 +75,33 @@ async fn a_set_that_is_whole_has_no_finding_and_its_store_stays_as_it_was() -> R
     let users = format!("--users-url=http://127.0.0.1:{}/k8s-proxy/", member.users);
     let own = member.from_peers.port();
 
-    let examined = examined(&replicas.configuration(0), &[&agents, &users], own).await?;
+    // Who has just started learns of the other one within seconds.
+    let known = async || {
+        let flags = [agents.as_str(), users.as_str()];
+        let examined = examined(&replicas.configuration(0), &flags, own)
+            .await
+            .ok()?;
+        let unknown = examined.checks().any(|it| {
+            let seen = it["seen"].as_str().unwrap_or_default();
+            seen.contains("does not know of replica")
+        });
+        (!unknown).then_some(examined)
+    };
+    let examined = until("the replicas to know each other", SOON, known).await?;
 
     examined.is_content("a whole set")?;
     let peers = examined.checks().filter(|it| it["check"] == "private API");
     ensure!(peers.count() == 2, "{:#}", examined.report);
+    let both_ways = examined.checks().filter(|it| {
+        let seen = it["seen"].as_str().unwrap_or_default();
+        it["check"] == "reaches the others" && seen.contains("1 other")
+    });
+    ensure!(both_ways.count() == 2, "{:#}", examined.report);
+    let upgraded = examined
+        .checks()
+        .find(|it| it["check"] == "upgraded connections");
+    let upgraded = upgraded.is_some_and(|it| it["outcome"] == "ok");
+    ensure!(upgraded, "{:#}", examined.report);
     let after = keys(&mut replicas).await?;
     ensure!(before == after, "{before:?} {after:?}");
     Ok(())
@@ -100,6 +129,52 @@ async fn a_peer_whose_port_is_closed_is_named() -> Result<()> {
             .is_some_and(|hop| hop.starts_with("replica kas-")),
         "{found}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_way_between_replicas_that_leads_one_way_only_is_named() -> Result<()> {
+    let name = "a_way_between_replicas_that_leads_one_way_only_is_named";
+    let Some((folder, mut replicas)) = replicas(name).await? else {
+        return Ok(());
+    };
+    let certs = Certs::create(&folder.path().join("certs"))?;
+    let other = Certs::create(&folder.path().join("other"))?;
+    // Both have one certificate, and the second one trusts another authority.
+    for (number, ca) in [(0, &certs.ca), (1, &other.ca)] {
+        replicas.configure(number, |it| {
+            let listen = &mut it["private_api"]["listen"];
+            listen["certificate_file"] = json!(certs.certificate);
+            listen["key_file"] = json!(certs.key);
+            listen["ca_certificate_file"] = json!(ca);
+        })?;
+        replicas.members[number].process.signal("TERM").await?;
+        let port = replicas.members[number].from_peers.port();
+        let url = format!("grpcs://127.0.0.1:{port}");
+        let env = [
+            ("OWN_PRIVATE_API_URL", url.as_str()),
+            ("OWN_PRIVATE_API_HOST", "127.0.0.1"),
+        ];
+        replicas.restart_with(number, &env).await?;
+    }
+    let own = replicas.members[0].from_peers.port();
+    let named = async || {
+        let examined = examined(&replicas.configuration(0), &[], own).await.ok()?;
+        let checks = examined.checks();
+        let ways = checks.filter(|it| it["check"] == "reaches the others");
+        (ways.count() == 2).then_some(examined)
+    };
+
+    let examined = until("both to be asked", SOON, named).await?;
+
+    let found = examined.fails_with("peer_unreachable")?;
+    let seen = found["seen"].as_str().unwrap_or_default();
+    ensure!(found["check"] == "reaches the others", "{found}");
+    ensure!(
+        seen.contains("does not reach replica") && seen.contains(&own.to_string()),
+        "{found}"
+    );
+    ensure!(is_mended_at(found, "Kubernetes"), "{found}");
     Ok(())
 }
 
@@ -206,6 +281,56 @@ async fn a_gitlab_that_does_not_answer_is_named() -> Result<()> {
 
     let found = examined.fails_with("gitlab")?;
     ensure!(is_mended_at(found, "kas"), "{found}");
+    Ok(())
+}
+
+/// Passes on a request and the head of its answer, and nothing of what follows an upgrade.
+async fn pass_until_upgraded(mut user: TcpStream, to: u16) -> Result<()> {
+    let mut kas = TcpStream::connect(("127.0.0.1", to)).await?;
+    let (mut asked, mut told) = ([0; 4 << 10], [0; 4 << 10]);
+    loop {
+        tokio::select! {
+            read = user.read(&mut asked) => match read? {
+                0 => return Ok(()),
+                length => kas.write_all(&asked[..length]).await?,
+            },
+            read = kas.read(&mut told) => {
+                let length = read?;
+                user.write_all(&told[..length]).await?;
+                if length == 0 || told.starts_with(b"HTTP/1.1 101") {
+                    break;
+                }
+            }
+        }
+    }
+    while user.read(&mut asked).await? > 0 {}
+    Ok(())
+}
+
+/// Where that is done with whoever comes.
+async fn deaf(to: u16) -> Result<(u16, AbortOnDropHandle<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let serving = tokio::spawn(async move {
+        let mut users = JoinSet::new();
+        while let Ok((user, _)) = listener.accept().await {
+            users.spawn(pass_until_upgraded(user, to));
+        }
+    });
+    Ok((port, AbortOnDropHandle::new(serving)))
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_through_which_nothing_comes_is_named() -> Result<()> {
+    let rig = Rig::start().await?;
+    let (port, _serving) = deaf(rig.kas.users).await?;
+    let configuration = alone(rig.folder(), &json!({}))?;
+    let users = format!("--users-url=http://127.0.0.1:{port}/k8s-proxy/");
+
+    let examined = examined(&configuration, &[&users], ports::free()).await?;
+
+    let found = examined.fails_with("buffered")?;
+    ensure!(found["check"] == "upgraded connections", "{found}");
     Ok(())
 }
 

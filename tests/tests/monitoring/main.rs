@@ -236,6 +236,23 @@ async fn metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_
         }
     }
 
+    // Of those who were let in, and of nobody else.
+    let nobody = client::get(&url, "pat:2:kasuser-that-nobody-has").await?;
+    ensure!(nobody.status() == 401, "{nobody:?}");
+    let of_kas = replicas.metrics(0).await?;
+    let callers: Vec<_> = of_kas
+        .lines()
+        .filter(|it| it.starts_with("k8s_api_proxy_caller_requests_total{"))
+        .collect();
+    ensure!(callers.len() == 2, "{callers:?}");
+    for caller in ["user:ana", "other"] {
+        let start = format!("k8s_api_proxy_caller_requests_total{{caller=\"{caller}\"}}");
+        ensure!(
+            callers.iter().any(|it| it.starts_with(&start)),
+            "{callers:?}"
+        );
+    }
+
     let up = "agent_up{agent_id=\"2\",agent_name=\"site\"}";
     ensure!(of_kas.contains(&format!("{up} 1")), "{of_kas}");
     ensure!(of_kas.contains("agent_up{agent_id=\"1\",agent_name=\"first\"} 0"));

@@ -107,12 +107,9 @@ pub(in crate::cli) async fn show(
         Text::Table | Text::Wide => {
             let seen = seen(told.last_seen_seconds);
             let Agent {
-                id,
-                name,
-                project,
-                state,
-                ..
+                id, name, project, ..
             } = &agent;
+            let state = state(&agent);
             output.result(&format!(
                 "id:         {id}\nname:       {name}\nproject:    {project}\nstate:      {state}\nlast seen:  {seen}\n\
                  cluster:    {}\n",
@@ -219,12 +216,32 @@ fn record(it: &ConnectionRecord) -> [String; 7] {
     ]
 }
 
+/// The state of an agent, and why it is not connected.
+fn state(agent: &Agent) -> String {
+    let Some(absence) = &agent.absence else {
+        return agent.state.clone();
+    };
+    let since = match (&*absence.state, &*absence.at) {
+        (_, "") => String::new(),
+        ("refused", at) => format!(" at {at}"),
+        (_, at) => format!(" since {at}"),
+    };
+    let why = match &*absence.reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    format!("{} ({}{since}{why})", agent.state, absence.state)
+}
+
 fn row(agent: &Agent) -> [String; 7] {
     let label = |name: &str| agent.labels.get(name).cloned().unwrap_or_default();
     [
         agent.id.to_string(),
         agent.name.clone(),
-        agent.state.clone(),
+        agent.absence.as_ref().map_or_else(
+            || agent.state.clone(),
+            |absence| format!("{} ({})", agent.state, absence.state),
+        ),
         label("version"),
         label("kubernetes"),
         agent.process_count.to_string(),
@@ -238,7 +255,7 @@ fn wide(agent: &Agent) -> Vec<[String; 9]> {
         [
             agent.id.to_string(),
             agent.name.clone(),
-            agent.state.clone(),
+            state(agent),
             it.version.clone(),
             it.kubernetes.clone(),
             it.pod.clone(),
