@@ -98,9 +98,10 @@ impl Kept {
         Ok(Self(folder.canonicalize()?))
     }
 
-    /// An empty folder for what programs say and configurations.
-    pub(crate) fn logs(&self) -> Result<PathBuf> {
-        let folder = self.0.join("logs");
+    /// An empty folder for configurations and what programs say. Runs of other groups at the same time have their own.
+    pub(crate) fn logs(&self, groups: &[Group]) -> Result<PathBuf> {
+        let names: Vec<_> = groups.iter().map(Group::to_string).collect();
+        let folder = self.0.join(format!("logs-{}", names.join("-")));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tests::{parts, process::Process};
 use tokio::process::Command;
 
@@ -58,7 +58,7 @@ impl<'a> Runner<'a> {
             .arg(format!("--output-dir={}", self.folder.display()))
             .arg(format!("--json-report={report}"))
             .arg(format!("--focus={}", self.focus(group)))
-            .args(skip.iter().map(|test| format!("--skip=^{}$", literal(test))))
+            .args(skip.iter().map(|test| format!("--skip= {}$", literal(test))))
             .arg(&self.tests)
             .args(["--", "--provider=skeleton", "--disable-log-dump"])
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
@@ -70,14 +70,18 @@ impl<'a> Runner<'a> {
         let mut ginkgo = Process::spawn(&name, &mut command, self.folder)?;
         // Tests that fail are in the report.
         ginkgo.ended(RUN_TIMEOUT).await?;
-        Outcomes::read(&self.folder.join(report)).with_context(|| ginkgo.tail())
+        let outcomes = Outcomes::read(&self.folder.join(report));
+        let outcomes = outcomes.with_context(|| ginkgo.tail())?;
+        ensure!(outcomes.count() > 0, "no test was run\n{}", ginkgo.tail());
+        Ok(outcomes)
     }
 
+    /// ginkgo looks in names that begin with the suite's own.
     fn focus(&self, group: Group) -> String {
         let prefix = literal(&group.prefix());
         match &self.settings.focus {
-            Some(part) => format!("^{prefix}.*{part}"),
-            None => format!(r"^{prefix}.*\[Conformance\]"),
+            Some(part) => format!(" {prefix}.*{part}"),
+            None => format!(r" {prefix}.*\[Conformance\]"),
         }
     }
 }
