@@ -42,15 +42,15 @@ enum Kind {
     ApiServer,
     /// A node too.
     Node,
-    /// A node whose pods find Services.
-    Services,
+    /// A node whose pods find Services, and which gets images from the registry at this port.
+    Services { registry: u16 },
 }
 
 impl Kind {
     fn action(self) -> &'static str {
         match self {
             Self::ApiServer => "api",
-            Self::Node | Self::Services => "up",
+            Self::Node | Self::Services { .. } => "up",
         }
     }
 }
@@ -75,13 +75,13 @@ impl Cluster {
         Self::begin(Kind::Node, "").await
     }
 
-    /// The same where pods find Services and the API server, which has these flags besides its own. This process must
-    /// be in a network namespace of its own.
+    /// The same where pods find Services and the API server, which has these flags besides its own. Images come from the
+    /// registry at this port. This process must be in a network namespace of its own.
     ///
     /// # Errors
     /// As [`Self::up`].
-    pub async fn with_services(flags: &str) -> Result<Self> {
-        Self::begin(Kind::Services, flags).await
+    pub async fn with_services(flags: &str, registry: u16) -> Result<Self> {
+        Self::begin(Kind::Services { registry }, flags).await
     }
 
     /// The same with nothing but an API server, which has these flags besides its own.
@@ -135,10 +135,16 @@ impl Cluster {
     async fn script(&self, what: &str, limit: Duration) -> Result<()> {
         let port = self.port.to_string();
         let mut args: Vec<&Path> = vec![what.as_ref(), &self.folder, port.as_ref()];
-        if self.kind == Kind::Services {
+        let mut registry = String::new();
+        if let Kind::Services { registry: port } = self.kind {
             args.push("services".as_ref());
+            registry = format!("127.0.0.1:{port}");
         }
-        script(&args, &self.flags, limit).await
+        let variables = [
+            ("KAS_TEST_API_SERVER_FLAGS", self.flags.as_str()),
+            ("KAS_TEST_REGISTRY", &registry),
+        ];
+        script(&args, &variables, limit).await
     }
 
     /// Ends the API server, as an upgrade does: requests in progress may come to their end.
@@ -215,18 +221,11 @@ impl Cluster {
         let mut packing = Command::new(pack);
         packing.arg("docker.io/local/other:1").arg(contents);
         packing.arg(archive.path()).arg(r#"{"Env":["PATH=/bin"]}"#);
+        let import = ["images", "import"];
         let tag = ["images", "tag", "docker.io/local/other:1", name];
         succeeds(&mut packing).await?;
-        self.import(archive.path()).await?;
+        succeeds(self.containers(&import).arg(archive.path())).await?;
         succeeds(&mut self.containers(&tag)).await
-    }
-
-    /// Gives the node the images of an archive, under the names that they have there.
-    ///
-    /// # Errors
-    /// When it is no such archive.
-    pub async fn import(&self, archive: &Path) -> Result<()> {
-        succeeds(self.containers(&["images", "import"]).arg(archive)).await
     }
 
     fn containers(&self, args: &[&str]) -> Command {
@@ -283,7 +282,7 @@ async fn sweep(clusters: &Path) -> Result<()> {
 }
 
 async fn remove(folder: &Path) -> Result<()> {
-    script(&["down".as_ref(), folder], "", STOP).await?;
+    script(&["down".as_ref(), folder], &[], STOP).await?;
     std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
@@ -294,14 +293,14 @@ async fn succeeds(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-async fn script(args: &[&Path], flags: &str, limit: Duration) -> Result<()> {
+async fn script(args: &[&Path], variables: &[(&str, &str)], limit: Duration) -> Result<()> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/cluster");
     let log = tempfile::NamedTempFile::new()?;
     // A file, not a pipe: the daemons live longer than the script.
     let mut command = Command::new(cluster);
     command
         .args(args)
-        .env("KAS_TEST_API_SERVER_FLAGS", flags)
+        .envs(variables.iter().copied())
         .stdout(log.reopen()?)
         .stderr(log.reopen()?)
         .kill_on_drop(true);

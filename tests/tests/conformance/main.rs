@@ -14,12 +14,13 @@
 
 mod exceptions;
 mod outcomes;
+mod registry;
 mod runner;
 mod settings;
 mod site;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tests::{
@@ -30,6 +31,7 @@ use tests::{
 use crate::{
     exceptions::Exceptions,
     outcomes::{Kept, Outcomes},
+    registry::Registry,
     runner::Runner,
     settings::{Group, Settings, Way},
     site::Site,
@@ -55,9 +57,11 @@ async fn what_passes_directly_passes_through_kas() -> Result<()> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../reports/conformance");
     let folder = folder.join(parts::kubernetes_version());
     let kept = Kept::in_folder(&folder)?;
-    let cluster = Cluster::with_services(API_SERVER_FLAGS).await?;
+    let logs = kept.logs(&settings.groups)?;
+    let registry = Registry::start(&logs).await?;
+    let cluster = Cluster::with_services(API_SERVER_FLAGS, registry.port()).await?;
 
-    let ran = all(&cluster, &settings, &exceptions, &kept).await;
+    let ran = all(&cluster, &settings, &exceptions, &kept, &logs).await;
 
     cluster.down().await?;
     ran?;
@@ -72,13 +76,10 @@ async fn all(
     settings: &Settings,
     exceptions: &Exceptions,
     kept: &Kept,
+    folder: &Path,
 ) -> Result<()> {
-    for archive in images()? {
-        cluster.import(&archive).await?;
-    }
-    let folder = kept.logs(&settings.groups)?;
-    let site = Site::start(cluster, &folder).await?;
-    let runner = Runner::new(settings, &folder)?;
+    let site = Site::start(cluster, folder).await?;
+    let runner = Runner::new(settings, folder)?;
     for group in &settings.groups {
         for way in &settings.ways {
             let skip = exceptions.of(*group, *way);
@@ -91,16 +92,6 @@ async fn all(
         }
     }
     Ok(())
-}
-
-fn images() -> Result<Vec<PathBuf>> {
-    let folder = parts::cache()
-        .join("conformance")
-        .join(parts::kubernetes_version());
-    let files = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-    let files: Vec<_> = files.map(|file| Ok(file?.path())).collect::<Result<_>>()?;
-    let is_archive = |file: &PathBuf| file.extension().is_some_and(|it| it == "tar");
-    Ok(files.into_iter().filter(is_archive).collect())
 }
 
 fn summary(group: Group, way: Way, outcomes: &Outcomes) {
