@@ -14,6 +14,8 @@ pub(crate) struct Exceptions(Vec<Exception>);
 struct Exception {
     test: String,
     reason: String,
+    /// It is not even run directly.
+    harms: bool,
 }
 
 impl Exceptions {
@@ -22,7 +24,7 @@ impl Exceptions {
     }
 
     /// Lines that begin with `# ` are the reason of the tests that follow; the lines before the first empty one say
-    /// what the file is.
+    /// what the file is. A test that takes the node down is behind `! `.
     fn parse(text: &str) -> Result<Self> {
         let (_, list) = text.split_once("\n\n").context("no empty line")?;
         let mut exceptions = Vec::<Exception>::new();
@@ -38,15 +40,18 @@ impl Exceptions {
                 continue;
             }
             in_reason = false;
-            ensure!(!reason.is_empty(), "no reason: {line}");
-            ensure!(is_ours(line), "of no group of ours: {line}");
-            ensure!(
-                exceptions.iter().all(|it| it.test != line),
-                "twice: {line}"
-            );
+            let (harms, test) = match line.strip_prefix("! ") {
+                Some(test) => (true, test),
+                None => (false, line),
+            };
+            ensure!(!reason.is_empty(), "no reason: {test}");
+            ensure!(is_ours(test), "of no group of ours: {test}");
+            let twice = exceptions.iter().any(|it| it.test == test);
+            ensure!(!twice, "twice: {test}");
             exceptions.push(Exception {
-                test: line.to_owned(),
+                test: test.to_owned(),
                 reason: reason.clone(),
+                harms,
             });
         }
         Ok(Self(exceptions))
@@ -56,11 +61,13 @@ impl Exceptions {
         self.0.iter().any(|it| it.test == test)
     }
 
-    /// Which tests of a group are not run by this way: directly, all are.
+    /// Which tests of a group are not run by this way: directly, all are that do no harm.
     pub(crate) fn of(&self, group: Group, way: Way) -> Vec<&str> {
-        let tests = self.0.iter().map(|it| it.test.as_str());
-        let ours = tests.filter(|test| test.starts_with(&group.prefix()));
-        ours.filter(|_| way != Way::Direct).collect()
+        let skipped = self.0.iter().filter(|it| it.harms || way != Way::Direct);
+        let tests = skipped.map(|it| it.test.as_str());
+        tests
+            .filter(|test| test.starts_with(&group.prefix()))
+            .collect()
     }
 
     /// Each reason, and how many tests have it.
@@ -94,7 +101,7 @@ fn each_test_that_fails_directly_has_a_reason() -> Result<()> {
 
 #[test]
 fn a_list_without_a_reason_or_of_other_tests_is_refused() {
-    let fine = "about\n\n# Not\n# here.\n[sig-cli] One [Conformance]\n[sig-node] Two [Conformance]\n";
+    let fine = "about\n\n# Not\n# here.\n[sig-cli] One [Conformance]\n! [sig-node] Two [Conformance]\n";
     let bad = [
         "about\n\n[sig-cli] One [Conformance]\n",
         "about\n\n# Not here.\n[sig-network] One [Conformance]\n",
@@ -105,7 +112,12 @@ fn a_list_without_a_reason_or_of_other_tests_is_refused() {
     let parsed = Exceptions::parse(fine).map(|it| it.0);
 
     let parsed = parsed.expect("a list");
-    assert_eq!(parsed.len(), 2);
+    let told = parsed.iter().map(|it| (it.test.as_str(), it.harms));
+    let expected = [
+        ("[sig-cli] One [Conformance]", false),
+        ("[sig-node] Two [Conformance]", true),
+    ];
+    assert!(told.eq(expected));
     assert_eq!(parsed[1].reason, "Not here.");
     assert!(bad.iter().all(|text| Exceptions::parse(text).is_err()));
 }
