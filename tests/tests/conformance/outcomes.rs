@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::{Group, Way};
 
+/// What kas says when a connection broke between a write and its answer.
+const UNKNOWN: &str = "the outcome is unknown";
 /// A failure's text is cut there.
 const WHY_BYTES: usize = 2000;
 
@@ -86,6 +88,12 @@ impl Outcomes {
         let failed = self.0.iter();
         failed.filter_map(|it| Some((it.0.as_str(), it.1.as_deref()?)))
     }
+}
+
+/// Whether a test failed since a connection was reset while the API server was at work on a write of it: nobody but the
+/// client can say then whether to write again.
+pub(crate) fn is_unknown_write(why: &str) -> bool {
+    why.contains(UNKNOWN)
 }
 
 /// The outcomes of this run and of earlier ones.

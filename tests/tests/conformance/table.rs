@@ -7,7 +7,7 @@ use tests::parts::{self, say};
 
 use crate::{
     exceptions::Exceptions,
-    outcomes::{Kept, Outcomes},
+    outcomes::{Kept, Outcomes, is_unknown_write},
     settings::{Group, Way},
 };
 
@@ -43,10 +43,8 @@ pub(crate) fn compare(kept: &Kept) -> Result<()> {
 
 fn tables(kept: &Kept) -> Result<String> {
     let version = parts::kubernetes_version();
-    let mut text = format!(
-        "\nOn Kubernetes {version}:\n\n| group | tests | pass directly | of these, through kas | through kas with resets |\n\
-         |---|---|---|---|---|\n"
-    );
+    let heading = "| group | tests | pass directly | of these, through kas | with resets | a write's outcome unknown |";
+    let mut text = format!("\nOn Kubernetes {version}:\n\n{heading}\n|---|---|---|---|---|---|\n");
     for group in Group::ALL {
         text += &row(group, kept)?;
     }
@@ -59,18 +57,23 @@ fn tables(kept: &Kept) -> Result<String> {
 
 fn row(group: Group, kept: &Kept) -> Result<String> {
     let Some(direct) = kept.of(group, Way::Direct)? else {
-        return Ok(format!("| {group} | not run | | | |\n"));
-    };
-    let through = |outcomes: Option<Outcomes>| match outcomes {
-        None => "not run".to_owned(),
-        Some(outcomes) => outcomes
-            .passed()
-            .filter(|test| direct.passes(test))
-            .count()
-            .to_string(),
+        return Ok(format!("| {group} | not run | | | | |\n"));
     };
     let (all, passed) = (direct.count(), direct.passed().count());
-    let kas = through(kept.of(group, Way::Kas)?);
-    let cuts = through(kept.of(group, Way::Cuts)?);
-    Ok(format!("| {group} | {all} | {passed} | {kas} | {cuts} |\n"))
+    let (kas, _) = through(&direct, kept.of(group, Way::Kas)?);
+    let (cuts, unknown) = through(&direct, kept.of(group, Way::Cuts)?);
+    Ok(format!(
+        "| {group} | {all} | {passed} | {kas} | {cuts} | {unknown} |\n"
+    ))
+}
+
+/// How many pass of those that pass directly, and how many are told that a write's outcome is unknown.
+fn through(direct: &Outcomes, outcomes: Option<Outcomes>) -> (String, String) {
+    let Some(outcomes) = outcomes else {
+        return ("not run".to_owned(), String::new());
+    };
+    let passed = outcomes.passed().filter(|test| direct.passes(test));
+    let failed = outcomes.failed().filter(|(test, _)| direct.passes(test));
+    let unknown = failed.filter(|(_, why)| is_unknown_write(why));
+    (passed.count().to_string(), unknown.count().to_string())
 }
