@@ -2,10 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use tokio::process::Command;
+use anyhow::{Context, Result, anyhow, ensure};
+use tokio::{process::Command, time::Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Of the browser's own time, what a page may take to ask for all that it shows.
+const BUDGET: &str = "--virtual-time-budget=4000";
 
 /// What Chromium makes of a page.
 #[derive(Debug)]
@@ -46,4 +48,25 @@ pub async fn open(url: &str, options: &[&str], folder: &Path) -> Result<Seen> {
     };
     ensure!(output.status.success(), "chromium: {}", seen.log);
     Ok(seen)
+}
+
+/// Opens a page until it shows these texts, and gives its elements: on a busy machine Chromium ends before a page has
+/// loaded its scripts. The page must complain of nothing.
+///
+/// # Errors
+/// When Chromium hangs or fails, when the page complains, or when a text is not there in time: the error has the page.
+pub async fn shows(url: &str, texts: &[&str], folder: &Path) -> Result<String> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let seen = open(url, &["--dump-dom", BUDGET], folder).await?;
+        ensure!(!seen.log.contains("CONSOLE"), "{}", seen.log);
+        let missing = texts.iter().find(|text| !seen.printed.contains(**text));
+        match missing {
+            None => return Ok(seen.printed),
+            Some(text) if Instant::now() >= deadline => {
+                return Err(anyhow!("{url} does not show {text}: {}", seen.printed));
+            }
+            Some(_) => {}
+        }
+    }
 }

@@ -550,22 +550,8 @@ async fn the_page_shows_in_a_browser_what_is_connected() -> Result<()> {
     let site = Site::start().await?;
     // The replica that does not hold the agent tells of it too.
     let page = format!("http://127.0.0.1:{}/", site.replicas.members[1].admin);
-    let open = async |view: &str| {
-        let options = ["--dump-dom", "--virtual-time-budget=4000"];
-        let seen = browser::open(&format!("{page}{view}"), &options, site.folder.path()).await?;
-        ensure!(!seen.log.contains("CONSOLE"), "{}", seen.log);
-        anyhow::Ok(seen.printed)
-    };
-
     let shows = async |view: &str, texts: &[&str]| {
-        let all = async || {
-            let page = open(view).await?;
-            for text in texts {
-                ensure!(page.contains(text), "{text}: {page}");
-            }
-            anyhow::Ok(())
-        };
-        holds(all).await
+        browser::shows(&format!("{page}{view}"), texts, site.folder.path()).await
     };
 
     let fleet = [

@@ -1,5 +1,5 @@
 //! Limits on requests: on those whose credentials are being checked, on those in progress, and among these on those
-//! that wait for a tunnel. One caller, or one address, may have a part of each.
+//! that wait for a tunnel, and those that can be resumed. One caller, or one address, may have a part of each.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -23,6 +23,12 @@ const HELD: Limits = Limits {
     each: 1000,
     reserved: 500,
 };
+/// Upgraded connections that can be resumed, by caller: 72 MiB of what may wait to be sent again, and 1.1 GiB in all.
+const RESUMABLE: Limits = Limits {
+    total: 2000,
+    each: 128,
+    reserved: 200,
+};
 /// Of all requests in progress, the part that one caller may have.
 const CALLERS_PART: usize = 4;
 /// Of all requests in progress, the part that only callers may have who have none.
@@ -34,6 +40,7 @@ pub(crate) struct Places {
     checked: Shares<IpAddr>,
     in_progress: Shares<Arc<str>>,
     held: Shares<Arc<str>>,
+    resumable: Shares<Arc<str>>,
     metrics: Metrics,
 }
 
@@ -44,6 +51,10 @@ pub(crate) struct Checking(#[expect(dead_code, reason = "held for its Drop")] Sh
 /// The place of a request in progress.
 #[derive(Debug)]
 pub(crate) struct InProgress(#[expect(dead_code, reason = "held for its Drop")] Share<Arc<str>>);
+
+/// The place of an upgraded connection that can be resumed.
+#[derive(Debug)]
+pub(crate) struct Resumable(#[expect(dead_code, reason = "held for its Drop")] Share<Arc<str>>);
 
 /// The place of a request that waits for a tunnel.
 #[derive(Debug)]
@@ -64,6 +75,7 @@ impl Places {
             checked: Shares::new(CHECKED),
             in_progress: Shares::new(limits),
             held: Shares::new(HELD),
+            resumable: Shares::new(RESUMABLE),
             metrics,
         }
     }
@@ -127,6 +139,11 @@ impl Places {
         })
     }
 
+    /// A place of an upgraded connection that can be resumed. Without one it ends with its tunnel.
+    pub(crate) fn resumable(&self, caller: Arc<str>) -> Option<Resumable> {
+        self.resumable.take(caller, 1).ok().map(Resumable)
+    }
+
     fn refuse(&self, (over, message): (Over, String)) -> Failure {
         self.metrics.refused(over);
         Failure::retryable(StatusCode::TOO_MANY_REQUESTS, message)
@@ -184,5 +201,18 @@ mod tests {
 
         assert_eq!(checking.len(), 3000);
         assert!(places.check(address(2)).is_ok());
+    }
+
+    #[test]
+    fn what_one_may_resume_leaves_room_for_others() {
+        let places = Places::new(10_000, Metrics::default());
+        let greedy: Vec<_> = (0..200)
+            .filter_map(|_| places.resumable("greedy".into()))
+            .collect();
+
+        assert_eq!(greedy.len(), 128);
+        assert!(places.resumable("bystander".into()).is_some());
+        drop(greedy);
+        assert!(places.resumable("greedy".into()).is_some());
     }
 }

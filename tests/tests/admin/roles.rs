@@ -458,16 +458,8 @@ async fn the_page_says_what_the_role_of_who_looks_does_not_allow() -> Result<()>
             "Tokens are not changed here: this needs the role administrator",
         ),
     ] {
-        let options = ["--dump-dom", "--virtual-time-budget=4000"];
         let url = format!("http://127.0.0.1:{port}/{view}");
-        let seen = browser::open(&url, &options, folder.path()).await?;
-        ensure!(!seen.log.contains("CONSOLE"), "{}", seen.log);
-        ensure!(seen.printed.contains(words), "{view}: {}", seen.printed);
-        ensure!(
-            seen.printed.contains("this machine: viewer"),
-            "{}",
-            seen.printed
-        );
+        browser::shows(&url, &[words, "this machine: viewer"], folder.path()).await?;
     }
     drop(kas);
     Ok(())

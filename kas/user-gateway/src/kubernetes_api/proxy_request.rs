@@ -143,8 +143,11 @@ impl KubernetesApi {
         let reencoding = head.target.reencoding();
         // Whoever goes on is asked about again, which needs credentials.
         let resumes = head.upgrade && !self.settings.resume.is_zero();
-        let offer =
-            (resumes && rights.credentials().is_some()).then(|| Offer::new(self.settings.resume));
+        let place = (resumes && rights.credentials().is_some())
+            .then(|| self.places.resumable(scope.caller()));
+        let offer = place
+            .flatten()
+            .map(|place| Offer::new(self.settings.resume, place));
         head.resume = offer.as_ref().map(Offer::first);
         let method = match reencoding {
             None => &self.method,

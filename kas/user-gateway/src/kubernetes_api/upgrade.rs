@@ -37,8 +37,8 @@ pub(super) use recorder::Recorder;
 const CHUNK_BYTES: usize = 32 << 10;
 /// How long the switch of protocols may take.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client may leave a write waiting.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client that has been told the end may take to read it.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the agent may be silent after the client has closed its side. A cluster ends a connection whose client is
 /// gone, as soon as it hears of it; this is for one that does not.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -79,6 +79,8 @@ enum Over {
     Done,
     /// The session was ended.
     Ended(Failure),
+    /// Its caller may not go on where it broke.
+    Denied(Failure),
     /// The way to the cluster broke, or the cluster did.
     Broken(Failure),
 }
@@ -106,7 +108,6 @@ struct Splice<IO> {
     /// Why the agent takes nothing more; until when its answer may go on.
     refused: Option<(Interrupted, Idle)>,
     unflushed: bool,
-    stalled: Idle,
     agent_done: bool,
     /// Runs once the client has closed its side.
     client_done: Option<Idle>,
@@ -134,7 +135,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             unsent: Bytes::new(),
             refused: None,
             unflushed: false,
-            stalled: Idle::new(WRITE_TIMEOUT),
             agent_done: false,
             client_done: None,
             farewell,
@@ -150,6 +150,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             Ok(Over::Done) => self.scope.cut = false,
             Ok(Over::Ended(failure)) => {
                 let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, true).await;
+                return (scope, recorder);
+            }
+            Ok(Over::Denied(failure)) => {
+                let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, false).await;
                 return (scope, recorder);
             }
             Ok(Over::Broken(failure)) => return self.breaks(failure).await,
@@ -191,7 +195,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             });
         }
         if let Some((error, idle)) = &mut self.refused {
-            // What is here waits for the client, for which a write has its own limit.
+            // What is here waits for the client, whose connection has limits of its own.
             if self.agent_done || !self.outgoing.is_empty() {
                 idle.progress();
                 return Poll::Pending;
@@ -245,7 +249,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 }
                 io.shutdown().await
             };
-            let written = tokio::time::timeout(WRITE_TIMEOUT, rest).await;
+            let written = tokio::time::timeout(LAST_WRITE_TIMEOUT, rest).await;
             if !matches!(written, Ok(Ok(()))) {
                 tracing::debug!("the client did not read the end of an upgraded connection");
             }
@@ -323,7 +327,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 }
                 let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
                 // A client that is gone needs no end of its stream.
-                return self.in_time(shutdown, cx).map(|_| Ok(()));
+                return shutdown.map(|_| Ok(()));
             }
             if let Some(recorder) = &mut self.recorder {
                 ready!(recorder.poll_room(cx));
@@ -342,8 +346,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if self.unflushed {
-                        let flush = Pin::new(&mut self.io).poll_flush(cx);
-                        ready!(self.in_time(flush, cx))?;
+                        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
                         self.unflushed = false;
                     }
                     ready!(self.poll_ping(cx));
@@ -355,8 +358,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
     /// Ready when all that is for the client is written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(bytes) = self.outgoing.front() {
-            let write = Pin::new(&mut self.io).poll_write(cx, bytes);
-            let written = ready!(self.in_time(write, cx))?;
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
             self.scope.sent += written as u64;
             self.unflushed = true;
             if let Some(bytes) = self.outgoing.front_mut() {
@@ -401,22 +403,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             None => self.outgoing.push_back(data),
         }
     }
-
-    /// Turns a write that waits too long into an error.
-    fn in_time<T>(
-        &mut self,
-        write: Poll<io::Result<T>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if write.is_ready() {
-            self.stalled.progress();
-            return write;
-        }
-        ready!(self.stalled.poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
 }
 
 fn broken(error: &Interrupted) -> Over {
-    Over::Broken(failure::of_interruption(error, false))
+    match error {
+        Interrupted::Denied(failure) => Over::Denied(failure.clone()),
+        error => Over::Broken(failure::of_interruption(error, false)),
+    }
 }

@@ -1,6 +1,13 @@
 //! A proxy on a loopback port, and clients of it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cluster_state::{AgentId, Owner, ReplicaId, memory::MemoryStore};
@@ -182,11 +189,18 @@ pub(crate) async fn failure(response: Response<Incoming>) -> (StatusCode, String
 
 /// Lets tokens in by their names.
 #[derive(Debug)]
-struct Tokens(watch::Sender<u64>);
+struct Tokens {
+    changes: watch::Sender<u64>,
+    /// Whether the token `once` was let in.
+    spent: AtomicBool,
+}
 
 impl Default for Tokens {
     fn default() -> Self {
-        Self(watch::Sender::new(0))
+        Self {
+            changes: watch::Sender::new(0),
+            spent: AtomicBool::new(false),
+        }
     }
 }
 
@@ -216,6 +230,7 @@ impl ControlPlane for Tokens {
             };
             let impersonation = match token.expose() {
                 "good" => None,
+                "once" if !self.spent.swap(true, Ordering::Relaxed) => None,
                 "joe" => Some(ImpersonationConfig {
                     username: "joe".into(),
                     ..Default::default()
@@ -254,7 +269,7 @@ impl ControlPlane for Tokens {
     }
 
     fn revision(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.changes.subscribe()
     }
 
     fn known_agents(&self) -> Vec<Arc<AgentInfo>> {

@@ -51,9 +51,13 @@ async fn echo(mut asked: Asked) -> Next {
 }
 
 async fn upgrade(proxy: &Proxy, first: &[u8]) -> TcpStream {
+    upgrade_as("good", proxy, first).await
+}
+
+async fn upgrade_as(token: &str, proxy: &Proxy, first: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(proxy.address).await.unwrap();
     let head = format!(
-        "GET /exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:good\r\n\
+        "GET /exec HTTP/1.1\r\nHost: kas\r\nAuthorization: Bearer pat:{AGENT}:{token}\r\n\
          Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
     );
     socket
@@ -366,6 +370,35 @@ async fn a_client_that_has_closed_its_side_gets_what_comes_much_later() {
 }
 
 #[tokio::test]
+async fn a_client_that_pauses_gets_the_rest_when_it_reads_again() {
+    const CHUNKS: usize = 256;
+    let mut stage = Stage::set().await;
+    let mut socket = upgrade(&stage.proxy, b"").await;
+    let mut asked = switched(&mut stage, "SPDY/3.1").await;
+    head(&mut socket).await;
+    let (told, mut sent) = mpsc::channel(CHUNKS);
+    let sender = tokio::spawn(async move {
+        for _ in 0..CHUNKS {
+            asked.upgrade_data(vec![7; 64 << 10]).await;
+            told.send(()).await.unwrap();
+        }
+        asked.end().await
+    });
+
+    // Until nothing finds room any more, as when a pager shows the first page.
+    let moment = Duration::from_millis(300);
+    while let Ok(Some(())) = tokio::time::timeout(moment, sent.recv()).await {}
+    silence(25).await;
+    let mut rest = Vec::new();
+    let read = socket.read_to_end(&mut rest);
+    tokio::time::timeout(LONG, read).await.unwrap().unwrap();
+
+    assert_eq!(rest.len(), CHUNKS * (64 << 10));
+    assert_eq!(sender.await.unwrap(), Next::End(tonic::Code::Ok));
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
 async fn a_quiet_client_is_sent_pings_of_its_protocol_between_frames() {
     const SPDY: [u8; 12] = [0x80, 3, 0, 6, 0, 0, 0, 4, 0x40, 0, 0, 0];
     // Two bytes in one frame, of which the second comes late.
@@ -454,6 +487,33 @@ async fn a_connection_whose_tunnel_breaks_goes_on_in_another_where_it_was() {
     assert!(segment(&mut second).await.over, "the client has left");
     assert_eq!(second.next().await, Next::CloseSend);
     second.end().await;
+    stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn whoever_may_not_go_on_is_cut_off_and_the_agent_is_told() {
+    let mut stage = Stage::set().await;
+    let mut socket = upgrade_as("once", &stage.proxy, b"").await;
+    let mut first = stage.asked().await;
+    let offer = first.head.resume.clone().unwrap();
+    expect_trailer(&mut first).await;
+    first.switch("echo", 0).await;
+    head(&mut socket).await;
+
+    first.reset();
+    let mut last = stage.asked().await;
+    assert_eq!(last.head.resume.clone().unwrap().id, offer.id);
+    expect_trailer(&mut last).await;
+    last.switch("", 0).await;
+
+    assert!(segment(&mut last).await.over);
+    assert_eq!(last.next().await, Next::CloseSend);
+    last.end().await;
+    let mut rest = Vec::new();
+    let read = socket.read_to_end(&mut rest);
+    // Cut or ended: its protocol has no place for words.
+    drop(tokio::time::timeout(LONG, read).await.unwrap());
+    assert!(rest.is_empty());
     stage.proxy.quiet().await;
 }
 

@@ -21,6 +21,7 @@ use crate::{
         upload,
     },
     metrics::Metrics,
+    places::Resumable,
     sessions::Ground,
 };
 
@@ -36,11 +37,11 @@ const ATTEMPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What kas offers of an upgrade. It is a secret, and has no `Debug`.
-#[derive(Clone)]
 pub(in crate::kubernetes_api) struct Offer {
     id: [u8; 16],
     /// How long a connection may be without a call.
     timeout: Duration,
+    _place: Resumable,
 }
 
 impl Offer {
@@ -48,9 +49,12 @@ impl Offer {
     pub(super) const FIRST: u64 = 1;
 
     /// An offer that nobody can guess.
-    pub(in crate::kubernetes_api) fn new(timeout: Duration) -> Self {
-        let id = rand::random();
-        Self { id, timeout }
+    pub(in crate::kubernetes_api) fn new(timeout: Duration, place: Resumable) -> Self {
+        Self {
+            id: rand::random(),
+            timeout,
+            _place: place,
+        }
     }
 
     /// As the call that is to open the connection says it.
@@ -154,7 +158,10 @@ impl Source {
                 Err(_) => "the control plane did not decide in time".to_owned(),
                 // The control plane does not know now.
                 Ok(Err(failure)) if failure.retry_after.is_some() => failure.message,
-                Ok(Err(failure)) => return Err(Unresumed::Denied(failure)),
+                Ok(Err(failure)) => {
+                    self.clone().abandon((attachment + 1, received));
+                    return Err(Unresumed::Denied(failure));
+                }
                 Ok(Ok(())) => {
                     let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
                     attachment += 1;
@@ -210,6 +217,17 @@ impl Source {
             safe: false,
             moves: true,
         }
+    }
+
+    /// Looks for the agent once more, in the background, to end what its caller may not go on with.
+    fn abandon(self: Arc<Self>, position: (u64, u64)) {
+        self.drain.clone().spawn(async move {
+            let deadline = Instant::now() + LEAVE_TIMEOUT;
+            let attempt = self.attempt(position, deadline);
+            if let Ok(Ok(attached)) = tokio::time::timeout_at(deadline, attempt).await {
+                leave(attached.exchange).await;
+            }
+        });
     }
 
     /// Tells the agent that the connection is over, in the background.
