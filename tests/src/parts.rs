@@ -77,7 +77,13 @@ impl Part {
             Self::ClientJavascript => &["kas-client-javascript", "node"],
             Self::Helm3 => &["kas-client-helm3"],
             Self::Helm4 => &["kas-client-helm4"],
-            Self::Conformance => &["ginkgo", "e2e.test", "kube-proxy", "cluster-dns", "iptables"],
+            Self::Conformance => &[
+                "ginkgo",
+                "e2e.test",
+                "kube-proxy",
+                "cluster-dns",
+                "iptables",
+            ],
         }
     }
 

@@ -101,7 +101,8 @@ fn each_test_that_fails_directly_has_a_reason() -> Result<()> {
 
 #[test]
 fn a_list_without_a_reason_or_of_other_tests_is_refused() {
-    let fine = "about\n\n# Not\n# here.\n[sig-cli] One [Conformance]\n! [sig-node] Two [Conformance]\n";
+    let fine =
+        "about\n\n# Not\n# here.\n[sig-cli] One [Conformance]\n! [sig-node] Two [Conformance]\n";
     let bad = [
         "about\n\n[sig-cli] One [Conformance]\n",
         "about\n\n# Not here.\n[sig-network] One [Conformance]\n",

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Group, Way};
+use crate::settings::{Group, Settings, Way};
 
 /// What kas says when a connection broke between a write and its answer.
 const UNKNOWN: &str = "the outcome is unknown";
@@ -106,10 +106,16 @@ impl Kept {
         Ok(Self(folder.canonicalize()?))
     }
 
-    /// An empty folder for configurations and what programs say. Runs of other groups at the same time have their own.
-    pub(crate) fn logs(&self, groups: &[Group]) -> Result<PathBuf> {
-        let names: Vec<_> = groups.iter().map(Group::to_string).collect();
-        let folder = self.0.join(format!("logs-{}", names.join("-")));
+    /// An empty folder for configurations and what programs say. Other runs at the same time have their own.
+    pub(crate) fn logs(&self, settings: &Settings) -> Result<PathBuf> {
+        let groups = settings.groups.iter().map(Group::to_string);
+        let ways = settings.ways.iter().map(Way::to_string);
+        let names: Vec<_> = ["logs".to_owned()]
+            .into_iter()
+            .chain(groups)
+            .chain(ways)
+            .collect();
+        let folder = self.0.join(names.join("-"));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }

@@ -58,7 +58,10 @@ impl<'a> Runner<'a> {
             .arg(format!("--output-dir={}", self.folder.display()))
             .arg(format!("--json-report={report}"))
             .arg(format!("--focus={}", self.focus(group)))
-            .args(skip.iter().map(|test| format!("--skip= {}$", literal(test))))
+            .args(
+                skip.iter()
+                    .map(|test| format!("--skip= {}$", literal(test))),
+            )
             .arg(&self.tests)
             .args(["--", "--provider=skeleton", "--disable-log-dump"])
             .arg(format!("--kubeconfig={}", kubeconfig.display()))

@@ -39,6 +39,9 @@ fn list<T: FromStr<Err = anyhow::Error> + Copy>(name: &str, all: &[T]) -> Result
     let Some(words) = variable(name) else {
         return Ok(all.to_vec());
     };
+    if words == "none" {
+        return Ok(Vec::new());
+    }
     words.split(',').map(str::parse).collect()
 }
 
