@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch clients graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	streams demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists conformance test-engines image deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -135,6 +135,16 @@ test-clients:
 test-watch-lists: setup
 	$(CARGO) build --workspace --bins --test watch
 	$(CARGO) test --workspace --bins --test watch -- --ignored
+
+# Kubernetes' own conformance tests, directly and through kas, as docs/conformance.md has it, which UPDATE=1 writes anew; hours.
+# CONFORMANCE_GROUPS and CONFORMANCE_WAYS take a part of them (tests/tests/conformance). In namespaces of its own: Services need a
+# network for themselves, and other clusters' ends take no pod's network away.
+conformance: export UPDATE_CONFORMANCE := $(UPDATE)
+conformance: setup
+	tests/setup/conformance
+	$(CARGO) build --workspace --bins --test conformance
+	unshare --net --mount sh -c 'mount --make-rshared / && mkdir -p /run/netns && mount -t tmpfs netns /run/netns && \
+	  exec $(CARGO) test --offline --workspace --bins --test conformance -- --ignored --nocapture'
 
 # The routing store against the other engines that it is meant for.
 test-engines: setup

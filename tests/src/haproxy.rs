@@ -33,9 +33,22 @@ impl Haproxy {
     /// # Errors
     /// When it refuses its configuration or does not listen.
     pub async fn start(front: Front, target: u16, certs: &Certs, folder: &Path) -> Result<Self> {
+        Self::balancing(front, &[target], certs, folder).await
+    }
+
+    /// The same in front of several ports, in turn.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn balancing(
+        front: Front,
+        targets: &[u16],
+        certs: &Certs,
+        folder: &Path,
+    ) -> Result<Self> {
         let port = ports::free();
         let file = folder.join(format!("haproxy-{port}.cfg"));
-        std::fs::write(&file, configuration(front, port, target, certs))?;
+        std::fs::write(&file, configuration(front, port, targets, certs))?;
         let program = parts::program("haproxy").context("no haproxy")?;
         let mut command = Command::new(program);
         command.args(["-db", "-f"]).arg(&file);
@@ -57,30 +70,35 @@ impl Haproxy {
     }
 }
 
-fn configuration(front: Front, port: u16, target: u16, certs: &Certs) -> String {
+fn configuration(front: Front, port: u16, targets: &[u16], certs: &Certs) -> String {
     let tls = format!(
         "bind 127.0.0.1:{port} ssl crt {} alpn h2,http/1.1",
         certs.both.display()
     );
+    let servers = servers(targets, "");
     let body = match front {
-        Front::Tcp => format!(
-            "listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n  server kas 127.0.0.1:{target}\n"
-        ),
+        Front::Tcp => format!("listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n{servers}"),
         Front::ImpatientTcp => format!(
-            "listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n  server kas 127.0.0.1:{target}\n  \
+            "listen tcp\n  mode tcp\n  bind 127.0.0.1:{port}\n{servers}  \
                timeout client 7s\n  timeout server 7s\n  timeout tunnel 7s\n"
         ),
         Front::Agents => format!(
             "frontend agents\n  mode http\n  {tls}\n  use_backend websocket if {{ hdr(Upgrade) -i websocket }}\n  \
                default_backend grpc\n\
-             backend grpc\n  mode http\n  server kas 127.0.0.1:{target} proto h2\n\
-             backend websocket\n  mode http\n  timeout tunnel 60s\n  server kas 127.0.0.1:{target}\n"
+             backend grpc\n  mode http\n{}\
+             backend websocket\n  mode http\n  timeout tunnel 60s\n{servers}",
+            self::servers(targets, " proto h2")
         ),
-        Front::Users => {
-            format!("listen users\n  mode http\n  {tls}\n  server kas 127.0.0.1:{target}\n")
-        }
+        Front::Users => format!("listen users\n  mode http\n  {tls}\n{servers}"),
     };
     format!("{GLOBAL}{body}")
+}
+
+fn servers(targets: &[u16], options: &str) -> String {
+    let line = |(number, target): (usize, &u16)| {
+        format!("  server kas-{number} 127.0.0.1:{target}{options}\n")
+    };
+    targets.iter().enumerate().map(line).collect()
 }
 
 /// Calls may be silent for an hour, as kas's documentation asks of a load balancer.

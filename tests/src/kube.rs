@@ -29,17 +29,38 @@ spec:
 /// Starting takes some five seconds on an idle machine.
 const START: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(90);
-/// API server, etcd (two), controller manager, scheduler, kubelet.
-const PORTS: u16 = 6;
+/// API server, etcd (two), controller manager, scheduler, kubelet, kube-proxy (two).
+const PORTS: u16 = 8;
 
 /// A test program has one cluster at a time: its folder is named after the process.
 static ONE: Mutex<()> = Mutex::const_new(());
+
+/// How much of a cluster there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing but an API server.
+    ApiServer,
+    /// A node too.
+    Node,
+    /// A node whose pods find Services, and which gets images from the registry at this port.
+    Services { registry: u16 },
+}
+
+impl Kind {
+    fn action(self) -> &'static str {
+        match self {
+            Self::ApiServer => "api",
+            Self::Node | Self::Services { .. } => "up",
+        }
+    }
+}
 
 /// A cluster of one node. End it with [`Self::down`].
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
     port: u16,
+    kind: Kind,
     flags: String,
     _one: MutexGuard<'static, ()>,
 }
@@ -51,7 +72,16 @@ impl Cluster {
     /// # Errors
     /// When a part of it does not come up; the error has that part's log.
     pub async fn up() -> Result<Self> {
-        Self::begin("up", "").await
+        Self::begin(Kind::Node, "").await
+    }
+
+    /// The same where pods find Services and the API server, which has these flags besides its own. Images come from the
+    /// registry at this port. This process must be in a network namespace of its own.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn with_services(flags: &str, registry: u16) -> Result<Self> {
+        Self::begin(Kind::Services { registry }, flags).await
     }
 
     /// The same with nothing but an API server, which has these flags besides its own.
@@ -59,10 +89,10 @@ impl Cluster {
     /// # Errors
     /// As [`Self::up`].
     pub async fn api_server(flags: &str) -> Result<Self> {
-        Self::begin("api", flags).await
+        Self::begin(Kind::ApiServer, flags).await
     }
 
-    async fn begin(what: &str, flags: &str) -> Result<Self> {
+    async fn begin(kind: Kind, flags: &str) -> Result<Self> {
         let one = ONE.lock().await;
         let clusters = parts::cache().join("run");
         std::fs::create_dir_all(&clusters)?;
@@ -71,10 +101,11 @@ impl Cluster {
         let cluster = Self {
             folder,
             port: ports::free_block(PORTS),
+            kind,
             flags: flags.to_owned(),
             _one: one,
         };
-        if let Err(error) = cluster.script(what, START).await {
+        if let Err(error) = cluster.script(kind.action(), START).await {
             cluster.down().await.ok();
             return Err(error);
         }
@@ -103,12 +134,17 @@ impl Cluster {
 
     async fn script(&self, what: &str, limit: Duration) -> Result<()> {
         let port = self.port.to_string();
-        script(
-            &[what.as_ref(), &self.folder, port.as_ref()],
-            &self.flags,
-            limit,
-        )
-        .await
+        let mut args: Vec<&Path> = vec![what.as_ref(), &self.folder, port.as_ref()];
+        let mut registry = String::new();
+        if let Kind::Services { registry: port } = self.kind {
+            args.push("services".as_ref());
+            registry = format!("127.0.0.1:{port}");
+        }
+        let variables = [
+            ("KAS_TEST_API_SERVER_FLAGS", self.flags.as_str()),
+            ("KAS_TEST_REGISTRY", &registry),
+        ];
+        script(&args, &variables, limit).await
     }
 
     /// Ends the API server, as an upgrade does: requests in progress may come to their end.
@@ -246,7 +282,7 @@ async fn sweep(clusters: &Path) -> Result<()> {
 }
 
 async fn remove(folder: &Path) -> Result<()> {
-    script(&["down".as_ref(), folder], "", STOP).await?;
+    script(&["down".as_ref(), folder], &[], STOP).await?;
     std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
@@ -257,14 +293,14 @@ async fn succeeds(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-async fn script(args: &[&Path], flags: &str, limit: Duration) -> Result<()> {
+async fn script(args: &[&Path], variables: &[(&str, &str)], limit: Duration) -> Result<()> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/cluster");
     let log = tempfile::NamedTempFile::new()?;
     // A file, not a pipe: the daemons live longer than the script.
     let mut command = Command::new(cluster);
     command
         .args(args)
-        .env("KAS_TEST_API_SERVER_FLAGS", flags)
+        .envs(variables.iter().copied())
         .stdout(log.reopen()?)
         .stderr(log.reopen()?)
         .kill_on_drop(true);

@@ -42,6 +42,8 @@ pub enum Part {
     Helm3,
     /// Helm 4.
     Helm4,
+    /// Kubernetes' own tests, and what their cluster needs besides.
+    Conformance,
 }
 
 impl Part {
@@ -75,6 +77,13 @@ impl Part {
             Self::ClientJavascript => &["kas-client-javascript", "node"],
             Self::Helm3 => &["kas-client-helm3"],
             Self::Helm4 => &["kas-client-helm4"],
+            Self::Conformance => &[
+                "ginkgo",
+                "e2e.test",
+                "kube-proxy",
+                "cluster-dns",
+                "iptables",
+            ],
         }
     }
 
@@ -83,7 +92,7 @@ impl Part {
     pub fn lacking(self) -> Option<String> {
         let absent = self.programs().iter().find(|name| program(name).is_none());
         if let Some(name) = absent {
-            let why = "is not installed; see tests/setup/install and tests/setup/clients";
+            let why = "is not installed; see tests/setup";
             return Some(format!("{self:?} ({name} {why})"));
         }
         let forbidden = self == Self::Namespaces && !is_root();
