@@ -193,7 +193,7 @@ impl Router {
 
     /// How much longer a tunnel of the agent is to be expected.
     async fn hold_time(&self, agent: AgentId, need: &Need, started: Instant) -> Duration {
-        if let Some(refusal) = self.registry.refusal(agent, need) {
+        if let Some(refusal) = self.last_refusal(agent, need).await {
             return refusal.hold_time().saturating_sub(started.elapsed());
         }
         let reconnect = match self.last_seen(agent).await {
@@ -209,8 +209,15 @@ impl Router {
         left.max(STARTUP_GRACE_TIMEOUT.saturating_sub(self.started.elapsed()))
     }
 
+    /// Why the tunnels of this replica cannot serve the call, unless those of another may.
+    async fn last_refusal(&self, agent: AgentId, need: &Need) -> Option<Refusal> {
+        let refusal = self.registry.refusal(agent, need)?;
+        let others = self.table.owners(agent).await;
+        others.is_empty().then_some(refusal)
+    }
+
     async fn reason(&self, agent: AgentId, need: &Need, started: Instant) -> OpenError {
-        if let Some(refusal) = self.registry.refusal(agent, need) {
+        if let Some(refusal) = self.last_refusal(agent, need).await {
             return refusal.into();
         }
         match self.last_seen(agent).await {

@@ -16,7 +16,8 @@ let counts = [];
 
 /** Shows the answer of /v1/status. */
 export function showHeadline(place, status) {
-  counts = [...counts.slice(-1), { at: Date.now(), total: status.requests_total }];
+  const { requests_total: total, replicas, replicas_silent: silent } = status;
+  counts = [...counts.slice(-1), { at: Date.now(), total, replicas, silent }];
   const parts = [el("h1", {}, sentence(status)), down(status), facts(numbers(status))];
   place.replaceChildren(...parts.filter(Boolean));
 }
@@ -51,10 +52,11 @@ function numbers(status) {
   ];
 }
 
-/** Requests that ended in a second, since the last look; a replica that ends takes its count with it. */
+/** Requests that ended in a second, since the last look, where both times all replicas told theirs. */
 function rate() {
   const [before, now] = counts;
   if (!now || now.at <= before.at || now.total < before.total) return "";
+  if (before.silent > 0 || now.silent > 0 || before.replicas !== now.replicas) return "";
   const each = (1000 * (now.total - before.total)) / (now.at - before.at);
   return `${number(Number(each.toFixed(each < 10 ? 1 : 0)))}/s`;
 }

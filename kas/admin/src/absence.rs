@@ -29,14 +29,14 @@ const MAX_REMEMBERED: usize = 10_000;
 /// For how long.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// How long all of a page may take; what is not known then is left out.
-const TIMEOUT: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Bytes of a reason that are told; its record has the whole of it.
 const MAX_REASON_BYTES: usize = 128;
 /// What an absence adds to a page at most: its state, an instant and a reason.
 pub(crate) const MAX_BYTES: usize = MAX_REASON_BYTES + 64;
 
-/// Nothing happened to it that is recorded.
+/// Nothing happened to it that is on record.
 const NEVER: &str = "never connected";
 /// It was connected.
 const DOWN: &str = "down";
@@ -46,6 +46,8 @@ const REFUSED: &str = "refused";
 /// What was found lately.
 #[derive(Debug, Default)]
 pub(crate) struct Absences {
+    /// Held by who looks agents up, so that all who ask at once do so once.
+    looking: tokio::sync::Mutex<()>,
     known: Mutex<HashMap<AgentId, (Instant, Absence)>>,
 }
 
@@ -57,25 +59,25 @@ impl Absences {
         if absent.is_empty() {
             return;
         }
-        let ids = absent.iter().map(|it| AgentId(it.id));
-        let unknown: Vec<_> = {
-            let known = self.known();
-            ids.filter(|id| {
-                known
-                    .get(id)
-                    .is_none_or(|(at, _)| at.elapsed() > REMEMBERED)
-            })
-            .collect()
-        };
         if sources.table.store_health() != StoreHealth::Unavailable {
-            let lookups = unknown.into_iter().map(|id| self.look_up(sources, id));
+            let ids: Vec<_> = absent.iter().map(|it| AgentId(it.id)).collect();
+            let lookups = async {
+                let _turn = self.looking.lock().await;
+                let unknown: Vec<_> = {
+                    let known = self.known();
+                    ids.into_iter()
+                        .filter(|id| fresh(&known, *id).is_none())
+                        .collect()
+                };
+                let lookups = unknown.into_iter().map(|id| self.look_up(sources, id));
+                peers::all(lookups.collect()).await
+            };
             // What is missing then is looked up by who asks next.
-            let _ = tokio::time::timeout(TIMEOUT, peers::all(lookups.collect())).await;
+            let _ = tokio::time::timeout(TIMEOUT, lookups).await;
         }
         let known = self.known();
         for agent in &mut absent {
-            let found = known.get(&AgentId(agent.id));
-            agent.absence = found.map(|(_, absence)| absence.clone());
+            agent.absence = fresh(&known, AgentId(agent.id)).cloned();
         }
     }
 
@@ -94,7 +96,15 @@ impl Absences {
         let absence = match records.into_iter().next() {
             Some(record) => of_record(record),
             // Records end before the time of the last tunnel does.
-            None => of_last_seen(sources.router.last_seen(agent).await),
+            None => match sources.router.last_seen(agent).await {
+                // A store that did not answer in time knows nothing of it, and memory does not reach behind the start.
+                None if sources.table.store_health() != StoreHealth::Available
+                    || !sources.table.is_authoritative_for(agent) =>
+                {
+                    return;
+                }
+                seen => of_last_seen(seen),
+            },
         };
         let mut known = self.known();
         if known.len() >= MAX_REMEMBERED {
@@ -108,6 +118,12 @@ impl Absences {
     fn known(&self) -> MutexGuard<'_, HashMap<AgentId, (Instant, Absence)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is remembered of an agent, unless that is too old.
+fn fresh(known: &HashMap<AgentId, (Instant, Absence)>, agent: AgentId) -> Option<&Absence> {
+    let (at, absence) = known.get(&agent)?;
+    (at.elapsed() <= REMEMBERED).then_some(absence)
 }
 
 /// What the newest record of an agent says that is not connected.

@@ -154,6 +154,11 @@ impl Pool {
         if traffic.requests == 0 {
             return Traffic::default();
         }
+        // Names that are told alike are one series.
+        let caller = match caller.len() > MAX_NAME_BYTES {
+            true => caller[..caller.floor_char_boundary(MAX_NAME_BYTES)].into(),
+            false => caller,
+        };
         let has_room = self.named.len() < self.max;
         match self.named.entry(caller) {
             Entry::Occupied(mut found) => found.get_mut().add(traffic),
@@ -223,7 +228,13 @@ impl Pool {
         let mut counts: Vec<_> = self.waiting.values().map(|it| it.before).collect();
         counts.select_nth_unstable_by(MAX_WAITING, |a, b| b.total_cmp(a));
         let last = counts[MAX_WAITING];
-        self.waiting.retain(|_, recent| recent.before > last);
+        let more = counts.iter().filter(|it| **it > last).count();
+        let mut room = MAX_WAITING - more.min(MAX_WAITING);
+        self.waiting.retain(|_, recent| {
+            let is_one_of_many = recent.before <= last && recent.before >= last && room > 0;
+            room -= usize::from(is_one_of_many);
+            recent.before > last || is_one_of_many
+        });
     }
 }
 
@@ -349,7 +360,8 @@ where
         if all.iter().any(|pool| pool.max > 0) {
             tell(OTHER, &state.rest);
         }
-        let omitted = all.iter().map(|pool| pool.waiting.len()).sum::<usize>();
+        let omitted = all.iter().map(|pool| pool.waiting.len().min(MAX_WAITING));
+        let omitted = omitted.sum::<usize>();
         drop(state);
         let (counter, gauge) = (MetricType::Counter, MetricType::Gauge);
         let (name, help) = (

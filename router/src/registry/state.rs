@@ -129,7 +129,8 @@ impl Agent {
         None
     }
 
-    /// Why none of the tunnels can serve the call, even if all were idle: what the best of them lacks. `None` without any.
+    /// What the best of the tunnels lacks for the call, those in use among them: the agent opens another one for each.
+    /// `None` if one lacks nothing, or without any.
     fn unfit(&self, need: &Need) -> Option<Refusal> {
         let mut lacks = self.offers.iter().map(|(offer, _)| offer.unfit(need));
         let first = lacks.next()??;

@@ -182,10 +182,19 @@ impl UserPath {
         let opened = timeout(QUESTION_TIMEOUT, self.open()).await;
         let mut io = match opened {
             Ok(Ok(io)) => io,
-            // It has been shown that kas sees the handshake: it does not take it there.
-            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. }))) => {
+            // It has been shown that kas sees the handshake: it does not take it there, or not now.
+            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. })))
+                if matches!(status, 401 | 404) =>
+            {
                 return Finding::not_checked(format!(
                     "kas opens no WebSocket to strangers (HTTP {status}): agent.graph.enabled is off"
+                ));
+            }
+            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. })))
+                if matches!(status, 429 | 503) =>
+            {
+                return Finding::not_checked(format!(
+                    "no WebSocket is opened now (HTTP {status}); try again later"
                 ));
             }
             Ok(Err(error)) => return Finding::failed(Fault::NoUpgrade, error.to_string()),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Group, Settings, Way};
 
 /// What kas says when a connection broke between a write and its answer.
-const UNKNOWN: &str = "the outcome is unknown";
+const UNKNOWN: &str = "the outcome is unknown: the cluster may have carried out the request";
 /// A failure's text is cut there.
 const WHY_BYTES: usize = 2000;
 
@@ -73,6 +73,10 @@ impl Outcomes {
 
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    pub(crate) fn has(&self, test: &str) -> bool {
+        self.0.contains_key(test)
     }
 
     pub(crate) fn passes(&self, test: &str) -> bool {

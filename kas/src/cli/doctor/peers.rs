@@ -150,7 +150,10 @@ fn both_ways(
     }
     let is_unknown = |it: &&String| *it != own && known.iter().all(|peer| peer.replica != **it);
     match reached.iter().find(is_unknown) {
-        None => Finding::ok(format!("it reaches {} other replicas", known.len())),
+        None => Finding::ok(match known.len() {
+            1 => "it reaches the other replica".to_owned(),
+            number => format!("it reaches {number} other replicas"),
+        }),
         // One that has just started learns of the others within seconds.
         Some(other) => Finding::not_checked(format!("it does not know of replica {other} yet")),
     }
@@ -179,7 +182,7 @@ mod tests {
         let new = judge(Ok(Vec::new()));
         let older = judge(Err(Status::unimplemented("")));
 
-        assert!(whole.contains("it reaches 1 other"), "{whole}");
+        assert!(whole.contains("it reaches the other replica"), "{whole}");
         assert!(
             broken.contains("does not reach replica b at grpc://10.0.0.2:8155: connection refused"),
             "{broken}"

@@ -152,11 +152,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, true).await;
                 return (scope, recorder);
             }
-            Ok(Over::Denied(failure)) => {
+            Ok(Over::Denied(failure)) if !self.is_told() => {
                 let (_, scope, recorder) = self.leave(failure, CloseCode::Policy, false).await;
                 return (scope, recorder);
             }
-            Ok(Over::Broken(failure)) => return self.breaks(failure).await,
+            Ok(Over::Denied(failure) | Over::Broken(failure)) => return self.breaks(failure).await,
             Err(error) => self.scope.reason = error.to_string(),
         }
         self.scope.resumes = self.link.resumes();
@@ -218,6 +218,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         self.client_done.is_none() && farewell.is_some_and(Farewell::lacks_status)
     }
 
+    /// Whether the client has heard how its command ended.
+    fn is_told(&self) -> bool {
+        self.farewell.as_ref().is_some_and(Farewell::is_told)
+    }
+
     /// The agent has closed its side in order.
     fn is_done(&self) -> Over {
         if !self.lacks_status() {
@@ -230,7 +235,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
 
     /// Ends the call, and tells the client that the connection broke, unless it knows all there is to know.
     async fn breaks(self, failure: Failure) -> (Box<Scope>, Option<Recorder>) {
-        if self.farewell.as_ref().is_some_and(Farewell::is_told) {
+        if self.is_told() {
             let Self {
                 link,
                 mut io,

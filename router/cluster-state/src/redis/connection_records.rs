@@ -87,9 +87,13 @@ impl ConnectionRecords for RedisRecords {
     ) -> StoreFuture<'_, Vec<ConnectionRecord>> {
         async move {
             let key = self.keys.connections(subject);
+            let length = match page.before {
+                None => page.limit.saturating_add(OUT_OF_ORDER),
+                Some(_) => subject.bound(),
+            };
             let read = self
                 .client
-                .custom(command("LRANGE"), range(&key, subject.bound()));
+                .custom(command("LRANGE"), range(&key, length.min(subject.bound())));
             let read = in_time(&self.server, COMMAND_TIMEOUT, read).await;
             self.metrics.count("read_records", read.is_ok());
             let texts: Vec<String> = read?;
@@ -103,6 +107,9 @@ impl ConnectionRecords for RedisRecords {
         .boxed()
     }
 }
+
+/// Records that may stand behind one that is older: several replicas write, each a little later than it happened.
+const OUT_OF_ORDER: usize = 8;
 
 /// The key and the range of the first so many of a list.
 fn range(key: &str, length: usize) -> Vec<String> {
