@@ -262,8 +262,8 @@ impl Cluster {
         if !long_running {
             let place = self.0.http2.place().await;
             let place = place.map_err(|error| RequestError::NotTaken(error.into()))?;
-            if let Some(lease) = place {
-                return Asked::of(request, lease, self.0.lingering.clone()).await;
+            if let Some(place) = place {
+                return Asked::of(request, place, self.0.lingering.clone()).await;
             }
         }
         let client = if long_running {

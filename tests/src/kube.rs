@@ -283,7 +283,11 @@ async fn sweep(clusters: &Path) -> Result<()> {
 
 async fn remove(folder: &Path) -> Result<()> {
     script(&["down".as_ref(), folder], &[], STOP).await?;
-    std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    match std::fs::remove_dir_all(folder) {
+        // Another program takes away what a killed run has left, too.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("cannot remove {}", folder.display())),
+    }
 }
 
 async fn succeeds(command: &mut Command) -> Result<()> {

@@ -19,6 +19,7 @@ use super::{
     BoxError, RequestBody,
     connection::{Lease, Sending},
     outcome::RequestError,
+    pool::Place,
 };
 
 /// How long a request may go on that nobody waits for: most are over by then, and need no reset.
@@ -139,9 +140,10 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Makes a request.
-    pub(super) fn of(request: Request<RequestBody>, lease: Lease, lingering: Lingering) -> Self {
+    pub(super) fn of(request: Request<RequestBody>, place: Place, lingering: Lingering) -> Self {
+        let Place { connection, lease } = place;
         Self {
-            sending: Some(lease.send(request)),
+            sending: Some(connection.send(request)),
             held: Some((lease, lingering)),
         }
     }

@@ -32,10 +32,13 @@ pub(super) type Sending = Pin<
 >;
 
 /// A connection. It ends when it is dropped and its last request is over.
+///
+/// Requests hold a [`Lease`] and not the connection: one that is queued in the very moment in which the connection ends
+/// is given back only once nobody can queue another one, so it would wait for itself.
 #[derive(Debug)]
 pub(super) struct Connection {
     send: SendRequest<RequestBody>,
-    load: Mutex<Load>,
+    load: Arc<Mutex<Load>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,7 @@ struct Load {
 /// A request's place on a connection.
 #[derive(Debug)]
 pub(super) struct Lease {
-    connection: Arc<Connection>,
+    load: Arc<Mutex<Load>>,
     ended: bool,
 }
 
@@ -61,34 +64,44 @@ impl Connection {
         };
         Arc::new(Self {
             send,
-            load: Mutex::new(load),
+            load: Arc::new(Mutex::new(load)),
         })
     }
 
     /// Whether it takes requests at all.
     pub(super) fn is_usable(&self) -> bool {
-        let load = self.load();
+        let load = lock(&self.load);
         let idle = load.requests == 0 && load.idle_since.elapsed() > IDLE_TIMEOUT;
-        !self.send.is_closed() && load.resets < MAX_RESETS && !idle
+        !self.is_closed() && load.resets < MAX_RESETS && !idle
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.send.is_closed()
     }
 
     /// Requests that it carries.
     pub(super) fn requests(&self) -> usize {
-        self.load().requests
+        lock(&self.load).requests
     }
 
     /// A place for one more request.
-    pub(super) fn lease(self: &Arc<Self>) -> Lease {
-        self.load().requests += 1;
+    pub(super) fn lease(&self) -> Lease {
+        lock(&self.load).requests += 1;
         Lease {
-            connection: self.clone(),
+            load: self.load.clone(),
             ended: false,
         }
     }
 
-    fn load(&self) -> MutexGuard<'_, Load> {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes a request.
+    pub(super) fn send(&self, request: Request<RequestBody>) -> Sending {
+        Box::pin(self.send.clone().try_send_request(request))
     }
+}
+
+fn lock(load: &Mutex<Load>) -> MutexGuard<'_, Load> {
+    load.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a connection with so many requests should get another one beside it.
@@ -102,11 +115,6 @@ pub(super) fn is_full(requests: usize) -> bool {
 }
 
 impl Lease {
-    /// Makes the request.
-    pub(super) fn send(&self, request: Request<RequestBody>) -> Sending {
-        Box::pin(self.connection.send.clone().try_send_request(request))
-    }
-
     /// The API server has ended the request, or the connection: no reset was needed.
     pub(super) fn ended(&mut self) {
         self.ended = true;
@@ -115,9 +123,45 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut load = self.connection.load();
+        let mut load = lock(&self.load);
         load.requests -= 1;
         load.idle_since = Instant::now();
         load.resets += usize::from(!self.ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::client::conn::http2;
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+    use crate::cluster::driver;
+
+    #[tokio::test]
+    async fn whoever_has_a_place_on_a_connection_does_not_keep_it() {
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(server).await.unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        let parts = driver::Parts::default();
+        let builder = http2::Builder::new(parts.clone());
+        let handshake = builder.handshake(TokioIo::new(client));
+        let (send, running) = handshake.await.unwrap();
+        let connection = Connection::new(send);
+        let lease = connection.lease();
+
+        drop(connection);
+
+        let mut is_closed = false;
+        let ended = driver::run(running, parts, || is_closed = true);
+        let ended = tokio::time::timeout(Duration::from_secs(30), ended);
+        ended.await.expect("nobody can make a request any more");
+        drop(lease);
+        assert!(is_closed);
+        server.await.unwrap();
     }
 }

@@ -40,8 +40,10 @@ impl Parts {
     }
 }
 
-/// Runs a connection and its parts until all of its requests are over.
-pub(super) async fn run(connection: impl Future + Send, parts: Parts) {
+/// Runs a connection and its parts until all of its requests are over. Calls `closed` when it takes no more requests:
+/// whoever can make some lets go of it then, by which those come back that were queued too late.
+pub(super) async fn run(connection: impl Future + Send, parts: Parts, closed: impl FnOnce()) {
+    let mut closed = Some(closed);
     let mut connection = Box::pin(Some(connection));
     let mut running = FuturesUnordered::new();
     poll_fn(|cx| {
@@ -51,6 +53,9 @@ pub(super) async fn run(connection: impl Future + Send, parts: Parts) {
             {
                 // At once: what is queued for it goes back to where it came from.
                 connection.set(None);
+                if let Some(closed) = closed.take() {
+                    closed();
+                }
             }
             let goes_on = poll_parts(&mut running, &parts, cx);
             if !goes_on {

@@ -55,9 +55,24 @@ type Dialing = Shared<BoxFuture<'static, Result<(), DialError>>>;
 #[error("cannot connect to the Kubernetes API")]
 pub(super) struct DialError(#[source] Arc<BoxError>);
 
+/// A connection for a request, and the request's place on it.
+pub(super) struct Place {
+    pub(super) connection: Arc<Connection>,
+    pub(super) lease: Lease,
+}
+
+impl Place {
+    fn on(connection: &Arc<Connection>) -> Self {
+        Self {
+            connection: connection.clone(),
+            lease: connection.lease(),
+        }
+    }
+}
+
 /// Where a request goes.
 enum Choice {
-    Here(Lease),
+    Here(Place),
     Http1,
     Wait(Dialing),
 }
@@ -78,10 +93,10 @@ impl Pool {
     }
 
     /// A place for a request; `None` where the server has no HTTP/2.
-    pub(super) async fn place(&self) -> Result<Option<Lease>, DialError> {
+    pub(super) async fn place(&self) -> Result<Option<Place>, DialError> {
         for _ in 0..MAX_DIALS {
             match self.choose() {
-                Choice::Here(lease) => return Ok(Some(lease)),
+                Choice::Here(place) => return Ok(Some(place)),
                 Choice::Http1 => return Ok(None),
                 Choice::Wait(dialing) => dialing.await?,
             }
@@ -104,7 +119,7 @@ impl Pool {
         // The first that is not busy, so that those which are opened under load become idle after it.
         let quiet = |it: &&Arc<Connection>| !connection::is_busy(it.requests());
         if let Some(quiet) = state.connections.iter().find(quiet) {
-            return Choice::Here(quiet.lease());
+            return Choice::Here(Place::on(quiet));
         }
         let least = state.connections.iter().min_by_key(|it| it.requests());
         let least = least.cloned().map(|it| (it.requests(), it));
@@ -114,7 +129,7 @@ impl Pool {
             if count < SPREAD_CONNECTIONS {
                 drop(self.dial(&mut state));
             }
-            return Choice::Here(least.lease());
+            return Choice::Here(Place::on(&least));
         }
         Choice::Wait(self.dial(&mut state))
     }
@@ -157,7 +172,9 @@ impl Pool {
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(io)
             .await?;
-        self.tasks.spawn(driver::run(running, parts));
+        let pool = self.clone();
+        let forget = move || pool.state().connections.retain(|it| !it.is_closed());
+        self.tasks.spawn(driver::run(running, parts, forget));
         Ok(Some(Connection::new(send)))
     }
 
