@@ -144,8 +144,10 @@ mod tests {
     async fn whoever_has_a_place_on_a_connection_does_not_keep_it() {
         let (client, server) = tokio::io::duplex(64 << 10);
         let server = tokio::spawn(async move {
-            let mut connection = h2::server::handshake(server).await.unwrap();
-            while connection.accept().await.is_some() {}
+            // It may be over before it has begun.
+            if let Ok(mut connection) = h2::server::handshake(server).await {
+                while connection.accept().await.is_some() {}
+            }
         });
         let parts = driver::Parts::default();
         let builder = http2::Builder::new(parts.clone());
