@@ -10,9 +10,7 @@
 
 use std::{
     collections::hash_map::Entry,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    time::Duration,
 };
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -22,7 +20,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
 };
 
-use crate::in_progress::InProgressList;
+use crate::{
+    caller_tallies::{CallerTallies, Traffic},
+    in_progress::InProgressList,
+};
 
 /// Callers without a series that one part of the list tells apart until it is read again.
 const MAX_NEW_IN_PART: usize = 1000;
@@ -44,22 +45,6 @@ const USER: &str = "user:";
 const OTHER: &str = "other";
 /// Bytes of a name that are told.
 const MAX_NAME_BYTES: usize = 128;
-
-/// Requests, and how long they took.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Traffic {
-    requests: u64,
-    took: Duration,
-}
-
-/// What callers had since it was read last, in one part of the list of requests.
-#[derive(Debug, Default)]
-pub(crate) struct CallerTallies {
-    by: HashMap<Arc<str>, Traffic>,
-    /// How many of them may be there; 0 counts nothing.
-    room: usize,
-    rest: Traffic,
-}
 
 /// The series of all callers.
 #[derive(Debug)]
@@ -97,35 +82,6 @@ struct Recent {
     minute: u64,
     /// Whether there were any in the minute that was over last.
     is_active: bool,
-}
-
-impl Traffic {
-    fn add(&mut self, other: Self) {
-        self.requests = self.requests.saturating_add(other.requests);
-        self.took = self.took.saturating_add(other.took);
-    }
-}
-
-impl CallerTallies {
-    /// A request of a caller has ended.
-    pub(crate) fn add(&mut self, caller: &Arc<str>, took: Duration) {
-        if self.room == 0 {
-            return;
-        }
-        let one = Traffic { requests: 1, took };
-        if let Some(traffic) = self.by.get_mut(caller) {
-            traffic.add(one);
-        } else if self.by.len() < self.room {
-            self.by.insert(caller.clone(), one);
-        } else {
-            self.rest.add(one);
-        }
-    }
-
-    /// What was counted, from which on it is counted in `fresh`.
-    pub(crate) fn replace(&mut self, fresh: Self) -> Self {
-        mem::replace(self, fresh)
-    }
 }
 
 impl Recent {
@@ -231,9 +187,10 @@ impl Pool {
         let more = counts.iter().filter(|it| **it > last).count();
         let mut room = MAX_WAITING - more.min(MAX_WAITING);
         self.waiting.retain(|_, recent| {
-            let is_one_of_many = recent.before <= last && recent.before >= last && room > 0;
+            let order = recent.before.total_cmp(&last);
+            let is_one_of_many = order.is_eq() && room > 0;
             room -= usize::from(is_one_of_many);
-            recent.before > last || is_one_of_many
+            order.is_gt() || is_one_of_many
         });
     }
 }

@@ -1,7 +1,7 @@
 //! The requests in progress that were let in, for whoever operates this server.
 //!
-//! A request costs two locks, uncontended as a rule, and no allocation: the parts of its entry are shared with its
-//! scope. Under the second it is counted as one that its agent and its caller have had.
+//! A request costs two locks, uncontended as a rule, and no allocation as a rule: the parts of its entry are shared with
+//! its scope. Under the second it is counted as one that its agent and its caller have had.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use router::AgentId;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::{caller_series::CallerTallies, load::Tallies, request_id::RequestId};
+use crate::{caller_tallies::CallerTallies, load::Tallies, request_id::RequestId};
 
 /// Parts of the list, each with a lock of its own.
 const SHARDS: usize = 32;

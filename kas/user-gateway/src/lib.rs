@@ -9,6 +9,7 @@ mod admission;
 mod body;
 mod caller;
 mod caller_series;
+mod caller_tallies;
 pub mod config;
 mod conversations;
 mod events;
