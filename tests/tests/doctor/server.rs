@@ -94,7 +94,7 @@ async fn a_set_that_is_whole_has_no_finding_and_its_store_stays_as_it_was() -> R
     ensure!(peers.count() == 2, "{:#}", examined.report);
     let both_ways = examined.checks().filter(|it| {
         let seen = it["seen"].as_str().unwrap_or_default();
-        it["check"] == "reaches the others" && seen.contains("1 other")
+        it["check"] == "reaches the others" && seen.contains("it reaches the other replica")
     });
     ensure!(both_ways.count() == 2, "{:#}", examined.report);
     let upgraded = examined
