@@ -23,7 +23,7 @@ build:
 	$(CARGO) build --workspace --bins --tests
 
 test: setup build
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --no-fail-fast --config 'target."cfg(unix)".runner = "tests/setup/limited"'
 
 # Writes docs/reference anew from the code; the same test compares without UPDATE_REFERENCE.
 reference: export UPDATE_REFERENCE = 1

@@ -19,7 +19,7 @@ use crate::{
     flux::Flux,
     graph::{self, Graph},
     join,
-    kubernetes_api::{self, Attach, KubernetesApi, Resumables},
+    kubernetes_api::{self, Answers, Ask, Attach, KubernetesApi, Resumables},
     leader::Candidate,
     metrics::Metrics,
     observability::{Endpoints, ListenError},
@@ -128,12 +128,19 @@ pub async fn run(
     }
     let force_tunnels = force.child_token();
     let resumables = Resumables::new(force_tunnels.clone(), metrics.clone());
-    let api = KubernetesApi::new(cluster.clone(), resumables.clone(), metrics.clone());
+    let answers = Answers::new(force_tunnels.clone(), metrics.clone());
+    let api = KubernetesApi::new(
+        cluster.clone(),
+        resumables.clone(),
+        answers.clone(),
+        metrics.clone(),
+    );
     let graph = Graph::new(&cluster, last.clone()).map_err(ClusterError::access)?;
     let mut services = Services::default();
     services.add(kubernetes_api::PATH, api.clone());
     services.add(kubernetes_api::EXACT_PATH, api);
     services.add(resumables.path().to_owned(), Attach::new(resumables));
+    services.add(answers.path().to_owned(), Ask::new(answers));
     if config.features.contains(&Feature::Graph) {
         services.add(graph::PATH, graph.clone());
         services.add(graph::FORMER_PATH, graph.clone());

@@ -1,5 +1,6 @@
 //! The service that carries an HTTP request to the Kubernetes API.
 
+mod answers;
 mod batch;
 mod feed;
 mod head;
@@ -13,9 +14,13 @@ mod url;
 use std::{error::Error, pin::pin};
 
 use futures_util::future::BoxFuture;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use prost::Message as _;
-use proto::{google::rpc, not_taken};
+use proto::{
+    agent::{grpctool::ResumeOffer, kubernetes_api::rpc::ImpersonationConfig},
+    google::rpc,
+    not_taken,
+};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -30,6 +35,7 @@ use crate::{
     metrics::Metrics,
     services::Service,
 };
+pub(crate) use answers::{Answers, Ask};
 use feed::{Intake, Upgraded};
 use head::Head;
 use requests::RequestParts;
@@ -47,14 +53,21 @@ pub(crate) const EXACT_PATH: &str = "/kas.kubernetes_api.rpc.KubernetesApi/MakeR
 pub(crate) struct KubernetesApi {
     cluster: Cluster,
     resumables: Resumables,
+    answers: Answers,
     metrics: Metrics,
 }
 
 impl KubernetesApi {
-    pub(crate) fn new(cluster: Cluster, resumables: Resumables, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        cluster: Cluster,
+        resumables: Resumables,
+        answers: Answers,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             cluster,
             resumables,
+            answers,
             metrics,
         }
     }
@@ -79,6 +92,22 @@ impl KubernetesApi {
         let resumable = head.resume.is_some() && self.resumables.have_room();
         let metrics = self.metrics.clone();
         let (feed, intake) = feed::channel(&head, resumable, &mut requests, metrics).await?;
+        let kept = match head.keep.take() {
+            // What is upgraded is resumed in another way.
+            Some(offer) if head.upgrade => {
+                self.answers.begin_unkept(&offer)?;
+                None
+            }
+            Some(offer) => self.answers.begin(&offer, head.identity.take())?,
+            None => None,
+        };
+        if let Some(kept) = kept {
+            let Intake { body, whole, .. } = intake;
+            let response = self.clone().respond(head, body, trace);
+            let carrier = kept.carried(response, whole);
+            // Apart, as all that is large and that not each request needs.
+            return Box::pin(carrier.run(feed.run(&mut requests), outbound)).await;
+        }
         let mut feeding = pin!(feed.run(&mut requests));
         let mut exchange = pin!(self.exchange(head, intake, outbound, &mut trace));
         tokio::select! {
@@ -98,17 +127,28 @@ impl KubernetesApi {
         trace: &mut TraceSpan,
     ) -> Result<(), CallError> {
         let offer = head.resume.take().zip(Some(head.identity.take()));
-        let Intake { body, upgraded } = intake;
+        let Intake { body, upgraded, .. } = intake;
         let exchange = Exchange::begin(&head);
         let (request, long_running) = self.request(head, body).await?;
-        let Some(upgraded) = upgraded else {
-            let response = outbound
-                .unless_reset(self.cluster.request(request, long_running))
-                .await?;
-            let response = response.map_err(|error| unanswered(&error))?;
-            exchange.answered(response.status(), trace);
-            return respond::whole(outbound, response, &self.metrics).await;
-        };
+        if let Some(upgraded) = upgraded {
+            let upgrade = self.upgrade((request, exchange), (upgraded, offer), outbound, trace);
+            return Box::pin(upgrade).await;
+        }
+        let response = outbound
+            .unless_reset(self.cluster.request(request, long_running))
+            .await?;
+        let response = response.map_err(|error| unanswered(&error))?;
+        exchange.answered(response.status(), trace);
+        respond::whole(outbound, response, &self.metrics).await
+    }
+
+    async fn upgrade(
+        &self,
+        (request, exchange): (Request<Upload>, Exchange),
+        (upgraded, offer): (Upgraded, Option<(ResumeOffer, Option<ImpersonationConfig>)>),
+        outbound: &mut Outbound,
+        trace: &mut TraceSpan,
+    ) -> Result<(), CallError> {
         let response = outbound
             .unless_reset(self.cluster.request_upgrade(request))
             .await?;
@@ -130,11 +170,22 @@ impl KubernetesApi {
         }
     }
 
-    async fn request(
-        &self,
+    /// Makes a request that goes on without the call that brought it.
+    async fn respond(
+        self,
         head: Head,
         body: Upload,
-    ) -> Result<(Request<Upload>, bool), CallError> {
+        mut trace: TraceSpan,
+    ) -> Result<Response<AnswerBody>, Status> {
+        let exchange = Exchange::begin(&head);
+        let (request, long_running) = self.request(head, body).await?;
+        let response = self.cluster.request(request, long_running).await;
+        let response = response.map_err(|error| unanswered(&error))?;
+        exchange.answered(response.status(), &mut trace);
+        Ok(response)
+    }
+
+    async fn request(&self, head: Head, body: Upload) -> Result<(Request<Upload>, bool), Status> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = self

@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_sent: Counter,
     pub(crate) upgrades_detached: Gauge,
     pub(crate) upgrades_resumed: Counter,
+    pub(crate) answers_detached: Counter,
+    pub(crate) answers_recovered: Counter,
     pub(crate) upgrades_abandoned: Counter,
     pub(crate) leader: Gauge,
     pub(crate) events_reported: Counter,
@@ -95,6 +97,16 @@ impl Metrics {
             "upgraded_connections_abandoned",
             "Upgraded connections whose call broke and that kas did not resume in time",
             self.upgrades_abandoned.clone(),
+        );
+        registry.register(
+            "answers_detached",
+            "Requests that change something and whose tunnel broke, which went on so that kas can ask for their answers",
+            self.answers_detached.clone(),
+        );
+        registry.register(
+            "answers_recovered",
+            "Answers to such requests that kas asked for through another tunnel",
+            self.answers_recovered.clone(),
         );
         registry.register(
             "leader",

@@ -15,37 +15,24 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use double::{
     api::BIG,
+    impersonating,
     kas::{self, data, http, info, request, upgrade_data},
     within, world,
 };
-use prost::Message as _;
 use proto::{
     agent::{
         grpctool::http_request,
-        kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
         prototool::Values,
         reverse_tunnel::rpc::{connect_request::Msg, connect_response},
     },
     metadata,
 };
+use runtime::grpc;
 use tonic::{Code, Status};
 
 fn with_header(header: &mut http_request::Header, name: &str, value: &str) {
     let entry = metadata::entry(name.to_owned(), [value.to_owned()]);
     header.request.as_mut().unwrap().header.push(entry);
-}
-
-fn impersonating(header: &mut http_request::Header) {
-    let extra = HeaderExtra {
-        imp_config: Some(ImpersonationConfig {
-            username: "ana".into(),
-            ..ImpersonationConfig::default()
-        }),
-    };
-    header.extra = Some(prost_types::Any {
-        type_url: "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra".into(),
-        value: extra.encode_to_vec(),
-    });
 }
 
 #[tokio::test]
@@ -200,6 +187,28 @@ async fn an_upgraded_connection_carries_bytes_up_to_both_half_closes() {
     let upgrade: Vec<_> = metadata::values(&head.header, "Upgrade").collect();
     assert_eq!(upgrade, [b"SPDY/3.1"]);
     assert_eq!(answer.upgrade, b"hello world bye");
+}
+
+#[tokio::test]
+async fn what_kas_leaves_open_when_it_ends_the_call_is_over() {
+    let world = world().await;
+    let mut header = request("POST", "/count");
+    header.content_length = Some(8);
+    let mut call = world.kas.call(header).await;
+    call.send(vec![data("half".into())]);
+    call.send.send_trailers(grpc::ok_trailers()).unwrap();
+    assert!(call.answer().await.error.is_some(), "its body is cut short");
+
+    let mut header = request("POST", "/exec");
+    with_header(&mut header, "Upgrade", "SPDY/3.1");
+    with_header(&mut header, "Connection", "Upgrade");
+    let mut call = world.kas.call(header).await;
+    call.send(vec![
+        http(http_request::Message::Trailer(http_request::Trailer {})),
+        upgrade_data("hello".into()),
+    ]);
+    call.send.send_trailers(grpc::ok_trailers()).unwrap();
+    assert_eq!(call.answer().await.upgrade, b"hello bye");
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use std::{
 };
 
 use cluster_state::{AgentId, SharedTable};
-use control_plane::ControlPlane;
+use control_plane::{AgentInfo, ControlPlane};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
         MetricType,
-        counter::ConstCounter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
@@ -21,6 +21,7 @@ use prometheus_client::{
 };
 use router::Registry;
 use runtime::metrics::ProcessMetrics;
+use user_gateway::{AgentTraffic, Metrics as Requests};
 
 /// Adds what concerns the whole process to `numbers`.
 pub fn register_process(numbers: &mut Metrics) {
@@ -83,11 +84,13 @@ pub fn register_agents(
     numbers: &mut Metrics,
     registry: &Arc<Registry>,
     control_plane: Arc<dyn ControlPlane>,
+    requests: Requests,
     max: usize,
 ) {
     numbers.register_collector(Box::new(Agents {
         registry: Arc::downgrade(registry),
         control_plane,
+        requests,
         max,
         last_seen: Mutex::default(),
     }));
@@ -96,14 +99,32 @@ pub fn register_agents(
 /// An agent, as labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AgentLabels {
-    agent_id: i64,
+    agent_id: String,
     agent_name: String,
+}
+
+impl AgentLabels {
+    fn of(agent: &AgentInfo) -> Self {
+        Self {
+            agent_id: agent.id.to_string(),
+            agent_name: agent.name.clone(),
+        }
+    }
+
+    /// All agents without a series: no agent's number is a word, and no name has a space.
+    fn others() -> Self {
+        Self {
+            agent_id: "other".to_owned(),
+            agent_name: "all others".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Agents {
     registry: Weak<Registry>,
     control_plane: Arc<dyn ControlPlane>,
+    requests: Requests,
     max: usize,
     /// When an agent was here last, in seconds since 1970, as far as somebody asked.
     last_seen: Mutex<HashMap<AgentId, f64>>,
@@ -139,10 +160,7 @@ impl Collector for Agents {
             .unwrap_or_else(PoisonError::into_inner);
         last_seen.retain(|id, _| known.binary_search_by_key(id, |it| it.id).is_ok());
         for agent in &known {
-            let labels = AgentLabels {
-                agent_id: agent.id.0,
-                agent_name: agent.name.clone(),
-            };
+            let labels = AgentLabels::of(agent);
             let is_here = connected.contains(&agent.id);
             up.get_or_create(&labels).set(i64::from(is_here));
             if is_here {
@@ -159,7 +177,53 @@ impl Collector for Agents {
             "agent_last_seen_timestamp_seconds",
             "When an agent was last connected to this replica, in seconds since 1970, as of the last scrape that saw it",
         );
-        seen.encode(encoder.encode_descriptor(name, help, None, gauge)?)
+        seen.encode(encoder.encode_descriptor(name, help, None, gauge)?)?;
+        self.encode_requests(&known, &mut encoder)
+    }
+}
+
+impl Agents {
+    /// The requests of these agents, and of all others; nothing where no agent has metrics of its own.
+    fn encode_requests(
+        &self,
+        agents: &[Arc<AgentInfo>],
+        encoder: &mut DescriptorEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
+        let (own, others) = self.requests.agent_traffic(&ids);
+        let (requests, failed, took) = (
+            Family::<AgentLabels, Counter>::default(),
+            Family::<AgentLabels, Counter>::default(),
+            Family::<AgentLabels, Counter<f64, AtomicU64>>::default(),
+        );
+        let tell = |labels: &AgentLabels, traffic: &AgentTraffic| {
+            requests.get_or_create(labels).inc_by(traffic.requests);
+            failed.get_or_create(labels).inc_by(traffic.failed);
+            let seconds = traffic.took.as_secs_f64();
+            took.get_or_create(labels).inc_by(seconds);
+        };
+        for (agent, traffic) in agents.iter().zip(&own) {
+            tell(&AgentLabels::of(agent), traffic);
+        }
+        if self.max > 0 {
+            tell(&AgentLabels::others(), &others);
+        }
+        let counter = MetricType::Counter;
+        let (name, help) = (
+            "k8s_api_proxy_agent_requests",
+            "Reads and writes of an agent that are over; other is the sum of all agents without metrics of their own",
+        );
+        requests.encode(encoder.encode_descriptor(name, help, None, counter)?)?;
+        let (name, help) = (
+            "k8s_api_proxy_agent_requests_failed",
+            "Reads and writes of an agent that ended with a status of 500 or more, or without a whole answer",
+        );
+        failed.encode(encoder.encode_descriptor(name, help, None, counter)?)?;
+        let (name, help) = (
+            "k8s_api_proxy_agent_request_seconds",
+            "How long the reads and writes of an agent took that are over",
+        );
+        took.encode(encoder.encode_descriptor(name, help, None, counter)?)
     }
 }
 

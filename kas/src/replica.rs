@@ -216,6 +216,7 @@ impl Replica {
             &mut numbers,
             &replica.registry,
             setup.control_plane.clone(),
+            requests.clone(),
             setup.max_agent_series,
         );
         let usual = user_gateway::Settings::default().hold;

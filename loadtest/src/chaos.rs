@@ -1,6 +1,7 @@
 //! A TCP proxy that misbehaves on command: a load balancer, or a link between two processes.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{
@@ -18,7 +19,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -105,6 +106,16 @@ impl Chaos {
     /// Resets every open connection.
     pub fn cut(&self) {
         self.cut.send_modify(|count| *count += 1);
+    }
+
+    /// Resets every open connection at once and then after each `period`, until it is dropped.
+    pub async fn cut_every(&self, period: Duration) -> Infallible {
+        let mut clock = interval(period);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            clock.tick().await;
+            self.cut();
+        }
     }
 }
 

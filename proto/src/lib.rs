@@ -10,6 +10,7 @@ pub mod former_names;
 pub mod frame;
 pub mod metadata;
 pub mod not_taken;
+mod process_method;
 pub mod segment;
 pub mod sequence;
 
@@ -31,6 +32,8 @@ pub use generated::{
     },
     google,
 };
+
+pub use process_method::ProcessMethod;
 
 /// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for
 /// servers that tell what they serve.

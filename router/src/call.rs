@@ -9,6 +9,7 @@ mod end;
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -67,14 +68,16 @@ pub struct Call {
     send_closed: bool,
     ended: bool,
     broken: bool,
+    /// Whoever made the call was lost with it, and may ask for its answer in another way.
+    lost: bool,
 }
 
 #[derive(Debug)]
 enum Path {
     /// The stream is a tunnel of this replica.
     Tunnel(TunnelInUse),
-    /// The stream leads to the peer that holds the tunnel.
-    Peer(StreamPermit),
+    /// The stream leads to the peer that holds the tunnel, of an agent process that has this method for its answers.
+    Peer(StreamPermit, Option<Arc<str>>),
 }
 
 impl Call {
@@ -110,6 +113,7 @@ impl Call {
             send_closed: opening.close,
             ended: false,
             broken: false,
+            lost: false,
         })
     }
 
@@ -125,16 +129,18 @@ impl Call {
             deframer,
             sequence,
             permit,
+            answers,
         } = request.begin(opening)?;
         Ok(Self {
             send,
             recv,
             deframer,
             sequence,
-            path: Path::Peer(permit),
+            path: Path::Peer(permit, answers),
             send_closed: opening.close,
             ended: false,
             broken: false,
+            lost: false,
         })
     }
 
@@ -143,7 +149,17 @@ impl Call {
     pub fn peer(&self) -> Option<&str> {
         match &self.path {
             Path::Tunnel(_) => None,
-            Path::Peer(permit) => Some(permit.url()),
+            Path::Peer(permit, _) => Some(permit.url()),
+        }
+    }
+
+    /// The method by which the agent process that carries the call is asked for answers that it has kept, where it has
+    /// one.
+    #[must_use]
+    pub fn answers(&self) -> Option<Arc<str>> {
+        match &self.path {
+            Path::Tunnel(in_use) => in_use.offer().answers().cloned(),
+            Path::Peer(_, answers) => answers.clone(),
         }
     }
 
@@ -169,7 +185,7 @@ impl Call {
     pub fn start_send(&mut self, payload: Payload) -> Result<(), Broken> {
         let fields = match self.path {
             Path::Tunnel(_) => TO_AGENT,
-            Path::Peer(_) => &[],
+            Path::Peer(..) => &[],
         };
         let sent = self.send.send_data(Frame::nested(fields, payload), false);
         sent.map_err(|error| self.fail(error.into()))
@@ -197,9 +213,15 @@ impl Call {
                 let close = to_agent(connect_response::Msg::CloseSend(CloseSend {}));
                 self.send.send_data(Frame::message(&close), false)
             }
-            Path::Peer(_) => self.send.send_data(Frame::default(), true),
+            Path::Peer(..) => self.send.send_data(Frame::default(), true),
         };
         sent.map_err(|error| self.fail(error.into()))
+    }
+
+    /// Has the agent hear, when the call is dropped before its end, that nobody cancelled it: its caller was lost. Only
+    /// an agent that keeps answers hears it.
+    pub(crate) fn lose(&mut self) {
+        self.lost = self.answers().is_some();
     }
 
     /// The next event, with the bytes that it came in.
@@ -255,7 +277,7 @@ impl Call {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if let Path::Peer(_) = self.path {
+        if let Path::Peer(..) = self.path {
             let trailers = ready!(self.recv.poll_trailers(cx))?.unwrap_or_default();
             let status = Status::from_header_map(&trailers)
                 .unwrap_or_else(|| Status::unavailable("the stream ended without a status"));

@@ -100,6 +100,10 @@ async fn answer(
             tracing::debug!("the peer cancelled the call");
             return;
         }
+        Err(Ended::PeerLost) => {
+            tracing::debug!("the connection of the peer broke");
+            return;
+        }
         Err(Ended::Call(broken)) => broken.for_peer(),
         Err(Ended::Refused(status)) => status,
     };
@@ -114,8 +118,10 @@ async fn answer(
 
 /// Why a relay ended early.
 enum Ended {
-    /// The peer cancelled the call, or its connection broke.
+    /// The peer cancelled the call.
     Peer,
+    /// The connection to the peer broke.
+    PeerLost,
     /// The tunnel broke.
     Call(Broken),
     /// The request was refused.
@@ -131,7 +137,7 @@ impl Ended {
 impl From<ReceiveError> for Ended {
     fn from(error: ReceiveError) -> Self {
         match error {
-            ReceiveError::Stream(_) => Self::Peer,
+            ReceiveError::Stream(error) => error.into(),
             ReceiveError::Frame(error) => {
                 Self::Refused(Status::invalid_argument(error.to_string()))
             }
@@ -140,8 +146,11 @@ impl From<ReceiveError> for Ended {
 }
 
 impl From<h2::Error> for Ended {
-    fn from(_: h2::Error) -> Self {
-        Self::Peer
+    fn from(error: h2::Error) -> Self {
+        if error.is_reset() && error.reason() == Some(h2::Reason::CANCEL) {
+            return Self::Peer;
+        }
+        Self::PeerLost
     }
 }
 
@@ -155,11 +164,7 @@ async fn relay(
     let Some(tunnel) = find_tunnel(registry, &query, &mut peer, send, leaving).await? else {
         return Ok(());
     };
-    send_reply(
-        send,
-        gateway_kas_response::Msg::TunnelReady(Default::default()),
-    )
-    .await?;
+    send_reply(send, ready(&tunnel, query.begins)).await?;
     // The first message only says to begin; without it the tunnel is put back.
     let Ok(begin) = tokio::time::timeout(BEGIN_TIMEOUT, peer.message()).await else {
         return Err(Ended::Refused(Status::deadline_exceeded(
@@ -192,12 +197,17 @@ async fn relay(
         to_peer: None,
         peer_sends: !close,
     };
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         ended = relayed.run() => ended,
         // Calls that continue elsewhere are ended before the grace period is over.
         () = leaving.last_called(), if query.moves => Err(Ended::leaving()),
+    };
+    if matches!(ended, Err(Ended::PeerLost)) {
+        // A call that is gone needs to hear nothing.
+        let _ = call.with(Call::lose);
     }
+    ended
 }
 
 async fn find_tunnel(
@@ -237,6 +247,14 @@ async fn find_tunnel(
             Err(Ended::Refused(refusal.for_peer()))
         }
     }
+}
+
+/// A call that begins at once may be made again, and nobody asks for its answer.
+fn ready(tunnel: &Tunnel, begins: bool) -> gateway_kas_response::Msg {
+    let answers = (!begins).then(|| tunnel.offer().answers()).flatten();
+    gateway_kas_response::Msg::TunnelReady(gateway_kas_response::TunnelReady {
+        answers: answers.map_or_else(String::new, |method| method.to_string()),
+    })
 }
 
 async fn send_reply(send: &mut SendStream, msg: gateway_kas_response::Msg) -> Result<(), Ended> {

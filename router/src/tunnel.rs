@@ -14,7 +14,7 @@ use std::{
 };
 
 use cluster_state::AgentId;
-use proto::frame::Deframer;
+use proto::{ProcessMethod, frame::Deframer};
 use runtime::grpc::SendResponse;
 use tonic::Status;
 
@@ -47,6 +47,12 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// The method by which this agent process and no other is asked for answers that it has kept, where it has one.
+    pub(crate) fn answers(&self) -> Option<&Arc<str>> {
+        let mut methods = self.methods.iter();
+        methods.find(|method| ProcessMethod::Answers.is(method))
+    }
+
     pub(crate) fn satisfies(&self, need: &Need) -> bool {
         self.unfit(need).is_none()
     }
@@ -267,6 +273,11 @@ impl Drop for Tunnel {
 }
 
 impl TunnelInUse {
+    /// What the tunnel can be used for.
+    pub(crate) fn offer(&self) -> &Offer {
+        &self.slot.offer
+    }
+
     /// Whether the tunnel was cut; the call is woken when it is.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> bool {
         let mut state = self.slot.lock();

@@ -292,10 +292,7 @@ async fn one_owner_that_cannot_does_not_speak_for_another_that_is_busy() {
 
         assert!(opened.is_ok(), "{asked}: {opened:?}");
         drop(opened);
-        let registry = replicas.all[2].registry();
-        while registry.tunnels(AGENT).idle == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        replicas.all[2].until_idle(AGENT).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod network;
 mod remedies;
 mod report;
 mod session;
+mod upgrade;
 mod user_path;
 
 pub use agent_path::AgentPath;

@@ -99,6 +99,29 @@ impl Replicas {
         run_cli(&self.file, args).await
     }
 
+    /// Makes a user who may do everything at an agent's cluster that the agent itself may, and writes the kubeconfig
+    /// `kubeconfig-kas` with which they reach it at this port of a load balancer, whose certificate is by `ca`.
+    ///
+    /// # Errors
+    /// When a command of `kas` exits with an error, or the file cannot be written.
+    pub async fn kubeconfig_as_agent(&self, agent: &str, port: u16, ca: &Path) -> Result<PathBuf> {
+        const USER: &str = "ana";
+        let token = self.cli(&["user", "create", USER]).await?;
+        let grant = ["access", "grant", "--agent", agent, "--user", USER];
+        self.cli(&[&grant[..], &["--as", "agent"]].concat()).await?;
+        let (server, ca) = (
+            format!("https://localhost:{port}/k8s-proxy/"),
+            ca.display().to_string(),
+        );
+        let place = ["kubeconfig", agent, "--server", &server];
+        let who = ["--user", USER, "--token", &token];
+        let authority = ["--certificate-authority", &ca];
+        let text = self.cli(&[&place[..], &authority, &who].concat()).await?;
+        let file = self.folder.join("kubeconfig-kas");
+        std::fs::write(&file, text + "\n")?;
+        Ok(file)
+    }
+
     /// Starts the process of a member again, once it has ended: who was just killed may still have its ports.
     ///
     /// # Errors

@@ -5,6 +5,16 @@
 mod access;
 #[path = "admin/broken.rs"]
 mod broken;
+#[path = "admin/browsers.rs"]
+mod browsers;
+#[path = "admin/degraded.rs"]
+mod degraded;
+#[path = "admin/flapping.rs"]
+mod flapping;
+#[path = "admin/forged.rs"]
+mod forged;
+#[path = "admin/page.rs"]
+mod page;
 #[path = "admin/registration.rs"]
 mod registration;
 #[path = "admin/roles.rs"]
@@ -24,7 +34,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
-    browser,
     certs::Certs,
     chaos::Mode,
     gitlab_site::GitLabSite,
@@ -35,13 +44,11 @@ use tests::{
     process::Process,
     programs,
     replicas::Replicas,
-    rig::Rig,
     stub_api::StubApi,
     wait::until,
 };
 use tokio::{
     process::Command,
-    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -318,6 +325,12 @@ async fn without_the_store_it_says_so_and_tells_what_this_replica_knows() -> Res
     let told = until("an answer without the store", LIMIT, told).await;
     let (total, problem) = told.with_context(|| site.tails())?;
     ensure!(total == 1, "its own agent is known: {total}");
+    let here = site.ask(0, "/v1/status").await?;
+    ensure!(here["coverage"]["scope"] == "replica", "{here:#}");
+    ensure!(
+        here["agents_unknown"] == 1 && here["disconnected"] == serde_json::json!([]),
+        "of the other agent nothing is known: {here:#}"
+    );
     ensure!(problem.contains("routing store"), "{problem}");
     let unavailable = async || {
         let status = site.ask(0, "/v1/status").await.ok()?;
@@ -457,46 +470,6 @@ async fn what_is_reached_from_other_machines_unprotected_does_not_start() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_who_ask_at_once_are_in_no_users_way() -> Result<()> {
-    let port = ports::free();
-    let section = format!("admin: {{listen: {{address: '127.0.0.1:{port}'}}}}");
-    let options = Options {
-        more: &section,
-        ..Options::default()
-    };
-    let rig = Rig::start_with_options(options).await?;
-    let agent = rig.agent("prod").await?;
-    let mut clients = JoinSet::new();
-    for _ in 0..100 {
-        clients.spawn(async move {
-            let (mut answered, mut refused) = (0, 0);
-            for _ in 0..20 {
-                let url = format!("http://127.0.0.1:{port}/v1/agents?page_size=500");
-                match client::get(&url, "").await?.status().as_u16() {
-                    200 => answered += 1,
-                    429 | 503 => refused += 1,
-                    other => anyhow::bail!("{other}"),
-                }
-            }
-            anyhow::Ok((answered, refused))
-        });
-    }
-
-    for _ in 0..100 {
-        let answer = rig.get(&agent, "/version").await?;
-        ensure!(answer.status().is_success(), "{answer:?}");
-    }
-
-    let (mut answered, mut refused) = (0, 0);
-    while let Some(client) = clients.join_next().await {
-        let (well, not) = client??;
-        (answered, refused) = (answered + well, refused + not);
-    }
-    ensure!(answered > 100, "{answered} answered, {refused} refused");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let port = ports::free();
@@ -538,60 +511,6 @@ async fn the_document_names_every_route_and_what_is_no_route_says_where_it_is() 
     let page = page.header("origin", "https://evil.example");
     let refused = client::send(page.body(Bytes::new())?).await?;
     ensure!(refused.status() == 403, "{refused:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_in_a_browser_what_is_connected() -> Result<()> {
-    const NAME: &str = "the_page_shows_in_a_browser_what_is_connected";
-    if skipped(NAME, &[Part::Redis, Part::Chromium]) {
-        return Ok(());
-    }
-    let site = Site::start().await?;
-    // The replica that does not hold the agent tells of it too.
-    let page = format!("http://127.0.0.1:{}/", site.replicas.members[1].admin);
-    let shows = async |view: &str, texts: &[&str]| {
-        browser::shows(&format!("{page}{view}"), texts, site.folder.path()).await
-    };
-
-    let fleet = [
-        "1 of 2 clusters connected",
-        "<a href=\"#/clusters/2\">prod</a>",
-    ];
-    shows("", &fleet).await?;
-    let cluster = ["Connections: 1 pod", "Who may use it, and as whom"];
-    shows("#/clusters/prod", &cluster).await?;
-    shows("#/access", &["user ana may use prod as agent: why?"]).await?;
-    shows("#/replicas", &["answers this page", "serving", "available"]).await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_loaded_before_a_token_is_given_and_tells_nothing_without_one() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let tokens = folder.path().join("tokens");
-    std::fs::write(&tokens, format!("ana {TOKEN}\n"))?;
-    let port = ports::free();
-    let section = format!(
-        "admin: {{listen: {{address: '127.0.0.1:{port}', tokens_file: {}}}}}",
-        tokens.display()
-    );
-    let options = Options {
-        more: &section,
-        ..Options::default()
-    };
-    let kas = Kas::start(options, folder.path()).await?;
-
-    let page = get(port, "/").await.with_context(|| kas.process.tail())?;
-    ensure!(page.status() == 200, "{page:?}");
-    let policy = page.headers().get("content-security-policy");
-    let policy = policy.context("a policy")?.to_str()?;
-    ensure!(policy.contains("frame-ancestors 'none'"), "{policy}");
-    ensure!(!policy.contains("unsafe"), "{policy}");
-    ensure!(get(port, "/main.js").await?.status() == 200);
-    for path in ["/v1/status", "/v1/agents", "/openapi.json", "/nothing"] {
-        ensure!(get(port, path).await?.status() == 401, "{path}");
-    }
     Ok(())
 }
 

@@ -212,7 +212,9 @@ async fn the_list_of_agents_tells_who_is_connected() -> Result<()> {
         ca: None,
         kubeconfig: stub.kubeconfig(folder.path())?,
     };
-    let _agentk = Agentk::start("demo", &links, &token, folder.path())?;
+    // Ours, because its version is looked at.
+    let agentk = programs::own_agentk()?;
+    let _agentk = Agentk::run(agentk, "demo", &links, &token, folder.path())?;
     let configuration = folder.path().join("kas.yaml").display().to_string();
     let list = ["agent", "list", "--configuration-file", &configuration];
     let line = |list: &str, agent: &str| {

@@ -4,7 +4,7 @@ use runtime::tunnel::TunnelError;
 use tonic::Status;
 
 /// Why a call failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CallError {
     /// The service failed; kas receives the status.
     #[error("{:?}: {}", .0.code(), .0.message())]

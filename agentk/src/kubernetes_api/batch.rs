@@ -1,6 +1,7 @@
 //! Gathers the messages of a response into few frames.
 
 use bytes::Bytes;
+use prost::Message as _;
 use proto::{
     agent::{
         grpctool::{HttpResponse, ResumeAnswer, Segment, http_response, http_response::Message},
@@ -53,6 +54,25 @@ impl Batch {
             resume,
         };
         self.message(outbound, Message::Header(header));
+    }
+
+    /// Adds a response's head that is [encoded](Self::encoded) already.
+    pub(super) fn encoded_header(&mut self, outbound: &Outbound, head: Bytes) {
+        let payload = Payload {
+            head,
+            body: Bytes::new(),
+        };
+        self.add(outbound, MESSAGE, payload);
+    }
+
+    /// The message of a response's head.
+    pub(super) fn encoded(response: prototool::HttpResponse) -> Bytes {
+        let header = http_response::Header {
+            response: Some(response),
+            resume: None,
+        };
+        let message = Some(Message::Header(header));
+        HttpResponse { message }.encode_to_vec().into()
     }
 
     /// Adds the end of a response's body.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use prost::Message as _;
 use proto::agent::{
-    grpctool::{ResumeOffer, http_request},
+    grpctool::{KeepOffer, ResumeOffer, http_request},
     kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
     prototool,
 };
@@ -68,12 +68,15 @@ pub(super) struct Head {
     pub(super) identity: Option<ImpersonationConfig>,
     /// What kas offers of an upgrade.
     pub(super) resume: Option<ResumeOffer>,
+    /// What kas offers of a request that changes something.
+    pub(super) keep: Option<KeepOffer>,
 }
 
 impl Head {
     /// Understands what kas sent; `own` is whom the agent impersonates anyway.
     pub(super) fn new(header: http_request::Header, own: &HeaderMap) -> Result<Self, Status> {
         let (identity, resume) = (identity(header.extra)?, header.resume);
+        let keep = header.keep;
         let request = header
             .request
             .ok_or_else(|| Status::invalid_argument("a header without a request"))?;
@@ -111,8 +114,9 @@ impl Head {
             length,
             upgrade,
             long_running,
-            identity: identity.filter(|_| resume.is_some()),
+            identity: identity.filter(|_| resume.is_some() || keep.is_some()),
             resume,
+            keep,
         })
     }
 }
@@ -200,6 +204,7 @@ mod tests {
             extra: None,
             content_length: Some(0),
             resume: None,
+            keep: None,
         };
         change(&mut header, &mut request);
         header.request = Some(request);

@@ -15,13 +15,9 @@ use crate::call::{CallError, Inbound, TunnelError};
 
 /// A part of an HTTP request.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a head comes once, and is taken apart at once"
-)]
 pub(super) enum Part {
-    /// Method, URL and headers.
-    Header(http_request::Header),
+    /// Method, URL and headers; apart, so that a part of a body is small.
+    Header(Box<http_request::Header>),
     /// Bytes of the body.
     Data(Bytes),
     /// The body is whole.
@@ -52,7 +48,7 @@ impl<'a> RequestParts<'a> {
     /// The first part.
     pub(super) async fn header(&mut self) -> Result<http_request::Header, CallError> {
         match self.next().await? {
-            Some(Part::Header(header)) => Ok(header),
+            Some(Part::Header(header)) => Ok(*header),
             Some(part) => unreachable!("the sequence begins with a header, not with {part:?}"),
             None => Err(TunnelError::Ended(Status::ok("")).into()),
         }
@@ -80,7 +76,7 @@ impl<'a> RequestParts<'a> {
             .step(message.field_number())
             .map_err(|error| wrong_order(&error))?;
         Ok(match message {
-            Message::Header(header) => Part::Header(header),
+            Message::Header(header) => Part::Header(Box::new(header)),
             Message::Data(data) => Part::Data(data.data),
             Message::Trailer(_) => Part::Trailer,
             Message::UpgradeData(data) => Part::UpgradeData(data.data),

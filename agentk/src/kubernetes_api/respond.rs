@@ -1,12 +1,18 @@
 //! Streams the API server's response to kas.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, response::Parts};
 use http_body::Body as _;
 use proto::{agent::prototool, metadata};
 use runtime::grpc::CHUNK_BYTES;
+use tonic::Status;
 
 use super::{batch::Batch, unavailable};
 use crate::{
@@ -36,13 +42,30 @@ pub(super) async fn whole(
     let mut batch = Batch::new();
     batch.header(outbound, of_response(head));
     let mut pieces = Pieces::new(body);
+    pass_on(outbound, batch, &mut pieces, metrics).await
+}
+
+/// Where the pieces of a response's body come from, each fit for a message.
+pub(super) trait Source {
+    /// The next piece; none at the end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>>;
+}
+
+/// Sends a response whose head is in the batch, and ends the call.
+pub(super) async fn pass_on(
+    outbound: &mut Outbound,
+    mut batch: Batch,
+    pieces: &mut impl Source,
+    metrics: &Metrics,
+) -> Result<(), CallError> {
     let mut wait = COALESCE_TIMEOUT;
     loop {
-        let piece = match pieces.soon(std::mem::take(&mut wait)).await {
+        let piece = match soon(pieces, std::mem::take(&mut wait)).await {
             Some(piece) => piece,
             None => {
                 batch.flush(outbound).await?;
-                outbound.unless_reset(pieces.next()).await?
+                let next = poll_fn(|cx| pieces.poll_next(cx));
+                outbound.unless_reset(next).await?
             }
         };
         match piece {
@@ -54,15 +77,30 @@ pub(super) async fn whole(
                 batch.trailer(outbound);
                 return Ok(batch.end(outbound)?);
             }
-            Err(error) => {
+            Err(status) => {
                 batch.flush(outbound).await?;
-                return Err(unavailable(&error).into());
+                return Err(status.into());
             }
         }
         if batch.is_full() {
             batch.flush(outbound).await?;
         }
     }
+}
+
+/// The next piece if it comes within `wait`. Cancel-safe.
+async fn soon(pieces: &mut impl Source, wait: Duration) -> Option<Result<Option<Bytes>, Status>> {
+    if wait.is_zero() {
+        return poll_fn(|cx| {
+            Poll::Ready(match pieces.poll_next(cx) {
+                Poll::Ready(piece) => Some(piece),
+                Poll::Pending => None,
+            })
+        })
+        .await;
+    }
+    let next = poll_fn(|cx| pieces.poll_next(cx));
+    tokio::time::timeout(wait, next).await.ok()
 }
 
 /// A response's head as kas wants it.
@@ -118,49 +156,29 @@ fn add_via(headers: &mut HeaderMap, version: Version) {
 }
 
 /// A body in pieces that fit into messages.
-struct Pieces {
+pub(super) struct Pieces {
     body: AnswerBody,
     rest: Bytes,
 }
 
 impl Pieces {
-    fn new(body: AnswerBody) -> Self {
+    pub(super) fn new(body: AnswerBody) -> Self {
         Self {
             body,
             rest: Bytes::new(),
         }
     }
+}
 
-    /// The next piece if it comes within `wait`. Cancel-safe.
-    async fn soon(&mut self, wait: Duration) -> Option<Result<Option<Bytes>, hyper::Error>> {
-        if wait.is_zero() {
-            return poll_fn(|cx| {
-                Poll::Ready(match self.poll_next(cx) {
-                    Poll::Ready(piece) => Some(piece),
-                    Poll::Pending => None,
-                })
-            })
-            .await;
-        }
-        tokio::time::timeout(wait, self.next()).await.ok()
-    }
-
-    /// The next piece, or `None` at the end. Cancel-safe.
-    async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    fn poll_next(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, hyper::Error>> {
+impl Source for Pieces {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         while self.rest.is_empty() {
             if self.body.is_end_stream() {
                 return Poll::Ready(Ok(None));
             }
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => return Poll::Ready(Ok(None)),
-                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Err(error)) => return Poll::Ready(Err(unavailable(&error))),
                 // The protocol has no place for trailers.
                 Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
             }

@@ -12,10 +12,13 @@ use futures_util::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use proto::agent::{
-    grpctool::{ResumeAnswer, ResumeOffer, Segment},
-    kubernetes_api::rpc::ImpersonationConfig,
-    prototool,
+use proto::{
+    ProcessMethod,
+    agent::{
+        grpctool::{ResumeAnswer, ResumeOffer, Segment},
+        kubernetes_api::rpc::ImpersonationConfig,
+        prototool,
+    },
 };
 use std::{future::poll_fn, pin::pin, task::Poll};
 use tokio::sync::mpsc;
@@ -39,8 +42,6 @@ use table::{Carried, Table};
 
 /// Segments that wait for their connection, which takes them at once.
 const QUEUE_SEGMENTS: usize = 4;
-/// The method of all agent processes, as far as the name of one.
-const PATH: &str = "/kas.kubernetes_api.rpc.Resume/";
 
 /// All resumable connections of this process. Clones share them.
 #[derive(Debug, Clone)]
@@ -61,12 +62,12 @@ type Opened = (
 impl Resumables {
     /// None yet; those that there are end with `force`.
     pub(crate) fn new(force: CancellationToken, metrics: Metrics) -> Self {
-        let path = format!("{PATH}{:016x}", rand::random::<u64>());
+        let process = format!("{:016x}", rand::random::<u64>());
         Self {
             table: Table::new(force, metrics.clone()),
             held: Held::default(),
             metrics,
-            path: path.into(),
+            path: ProcessMethod::Resume.of(&process).into(),
         }
     }
 

@@ -3,6 +3,10 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -14,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +29,16 @@ pub struct Api {
     pub url: String,
     /// One message for each answer of `/watch` that was dropped unfinished.
     pub cancelled: mpsc::Receiver<()>,
+    /// Requests of `/held` that came, and the end of waiting for each.
+    pub held: Arc<Held>,
     _listening: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+pub struct Held {
+    pub count: AtomicUsize,
+    pub come: Notify,
+    pub release: Notify,
 }
 
 impl Api {
@@ -33,13 +46,16 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/prefix", listener.local_addr().unwrap());
         let (tell, cancelled) = mpsc::channel(10);
+        let held = Arc::new(Held::default());
+        let known = held.clone();
         let listening = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                let tell = tell.clone();
-                let service =
-                    hyper::service::service_fn(move |request| answer(request, tell.clone()));
+                let (tell, held) = (tell.clone(), known.clone());
+                let service = hyper::service::service_fn(move |request| {
+                    answer(request, tell.clone(), held.clone())
+                });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(socket), service)
                     .with_upgrades();
@@ -51,6 +67,7 @@ impl Api {
         Self {
             url,
             cancelled,
+            held,
             _listening: AbortOnDropHandle::new(listening),
         }
     }
@@ -65,6 +82,7 @@ fn full(bytes: impl Into<Bytes>) -> BoxBody<Bytes, Infallible> {
 async fn answer(
     request: Request<Incoming>,
     tell: mpsc::Sender<()>,
+    held: Arc<Held>,
 ) -> Result<Answer, hyper::Error> {
     Ok(match request.uri().path() {
         "/prefix/big" => Response::new(full(vec![7; BIG])),
@@ -72,6 +90,15 @@ async fn answer(
             let length = request.headers().get("content-length").cloned();
             let body = request.into_body().collect().await?.to_bytes();
             Response::new(full(format!("{} {length:?}", body.len())))
+        }
+        "/prefix/held" => {
+            let body = request.into_body().collect().await?.to_bytes();
+            held.count.fetch_add(1, Ordering::Relaxed);
+            held.come.notify_one();
+            held.release.notified().await;
+            let mut response = Response::new(full([b"made ", &body[..]].concat()));
+            *response.status_mut() = StatusCode::CREATED;
+            response
         }
         "/prefix/watch" => Response::new(Watch { sent: false, tell }.boxed()),
         "/prefix/exec" => {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message as _;
 use proto::{
+    ProcessMethod,
     agent::{
         grpctool::{HttpRequest, HttpResponse, http_request, http_response},
         prototool,
@@ -49,6 +50,8 @@ pub struct Tunnel {
     order: Sequence,
     respond: SendResponse,
     pub connection: usize,
+    /// The method by which the agent is asked for its answers.
+    pub answers: String,
 }
 
 impl Kas {
@@ -157,11 +160,17 @@ async fn connection(
             order: Sequence::new(CONNECT_REQUEST),
             respond,
             connection: number,
+            answers: String::new(),
         };
         let found = found.clone();
         tokio::spawn(async move {
             let mut tunnel = tunnel;
-            if let Some(connect_request::Msg::Descriptor(_)) = tunnel.message().await {
+            if let Some(connect_request::Msg::Descriptor(offered)) = tunnel.message().await {
+                let services = offered.agent_descriptor.unwrap().services;
+                let mut paths = services
+                    .iter()
+                    .map(|it| format!("/{}/{}", it.name, it.methods[0].name));
+                tunnel.answers = paths.find(|it| ProcessMethod::Answers.is(it)).unwrap();
                 let _ = found.send(tunnel).await;
             }
         });
@@ -317,5 +326,6 @@ pub fn request(method: &str, path: &str) -> http_request::Header {
         extra: None,
         content_length: Some(0),
         resume: None,
+        keep: None,
     }
 }

@@ -6,6 +6,11 @@ pub mod kas;
 use std::time::Duration;
 
 use agentk::{ClusterSource, Config, Token};
+use prost::Message as _;
+use proto::agent::{
+    grpctool::http_request,
+    kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Longest wait for anything.
@@ -47,4 +52,18 @@ pub async fn within<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, wait)
         .await
         .expect("it took too long")
+}
+
+/// Has a request be made as another user.
+pub fn impersonating(header: &mut http_request::Header) {
+    let extra = HeaderExtra {
+        imp_config: Some(ImpersonationConfig {
+            username: "ana".into(),
+            ..ImpersonationConfig::default()
+        }),
+    };
+    header.extra = Some(prost_types::Any {
+        type_url: "type.googleapis.com/gitlab.agent.kubernetes_api.rpc.HeaderExtra".into(),
+        value: extra.encode_to_vec(),
+    });
 }

@@ -50,12 +50,20 @@ function about({ agent, last_seen_seconds: seen, cluster: uid }, explained, hist
     ]),
     el("h2", {}, "A request for it now"),
     el("p", {}, state(explained.routable ? "good" : "bad", explained.verdict)),
+    wrong(agent),
     candidates(explained),
     el("h2", {}, `Connections: ${number(agent.process_count)} ${agent.process_count === 1 ? "pod" : "pods"}`),
     agent.processes.length > 0 ? processes(agent) : el("p", { class: "muted" }, "None is connected."),
     el("h2", {}, "The last seven days"),
     timeline(history.records, agent.connected_since),
-  ];
+  ].filter(Boolean);
+}
+
+/** What is wrong with a cluster that is connected. */
+// An older replica tells of none.
+function wrong({ problems = [] }) {
+  if (problems.length === 0) return "";
+  return el("div", {}, el("h2", {}, "What is wrong with it"), el("ul", {}, problems.map((it) => el("li", {}, it))));
 }
 
 function mayUse({ decided_by: by, explanation, rules, rules_total: total }) {

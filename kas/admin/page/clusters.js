@@ -19,7 +19,8 @@ export function clusters(signal, chosen = "") {
   const more = el("button", { type: "button", hidden: true, click: () => loadMore() }, "Show more");
   const name = el("input", { type: "search", id: "filter", placeholder: "part of a name", autocomplete: "off", maxlength: "100", input: () => change() });
   const which = el("select", { change: () => change() },
-    el("option", { value: "" }, "all"), el("option", { value: "disconnected" }, "not connected"), el("option", { value: "connected" }, "connected"));
+    el("option", { value: "" }, "all"), el("option", { value: "disconnected" }, "not connected"), el("option", { value: "degraded" }, "degraded"),
+    el("option", { value: "healthy" }, "healthy"), el("option", { value: "connected" }, "connected"), el("option", { value: "unknown" }, "not known"));
   const label = el("input", { type: "text", placeholder: "version=v17.1.0", autocomplete: "off", maxlength: "200", input: () => change() });
   which.value = chosen;
   // Each with its rows, and where the next one begins.
@@ -118,7 +119,15 @@ function row(agent, load) {
 
 /** The state of an agent in words. */
 export function agentState(agent) {
-  if (agent.state === "connected") return state("good", "connected");
+  if (agent.state === "unknown") return state("warn", "not connected to this replica");
+  if (agent.state === "connected") {
+    const [problem, ...others] = agent.problems || [];
+    if (!problem) return state("good", agent.health || "connected");
+    const more = others.length > 0 ? ` (and ${number(others.length)} more)` : "";
+    const made = state("warn", `degraded: ${problem}${more}`);
+    made.setAttribute("title", agent.problems.join("; "));
+    return made;
+  }
   const { state: its, at, reason } = agent.absence || {};
   if (its === "never connected") return state("warn", its);
   const words = its === "refused" ? "refused: " : its === "down" && at ? "down for " : "not connected";

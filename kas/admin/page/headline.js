@@ -18,24 +18,37 @@ let counts = [];
 export function showHeadline(place, status) {
   const { requests_total: total, replicas, replicas_silent: silent } = status;
   counts = [...counts.slice(-1), { at: Date.now(), total, replicas, silent }];
-  const parts = [el("h1", {}, sentence(status)), down(status), facts(numbers(status))];
+  const parts = [el("h1", {}, sentence(status)), named("Not connected", "disconnected", notConnected(status), status.disconnected),
+    named("Degraded", "degraded", status.agents_degraded || 0, status.degraded || []), facts(numbers(status))];
   place.replaceChildren(...parts.filter(Boolean));
 }
 
-function sentence({ agents, agents_connected: connected, coverage }) {
-  if (!coverage.complete) return state("warn", `${number(connected)} clusters are connected to this replica`);
+/** What is known of how many clusters are connected, said as what it is. */
+function sentence(status) {
+  const { agents, agents_connected: connected, agents_degraded: degraded = 0, coverage } = status;
+  if (coverage.scope === "none") return state("bad", "It is not known which clusters are connected");
+  if (coverage.scope === "replica") {
+    return state("bad", `The routing store does not answer: ${clusters(connected)} connected to this replica, others are not known`);
+  }
+  const some = degraded > 0 ? `, ${number(degraded)} of them degraded` : "";
+  const kind = degraded > 0 ? "warn" : "good";
   // The control plane may not tell which agents there are: GitLab does not.
-  if (agents === 0) return state("good", `${number(connected)} clusters connected`);
-  const words = `${number(connected)} of ${number(agents)} clusters connected`;
-  return state(connected < agents ? "bad" : "good", words);
+  if (agents === 0) return state(kind, `${number(connected)} clusters connected${some}`);
+  const words = `${number(connected)} of ${number(agents)} clusters connected${some}`;
+  return state(connected < agents ? "bad" : kind, words);
 }
 
-function down({ agents, agents_connected: connected, disconnected, coverage }) {
-  if (!coverage.complete || connected >= agents) return "";
-  const named = disconnected.slice(0, NAMED).flatMap(({ id, name }) =>
+const clusters = (count) => (count === 1 ? "1 cluster is" : `${number(count)} clusters are`);
+
+/** How many are known not to be connected. */
+const notConnected = ({ agents, agents_connected: connected, agents_unknown: unknown = 0 }) => agents - connected - unknown;
+
+/** The first of the clusters in a state, and the way to all. */
+function named(words, view, count, first) {
+  if (count <= 0 || first.length === 0) return "";
+  const names = first.slice(0, NAMED).flatMap(({ id, name }) =>
     [el("a", { href: `#/clusters/${id}` }, name || `agent ${id}`), ", "]);
-  const all = el("a", { href: "#/disconnected" }, `all ${number(agents - connected)}`);
-  return el("p", {}, "Not connected: ", named, all);
+  return el("p", {}, `${words}: `, names, el("a", { href: `#/${view}` }, `all ${number(count)}`));
 }
 
 function numbers(status) {

@@ -40,7 +40,7 @@ function route() {
 
 function make(view, argument, signal) {
   if (view === "") return clusters(signal);
-  if (view === "disconnected") return clusters(signal, view);
+  if (["disconnected", "degraded"].includes(view)) return clusters(signal, view);
   if (view === "clusters" && argument) return cluster(signal, decode(argument));
   const named = Object.hasOwn(VIEWS, view) && VIEWS[view];
   if (named) return named(signal);
@@ -100,8 +100,16 @@ function anchor(element) {
   return named && `[${named}="${CSS.escape(element.getAttribute(named))}"]`;
 }
 
-function tell({ complete, problem: why, as_of: asOf, replica }) {
-  show(complete ? "" : `This is what replica ${replica} knows by itself: ${why}`);
+/** What of the set an answer is not about, by its scope. */
+const LACKING = {
+  partial: (why) => `Not all of this is known: ${why}`,
+  replica: (why, replica) => `This is what replica ${replica} knows by itself: ${why}`,
+  none: (why) => `What is connected is not known: ${why}`,
+};
+
+function tell({ complete, problem: why, as_of: asOf, replica, scope }) {
+  const lacking = LACKING[scope] || LACKING.partial;
+  show(complete ? "" : lacking(why, replica));
   const time = new Date(asOf);
   const words = Number.isNaN(time.getTime()) ? "" : `as of ${time.toLocaleTimeString()}`;
   freshness.textContent = words;

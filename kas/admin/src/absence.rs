@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use crate::{
     Sources,
-    fleet::CONNECTED,
-    peers,
+    agent_state::DISCONNECTED,
+    peers, records,
     v1::{Absence, Agent},
 };
 
@@ -54,31 +54,37 @@ pub(crate) struct Absences {
 impl Absences {
     /// Adds to those of these agents who are not connected why they are not, as far as that is known in time.
     pub(crate) async fn explain(&self, sources: &Sources, agents: &mut [Agent]) {
-        let absent = agents.iter_mut().filter(|it| it.state != CONNECTED);
+        let absent = agents.iter_mut().filter(|it| it.state == DISCONNECTED);
         let mut absent: Vec<_> = absent.take(MAX_LOOKED_UP).collect();
         if absent.is_empty() {
             return;
         }
         if sources.table.store_health() != StoreHealth::Unavailable {
-            let ids: Vec<_> = absent.iter().map(|it| AgentId(it.id)).collect();
-            let lookups = async {
-                let _turn = self.looking.lock().await;
-                let unknown: Vec<_> = {
-                    let known = self.known();
-                    ids.into_iter()
-                        .filter(|id| fresh(&known, *id).is_none())
-                        .collect()
+            let ids = absent.iter().map(|it| AgentId(it.id)).collect();
+            let unknown = self.unknown(ids);
+            if !unknown.is_empty() {
+                let lookups = async {
+                    let _turn = self.looking.lock().await;
+                    // Whoever had the turn before may have found them.
+                    let unknown = self.unknown(unknown).into_iter();
+                    let lookups = unknown.map(|id| self.look_up(sources, id));
+                    peers::all(lookups.collect()).await
                 };
-                let lookups = unknown.into_iter().map(|id| self.look_up(sources, id));
-                peers::all(lookups.collect()).await
-            };
-            // What is missing then is looked up by who asks next.
-            let _ = tokio::time::timeout(TIMEOUT, lookups).await;
+                // What is missing then is looked up by who asks next.
+                let _ = tokio::time::timeout(TIMEOUT, lookups).await;
+            }
         }
         let known = self.known();
         for agent in &mut absent {
             agent.absence = fresh(&known, AgentId(agent.id)).cloned();
         }
+    }
+
+    /// Those of these agents of which nothing is remembered.
+    fn unknown(&self, mut agents: Vec<AgentId>) -> Vec<AgentId> {
+        let known = self.known();
+        agents.retain(|id| fresh(&known, *id).is_none());
+        agents
     }
 
     async fn look_up(&self, sources: &Sources, agent: AgentId) {
@@ -128,11 +134,10 @@ fn fresh(known: &HashMap<AgentId, (Instant, Absence)>, agent: AgentId) -> Option
 
 /// What the newest record of an agent says that is not connected.
 fn of_record(record: ConnectionRecord) -> Absence {
-    let at = i64::try_from(record.at).unwrap_or(i64::MAX);
-    let at = Timestamp::from_millisecond(at).unwrap_or_default();
+    let at = records::instant(record.at);
     let (state, at) = match record.event {
-        ConnectionEvent::Refused => (REFUSED, at.to_string()),
-        ConnectionEvent::Disconnected => (DOWN, at.to_string()),
+        ConnectionEvent::Refused => (REFUSED, at),
+        ConnectionEvent::Disconnected => (DOWN, at),
         // Its replica ended before it could say so.
         ConnectionEvent::Connected => (DOWN, String::new()),
     };

@@ -18,7 +18,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
     Failure,
-    fleet::{CONNECTED, Fleet, Snapshot},
+    agent_state::CONNECTED,
+    fleet::{Fleet, Snapshot},
     peers,
     replica::state,
     v1::{AgentReference, Event},

@@ -124,6 +124,7 @@ fn judge(hold: Duration, found: &Found, candidates: Vec<Candidate>) -> Explanati
         authoritative: found.authoritative,
         coverage: None,
         last_refusal: None,
+        problems: Vec::new(),
     }
 }
 

@@ -4,7 +4,8 @@ use prost::Message as _;
 
 use crate::{
     Failure, absence,
-    fleet::{self, CONNECTED, DISCONNECTED},
+    agent_state::{CONNECTED, DEGRADED, DISCONNECTED, HEALTHY, UNKNOWN},
+    fleet,
     replica::count,
     v1::{Agent, ListAgentsRequest, ListAgentsResponse},
 };
@@ -25,11 +26,18 @@ const MAX_LABELS: usize = 10;
 /// A question that was understood.
 #[derive(Debug)]
 pub(crate) struct Filter {
-    state: Option<&'static str>,
+    state: Option<State>,
     name: String,
     labels: Vec<(String, Option<String>)>,
     size: usize,
     after: Option<i64>,
+}
+
+/// What is asked of an agent's state.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Is(&'static str),
+    Health(&'static str),
 }
 
 impl TryFrom<&ListAgentsRequest> for Filter {
@@ -44,10 +52,15 @@ impl TryFrom<&ListAgentsRequest> for Filter {
         }
         let state = match &*asked.state {
             "" => None,
-            CONNECTED => Some(CONNECTED),
-            DISCONNECTED => Some(DISCONNECTED),
+            CONNECTED => Some(State::Is(CONNECTED)),
+            DISCONNECTED => Some(State::Is(DISCONNECTED)),
+            UNKNOWN => Some(State::Is(UNKNOWN)),
+            HEALTHY => Some(State::Health(HEALTHY)),
+            DEGRADED => Some(State::Health(DEGRADED)),
             _ => {
-                let words = format!("state must be `{CONNECTED}` or `{DISCONNECTED}`");
+                let words = format!(
+                    "state must be `{CONNECTED}`, `{HEALTHY}`, `{DEGRADED}`, `{DISCONNECTED}` or `{UNKNOWN}`"
+                );
                 return Err(Failure::Invalid(words));
             }
         };
@@ -102,8 +115,10 @@ impl Filter {
     }
 
     fn matches(&self, agent: &Agent) -> bool {
-        self.state.is_none_or(|state| agent.state == state)
-            && (self.name.is_empty() || agent.name.contains(&self.name))
+        self.state.is_none_or(|state| match state {
+            State::Is(state) => agent.state == state,
+            State::Health(health) => agent.health == health,
+        }) && (self.name.is_empty() || agent.name.contains(&self.name))
             && self.labels.iter().all(|(key, wanted)| {
                 let value = agent.labels.get(key);
                 value.is_some_and(|value| wanted.as_ref().is_none_or(|wanted| value == wanted))
@@ -157,11 +172,12 @@ mod tests {
 
     #[test]
     fn agents_are_found_by_state_name_and_label() {
-        let agents = [
+        let mut agents = [
             agent(1, "prod-eu", Some("v1")),
             agent(2, "prod-us", Some("v2")),
             agent(3, "test", None),
         ];
+        DEGRADED.clone_into(&mut agents[1].health);
         let found = |state: &str, name: &str, label: &str| {
             ids(&ask(
                 &agents,
@@ -177,6 +193,8 @@ mod tests {
         assert_eq!(found("", "", ""), [1, 2, 3]);
         assert_eq!(found(CONNECTED, "", ""), [1, 2]);
         assert_eq!(found(DISCONNECTED, "", ""), [3]);
+        assert_eq!(found(DEGRADED, "", ""), [2]);
+        assert!(found(UNKNOWN, "", "").is_empty());
         assert_eq!(found("", "PROD", ""), [1, 2]);
         assert_eq!(found("", "", "version=v2"), [2]);
         assert_eq!(found("", "", "version"), [1, 2]);

@@ -18,7 +18,10 @@ use tokio::time::Instant;
 
 use crate::{
     Sources,
-    replica::count,
+    agent_state::{CONNECTED, DEGRADED, DISCONNECTED, UNKNOWN},
+    coverage::complete,
+    health::Problems,
+    replica::{Own, count},
     v1::{Agent, Coverage, Process},
 };
 
@@ -33,15 +36,11 @@ const UNAVAILABLE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Processes of one agent that are told.
 const MAX_PROCESSES: usize = 200;
 
-/// The state of a connected agent.
-pub(crate) const CONNECTED: &str = "connected";
-/// The state of one that is not.
-pub(crate) const DISCONNECTED: &str = "disconnected";
-
 /// Reads the fleet.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     sources: Sources,
+    own: Own,
     last: Mutex<Option<Arc<Snapshot>>>,
     /// Held by the one who reads.
     reading: tokio::sync::Mutex<()>,
@@ -54,14 +53,19 @@ pub(crate) struct Snapshot {
     pub(crate) agents: Vec<Agent>,
     /// How many are connected.
     pub(crate) connected: usize,
+    /// How many of these are degraded.
+    pub(crate) degraded: usize,
+    /// Of how many it is not known.
+    pub(crate) unknown: usize,
     pub(crate) coverage: Coverage,
     taken: Instant,
 }
 
 impl Fleet {
-    pub(crate) fn new(sources: Sources) -> Arc<Self> {
+    pub(crate) fn new(sources: Sources, own: Own) -> Arc<Self> {
         Arc::new(Self {
             sources,
+            own,
             last: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
         })
@@ -97,7 +101,7 @@ impl Fleet {
         if let Some(last) = self.newer_than(age) {
             return last;
         }
-        let snapshot = Arc::new(read(&self.sources).await);
+        let snapshot = Arc::new(read(&self.sources, &self.own).await);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());
         snapshot
     }
@@ -108,17 +112,7 @@ impl Fleet {
     }
 }
 
-/// What an answer covers that is complete.
-pub(crate) fn complete(replica: &ReplicaId) -> Coverage {
-    Coverage {
-        complete: true,
-        problem: String::new(),
-        as_of: Timestamp::now().to_string(),
-        replica: replica.to_string(),
-    }
-}
-
-async fn read(sources: &Sources) -> Snapshot {
+async fn read(sources: &Sources, own: &Own) -> Snapshot {
     let taken = Instant::now();
     let mut coverage = complete(&sources.me.replica);
     let patience = match sources.table.store_health() {
@@ -127,37 +121,45 @@ async fn read(sources: &Sources) -> Snapshot {
     };
     let published = sources.tracker.published(&PresenceQuery::All);
     let published = tokio::time::timeout(patience, published);
-    let (published, earlier) = tokio::join!(published, earlier(sources, patience));
+    let (published, earlier, problems) = tokio::join!(
+        published,
+        earlier(sources, patience),
+        Problems::read(sources, own)
+    );
     let published = published.unwrap_or(Err(StoreError::Timeout(patience)));
     let known = sources.control_plane.known_agents();
     let (tracker, me) = (sources.tracker.clone(), sources.me.replica.clone());
     if let Err(error) = &published {
-        coverage.complete = false;
-        coverage.problem = format!("{error}; this is what this replica knows by itself");
+        coverage.only_this_replica(format!(
+            "{error}; this is what this replica knows by itself"
+        ));
     }
     // Ten thousand agents take tens of milliseconds.
     let merging = tokio::task::spawn_blocking(move || {
-        let processes = match published {
-            Ok(entries) => processes(&entries),
+        let (processes, others) = match published {
+            Ok(entries) => (processes(&entries), DISCONNECTED),
             Err(_) => {
                 let here = tracker.connected_here().into_iter();
                 let replicas = vec![me];
-                here.map(|info| ConnectedProcess {
+                let here = here.map(|info| ConnectedProcess {
                     info,
                     replicas: replicas.clone(),
-                })
-                .collect()
+                });
+                (here.collect(), UNKNOWN)
             }
         };
-        merge(&known, &earlier, processes)
+        let mut agents = merge(&known, &earlier, processes, others);
+        problems.judge(&mut agents);
+        agents
     });
     let agents = merging.await.unwrap_or_else(|_| {
-        coverage.complete = false;
-        coverage.problem = "reading the agents failed, see the log".to_owned();
+        coverage.nothing("reading the agents failed, see the log".to_owned());
         Vec::new()
     });
     Snapshot {
         connected: agents.iter().filter(|it| it.state == CONNECTED).count(),
+        degraded: agents.iter().filter(|it| it.health == DEGRADED).count(),
+        unknown: agents.iter().filter(|it| it.state == UNKNOWN).count(),
         agents,
         coverage,
         taken,
@@ -177,19 +179,25 @@ async fn earlier(sources: &Sources, patience: Duration) -> Vec<AgentId> {
     pins.into_keys().collect()
 }
 
-/// Those who are registered, were here earlier or are connected, each once, by their ids.
+/// Those who are registered, were here earlier or are connected, each once, by their ids. `others` is the state of those
+/// that are not.
 fn merge(
     known: &[Arc<AgentInfo>],
     earlier: &[AgentId],
     connected: Vec<ConnectedProcess>,
+    others: &str,
 ) -> Vec<Agent> {
     let nameless = |id: i64| Agent {
         id,
-        state: DISCONNECTED.to_owned(),
+        state: others.to_owned(),
         ..Agent::default()
     };
     let mut all: BTreeMap<i64, Agent> = earlier.iter().map(|id| (id.0, nameless(id.0))).collect();
-    all.extend(known.iter().map(|info| (info.id.0, registered(info))));
+    all.extend(
+        known
+            .iter()
+            .map(|info| (info.id.0, registered(info, others))),
+    );
     let mut replicas: BTreeMap<i64, BTreeSet<ReplicaId>> = BTreeMap::new();
     for process in connected {
         let id = process.info.agent_id;
@@ -211,13 +219,13 @@ fn merge(
     all.into_values().collect()
 }
 
-fn registered(info: &AgentInfo) -> Agent {
+fn registered(info: &AgentInfo, state: &str) -> Agent {
     let mut agent = Agent {
         id: info.id.0,
         name: info.name.clone(),
         project_id: info.project_id,
         project: info.project_path.clone(),
-        state: DISCONNECTED.to_owned(),
+        state: state.to_owned(),
         ..Agent::default()
     };
     if !info.project_path.is_empty() {
@@ -278,6 +286,8 @@ pub(crate) fn summary(agent: &Agent, processes: usize) -> Agent {
         labels: agent.labels.clone(),
         replicas: agent.replicas.clone(),
         absence: agent.absence.clone(),
+        health: agent.health.clone(),
+        problems: agent.problems.clone(),
     }
 }
 
@@ -326,6 +336,7 @@ mod tests {
                 process(2, "b", 10, &["r1", "r2"]),
                 process(7, "c", 30, &["r1"]),
             ],
+            DISCONNECTED,
         );
 
         let [two, five, seven] = &all[..] else {
@@ -353,7 +364,7 @@ mod tests {
             default_branch: String::new(),
         })];
 
-        let all = merge(&known, &[], Vec::new());
+        let all = merge(&known, &[], Vec::new(), DISCONNECTED);
 
         assert_eq!(all[0].state, DISCONNECTED);
         assert_eq!(all[0].labels["project"], "g/p");

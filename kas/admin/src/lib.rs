@@ -8,10 +8,12 @@
 //! the work is bounded for each caller and in all, and shared by those who ask the same.
 
 mod absence;
+mod agent_state;
 mod authenticate;
 mod caller;
 mod client;
 pub mod config;
+mod coverage;
 pub mod dial;
 mod events;
 mod explain;
@@ -19,6 +21,7 @@ mod failure;
 mod filter;
 mod fleet;
 mod grpc;
+mod health;
 mod life;
 mod page;
 mod peers;

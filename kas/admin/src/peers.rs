@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use cluster_state::{Member, RoutingTable};
+use cluster_state::{Member, ReplicaId, RoutingTable};
 use futures_util::{StreamExt, stream};
 use prost::Message;
 use proto::bounds::Bounds;
 use router::Router;
 use tonic::Status;
+
+use crate::{Failure, Sources, coverage::silent, v1::Coverage};
 
 /// How long a replica may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,6 +31,82 @@ pub(crate) enum AskError {
     Timeout,
     #[error("its answer is empty")]
     Empty,
+}
+
+/// What all replicas told.
+pub(crate) struct Told<A> {
+    /// Of those that answered, this one's first.
+    pub(crate) answers: Vec<A>,
+    /// How many did not.
+    pub(crate) unanswered: usize,
+    /// How many were asked.
+    pub(crate) asked: usize,
+}
+
+impl<A> Told<A> {
+    /// What an answer covers that this replica makes of it.
+    pub(crate) fn coverage(&self, me: &ReplicaId) -> Coverage {
+        silent(me, self.unanswered, self.asked)
+    }
+}
+
+impl Sources {
+    /// What all replicas answer to a question; `own` is what this one does.
+    pub(crate) async fn ask_all<A: Message + Default>(
+        &self,
+        method: &'static str,
+        question: &impl Message,
+        own: impl FnOnce() -> Result<A, Failure>,
+    ) -> Told<A> {
+        self.ask_all_within(ANSWER_TIMEOUT, method, question, own)
+            .await
+    }
+
+    /// The same for those who cannot wait so long.
+    pub(crate) async fn ask_all_within<A: Message + Default>(
+        &self,
+        limit: Duration,
+        method: &'static str,
+        question: &impl Message,
+        own: impl FnOnce() -> Result<A, Failure>,
+    ) -> Told<A> {
+        let mut others = members(&*self.table);
+        others.retain(|it| it.replica.replica != self.me.replica);
+        let questions = others.iter().map(|it| async {
+            let asked = ask(&self.router, &it.replica.url, method, question);
+            tokio::time::timeout(limit, asked).await.ok()?.ok()
+        });
+        let answers = all(questions.collect()).await;
+        let own = own().ok();
+        let answers: Vec<A> = own
+            .into_iter()
+            .chain(answers.into_iter().flatten())
+            .collect();
+        let asked = others.len() + 1;
+        Told {
+            unanswered: asked - answers.len(),
+            asked,
+            answers,
+        }
+    }
+
+    /// What each of these replicas answers to a question, in their order.
+    pub(crate) async fn ask_each<A: Message + Default>(
+        &self,
+        members: &[Member],
+        method: &'static str,
+        question: &impl Message,
+        own: impl Fn() -> Result<A, Failure>,
+    ) -> Vec<Result<A, AskError>> {
+        let own = &own;
+        let questions = members.iter().map(|member| async move {
+            if member.replica.replica == self.me.replica {
+                return own().map_err(|failure| AskError::Refused(Box::new(failure.into())));
+            }
+            ask(&self.router, &member.replica.url, method, question).await
+        });
+        all(questions.collect()).await
+    }
 }
 
 /// The replicas that may live, by their ids, this one included.

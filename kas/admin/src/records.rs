@@ -60,17 +60,22 @@ async fn read(
     read.unwrap_or(Err(StoreError::Timeout(STORE_TIMEOUT)))
 }
 
+/// A record's time, for messages.
+pub(crate) fn instant(milliseconds: u64) -> String {
+    let at = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(at)
+        .unwrap_or_default()
+        .to_string()
+}
+
 fn told(record: Kept) -> ConnectionRecord {
-    let at = i64::try_from(record.at).unwrap_or(i64::MAX);
     let event = match record.event {
         ConnectionEvent::Connected => "connected",
         ConnectionEvent::Disconnected => "disconnected",
         ConnectionEvent::Refused => "refused",
     };
     ConnectionRecord {
-        at: Timestamp::from_millisecond(at)
-            .unwrap_or_default()
-            .to_string(),
+        at: instant(record.at),
         event: event.to_owned(),
         reason: record.reason,
         instance: record.instance,

@@ -1,6 +1,7 @@
 //! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
 
 pub(crate) mod loads;
+mod problems;
 pub(crate) mod sessions;
 
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use crate::{
     v1::{
         AgentReference, Certificate, DialPeersRequest, DialPeersResponse, EndSessionRequest,
         EndSessionResponse, GetReplicaRequest, GetTunnelsRequest, ListLoadsRequest,
-        ListLoadsResponse, ListOwnSessionsRequest, ListRefusalsRequest, ListRefusalsResponse,
-        ListRequestsRequest, ListRequestsResponse, ListSessionsResponse, Refusal, ReplicaDetails,
-        ReplicaLogLevel, RequestInProgress, SetLogLevelRequest, SetLogLevelResponse, Tunnels,
+        ListLoadsResponse, ListOwnProblemsRequest, ListOwnProblemsResponse, ListOwnSessionsRequest,
+        ListRefusalsRequest, ListRefusalsResponse, ListRequestsRequest, ListRequestsResponse,
+        ListSessionsResponse, Refusal, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
+        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -39,6 +41,7 @@ pub(crate) const LIST_OWN_SESSIONS: &str = "/kas.admin.v1.Replica/ListOwnSession
 pub(crate) const END_OWN_SESSION: &str = "/kas.admin.v1.Replica/EndOwnSession";
 pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
 pub(crate) const LIST_OWN_LOADS: &str = "/kas.admin.v1.Replica/ListOwnLoads";
+pub(crate) const LIST_OWN_PROBLEMS: &str = "/kas.admin.v1.Replica/ListOwnProblems";
 pub(crate) const LIST_REFUSALS: &str = "/kas.admin.v1.Replica/ListRefusals";
 pub(crate) const GET_TUNNELS: &str = "/kas.admin.v1.Replica/GetTunnels";
 /// Requests or sessions in one answer, at most.
@@ -257,6 +260,13 @@ impl Replica for Own {
         request: Request<EndSessionRequest>,
     ) -> Result<Response<EndSessionResponse>, Status> {
         Ok(Response::new(self.end_session(request.get_ref())?))
+    }
+
+    async fn list_own_problems(
+        &self,
+        _: Request<ListOwnProblemsRequest>,
+    ) -> Result<Response<ListOwnProblemsResponse>, Status> {
+        Ok(Response::new(self.problems()))
     }
 
     async fn list_refusals(

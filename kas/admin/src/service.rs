@@ -9,31 +9,33 @@ mod sessions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cluster_state::{AgentId, Member, RecordSubject, ReplicaId};
+use cluster_state::{AgentId, Member, RecordSubject};
 
 use self::change::Changes;
 use crate::{
     Failure, Sources,
     absence::Absences,
+    agent_state::{DEGRADED, DISCONNECTED},
     caller::Caller,
+    coverage::{complete, silent},
     events::{Events, Listener, refusals::RefusalFeed},
     explain,
     filter::Filter,
-    fleet::{CONNECTED, Fleet, Snapshot, complete},
+    fleet::{Fleet, Snapshot},
     peers::{self, AskError},
     records,
     replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, count, limit, state},
     role::Role,
     v1::{
-        self, Agent, AgentReference, Certificate, Coverage, Explanation, FleetStatus,
-        GetAgentRequest, GetAgentResponse, GetReplicaRequest, ListAgentsRequest,
-        ListAgentsResponse, ListRecordsRequest, ListRecordsResponse, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse, ReplicaDetails, ReplicaEntry, RoleOfCaller,
+        self, Agent, AgentReference, Certificate, Explanation, FleetStatus, GetAgentRequest,
+        GetAgentResponse, GetReplicaRequest, ListAgentsRequest, ListAgentsResponse,
+        ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
+        ListRequestsResponse, ReplicaDetails, ReplicaEntry, RoleOfCaller,
     },
 };
 
-/// Agents in the headline that are not connected.
-const LISTED_DISCONNECTED: usize = 20;
+/// Agents in the headline that are not connected, and that are degraded.
+const LISTED_AGENTS: usize = 20;
 /// Bytes of an agent's name, at most.
 const MAX_NAME_BYTES: usize = 253;
 /// Certificates in the headline.
@@ -56,7 +58,6 @@ impl Admin {
     /// Answers from these.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
-        let fleet = Fleet::new(sources.clone());
         let own = Own {
             id: sources.me.replica.clone(),
             started_at: sources.started_at,
@@ -67,6 +68,7 @@ impl Admin {
             tracker: Some(sources.tracker.clone()),
             dialer: None,
         };
+        let fleet = Fleet::new(sources.clone(), own.clone());
         let refusals = RefusalFeed::new(own.clone(), sources.router.clone());
         Self {
             events: Events::new(fleet.clone(), sources.table.clone(), refusals),
@@ -97,17 +99,14 @@ impl Admin {
         let mut status = FleetStatus {
             agents: count(fleet.agents.len()),
             agents_connected: count(fleet.connected),
-            disconnected: fleet
-                .agents
-                .iter()
-                .filter(|it| it.state != CONNECTED)
-                .take(LISTED_DISCONNECTED)
-                .map(reference)
-                .collect(),
+            agents_degraded: count(fleet.degraded),
+            agents_unknown: count(fleet.unknown),
+            disconnected: first(&fleet, |it| it.state == DISCONNECTED),
+            degraded: first(&fleet, |it| it.health == DEGRADED),
             replicas: count(replicas.replicas.len()),
             store: self.own.details().store,
             certificates,
-            coverage: both(&fleet, replicas.coverage),
+            coverage: Some(fleet.coverage.with(replicas.coverage)),
             ..FleetStatus::default()
         };
         let mut answered = 0;
@@ -174,7 +173,8 @@ impl Admin {
     /// When there is none of this number or name.
     pub async fn explain(&self, asked: &GetAgentRequest) -> Result<Explanation, Failure> {
         let fleet = self.fleet.snapshot().await;
-        let agent = reference(find(&fleet, &asked.agent)?);
+        let found = find(&fleet, &asked.agent)?;
+        let (agent, problems) = (reference(found), found.problems.clone());
         let id = AgentId(agent.id);
         let (explained, last_refusal) = tokio::join!(
             explain::explain(&self.sources, id),
@@ -182,6 +182,7 @@ impl Admin {
         );
         Ok(Explanation {
             last_refusal,
+            problems,
             agent: Some(agent),
             coverage: Some(fleet.coverage.clone()),
             ..explained
@@ -205,8 +206,7 @@ impl Admin {
         let mut coverage = complete(&self.sources.me.replica);
         let page = records::page(&self.sources.tracker, subject, asked).await;
         let page = page.unwrap_or_else(|error| {
-            coverage.complete = false;
-            coverage.problem = format!("{error}; what happened is kept there");
+            coverage.nothing(format!("{error}; what happened is kept there"));
             ListRecordsResponse::default()
         });
         Ok(ListRecordsResponse {
@@ -228,8 +228,11 @@ impl Admin {
     /// The replicas, with what each tells of itself.
     pub async fn replicas(&self) -> ListReplicasResponse {
         let members = peers::members(&*self.sources.table);
-        let asked = members.iter().map(|member| self.replica(member));
-        let replicas = peers::all(asked.collect()).await;
+        let question = GetReplicaRequest {};
+        let own = || Ok(self.own.details());
+        let asked = self.sources.ask_each(&members, GET_REPLICA, &question, own);
+        let told = members.iter().zip(asked.await);
+        let replicas: Vec<_> = told.map(|(it, told)| self.replica(it, told)).collect();
         let unanswered = replicas.iter().filter(|it| it.details.is_none()).count();
         let coverage = silent(&self.sources.me.replica, unanswered, replicas.len());
         ListReplicasResponse {
@@ -240,21 +243,13 @@ impl Admin {
 
     /// Requests in progress at all replicas, the oldest first.
     pub async fn requests(&self, asked: &ListRequestsRequest) -> ListRequestsResponse {
-        let members = peers::members(&*self.sources.table);
-        let questions = members.iter().map(|member| self.requests_of(member, asked));
-        let answers = peers::all(questions.collect()).await;
+        let own = || Ok(self.own.requests(asked));
+        let told = self.sources.ask_all(LIST_OWN_REQUESTS, asked, own).await;
+        let coverage = told.coverage(&self.sources.me.replica);
         let mut all = ListRequestsResponse::default();
-        let mut unanswered = 0;
-        for answer in answers {
-            match answer {
-                Ok(ListRequestsResponse {
-                    requests, total, ..
-                }) => {
-                    all.requests.extend(requests);
-                    all.total = all.total.saturating_add(total);
-                }
-                Err(_) => unanswered += 1,
-            }
+        for its in told.answers {
+            all.requests.extend(its.requests);
+            all.total = all.total.saturating_add(its.total);
         }
         all.requests.sort_by(|a, b| a.started_at.cmp(&b.started_at));
         all.requests.truncate(limit(asked.limit));
@@ -266,7 +261,7 @@ impl Admin {
                 agent.name.clone_from(name);
             }
         }
-        all.coverage = Some(silent(&self.sources.me.replica, unanswered, members.len()));
+        all.coverage = Some(coverage);
         all
     }
 
@@ -288,27 +283,9 @@ impl Admin {
         }
     }
 
-    async fn requests_of(
-        &self,
-        member: &Member,
-        asked: &ListRequestsRequest,
-    ) -> Result<ListRequestsResponse, AskError> {
-        if self.is_me(member) {
-            return Ok(self.own.requests(asked));
-        }
-        let (router, url) = (&self.sources.router, &member.replica.url);
-        peers::ask(router, url, LIST_OWN_REQUESTS, asked).await
-    }
-
-    async fn replica(&self, member: &Member) -> ReplicaEntry {
+    fn replica(&self, member: &Member, told: Result<ReplicaDetails, AskError>) -> ReplicaEntry {
         let answering = self.is_me(member);
-        let asked: Result<ReplicaDetails, AskError> = if answering {
-            Ok(self.own.details())
-        } else {
-            let (router, url) = (&self.sources.router, &member.replica.url);
-            peers::ask(router, url, GET_REPLICA, &GetReplicaRequest {}).await
-        };
-        let (details, problem) = match asked {
+        let (details, problem) = match told {
             Ok(details) => (Some(details), String::new()),
             Err(error) => (None, error.to_string()),
         };
@@ -337,14 +314,10 @@ impl Admin {
     }
 }
 
-/// What an answer covers of which as many replicas told nothing.
-fn silent(me: &ReplicaId, unanswered: usize, all: usize) -> Coverage {
-    let mut coverage = complete(me);
-    if unanswered > 0 {
-        coverage.complete = false;
-        coverage.problem = format!("{unanswered} of {all} replicas did not answer");
-    }
-    coverage
+/// The first agents of which this holds.
+fn first(fleet: &Snapshot, holds: impl Fn(&Agent) -> bool) -> Vec<AgentReference> {
+    let found = fleet.agents.iter().filter(|it| holds(it));
+    found.take(LISTED_AGENTS).map(reference).collect()
 }
 
 fn reference(agent: &Agent) -> AgentReference {
@@ -382,20 +355,6 @@ fn find<'a>(fleet: &'a Snapshot, wanted: &str) -> Result<&'a Agent, Failure> {
             None => "no agent of this name is known: see `kas agent list`".to_owned(),
         })),
     }
-}
-
-/// What an answer covers that is made of the fleet and of replicas' answers.
-fn both(fleet: &Snapshot, replicas: Option<Coverage>) -> Option<Coverage> {
-    let mut coverage = fleet.coverage.clone();
-    let replicas = replicas.unwrap_or_default();
-    if !replicas.complete {
-        coverage.complete = false;
-        if !coverage.problem.is_empty() {
-            coverage.problem.push_str("; ");
-        }
-        coverage.problem.push_str(&replicas.problem);
-    }
-    Some(coverage)
 }
 
 /// The certificates of all replicas that end first.

@@ -19,5 +19,6 @@ pub use gateway::{
 };
 pub use receptive::{ReceptiveStates, ReceptiveSupervisor};
 pub use tracker::{
-    ConnectedProcess, GitLabConnections, InstanceGuard, Refusal, RegisterError, Tracker, processes,
+    ConnectedProcess, GitLabConnections, InstanceGuard, RecentTrouble, Refusal, RegisterError,
+    Tracker, processes,
 };

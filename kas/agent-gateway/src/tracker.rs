@@ -10,6 +10,7 @@ mod connections;
 mod instance;
 mod origin;
 mod recent_refusals;
+mod recent_troubles;
 mod record;
 mod refusals;
 mod registrations;
@@ -34,6 +35,8 @@ use control_plane::AgentInfo;
 use instance::Instance;
 pub(crate) use origin::{End, Origin};
 use recent_refusals::RecentRefusals;
+pub use recent_troubles::RecentTrouble;
+use recent_troubles::RecentTroubles;
 pub use record::{ConnectedProcess, processes};
 pub use refusals::Refusal;
 use refusals::Refusals;
@@ -63,6 +66,7 @@ pub struct Tracker {
     log: Arc<ConnectionLog>,
     refusals: Refusals,
     recent_refusals: RecentRefusals,
+    recent_troubles: RecentTroubles,
     replica: ReplicaId,
     agenda: Agenda,
     agents: [Mutex<HashMap<AgentId, Agent>>; SHARDS],
@@ -114,6 +118,7 @@ impl Tracker {
             log,
             refusals: Refusals::for_webhooks(),
             recent_refusals: RecentRefusals::default(),
+            recent_troubles: RecentTroubles::default(),
             replica,
             agenda: Agenda::default(),
             agents: std::array::from_fn(|_| Mutex::default()),
@@ -134,6 +139,7 @@ impl Tracker {
         if let RecordSubject::Agent(agent) = subject {
             self.refusals.note(agent, &record);
             self.recent_refusals.note(agent, &record);
+            self.recent_troubles.refused(agent, &record, Instant::now());
         }
         self.log.note(subject, record);
     }
@@ -143,6 +149,12 @@ impl Tracker {
     #[must_use]
     pub fn refusals_after(&self, place: Option<u64>) -> (Vec<Refusal>, u64) {
         self.recent_refusals.after(place, Instant::now())
+    }
+
+    /// What was wrong with agents' connections here in the last ten minutes, of a bounded number of agents.
+    #[must_use]
+    pub fn recent_troubles(&self) -> Vec<(AgentId, RecentTrouble)> {
+        self.recent_troubles.all(Instant::now())
     }
 
     /// What was refused lately, for webhooks.
@@ -381,6 +393,9 @@ impl Drop for InstanceGuard {
                 return false;
             }
             let now = Instant::now();
+            if end == End::LOST || end == End::SILENT {
+                self.tracker.recent_troubles.lost(self.agent, now);
+            }
             let until = Timestamp::now();
             let renewed = until.checked_add(RECONNECT_GRACE).ok();
             instance.until = renewed.filter(|_| end.renews).or(Some(until));

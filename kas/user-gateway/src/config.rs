@@ -28,7 +28,8 @@ section! {
         /// Headers that clusters' answers may carry besides those of Kubernetes.
         pub extra_allowed_response_headers: Vec<ResponseHeader> = Vec::new(),
         /// How long an upgraded connection (exec, attach, port-forward) whose tunnel broke may take to be resumed on
-        /// another one, with an agent that can; zero does not resume. Not among the keys of GitLab's kas.
+        /// another one, and the answer to a write be looked for (30 s at most), with an agent that can; zero does
+        /// neither. Not among the keys of GitLab's kas.
         pub upgrade_resume_timeout: Seconds = Seconds::new(60),
         /// Proxies that are believed where a request comes from (`X-Forwarded-For`). Not among the keys of GitLab's
         /// kas.

@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use http::{Method, Uri};
@@ -17,7 +16,11 @@ use router::AgentId;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::{caller_tallies::CallerTallies, load::Tallies, request_id::RequestId};
+use crate::{
+    caller_tallies::CallerTallies,
+    load::{Ended, Tallies},
+    request_id::RequestId,
+};
 
 /// Parts of the list, each with a lock of its own.
 const SHARDS: usize = 32;
@@ -92,14 +95,14 @@ impl InProgressList {
         Place { shard, key }
     }
 
-    /// Removes one that is over. With the time it `took` it counts for its agent and its caller.
-    pub(crate) fn remove(&self, place: Place, took: Option<Duration>) {
+    /// Removes one that is over. With how it has `ended` it counts for its agent and its caller.
+    pub(crate) fn remove(&self, place: Place, ended: Option<Ended>) {
         let entry = {
             let mut shard = self.shard(place.shard);
             let entry = shard.entries.try_remove(place.key);
-            if let (Some(entry), Some(took)) = (&entry, took) {
-                shard.over.add(entry.agent, took);
-                shard.callers.add(&entry.caller, took);
+            if let (Some(entry), Some(ended)) = (&entry, ended) {
+                shard.over.add(entry.agent, ended);
+                shard.callers.add(&entry.caller, ended.took);
             }
             entry
         };
@@ -191,7 +194,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{net::Ipv4Addr, time::Duration};
 
     use http::HeaderMap;
 

@@ -4,7 +4,9 @@
 
 mod exchange;
 mod failure;
+mod further_calls;
 mod proxy_request;
+mod recovery;
 mod replay;
 mod request_head;
 mod response_head;
@@ -13,7 +15,7 @@ mod upgrade;
 mod upload;
 mod watch;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{hash::RandomState, net::SocketAddr, sync::Arc, time::Duration};
 
 use audit::Audit;
 use bytes::Bytes;
@@ -77,6 +79,8 @@ pub(crate) struct KubernetesApi {
     admission: Arc<Admission>,
     metrics: Metrics,
     places: Arc<Places>,
+    /// Names callers to agents by numbers that say nothing of them.
+    callers: RandomState,
 }
 
 impl KubernetesApi {
@@ -107,6 +111,7 @@ impl KubernetesApi {
             admission,
             metrics,
             places,
+            callers: RandomState::new(),
         }
     }
 
@@ -145,9 +150,11 @@ impl KubernetesApi {
                 upgrade: false,
                 impersonation: access.impersonation,
                 resume: None,
+                keep: None,
             };
             let planned = self.plan((access.agent.id, rights), head, &mut scope);
-            self.forward(planned, None, None, &mut scope, drain).await
+            let scope = (&mut *scope, drain);
+            self.forward(planned, &mut None, None, scope).await
         };
         match answered.instrument(span).await {
             Ok(Answer::Response(response)) => {
@@ -202,12 +209,13 @@ impl KubernetesApi {
             upgrade: on_upgrade.is_some(),
             impersonation,
             resume: None,
+            keep: None,
         };
         let pause = self.settings.body_pause;
         let body = request.body.take();
-        let upload = body.map(|body| Upload::new(body, on_upgrade.is_none(), pause));
+        let mut upload = body.map(|body| Upload::new(body, on_upgrade.is_none(), pause));
         let planned = self.plan((agent.id, rights), head, scope);
-        self.forward(planned, upload, on_upgrade, scope, drain)
+        self.forward(planned, &mut upload, on_upgrade, (scope, drain))
             .await
     }
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod admission;
+mod agent_series;
 mod body;
 mod caller;
 mod caller_series;
@@ -45,7 +46,7 @@ pub use front::{Origins, origin_of};
 pub use gateway::UserGateway;
 pub use graph::Graph;
 pub use in_progress::RequestInProgress;
-pub use load::{MINUTES, MinuteLoad};
+pub use load::{AgentTraffic, MINUTES, MinuteLoad, RecentLoad};
 pub use metrics::Metrics;
 pub use sessions::{SessionFilter, SessionId, SessionInfo, SessionKind, Sessions};
 pub use settings::Settings;

@@ -1,15 +1,18 @@
 //! How many requests each agent had in the last half hour, by the minute, and how long they took.
 //!
-//! A request that ends is counted under a lock that it takes anyway, by one look-up and two additions. Agents without
+//! A request that ends is counted under a lock that it takes anyway, by one look-up and a few additions. Agents without
 //! requests cost nothing.
 
-use std::{mem, time::Duration};
+mod history;
+
+use std::{mem, ops::AddAssign, time::Duration};
 
 use foldhash::{HashMap, HashMapExt as _};
 use router::AgentId;
 
-/// Minutes that are remembered.
-pub const MINUTES: usize = 30;
+pub(crate) use history::History;
+pub use history::{MINUTES, RecentLoad};
+
 /// Durations that are told apart: two for each doubling, from a quarter of a millisecond to eight seconds.
 const BUCKETS: usize = 32;
 /// What the first of them ends with, in microseconds.
@@ -18,16 +21,51 @@ const UNIT_MICROS: u128 = 250;
 const MAX_AGENTS: usize = 10_000;
 /// Of a hundred requests, how many took at most the time that is told.
 const PERCENTILE: u64 = 99;
-/// A clock may be set back by so much without a loss of what was counted.
-const CLOCK_SLACK_MINUTES: u64 = 2;
 
 /// Requests that have ended since the last minute, by agent.
 #[derive(Debug, Default)]
 pub(crate) struct Tallies(HashMap<AgentId, Tally>);
 
+/// What is counted of a request that has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) took: Duration,
+    /// Whether its status was 500 or more, or its answer not whole.
+    pub(crate) failed: bool,
+    /// Whether its status was one of those that say that the cluster was not reached.
+    pub(crate) unavailable: bool,
+    /// Whether it waited long for a tunnel.
+    pub(crate) waited: bool,
+}
+
 /// Those of one agent, by how long they took.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tally([u32; BUCKETS]);
+struct Tally {
+    buckets: [u32; BUCKETS],
+    took: Duration,
+    failed: u32,
+    unavailable: u32,
+    waited: u32,
+}
+
+/// Reads and writes of one agent that are over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AgentTraffic {
+    /// All.
+    pub requests: u64,
+    /// Those that ended with a status of 500 or more, or without a whole answer.
+    pub failed: u64,
+    /// How long all of them took.
+    pub took: Duration,
+}
+
+impl AddAssign for AgentTraffic {
+    fn add_assign(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.took = self.took.saturating_add(other.took);
+    }
+}
 
 /// What one agent had in a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,24 +74,20 @@ pub struct MinuteLoad {
     pub requests: u32,
     /// A time within which 99 of 100 of them did, in milliseconds, at most by half too long; 0 without requests.
     pub p99_milliseconds: u32,
-}
-
-/// The minutes of all agents that had requests.
-#[derive(Debug, Default)]
-pub(crate) struct History {
-    /// The last one, counted from 1970.
-    minute: u64,
-    agents: HashMap<AgentId, [MinuteLoad; MINUTES]>,
+    /// Those whose cluster was not reached.
+    pub(crate) unavailable: u32,
+    /// Those that waited long for a tunnel.
+    pub(crate) waited: u32,
 }
 
 impl Tallies {
     /// A request of an agent has ended.
-    pub(crate) fn add(&mut self, agent: AgentId, took: Duration) {
+    pub(crate) fn add(&mut self, agent: AgentId, ended: Ended) {
         if let Some(tally) = self.0.get_mut(&agent) {
-            return tally.add(took);
+            return tally.add(ended);
         }
         if self.0.len() < MAX_AGENTS {
-            self.0.entry(agent).or_default().add(took);
+            self.0.entry(agent).or_default().add(ended);
         }
     }
 
@@ -63,28 +97,68 @@ impl Tallies {
         Self(mem::replace(&mut self.0, room))
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds what was counted elsewhere, as far as there is room for its agents.
     pub(crate) fn merge(&mut self, other: Self) {
         for (agent, tally) in other.0 {
-            let own = self.0.entry(agent).or_default();
-            for (own, count) in own.0.iter_mut().zip(tally.0) {
-                *own = own.saturating_add(count);
+            if self.0.len() < MAX_AGENTS || self.0.contains_key(&agent) {
+                self.0.entry(agent).or_default().merge(&tally);
             }
         }
+    }
+
+    /// What each agent had.
+    pub(crate) fn traffic(&self) -> impl Iterator<Item = (AgentId, AgentTraffic)> + '_ {
+        self.0
+            .iter()
+            .map(|(agent, tally)| (*agent, tally.traffic()))
     }
 }
 
 impl Tally {
-    fn add(&mut self, took: Duration) {
-        let count = &mut self.0[bucket(took)];
+    fn add(&mut self, ended: Ended) {
+        let count = &mut self.buckets[bucket(ended.took)];
         *count = count.saturating_add(1);
+        self.took = self.took.saturating_add(ended.took);
+        for (count, counts) in [
+            (&mut self.failed, ended.failed),
+            (&mut self.unavailable, ended.unavailable),
+            (&mut self.waited, ended.waited),
+        ] {
+            *count = count.saturating_add(u32::from(counts));
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (own, count) in self.buckets.iter_mut().zip(other.buckets) {
+            *own = own.saturating_add(count);
+        }
+        self.took = self.took.saturating_add(other.took);
+        for (own, count) in [
+            (&mut self.failed, other.failed),
+            (&mut self.unavailable, other.unavailable),
+            (&mut self.waited, other.waited),
+        ] {
+            *own = own.saturating_add(count);
+        }
+    }
+
+    fn requests(&self) -> u64 {
+        self.buckets.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    fn traffic(&self) -> AgentTraffic {
+        AgentTraffic {
+            requests: self.requests(),
+            failed: u64::from(self.failed),
+            took: self.took,
+        }
     }
 
     fn load(&self) -> MinuteLoad {
-        let requests: u64 = self.0.iter().map(|count| u64::from(*count)).sum();
+        let requests = self.requests();
         let wanted = (requests * PERCENTILE).div_ceil(100);
         let mut seen = 0;
-        let within = self.0.iter().position(|count| {
+        let within = self.buckets.iter().position(|count| {
             seen += u64::from(*count);
             seen >= wanted
         });
@@ -95,6 +169,8 @@ impl Tally {
                 0 => 0,
                 _ => u32::try_from(end).unwrap_or(u32::MAX),
             },
+            unavailable: self.unavailable,
+            waited: self.waited,
         }
     }
 }
@@ -124,69 +200,9 @@ fn end_of(bucket: usize) -> Duration {
     Duration::from_micros(units * UNIT_MICROS as u64)
 }
 
-impl History {
-    /// What was counted until the end of a minute, counted from 1970. A minute that ends twice has both.
-    pub(crate) fn end(&mut self, minute: u64, counted: &Tallies) {
-        if self.minute > minute + CLOCK_SLACK_MINUTES {
-            // The clock was ahead; what was counted then belongs to no minute.
-            *self = Self::default();
-            self.minute = minute;
-        }
-        let minute = minute.max(self.minute);
-        let passed = usize::try_from(minute - self.minute).unwrap_or(MINUTES);
-        for passed in (0..passed.min(MINUTES)).map(|it| it as u64) {
-            let over = place(minute - passed);
-            for minutes in self.agents.values_mut() {
-                minutes[over] = MinuteLoad::default();
-            }
-        }
-        self.minute = minute;
-        let now = place(minute);
-        for (agent, tally) in &counted.0 {
-            let known = self.agents.len() < MAX_AGENTS || self.agents.contains_key(agent);
-            if known {
-                let (minutes, new) = (self.agents.entry(*agent).or_default(), tally.load());
-                minutes[now] = MinuteLoad {
-                    requests: minutes[now].requests.saturating_add(new.requests),
-                    p99_milliseconds: minutes[now].p99_milliseconds.max(new.p99_milliseconds),
-                };
-            }
-        }
-        self.agents
-            .retain(|_, minutes| minutes.iter().any(|it| it.requests > 0));
-    }
-
-    /// The last minute, counted from 1970, and the minutes of one agent, the oldest first; none without requests.
-    pub(crate) fn of(&self, agent: AgentId) -> Option<Vec<MinuteLoad>> {
-        let minutes = self.agents.get(&agent)?;
-        let first = place(self.minute + 1);
-        let ordered = minutes[first..].iter().chain(&minutes[..first]);
-        Some(ordered.copied().collect())
-    }
-
-    pub(crate) fn minute(&self) -> u64 {
-        self.minute
-    }
-}
-
-fn place(minute: u64) -> usize {
-    // A remainder is below the number of minutes.
-    usize::try_from(minute % MINUTES as u64).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const AGENT: AgentId = AgentId(7);
-
-    fn counted(milliseconds: &[u64]) -> Tallies {
-        let mut tallies = Tallies::default();
-        for it in milliseconds {
-            tallies.add(AGENT, Duration::from_millis(*it));
-        }
-        tallies
-    }
 
     #[test]
     fn each_duration_is_counted_where_its_end_is_just_above_it() {
@@ -205,61 +221,10 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_has_its_requests_and_what_99_of_100_took() {
-        let mut history = History::default();
-        let many: Vec<_> = std::iter::repeat_n(10, 990).chain([3000; 9]).collect();
-
-        history.end(1000, &counted(&many));
-
-        let minutes = history.of(AGENT).unwrap();
-        let last = minutes[MINUTES - 1];
-        assert_eq!((minutes.len(), last.requests), (MINUTES, 999));
-        assert!((10..=15).contains(&last.p99_milliseconds), "{last:?}");
-        assert!(history.of(AgentId(1)).is_none());
-    }
-
-    #[test]
-    fn minutes_pass_and_agents_without_requests_are_forgotten() {
-        let mut history = History::default();
-        history.end(1000, &counted(&[1]));
-        history.end(1003, &counted(&[1, 1]));
-        history.end(1003, &counted(&[1]));
-
-        let requests: Vec<_> = history
-            .of(AGENT)
-            .unwrap()
-            .iter()
-            .map(|it| it.requests)
-            .collect();
-        assert_eq!(requests[MINUTES - 4..], [1, 0, 0, 3]);
-        history.end(1003 + MINUTES as u64 - 1, &Tallies::default());
-        assert_eq!(history.of(AGENT).unwrap()[0].requests, 3);
-        history.end(1003 + MINUTES as u64, &Tallies::default());
-        assert!(history.of(AGENT).is_none() && history.agents.is_empty());
-        history.end(5000, &counted(&[1]));
-        assert_eq!(history.of(AGENT).unwrap()[MINUTES - 1].requests, 1);
-    }
-
-    #[test]
-    fn a_clock_that_was_ahead_is_forgotten_with_what_it_counted() {
-        let mut history = History::default();
-        history.end(9000, &counted(&[1]));
-        history.end(9000 - CLOCK_SLACK_MINUTES, &counted(&[1]));
-        assert_eq!(history.of(AGENT).unwrap()[MINUTES - 1].requests, 2);
-
-        history.end(1000, &counted(&[1]));
-        history.end(1001, &counted(&[1]));
-
-        let minutes = history.of(AGENT).unwrap().into_iter();
-        let requests: Vec<_> = minutes.map(|it| it.requests).collect();
-        assert_eq!(requests[MINUTES - 3..], [0, 1, 1]);
-    }
-
-    #[test]
     fn how_many_agents_are_counted_is_bounded() {
         let mut tallies = Tallies::default();
         for agent in 0..2 * MAX_AGENTS {
-            tallies.add(AgentId(agent as i64), Duration::ZERO);
+            tallies.add(AgentId(agent as i64), Ended::default());
         }
 
         assert_eq!(tallies.take().0.len(), MAX_AGENTS);

@@ -1,12 +1,14 @@
 //! Metrics of the users' port.
 
+mod labels;
+
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         exemplar::HistogramWithExemplars,
@@ -19,55 +21,26 @@ use prometheus_client::{
 use router::AgentId;
 
 use crate::{
+    agent_series::AgentSeries,
     caller_series::{CallerCollector, CallerSeries},
     in_progress::{InProgressList, RequestInProgress},
-    load::{History, MinuteLoad},
+    load::{AgentTraffic, History, MinuteLoad, RecentLoad, Tallies},
     sessions::Sessions,
 };
+use labels::{CLASSES, LIMITS, OUTCOMES, VERBS, outcome};
+pub(crate) use labels::{FailureStatus, Over, Verb};
+
+/// How many callers have metrics of their own, at most, where nothing else is said.
+pub(crate) const DEFAULT_CALLER_SERIES: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
     code: &'static str,
 }
 
-/// A limit that a request reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Over {
-    /// Requests of one address whose credentials are being checked.
-    AskedOfAddress,
-    /// All of these.
-    Asked,
-    /// Requests of one caller in progress.
-    InProgressOfCaller,
-    /// All of these.
-    InProgress,
-    /// Requests of one caller that wait for a tunnel.
-    HeldOfCaller,
-    /// All of these.
-    Held,
-}
-
-const LIMITS: [Over; 6] = [
-    Over::AskedOfAddress,
-    Over::Asked,
-    Over::InProgressOfCaller,
-    Over::InProgress,
-    Over::HeldOfCaller,
-    Over::Held,
-];
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Limit {
     limit: Over,
-}
-
-/// Whether the client of an upgraded connection that broke was sent a `Status` with the reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum FailureStatus {
-    /// It was.
-    Sent,
-    /// Its protocol has no place for one, or it does not read.
-    NotSent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,24 +52,6 @@ struct Told {
 struct Outcome {
     status: &'static str,
 }
-
-/// How many callers have metrics of their own, at most, where nothing else is said.
-pub(crate) const DEFAULT_CALLER_SERIES: usize = 100;
-
-/// What kind of request one is: how long it takes means something else for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    /// GET, HEAD and the like.
-    Read,
-    /// Whatever may change something.
-    Write,
-    /// A watch, which lasts as long as its client wants.
-    Watch,
-    /// A connection of another protocol, such as that of `kubectl exec`.
-    Upgrade,
-}
-
-const VERBS: [&str; 4] = ["read", "write", "watch", "upgrade"];
 
 /// The trace that an exemplar leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,24 +65,11 @@ struct Kind {
     outcome: &'static str,
 }
 
-type Durations = HistogramWithExemplars<Trace>;
-
-const OUTCOMES: [&str; 4] = ["success", "refused", "failed", "aborted"];
-
-fn outcome(status: u16) -> usize {
-    match status {
-        0 => 3,
-        1..400 => 0,
-        400..500 => 1,
-        500.. => 2,
-    }
-}
-
-const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
 /// Metrics of the users' port. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
+
+type Durations = HistogramWithExemplars<Trace>;
 
 #[derive(Debug)]
 struct Inner {
@@ -149,10 +91,29 @@ struct Inner {
     blocked_headers: Counter,
     broken: Family<Told, Counter>,
     upgrades_resumed: Counter,
+    answers_recovered: Counter,
     in_progress: InProgressList,
     callers: CallerSeries,
-    load: Mutex<History>,
+    load: Mutex<AgentLoads>,
     sessions: Sessions,
+}
+
+/// What agents had.
+#[derive(Debug, Default)]
+struct AgentLoads {
+    history: History,
+    /// In the minute that is not over, as far as somebody asked.
+    minute: Tallies,
+    series: AgentSeries,
+}
+
+impl AgentLoads {
+    /// Reads what was counted since it was read last.
+    fn collect(&mut self, list: &InProgressList) {
+        let counted = list.take_tallies();
+        self.series.add(&counted);
+        self.minute.merge(counted);
+    }
 }
 
 impl AsRef<CallerSeries> for Metrics {
@@ -182,8 +143,7 @@ impl Metrics {
         let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let routing = Family::new_with_constructor(new);
         // From 5 ms to 82 s.
-        let new: fn() -> Durations =
-            || HistogramWithExemplars::new(exponential_buckets(0.005, 2.0, 15));
+        let new: fn() -> Durations = || Durations::new(exponential_buckets(0.005, 2.0, 15));
         let durations = Family::new_with_constructor(new);
         let by_kind = VERBS.map(|verb| {
             OUTCOMES.map(|outcome| durations.get_or_create_owned(&Kind { verb, outcome }))
@@ -219,6 +179,7 @@ impl Metrics {
             blocked_headers: Counter::default(),
             broken,
             upgrades_resumed: Counter::default(),
+            answers_recovered: Counter::default(),
             in_progress,
             callers,
             load: Mutex::default(),
@@ -311,6 +272,11 @@ impl Metrics {
             "Upgraded connections (exec, attach, port-forward) resumed on another tunnel because theirs broke",
             inner.upgrades_resumed.clone(),
         );
+        registry.register(
+            "k8s_api_proxy_answers_recovered",
+            "Answers to requests that change something, which the agent was asked for through another tunnel because theirs broke",
+            inner.answers_recovered.clone(),
+        );
         inner.sessions.register(registry);
         registry.register_collector(Box::new(CallerCollector(self.clone())));
     }
@@ -367,9 +333,9 @@ impl Metrics {
 
     /// A minute, counted from 1970, is over: what agents and callers had since the last one belongs to it.
     pub fn end_minute(&self, minute: u64) {
-        let counted = self.0.in_progress.take_tallies();
-        let mut load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
-        load.end(minute, &counted);
+        let mut load = self.load();
+        let counted = std::mem::take(&mut load.minute);
+        load.history.end(minute, &counted);
         drop(load);
         self.0.callers.end_minute(&self.0.in_progress);
     }
@@ -379,8 +345,31 @@ impl Metrics {
     #[must_use]
     pub fn loads(&self, agents: &[AgentId]) -> (u64, Vec<(AgentId, Vec<MinuteLoad>)>) {
         let load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let loads = agents.iter().filter_map(|id| Some((*id, load.of(*id)?)));
-        (load.minute(), loads.collect())
+        let history = &load.history;
+        let loads = agents.iter().filter_map(|id| Some((*id, history.of(*id)?)));
+        (history.minute(), loads.collect())
+    }
+
+    /// The reads and writes of agents in the last five minutes and in the one that is not over, of those of whose
+    /// requests any waited for a tunnel or did not reach the cluster.
+    #[must_use]
+    pub fn recent_loads(&self) -> Vec<(AgentId, RecentLoad)> {
+        let load = self.load();
+        load.history.recent(&load.minute)
+    }
+
+    /// The reads and writes that each of these agents had, for as long as it is asked for, in their order, and those of
+    /// all others.
+    #[must_use]
+    pub fn agent_traffic(&self, agents: &[AgentId]) -> (Vec<AgentTraffic>, AgentTraffic) {
+        self.load().series.read(agents)
+    }
+
+    /// With all that was counted until now.
+    fn load(&self) -> MutexGuard<'_, AgentLoads> {
+        let mut load = self.0.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.collect(&self.0.in_progress);
+        load
     }
 
     /// How many requests are over, and how many of these ended with a status of 500 or more or without a whole answer.
@@ -413,6 +402,11 @@ impl Metrics {
     /// Counts an upgraded connection that goes on through another tunnel.
     pub(crate) fn upgrade_resumed(&self) {
         self.0.upgrades_resumed.inc();
+    }
+
+    /// Counts an answer that goes on through another tunnel.
+    pub(crate) fn answer_recovered(&self) {
+        self.0.answers_recovered.inc();
     }
 
     /// Counts an upgraded connection that broke.

@@ -28,11 +28,15 @@ pub(crate) use audit::not_recorded;
 use crate::{
     failure::Failure,
     in_progress::{Entry, Place},
+    load::Ended,
     metrics::{FailureStatus, InFlight, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
-    sessions::{Authority, Ground, NewSession, Session, SessionKind},
+    sessions::{Authority, Ground, NewSession, Session, SessionKind, is_proxied},
 };
+
+/// A wait for a tunnel that somebody notices.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// A request in progress. Dropping it ends it: one line in the log (target `audit`), and its numbers in the metrics.
 #[derive(Debug)]
@@ -72,8 +76,10 @@ pub(crate) struct Scope {
     pub(crate) received: u64,
     /// Bytes of the answer's body.
     pub(crate) sent: u64,
-    /// How long it waited for tunnels.
+    /// How long it waited for tunnels that it looks for no more.
     pub(crate) routing: Duration,
+    /// Since when it looks for a tunnel.
+    pub(crate) searching: Option<Instant>,
     /// How often the call was made again.
     pub(crate) replays: u32,
     /// How often a watch was resumed.
@@ -122,6 +128,7 @@ impl Scope {
             received: 0,
             sent: 0,
             routing: Duration::ZERO,
+            searching: None,
             replays: 0,
             resumes: 0,
             reason: String::new(),
@@ -269,6 +276,25 @@ impl Scope {
 }
 
 impl Scope {
+    /// What it counts for: `status` is 0 without a whole answer.
+    fn counted(&self, took: Duration, status: u16) -> Ended {
+        Ended {
+            took,
+            failed: status == 0 || status >= 500,
+            // What is asked through the API has failures of its own.
+            unavailable: matches!(status, 502..=504) && !is_proxied(self.uri.path()),
+            waited: self.waited() >= LONG_WAIT,
+        }
+    }
+
+    /// How long it waited for tunnels. A client may have gone while it did.
+    fn waited(&self) -> Duration {
+        self.routing
+            + self
+                .searching
+                .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     fn verb(&self) -> Verb {
         match self.status {
             101 => Verb::Upgrade,
@@ -307,13 +333,13 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         let (took, verb) = (self.started.elapsed(), self.verb());
+        let whole = if self.cut { 0 } else { self.status };
         if let Some(listed) = self.listed {
             // How long the others last is for their clients to say.
             let counts = matches!(verb, Verb::Read | Verb::Write);
             let in_progress = self.metrics.in_progress();
-            in_progress.remove(listed, counts.then_some(took));
+            in_progress.remove(listed, counts.then(|| self.counted(took, whole)));
         }
-        let whole = if self.cut { 0 } else { self.status };
         self.metrics.over(whole, self.received, self.sent);
         self.metrics.took(verb, whole, took, self.trace.trace_id());
         self.end_trace();
@@ -353,7 +379,7 @@ impl Drop for Scope {
             received = self.received,
             sent = self.sent,
             duration_ms = millis(self.started.elapsed()),
-            routing_ms = millis(self.routing),
+            routing_ms = millis(self.waited()),
             replays = self.replays,
             resumes = self.resumes,
             remote_addr = %self.remote_addr,

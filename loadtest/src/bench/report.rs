@@ -213,12 +213,11 @@ impl Report {
             )?;
         }
         if let Some(rest) = &self.rest {
-            writeln!(
-                table,
-                "\n| Redis, {} agents on {} replicas | |\n|---|---|",
+            let title = format!(
+                "Redis, {} agents on {} replicas",
                 rest.agents, rest.replicas
-            )?;
-            for (name, figure) in [
+            );
+            let rows = [
                 ("commands to connect an agent", rest.commands_to_connect),
                 ("commands per forwarded request", rest.commands_per_request),
                 (
@@ -226,17 +225,15 @@ impl Report {
                     rest.commands_per_second_and_replica,
                 ),
                 ("bytes per agent", rest.bytes_per_agent),
-            ] {
-                writeln!(table, "| {name} | {figure:.3} |")?;
-            }
+            ];
+            figures(table, &title, &rows)?;
         }
         if let Some(operators) = &self.operators {
-            writeln!(
-                table,
-                "\n| lists by filter at one of {} replicas, {} agents | |\n|---|---|",
+            let title = format!(
+                "lists by filter at one of {} replicas, {} agents",
                 operators.replicas, operators.agents
-            )?;
-            for (name, figure) in [
+            );
+            let rows = [
                 ("p50 ms", operators.p50_ms),
                 ("p99 ms", operators.p99_ms),
                 (
@@ -244,9 +241,8 @@ impl Report {
                     operators.page_bytes as f64 / 1024.0,
                 ),
                 ("Redis commands per list", operators.commands_per_list),
-            ] {
-                writeln!(table, "| {name} | {figure:.2} |")?;
-            }
+            ];
+            figures(table, &title, &rows)?;
         }
         if let Some(curves) = &self.curves {
             let curves = drawn(&[("kas", curves)]);
@@ -286,6 +282,15 @@ impl Report {
         }
         lines
     }
+}
+
+/// A table of figures, each with its name.
+fn figures(table: &mut String, title: &str, rows: &[(&str, f64)]) -> std::fmt::Result {
+    writeln!(table, "\n| {title} | |\n|---|---|")?;
+    for (name, figure) in rows {
+        writeln!(table, "| {name} | {figure:.3} |")?;
+    }
+    Ok(())
 }
 
 /// Direct measurements and the forwarded ones that are like them.

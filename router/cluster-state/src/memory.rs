@@ -109,7 +109,10 @@ impl MemoryStore {
         let mut agents = self.lock();
         let entry = agents.entry(agent).or_default();
         change(entry);
-        entry.changes.send_modify(|version| *version += 1);
+        let changes = entry.changes.clone();
+        // Whoever waits for a change may look here while it holds what is locked to tell it.
+        drop(agents);
+        changes.send_modify(|version| *version += 1);
     }
 
     fn presence(&self) -> MutexGuard<'_, HashMap<(AgentId, ReplicaId), Presence>> {
@@ -337,5 +340,28 @@ mod tests {
         assert_eq!(b.owners(agent).await, []);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(b.last_seen(agent).await, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn who_looks_while_a_change_is_told_waits_for_nobody() {
+        let store = MemoryStore::default();
+        let agent = AgentId(7);
+        let changes = store.changes(agent);
+        let looks = changes.borrow();
+        let table = store.table(owner("a"));
+        let announcing = std::thread::spawn(move || table.announce(agent));
+
+        let (seen, is_seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            while store.owners(agent).is_empty() {
+                std::thread::yield_now();
+            }
+            seen.send(()).unwrap();
+        });
+        let found = is_seen.recv_timeout(Duration::from_secs(60));
+
+        assert!(found.is_ok(), "both wait for each other");
+        drop(looks);
+        announcing.join().unwrap();
     }
 }

@@ -212,8 +212,16 @@ impl RedisStore {
         let others = leases.map(|lease| lease.replica).filter(|it| it != me);
         let others: Vec<_> = others.collect();
         let query = PresenceQuery::Agents(leaving);
-        let held = presence::find(&self.client, &self.keys, &others, &query).await?;
+        let held = self.presence_of(&others, &query).await?;
         records.restore(&self.client, &held).await
+    }
+
+    async fn presence_of(
+        &self,
+        replicas: &[ReplicaId],
+        query: &PresenceQuery,
+    ) -> Result<Vec<PresenceEntry>, fred::error::Error> {
+        presence::find(&self.client, &self.keys, &self.signer, replicas, query).await
     }
 
     async fn remove(
@@ -226,7 +234,7 @@ impl RedisStore {
         let key = self.keys.agent(agent);
         tokio::try_join!(
             client.hdel::<(), _, _>(&key, replica.to_string()),
-            client.hset::<(), _, _>(&key, (LAST_SEEN, at.to_string())),
+            client.hset::<(), _, _>(&key, (LAST_SEEN, self.signer.write_last_seen(agent, at))),
             client.expire::<(), _>(&key, RECORD_TTL, None),
         )?;
         Ok(())
@@ -333,9 +341,13 @@ impl RouteStore for RedisStore {
         updates: &'a [PresenceUpdate],
     ) -> StoreFuture<'a, ()> {
         async move {
-            let key = self.keys.presence(me);
+            let place = presence::Place {
+                keys: &self.keys,
+                signer: &self.signer,
+                replica: me,
+            };
             let updated = async {
-                presence::update(&self.client, &key, updates).await?;
+                presence::update(&self.client, place, updates).await?;
                 match &self.gitlab_kas {
                     Some(records) => self.update_gitlab_kas(records, me, updates).await,
                     None => Ok(()),
@@ -353,7 +365,7 @@ impl RouteStore for RedisStore {
     ) -> StoreFuture<'a, Vec<PresenceEntry>> {
         async move {
             let found = async {
-                let mut found = presence::find(&self.client, &self.keys, replicas, query).await?;
+                let mut found = self.presence_of(replicas, query).await?;
                 if let Some(records) = &self.gitlab_kas {
                     found.append(&mut records.find(&self.client, query).await?);
                 }

@@ -47,6 +47,8 @@ impl Call {
     fn end_tunnel(&mut self) {
         let status = if self.ended {
             runtime::grpc::ok_trailers()
+        } else if self.lost {
+            runtime::grpc::trailers(&Status::unavailable("the caller of the call was lost"))
         } else {
             // OK would leave the call to the Kubernetes API running; an error cancels it.
             runtime::grpc::trailers(&Status::cancelled("the caller cancelled the call"))
@@ -69,7 +71,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         match self.path {
             Path::Tunnel(_) => self.end_tunnel(),
-            Path::Peer(_) => self.end_peer(),
+            Path::Peer(..) => self.end_peer(),
         }
     }
 }

@@ -52,7 +52,8 @@ impl Relay<'_> {
         }
         // A peer that has half-closed can cancel only by a reset.
         match self.send.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(Ended::Peer)),
+            Poll::Ready(Ok(h2::Reason::CANCEL)) => Poll::Ready(Err(Ended::Peer)),
+            Poll::Ready(_) => Poll::Ready(Err(Ended::PeerLost)),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -93,16 +94,18 @@ impl Relay<'_> {
             self.send.reserve_capacity(frame.remaining());
             while self.send.capacity() == 0 {
                 match self.send.poll_capacity(cx) {
-                    Poll::Ready(Some(granted)) => {
-                        granted?;
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => {
+                        return Poll::Ready(Err(self.peer_ended(cx)));
                     }
-                    Poll::Ready(None) => return Poll::Ready(Err(Ended::Peer)),
                     Poll::Pending => return self.poll_stalled(cx),
                 }
             }
         }
-        if let Some(frame) = self.to_peer.take() {
-            self.send.send_data(frame, false)?;
+        if let Some(frame) = self.to_peer.take()
+            && self.send.send_data(frame, false).is_err()
+        {
+            return Poll::Ready(Err(self.peer_ended(cx)));
         }
         let (event, body) = std::task::ready!(self.call.poll_raw(cx)).map_err(Ended::Call)?;
         if event == Event::End {
@@ -116,6 +119,14 @@ impl Relay<'_> {
             },
         ));
         Poll::Ready(Ok(false))
+    }
+
+    /// How the peer has ended a stream to which nothing can be sent any more.
+    fn peer_ended(&mut self, cx: &mut Context<'_>) -> Ended {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(h2::Reason::CANCEL)) => Ended::Peer,
+            Poll::Ready(_) | Poll::Pending => Ended::PeerLost,
+        }
     }
 
     /// The peer takes nothing for now: the call is watched for unread responses.

@@ -1,9 +1,10 @@
 //! A request for a tunnel that a peer is answering.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, sync::Arc};
 
 use prost::Message as _;
 use proto::{
+    ProcessMethod,
     agent::kas::{GatewayKasResponse, StartStreaming, gateway_kas_response::Msg},
     frame::{Deframer, Encoding, FrameBuilder},
     sequence::{FieldNumber, Sequence},
@@ -40,6 +41,8 @@ pub(crate) struct PeerStream {
     pub(crate) deframer: Deframer,
     pub(crate) sequence: Sequence,
     pub(crate) permit: StreamPermit,
+    /// The method by which the agent process of the tunnel is asked for its answers.
+    pub(crate) answers: Option<Arc<str>>,
 }
 
 /// Sends the opening, in one write.
@@ -64,6 +67,7 @@ impl TunnelRequest {
             deframer: Deframer::new(Encoding::Identity),
             sequence: Sequence::new(proto::sequence::GATEWAY_KAS_RESPONSE),
             permit,
+            answers: None,
         };
         Self { stream, begun }
     }
@@ -88,7 +92,11 @@ impl TunnelRequest {
             .step(message.field_number())
             .map_err(|error| Status::internal(error.to_string()))?;
         match message {
-            Msg::TunnelReady(_) => Ok(TunnelReply::Ready),
+            Msg::TunnelReady(ready) => {
+                let is_method = ProcessMethod::Answers.is(&ready.answers);
+                self.stream.answers = is_method.then(|| ready.answers.into());
+                Ok(TunnelReply::Ready)
+            }
             Msg::NoTunnel(_) => Ok(TunnelReply::NoneYet),
             Msg::Header(_) | Msg::Message(_) | Msg::Trailer(_) | Msg::Error(_) => Err(
                 Status::internal("the peer sent a response before the call began"),

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -150,6 +151,15 @@ impl Replica {
         deadline: Instant,
     ) -> Result<Call, OpenError> {
         self.router.open(agent, need, &opening, deadline).await
+    }
+
+    /// Waits for a tunnel of the agent that has nothing to do.
+    pub async fn until_idle(&self, agent: AgentId) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.registry().tunnels(agent).idle == 0 {
+            assert!(Instant::now() < deadline, "no tunnel became idle");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 

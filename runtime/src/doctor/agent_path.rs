@@ -20,10 +20,11 @@ use super::{
     remedies::Fault,
     report::{Finding, Report},
     session::{Body, PING_TIMEOUT, Session},
+    upgrade::{UpgradeError, upgrade},
 };
 use crate::{
     connect::{ConnectOptions, Target},
-    io::Scheme,
+    io::{Scheme, Transport},
     tls::{ClientTls, ClientTlsOptions, H2},
 };
 /// The way of an agent to kas.
@@ -136,9 +137,18 @@ impl AgentPath {
         hop
     }
 
+    /// Asks for a WebSocket as agents do, with these headers besides theirs.
+    async fn websocket(
+        &self,
+        target: &Target,
+        more: &HeaderMap,
+    ) -> Result<Transport, UpgradeError> {
+        upgrade(target, &self.options, target.path_and_query(), more).await
+    }
+
     async fn check_upgrade(&self, hop: &str, report: &mut Report) -> bool {
         let began = Instant::now();
-        let upgraded = pings::upgrade(&self.target, &self.options, &HeaderMap::new()).await;
+        let upgraded = self.websocket(&self.target, &HeaderMap::new()).await;
         let mut io = match upgraded {
             Ok(io) => io,
             Err(error) => {
@@ -204,7 +214,7 @@ impl AgentPath {
             false => Scheme::Ws,
         };
         let target = self.target.by(scheme);
-        let seen = match pings::upgrade(&target, &self.options, &HeaderMap::new()).await {
+        let seen = match self.websocket(&target, &HeaderMap::new()).await {
             Ok(_) => format!("no HTTP/2 ({why}), but WebSocket works at {target}"),
             Err(_) => format!("no HTTP/2 ({why}), and no WebSocket at {target}"),
         };

@@ -14,15 +14,13 @@ use super::{
     remedies::Fault,
     report::{Finding, Report},
     session::{Body, Session},
+    upgrade::{UpgradeError, upgrade},
 };
 use crate::{
-    connect::{ConnectError, ConnectOptions, Target, connect_http1},
-    io::{Scheme, Transport},
+    connect::{ConnectOptions, Target},
+    io::Scheme,
     tls::{ClientTls, ClientTlsOptions, H2},
-    websocket::{
-        answers_message,
-        handshake::client::{self, HandshakeError, Request},
-    },
+    websocket::{answers_message, handshake::client::HandshakeError},
 };
 
 const PADDING: HeaderName = HeaderName::from_static("x-kas-doctor");
@@ -179,29 +177,26 @@ impl UserPath {
     /// What is sent over an upgraded connection, such as that of `kubectl exec`, has to come through, and so has what
     /// comes back: kas answers the first message of a graph, whatever it is.
     async fn both_ways(&self) -> Finding {
-        let opened = timeout(QUESTION_TIMEOUT, self.open()).await;
+        let path = self.path(OWN_GRAPH);
+        let opened = upgrade(&self.target, &self.options, &path, &HeaderMap::new()).await;
         let mut io = match opened {
-            Ok(Ok(io)) => io,
+            Ok(io) => io,
             // It has been shown that kas sees the handshake: it does not take it there, or not now.
-            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. })))
+            Err(UpgradeError::Handshake(HandshakeError::Status { status, .. }))
                 if matches!(status, 401 | 404) =>
             {
                 return Finding::not_checked(format!(
                     "kas opens no WebSocket to strangers (HTTP {status}): agent.graph.enabled is off"
                 ));
             }
-            Ok(Err(UpgradeError::Handshake(HandshakeError::Status { status, .. })))
+            Err(UpgradeError::Handshake(HandshakeError::Status { status, .. }))
                 if matches!(status, 429 | 503) =>
             {
                 return Finding::not_checked(format!(
                     "no WebSocket is opened now (HTTP {status}); try again later"
                 ));
             }
-            Ok(Err(error)) => return Finding::failed(Fault::NoUpgrade, error.to_string()),
-            Err(_) => {
-                let seen = format!("no answer to the handshake within {QUESTION_TIMEOUT:?}");
-                return Finding::failed(Fault::NoUpgrade, seen);
-            }
+            Err(error) => return Finding::failed(Fault::NoUpgrade, error.to_string()),
         };
         match timeout(MESSAGE_TIMEOUT, answers_message(&mut io)).await {
             Ok(Ok(())) => Finding::ok("bytes pass both ways"),
@@ -218,28 +213,6 @@ impl UserPath {
             ),
         }
     }
-
-    async fn open(&self) -> Result<Transport, UpgradeError> {
-        let mut io = connect_http1(&self.target, &self.options).await?;
-        let request = Request {
-            host: &self.target.authority(),
-            path: &self.path(OWN_GRAPH),
-            user_agent: &self.options.user_agent,
-            headers: &HeaderMap::new(),
-        };
-        let rest = client::connect(&mut io, &request).await?;
-        io.put_back(rest);
-        Ok(io)
-    }
-}
-
-/// Why there is no WebSocket.
-#[derive(Debug, thiserror::Error)]
-enum UpgradeError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
 }
 
 /// Whether kas itself has refused.

@@ -1,10 +1,11 @@
 //! What the client sends through a tunnel.
 
 use std::{
-    future::poll_fn,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
+use pin_project_lite::pin_project;
 use prost::Message as _;
 use proto::{
     agent::reverse_tunnel::rpc::{
@@ -147,18 +148,34 @@ impl Outbound {
     ///
     /// # Errors
     /// When it does.
-    pub async fn unless_reset<T>(
-        &mut self,
-        wait: impl Future<Output = T>,
-    ) -> Result<T, TunnelError> {
-        let mut wait = std::pin::pin!(wait);
-        poll_fn(|cx| {
-            if let Poll::Ready(value) = wait.as_mut().poll(cx) {
-                return Poll::Ready(Ok(value));
-            }
-            self.poll_reset(cx).map(Err)
-        })
-        .await
+    pub fn unless_reset<W: Future>(&mut self, wait: W) -> UnlessReset<'_, W> {
+        UnlessReset {
+            outbound: self,
+            wait,
+        }
+    }
+}
+
+pin_project! {
+    /// See [`Outbound::unless_reset`]. No async function, which would have room for what it is given twice.
+    #[derive(Debug)]
+    #[must_use = "nothing is waited for unless it is polled"]
+    pub struct UnlessReset<'a, W> {
+        outbound: &'a mut Outbound,
+        #[pin]
+        wait: W,
+    }
+}
+
+impl<W: Future> Future for UnlessReset<'_, W> {
+    type Output = Result<W::Output, TunnelError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(value) = this.wait.poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        this.outbound.poll_reset(cx).map(Err)
     }
 }
 

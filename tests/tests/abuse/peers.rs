@@ -259,8 +259,13 @@ async fn a_replica_that_does_not_hold_an_agent_refuses_as_the_one_that_does() ->
         let mut said = Vec::new();
         for replica in [0, 1] {
             let port = site.replicas.members[replica].users;
-            let asked = ask(port, &bearer, upgrade);
-            let answer = tokio::time::timeout(BEFORE_THE_HOLD_ENDS, asked).await;
+            // Until its tunnels are known, an agent has never connected.
+            let known = async || {
+                let asked = ask(port, &bearer, upgrade);
+                let answer = tokio::time::timeout(BEFORE_THE_HOLD_ENDS, asked).await;
+                (!matches!(&answer, Ok(Ok(early)) if early.status() == 503)).then_some(answer)
+            };
+            let answer = until("the agent's tunnels", SOON, known).await?;
             let answer = answer.with_context(|| format!("{name} at {replica}: held"))??;
             ensure!(answer.status() == code, "{name} at {replica}: {answer:?}");
             said.push(String::from_utf8_lossy(answer.body()).into_owned());

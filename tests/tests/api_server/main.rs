@@ -6,6 +6,7 @@ mod constrained;
 mod double;
 mod resets;
 mod trouble;
+mod writes;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -48,7 +49,7 @@ struct Site {
     bearer: String,
     turn: AtomicUsize,
     _agent: Agentk,
-    _way: Chaos,
+    way: Chaos,
     _folder: TempDir,
 }
 
@@ -62,9 +63,14 @@ struct Row {
 
 impl Site {
     async fn around(cluster: Cluster) -> Result<Self> {
+        Self::with_replicas(2, cluster).await
+    }
+
+    async fn with_replicas(count: usize, cluster: Cluster) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let replicas = Replicas::start(2, folder.path()).await?;
-        let way = Chaos::start(&[replicas.members[0].agents, replicas.members[1].agents]).await?;
+        let replicas = Replicas::start(count, folder.path()).await?;
+        let ports: Vec<_> = replicas.members.iter().map(|it| it.agents).collect();
+        let way = Chaos::start(&ports).await?;
         let token = replicas.cli(&["agent", "create", "site"]).await?;
         let user = replicas.cli(&["user", "create", "ana"]).await?;
         let grant = ["access", "grant", "--agent", "site", "--user", "ana"];
@@ -82,7 +88,7 @@ impl Site {
             replicas,
             bearer: format!("pat:2:{user}"),
             turn: AtomicUsize::new(0),
-            _way: way,
+            way,
             _folder: folder,
         };
         let serves = async || {

@@ -32,7 +32,7 @@ use tests::{
     process::Process,
     wait::until,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::interval;
 
 use crate::{
     client::{Action, Client},
@@ -92,14 +92,6 @@ async fn all_see_the_same() -> Result<()> {
 
 /// Watches and lists, while all connections of the agent are reset every two seconds.
 async fn under_cuts(world: &World, clients: &[Client]) -> Result<Vec<Outcome>> {
-    let cuts = async {
-        let mut clock = interval(BETWEEN_CUTS);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            clock.tick().await;
-            world.chaos.cut();
-        }
-    };
     let seen = async {
         let watched = watched(world, clients);
         let listed = by_both_ways(world, clients, Action::List);
@@ -108,7 +100,7 @@ async fn under_cuts(world: &World, clients: &[Client]) -> Result<Vec<Outcome>> {
     };
     tokio::select! {
         seen = seen => seen,
-        () = cuts => unreachable!("cuts end by being dropped"),
+        never = world.chaos.cut_every(BETWEEN_CUTS) => match never {},
     }
 }
 

@@ -88,8 +88,9 @@ impl World {
         let certs = Certs::create(&folder.join("certs"))?;
         let users = replicas.members[0].users;
         let front = Haproxy::start(Front::Users, users, &certs, folder).await?;
-        let server = format!("https://localhost:{}/k8s-proxy/", front.port());
-        let through = kubeconfig(&replicas, &server, &certs.ca, folder).await?;
+        let through = replicas
+            .kubeconfig_as_agent("site", front.port(), &certs.ca)
+            .await?;
         let kas = Kubectl::new(&through);
         let connected = async || kas.ok(&["get", "--raw", "/version"]).await.ok();
         until("the agent", SOON, connected).await?;
@@ -137,30 +138,6 @@ impl World {
         let tails = self.replicas.members.iter().map(|it| it.process.tail());
         tails.collect::<Vec<_>>().join("\n")
     }
-}
-
-/// As the agent, which may do everything.
-async fn kubeconfig(
-    replicas: &Replicas,
-    server: &str,
-    ca: &Path,
-    folder: &Path,
-) -> Result<PathBuf> {
-    let user = replicas.cli(&["user", "create", "ana"]).await?;
-    let grant = ["access", "grant", "--agent", "site", "--user", "ana"];
-    replicas
-        .cli(&[&grant[..], &["--as", "agent"]].concat())
-        .await?;
-    let ca = ca.display().to_string();
-    let place = ["kubeconfig", "site", "--server", server];
-    let who = ["--user", "ana", "--token", &user];
-    let authority = ["--certificate-authority", &ca];
-    let text = replicas
-        .cli(&[&place[..], &authority, &who].concat())
-        .await?;
-    let file = folder.join("kubeconfig-kas");
-    std::fs::write(&file, text + "\n")?;
-    Ok(file)
 }
 
 fn objects() -> Result<String> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 /// Tests at once, unless a variable says otherwise. Most of their time they wait for pods.
 const AT_ONCE: usize = 6;
@@ -43,6 +43,17 @@ fn list<T: FromStr<Err = anyhow::Error> + Copy>(name: &str, all: &[T]) -> Result
         return Ok(Vec::new());
     }
     words.split(',').map(str::parse).collect()
+}
+
+/// The one of `all` that has this word.
+fn named<T: Copy>(all: &[T], word: fn(T) -> &'static str, text: &str) -> Result<T> {
+    let found = all.iter().copied().find(|it| word(*it) == text);
+    found.with_context(|| {
+        format!(
+            "{text:?} is none of {:?}",
+            all.iter().map(|it| word(*it)).collect::<Vec<_>>()
+        )
+    })
 }
 
 /// The tests of one special interest group of Kubernetes.
@@ -90,10 +101,7 @@ impl FromStr for Group {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match Self::ALL.into_iter().find(|it| it.word() == text) {
-            Some(group) => Ok(group),
-            None => bail!("no group of tests: {text:?}"),
-        }
+        named(&Self::ALL, Self::word, text).context("no group of tests")
     }
 }
 
@@ -130,9 +138,6 @@ impl FromStr for Way {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match Self::ALL.into_iter().find(|it| it.word() == text) {
-            Some(way) => Ok(way),
-            None => bail!("no way to the API server: {text:?}"),
-        }
+        named(&Self::ALL, Self::word, text).context("no way to the API server")
     }
 }

@@ -16,7 +16,6 @@ use tests::{
     replicas::Replicas,
     wait::until,
 };
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::settings::Way;
 
@@ -48,9 +47,12 @@ impl Site {
             ca: Some(certs.ca.clone()),
             kubeconfig: cluster.agent_kubeconfig(),
         };
+        let through = replicas
+            .kubeconfig_as_agent("site", users.port(), &certs.ca)
+            .await?;
         let site = Self {
             direct: cluster.agent_kubeconfig(),
-            through: kubeconfig(&replicas, users.port(), &certs.ca, folder).await?,
+            through,
             agent: Agentk::start("agentk", &links, &token, folder)?,
             link,
             replicas,
@@ -73,19 +75,12 @@ impl Site {
 
     /// Does something while connections are reset, if that is the way.
     pub(crate) async fn during<T>(&self, way: Way, done: impl Future<Output = T>) -> T {
-        let cuts = async {
-            let mut clock = interval(BETWEEN_CUTS);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            loop {
-                clock.tick().await;
-                if way == Way::Cuts {
-                    self.link.cut();
-                }
-            }
-        };
+        if way != Way::Cuts {
+            return done.await;
+        }
         tokio::select! {
             done = done => done,
-            () = cuts => unreachable!("cuts end by being dropped"),
+            never = self.link.cut_every(BETWEEN_CUTS) => match never {},
         }
     }
 
@@ -94,24 +89,4 @@ impl Site {
         let tails: String = members.map(|it| it.process.tail()).collect();
         tails + &self.agent.process.tail()
     }
-}
-
-/// As the agent, which may do everything.
-async fn kubeconfig(replicas: &Replicas, port: u16, ca: &Path, folder: &Path) -> Result<PathBuf> {
-    let user = replicas.cli(&["user", "create", "ana"]).await?;
-    let grant = ["access", "grant", "--agent", "site", "--user", "ana"];
-    replicas
-        .cli(&[&grant[..], &["--as", "agent"]].concat())
-        .await?;
-    let server = format!("https://localhost:{port}/k8s-proxy/");
-    let ca = ca.display().to_string();
-    let place = ["kubeconfig", "site", "--server", &server];
-    let who = ["--user", "ana", "--token", &user];
-    let authority = ["--certificate-authority", &ca];
-    let text = replicas
-        .cli(&[&place[..], &authority, &who].concat())
-        .await?;
-    let file = folder.join("kubeconfig-kas");
-    std::fs::write(&file, text + "\n")?;
-    Ok(file)
 }

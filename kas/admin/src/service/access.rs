@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::{Admin, find, reference};
 use crate::{
     Failure,
-    fleet::complete,
+    coverage::complete,
     replica::count,
     v1::{
         AccessAnswer, AccessCell, AccessMatrix, AccessRow, AccessRule, AgentAccess, AgentReference,

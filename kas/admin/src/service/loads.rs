@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cluster_state::Member;
 use user_gateway::MINUTES;
 
-use super::{Admin, silent};
+use super::Admin;
 use crate::{
     Failure,
-    peers::{self, AskError},
     replica::{LIST_OWN_LOADS, loads::agents},
     v1::{AgentLoad, ListLoadsRequest, ListLoadsResponse},
 };
@@ -20,29 +18,13 @@ impl Admin {
     /// When the question is not understood.
     pub async fn loads(&self, asked: &ListLoadsRequest) -> Result<ListLoadsResponse, Failure> {
         agents(asked)?;
-        let members = peers::members(&*self.sources.table);
-        let questions = members.iter().map(|it| self.loads_of(it, asked));
-        let answers = peers::all(questions.collect()).await;
-        let answered: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
-        let unanswered = members.len() - answered.len();
-        let coverage = Some(silent(&self.sources.me.replica, unanswered, members.len()));
+        let own = || self.own.loads(asked);
+        let told = self.sources.ask_all(LIST_OWN_LOADS, asked, own).await;
+        let coverage = Some(told.coverage(&self.sources.me.replica));
         Ok(ListLoadsResponse {
             coverage,
-            ..merged(answered)
+            ..merged(told.answers)
         })
-    }
-
-    async fn loads_of(
-        &self,
-        member: &Member,
-        asked: &ListLoadsRequest,
-    ) -> Result<ListLoadsResponse, AskError> {
-        if self.is_me(member) {
-            let own = self.own.loads(asked);
-            return own.map_err(|failure| AskError::Refused(Box::new(failure.into())));
-        }
-        let (router, url) = (&self.sources.router, &member.replica.url);
-        peers::ask(router, url, LIST_OWN_LOADS, asked).await
     }
 }
 

@@ -49,32 +49,26 @@ impl Admin {
                 "no replica with this id is known: see `kas replica list`".to_owned(),
             ));
         }
-        let questions = members
-            .iter()
-            .map(|member| self.set_log_level_of(member, asked));
-        let replicas = peers::all(questions.collect()).await;
-        Ok(SetLogLevelResponse { replicas })
-    }
-
-    async fn set_log_level_of(
-        &self,
-        member: &Member,
-        asked: &SetLogLevelRequest,
-    ) -> ReplicaLogLevel {
-        let answer = if self.is_me(member) {
-            let own = self.own.set_log_level(asked);
-            own.map_err(|failure| failure.to_string())
-        } else {
-            let (router, url) = (&self.sources.router, &member.replica.url);
-            let answer: Result<SetLogLevelResponse, _> =
-                peers::ask(router, url, SET_OWN_LOG_LEVEL, asked).await;
-            let first = answer.and_then(|it| it.replicas.into_iter().next().ok_or(AskError::Empty));
-            first.map_err(|error| error.to_string())
+        let own = || {
+            let replicas = vec![self.own.set_log_level(asked)?];
+            Ok(SetLogLevelResponse { replicas })
         };
-        answer.unwrap_or_else(|problem| ReplicaLogLevel {
-            replica: member.replica.replica.to_string(),
-            level: String::new(),
-            problem,
+        let sources = &self.sources;
+        let answers = sources.ask_each(&members, SET_OWN_LOG_LEVEL, asked, own);
+        let told = members.iter().zip(answers.await);
+        let replicas = told.map(|(member, told)| of_replica(member, told));
+        Ok(SetLogLevelResponse {
+            replicas: replicas.collect(),
         })
     }
+}
+
+/// What a replica answered of itself.
+fn of_replica(member: &Member, told: Result<SetLogLevelResponse, AskError>) -> ReplicaLogLevel {
+    let first = told.and_then(|it| it.replicas.into_iter().next().ok_or(AskError::Empty));
+    first.unwrap_or_else(|error| ReplicaLogLevel {
+        replica: member.replica.replica.to_string(),
+        level: String::new(),
+        problem: error.to_string(),
+    })
 }

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use cluster_state::Member;
-
-use super::{Admin, change::Subject, find, silent};
+use super::{Admin, change::Subject, find};
 use crate::{
     Failure,
     caller::Caller,
-    peers,
-    peers::AskError,
     replica::{
         END_OWN_SESSION, LIST_OWN_SESSIONS, limit,
         sessions::{kind, session_id},
@@ -34,19 +30,17 @@ impl Admin {
         asked: &ListSessionsRequest,
     ) -> Result<ListSessionsResponse, Failure> {
         let question = self.question(asked).await?;
-        let members = peers::members(&*self.sources.table);
-        let questions = members.iter().map(|it| self.sessions_of(it, &question));
-        let answers = peers::all(questions.collect()).await;
-        let (mut page, mut more, mut unanswered) = (ListSessionsResponse::default(), false, 0);
-        for answer in answers {
-            match answer {
-                Ok(its) => {
-                    page.sessions.extend(its.sessions);
-                    page.total = page.total.saturating_add(its.total);
-                    more |= !its.next_page_token.is_empty();
-                }
-                Err(_) => unanswered += 1,
-            }
+        let own = || self.own.sessions(&question);
+        let told = self
+            .sources
+            .ask_all(LIST_OWN_SESSIONS, &question, own)
+            .await;
+        let coverage = told.coverage(&self.sources.me.replica);
+        let (mut page, mut more) = (ListSessionsResponse::default(), false);
+        for its in told.answers {
+            page.sessions.extend(its.sessions);
+            page.total = page.total.saturating_add(its.total);
+            more |= !its.next_page_token.is_empty();
         }
         page.sessions.sort_by(|a, b| a.id.cmp(&b.id));
         let size = limit(asked.page_size);
@@ -62,7 +56,7 @@ impl Admin {
                 agent.name.clone_from(name);
             }
         }
-        page.coverage = Some(silent(&self.sources.me.replica, unanswered, members.len()));
+        page.coverage = Some(coverage);
         Ok(page)
     }
 
@@ -96,19 +90,17 @@ impl Admin {
     }
 
     async fn end_session_anywhere(&self, asked: &EndSessionRequest) -> Result<Session, Failure> {
-        let members = peers::members(&*self.sources.table);
-        let questions = members.iter().map(|it| self.end_session_of(it, asked));
-        let answers = peers::all(questions.collect()).await;
-        let unanswered = answers.iter().filter(|it| it.is_err()).count();
-        let ended = answers.into_iter().filter_map(Result::ok);
-        let Some(mut session) = ended.filter_map(|it| it.session).next() else {
-            return Err(match unanswered {
+        let own = || self.own.end_session(asked);
+        let told = self.sources.ask_all(END_OWN_SESSION, asked, own).await;
+        let mut ended = told.answers.into_iter().filter_map(|it| it.session);
+        let Some(mut session) = ended.next() else {
+            return Err(match told.unanswered {
                 0 => Failure::NotFound(
                     "no session with this id is open: see `kas session list`".to_owned(),
                 ),
-                _ => Failure::Unavailable(format!(
+                unanswered => Failure::Unavailable(format!(
                     "no replica that answers has a session with this id, and {unanswered} of {} do not answer",
-                    members.len()
+                    told.asked
                 )),
             });
         };
@@ -145,32 +137,4 @@ impl Admin {
             after: asked.page_token.clone(),
         })
     }
-
-    async fn sessions_of(
-        &self,
-        member: &Member,
-        asked: &ListOwnSessionsRequest,
-    ) -> Result<ListSessionsResponse, AskError> {
-        if self.is_me(member) {
-            return self.own.sessions(asked).map_err(refused);
-        }
-        let (router, url) = (&self.sources.router, &member.replica.url);
-        peers::ask(router, url, LIST_OWN_SESSIONS, asked).await
-    }
-
-    async fn end_session_of(
-        &self,
-        member: &Member,
-        asked: &EndSessionRequest,
-    ) -> Result<EndSessionResponse, AskError> {
-        if self.is_me(member) {
-            return self.own.end_session(asked).map_err(refused);
-        }
-        let (router, url) = (&self.sources.router, &member.replica.url);
-        peers::ask(router, url, END_OWN_SESSION, asked).await
-    }
-}
-
-fn refused(failure: Failure) -> AskError {
-    AskError::Refused(Box::new(failure.into()))
 }

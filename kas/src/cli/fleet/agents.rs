@@ -13,10 +13,13 @@ use super::{
 };
 use crate::cli::{CommandError, Output, server::ServerArgs};
 
+/// The health of an agent with which nothing is wrong.
+const HEALTHY: &str = "healthy";
+
 /// Which agents of a server are wanted.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FleetFilter {
-    /// Only agents in this state: connected or disconnected (of a running server)
+    /// Only agents in this state: connected, healthy, degraded, disconnected or unknown (of a running server)
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// Only agents with this in their names (of a running server)
@@ -177,12 +180,17 @@ fn explained(told: &Explanation, output: &mut Output<'_>) -> Result<(), CommandE
     } else {
         "perhaps not all: the store was unavailable lately"
     };
+    let problems = match &told.problems[..] {
+        [] => String::new(),
+        problems => format!("wrong with it:   {}\n", problems.join("; ")),
+    };
     output.result(&format!(
         "agent:           {} (id {})\n\
          request now:     {}\n\
          last seen:       {}\n\
          holders known:   {known}\n\
-         last refused:    {refused}\n",
+         last refused:    {refused}\n\
+         {problems}",
         agent.name,
         agent.id,
         told.verdict,
@@ -216,10 +224,14 @@ fn record(it: &ConnectionRecord) -> [String; 7] {
     ]
 }
 
-/// The state of an agent, and why it is not connected.
+/// The state of an agent, and why it is not connected, or what is wrong with it.
 fn state(agent: &Agent) -> String {
     let Some(absence) = &agent.absence else {
-        return agent.state.clone();
+        let problems = agent.problems.join("; ");
+        return match &*agent.health {
+            "" | HEALTHY => agent.state.clone(),
+            health => format!("{} ({health}: {problems})", agent.state),
+        };
     };
     let since = match (&*absence.state, &*absence.at) {
         (_, "") => String::new(),
@@ -233,15 +245,24 @@ fn state(agent: &Agent) -> String {
     format!("{} ({}{since}{why})", agent.state, absence.state)
 }
 
+/// The same in two or three words.
+fn brief_state(agent: &Agent) -> String {
+    let more = match &agent.absence {
+        Some(absence) => &absence.state,
+        None => &agent.health,
+    };
+    match &**more {
+        "" | HEALTHY => agent.state.clone(),
+        more => format!("{} ({more})", agent.state),
+    }
+}
+
 fn row(agent: &Agent) -> [String; 7] {
     let label = |name: &str| agent.labels.get(name).cloned().unwrap_or_default();
     [
         agent.id.to_string(),
         agent.name.clone(),
-        agent.absence.as_ref().map_or_else(
-            || agent.state.clone(),
-            |absence| format!("{} ({})", agent.state, absence.state),
-        ),
+        brief_state(agent),
         label("version"),
         label("kubernetes"),
         agent.process_count.to_string(),

@@ -121,17 +121,19 @@ fn age(since: &str, now: Option<Timestamp>) -> String {
 
 fn agent(it: &admin::v1::Agent, now: Option<Timestamp>) -> (Vec<String>, bool) {
     let label = |name: &str| it.labels.get(name).cloned().unwrap_or_default();
+    let is_degraded = !it.problems.is_empty();
+    let state = if is_degraded { &it.health } else { &it.state };
     let cells = vec![
         it.id.to_string(),
         it.name.clone(),
-        it.state.clone(),
+        state.clone(),
         it.process_count.to_string(),
         age(&it.connected_since, now),
         label("version"),
         label("kubernetes"),
         it.replicas.join(","),
     ];
-    (cells, it.state != "connected")
+    (cells, it.state != "connected" || is_degraded)
 }
 
 fn replica(it: &admin::v1::ReplicaEntry, now: Option<Timestamp>) -> (Vec<String>, bool) {

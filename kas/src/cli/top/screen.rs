@@ -213,8 +213,17 @@ impl Screen {
                     0 => String::new(),
                     silent => format!(" ({silent} silent)"),
                 };
+                let scope = status.coverage.as_ref().map_or("", |it| &it.scope);
+                let place = match scope {
+                    "replica" => " to this replica",
+                    _ => "",
+                };
+                let degraded = match status.agents_degraded {
+                    0 => String::new(),
+                    degraded => format!(" ({degraded} degraded)"),
+                };
                 let first = format!(
-                    "{} of {} agents connected, {}{silent}, store {}",
+                    "{} of {} agents connected{place}{degraded}, {}{silent}, store {}",
                     status.agents_connected,
                     status.agents,
                     counted(status.replicas, "replica"),

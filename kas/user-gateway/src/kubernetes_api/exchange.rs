@@ -112,6 +112,11 @@ impl Interrupted {
         matches!(self, Self::Agent(status) if not_taken::is_among(&status.details))
     }
 
+    /// Whether the agent has another call bring what was asked for.
+    pub(super) fn is_superseded(&self) -> bool {
+        matches!(self, Self::Agent(status) if status.code == tonic::Code::Aborted as i32)
+    }
+
     /// Whether what was read so far can be read on in another exchange: the
     /// path broke, or the agent lost its own connection.
     pub(super) fn is_mendable(&self) -> bool {
@@ -150,6 +155,8 @@ pub(super) struct Exchange {
     call: Option<Reader>,
     order: Sequence,
     upload: Option<Upload>,
+    /// The upload once it is over, if the body can be sent again.
+    sent: Option<Upload>,
     uploaded: u64,
     /// What the agent says of an upgraded connection that can be resumed.
     resume: Option<Box<ResumeAnswer>>,
@@ -163,6 +170,7 @@ impl Exchange {
             call: Some(Reader::new(call)),
             order: Sequence::new(HTTP),
             upload,
+            sent: None,
             uploaded: 0,
             resume: None,
             drain,
@@ -177,6 +185,17 @@ impl Exchange {
     /// Whether the request's body is on its way still.
     pub(super) fn is_uploading(&self) -> bool {
         self.upload.is_some()
+    }
+
+    /// The request's body from its beginning, if there is one and it was kept.
+    pub(super) fn rewind(&mut self) -> Option<Upload> {
+        let upload = self.sent.take().or_else(|| self.upload.take());
+        upload.and_then(Upload::rewind)
+    }
+
+    /// The method by which the agent process is asked for answers that it has kept, where it has one.
+    pub(super) fn answers(&mut self) -> Option<Arc<str>> {
+        self.with(|call| call.answers()).ok().flatten()
     }
 
     /// Says, after the body if there is one, that nothing more follows.
@@ -208,8 +227,10 @@ impl Exchange {
     pub(super) async fn head(&mut self) -> Result<Head, Interrupted> {
         match poll_fn(|cx| self.poll_part(cx)).await? {
             Part::Header(head) => {
+                self.sent = None;
                 if let Some(upload) = &mut self.upload {
                     upload.may_pause();
+                    upload.forget();
                 }
                 Ok(head)
             }
@@ -310,7 +331,7 @@ impl Exchange {
         match polled.unwrap_or(Poll::Ready(Err(UploadError::Call))) {
             Poll::Pending => {}
             // If the call is gone, the answer says why.
-            Poll::Ready(Ok(()) | Err(UploadError::Call)) => self.upload = None,
+            Poll::Ready(Ok(()) | Err(UploadError::Call)) => self.sent = self.upload.take(),
             Poll::Ready(Err(error @ (UploadError::Client(_) | UploadError::Pause(_)))) => {
                 return Err(error.into());
             }

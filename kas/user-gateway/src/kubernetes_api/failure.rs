@@ -74,7 +74,7 @@ fn unavailable(error: &impl std::fmt::Display) -> Failure {
 }
 
 /// What is to be said of the effect of a request that got no answer.
-fn outcome(safe: bool) -> &'static str {
+pub(super) fn outcome(safe: bool) -> &'static str {
     if safe {
         ""
     } else {

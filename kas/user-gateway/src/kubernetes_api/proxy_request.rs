@@ -1,20 +1,25 @@
 //! From an admitted request to an answer: a tunnel is found, the call made, and
 //! made again where that is safe.
 
-use std::{pin::pin, time::Duration};
+mod recover;
+mod tunnel;
+
+use std::{hash::BuildHasher as _, time::Duration};
 
 use control_plane::Access;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
-use router::{AgentId, Call, Need, OpenError, Opening};
-use runtime::{drain::Drain, patience::within};
+use router::{AgentId, Need, Opening};
+use runtime::drain::Drain;
 use tokio::time::Instant;
 
 use super::{
     KubernetesApi,
     exchange::{Ahead, Exchange, Interrupted, LOOK_AHEAD_BYTES},
-    failure, replay,
-    request_head::{self, RequestHead, is_on_behalf_of, on_behalf_of},
+    failure,
+    recovery::Keep,
+    replay,
+    request_head::{self, RequestHead, on_behalf_of},
     streamed::Streamed,
     upgrade::{self, Farewell, Link, Offer, Pings, Recorder},
     upload::Upload,
@@ -24,9 +29,8 @@ use crate::{
     admission::Rights, body::Content, failure::Failure, headers, query::Reencoding, route::Answer,
     scope::Scope, sessions::SessionKind,
 };
+use recover::Recovered;
 
-/// How long a request looks for a tunnel before it counts as queued.
-const QUEUED_AFTER: Duration = Duration::from_millis(100);
 /// How long the head of a short answer waits for its body, which mostly comes with it.
 const SHORT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,6 +48,8 @@ pub(super) struct ProxyRequest {
     reencoding: Option<Reencoding>,
     /// What the agent was offered of an upgrade.
     offer: Option<Offer>,
+    /// The same of a request that changes something.
+    keep: Option<Keep>,
 }
 
 impl ProxyRequest {
@@ -54,6 +60,17 @@ impl ProxyRequest {
             self.act_as(&access);
         }
         Ok(())
+    }
+
+    /// The next call is another request to the agent, whose answer is kept as well.
+    fn offers_again(&mut self) {
+        let Some(keep) = self.keep.as_ref().map(Keep::again) else {
+            return;
+        };
+        if let Some(opening) = request_head::offering(&self.opening, keep.first()) {
+            self.opening = opening;
+            self.keep = Some(keep);
+        }
     }
 
     /// The call is made as whom the caller is allowed now.
@@ -74,12 +91,8 @@ impl ProxyRequest {
     }
 }
 
-/// The outcome of looking for a tunnel.
-enum Search {
-    Done(Result<Call, OpenError>),
-    /// While the call waited, its caller became this one.
-    AllowedAs(Access),
-}
+/// Status and headers of an answer, the length that they tell, and what is here of the body.
+type AnswerHead = (StatusCode, HeaderMap, Option<u64>, Ahead);
 
 /// The beginning of an answer.
 struct Answered {
@@ -92,17 +105,51 @@ struct Answered {
     exchange: Box<Exchange>,
 }
 
+/// How an attempt at a call ended.
+enum Attempt {
+    Answered(Answered),
+    Broken(Box<Broken>),
+}
+
+/// What becomes of a request whose call broke.
+enum GoesOn {
+    /// Its answer was found.
+    With(Answered),
+    /// It is to be made again, with this body if it has one.
+    Again(Option<Upload>),
+}
+
+/// A call without an answer.
+struct Broken {
+    error: Interrupted,
+    exchange: Box<Exchange>,
+    /// Whether its answer had begun.
+    begun: bool,
+}
+
+impl Answered {
+    fn new((status, headers, length, ahead): AnswerHead, exchange: Box<Exchange>) -> Self {
+        Self {
+            status,
+            headers,
+            length,
+            ahead,
+            exchange,
+        }
+    }
+}
+
 impl KubernetesApi {
     /// Carries a request to the agent and brings the answer.
     pub(super) async fn forward(
         &self,
         mut request: Box<ProxyRequest>,
-        upload: Option<Upload>,
+        upload: &mut Option<Upload>,
         on_upgrade: Option<OnUpgrade>,
-        scope: &mut Scope,
-        drain: &Drain,
+        (scope, drain): (&mut Scope, &Drain),
     ) -> Result<Answer, Failure> {
-        let answered = self.call(&mut request, upload, scope, drain).await?;
+        let called = self.call(&mut request, upload, (&mut *scope, drain));
+        let answered = called.await?;
         Ok(match on_upgrade {
             Some(on_upgrade) if answered.status == StatusCode::SWITCHING_PROTOCOLS => {
                 let mut exchange = answered.exchange;
@@ -141,6 +188,8 @@ impl KubernetesApi {
             request_head::timeout(head.target.query()).map_or(hold, |timeout| timeout.min(hold));
         let moves = watch.is_some();
         let reencoding = head.target.reencoding();
+        let keep = self.keep(&head, &rights, scope);
+        head.keep = keep.as_ref().map(Keep::first);
         // Whoever goes on is asked about again, which needs credentials.
         let resumes = head.upgrade && !self.settings.resume.is_zero();
         let place = (resumes && rights.credentials().is_some())
@@ -172,109 +221,115 @@ impl KubernetesApi {
             },
             reencoding,
             offer,
+            keep,
         })
+    }
+
+    /// What is offered of a request that changes something, whose caller can be asked about again.
+    fn keep(&self, head: &RequestHead, rights: &Rights, scope: &Scope) -> Option<Keep> {
+        let timeout = self.settings.resume;
+        let keeps = !head.method.is_safe()
+            && !head.upgrade
+            // Some ask for an upgrade where there can be none, as HTTP/1.0 does.
+            && !head.headers.contains_key(http::header::UPGRADE)
+            && !timeout.is_zero()
+            && rights.credentials().is_some();
+        keeps.then(|| Keep::new(self.callers.hash_one(&*scope.caller()), timeout))
     }
 
     /// Makes the call until there is an answer, or another attempt is of no use.
     async fn call(
         &self,
         request: &mut ProxyRequest,
-        mut upload: Option<Upload>,
-        scope: &mut Scope,
-        drain: &Drain,
+        upload: &mut Option<Upload>,
+        (scope, drain): (&mut Scope, &Drain),
     ) -> Result<Answered, Failure> {
         let bodyless = upload.is_none();
+        if let (Some(upload), Some(_)) = (&mut *upload, &request.keep) {
+            upload.keep();
+        }
         loop {
-            let call = self.open(request, upload.as_mut(), scope).await?;
-            let mut exchange = Box::new(Exchange::new(call, upload.take(), drain.clone()));
-            let mut begun = false;
-            let answer = self.answer(&mut exchange, request, &mut begun).await;
-            scope.received = exchange.uploaded();
-            match answer {
-                Ok((status, headers, length, ahead)) => {
-                    return Ok(Answered {
-                        status,
-                        headers,
-                        length,
-                        ahead,
-                        exchange,
-                    });
-                }
-                Err(error)
-                    if bodyless
-                        && replay::is_allowed(
-                            &error,
-                            (request.opening.safe, begun),
-                            scope.replays,
-                        )
-                        && Instant::now() < scope.deadline =>
-                {
-                    tokio::time::sleep(replay::pause(scope.replays)).await;
-                    request.renew_rights().await?;
-                    scope.replays += 1;
-                    self.metrics.replayed();
-                    tracing::debug!(%error, replays = scope.replays, "call lost its tunnel; repeating it on another");
-                }
-                Err(error) => return Err(failure::of_interruption(&error, request.opening.safe)),
+            let attempt = self.attempt(request, upload, (&mut *scope, drain));
+            let broken = match attempt.await? {
+                Attempt::Answered(answered) => return Ok(answered),
+                Attempt::Broken(broken) => broken,
+            };
+            // Apart, since what is seldom needed is large, and is part of each request.
+            let going_on = self.go_on((broken, bodyless), request, (&mut *scope, drain));
+            match Box::pin(going_on).await? {
+                GoesOn::With(answered) => return Ok(answered),
+                GoesOn::Again(body) => *upload = body,
             }
         }
     }
 
-    async fn open(
+    /// Makes it once.
+    async fn attempt(
         &self,
         request: &mut ProxyRequest,
-        mut upload: Option<&mut Upload>,
-        scope: &mut Scope,
-    ) -> Result<Call, Failure> {
-        let started = Instant::now();
-        let searching = scope.trace().child("tunnel search");
-        let opened = loop {
-            match self
-                .search(request, upload.as_deref_mut(), scope.deadline)
-                .await?
-            {
-                Search::Done(opened) => break opened,
-                Search::AllowedAs(access) => request.act_as(&access),
-            }
-        };
-        drop(searching);
-        let took = started.elapsed();
-        scope.routing += took;
-        match opened {
-            Ok(call) => {
-                self.metrics.routed(took);
-                scope.passes(call.peer());
-                Ok(call)
-            }
-            Err(error) => {
-                self.metrics.not_routed(took);
-                Err(match (&error, request.reencoding) {
-                    (OpenError::NotOffered, Some(change)) => failure::of_reencoding(change),
-                    _ => failure::of_open(&error),
-                })
-            }
-        }
+        upload: &mut Option<Upload>,
+        (scope, drain): (&mut Scope, &Drain),
+    ) -> Result<Attempt, Failure> {
+        let call = self.open(request, upload.as_mut(), scope).await?;
+        let mut exchange = Box::new(Exchange::new(call, upload.take(), drain.clone()));
+        let mut begun = false;
+        let answer = self.answer(&mut exchange, request, &mut begun).await;
+        scope.received = exchange.uploaded();
+        Ok(match answer {
+            Ok(answer) => Attempt::Answered(Answered::new(answer, exchange)),
+            Err(error) => Attempt::Broken(Box::new(Broken {
+                error,
+                exchange,
+                begun,
+            })),
+        })
     }
 
-    /// Looks for a tunnel, as long as the caller may have one.
-    async fn search(
+    /// Looks for the answer of a call that broke.
+    async fn go_on(
         &self,
-        request: &ProxyRequest,
-        upload: Option<&mut Upload>,
-        deadline: Instant,
-    ) -> Result<Search, Failure> {
-        let open = (self.router).open(request.agent, &request.need, &request.opening, deadline);
-        let mut open = pin!(open);
-        if let Ok(opened) = within(QUEUED_AFTER, open.as_mut()).await {
-            return Ok(Search::Done(opened));
-        }
-        let _place = self.places.hold(request.need.caller.clone())?;
-        tokio::select! {
-            biased;
-            opened = open => Ok(Search::Done(opened)),
-            error = fails_ahead(upload) => Err(failure::of_interruption(&error, true)),
-            access = request.rights.lapse(|it| is_on_behalf_of(&request.opening, it)) => access.map(Search::AllowedAs),
-        }
+        (broken, bodyless): (Box<Broken>, bool),
+        request: &mut ProxyRequest,
+        (scope, drain): (&mut Scope, &Drain),
+    ) -> Result<GoesOn, Failure> {
+        let Broken {
+            error,
+            mut exchange,
+            begun,
+        } = *broken;
+        let broke = (&error, bodyless);
+        let recovered = self.recover(broke, &mut exchange, request, (&mut *scope, drain));
+        let body = match recovered.await? {
+            Recovered::Answer(answered) => return Ok(GoesOn::With(answered)),
+            Recovered::NotTaken(body) => body,
+            Recovered::Nothing => {
+                let kind = (request.opening.safe, begun);
+                let again = bodyless
+                    && replay::is_allowed(&error, kind, scope.replays)
+                    && Instant::now() < scope.deadline;
+                if !again {
+                    return Err(failure::of_interruption(&error, request.opening.safe));
+                }
+                None
+            }
+        };
+        self.pause_before_replay(&error, request, scope).await?;
+        Ok(GoesOn::Again(body))
+    }
+
+    async fn pause_before_replay(
+        &self,
+        error: &Interrupted,
+        request: &mut ProxyRequest,
+        scope: &mut Scope,
+    ) -> Result<(), Failure> {
+        tokio::time::sleep(replay::pause(scope.replays)).await;
+        request.renew_rights().await?;
+        request.offers_again();
+        scope.replays += 1;
+        self.metrics.replayed();
+        tracing::debug!(%error, replays = scope.replays, "call lost its tunnel; repeating it on another");
+        Ok(())
     }
 
     async fn answer(
@@ -282,7 +337,7 @@ impl KubernetesApi {
         exchange: &mut Exchange,
         request: &ProxyRequest,
         begun: &mut bool,
-    ) -> Result<(StatusCode, HeaderMap, Option<u64>, Ahead), Interrupted> {
+    ) -> Result<AnswerHead, Interrupted> {
         let limit = self.settings.response_header;
         let head = tokio::time::timeout(limit, exchange.head())
             .await
@@ -311,7 +366,7 @@ impl KubernetesApi {
         if let Some(length) = length
             && !ahead.whole
             && !bodyless
-            && request.opening.safe
+            && !request.upgrade
             && length <= LOOK_AHEAD_BYTES as u64
         {
             let rest = exchange.rest(&mut ahead, length);
@@ -359,7 +414,13 @@ impl KubernetesApi {
                 request.opens(kind, scope);
             }
             let idle = self.settings.idle;
-            Content::Stream(Box::new(Streamed::new(exchange, ahead, length, idle)))
+            let recovery = self.recovery(&mut exchange, &request, scope, drain);
+            Content::Stream(Box::new(Streamed::new(
+                (exchange, ahead),
+                length,
+                idle,
+                recovery,
+            )))
         };
         Answer::new(status, headers, content)
     }
@@ -376,31 +437,6 @@ impl KubernetesApi {
         exchange.count(readers, request.agent, &request.need.caller);
     }
 
-    /// What it takes to resume an upgraded connection by the method that its agent names.
-    fn resume_source(
-        &self,
-        request: &mut ProxyRequest,
-        method: &str,
-        scope: &Scope,
-        drain: &Drain,
-    ) -> Option<upgrade::Source> {
-        let acts_as = request_head::acts_as(&request.opening);
-        Some(upgrade::Source {
-            router: self.router.clone(),
-            agent: request.agent,
-            need: Need {
-                method: upgrade::Source::method(method)?,
-                ..request.need.clone()
-            },
-            offer: request.offer.take()?,
-            extra: request_head::acts_as_extra(&request.opening),
-            meta: request.opening.meta.clone(),
-            ground: scope.ground(request.rights.authority()?, acts_as)?,
-            drain: drain.clone(),
-            metrics: self.metrics.clone(),
-        })
-    }
-
     /// What a watch needs to be asked for again.
     fn source(&self, request: ProxyRequest, drain: &Drain) -> Source {
         Source {
@@ -414,14 +450,6 @@ impl KubernetesApi {
             drain: drain.clone(),
             metrics: self.metrics.clone(),
         }
-    }
-}
-
-/// Ends when the client does not send its body.
-async fn fails_ahead(upload: Option<&mut Upload>) -> Interrupted {
-    match upload {
-        Some(upload) => upload.fails_ahead().await.into(),
-        None => std::future::pending().await,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::exchange::Interrupted;
 
 /// How often a call is made again.
-const MAX_REPLAYS: u32 = 5;
+pub(super) const MAX_REPLAYS: u32 = 5;
 /// The pause before the second replay; later ones are longer. What cuts one connection of an
 /// agent cuts its others too, which may take a moment to show.
 const REPLAY_BACKOFF: Duration = Duration::from_millis(25);

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use prost::Message as _;
 use proto::{
     agent::{
-        grpctool::{HttpRequest, ResumeOffer, http_request},
+        grpctool::{HttpRequest, KeepOffer, ResumeOffer, http_request},
         kubernetes_api::rpc::{HeaderExtra, ImpersonationConfig},
         prototool,
     },
@@ -52,6 +52,8 @@ pub(super) struct RequestHead {
     pub(super) impersonation: Option<ImpersonationConfig>,
     /// What is offered of an upgrade.
     pub(super) resume: Option<ResumeOffer>,
+    /// What is offered of a request that changes something.
+    pub(super) keep: Option<KeepOffer>,
 }
 
 impl RequestHead {
@@ -72,6 +74,7 @@ impl RequestHead {
             content_length: Some(on_the_wire(self.length)),
             extra: self.impersonation.as_ref().map(extra),
             resume: self.resume,
+            keep: self.keep,
             request: Some(prototool::HttpRequest {
                 method: self.method.as_str().to_owned(),
                 header: headers::of_request(self.headers, via),
@@ -179,6 +182,17 @@ pub(super) fn on_behalf_of(
 ) -> Option<Opening> {
     let mut header = header(opening)?;
     header.extra = impersonation.map(extra);
+    with_header(opening, header)
+}
+
+/// The same call with another offer. None if the call is no HTTP request.
+pub(super) fn offering(opening: &Opening, keep: KeepOffer) -> Option<Opening> {
+    let mut header = header(opening)?;
+    header.keep = Some(keep);
+    with_header(opening, header)
+}
+
+fn with_header(opening: &Opening, header: http_request::Header) -> Option<Opening> {
     let message = Some(http_request::Message::Header(header));
     let mut opening = opening.clone();
     *opening.messages.first_mut()? = Payload::message(&HttpRequest { message });
@@ -267,6 +281,7 @@ mod tests {
             upgrade,
             impersonation: None,
             resume: None,
+            keep: None,
         };
         let shape = |length, upgrade| {
             let via = HeaderValue::from_static("v");

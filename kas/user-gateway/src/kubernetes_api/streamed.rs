@@ -7,8 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
-use super::exchange::{Ahead, Exchange, Interrupted, Part};
+use super::{
+    exchange::{Ahead, Exchange, Interrupted, Part},
+    recovery::Recovery,
+};
 use crate::{
     body::{ContentStream, CutShort},
     idle::Idle,
@@ -16,10 +20,18 @@ use crate::{
     sessions::SessionEnded,
 };
 
+/// A call that brings the rest of an answer, and what it takes to go on once more.
+type GoingOn = BoxFuture<'static, Result<(Box<Exchange>, Recovery), Interrupted>>;
+
 /// An answer that is passed on as it comes.
-#[derive(Debug)]
 pub(super) struct Streamed {
     exchange: Box<Exchange>,
+    /// What it takes to go on when the call breaks, where that can be.
+    recovery: Option<Recovery>,
+    going_on: Option<GoingOn>,
+    /// Bytes of the body that came of it.
+    received: u64,
+    uploaded: u64,
     ahead: VecDeque<Bytes>,
     /// Bytes that the headers promise still.
     left: Option<u64>,
@@ -28,14 +40,19 @@ pub(super) struct Streamed {
 }
 
 impl Streamed {
-    /// Bytes that come from an exchange; `length` of them, where that is known.
+    /// Bytes that come from an exchange; `length` of them, where that is known. With `recovery` they go on when its call
+    /// breaks.
     pub(super) fn new(
-        exchange: Box<Exchange>,
-        ahead: Ahead,
+        (exchange, ahead): (Box<Exchange>, Ahead),
         length: Option<u64>,
         idle: Duration,
+        recovery: Option<Recovery>,
     ) -> Self {
         Self {
+            uploaded: 0,
+            received: ahead.length(),
+            recovery,
+            going_on: None,
             exchange,
             ahead: ahead.chunks,
             left: length,
@@ -45,16 +62,41 @@ impl Streamed {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Interrupted>> {
-        let Poll::Ready(part) = self.exchange.poll_part(cx) else {
+        let Poll::Ready(part) = self.poll_part(cx) else {
             ready!(self.idle.poll(cx));
             return Poll::Ready(Err(Interrupted::Silence(self.idle.limit())));
         };
         self.idle.progress();
         Poll::Ready(match part {
-            Ok(Part::Data(data)) => Ok(Some(data)),
+            Ok(Part::Data(data)) => {
+                self.received += data.len() as u64;
+                Ok(Some(data))
+            }
             Ok(other) => other.expect_trailer().map(|()| None),
             Err(error) => Err(error),
         })
+    }
+
+    /// The next part, of another call where the present one broke.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Interrupted>> {
+        loop {
+            if let Some(going_on) = &mut self.going_on {
+                let (exchange, recovery) = ready!(going_on.as_mut().poll(cx))?;
+                self.going_on = None;
+                self.uploaded = self.uploaded.max(self.exchange.uploaded());
+                self.exchange = exchange;
+                self.recovery = Some(recovery);
+            }
+            match ready!(self.exchange.poll_part(cx)) {
+                Err(error) if error.is_about_the_path() => match self.recovery.take() {
+                    Some(recovery) => {
+                        self.going_on = Some(Box::pin(recovery.go_on(self.received, error)));
+                    }
+                    None => return Poll::Ready(Err(error)),
+                },
+                part => return Poll::Ready(part),
+            }
+        }
     }
 
     /// Compares what came with what was promised.
@@ -77,6 +119,15 @@ impl Streamed {
             self.exchange.complete();
         }
         Ok(data)
+    }
+}
+
+impl std::fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streamed")
+            .field("exchange", &self.exchange)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,6 +170,6 @@ impl ContentStream for Streamed {
     }
 
     fn end(&mut self, scope: &mut Scope) {
-        scope.received = self.exchange.uploaded();
+        scope.received = self.uploaded.max(self.exchange.uploaded());
     }
 }

@@ -22,6 +22,11 @@ use crate::{
 /// behind a whole body does a connection of HTTP/1.1 show that its client has gone.
 const AHEAD_BYTES: usize = 16 << 10;
 
+/// Bytes of a body that are kept so that it can be sent again, at most.
+const KEPT_BYTES: usize = 64 << 10;
+/// Pieces of these.
+const KEPT_PIECES: usize = 64;
+
 /// `HttpRequest.data`, `Data.data`.
 const DATA: &[u32] = &[2, 1];
 /// `HttpRequest.trailer`.
@@ -40,6 +45,8 @@ pub(super) struct Upload {
     whole: bool,
     close: bool,
     pause: Option<Idle>,
+    /// All that was sent, where it is kept.
+    kept: Option<Vec<Bytes>>,
 }
 
 /// Why a body could not be sent whole.
@@ -70,6 +77,38 @@ impl Upload {
             whole: false,
             close,
             pause: Some(Idle::new(pause)),
+            kept: None,
+        }
+    }
+
+    /// Keeps what is sent from now on, unless it is long.
+    pub(super) fn keep(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// What was sent is not needed any more.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    /// The same body from its beginning, if it was kept.
+    pub(super) fn rewind(mut self) -> Option<Self> {
+        let kept = self.kept.replace(Vec::new())?;
+        self.chunk = Bytes::new();
+        for chunk in kept.into_iter().rev() {
+            self.ahead.push_front(chunk);
+        }
+        Some(self)
+    }
+
+    fn keep_sent(&mut self, chunk: &Bytes) {
+        if let Some(kept) = &mut self.kept {
+            let bytes: usize = kept.iter().map(Bytes::len).sum();
+            if bytes + chunk.len() <= KEPT_BYTES && kept.len() < KEPT_PIECES {
+                kept.push(chunk.clone());
+            } else {
+                self.kept = None;
+            }
         }
     }
 
@@ -88,8 +127,14 @@ impl Upload {
                 *count += length as u64;
             }
             match ready!(self.poll_chunk(cx))? {
-                Some(chunk) => self.chunk = chunk,
-                None => return Poll::Ready(self.finish(call)),
+                Some(chunk) => {
+                    self.keep_sent(&chunk);
+                    self.chunk = chunk;
+                }
+                None => {
+                    self.whole = true;
+                    return Poll::Ready(self.finish(call));
+                }
             }
         }
     }

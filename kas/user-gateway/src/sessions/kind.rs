@@ -67,7 +67,7 @@ impl SessionKind {
     /// What a connection is that speaks another protocol.
     pub(crate) fn of_upgrade(path: &str) -> Self {
         let path = decoded(path);
-        if is_proxied(&path) {
+        if has_proxy(&path) {
             return Self::Proxy;
         }
         match path.rsplit('/').next() {
@@ -81,7 +81,7 @@ impl SessionKind {
     /// What an answer is that comes bit by bit and is no watch that can be resumed; nothing where it ends by itself.
     pub(crate) fn of_stream(path: &str, uri: &Uri, watch: bool) -> Option<Self> {
         let path = decoded(path);
-        if is_proxied(&path) {
+        if has_proxy(&path) {
             return Some(Self::Proxy);
         }
         if watch || path.split('/').any(|segment| segment == "watch") {
@@ -99,7 +99,12 @@ fn decoded(path: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn is_proxied(path: &str) -> bool {
+/// Whether a pod, a service or a node is asked through the API.
+pub(crate) fn is_proxied(path: &str) -> bool {
+    has_proxy(&decoded(path))
+}
+
+fn has_proxy(path: &str) -> bool {
     path.split('/').any(|segment| segment == "proxy")
 }
 

@@ -31,6 +31,9 @@ const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest
 /// The method by which an upgraded connection is attached to again.
 pub(crate) const RESUME: &str = "/kas.kubernetes_api.rpc.Resume/me";
 
+/// The method by which it is asked for answers that it has kept.
+pub(crate) const ANSWERS: &str = "/kas.kubernetes_api.rpc.Answers/me";
+
 type Script = Arc<dyn Fn(Asked) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A connected agent. Dropping it does not disconnect it; [`Self::cut`] does.
@@ -48,13 +51,22 @@ impl Agent {
         R: Future<Output = ()> + Send + 'static,
     {
         let script: Script = Arc::new(move |asked| Box::pin(script(asked)));
-        Self::dial(registry, id, tunnels, true, script).await
+        Self::dial((registry, id, &[METHOD, RESUME]), tunnels, true, script).await
+    }
+
+    /// The same of an agent that keeps answers.
+    pub(crate) async fn connect_keeping<F, R>(registry: &Arc<Registry>, id: i64, script: F) -> Self
+    where
+        F: Fn(Asked) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let script: Script = Arc::new(move |asked| Box::pin(script(asked)));
+        Self::dial((registry, id, &[METHOD, ANSWERS]), 2, true, script).await
     }
 
     pub(crate) async fn connect_old(registry: &Arc<Registry>, id: i64) -> Self {
         Self::dial(
-            registry,
-            id,
+            (registry, id, &[METHOD, RESUME]),
             1,
             false,
             Arc::new(|_| Box::pin(std::future::ready(()))),
@@ -63,8 +75,7 @@ impl Agent {
     }
 
     async fn dial(
-        registry: &Arc<Registry>,
-        id: i64,
+        (registry, id, methods): (&Arc<Registry>, i64, &[&str]),
         tunnels: usize,
         impersonates: bool,
         script: Script,
@@ -72,7 +83,7 @@ impl Agent {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let offer = Offer {
             agent: AgentId(id),
-            methods: [METHOD.into(), RESUME.into()].into(),
+            methods: methods.iter().map(|it| Arc::from(*it)).collect(),
             impersonates,
             upgrades: true,
         };
@@ -186,7 +197,7 @@ impl Asked {
             if let Some(message) = self.deframer.next_message().unwrap() {
                 return match ConnectResponse::decode(message).unwrap().msg.unwrap() {
                     connect_response::Msg::RequestInfo(info) => {
-                        assert!([METHOD, RESUME].contains(&&*info.method_name));
+                        assert!([METHOD, RESUME, ANSWERS].contains(&&*info.method_name));
                         Next::Info(info.meta)
                     }
                     connect_response::Msg::Message(message) => {
@@ -301,13 +312,25 @@ impl Asked {
     }
 
     /// Ends the call with an error.
-    pub(crate) async fn fail(mut self, code: tonic::Code, message: &str) {
+    pub(crate) async fn fail(self, code: tonic::Code, message: &str) {
+        self.fail_with(code, message, vec![]).await;
+    }
+
+    /// The same of a request that was not taken.
+    pub(crate) async fn has_not_taken_it(mut self) {
+        self.begin().await;
+        let details = vec![proto::not_taken::detail()];
+        self.fail_with(tonic::Code::NotFound, "never came", details)
+            .await;
+    }
+
+    async fn fail_with(mut self, code: tonic::Code, message: &str, details: Vec<prost_types::Any>) {
         self.say(Msg::Trailer(Trailer::default())).await;
         let message = message.to_owned();
         let status = Status {
             code: code as i32,
             message,
-            details: vec![],
+            details,
         };
         self.say(Msg::Error(Error {
             status: Some(status),

@@ -16,3 +16,4 @@ mod unused;
 mod upgrades;
 mod watch_sockets;
 mod watches;
+mod writes;

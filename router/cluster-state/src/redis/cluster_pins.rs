@@ -51,7 +51,7 @@ impl RedisPins {
 
     fn verified(&self, agent: AgentId, written: &str) -> Option<ClusterUid> {
         let text = self.signer.read_pin(agent, written)?;
-        ClusterUid::parse(&text).ok()
+        ClusterUid::parse(text).ok()
     }
 }
 
@@ -64,7 +64,7 @@ impl ClusterPins for RedisPins {
                 let agent = AgentId(id.parse().ok()?);
                 let text = self.signer.read_pin(agent, &written)?;
                 let removed = text == REMOVED;
-                let pin = ClusterUid::parse(&text).ok();
+                let pin = ClusterUid::parse(text).ok();
                 (removed || pin.is_some()).then_some((agent, pin))
             });
             Ok(pins.take(MAX_PINS).collect())

@@ -1,6 +1,6 @@
-//! Connection records: a list for each agent, the newest first.
+//! Connection records: a list for each agent, the newest first, each signed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -10,7 +10,7 @@ use fred::{
 };
 use futures_util::FutureExt as _;
 
-use super::{RedisStore, format::Keys, in_time, metrics::StoreMetrics};
+use super::{RedisStore, format::Keys, in_time, metrics::StoreMetrics, signature::Signer};
 use crate::{
     connection_record::{ConnectionRecord, ConnectionRecords, RecordSubject, RecordsPage, page_of},
     store::StoreFuture,
@@ -30,6 +30,7 @@ pub(super) struct RedisRecords {
     keys: Keys,
     server: String,
     metrics: StoreMetrics,
+    signer: Arc<Signer>,
 }
 
 impl RedisRecords {
@@ -39,6 +40,7 @@ impl RedisRecords {
             keys: store.keys.clone(),
             server: store.server.clone(),
             metrics: store.metrics.clone(),
+            signer: store.signer.clone(),
         }
     }
 
@@ -67,9 +69,11 @@ impl ConnectionRecords for RedisRecords {
         records: &'a [ConnectionRecord],
     ) -> StoreFuture<'a, ()> {
         async move {
-            let texts = records.iter().map(serde_json::to_string);
-            let texts: Result<Vec<_>, _> = texts.collect();
-            let texts = texts.expect("strings and numbers are JSON");
+            let texts = records.iter().map(|record| {
+                let text = serde_json::to_string(record).expect("strings and numbers are JSON");
+                self.signer.write_record(subject, &text)
+            });
+            let texts: Vec<_> = texts.collect();
             if texts.is_empty() {
                 return Ok(());
             }
@@ -98,8 +102,9 @@ impl ConnectionRecords for RedisRecords {
             self.metrics.count("read_records", read.is_ok());
             let texts: Vec<String> = read?;
             let records = texts.into_iter().filter_map(|text| {
-                let record: ConnectionRecord = serde_json::from_str(&text).ok()?;
-                // Whoever writes into Redis may have written anything.
+                let text = self.signer.read_record(subject, &text)?;
+                let record: ConnectionRecord = serde_json::from_str(text).ok()?;
+                // Without a secret, whoever writes into Redis may have written anything.
                 Some(record.bounded())
             });
             Ok(page_of(records, page))

@@ -3,12 +3,12 @@
 //! | key | type | content |
 //! |---|---|---|
 //! | `<prefix>:kas2:replicas` | hash | replica id → its lease, as JSON, with its signature |
-//! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's signature, a space and the replica's URL, for each owner; `last_seen` → seconds since 1970 |
-//! | `<prefix>:kas:presence:{<replica id>}` | sorted set | see [`super::presence`] |
+//! | `<prefix>:kas2:agent:{<agent id>}` | hash | replica id → the entry's signature, a space and the replica's URL, for each owner; `last_seen` → the signature, a space and seconds since 1970 |
+//! | `<prefix>:kas2:presence:{<replica id>}` | sorted set | see [`super::presence`] |
 //! | `<prefix>:kas2:repository:{<project id>}` | hash | replica id → `1`, for each that serves agents of it; `head` → the signature, a space and the assignee's last result |
 //! | `<prefix>:kas:configured:{<agent id>}` | string | the commit whose configuration was reported to GitLab |
 //! | `<prefix>:kas:once:{<name>}` | string | `1`, for a one-time claim, such as the use of a WebSocket token |
-//! | `<prefix>:kas:connections:{<agent id>}` | list | the last connection records of an agent as JSON, the newest first; of strangers with `strangers` for the id |
+//! | `<prefix>:kas2:connections:{<agent id>}` | list | the last connection records of an agent, each the signature, a space and JSON, the newest first; of strangers with `strangers` for the id |
 //! | `<prefix>:kas2:clusters` | hash | agent id → the signature, a space and the UID of the cluster that it is pinned to |
 //!
 //! Signatures: see [`super::signature`]. Without a secret there are none, and `kas2` is `kas`.
@@ -57,11 +57,11 @@ impl Keys {
         Self {
             replicas: format!("{prefix}:{table}:replicas"),
             agent: format!("{prefix}:{table}:agent:"),
-            presence: format!("{prefix}:kas:presence:"),
+            presence: format!("{prefix}:{table}:presence:"),
             repository: format!("{prefix}:{table}:repository:"),
             configured: format!("{prefix}:kas:configured:"),
             one_time: format!("{prefix}:kas:once:"),
-            connections: format!("{prefix}:kas:connections:"),
+            connections: format!("{prefix}:{table}:connections:"),
             clusters: format!("{prefix}:{table}:clusters"),
         }
     }
@@ -228,7 +228,9 @@ pub(super) fn read_record(
     mut fields: HashMap<String, String>,
     signer: &Signer,
 ) -> Record {
-    let last_seen = fields.remove(LAST_SEEN);
+    let written = fields.remove(LAST_SEEN);
+    let last_seen = written.as_deref();
+    let last_seen = last_seen.and_then(|it| signer.read_last_seen(agent, it));
     let named = fields.len();
     let mut owners: Vec<_> = fields
         .iter()
@@ -238,10 +240,11 @@ pub(super) fn read_record(
     // So that two reads of the same content are equal.
     owners.sort_by(|a, b| a.replica.cmp(&b.replica));
     Record {
-        incomplete: owners.len() < named,
+        // What an older version wrote has no signature: the agent was there, and nobody knows when.
+        incomplete: owners.len() < named || last_seen.is_none() && written.is_some(),
         owners,
         foreign: Vec::new(),
-        last_seen: last_seen.and_then(|text| text.parse().ok()),
+        last_seen,
     }
 }
 
@@ -352,5 +355,26 @@ mod tests {
         ] {
             assert_eq!(owners(agent, id, value), []);
         }
+    }
+
+    #[test]
+    fn a_time_that_nobody_signed_makes_it_uncertain_when_the_agent_was_there() {
+        let secret = Secret::new(vec![1; 32]);
+        let signer = Signer::new(Some(&secret), StoreMetrics::default());
+        let read = |text: String| {
+            let fields = [(LAST_SEEN.to_owned(), text)].into();
+            let record = read_record(AgentId(1), fields, &signer);
+            (record.last_seen, record.incomplete)
+        };
+
+        assert_eq!(
+            read(signer.write_last_seen(AgentId(1), 7)),
+            (Some(7), false)
+        );
+        for text in ["1700000000".to_owned(), "9".repeat(1 << 20)] {
+            assert_eq!(read(text), (None, true));
+        }
+        let nothing = read_record(AgentId(1), HashMap::new(), &signer);
+        assert!(!nothing.incomplete);
     }
 }

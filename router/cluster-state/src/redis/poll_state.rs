@@ -84,7 +84,10 @@ impl SharedPollState for RedisPollState {
                         .hsetnx::<(), _, _, _>(&key, self.me.to_string(), "1"),
                     fields(&self.client, &key, MAX_LEASES),
                 )?;
-                Ok(record(fields, |head| self.signer.read_head(project, &head)))
+                Ok(record(fields, |head| {
+                    let head = self.signer.read_head(project, &head);
+                    head.map(str::to_owned)
+                }))
             };
             self.run("join", read).await
         }

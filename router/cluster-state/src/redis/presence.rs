@@ -5,13 +5,13 @@
 //!
 //! | member | for |
 //! |---|---|
-//! | `a/<agent id>/<group>/<text>` | an agent's presence |
+//! | `a/<agent id>/<group>/<signature> <text>` | an agent's presence; without a signature where replicas have no secret |
 //! | `g/<group>/<agent id>` | finding the agents of a group |
 
 use fred::{clients::Client, error::Error, interfaces::SortedSetsInterface as _};
 use futures_util::future::{try_join_all, try_join3};
 
-use super::format::Keys;
+use super::{format::Keys, signature::Signer};
 use crate::{
     id::{AgentId, ReplicaId},
     presence::{Presence, PresenceEntry, PresenceQuery, PresenceUpdate, StoredPresence},
@@ -19,18 +19,29 @@ use crate::{
 
 /// Members that one range reads, at most.
 const MAX_MEMBERS: i64 = 100_000;
+/// Members whose signatures are checked before others have a turn.
+const READ_AT_ONCE: usize = 256;
+
+/// Where a replica's presence is, and by whom it is signed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) signer: &'a Signer,
+    pub(super) replica: &'a ReplicaId,
+}
 
 /// Writes updates, in few commands however many agents they concern.
 pub(super) async fn update(
     client: &Client,
-    key: &str,
+    place: Place<'_>,
     updates: &[PresenceUpdate],
 ) -> Result<(), Error> {
+    let key = &place.keys.presence(place.replica);
     let (mut new, mut old) = (Vec::new(), Vec::new());
     for update in updates {
-        let now = members(update.agent, update.new.as_ref());
+        let now = place.members(update.agent, update.new.as_ref());
         if let StoredPresence::Known(before) = &update.old {
-            let mut gone = members(update.agent, before.as_ref());
+            let mut gone = place.members(update.agent, before.as_ref());
             gone.retain(|member| !now.contains(member));
             old.append(&mut gone);
         }
@@ -65,6 +76,7 @@ pub(super) async fn update(
 pub(super) async fn find(
     client: &Client,
     keys: &Keys,
+    signer: &Signer,
     replicas: &[ReplicaId],
     query: &PresenceQuery,
 ) -> Result<Vec<PresenceEntry>, Error> {
@@ -80,18 +92,19 @@ pub(super) async fn find(
                 read_agents(client, &key, &agents).await?
             }
         };
-        let entries = members.iter().filter_map(|member| parse(member));
-        // The index of a group may be older than the presence.
-        let selected = entries.filter(|(agent, it)| query.includes(*agent, it.group));
-        Ok::<_, Error>(
-            selected
-                .map(|(agent, presence)| PresenceEntry {
-                    replica: replica.clone(),
-                    agent,
-                    presence,
-                })
-                .collect::<Vec<_>>(),
-        )
+        let place = Place {
+            keys,
+            signer,
+            replica,
+        };
+        let mut found = Vec::new();
+        for members in members.chunks(READ_AT_ONCE) {
+            let entries = members.iter().filter_map(|member| place.parse(member));
+            // The index of a group may be older than the presence.
+            found.extend(entries.filter(|it| query.includes(it.agent, it.presence.group)));
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, Error>(found)
     });
     Ok(try_join_all(reads).await?.concat())
 }
@@ -115,22 +128,36 @@ fn range(prefix: &str) -> (String, String) {
     (format!("[{prefix}"), format!("({end}0"))
 }
 
-fn members(agent: AgentId, presence: Option<&Presence>) -> Vec<String> {
-    let Some(Presence { group, text }) = presence else {
-        return Vec::new();
-    };
-    vec![
-        format!("a/{agent}/{group}/{text}"),
-        format!("g/{group}/{agent}"),
-    ]
-}
+impl Place<'_> {
+    fn members(&self, agent: AgentId, presence: Option<&Presence>) -> Vec<String> {
+        let Some(presence) = presence else {
+            return Vec::new();
+        };
+        let (group, signer) = (presence.group, self.signer);
+        let written = signer.write_presence(self.replica, agent, presence);
+        vec![
+            format!("a/{agent}/{group}/{written}"),
+            format!("g/{group}/{agent}"),
+        ]
+    }
 
-pub(super) fn parse(member: &str) -> Option<(AgentId, Presence)> {
-    let mut parts = member.strip_prefix("a/")?.splitn(3, '/');
-    let agent = AgentId(parts.next()?.parse().ok()?);
-    let group = parts.next()?.parse().ok()?;
-    let text = parts.next()?.into();
-    Some((agent, Presence { group, text }))
+    /// What a member tells, if the replica whose it is has signed it.
+    pub(super) fn parse(&self, member: &str) -> Option<PresenceEntry> {
+        let mut parts = member.strip_prefix("a/")?.splitn(3, '/');
+        let agent = AgentId(parts.next()?.parse().ok()?);
+        let group = parts.next()?.parse().ok()?;
+        let written = parts.next()?;
+        let (signer, replica) = (self.signer, self.replica);
+        let text = signer.read_presence(replica, agent, group, written)?;
+        Some(PresenceEntry {
+            replica: replica.clone(),
+            agent,
+            presence: Presence {
+                group,
+                text: text.into(),
+            },
+        })
+    }
 }
 
 pub(super) fn agent_of_group(member: &str) -> Option<AgentId> {
@@ -140,22 +167,45 @@ pub(super) fn agent_of_group(member: &str) -> Option<AgentId> {
 
 #[cfg(test)]
 mod tests {
+    use runtime::jwt::Secret;
+
     use super::*;
+    use crate::redis::metrics::StoreMetrics;
 
     #[test]
-    fn members_are_read_as_they_were_written() {
+    fn members_are_read_as_they_were_written_and_only_where_a_replica_signed_them() {
         let presence = Presence {
             group: 3,
-            text: r#"[{"pod":"a/b"}]"#.into(),
+            text: r#"[{"pod":"a/b", "version":"v1"}]"#.into(),
+        };
+        let (keys, replica) = (Keys::new("p", true), ReplicaId::new("a"));
+        let open = Signer::new(None, StoreMetrics::default());
+        let signed = Signer::new(Some(&Secret::new(vec![1; 32])), StoreMetrics::default());
+        let by = |signer| Place {
+            keys: &keys,
+            signer,
+            replica: &replica,
         };
 
-        let written = members(AgentId(7), Some(&presence));
+        let written = by(&open).members(AgentId(7), Some(&presence));
 
-        assert_eq!(written, [r#"a/7/3/[{"pod":"a/b"}]"#, "g/3/7"]);
-        assert_eq!(parse(&written[0]), Some((AgentId(7), presence)));
+        let forged = r#"a/7/3/[{"pod":"a/b", "version":"v1"}]"#;
+        assert_eq!(written, [forged, "g/3/7"]);
+        let entry = PresenceEntry {
+            replica: replica.clone(),
+            agent: AgentId(7),
+            presence: presence.clone(),
+        };
+        assert_eq!(by(&open).parse(&written[0]), Some(entry.clone()));
         assert_eq!(agent_of_group(&written[1]), Some(AgentId(7)));
         for garbage in ["", "a/", "a/x/3/t", "a/7/y/t", "a/7", "g/3/7"] {
-            assert_eq!(parse(garbage), None, "{garbage}");
+            assert_eq!(by(&open).parse(garbage), None, "{garbage}");
+        }
+        let written = by(&signed).members(AgentId(7), Some(&presence));
+        assert_eq!(by(&signed).parse(&written[0]), Some(entry));
+        let of_another = written[0].replace("a/7/", "a/8/");
+        for member in [forged, &of_another] {
+            assert_eq!(by(&signed).parse(member), None, "{member}");
         }
     }
 

@@ -14,7 +14,6 @@ use super::{
     },
     AgentPath,
     hold::{Begun, End, hold},
-    pings,
 };
 
 /// A header of no meaning.
@@ -34,7 +33,7 @@ impl AgentPath {
         let mut passed = 0;
         let mut refused = None;
         for bytes in HEADER_BYTES {
-            match pings::upgrade(&self.target, &self.options, &padding(bytes)).await {
+            match self.websocket(&self.target, &padding(bytes)).await {
                 Ok(_) => passed = bytes,
                 Err(error) => {
                     refused = Some(error.to_string());

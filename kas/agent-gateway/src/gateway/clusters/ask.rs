@@ -72,6 +72,7 @@ fn opening() -> Opening {
         content_length: Some(0),
         extra: None,
         resume: None,
+        keep: None,
         request: Some(prototool::HttpRequest {
             method: "GET".to_owned(),
             url_path: NAMESPACE.to_owned(),

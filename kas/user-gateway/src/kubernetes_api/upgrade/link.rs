@@ -17,8 +17,11 @@ use runtime::resume::{Endpoint, Received, Violation};
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
-use crate::kubernetes_api::exchange::{Exchange, Interrupted, Part};
-use source::{Attached, Unresumed};
+use crate::kubernetes_api::{
+    exchange::{Exchange, Interrupted, Part},
+    further_calls::Unmade,
+};
+use source::Attached;
 pub(in crate::kubernetes_api) use source::{Offer, Source};
 
 /// Bytes of one message to the agent, at most.
@@ -150,7 +153,7 @@ pub(in crate::kubernetes_api) struct Resumable {
 enum State {
     Attached(Box<Exchange>),
     /// Its call broke for this reason.
-    Attaching(BoxFuture<'static, Result<Attached, Unresumed>>, Interrupted),
+    Attaching(BoxFuture<'static, Result<Attached, Unmade>>, Interrupted),
     /// The agent does not have it any more.
     Over,
 }
@@ -208,7 +211,7 @@ impl Resumable {
         self.state = State::Attaching(Box::pin(attaching), error);
     }
 
-    fn attached(&mut self, attached: Result<Attached, Unresumed>) {
+    fn attached(&mut self, attached: Result<Attached, Unmade>) {
         let state = std::mem::replace(&mut self.state, State::Over);
         let State::Attaching(_, broke) = state else {
             return;
@@ -235,8 +238,8 @@ impl Resumable {
                     tracing::debug!(parent: &self.span, resumes, "upgraded connection resumed again");
                 }
             }
-            Err(Unresumed::Denied(failure)) => self.fail(Interrupted::Denied(failure)),
-            Err(Unresumed::Lost(why)) => {
+            Err(Unmade::Denied(failure)) => self.fail(Interrupted::Denied(failure)),
+            Err(Unmade::Lost(why)) => {
                 tracing::debug!(parent: &self.span, why, "upgraded connection not resumed");
                 self.fail(broke);
             }

@@ -149,6 +149,7 @@ mod tests {
         headers.insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
         RequestHead {
             resume: None,
+            keep: None,
             method: Method::GET,
             target: target(path, raw_query),
             headers,

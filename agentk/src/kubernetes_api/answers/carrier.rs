@@ -1,0 +1,235 @@
+//! The call that brought a request, which passes its answer on, and what becomes of the request without it.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Response;
+use tonic::{Code, Status};
+use tracing::Instrument as _;
+
+use super::{
+    Headed, Kept,
+    answer::{Answer, Reader, unknown},
+    heard, pass_on,
+};
+use crate::{
+    call::{CallError, Outbound, TunnelError},
+    cluster::AnswerBody,
+    kubernetes_api::{
+        batch::Batch,
+        respond::{self, Pieces, Source},
+    },
+};
+
+/// How long a request goes on that no call carries.
+const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Has an answer come while a call passes it on. Dropped before that is over, it has it come without a call.
+pub(in crate::kubernetes_api) struct Carrier {
+    kept: Kept,
+    reader: Reader,
+    /// What brings the answer, until it is here.
+    coming: Option<BoxFuture<'static, ()>>,
+    /// Whether the request has come whole.
+    whole: Arc<AtomicBool>,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The call may have broken.
+    Lost,
+    /// kas has it.
+    PassedOn,
+    /// kas does not want it any more.
+    Unwanted,
+}
+
+impl Kept {
+    /// Has a call pass on the answer that `response` brings.
+    pub(in crate::kubernetes_api) fn carried(
+        self,
+        response: impl Future<Output = Result<Response<AnswerBody>, Status>> + Send + 'static,
+        whole: Arc<AtomicBool>,
+    ) -> Carrier {
+        Carrier {
+            reader: self.answer.read_by_another(0),
+            coming: Some(Box::pin(bring(self.answer.clone(), response))),
+            kept: self,
+            whole,
+            fate: Fate::Lost,
+        }
+    }
+}
+
+impl Carrier {
+    /// Passes the answer on, and waits until kas has it; `feeding` brings the rest of the request.
+    pub(in crate::kubernetes_api) async fn run(
+        mut self,
+        feeding: impl Future<Output = Result<(), CallError>>,
+        outbound: &mut Outbound,
+    ) -> Result<(), CallError> {
+        let mut feeding = pin!(feeding);
+        let metrics = self.kept.answers.metrics.clone();
+        // What kas said last, once it has.
+        let mut said = None;
+        let passed = {
+            let mut passing = pin!(pass_on(&mut self, outbound, &metrics));
+            tokio::select! {
+                fed = &mut feeding => match said.insert(fed) {
+                    Ok(()) => passing.await,
+                    Err(error) => Err(error.clone()),
+                },
+                done = &mut passing => done,
+            }
+        };
+        let passed = match passed {
+            Err(CallError::Tunnel(error)) => Err(error.into()),
+            // Another call asks for the answer: nobody may be there to end this one.
+            Err(CallError::Failed(status)) if status.code() == Code::Aborted => Err(status.into()),
+            passed => {
+                if let Err(CallError::Failed(status)) = &passed {
+                    outbound.fail(status);
+                }
+                let heard = match said {
+                    Some(said) => said,
+                    None => heard(feeding).await,
+                };
+                self.fate = match &heard {
+                    Ok(()) => Fate::PassedOn,
+                    // It broke the protocol.
+                    Err(CallError::Failed(_)) => Fate::Unwanted,
+                    Err(CallError::Tunnel(_)) => Fate::Lost,
+                };
+                heard.and(passed)
+            }
+        };
+        if let Err(CallError::Tunnel(error)) = &passed
+            && !is_lost(error)
+        {
+            self.fate = Fate::Unwanted;
+        }
+        passed
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(coming) = &mut self.coming
+            && coming.as_mut().poll(cx).is_ready()
+        {
+            self.coming = None;
+        }
+    }
+}
+
+impl Headed for Carrier {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        self.drive(cx);
+        self.reader.poll_head(cx)
+    }
+}
+
+impl Source for Carrier {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        self.drive(cx);
+        self.reader.poll_next(cx)
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let Kept {
+            id,
+            answer,
+            keep,
+            caller,
+            answers,
+        } = &self.kept;
+        let coming = self.coming.take();
+        let goes_on = coming.is_none() || self.whole.load(Ordering::Acquire);
+        let fate = match self.fate {
+            // It was asked for in another way.
+            Fate::Unwanted if self.reader.is_superseded() => Fate::Lost,
+            fate => fate,
+        };
+        let place = match fate {
+            Fate::PassedOn => return answers.table.passed_on(*id),
+            Fate::Lost if goes_on && answer.is_kept() && !answers.force.is_cancelled() => {
+                answers.table.detach(*caller)
+            }
+            Fate::Lost | Fate::Unwanted => None,
+        };
+        let (Some(place), Ok(runtime)) = (place, tokio::runtime::Handle::try_current()) else {
+            answer.end(Err(unknown()));
+            return answers.table.spend(*id);
+        };
+        answer.detach();
+        answers.metrics.answers_detached.inc();
+        tracing::debug!("a request lost its tunnel; its answer waits for kas");
+        let (id, answer, keep, answers) = (*id, answer.clone(), *keep, answers.clone());
+        let waiting = async move {
+            if let Some(coming) = coming {
+                let came = tokio::time::timeout(DETACHED_TIMEOUT, coming).await;
+                if came.is_err() {
+                    answer.end(Err(unknown()));
+                }
+            }
+            let passed_on = tokio::time::timeout(keep, answer.passed_on()).await;
+            if passed_on.is_err() {
+                answers.table.spend(id);
+                tracing::debug!("dropped an answer that kas did not ask for in time");
+            }
+            drop(place);
+        };
+        runtime.spawn(waiting.in_current_span());
+    }
+}
+
+/// Brings an answer, no faster than it is passed on while a call does so.
+async fn bring(
+    answer: Arc<Answer>,
+    response: impl Future<Output = Result<Response<AnswerBody>, Status>> + Send,
+) {
+    let response = match response.await {
+        Ok(response) => response,
+        Err(status) => return answer.end(Err(status)),
+    };
+    let (head, body) = response.into_parts();
+    answer.begin(Batch::encoded(respond::of_response(head)));
+    let mut pieces = Pieces::new(body);
+    loop {
+        // Whoever passes the answer on polls this too, and goes on when it has read what is here.
+        poll_fn(|_| match answer.has_room() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        match poll_fn(|cx| pieces.poll_next(cx)).await {
+            Ok(Some(piece)) => {
+                if !answer.push(piece) {
+                    return;
+                }
+            }
+            Ok(None) => return answer.end(Ok(())),
+            Err(status) => return answer.end(Err(status)),
+        }
+    }
+}
+
+/// Whether kas may not have what was sent, and did not say that it does not want it.
+fn is_lost(error: &TunnelError) -> bool {
+    match error {
+        TunnelError::Ended(status) => status.code() != Code::Cancelled,
+        TunnelError::Broken(_) => true,
+        TunnelError::Protocol(_) => false,
+    }
+}
