@@ -6,7 +6,8 @@ use cluster_state::{AgentId, Member, MemberState, Owner};
 use router::{Explanation as Found, Need, OpenError};
 
 use crate::{
-    Sources, peers,
+    Sources,
+    peers::{self, Question},
     replica::{GET_TUNNELS, count},
     v1::{Candidate, Explanation, GetTunnelsRequest, Tunnels},
 };
@@ -51,7 +52,8 @@ async fn candidate(
     authoritative: bool,
 ) -> Candidate {
     let question = GetTunnelsRequest { agent_id: agent.0 };
-    let asked = peers::ask(&sources.router, &owner.url, GET_TUNNELS, &question).await;
+    let question = Question::new(GET_TUNNELS, &question);
+    let asked = question.ask(&sources.router, &owner.url).await;
     let member = members
         .iter()
         .find(|it| it.replica.replica == owner.replica);

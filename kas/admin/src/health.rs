@@ -6,6 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::{
     Sources,
     agent_state::{CONNECTED, DEGRADED, HEALTHY},
+    peers::Question,
     replica::{LIST_OWN_PROBLEMS, Own},
     v1::{Agent, ListOwnProblemsRequest, ListOwnProblemsResponse},
 };
@@ -70,8 +71,8 @@ impl Problems {
     pub(crate) async fn read(sources: &Sources, own: &Own) -> Self {
         let question = ListOwnProblemsRequest {};
         let own = || Ok(own.problems());
-        let told = sources.ask_all_within(TIMEOUT, LIST_OWN_PROBLEMS, &question, own);
-        let told = told.await;
+        let question = Question::new(LIST_OWN_PROBLEMS, &question).within(TIMEOUT);
+        let told = sources.ask_all(question, own).await;
         let mut problems = Self {
             some_unknown: told.unanswered > 0,
             ..Self::default()

@@ -27,14 +27,59 @@ pub(crate) enum AskError {
     NoUrl,
     #[error("{}", .0.message())]
     Refused(Box<Status>),
-    #[error("it did not answer within {ANSWER_TIMEOUT:?}")]
-    Timeout,
+    #[error("it did not answer within {0:?}")]
+    Timeout(Duration),
     #[error("its answer is empty")]
     Empty,
 }
 
+/// What replicas are asked.
+pub(crate) struct Question<'a, M> {
+    method: &'static str,
+    message: &'a M,
+    /// How long each may take.
+    limit: Duration,
+}
+
+impl<'a, M: Message> Question<'a, M> {
+    pub(crate) fn new(method: &'static str, message: &'a M) -> Self {
+        Self {
+            method,
+            message,
+            limit: ANSWER_TIMEOUT,
+        }
+    }
+
+    /// The same of who cannot wait so long.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Asks the replica of this URL.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn ask<A: Message + Default>(
+        &self,
+        router: &Router,
+        url: &str,
+    ) -> Result<A, AskError> {
+        if url.is_empty() {
+            return Err(AskError::NoUrl);
+        }
+        let asked = (router.peers()).ask(url, self.method, self.message, &ANSWER_BOUNDS);
+        match tokio::time::timeout(self.limit, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(status)) => Err(AskError::Refused(Box::new(status))),
+            Err(_) => Err(AskError::Timeout(self.limit)),
+        }
+    }
+}
+
 /// What all replicas told.
 pub(crate) struct Told<A> {
+    /// Who asked.
+    me: ReplicaId,
     /// Of those that answered, this one's first.
     pub(crate) answers: Vec<A>,
     /// How many did not.
@@ -44,9 +89,9 @@ pub(crate) struct Told<A> {
 }
 
 impl<A> Told<A> {
-    /// What an answer covers that this replica makes of it.
-    pub(crate) fn coverage(&self, me: &ReplicaId) -> Coverage {
-        silent(me, self.unanswered, self.asked)
+    /// What an answer covers that is made of it.
+    pub(crate) fn coverage(&self) -> Coverage {
+        silent(&self.me, self.unanswered, self.asked)
     }
 }
 
@@ -54,36 +99,18 @@ impl Sources {
     /// What all replicas answer to a question; `own` is what this one does.
     pub(crate) async fn ask_all<A: Message + Default>(
         &self,
-        method: &'static str,
-        question: &impl Message,
-        own: impl FnOnce() -> Result<A, Failure>,
-    ) -> Told<A> {
-        self.ask_all_within(ANSWER_TIMEOUT, method, question, own)
-            .await
-    }
-
-    /// The same for those who cannot wait so long.
-    pub(crate) async fn ask_all_within<A: Message + Default>(
-        &self,
-        limit: Duration,
-        method: &'static str,
-        question: &impl Message,
+        question: Question<'_, impl Message>,
         own: impl FnOnce() -> Result<A, Failure>,
     ) -> Told<A> {
         let mut others = members(&*self.table);
         others.retain(|it| it.replica.replica != self.me.replica);
-        let questions = others.iter().map(|it| async {
-            let asked = ask(&self.router, &it.replica.url, method, question);
-            tokio::time::timeout(limit, asked).await.ok()?.ok()
-        });
-        let answers = all(questions.collect()).await;
-        let own = own().ok();
-        let answers: Vec<A> = own
-            .into_iter()
-            .chain(answers.into_iter().flatten())
-            .collect();
+        let questions = others.iter().map(|it| self.ask(&question, it));
+        let told = all(questions.collect()).await;
+        let told = told.into_iter().filter_map(Result::ok);
+        let answers: Vec<A> = own().into_iter().chain(told).collect();
         let asked = others.len() + 1;
         Told {
+            me: self.me.replica.clone(),
             unanswered: asked - answers.len(),
             asked,
             answers,
@@ -94,18 +121,25 @@ impl Sources {
     pub(crate) async fn ask_each<A: Message + Default>(
         &self,
         members: &[Member],
-        method: &'static str,
-        question: &impl Message,
+        question: Question<'_, impl Message>,
         own: impl Fn() -> Result<A, Failure>,
     ) -> Vec<Result<A, AskError>> {
-        let own = &own;
+        let (own, question) = (&own, &question);
         let questions = members.iter().map(|member| async move {
             if member.replica.replica == self.me.replica {
                 return own().map_err(|failure| AskError::Refused(Box::new(failure.into())));
             }
-            ask(&self.router, &member.replica.url, method, question).await
+            self.ask(question, member).await
         });
         all(questions.collect()).await
+    }
+
+    async fn ask<A: Message + Default>(
+        &self,
+        question: &Question<'_, impl Message>,
+        member: &Member,
+    ) -> Result<A, AskError> {
+        question.ask(&self.router, &member.replica.url).await
     }
 }
 
@@ -115,27 +149,6 @@ pub(crate) fn members(table: &dyn RoutingTable) -> Vec<Member> {
     members.sort_by(|a, b| a.replica.replica.cmp(&b.replica.replica));
     members.truncate(MAX_REPLICAS);
     members
-}
-
-/// Asks a replica.
-///
-/// # Errors
-/// When it does not answer.
-pub(crate) async fn ask<A: Message + Default>(
-    router: &Router,
-    url: &str,
-    method: &'static str,
-    question: &impl Message,
-) -> Result<A, AskError> {
-    if url.is_empty() {
-        return Err(AskError::NoUrl);
-    }
-    let asked = router.peers().ask(url, method, question, &ANSWER_BOUNDS);
-    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(status)) => Err(AskError::Refused(Box::new(status))),
-        Err(_) => Err(AskError::Timeout),
-    }
 }
 
 /// Asks several, and gives the answers in their order.

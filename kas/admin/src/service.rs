@@ -22,7 +22,7 @@ use crate::{
     explain,
     filter::Filter,
     fleet::{Fleet, Snapshot},
-    peers::{self, AskError},
+    peers::{self, AskError, Question},
     records,
     replica::{GET_REPLICA, LIST_OWN_REQUESTS, Own, count, limit, state},
     role::Role,
@@ -228,10 +228,10 @@ impl Admin {
     /// The replicas, with what each tells of itself.
     pub async fn replicas(&self) -> ListReplicasResponse {
         let members = peers::members(&*self.sources.table);
-        let question = GetReplicaRequest {};
+        let question = Question::new(GET_REPLICA, &GetReplicaRequest {});
         let own = || Ok(self.own.details());
-        let asked = self.sources.ask_each(&members, GET_REPLICA, &question, own);
-        let told = members.iter().zip(asked.await);
+        let answers = self.sources.ask_each(&members, question, own);
+        let told = members.iter().zip(answers.await);
         let replicas: Vec<_> = told.map(|(it, told)| self.replica(it, told)).collect();
         let unanswered = replicas.iter().filter(|it| it.details.is_none()).count();
         let coverage = silent(&self.sources.me.replica, unanswered, replicas.len());
@@ -244,8 +244,9 @@ impl Admin {
     /// Requests in progress at all replicas, the oldest first.
     pub async fn requests(&self, asked: &ListRequestsRequest) -> ListRequestsResponse {
         let own = || Ok(self.own.requests(asked));
-        let told = self.sources.ask_all(LIST_OWN_REQUESTS, asked, own).await;
-        let coverage = told.coverage(&self.sources.me.replica);
+        let question = Question::new(LIST_OWN_REQUESTS, asked);
+        let told = self.sources.ask_all(question, own).await;
+        let coverage = told.coverage();
         let mut all = ListRequestsResponse::default();
         for its in told.answers {
             all.requests.extend(its.requests);

@@ -12,7 +12,7 @@ use tests::{
 };
 use tokio::task::JoinSet;
 
-use super::LIMIT;
+use super::{LIMIT, admin_section};
 
 const BROWSERS: usize = 100;
 /// Listeners of one caller: all who are on this machine are one.
@@ -21,7 +21,7 @@ const MAX_LISTENERS: usize = 200;
 /// A kas with an agent, and where its admin API is.
 async fn rig() -> Result<(Rig, RigAgent, u16)> {
     let port = ports::free();
-    let section = format!("admin: {{listen: {{address: '127.0.0.1:{port}'}}}}");
+    let section = admin_section(port, "");
     let options = Options {
         more: &section,
         ..Options::default()

@@ -4,12 +4,10 @@ use anyhow::{Context, Result, ensure};
 use tests::{
     browser,
     chaos::Mode,
-    kas::{Kas, Options},
     parts::{Part, skipped},
-    ports,
 };
 
-use super::{Site, TOKEN, get};
+use super::{Site, TOKEN, get, kas};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_in_a_browser_what_is_connected() -> Result<()> {
@@ -56,16 +54,8 @@ async fn the_page_is_loaded_before_a_token_is_given_and_tells_nothing_without_on
     let folder = tempfile::tempdir()?;
     let tokens = folder.path().join("tokens");
     std::fs::write(&tokens, format!("ana {TOKEN}\n"))?;
-    let port = ports::free();
-    let section = format!(
-        "admin: {{listen: {{address: '127.0.0.1:{port}', tokens_file: {}}}}}",
-        tokens.display()
-    );
-    let options = Options {
-        more: &section,
-        ..Options::default()
-    };
-    let kas = Kas::start(options, folder.path()).await?;
+    let keys = format!("tokens_file: {}", tokens.display());
+    let (kas, port) = kas(&keys, folder.path()).await?;
 
     let page = get(port, "/").await.with_context(|| kas.process.tail())?;
     ensure!(page.status() == 200, "{page:?}");

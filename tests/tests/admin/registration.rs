@@ -22,7 +22,7 @@ use tests::{
 };
 use tokio::process::Command;
 
-use super::{LIMIT, TOKEN, ask, get, text};
+use super::{LIMIT, TOKEN, admin_section, ask, get, kas, text};
 
 /// A server that lets in whoever has a token, and keeps an audit trail.
 struct Site {
@@ -37,12 +37,13 @@ impl Site {
         let tokens = folder.path().join("tokens");
         fs::write(&tokens, format!("ana role=administrator {TOKEN}\n"))?;
         let admin = ports::free();
-        let more = format!(
-            "admin: {{listen: {{address: '127.0.0.1:{admin}', tokens_file: {}}}}}\n\
-             audit: {{sinks: [{{file: {{path: {}}}}}]}}",
-            tokens.display(),
-            folder.path().join("audit.jsonl").display()
+        let keys = format!("tokens_file: {}", tokens.display());
+        let trail = folder.path().join("audit.jsonl");
+        let audit = format!(
+            "audit: {{sinks: [{{file: {{path: {}}}}}]}}",
+            trail.display()
         );
+        let more = admin_section(admin, &keys) + &audit;
         let options = Options {
             more: &more,
             ..Options::default()
@@ -275,13 +276,7 @@ async fn what_is_wrong_is_said_in_one_sentence_and_changes_nothing() -> Result<(
 async fn who_has_not_proved_who_they_are_gets_a_kubeconfig_without_a_token_and_no_tokens()
 -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let port = ports::free();
-    let section = format!("admin: {{listen: {{address: '127.0.0.1:{port}'}}}}");
-    let options = Options {
-        more: &section,
-        ..Options::default()
-    };
-    let kas = Kas::start(options, folder.path()).await?;
+    let (kas, port) = kas("", folder.path()).await?;
 
     let told = ask(port, "/v1/registration").await?;
     ensure!(told["possible"] == false, "{told:#}");
@@ -394,11 +389,9 @@ async fn read_only(folder: &Path) -> Result<(Process, u16)> {
     let text = format!(
         "standalone: {{file: {}}}\n\
          agent: {{listen: {{address: '127.0.0.1:{agents}'}}, kubernetes_api: {{listen: {{address: '127.0.0.1:{users}'}}}}}}\n\
-         observability: {{listen: {{address: '127.0.0.1:{observability}'}}}}\n\
-         admin: {{listen: {{address: '127.0.0.1:{admin}', tokens_file: {}}}}}\n",
-        file.display(),
-        tokens.display()
-    );
+         observability: {{listen: {{address: '127.0.0.1:{observability}'}}}}\n",
+        file.display()
+    ) + &admin_section(admin, &format!("tokens_file: {}", tokens.display()));
     fs::write(&configuration, text)?;
     let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec \"$2\" --configuration-file \"$3\"";
     let mut command = Command::new("unshare");

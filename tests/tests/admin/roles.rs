@@ -21,7 +21,7 @@ use tests::{
 use tokio::process::Command;
 use tonic::Code;
 
-use super::{LIMIT, TOKEN, ask, secured, text};
+use super::{LIMIT, TOKEN, ask, authentication::secured, text};
 
 /// The roles, the least first.
 const ROLES: [&str; 3] = ["viewer", "operator", "administrator"];

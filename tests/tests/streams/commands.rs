@@ -107,7 +107,8 @@ async fn disturbed(cluster: &Cluster) -> Result<()> {
     ));
     ensure!(
         resumed > 0.0 && broken == 0.0,
-        "resumed {resumed}, broken {broken}"
+        "resumed {resumed}, broken {broken}: {}",
+        site.breaks()
     );
     site.nothing_is_kept().await
 }

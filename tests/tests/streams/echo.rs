@@ -58,7 +58,8 @@ async fn an_upgraded_connection_outlives_tunnels_and_owners() -> Result<()> {
     ensure!(rest.is_empty(), "{} bytes too many", rest.len());
     ensure!(
         resumed >= 5.0 && broken == 0.0,
-        "resumed {resumed}, broken {broken}"
+        "resumed {resumed}, broken {broken}: {}",
+        site.breaks()
     );
     site.nothing_is_kept().await?;
 

@@ -95,6 +95,13 @@ impl Site {
         Ok((sum(RESUMED)?, sum(BROKEN)?))
     }
 
+    /// What kas said of connections that broke.
+    pub(crate) fn breaks(&self) -> String {
+        let log = self.replicas.members[0].process.output();
+        let breaks = log.lines().filter(|line| line.contains("connection broke"));
+        breaks.collect::<Vec<_>>().join("\n")
+    }
+
     /// Waits until the agent keeps nothing for nobody.
     pub(crate) async fn nothing_is_kept(&self) -> Result<()> {
         let port = self.agent.observability;

@@ -8,7 +8,7 @@ use router::Router;
 
 use crate::{
     fleet::Snapshot,
-    peers::{self, AskError},
+    peers::{self, AskError, Question},
     replica::{LIST_REFUSALS, Own},
     v1::{AgentReference, Event, ListRefusalsRequest, ListRefusalsResponse, Refusal},
 };
@@ -66,8 +66,8 @@ impl RefusalFeed {
         if member.replica.replica == self.own.id {
             return Ok(self.own.refusals(&question));
         }
-        let url = &member.replica.url;
-        peers::ask(&self.router, url, LIST_REFUSALS, &question).await
+        let question = Question::new(LIST_REFUSALS, &question);
+        question.ask(&self.router, &member.replica.url).await
     }
 }
 

@@ -7,6 +7,7 @@ use user_gateway::MINUTES;
 use super::Admin;
 use crate::{
     Failure,
+    peers::Question,
     replica::{LIST_OWN_LOADS, loads::agents},
     v1::{AgentLoad, ListLoadsRequest, ListLoadsResponse},
 };
@@ -19,8 +20,9 @@ impl Admin {
     pub async fn loads(&self, asked: &ListLoadsRequest) -> Result<ListLoadsResponse, Failure> {
         agents(asked)?;
         let own = || self.own.loads(asked);
-        let told = self.sources.ask_all(LIST_OWN_LOADS, asked, own).await;
-        let coverage = Some(told.coverage(&self.sources.me.replica));
+        let question = Question::new(LIST_OWN_LOADS, asked);
+        let told = self.sources.ask_all(question, own).await;
+        let coverage = Some(told.coverage());
         Ok(ListLoadsResponse {
             coverage,
             ..merged(told.answers)

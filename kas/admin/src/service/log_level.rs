@@ -8,7 +8,7 @@ use super::{Admin, change::Subject};
 use crate::{
     Failure,
     caller::Caller,
-    peers::{self, AskError},
+    peers::{self, AskError, Question},
     replica::{SET_OWN_LOG_LEVEL, level},
     role::Action,
     v1::{ReplicaLogLevel, SetLogLevelRequest, SetLogLevelResponse},
@@ -54,7 +54,8 @@ impl Admin {
             Ok(SetLogLevelResponse { replicas })
         };
         let sources = &self.sources;
-        let answers = sources.ask_each(&members, SET_OWN_LOG_LEVEL, asked, own);
+        let question = Question::new(SET_OWN_LOG_LEVEL, asked);
+        let answers = sources.ask_each(&members, question, own);
         let told = members.iter().zip(answers.await);
         let replicas = told.map(|(member, told)| of_replica(member, told));
         Ok(SetLogLevelResponse {

@@ -6,6 +6,7 @@ use super::{Admin, change::Subject, find};
 use crate::{
     Failure,
     caller::Caller,
+    peers::Question,
     replica::{
         END_OWN_SESSION, LIST_OWN_SESSIONS, limit,
         sessions::{kind, session_id},
@@ -31,11 +32,9 @@ impl Admin {
     ) -> Result<ListSessionsResponse, Failure> {
         let question = self.question(asked).await?;
         let own = || self.own.sessions(&question);
-        let told = self
-            .sources
-            .ask_all(LIST_OWN_SESSIONS, &question, own)
-            .await;
-        let coverage = told.coverage(&self.sources.me.replica);
+        let question = Question::new(LIST_OWN_SESSIONS, &question);
+        let told = self.sources.ask_all(question, own).await;
+        let coverage = told.coverage();
         let (mut page, mut more) = (ListSessionsResponse::default(), false);
         for its in told.answers {
             page.sessions.extend(its.sessions);
@@ -91,7 +90,8 @@ impl Admin {
 
     async fn end_session_anywhere(&self, asked: &EndSessionRequest) -> Result<Session, Failure> {
         let own = || self.own.end_session(asked);
-        let told = self.sources.ask_all(END_OWN_SESSION, asked, own).await;
+        let question = Question::new(END_OWN_SESSION, asked);
+        let told = self.sources.ask_all(question, own).await;
         let mut ended = told.answers.into_iter().filter_map(|it| it.session);
         let Some(mut session) = ended.next() else {
             return Err(match told.unanswered {

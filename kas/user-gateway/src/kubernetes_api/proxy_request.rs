@@ -1,13 +1,13 @@
-//! From an admitted request to an answer: a tunnel is found, the call made, and
-//! made again where that is safe.
+//! From an admitted request to an answer: what is carried to the agent, the call, and what is made of its answer.
 
+mod call;
 mod recover;
 mod tunnel;
 
-use std::{hash::BuildHasher as _, time::Duration};
+use std::hash::BuildHasher as _;
 
 use control_plane::Access;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use router::{AgentId, Need, Opening};
 use runtime::drain::Drain;
@@ -15,10 +15,8 @@ use tokio::time::Instant;
 
 use super::{
     KubernetesApi,
-    exchange::{Ahead, Exchange, Interrupted, LOOK_AHEAD_BYTES},
-    failure,
+    exchange::Exchange,
     recovery::Keep,
-    replay,
     request_head::{self, RequestHead, on_behalf_of},
     streamed::Streamed,
     upgrade::{self, Farewell, Link, Offer, Pings, Recorder},
@@ -26,13 +24,10 @@ use super::{
     watch::{self, Position, Source, Watch},
 };
 use crate::{
-    admission::Rights, body::Content, failure::Failure, headers, query::Reencoding, route::Answer,
+    admission::Rights, body::Content, failure::Failure, query::Reencoding, route::Answer,
     scope::Scope, sessions::SessionKind,
 };
-use recover::Recovered;
-
-/// How long the head of a short answer waits for its body, which mostly comes with it.
-const SHORT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+use call::{Answered, is_bodyless};
 
 /// A request that is carried to its agent.
 pub(super) struct ProxyRequest {
@@ -88,54 +83,6 @@ impl ProxyRequest {
     fn opens(&self, kind: SessionKind, scope: &mut Scope) {
         let acts_as = request_head::acts_as(&self.opening);
         scope.opens(kind, self.rights.authority(), acts_as);
-    }
-}
-
-/// Status and headers of an answer, the length that they tell, and what is here of the body.
-type AnswerHead = (StatusCode, HeaderMap, Option<u64>, Ahead);
-
-/// The beginning of an answer.
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    /// What the headers say of the body.
-    length: Option<u64>,
-    ahead: Ahead,
-    /// Apart, for it is passed from hand to hand.
-    exchange: Box<Exchange>,
-}
-
-/// How an attempt at a call ended.
-enum Attempt {
-    Answered(Answered),
-    Broken(Box<Broken>),
-}
-
-/// What becomes of a request whose call broke.
-enum GoesOn {
-    /// Its answer was found.
-    With(Answered),
-    /// It is to be made again, with this body if it has one.
-    Again(Option<Upload>),
-}
-
-/// A call without an answer.
-struct Broken {
-    error: Interrupted,
-    exchange: Box<Exchange>,
-    /// Whether its answer had begun.
-    begun: bool,
-}
-
-impl Answered {
-    fn new((status, headers, length, ahead): AnswerHead, exchange: Box<Exchange>) -> Self {
-        Self {
-            status,
-            headers,
-            length,
-            ahead,
-            exchange,
-        }
     }
 }
 
@@ -237,146 +184,6 @@ impl KubernetesApi {
         keeps.then(|| Keep::new(self.callers.hash_one(&*scope.caller()), timeout))
     }
 
-    /// Makes the call until there is an answer, or another attempt is of no use.
-    async fn call(
-        &self,
-        request: &mut ProxyRequest,
-        upload: &mut Option<Upload>,
-        (scope, drain): (&mut Scope, &Drain),
-    ) -> Result<Answered, Failure> {
-        let bodyless = upload.is_none();
-        if let (Some(upload), Some(_)) = (&mut *upload, &request.keep) {
-            upload.keep();
-        }
-        loop {
-            let attempt = self.attempt(request, upload, (&mut *scope, drain));
-            let broken = match attempt.await? {
-                Attempt::Answered(answered) => return Ok(answered),
-                Attempt::Broken(broken) => broken,
-            };
-            // Apart, since what is seldom needed is large, and is part of each request.
-            let going_on = self.go_on((broken, bodyless), request, (&mut *scope, drain));
-            match Box::pin(going_on).await? {
-                GoesOn::With(answered) => return Ok(answered),
-                GoesOn::Again(body) => *upload = body,
-            }
-        }
-    }
-
-    /// Makes it once.
-    async fn attempt(
-        &self,
-        request: &mut ProxyRequest,
-        upload: &mut Option<Upload>,
-        (scope, drain): (&mut Scope, &Drain),
-    ) -> Result<Attempt, Failure> {
-        let call = self.open(request, upload.as_mut(), scope).await?;
-        let mut exchange = Box::new(Exchange::new(call, upload.take(), drain.clone()));
-        let mut begun = false;
-        let answer = self.answer(&mut exchange, request, &mut begun).await;
-        scope.received = exchange.uploaded();
-        Ok(match answer {
-            Ok(answer) => Attempt::Answered(Answered::new(answer, exchange)),
-            Err(error) => Attempt::Broken(Box::new(Broken {
-                error,
-                exchange,
-                begun,
-            })),
-        })
-    }
-
-    /// Looks for the answer of a call that broke.
-    async fn go_on(
-        &self,
-        (broken, bodyless): (Box<Broken>, bool),
-        request: &mut ProxyRequest,
-        (scope, drain): (&mut Scope, &Drain),
-    ) -> Result<GoesOn, Failure> {
-        let Broken {
-            error,
-            mut exchange,
-            begun,
-        } = *broken;
-        let broke = (&error, bodyless);
-        let recovered = self.recover(broke, &mut exchange, request, (&mut *scope, drain));
-        let body = match recovered.await? {
-            Recovered::Answer(answered) => return Ok(GoesOn::With(answered)),
-            Recovered::NotTaken(body) => body,
-            Recovered::Nothing => {
-                let kind = (request.opening.safe, begun);
-                let again = bodyless
-                    && replay::is_allowed(&error, kind, scope.replays)
-                    && Instant::now() < scope.deadline;
-                if !again {
-                    return Err(failure::of_interruption(&error, request.opening.safe));
-                }
-                None
-            }
-        };
-        self.pause_before_replay(&error, request, scope).await?;
-        Ok(GoesOn::Again(body))
-    }
-
-    async fn pause_before_replay(
-        &self,
-        error: &Interrupted,
-        request: &mut ProxyRequest,
-        scope: &mut Scope,
-    ) -> Result<(), Failure> {
-        tokio::time::sleep(replay::pause(scope.replays)).await;
-        request.renew_rights().await?;
-        request.offers_again();
-        scope.replays += 1;
-        self.metrics.replayed();
-        tracing::debug!(%error, replays = scope.replays, "call lost its tunnel; repeating it on another");
-        Ok(())
-    }
-
-    async fn answer(
-        &self,
-        exchange: &mut Exchange,
-        request: &ProxyRequest,
-        begun: &mut bool,
-    ) -> Result<AnswerHead, Interrupted> {
-        let limit = self.settings.response_header;
-        let head = tokio::time::timeout(limit, exchange.head())
-            .await
-            .map_err(|_| Interrupted::Silence(limit))??;
-        *begun = true;
-        let (status, headers) = self.heads.understand(request.agent, head)?;
-        if status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade && !exchange.is_uploading()
-        {
-            return Ok((status, headers, None, Ahead::default()));
-        }
-        if status.is_informational() {
-            return Err(Interrupted::Malformed(format!(
-                "a final answer with status {status}"
-            )));
-        }
-        if request.upgrade {
-            exchange.close_send()?;
-        }
-        let length = headers::content_length(&headers);
-        let mut ahead = exchange.look_ahead()?;
-        let bodyless = is_bodyless(&request.method, status);
-        if ahead.whole && !bodyless {
-            ahead.expect_length(length)?;
-        }
-        // So that an answer which breaks off in its body can be asked for again. What is not announced may be a stream.
-        if let Some(length) = length
-            && !ahead.whole
-            && !bodyless
-            && !request.upgrade
-            && length <= LOOK_AHEAD_BYTES as u64
-        {
-            let rest = exchange.rest(&mut ahead, length);
-            if let Ok(rest) = tokio::time::timeout(SHORT_ANSWER_TIMEOUT, rest).await {
-                rest?;
-            }
-        }
-        Ok((status, headers, length, ahead))
-    }
-
     fn pass_on(
         &self,
         answered: Answered,
@@ -451,11 +258,4 @@ impl KubernetesApi {
             metrics: self.metrics.clone(),
         }
     }
-}
-
-/// Whether an answer has no body whatever its headers say.
-fn is_bodyless(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
 }
