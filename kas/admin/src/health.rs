@@ -120,7 +120,7 @@ impl OfAgent {
         let mut words = Vec::new();
         if self.unavailable.count > 0 {
             words.push(format!(
-                "{} got 502, 503 or 504 in the last 5 minutes",
+                "{} were not answered by its cluster in the last 5 minutes",
                 self.unavailable
             ));
         }
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(
             found.problems,
             [
-                "12 of 40 requests at 2 replicas got 502, 503 or 504 in the last 5 minutes",
+                "12 of 40 requests at 2 replicas were not answered by its cluster in the last 5 minutes",
                 "5 of 10 requests at one replica waited a second or longer for a tunnel in the last 5 minutes: they were all busy, or gone",
                 "its connections broke 4 times in the last 10 minutes",
                 "a process of it was refused once in the last 10 minutes: its token was revoked",

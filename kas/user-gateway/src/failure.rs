@@ -26,6 +26,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// After how many seconds a retry may succeed.
     pub(crate) retry_after: Option<u32>,
+    /// Whether the agent or its way to the cluster is at fault, and neither the caller nor this kas.
+    pub(crate) of_agent: bool,
 }
 
 impl Failure {
@@ -35,6 +37,7 @@ impl Failure {
             code,
             message: message.into(),
             retry_after: None,
+            of_agent: false,
         }
     }
 
@@ -43,6 +46,14 @@ impl Failure {
         Self {
             retry_after: Some(1),
             ..Self::new(code, message)
+        }
+    }
+
+    /// The same, for which the agent or its way to the cluster is at fault.
+    pub(crate) fn of_agent(self) -> Self {
+        Self {
+            of_agent: true,
+            ..self
         }
     }
 

@@ -182,8 +182,7 @@ impl Front {
         wanted: &Wanted,
         mut scope: Box<Scope>,
     ) -> Response<ResponseBody> {
-        scope.status = failure.code.as_u16();
-        scope.reason.clone_from(&failure.message);
+        scope.failed(failure);
         let response = failure.response(wanted);
         response.map(|body| ResponseBody::new(Content::from(body), scope))
     }

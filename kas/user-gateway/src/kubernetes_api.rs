@@ -166,8 +166,7 @@ impl KubernetesApi {
                 Err(Failure::new(StatusCode::BAD_GATEWAY, message))
             }
             Err(failure) => {
-                scope.status = failure.code.as_u16();
-                scope.reason.clone_from(&failure.message);
+                scope.failed(&failure);
                 Err(failure)
             }
         }

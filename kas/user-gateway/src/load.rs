@@ -32,7 +32,7 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
     /// Whether its status was 500 or more, or its answer not whole.
     pub(crate) failed: bool,
-    /// Whether its status was one of those that say that the cluster was not reached.
+    /// Whether the agent or its way to the cluster is why there was no answer.
     pub(crate) unavailable: bool,
     /// Whether it waited long for a tunnel.
     pub(crate) waited: bool,

@@ -32,7 +32,7 @@ use crate::{
     metrics::{FailureStatus, InFlight, Metrics, Verb},
     places::InProgress,
     request_id::RequestId,
-    sessions::{Authority, Ground, NewSession, Session, SessionKind, is_proxied},
+    sessions::{Authority, Ground, NewSession, Session, SessionKind},
 };
 
 /// A wait for a tunnel that somebody notices.
@@ -86,6 +86,8 @@ pub(crate) struct Scope {
     pub(crate) resumes: u32,
     /// Why it was refused or failed.
     pub(crate) reason: String,
+    /// Whether its agent is at fault that it has no answer.
+    failed_at_agent: bool,
 }
 
 impl Scope {
@@ -132,6 +134,7 @@ impl Scope {
             replays: 0,
             resumes: 0,
             reason: String::new(),
+            failed_at_agent: false,
         })
     }
 
@@ -253,6 +256,13 @@ impl Scope {
         }
     }
 
+    /// There is no answer to it but this one.
+    pub(crate) fn failed(&mut self, failure: &Failure) {
+        self.status = failure.code.as_u16();
+        self.reason.clone_from(&failure.message);
+        self.failed_at_agent = failure.of_agent;
+    }
+
     /// It is an upgraded connection that broke, of which its client heard so much.
     pub(crate) fn broke(&self, status: FailureStatus) {
         self.metrics.broke(status);
@@ -281,8 +291,7 @@ impl Scope {
         Ended {
             took,
             failed: status == 0 || status >= 500,
-            // What is asked through the API has failures of its own.
-            unavailable: matches!(status, 502..=504) && !is_proxied(self.uri.path()),
+            unavailable: self.failed_at_agent,
             waited: self.waited() >= LONG_WAIT,
         }
     }

@@ -30,7 +30,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::failure::Failure;
 pub use kind::SessionKind;
-pub(crate) use kind::is_proxied;
 
 /// Bytes of a path that are told.
 const MAX_PATH_BYTES: usize = 256;

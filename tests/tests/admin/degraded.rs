@@ -41,7 +41,8 @@ async fn a_cluster_that_is_connected_and_does_not_answer_is_degraded() -> Result
         ensure!(matches!(status, 502..=504), "{answer:?}");
     }
 
-    let problem = "6 of 7 requests at one replica got 502, 503 or 504 in the last 5 minutes";
+    let problem =
+        "6 of 7 requests at one replica were not answered by its cluster in the last 5 minutes";
     for number in [0, 1] {
         let degraded = async || {
             let list = site.ask(number, "/v1/agents?state=degraded").await?;

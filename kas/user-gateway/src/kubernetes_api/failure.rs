@@ -16,8 +16,8 @@ pub(super) fn of_open(error: &OpenError) -> Failure {
         OpenError::NeverConnected
         | OpenError::Disconnected { .. }
         | OpenError::AllBusy { .. }
-        | OpenError::OwnerUnreachable(_)
-        | OpenError::Uncertain => unavailable(error),
+        | OpenError::OwnerUnreachable(_) => unavailable(error).of_agent(),
+        OpenError::Uncertain => unavailable(error),
         OpenError::TooManyWaiting | OpenError::ShareUsed { .. } => {
             Failure::retryable(StatusCode::TOO_MANY_REQUESTS, error.to_string())
         }
@@ -25,7 +25,7 @@ pub(super) fn of_open(error: &OpenError) -> Failure {
             Failure::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
         }
         OpenError::CannotImpersonate => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
-        OpenError::Broken(_) => Failure::new(StatusCode::BAD_GATEWAY, error.to_string()),
+        OpenError::Broken(_) => Failure::new(StatusCode::BAD_GATEWAY, error.to_string()).of_agent(),
     }
 }
 
@@ -41,7 +41,7 @@ pub(super) fn of_reencoding(change: Reencoding) -> Failure {
 /// The exchange ended before there was an answer; `safe` says whether the
 /// request cannot have changed anything.
 pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
-    let bad_gateway = |message: String| Failure::new(StatusCode::BAD_GATEWAY, message);
+    let bad_gateway = |message: String| Failure::new(StatusCode::BAD_GATEWAY, message).of_agent();
     match error {
         Interrupted::Client(_) => Failure::new(StatusCode::BAD_REQUEST, error.to_string()),
         Interrupted::Pause(_) => Failure::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
@@ -53,7 +53,7 @@ pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
         Interrupted::Agent(status) if error.is_not_taken() => {
             let why = status.message.trim_start_matches("gRPC -> HTTP: ");
             let message = format!("the cluster's Kubernetes API has not taken the request: {why}");
-            Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message)
+            Failure::retryable(StatusCode::SERVICE_UNAVAILABLE, message).of_agent()
         }
         Interrupted::Agent(_) => {
             bad_gateway(format!("HTTP->gRPC: failed to read gRPC response: {error}"))
@@ -65,7 +65,8 @@ pub(super) fn of_interruption(error: &Interrupted, safe: bool) -> Failure {
         Interrupted::Silence(_) => Failure::new(
             StatusCode::GATEWAY_TIMEOUT,
             format!("{error}{}", outcome(safe)),
-        ),
+        )
+        .of_agent(),
     }
 }
 
@@ -92,12 +93,13 @@ mod tests {
     #[test]
     fn every_reason_for_no_tunnel_has_its_code() {
         let table = [
-            (of_open(&OpenError::NeverConnected), 503, true),
+            (of_open(&OpenError::NeverConnected), 503, true, true),
             (
                 of_open(&OpenError::Disconnected {
                     ago: Duration::from_secs(5),
                 }),
                 503,
+                true,
                 true,
             ),
             (
@@ -106,17 +108,29 @@ mod tests {
                 }),
                 503,
                 true,
+                true,
             ),
-            (of_open(&OpenError::TooManyWaiting), 429, true),
-            (of_open(&OpenError::ShareUsed { limit: 450 }), 429, true),
-            (of_open(&OpenError::Uncertain), 503, true),
-            (of_open(&OpenError::OwnerUnreachable("x".into())), 503, true),
-            (of_open(&OpenError::CannotImpersonate), 403, false),
-            (of_open(&OpenError::NotOffered), 501, false),
-            (of_open(&OpenError::NoUpgrades), 501, false),
+            (of_open(&OpenError::TooManyWaiting), 429, true, false),
+            (
+                of_open(&OpenError::ShareUsed { limit: 450 }),
+                429,
+                true,
+                false,
+            ),
+            (of_open(&OpenError::Uncertain), 503, true, false),
+            (
+                of_open(&OpenError::OwnerUnreachable("x".into())),
+                503,
+                true,
+                true,
+            ),
+            (of_open(&OpenError::CannotImpersonate), 403, false, false),
+            (of_open(&OpenError::NotOffered), 501, false, false),
+            (of_open(&OpenError::NoUpgrades), 501, false, false),
         ];
-        for (failure, code, retryable) in table {
+        for (failure, code, retryable, of_agent) in table {
             assert_eq!(failure.code, code, "{failure:?}");
+            assert_eq!(failure.of_agent, of_agent, "{failure:?}");
             assert_eq!(failure.retry_after.is_some(), retryable, "{failure:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! What a session is, by its request.
 
-use http::Uri;
+use audit::Attributes;
+use http::{Method, Uri};
 
 use crate::query;
 
@@ -66,25 +67,21 @@ impl SessionKind {
 
     /// What a connection is that speaks another protocol.
     pub(crate) fn of_upgrade(path: &str) -> Self {
-        let path = decoded(path);
-        if has_proxy(&path) {
-            return Self::Proxy;
-        }
-        match path.rsplit('/').next() {
-            Some("exec") => Self::Exec,
-            Some("attach") => Self::Attach,
-            Some("portforward") => Self::PortForward,
+        match &*asked(path).subresource {
+            "exec" => Self::Exec,
+            "attach" => Self::Attach,
+            "portforward" => Self::PortForward,
             _ => Self::Proxy,
         }
     }
 
     /// What an answer is that comes bit by bit and is no watch that can be resumed; nothing where it ends by itself.
     pub(crate) fn of_stream(path: &str, uri: &Uri, watch: bool) -> Option<Self> {
-        let path = decoded(path);
-        if has_proxy(&path) {
+        let asked = asked(path);
+        if asked.subresource == "proxy" {
             return Some(Self::Proxy);
         }
-        if watch || path.split('/').any(|segment| segment == "watch") {
+        if watch || asked.verb == "watch" {
             return Some(Self::Watch);
         }
         let follow = query::values(uri.query().unwrap_or_default(), "follow");
@@ -93,19 +90,15 @@ impl SessionKind {
     }
 }
 
-/// A path as the cluster understands it: escapes hide nothing.
-fn decoded(path: &str) -> String {
+/// What the cluster understands by a path: escapes hide nothing, and a name that is a word of the API is a name.
+fn asked(path: &str) -> Attributes {
     let bytes = query::decode_path(path).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Whether a pod, a service or a node is asked through the API.
-pub(crate) fn is_proxied(path: &str) -> bool {
-    has_proxy(&decoded(path))
-}
-
-fn has_proxy(path: &str) -> bool {
-    path.split('/').any(|segment| segment == "proxy")
+    Attributes::of(
+        &Method::GET,
+        &String::from_utf8_lossy(&bytes),
+        |_| &[],
+        false,
+    )
 }
 
 #[cfg(test)]
@@ -125,24 +118,29 @@ mod tests {
         ] {
             assert_eq!(SessionKind::of_upgrade(&format!("{POD}{path}")), kind);
         }
+        let proxy = "/api/v1/namespaces/proxy/pods/proxy/exec";
+        assert_eq!(SessionKind::of_upgrade(proxy), SessionKind::Exec);
         let of = |target: &str, watch| {
             let uri: Uri = target.parse().unwrap();
             SessionKind::of_stream(uri.path(), &uri, watch)
         };
         assert_eq!(
-            of("/pods/b/log?follow=true", false),
+            of("/api/v1/namespaces/a/pods/b/log?follow=true", false),
             Some(SessionKind::Logs)
         );
         assert_eq!(
-            of("/pods/b/lo%67?f%6fllow=1", false),
+            of("/api/v1/namespaces/a/pods/b/lo%67?f%6fllow=1", false),
             Some(SessionKind::Logs)
         );
-        assert_eq!(of("/pods/b/log", false), None);
-        assert_eq!(of("/pods/b/log?follow=false", false), None);
+        assert_eq!(of("/api/v1/namespaces/a/pods/b/log", false), None);
+        assert_eq!(
+            of("/api/v1/namespaces/a/pods/b/log?follow=false", false),
+            None
+        );
         assert_eq!(of("/api/v1/pods", true), Some(SessionKind::Watch));
         assert_eq!(of("/api/v1/w%61tch/pods", false), Some(SessionKind::Watch));
         assert_eq!(
-            of("/services/b/pro%78y/events", false),
+            of("/api/v1/namespaces/a/services/b/pro%78y/events", false),
             Some(SessionKind::Proxy)
         );
         for kind in ALL {
