@@ -261,8 +261,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             scope.reason = failure.message;
             return (scope, recorder);
         }
+        // Whoever has closed their side was about to leave, and the cluster ends such a connection as it likes.
+        let closed = self.client_done.is_some();
         let (status, scope, recorder) = self.leave(failure, CloseCode::Internal, false).await;
-        scope.broke(status);
+        if !closed {
+            scope.broke(status);
+        }
         (scope, recorder)
     }
 
