@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::registry::Registry;
 use proto::agent::grpctool::{Segment, http_request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -367,6 +368,35 @@ async fn a_client_that_has_closed_its_side_gets_what_comes_much_later() {
 
     assert_eq!([&late[..], &rest].concat(), b"later");
     stage.proxy.quiet().await;
+}
+
+#[tokio::test]
+async fn what_breaks_when_its_client_has_closed_their_side_is_not_counted_as_broken() {
+    for (closes, broken) in [(false, 1), (true, 0)] {
+        let mut stage = Stage::set().await;
+        let mut metrics = Registry::default();
+        stage.proxy.metrics.register(&mut metrics);
+        let mut socket = upgrade(&stage.proxy, b"").await;
+        let mut asked = switched(&mut stage, "SPDY/3.1").await;
+        head(&mut socket).await;
+        if closes {
+            socket.shutdown().await.unwrap();
+            assert_eq!(asked.next().await, Next::CloseSend);
+        }
+
+        asked.reset();
+        let mut rest = Vec::new();
+        let read = socket.read_to_end(&mut rest);
+        tokio::time::timeout(LONG, read).await.unwrap().unwrap();
+        stage.proxy.quiet().await;
+
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &metrics).unwrap();
+        let name = "k8s_api_proxy_upgraded_connections_broken_total{";
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
+        assert_eq!(counts.sum::<u32>(), broken, "{text}");
+    }
 }
 
 #[tokio::test]
