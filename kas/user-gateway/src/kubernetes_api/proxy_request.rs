@@ -1,5 +1,6 @@
 //! From an admitted request to an answer: what is carried to the agent, the call, and what is made of its answer.
 
+mod attempt;
 mod call;
 mod recover;
 mod tunnel;
@@ -27,7 +28,7 @@ use crate::{
     admission::Rights, body::Content, failure::Failure, query::Reencoding, route::Answer,
     scope::Scope, sessions::SessionKind,
 };
-use call::{Answered, is_bodyless};
+use attempt::{Answered, is_bodyless};
 
 /// A request that is carried to its agent.
 pub(super) struct ProxyRequest {

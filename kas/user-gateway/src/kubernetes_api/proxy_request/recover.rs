@@ -8,7 +8,7 @@ use proto::ProcessMethod;
 use router::Need;
 use runtime::drain::Drain;
 
-use super::{KubernetesApi, ProxyRequest, call::Answered};
+use super::{KubernetesApi, ProxyRequest, attempt::Answered};
 use crate::{
     failure::Failure,
     kubernetes_api::{
