@@ -7,14 +7,12 @@ use crate::{
     Sources,
     agent_state::{CONNECTED, DEGRADED, HEALTHY},
     peers::Question,
-    replica::{LIST_OWN_PROBLEMS, Own},
+    replica::{LIST_OWN_PROBLEMS, Own, problems::MAX_LOST},
     v1::{Agent, ListOwnProblemsRequest, ListOwnProblemsResponse},
 };
 
 /// How long other replicas may take.
 const TIMEOUT: Duration = Duration::from_millis(300);
-/// Connections to one replica that an agent may lose in ten minutes; it was restarted or moved then.
-const MAX_LOST: u64 = 3;
 /// Agents of which anything is known, at most.
 const MAX_AGENTS: usize = 10_000;
 
@@ -82,8 +80,10 @@ impl Problems {
     }
 
     fn add(&mut self, told: ListOwnProblemsResponse) {
+        self.some_unknown |= told.partial;
         for it in told.agents {
             if self.by_agent.len() >= MAX_AGENTS && !self.by_agent.contains_key(&it.agent_id) {
+                self.some_unknown = true;
                 continue;
             }
             let agent = self.by_agent.entry(it.agent_id).or_default();
@@ -165,6 +165,7 @@ mod tests {
         };
         ListOwnProblemsResponse {
             agents: vec![problems],
+            partial: false,
         }
     }
 
@@ -248,9 +249,19 @@ mod tests {
                     lost: 1,
                     ..AgentProblems::default()
                 }],
+                partial: false,
             });
         }
 
         assert_eq!(problems.by_agent.len(), MAX_AGENTS);
+        let other = Agent {
+            id: -1,
+            ..agent(CONNECTED, 1)
+        };
+        assert_eq!(
+            judged(&problems, other).health,
+            "",
+            "it may be one too many"
+        );
     }
 }

@@ -82,16 +82,16 @@ pub(crate) struct Told<A> {
     me: ReplicaId,
     /// Of those that answered, this one's first.
     pub(crate) answers: Vec<A>,
-    /// How many did not.
+    /// How many did not, those among them that were one too many to be asked.
     pub(crate) unanswered: usize,
-    /// How many were asked.
-    pub(crate) asked: usize,
+    /// How many there are.
+    pub(crate) all: usize,
 }
 
 impl<A> Told<A> {
     /// What an answer covers that is made of it.
     pub(crate) fn coverage(&self) -> Coverage {
-        silent(&self.me, self.unanswered, self.asked)
+        silent(&self.me, self.unanswered, self.all)
     }
 }
 
@@ -102,17 +102,18 @@ impl Sources {
         question: Question<'_, impl Message>,
         own: impl FnOnce() -> Result<A, Failure>,
     ) -> Told<A> {
-        let mut others = members(&*self.table);
+        let mut others = self.table.members();
         others.retain(|it| it.replica.replica != self.me.replica);
+        let replicas = others.len() + 1;
+        others.truncate(MAX_REPLICAS);
         let questions = others.iter().map(|it| self.ask(&question, it));
         let told = all(questions.collect()).await;
         let told = told.into_iter().filter_map(Result::ok);
         let answers: Vec<A> = own().into_iter().chain(told).collect();
-        let asked = others.len() + 1;
         Told {
             me: self.me.replica.clone(),
-            unanswered: asked - answers.len(),
-            asked,
+            unanswered: replicas - answers.len(),
+            all: replicas,
             answers,
         }
     }

@@ -1,7 +1,7 @@
 //! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
 
 pub(crate) mod loads;
-mod problems;
+pub(crate) mod problems;
 pub(crate) mod sessions;
 
 use std::sync::Arc;

@@ -233,8 +233,10 @@ impl Admin {
         let answers = self.sources.ask_each(&members, question, own);
         let told = members.iter().zip(answers.await);
         let replicas: Vec<_> = told.map(|(it, told)| self.replica(it, told)).collect();
-        let unanswered = replicas.iter().filter(|it| it.details.is_none()).count();
-        let coverage = silent(&self.sources.me.replica, unanswered, replicas.len());
+        let answered = replicas.iter().filter(|it| it.details.is_some()).count();
+        // More than are asked, if there are too many.
+        let all = self.sources.table.members().len().max(replicas.len());
+        let coverage = silent(&self.sources.me.replica, all - answered, all);
         ListReplicasResponse {
             replicas,
             coverage: Some(coverage),

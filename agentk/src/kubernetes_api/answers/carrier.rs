@@ -85,7 +85,9 @@ impl Carrier {
         let mut said = None;
         let passed = {
             let mut passing = pin!(pass_on(&mut self, outbound, &metrics));
+            // What kas has said is before the reset that may have come with it, which says nothing.
             tokio::select! {
+                biased;
                 fed = &mut feeding => match said.insert(fed) {
                     Ok(()) => passing.await,
                     Err(error) => Err(error.clone()),

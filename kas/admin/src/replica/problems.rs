@@ -12,6 +12,8 @@ use crate::v1::{AgentProblems, ListOwnProblemsResponse};
 const MAX_AGENTS: usize = 2000;
 /// Bytes of a reason.
 const MAX_REASON_BYTES: usize = 128;
+/// Connections to one replica that an agent may lose in ten minutes; it was restarted or moved then.
+pub(crate) const MAX_LOST: u64 = 3;
 /// Requests with the same problem below which it is none.
 const MIN_REQUESTS: u64 = 5;
 /// Of a hundred requests, so many must have it.
@@ -39,9 +41,9 @@ impl Own {
             agent_id: agent.0,
             ..problems
         });
-        ListOwnProblemsResponse {
-            agents: worst(all.collect(), MAX_AGENTS),
-        }
+        let mut agents: Vec<_> = all.collect();
+        let partial = keep_worst(&mut agents, MAX_AGENTS);
+        ListOwnProblemsResponse { agents, partial }
     }
 }
 
@@ -60,17 +62,22 @@ fn of_load(load: RecentLoad) -> Option<AgentProblems> {
     })
 }
 
-/// Those with which most is wrong, so many at most.
-fn worst(mut agents: Vec<AgentProblems>, most: usize) -> Vec<AgentProblems> {
-    if agents.len() > most {
-        let weight = |it: &AgentProblems| {
-            let counts = [it.unavailable, it.waited, it.refused, it.lost];
-            Reverse(counts.iter().fold(0_u64, |sum, it| sum.saturating_add(*it)))
-        };
-        agents.sort_by_key(weight);
-        agents.truncate(most);
+/// Keeps those with which most is wrong, so many at most, and says whether something is wrong with others too.
+fn keep_worst(agents: &mut Vec<AgentProblems>, most: usize) -> bool {
+    if agents.len() <= most {
+        return false;
     }
-    agents
+    agents.sort_by_key(|it| Reverse(weight(it)));
+    let others = agents.split_off(most);
+    let worst = others.first().map(weight);
+    worst.is_some_and(|(sum, lost)| sum > 0 || lost > MAX_LOST)
+}
+
+/// How much is wrong: connections that were lost may be no problem, all else is one.
+fn weight(it: &AgentProblems) -> (u64, u64) {
+    let counts = [it.unavailable, it.waited, it.refused];
+    let sum = counts.iter().fold(0_u64, |sum, it| sum.saturating_add(*it));
+    (sum, it.lost)
 }
 
 #[cfg(test)]
@@ -99,12 +106,23 @@ mod tests {
         let agents = (1..=10).map(|lost| AgentProblems {
             agent_id: lost,
             lost: u64::try_from(lost).unwrap_or_default(),
+            refused: u64::from(lost == 1),
             ..AgentProblems::default()
         });
+        let all: Vec<_> = agents.collect();
+        let mut agents = all.clone();
 
-        let told = worst(agents.collect(), 3);
+        assert!(keep_worst(&mut agents, 3), "8 is told by nobody");
 
-        let ids: Vec<_> = told.iter().map(|it| it.agent_id).collect();
-        assert_eq!(ids, [10, 9, 8]);
+        let ids: Vec<_> = agents.iter().map(|it| it.agent_id).collect();
+        assert_eq!(
+            ids,
+            [1, 10, 9],
+            "one that was refused, and those that lost most"
+        );
+        let mut agents = all.clone();
+        assert!(!keep_worst(&mut agents, 8), "2 and 3 may lose so many");
+        let mut agents = all;
+        assert!(!keep_worst(&mut agents, 10));
     }
 }

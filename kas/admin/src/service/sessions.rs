@@ -100,7 +100,7 @@ impl Admin {
                 ),
                 unanswered => Failure::Unavailable(format!(
                     "no replica that answers has a session with this id, and {unanswered} of {} do not answer",
-                    told.asked
+                    told.all
                 )),
             });
         };
