@@ -140,7 +140,7 @@ pub async fn run(
     services.add(kubernetes_api::PATH, api.clone());
     services.add(kubernetes_api::EXACT_PATH, api);
     services.add(resumables.path().to_owned(), Attach::new(resumables));
-    services.add(answers.path().to_owned(), Ask::new(answers));
+    services.add(answers.path().to_owned(), Ask::new(answers.clone()));
     if config.features.contains(&Feature::Graph) {
         services.add(graph::PATH, graph.clone());
         services.add(graph::FORMER_PATH, graph.clone());
@@ -192,8 +192,12 @@ pub async fn run(
     }
 
     tracing::info!("draining: waiting for calls in progress");
+    let calls = async {
+        tunnels.finished().await;
+        answers.finished().await;
+    };
     let finish = async {
-        tokio::join!(tunnels.finished(), registration.unregister(&uplink));
+        tokio::join!(calls, registration.unregister(&uplink));
     };
     tokio::pin!(finish);
     if tokio::time::timeout(config.grace, &mut finish)

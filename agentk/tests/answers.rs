@@ -13,7 +13,9 @@ mod double;
 use std::sync::atomic::Ordering;
 
 use double::{
-    World, impersonating,
+    World,
+    api::BIG,
+    impersonating,
     kas::{self, Answer, Call, data, http, info, request},
     within, world,
 };
@@ -25,7 +27,11 @@ use runtime::grpc;
 use tonic::{Code, Status};
 
 fn offered(id: u8, length: i64) -> http_request::Header {
-    let mut header = request("POST", "/held");
+    offered_to("/held", id, length)
+}
+
+fn offered_to(path: &str, id: u8, length: i64) -> http_request::Header {
+    let mut header = request("POST", path);
     header.content_length = Some(length);
     header.keep = Some(KeepOffer {
         id: vec![id; 16].into(),
@@ -42,10 +48,14 @@ fn trailer() -> Msg {
 
 /// A request with a body of four bytes.
 async fn make(world: &World, id: u8) -> Call {
+    make_at(world, "/held", id).await
+}
+
+async fn make_at(world: &World, path: &str, id: u8) -> Call {
     let mut call = world.kas.tunnel().await.take();
     call.send(vec![
         info(kas::METHOD),
-        http(http_request::Message::Header(offered(id, 4))),
+        http(http_request::Message::Header(offered_to(path, id, 4))),
         data("data".into()),
         trailer(),
         Msg::CloseSend(CloseSend {}),
@@ -110,6 +120,52 @@ async fn a_call_that_seems_to_live_gives_way_to_one_that_asks() {
 
     assert_eq!(given_up.code, Code::Aborted as i32);
     assert_eq!(asking.answer().await.body, b"made data");
+}
+
+#[tokio::test]
+async fn an_answer_of_any_length_comes_whole_when_it_is_asked_for_in_time() {
+    let world = world().await;
+    let mut broken = make_at(&world, "/held-big", 1).await;
+    within(world.api.held.come.notified()).await;
+    broken.send.send_reset(h2::Reason::INTERNAL_ERROR);
+
+    let asking = ask(&world, offered(1, 0)).await;
+    world.api.held.release.notify_one();
+
+    assert_eq!(asking.answer().await.body.len(), BIG, "more than is kept");
+}
+
+#[tokio::test]
+async fn a_call_whose_kas_reads_nothing_does_not_hold_up_one_that_asks() {
+    let world = world().await;
+    // It is held up behind what kas' window takes.
+    let mut stuck = make_at(&world, "/held-big", 1).await;
+    within(world.api.held.come.notified()).await;
+    world.api.held.release.notify_one();
+    let head = stuck.next().await;
+    assert!(head.is_some(), "the answer has begun");
+
+    let asking = ask(&world, offered(1, 0)).await;
+
+    assert_eq!(asking.answer().await.body.len(), BIG);
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_finishes_a_request_that_lost_its_call() {
+    let mut world = world().await;
+    let mut broken = make(&world, 1).await;
+    within(world.api.held.come.notified()).await;
+    let mut idle = world.kas.tunnel().await;
+    broken.send.send_reset(h2::Reason::INTERNAL_ERROR);
+    // The agent has heard of the reset.
+    assert!(broken.next().await.is_none());
+
+    world.stop.cancel();
+    assert!(within(idle.message()).await.is_none(), "it takes no calls");
+    world.api.held.release.notify_one();
+
+    within(&mut world.agent).await.unwrap();
+    assert_eq!(world.api.held.answered.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

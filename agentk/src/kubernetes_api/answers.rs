@@ -23,7 +23,7 @@ use proto::{
     google::rpc,
     not_taken as mark,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status};
 
 use super::{
@@ -47,6 +47,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     table: Table,
+    /// Requests that go on without their calls.
+    detached: TaskTracker,
     force: CancellationToken,
     metrics: Metrics,
     path: Arc<str>,
@@ -63,11 +65,12 @@ pub(super) struct Kept {
 }
 
 impl Answers {
-    /// None yet; nothing goes on without a call after `force`.
+    /// None yet; what goes on without a call ends with `force`.
     pub(crate) fn new(force: CancellationToken, metrics: Metrics) -> Self {
         let process = format!("{:016x}", rand::random::<u64>());
         Self {
             table: Table::new(),
+            detached: TaskTracker::new(),
             force,
             metrics,
             path: ProcessMethod::Answers.of(&process).into(),
@@ -77,6 +80,12 @@ impl Answers {
     /// The method by which kas asks for them.
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Waits until no request goes on without its call; none may be begun meanwhile. Cancel-safe.
+    pub(crate) async fn finished(&self) {
+        self.detached.close();
+        self.detached.wait().await;
     }
 
     /// A request is about to be made; none if its answer cannot be kept.

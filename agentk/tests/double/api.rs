@@ -29,7 +29,7 @@ pub struct Api {
     pub url: String,
     /// One message for each answer of `/watch` that was dropped unfinished.
     pub cancelled: mpsc::Receiver<()>,
-    /// Requests of `/held` that came, and the end of waiting for each.
+    /// Requests of `/held` and `/held-big` that came, and the end of waiting for each.
     pub held: Arc<Held>,
     _listening: AbortOnDropHandle<()>,
 }
@@ -39,6 +39,8 @@ pub struct Held {
     pub count: AtomicUsize,
     pub come: Notify,
     pub release: Notify,
+    /// Those that were answered.
+    pub answered: AtomicUsize,
 }
 
 impl Api {
@@ -91,12 +93,17 @@ async fn answer(
             let body = request.into_body().collect().await?.to_bytes();
             Response::new(full(format!("{} {length:?}", body.len())))
         }
-        "/prefix/held" => {
+        path @ ("/prefix/held" | "/prefix/held-big") => {
+            let is_big = path.ends_with("big");
             let body = request.into_body().collect().await?.to_bytes();
             held.count.fetch_add(1, Ordering::Relaxed);
             held.come.notify_one();
             held.release.notified().await;
-            let mut response = Response::new(full([b"made ", &body[..]].concat()));
+            held.answered.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::new(match is_big {
+                true => full(vec![7; BIG]),
+                false => full([b"made ", &body[..]].concat()),
+            });
             *response.status_mut() = StatusCode::CREATED;
             response
         }

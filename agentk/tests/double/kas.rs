@@ -130,6 +130,9 @@ impl Kas {
     }
 }
 
+/// Bytes of an answer that are sent before any is read: fewer than a real kas takes, and than an agent keeps.
+pub const WINDOW: u32 = 1 << 18;
+
 pub const METHOD: &str = "/gitlab.agent.kubernetes_api.rpc.KubernetesApi/MakeRequest";
 
 async fn connection(
@@ -138,8 +141,9 @@ async fn connection(
     found: mpsc::Sender<Tunnel>,
     leave: CancellationToken,
 ) {
-    let mut http2: h2::server::Connection<_, Frame> =
-        grpc::server_settings().handshake(socket).await.unwrap();
+    let mut settings = grpc::server_settings();
+    settings.initial_window_size(WINDOW);
+    let mut http2: h2::server::Connection<_, Frame> = settings.handshake(socket).await.unwrap();
     loop {
         let accepted = tokio::select! {
             accepted = http2.accept() => accepted,
@@ -178,7 +182,8 @@ async fn connection(
 }
 
 impl Tunnel {
-    async fn message(&mut self) -> Option<connect_request::Msg> {
+    /// What the agent says next; none at the end.
+    pub async fn message(&mut self) -> Option<connect_request::Msg> {
         loop {
             if let Some(message) = self.deframer.next_message().unwrap() {
                 let msg = ConnectRequest::decode(message).unwrap().msg.unwrap();

@@ -22,6 +22,8 @@ pub(super) struct Answer {
     state: Mutex<State>,
     /// Told when a call has passed all of it on.
     passed_on: Notify,
+    /// Told when another call reads than the first.
+    superseded: Notify,
 }
 
 #[derive(Debug)]
@@ -36,12 +38,16 @@ struct State {
     end: Option<Result<(), Status>>,
     /// The newest call that reads. Those before it read no more.
     reader: u64,
+    /// Whether it still does.
+    reading: bool,
     /// Pieces that it has read.
     read: u64,
     /// Whoever waits for more.
     waker: Option<Waker>,
-    /// No call has it come: what comes is not held up by who reads.
+    /// It does not come with a call that reads it.
     detached: bool,
+    /// Whoever has it come then, and waits for room.
+    driver: Option<Waker>,
 }
 
 /// A call that reads an answer.
@@ -70,13 +76,16 @@ impl Answer {
             kept: Some(kept),
             end: None,
             reader: 0,
+            reading: false,
             read: 0,
             waker: None,
             detached: false,
+            driver: None,
         };
         Arc::new(Self {
             state: Mutex::new(state),
             passed_on: Notify::new(),
+            superseded: Notify::new(),
         })
     }
 
@@ -84,8 +93,12 @@ impl Answer {
     pub(super) fn read_by_another(self: &Arc<Self>, skip: u64) -> Reader {
         let mut state = self.state();
         state.reader += 1;
+        state.reading = true;
         state.read = 0;
         state.wake();
+        if state.reader > 1 {
+            self.superseded.notify_one();
+        }
         Reader {
             answer: self.clone(),
             number: state.reader,
@@ -101,14 +114,22 @@ impl Answer {
         state.wake();
     }
 
-    /// Whether more should be read from the API server: all that is here was read, or nobody has it come.
-    pub(super) fn has_room(&self) -> bool {
-        let state = self.state();
-        state.detached || state.read >= state.first + state.pieces.len() as u64
+    /// Waits until more should be read from the API server: all that is here was read, or nobody reads. Is woken for
+    /// that only behind [`Self::detach`]; before, whoever reads polls again.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        let is_read = state.read >= state.first + state.pieces.len() as u64;
+        if is_read || (state.detached && !state.reading) {
+            return Poll::Ready(());
+        }
+        if state.detached {
+            state.driver = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
-    /// Bytes of the body have come. Says whether there is any use in more: not where no call has it come and it cannot
-    /// be kept.
+    /// Bytes of the body have come. Says whether there is any use in more: not where no call reads it and it cannot be
+    /// kept.
     pub(super) fn push(&self, piece: Bytes) -> bool {
         let mut state = self.state();
         if let Some(kept) = &mut state.kept {
@@ -119,7 +140,7 @@ impl Answer {
                 state.drop_read();
             }
         }
-        let goes_on = state.kept.is_some() || !state.detached;
+        let goes_on = state.kept.is_some() || state.reading;
         if goes_on {
             state.pieces.push_back(piece);
         } else {
@@ -143,7 +164,12 @@ impl Answer {
         self.state().kept.is_some()
     }
 
-    /// Has it come without a call. Its bytes are copied, so that they do not keep alive what they were read into.
+    /// Whether a call reads it.
+    pub(super) fn is_read(&self) -> bool {
+        self.state().reading
+    }
+
+    /// Has it come without the call that reads it. Its bytes are copied, so that they do not keep alive what they were read into.
     pub(super) fn detach(&self) {
         let mut state = self.state();
         state.detached = true;
@@ -167,6 +193,12 @@ impl Answer {
         self.passed_on.notified().await;
     }
 
+    /// Waits until another call reads than the first. Cancel-safe.
+    pub(super) async fn superseded(&self) -> Status {
+        self.superseded.notified().await;
+        superseded()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,6 +208,12 @@ impl State {
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
         }
     }
 
@@ -234,6 +272,7 @@ impl Reader {
             };
             self.next += 1;
             state.read = self.next;
+            state.wake_driver();
             if state.kept.is_none() {
                 state.drop_read();
             }
@@ -243,6 +282,16 @@ impl Reader {
             if !piece.is_empty() {
                 return Poll::Ready(Ok(Some(piece)));
             }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.answer.state();
+        if state.reader == self.number {
+            state.reading = false;
+            state.wake_driver();
         }
     }
 }
@@ -271,6 +320,11 @@ mod tests {
     fn next(reader: &mut Reader) -> Poll<Result<Option<Bytes>, tonic::Code>> {
         let polled = reader.poll_next(&mut Context::from_waker(Waker::noop()));
         polled.map_err(|status| status.code())
+    }
+
+    fn has_room(answer: &Answer) -> bool {
+        let polled = answer.poll_room(&Context::from_waker(Waker::noop()));
+        polled.is_ready()
     }
 
     fn bytes(text: &'static str) -> Poll<Result<Option<Bytes>, tonic::Code>> {
@@ -312,29 +366,52 @@ mod tests {
     }
 
     #[test]
-    fn what_no_call_has_come_and_nobody_keeps_takes_no_memory() {
+    fn what_no_call_reads_and_nobody_keeps_takes_no_memory() {
         let answer = answer(3 * (3 + PIECE_COST));
-        let mut reader = answer.read_by_another(0);
+        let reader = answer.read_by_another(0);
         assert!(answer.push("one".into()));
         answer.detach();
+        drop(reader);
         let pushed = (0..10).filter(|_| answer.push("two".into())).count();
 
         assert_eq!(pushed, 2, "others find no room");
         assert!(answer.state().pieces.is_empty());
-        assert_eq!(next(&mut reader), Poll::Ready(Err(tonic::Code::NotFound)));
+        let mut late = answer.read_by_another(0);
+        assert_eq!(next(&mut late), Poll::Ready(Err(tonic::Code::NotFound)));
     }
 
     #[test]
-    fn more_is_read_when_all_was_passed_on_or_nobody_has_it_come() {
+    fn what_is_too_long_to_be_kept_comes_whole_to_who_reads_it() {
+        let answer = answer(3 + PIECE_COST);
+        drop(answer.read_by_another(0));
+        answer.push("one".into());
+        answer.detach();
+        let mut reader = answer.read_by_another(0);
+
+        for piece in ["one", "two", "six"] {
+            assert!(piece == "one" || answer.push(piece.into()));
+            assert!(!has_room(&answer), "it is no faster than who reads");
+            assert_eq!(next(&mut reader), bytes(piece));
+            assert!(has_room(&answer));
+        }
+
+        assert!(!answer.is_kept());
+        drop(reader);
+        assert!(!answer.push("ten".into()), "nobody reads any more");
+    }
+
+    #[test]
+    fn more_is_read_when_all_was_passed_on_or_nobody_reads() {
         let answer = answer(1000);
         let mut reader = answer.read_by_another(0);
-        assert!(answer.has_room());
+        assert!(has_room(&answer));
         answer.push("one".into());
-        assert!(!answer.has_room());
+        assert!(!has_room(&answer));
         assert_eq!(next(&mut reader), bytes("one"));
-        assert!(answer.has_room());
+        assert!(has_room(&answer));
         answer.push("two".into());
         answer.detach();
-        assert!(answer.has_room());
+        drop(reader);
+        assert!(has_room(&answer));
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Response;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
@@ -31,7 +32,7 @@ use crate::{
     },
 };
 
-/// How long a request goes on that no call carries.
+/// How long a request goes on that no call carries, and whose answer no call reads.
 const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Has an answer come while a call passes it on. Dropped before that is over, it has it come without a call.
@@ -83,6 +84,7 @@ impl Carrier {
         let metrics = self.kept.answers.metrics.clone();
         // What kas said last, once it has.
         let mut said = None;
+        let answer = self.kept.answer.clone();
         let passed = {
             let mut passing = pin!(pass_on(&mut self, outbound, &metrics));
             // What kas has said is before the reset that may have come with it, which says nothing.
@@ -93,6 +95,8 @@ impl Carrier {
                     Err(error) => Err(error.clone()),
                 },
                 done = &mut passing => done,
+                // The connection may be dead, and what is written to it never leave.
+                status = answer.superseded() => Err(status.into()),
             }
         };
         let passed = match passed {
@@ -165,7 +169,8 @@ impl Drop for Carrier {
         };
         let place = match fate {
             Fate::PassedOn => return answers.table.passed_on(*id),
-            Fate::Lost if goes_on && answer.is_kept() && !answers.force.is_cancelled() => {
+            Fate::Lost if !goes_on || answers.force.is_cancelled() => None,
+            Fate::Lost if answer.is_kept() || self.reader.is_superseded() => {
                 answers.table.detach(*caller)
             }
             Fate::Lost | Fate::Unwanted => None,
@@ -178,13 +183,13 @@ impl Drop for Carrier {
         answers.metrics.answers_detached.inc();
         tracing::debug!("a request lost its tunnel; its answer waits for kas");
         let (id, answer, keep, answers) = (*id, answer.clone(), *keep, answers.clone());
+        // The agent ends when it is here, and does not wait for kas to ask: it offers no tunnels any more.
+        let busy = answers.detached.token();
         let waiting = async move {
             if let Some(coming) = coming {
-                let came = tokio::time::timeout(DETACHED_TIMEOUT, coming).await;
-                if came.is_err() {
-                    answer.end(Err(unknown()));
-                }
+                come(coming, &answer, &answers.force).await;
             }
+            drop(busy);
             let passed_on = tokio::time::timeout(keep, answer.passed_on()).await;
             if passed_on.is_err() {
                 answers.table.spend(id);
@@ -196,7 +201,19 @@ impl Drop for Carrier {
     }
 }
 
-/// Brings an answer, no faster than it is passed on while a call does so.
+/// Has an answer come without the call that brought the request.
+async fn come(mut coming: BoxFuture<'static, ()>, answer: &Answer, force: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = &mut coming => return,
+            () = force.cancelled() => break,
+            () = tokio::time::sleep(DETACHED_TIMEOUT) => if !answer.is_read() { break },
+        }
+    }
+    answer.end(Err(unknown()));
+}
+
+/// Brings an answer, no faster than it is passed on while a call reads it.
 async fn bring(
     answer: Arc<Answer>,
     response: impl Future<Output = Result<Response<AnswerBody>, Status>> + Send,
@@ -209,12 +226,7 @@ async fn bring(
     answer.begin(Batch::encoded(respond::of_response(head)));
     let mut pieces = Pieces::new(body);
     loop {
-        // Whoever passes the answer on polls this too, and goes on when it has read what is here.
-        poll_fn(|_| match answer.has_room() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .await;
+        poll_fn(|cx| answer.poll_room(cx)).await;
         match poll_fn(|cx| pieces.poll_next(cx)).await {
             Ok(Some(piece)) => {
                 if !answer.push(piece) {
