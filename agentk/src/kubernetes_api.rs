@@ -82,7 +82,7 @@ impl KubernetesApi {
         let parent = inbound.trace_parent();
         let mut trace = TraceSpan::follow("Kubernetes API request", Side::Client, parent);
         let mut requests = RequestParts::new(inbound);
-        let mut head = Head::new(requests.header().await?, self.cluster.identity())?;
+        let mut head = Head::new(*requests.header().await?, self.cluster.identity())?;
         if trace.is_sampled() {
             trace.propagate(&mut head.headers);
             trace.set("http.request.method", head.method.to_string());
@@ -121,21 +121,21 @@ impl KubernetesApi {
 
     async fn exchange(
         &self,
-        mut head: Head,
+        mut head: Box<Head>,
         intake: Intake,
         outbound: &mut Outbound,
         trace: &mut TraceSpan,
     ) -> Result<(), CallError> {
-        let offer = head.resume.take().zip(Some(head.identity.take()));
         let Intake { body, upgraded, .. } = intake;
         let exchange = Exchange::begin(&head);
-        let (request, long_running) = self.request(head, body).await?;
+        let request = self.request(&mut head, body).await?;
         if let Some(upgraded) = upgraded {
+            let offer = head.resume.take().zip(Some(head.identity.take()));
             let upgrade = self.upgrade((request, exchange), (upgraded, offer), outbound, trace);
             return Box::pin(upgrade).await;
         }
         let response = outbound
-            .unless_reset(self.cluster.request(request, long_running))
+            .unless_reset(self.cluster.request(request, head.long_running))
             .await?;
         let response = response.map_err(|error| unanswered(&error))?;
         exchange.answered(response.status(), trace);
@@ -173,30 +173,31 @@ impl KubernetesApi {
     /// Makes a request that goes on without the call that brought it.
     async fn respond(
         self,
-        head: Head,
+        mut head: Box<Head>,
         body: Upload,
         mut trace: TraceSpan,
     ) -> Result<Response<AnswerBody>, Status> {
         let exchange = Exchange::begin(&head);
-        let (request, long_running) = self.request(head, body).await?;
-        let response = self.cluster.request(request, long_running).await;
+        let request = self.request(&mut head, body).await?;
+        let response = self.cluster.request(request, head.long_running).await;
         let response = response.map_err(|error| unanswered(&error))?;
         exchange.answered(response.status(), &mut trace);
         Ok(response)
     }
 
-    async fn request(&self, head: Head, body: Upload) -> Result<(Request<Upload>, bool), Status> {
+    /// The request itself, whose parts leave the head.
+    async fn request(&self, head: &mut Head, body: Upload) -> Result<Request<Upload>, Status> {
         let mut request = Request::new(body);
-        *request.method_mut() = head.method;
+        request.method_mut().clone_from(&head.method);
         *request.uri_mut() = self
             .cluster
             .uri(&head.path_and_query)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        *request.headers_mut() = head.headers;
+        *request.headers_mut() = std::mem::take(&mut head.headers);
         let authorized = self.cluster.authorize(request.headers_mut()).await;
         authorized.map_err(|error| unavailable(&*error))?;
         debug_assert!(!request.headers().contains_key(header::HOST));
-        Ok((request, head.long_running))
+        Ok(request)
     }
 }
 

@@ -1,14 +1,19 @@
 //! The agent's metrics.
 
+use std::{ops::Deref, sync::Arc};
+
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 use runtime::metrics::ProcessMetrics;
 
-/// The agent's metrics. Clones share them.
+/// The agent's metrics. Clones share them, and cost no more than one of them would: each request has some.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Metrics {
+pub(crate) struct Metrics(Arc<All>);
+
+#[derive(Debug, Default)]
+pub(crate) struct All {
     pub(crate) connected: Gauge,
     pub(crate) connections: Counter,
     pub(crate) connection_failures: Counter,
@@ -27,6 +32,14 @@ pub(crate) struct Metrics {
     pub(crate) leader: Gauge,
     pub(crate) events_reported: Counter,
     pub(crate) events_dropped: Counter,
+}
+
+impl Deref for Metrics {
+    type Target = All;
+
+    fn deref(&self) -> &All {
+        &self.0
+    }
 }
 
 impl Metrics {

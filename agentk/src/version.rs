@@ -1,5 +1,7 @@
 //! What this build calls itself.
 
+use http::HeaderValue;
+
 /// GitLab's version that this agent is like, and our own. kas decides by it
 /// what an agent can do.
 pub const VERSION: &str = concat!("v16.5.0+kas.", env!("CARGO_PKG_VERSION"));
@@ -15,8 +17,32 @@ pub const LONG: &str = concat!(
     env!("KAS_COMMIT")
 );
 
-/// Name, version and commit, as in `User-Agent` and `Via`.
+/// What follows a protocol, in `Via`: name, version and commit.
+macro_rules! named {
+    ($before:literal) => {
+        concat!(
+            $before,
+            "gitlab-agent/v16.5.0+kas.",
+            env!("CARGO_PKG_VERSION"),
+            "/",
+            env!("KAS_COMMIT")
+        )
+    };
+}
+
+/// `User-Agent` of what the agent asks for, and `Server` of what it answers.
+pub(crate) const USER_AGENT: HeaderValue = HeaderValue::from_static(named!(""));
+/// `Via` of a request that came over gRPC.
+pub(crate) const VIA_GRPC: HeaderValue = HeaderValue::from_static(named!("gRPC/1.0 "));
+/// `Via` of an answer in HTTP/1.0.
+pub(crate) const VIA_HTTP_10: HeaderValue = HeaderValue::from_static(named!("1.0 "));
+/// `Via` of an answer in HTTP/1.1.
+pub(crate) const VIA_HTTP_11: HeaderValue = HeaderValue::from_static(named!("1.1 "));
+/// `Via` of an answer in HTTP/2.
+pub(crate) const VIA_HTTP_2: HeaderValue = HeaderValue::from_static(named!("2.0 "));
+
+/// Name, version and commit.
 #[must_use]
 pub fn user_agent() -> String {
-    format!("gitlab-agent/{VERSION}/{COMMIT}")
+    named!("").to_owned()
 }

@@ -1,7 +1,7 @@
 //! gRPC messages as bytes: framing on the way out, deframing on the way in.
 //!
 //! A [`Frame`] is what goes to HTTP/2: one or more length-prefixed messages, of
-//! which the last may keep a long payload apart so that it is never copied. A
+//! which one may keep a long payload apart so that it is never copied. A
 //! [`Deframer`] cuts received DATA back into messages, by slicing where a
 //! message lies within one chunk.
 //!
@@ -68,11 +68,15 @@ impl Payload {
     }
 }
 
-/// Bytes for HTTP/2 that are sent as they are: a head and a body behind it.
+/// Bytes of a payload that are copied rather than sent from where they are: a place of their own costs as much.
+const COPIED_BYTES: usize = 512;
+
+/// Bytes for HTTP/2 that are sent as they are: a head, a body behind it, and what comes after that.
 #[derive(Debug, Clone, Default)]
 pub struct Frame {
     head: Bytes,
     body: Bytes,
+    tail: Bytes,
 }
 
 impl Frame {
@@ -81,7 +85,7 @@ impl Frame {
     pub fn raw(bytes: Bytes) -> Self {
         Self {
             head: bytes,
-            body: Bytes::new(),
+            ..Self::default()
         }
     }
 
@@ -99,26 +103,28 @@ impl Frame {
 
 impl Buf for Frame {
     fn remaining(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.head.len() + self.body.len() + self.tail.len()
     }
 
     fn chunk(&self) -> &[u8] {
-        if self.head.is_empty() {
-            &self.body
-        } else {
-            &self.head
-        }
+        let parts = [&self.head, &self.body];
+        parts
+            .into_iter()
+            .find(|it| !it.is_empty())
+            .unwrap_or(&self.tail)
     }
 
     fn advance(&mut self, count: usize) {
         let of_head = count.min(self.head.len());
         self.head.advance(of_head);
-        self.body.advance(count - of_head);
+        let of_body = (count - of_head).min(self.body.len());
+        self.body.advance(of_body);
+        self.tail.advance(count - of_head - of_body);
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        for part in [&self.head, &self.body] {
+        for part in [&self.head, &self.body, &self.tail] {
             if !part.is_empty() && filled < slices.len() {
                 slices[filled] = IoSlice::new(part);
                 filled += 1;
@@ -133,30 +139,45 @@ impl Buf for Frame {
 pub struct FrameBuilder {
     head: BytesMut,
     body: Bytes,
+    tail: BytesMut,
 }
 
 impl FrameBuilder {
     /// Adds a message.
     #[must_use]
     pub fn message(mut self, message: &impl Message) -> Self {
-        self.flatten();
         let length = message.encoded_len();
-        self.put_prefix(length);
-        message
-            .encode(&mut self.head)
-            .expect("BytesMut grows as needed");
+        let out = self.out();
+        put_prefix(out, length, length);
+        message.encode(out).expect("BytesMut grows as needed");
         self
     }
 
     /// Adds an encoded message under nested length-delimited fields, outermost
-    /// first. Only the last payload of a frame stays uncopied.
+    /// first. Only the last long payload of a frame stays uncopied.
     #[must_use]
     pub fn nested(mut self, fields: &[u32], payload: Payload) -> Self {
-        self.flatten();
-        self.put_prefix(nested_len(fields, payload.len()));
-        put_nested(&mut self.head, fields, payload.len());
-        self.head.put(payload.head);
-        self.body = payload.body;
+        let Payload { head, body } = payload;
+        let is_long = body.len() > COPIED_BYTES;
+        if is_long {
+            self.flatten();
+        }
+        let copied = if is_long { 0 } else { body.len() };
+        let length = head.len() + body.len();
+        let out = self.out();
+        // Each field has a key and a length, of 6 bytes in all.
+        put_prefix(
+            out,
+            nested_len(fields, length),
+            fields.len() * 6 + head.len() + copied,
+        );
+        put_nested(out, fields, length);
+        out.put(head);
+        if is_long {
+            self.body = body;
+        } else {
+            out.put(body);
+        }
         self
     }
 
@@ -166,20 +187,37 @@ impl FrameBuilder {
         Frame {
             head: self.head.freeze(),
             body: self.body,
+            tail: self.tail.freeze(),
         }
     }
 
-    fn put_prefix(&mut self, length: usize) {
-        self.head.reserve(PREFIX + length.min(256));
-        self.head.put_u8(0);
-        self.head
-            .put_u32(u32::try_from(length).expect("messages are far below 4 GiB"));
+    /// Where what comes next is written.
+    fn out(&mut self) -> &mut BytesMut {
+        if self.body.is_empty() {
+            &mut self.head
+        } else {
+            &mut self.tail
+        }
     }
 
+    /// Has no payload apart any more.
     fn flatten(&mut self) {
-        let body = std::mem::take(&mut self.body);
+        let (body, tail) = (
+            std::mem::take(&mut self.body),
+            std::mem::take(&mut self.tail),
+        );
+        self.head.reserve(body.len() + tail.len());
         self.head.put(body);
+        self.head.put(tail);
     }
+}
+
+/// Begins a message of so many bytes, with room for those that are `written` there, and for a short message behind it.
+fn put_prefix(out: &mut BytesMut, length: usize, written: usize) {
+    const SHORT: usize = 64;
+    out.reserve(PREFIX + written + SHORT);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).expect("messages are far below 4 GiB"));
 }
 
 fn put_nested(out: &mut BytesMut, fields: &[u32], length: usize) {
@@ -220,6 +258,46 @@ mod tests {
         );
 
         assert_eq!(bytes_of(by_hand), bytes_of(Frame::message(&typed)));
+    }
+
+    #[test]
+    fn long_payloads_come_out_in_their_order() {
+        let payload = |byte, length| Payload {
+            head: Bytes::from_static(b"ab"),
+            body: Bytes::from(vec![byte; length]),
+        };
+        let lengths = [3, 3000, 5, 6000, 7];
+        let builder = lengths.iter().fold(FrameBuilder::default(), |all, length| {
+            all.nested(&[2, 1], payload(7, *length))
+        });
+        let mut frame = builder.message(&rpc::CloseSend {}).build();
+        let whole = bytes_of(frame.clone());
+        let mut slices = [IoSlice::new(&[]); 4];
+
+        let filled = frame.chunks_vectored(&mut slices);
+        assert_eq!(filled, 3);
+        assert_eq!(slices[1].len(), 6000, "the last long one is not copied");
+        let sent: Vec<u8> = slices[..filled].iter().flat_map(|it| it.to_vec()).collect();
+        assert_eq!(sent, whole);
+        let mut by_pieces = Vec::new();
+        while frame.has_remaining() {
+            let count = frame.chunk().len().min(1000);
+            by_pieces.extend_from_slice(&frame.chunk()[..count]);
+            frame.advance(count);
+        }
+        assert_eq!(by_pieces, whole);
+
+        let mut deframer = Deframer::new(Encoding::Identity);
+        deframer.push(whole);
+        for length in lengths {
+            let message = deframer.next_message().unwrap().unwrap();
+            let Some(Msg::Message(message)) = rpc::ConnectResponse::decode(message).unwrap().msg
+            else {
+                panic!("another message");
+            };
+            assert_eq!(message.data.len(), 2 + length);
+        }
+        assert_eq!(deframer.next_message().unwrap(), Some(Bytes::new()));
     }
 
     #[test]

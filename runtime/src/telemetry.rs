@@ -6,6 +6,7 @@ mod gitlab_lines;
 mod level;
 mod own_line;
 mod repeats;
+mod span_fields;
 mod untrusted;
 
 use tracing::Subscriber;
@@ -57,7 +58,8 @@ where
                     .with_writer(std::io::stderr)
                     .json()
                     .flatten_event(true)
-                    .with_current_span(false),
+                    .with_current_span(false)
+                    .fmt_fields(span_fields::SpanFields),
             )
             .try_init(),
         Format::GitLab => filtered
@@ -75,11 +77,11 @@ where
     started.is_ok()
 }
 
-fn gitlab_layer<S>() -> fmt::Layer<S, fmt::format::JsonFields, gitlab_lines::GitLabLines>
+fn gitlab_layer<S>() -> fmt::Layer<S, span_fields::SpanFields, gitlab_lines::GitLabLines>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fmt::layer()
-        .fmt_fields(fmt::format::JsonFields::new())
+        .fmt_fields(span_fields::SpanFields)
         .event_format(gitlab_lines::GitLabLines)
 }

@@ -1,6 +1,9 @@
 //! The base URL of the Kubernetes API. Pure.
 
-use http::{Uri, uri::Scheme};
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 
 use super::{ClusterError, ServerUrlError};
 
@@ -8,7 +11,7 @@ use super::{ClusterError, ServerUrlError};
 #[derive(Debug, Clone)]
 pub(super) struct Base {
     scheme: Scheme,
-    authority: String,
+    authority: Authority,
     prefix: String,
 }
 
@@ -26,13 +29,13 @@ impl Base {
             .ok_or_else(|| wrong(ServerUrlError::NoHost))?;
         Ok(Self {
             scheme: scheme.clone(),
-            authority: authority.to_string(),
+            authority: authority.clone(),
             prefix: url.path().trim_end_matches('/').to_owned(),
         })
     }
 
     pub(super) fn authority(&self) -> &str {
-        &self.authority
+        self.authority.as_str()
     }
 
     /// The path and what follows it, of a URL that leads into this API; nothing of any other.
@@ -49,8 +52,8 @@ impl Base {
     pub(super) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         Uri::builder()
             .scheme(self.scheme.clone())
-            .authority(self.authority.as_str())
-            .path_and_query(format!("{}{path_and_query}", self.prefix))
+            .authority(self.authority.clone())
+            .path_and_query([&self.prefix, path_and_query].concat())
             .build()
     }
 }

@@ -88,7 +88,7 @@ impl Answers {
         self.detached.wait().await;
     }
 
-    /// A request is about to be made; none if its answer cannot be kept.
+    /// A request is about to be made; none if its answer cannot be kept. Boxed, since few requests have one.
     ///
     /// # Errors
     /// When kas was told that it would not be.
@@ -96,14 +96,16 @@ impl Answers {
         &self,
         offer: &KeepOffer,
         identity: Option<ImpersonationConfig>,
-    ) -> Result<Option<Kept>, Status> {
+    ) -> Result<Option<Box<Kept>>, Status> {
         let begun = self.table.begin(offer, identity)?;
-        Ok(begun.map(|(id, answer)| Kept {
-            id,
-            answer,
-            keep: Duration::from_secs(offer.keep_seconds.into()).min(MAX_KEEP_TIMEOUT),
-            caller: offer.caller,
-            answers: self.clone(),
+        Ok(begun.map(|(id, answer)| {
+            Box::new(Kept {
+                id,
+                answer,
+                keep: Duration::from_secs(offer.keep_seconds.into()).min(MAX_KEEP_TIMEOUT),
+                caller: offer.caller,
+                answers: self.clone(),
+            })
         }))
     }
 

@@ -73,8 +73,9 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Understands what kas sent; `own` is whom the agent impersonates anyway.
-    pub(super) fn new(header: http_request::Header, own: &HeaderMap) -> Result<Self, Status> {
+    /// Understands what kas sent; `own` is whom the agent impersonates anyway. Boxed, since futures that hold it are
+    /// moved.
+    pub(super) fn new(header: http_request::Header, own: &HeaderMap) -> Result<Box<Self>, Status> {
         let (identity, resume) = (identity(header.extra)?, header.resume);
         let keep = header.keep;
         let request = header
@@ -99,7 +100,8 @@ impl Head {
         let mut headers = proto::metadata::to_headers(request.header);
         let upgrade = headers.contains_key(header::UPGRADE);
         clean(&mut headers, upgrade);
-        impersonate::apply(own, identity.clone(), &mut headers)?;
+        let kept = (resume.is_some() || keep.is_some()).then(|| identity.clone());
+        impersonate::apply(own, identity, &mut headers)?;
         let length = match header.content_length {
             Some(0) => Length::None,
             // Upgrades have no body unless it says so.
@@ -107,17 +109,17 @@ impl Head {
             None | Some(..0) => Length::Unknown,
             Some(length) => Length::Known(length.unsigned_abs()),
         };
-        Ok(Self {
+        Ok(Box::new(Self {
             method,
             path_and_query,
             headers,
             length,
             upgrade,
             long_running,
-            identity: identity.filter(|_| resume.is_some() || keep.is_some()),
+            identity: kept.flatten(),
             resume,
             keep,
-        })
+        }))
     }
 }
 
@@ -146,13 +148,10 @@ fn clean(headers: &mut HeaderMap, upgrade: bool) {
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     }
-    let us = version::user_agent();
-    let via = HeaderValue::from_str(&format!("gRPC/1.0 {us}"));
     // Where there is no room for one more it stays out.
-    let _ = headers.try_append(header::VIA, via.expect("the version is plain text"));
+    let _ = headers.try_append(header::VIA, version::VIA_GRPC);
     if !headers.contains_key(header::USER_AGENT) {
-        let us = HeaderValue::from_str(&us);
-        headers.insert(header::USER_AGENT, us.expect("the version is plain text"));
+        headers.insert(header::USER_AGENT, version::USER_AGENT);
     }
 }
 
@@ -193,7 +192,7 @@ mod tests {
 
     fn header(
         change: impl FnOnce(&mut http_request::Header, &mut prototool::HttpRequest),
-    ) -> Result<Head, Status> {
+    ) -> Result<Box<Head>, Status> {
         let mut request = prototool::HttpRequest {
             method: "GET".into(),
             url_path: "/api".into(),

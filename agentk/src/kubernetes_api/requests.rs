@@ -46,9 +46,9 @@ impl<'a> RequestParts<'a> {
     }
 
     /// The first part.
-    pub(super) async fn header(&mut self) -> Result<http_request::Header, CallError> {
+    pub(super) async fn header(&mut self) -> Result<Box<http_request::Header>, CallError> {
         match self.next().await? {
-            Some(Part::Header(header)) => Ok(*header),
+            Some(Part::Header(header)) => Ok(header),
             Some(part) => unreachable!("the sequence begins with a header, not with {part:?}"),
             None => Err(TunnelError::Ended(Status::ok("")).into()),
         }

@@ -145,14 +145,13 @@ fn leave_out_what_would_change(headers: &mut HeaderMap) {
 }
 
 fn add_via(headers: &mut HeaderMap, version: Version) {
-    let protocol = match version {
-        Version::HTTP_2 => "2.0",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
+    let via = match version {
+        Version::HTTP_2 => version::VIA_HTTP_2,
+        Version::HTTP_10 => version::VIA_HTTP_10,
+        _ => version::VIA_HTTP_11,
     };
-    let via = HeaderValue::from_str(&format!("{protocol} {}", version::user_agent()));
     // Where there is no room for one more it stays out.
-    let _ = headers.try_append(header::VIA, via.expect("the version is plain text"));
+    let _ = headers.try_append(header::VIA, via);
 }
 
 /// A body in pieces that fit into messages.
