@@ -103,7 +103,7 @@ function anchor(element) {
 /** What of the set an answer is not about, by its scope. */
 const LACKING = {
   partial: (why) => `Not all of this is known: ${why}`,
-  replica: (why, replica) => `This is what replica ${replica} knows by itself: ${why}`,
+  replica: (why, replica) => `Replica ${replica} tells: ${why}`,
   none: (why) => `What is connected is not known: ${why}`,
 };
 
