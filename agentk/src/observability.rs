@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use prometheus_client::registry::Registry;
 use runtime::{
     listen::{BindError, Listener, PlainAcceptor, bind},
@@ -80,9 +80,8 @@ fn answer(path: &str, headers: &HeaderMap, registry: &Registry, needed: Option<&
             "see /metrics, /liveness and /readiness",
         ),
     };
-    let server = HeaderValue::from_str(&version::user_agent());
     response
         .headers_mut()
-        .insert(header::SERVER, server.expect("the version is plain text"));
+        .insert(header::SERVER, version::USER_AGENT);
     response
 }

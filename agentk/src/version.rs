@@ -30,7 +30,7 @@ macro_rules! named {
     };
 }
 
-/// `User-Agent` of what the agent asks for, and `Server` of what it answers.
+/// `User-Agent` of what the agent asks for, where it was not asked with one, and `Server` of what it answers.
 pub(crate) const USER_AGENT: HeaderValue = HeaderValue::from_static(named!(""));
 /// `Via` of a request that came over gRPC.
 pub(crate) const VIA_GRPC: HeaderValue = HeaderValue::from_static(named!("gRPC/1.0 "));

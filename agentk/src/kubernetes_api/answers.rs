@@ -34,7 +34,7 @@ use crate::{
     call::{CallError, Outbound, TunnelError},
     metrics::Metrics,
 };
-use answer::{Answer, Reader};
+use answer::Reader;
 pub(crate) use ask::Ask;
 use table::{Id, Table};
 
@@ -57,7 +57,7 @@ pub(crate) struct Answers {
 /// A request whose answer is kept if its call breaks.
 pub(super) struct Kept {
     id: Id,
-    answer: Arc<Answer>,
+    reader: Reader,
     /// How long an answer waits for kas.
     keep: Duration,
     caller: u64,
@@ -98,10 +98,10 @@ impl Answers {
         identity: Option<ImpersonationConfig>,
     ) -> Result<Option<Box<Kept>>, Status> {
         let begun = self.table.begin(offer, identity)?;
-        Ok(begun.map(|(id, answer)| {
+        Ok(begun.map(|(id, reader)| {
             Box::new(Kept {
                 id,
-                answer,
+                reader,
                 keep: Duration::from_secs(offer.keep_seconds.into()).min(MAX_KEEP_TIMEOUT),
                 caller: offer.caller,
                 answers: self.clone(),

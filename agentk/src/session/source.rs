@@ -113,9 +113,7 @@ impl IncomingConnections {
 
 /// Headers of all requests.
 pub(super) fn metadata() -> HeaderMap {
-    let agent = HeaderValue::from_str(&version::user_agent());
-    let agent = agent.expect("the version is plain text");
-    HeaderMap::from_iter([(header::USER_AGENT, agent)])
+    HeaderMap::from_iter([(header::USER_AGENT, version::USER_AGENT)])
 }
 
 /// Begins HTTP/2 as the client on a byte stream to kas.

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use runtime::shares::Share;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 
 /// Bytes of an answer's body that are kept; of a longer one nothing is.
@@ -38,8 +38,8 @@ struct State {
     end: Option<Result<(), Status>>,
     /// The newest call that reads. Those before it read no more.
     reader: u64,
-    /// Whether it still does.
-    reading: bool,
+    /// Since when it does so no more, and nobody else does.
+    unread_since: Option<Instant>,
     /// Pieces that it has read.
     read: u64,
     /// Whoever waits for more.
@@ -76,7 +76,7 @@ impl Answer {
             kept: Some(kept),
             end: None,
             reader: 0,
-            reading: false,
+            unread_since: None,
             read: 0,
             waker: None,
             detached: false,
@@ -93,7 +93,7 @@ impl Answer {
     pub(super) fn read_by_another(self: &Arc<Self>, skip: u64) -> Reader {
         let mut state = self.state();
         state.reader += 1;
-        state.reading = true;
+        state.unread_since = None;
         state.read = 0;
         state.wake();
         if state.reader > 1 {
@@ -119,7 +119,7 @@ impl Answer {
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
         let is_read = state.read >= state.first + state.pieces.len() as u64;
-        if is_read || (state.detached && !state.reading) {
+        if is_read || (state.detached && state.unread_since.is_some()) {
             return Poll::Ready(());
         }
         if state.detached {
@@ -140,7 +140,7 @@ impl Answer {
                 state.drop_read();
             }
         }
-        let goes_on = state.kept.is_some() || state.reading;
+        let goes_on = state.kept.is_some() || state.unread_since.is_none();
         if goes_on {
             state.pieces.push_back(piece);
         } else {
@@ -164,9 +164,15 @@ impl Answer {
         self.state().kept.is_some()
     }
 
-    /// Whether a call reads it.
-    pub(super) fn is_read(&self) -> bool {
-        self.state().reading
+    /// Since when no call reads it.
+    pub(super) fn unread_since(&self) -> Option<Instant> {
+        self.state().unread_since
+    }
+
+    /// Whether a call reads it that gets all of it.
+    pub(super) fn is_read_whole(&self) -> bool {
+        let state = self.state();
+        state.unread_since.is_none() && state.first == 0
     }
 
     /// Has it come without the call that reads it. Its bytes are copied, so that they do not keep alive what they were read into.
@@ -230,6 +236,11 @@ impl State {
 }
 
 impl Reader {
+    /// What it reads.
+    pub(super) fn answer(&self) -> &Arc<Answer> {
+        &self.answer
+    }
+
     /// Whether a newer call reads.
     pub(super) fn is_superseded(&self) -> bool {
         self.answer.state().reader != self.number
@@ -240,6 +251,9 @@ impl Reader {
         let mut state = self.answer.state();
         if state.reader != self.number {
             return Poll::Ready(Err(superseded()));
+        }
+        if self.next < state.first {
+            return Poll::Ready(Err(unknown()));
         }
         match (&state.head, &state.end) {
             (Some(head), _) => Poll::Ready(Ok(head.clone())),
@@ -290,7 +304,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.answer.state();
         if state.reader == self.number {
-            state.reading = false;
+            state.unread_since = Some(Instant::now());
             state.wake_driver();
         }
     }
@@ -361,7 +375,13 @@ mod tests {
         }
 
         assert!(!answer.is_kept());
+        answer.begin("head".into());
         let mut second = answer.read_by_another(0);
+        let head = second.poll_head(&mut Context::from_waker(Waker::noop()));
+        assert!(
+            matches!(head, Poll::Ready(Err(_))),
+            "what follows it is gone"
+        );
         assert_eq!(next(&mut second), Poll::Ready(Err(tonic::Code::NotFound)));
     }
 

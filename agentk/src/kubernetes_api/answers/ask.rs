@@ -27,7 +27,7 @@ impl Ask {
         let identity = head::identity(header.extra)?;
         let offer = header.keep;
         let offer = offer.ok_or_else(|| Status::invalid_argument("a header without an offer"))?;
-        let (id, _answer, mut reader) = self.0.table.read(&offer, identity.as_ref())?;
+        let (id, mut reader) = self.0.table.read(&offer, identity.as_ref())?;
         let mut feeding = pin!(ignore(&mut requests));
         {
             let mut passing = pin!(pass_on(&mut reader, outbound, &self.0.metrics));

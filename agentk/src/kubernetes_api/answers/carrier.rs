@@ -7,20 +7,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Response;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::{
     Headed, Kept,
-    answer::{Answer, Reader, unknown},
+    answer::{Answer, unknown},
     heard, pass_on,
 };
 use crate::{
@@ -38,7 +39,6 @@ const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Has an answer come while a call passes it on. Dropped before that is over, it has it come without a call.
 pub(in crate::kubernetes_api) struct Carrier {
     kept: Kept,
-    reader: Reader,
     /// What brings the answer, until it is here.
     coming: Option<BoxFuture<'static, ()>>,
     /// Whether the request has come whole.
@@ -64,8 +64,7 @@ impl Kept {
         whole: Arc<AtomicBool>,
     ) -> Carrier {
         Carrier {
-            reader: self.answer.read_by_another(0),
-            coming: Some(Box::pin(bring(self.answer.clone(), response))),
+            coming: Some(Box::pin(bring(self.reader.answer().clone(), response))),
             kept: self,
             whole,
             fate: Fate::Lost,
@@ -84,14 +83,17 @@ impl Carrier {
         let metrics = self.kept.answers.metrics.clone();
         // What kas said last, once it has.
         let mut said = None;
-        let answer = self.kept.answer.clone();
+        let answer = self.kept.reader.answer().clone();
         let passed = {
             let mut passing = pin!(pass_on(&mut self, outbound, &metrics));
             // What kas has said is before the reset that may have come with it, which says nothing.
             tokio::select! {
                 biased;
                 fed = &mut feeding => match said.insert(fed) {
-                    Ok(()) => passing.await,
+                    Ok(()) => tokio::select! {
+                        done = &mut passing => done,
+                        status = answer.superseded() => Err(status.into()),
+                    },
                     Err(error) => Err(error.clone()),
                 },
                 done = &mut passing => done,
@@ -140,14 +142,14 @@ impl Carrier {
 impl Headed for Carrier {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         self.drive(cx);
-        self.reader.poll_head(cx)
+        self.kept.reader.poll_head(cx)
     }
 }
 
 impl Source for Carrier {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         self.drive(cx);
-        self.reader.poll_next(cx)
+        self.kept.reader.poll_next(cx)
     }
 }
 
@@ -155,22 +157,25 @@ impl Drop for Carrier {
     fn drop(&mut self) {
         let Kept {
             id,
-            answer,
+            reader,
             keep,
             caller,
             answers,
         } = &self.kept;
+        let answer = reader.answer();
         let coming = self.coming.take();
         let goes_on = coming.is_none() || self.whole.load(Ordering::Acquire);
         let fate = match self.fate {
             // It was asked for in another way.
-            Fate::Unwanted if self.reader.is_superseded() => Fate::Lost,
+            Fate::Unwanted if reader.is_superseded() => Fate::Lost,
             fate => fate,
         };
         let place = match fate {
             Fate::PassedOn => return answers.table.passed_on(*id),
             Fate::Lost if !goes_on || answers.force.is_cancelled() => None,
-            Fate::Lost if answer.is_kept() || self.reader.is_superseded() => {
+            Fate::Lost
+                if answer.is_kept() || (reader.is_superseded() && answer.is_read_whole()) =>
+            {
                 answers.table.detach(*caller)
             }
             Fate::Lost | Fate::Unwanted => None,
@@ -203,11 +208,18 @@ impl Drop for Carrier {
 
 /// Has an answer come without the call that brought the request.
 async fn come(mut coming: BoxFuture<'static, ()>, answer: &Answer, force: &CancellationToken) {
+    let mut deadline = Instant::now() + DETACHED_TIMEOUT;
     loop {
         tokio::select! {
             () = &mut coming => return,
             () = force.cancelled() => break,
-            () = tokio::time::sleep(DETACHED_TIMEOUT) => if !answer.is_read() { break },
+            () = tokio::time::sleep_until(deadline) => {
+                let now = Instant::now();
+                deadline = answer.unread_since().unwrap_or(now) + DETACHED_TIMEOUT;
+                if deadline <= now {
+                    break;
+                }
+            }
         }
     }
     answer.end(Err(unknown()));
@@ -226,8 +238,12 @@ async fn bring(
     answer.begin(Batch::encoded(respond::of_response(head)));
     let mut pieces = Pieces::new(body);
     loop {
-        poll_fn(|cx| answer.poll_room(cx)).await;
-        match poll_fn(|cx| pieces.poll_next(cx)).await {
+        // Room is looked for each time: who begins to read has not read what was kept meanwhile.
+        let next = poll_fn(|cx| {
+            ready!(answer.poll_room(cx));
+            pieces.poll_next(cx)
+        });
+        match next.await {
             Ok(Some(piece)) => {
                 if !answer.push(piece) {
                     return;

@@ -96,7 +96,7 @@ impl Table {
         }))
     }
 
-    /// A request is about to be begun; none if its answer cannot be kept.
+    /// A request is about to be begun, whose call reads the answer first; none if it cannot be kept.
     ///
     /// # Errors
     /// When its name is none, or it must not be begun.
@@ -104,7 +104,7 @@ impl Table {
         &self,
         offer: &KeepOffer,
         identity: Option<ImpersonationConfig>,
-    ) -> Result<Option<(Id, Arc<Answer>)>, Status> {
+    ) -> Result<Option<(Id, Reader)>, Status> {
         let id = id(offer)?;
         let bytes = self.0.bytes.take(offer.caller, 0).ok();
         let mut entries = self.entries();
@@ -113,19 +113,21 @@ impl Table {
         }
         entries.make_room(Instant::now());
         let answer = bytes.filter(|_| entries.live < MAX_LIVE).map(Answer::new);
-        match &answer {
-            Some(answer) => {
-                let entry = Entry::Live(answer.clone(), identity.map(Box::new));
+        // Before anybody else can ask for it.
+        let reader = answer.map(|answer| answer.read_by_another(0));
+        match &reader {
+            Some(reader) => {
+                let entry = Entry::Live(reader.answer().clone(), identity.map(Box::new));
                 entries.by_id.insert(id, entry);
                 entries.live += 1;
             }
             None => entries.remember(id, Entry::Spent, Instant::now()),
         }
         drop(entries);
-        if answer.is_none() {
+        if reader.is_none() {
             self.see_to_sweeping();
         }
-        Ok(answer.map(|answer| (id, answer)))
+        Ok(reader.map(|reader| (id, reader)))
     }
 
     /// A request is about to be begun whose answer is not kept.
@@ -152,7 +154,7 @@ impl Table {
         &self,
         offer: &KeepOffer,
         identity: Option<&ImpersonationConfig>,
-    ) -> Result<(Id, Arc<Answer>, Reader), Status> {
+    ) -> Result<(Id, Reader), Status> {
         let id = id(offer)?;
         let found = self.entries().find(id, identity, Instant::now());
         let answer = match found {
@@ -162,8 +164,7 @@ impl Table {
                 return Err(status);
             }
         };
-        let reader = answer.read_by_another(offer.received);
-        Ok((id, answer, reader))
+        Ok((id, answer.read_by_another(offer.received)))
     }
 
     /// A call has passed the answer on.
@@ -365,15 +366,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_passed_on_is_forgotten_soon_and_that_it_came_later() {
         let table = Table::new();
-        let (id, answer) = table.begin(&offer(1, 1), None).unwrap().unwrap();
-        answer.push("body".into());
+        let (id, reader) = table.begin(&offer(1, 1), None).unwrap().unwrap();
+        reader.answer().push("body".into());
         table.passed_on(id);
         assert!(table.read(&offer(1, 1), None).is_ok());
 
         tokio::time::sleep(Duration::from_secs(10)).await;
         let spent = table.read(&offer(1, 1), None).unwrap_err();
         assert!(!is_not_taken(&spent));
-        drop(answer);
+        drop(reader);
         assert_eq!(table.0.bytes.taken(), 0);
 
         tokio::time::sleep(Duration::from_secs(130)).await;
@@ -430,13 +431,13 @@ mod tests {
         let piece = bytes::Bytes::from(vec![0; 900 << 10]);
         let mut kept = 0;
         for number in 0..20 {
-            let (_, answer) = table.begin(&offer(number, 1), None).unwrap().unwrap();
-            answer.push(piece.clone());
-            kept += usize::from(answer.is_kept());
+            let (_, reader) = table.begin(&offer(number, 1), None).unwrap().unwrap();
+            reader.answer().push(piece.clone());
+            kept += usize::from(reader.answer().is_kept());
         }
         assert_eq!(kept, 9, "8 MiB of one caller");
         let (_, other) = table.begin(&offer(100, 2), None).unwrap().unwrap();
-        other.push(piece);
-        assert!(other.is_kept());
+        other.answer().push(piece);
+        assert!(other.answer().is_kept());
     }
 }
