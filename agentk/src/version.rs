@@ -2,33 +2,34 @@
 
 use http::HeaderValue;
 
-/// GitLab's version that this agent is like, and our own. kas decides by it
-/// what an agent can do.
-pub const VERSION: &str = concat!("v16.5.0+kas.", env!("CARGO_PKG_VERSION"));
+macro_rules! version {
+    () => {
+        concat!("v16.5.0+kas.", env!("CARGO_PKG_VERSION"))
+    };
+}
 
-/// The commit it was built from, or `unknown`.
-pub const COMMIT: &str = env!("KAS_COMMIT");
-
-/// What `--version` says after the name.
-pub const LONG: &str = concat!(
-    "v16.5.0+kas.",
-    env!("CARGO_PKG_VERSION"),
-    ", commit ",
-    env!("KAS_COMMIT")
-);
-
-/// What follows a protocol, in `Via`: name, version and commit.
+/// Name, version and commit, behind a text.
 macro_rules! named {
     ($before:literal) => {
         concat!(
             $before,
-            "gitlab-agent/v16.5.0+kas.",
-            env!("CARGO_PKG_VERSION"),
+            "gitlab-agent/",
+            version!(),
             "/",
             env!("KAS_COMMIT")
         )
     };
 }
+
+/// GitLab's version that this agent is like, and our own. kas decides by it
+/// what an agent can do.
+pub const VERSION: &str = version!();
+
+/// The commit it was built from, or `unknown`.
+pub const COMMIT: &str = env!("KAS_COMMIT");
+
+/// What `--version` says after the name.
+pub const LONG: &str = concat!(version!(), ", commit ", env!("KAS_COMMIT"));
 
 /// `User-Agent` of what the agent asks for, where it was not asked with one, and `Server` of what it answers.
 pub(crate) const USER_AGENT: HeaderValue = HeaderValue::from_static(named!(""));

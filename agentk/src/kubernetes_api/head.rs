@@ -100,7 +100,11 @@ impl Head {
         let mut headers = proto::metadata::to_headers(request.header);
         let upgrade = headers.contains_key(header::UPGRADE);
         clean(&mut headers, upgrade);
-        let kept = (resume.is_some() || keep.is_some()).then(|| identity.clone());
+        let kept = if resume.is_some() || keep.is_some() {
+            identity.clone()
+        } else {
+            None
+        };
         impersonate::apply(own, identity, &mut headers)?;
         let length = match header.content_length {
             Some(0) => Length::None,
@@ -116,7 +120,7 @@ impl Head {
             length,
             upgrade,
             long_running,
-            identity: kept.flatten(),
+            identity: kept,
             resume,
             keep,
         }))

@@ -175,7 +175,8 @@ impl Answer {
         state.unread_since.is_none() && state.first == 0
     }
 
-    /// Has it come without the call that reads it. Its bytes are copied, so that they do not keep alive what they were read into.
+    /// Has it come without the call that reads it. Its bytes are copied, so that they do not keep alive what they were
+    /// read into.
     pub(super) fn detach(&self) {
         let mut state = self.state();
         state.detached = true;

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Response;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
@@ -85,20 +85,22 @@ impl Carrier {
         let mut said = None;
         let answer = self.kept.reader.answer().clone();
         let passed = {
-            let mut passing = pin!(pass_on(&mut self, outbound, &metrics));
+            let passing = async {
+                tokio::select! {
+                    done = pass_on(&mut self, outbound, &metrics) => done,
+                    // The connection may be dead, and what is written to it never leave.
+                    status = answer.superseded() => Err(status.into()),
+                }
+            };
+            let mut passing = pin!(passing);
             // What kas has said is before the reset that may have come with it, which says nothing.
             tokio::select! {
                 biased;
                 fed = &mut feeding => match said.insert(fed) {
-                    Ok(()) => tokio::select! {
-                        done = &mut passing => done,
-                        status = answer.superseded() => Err(status.into()),
-                    },
+                    Ok(()) => passing.await,
                     Err(error) => Err(error.clone()),
                 },
                 done = &mut passing => done,
-                // The connection may be dead, and what is written to it never leave.
-                status = answer.superseded() => Err(status.into()),
             }
         };
         let passed = match passed {
@@ -210,16 +212,18 @@ impl Drop for Carrier {
 async fn come(mut coming: BoxFuture<'static, ()>, answer: &Answer, force: &CancellationToken) {
     let mut deadline = Instant::now() + DETACHED_TIMEOUT;
     loop {
-        tokio::select! {
-            () = &mut coming => return,
-            () = force.cancelled() => break,
-            () = tokio::time::sleep_until(deadline) => {
+        let came = force.run_until_cancelled(timeout_at(deadline, &mut coming));
+        match came.await {
+            Some(Ok(())) => return,
+            // Whoever reads it has left it long ago, or has not.
+            Some(Err(_)) => {
                 let now = Instant::now();
                 deadline = answer.unread_since().unwrap_or(now) + DETACHED_TIMEOUT;
                 if deadline <= now {
                     break;
                 }
             }
+            None => break,
         }
     }
     answer.end(Err(unknown()));
@@ -261,5 +265,37 @@ fn is_lost(error: &TunnelError) -> bool {
         TunnelError::Ended(status) => status.code() != Code::Cancelled,
         TunnelError::Broken(_) => true,
         TunnelError::Protocol(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::shares::{Limits, Shares};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_ends_so_long_after_its_answer_was_read() {
+        let limits = Limits {
+            total: 10,
+            each: 10,
+            reserved: 0,
+        };
+        let answer = Answer::new(Shares::new(limits).take(1, 0).unwrap());
+        let reader = answer.read_by_another(0);
+        let started = Instant::now();
+        let reading = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            drop(reader);
+        };
+
+        let forever = Box::pin(std::future::pending());
+        let force = CancellationToken::new();
+        tokio::join!(reading, come(forever, &answer, &force));
+
+        assert_eq!(
+            started.elapsed().as_secs(),
+            100 + DETACHED_TIMEOUT.as_secs()
+        );
     }
 }
