@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch clients graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	streams demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists conformance test-engines image deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists conformance test-engines image five-steps deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -202,6 +202,11 @@ image:
 
 # Both charts on real Kubernetes of these versions, each with a module folder in tests/setup: what the API server accepts,
 # and the images of `make image` at work.
+# docs/install.md with a bare Kubernetes and the release in DIST=.
+DIST ?= target/dist
+five-steps:
+	tests/setup/install deploy
+	deploy/k8s/test-five-steps $(DIST)
 deploy-test: VERSIONS ?= v1.35.4 v1.36.3 v1.37.2
 deploy-test: image
 	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \

@@ -13,6 +13,7 @@ mod directory;
 mod edit;
 pub mod explain;
 pub mod file;
+pub mod installation;
 pub mod issuers;
 pub mod join;
 pub mod join_tokens;

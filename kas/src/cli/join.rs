@@ -7,7 +7,8 @@ use control_plane::standalone::{
     Editable,
     change::ChangeError,
     edit,
-    registration::{self, Invitation, KasAddress},
+    installation::{CaFile, ImageRegistry, Installation, KasAddress},
+    registration::{self, Invitation},
 };
 
 use super::{CommandError, Output, duration, now};
@@ -18,9 +19,40 @@ pub struct JoinTokenArgs {
     /// How long the join token is good, at most 168h
     #[arg(long = "for", value_name = "DURATION", default_value = "30m", value_parser = duration::parse_positive)]
     lifetime: Duration,
+    /// For the printed commands.
+    #[command(flatten)]
+    installation: InstallationArgs,
+}
+
+/// What the printed commands are made of.
+#[derive(Debug, Args)]
+struct InstallationArgs {
     /// Address of kas as agents see it, for the printed commands
     #[arg(long, value_name = "URL")]
     kas_address: Option<KasAddress>,
+    /// CA of kas's certificate, or that itself, for the printed commands, if the system does not know it
+    #[arg(long, value_name = "FILE")]
+    kas_ca_file: Option<CaFile>,
+    /// Where agentk's image is kept, and under `charts/` its chart, for the printed commands [environment:
+    /// AGENTK_IMAGE_REGISTRY]
+    #[arg(long, value_name = "REGISTRY")]
+    image_registry: Option<ImageRegistry>,
+    /// agentk's chart as Helm takes it, such as a file, for the printed commands; by default that in the registry
+    /// [environment: AGENTK_CHART]
+    #[arg(long, value_name = "CHART")]
+    chart: Option<String>,
+}
+
+impl From<InstallationArgs> for Installation {
+    fn from(args: InstallationArgs) -> Self {
+        let told = Self::from_environment();
+        Self {
+            kas_address: args.kas_address,
+            kas_ca_file: args.kas_ca_file,
+            image_registry: args.image_registry.or(told.image_registry),
+            chart: args.chart.or(told.chart),
+        }
+    }
 }
 
 /// `kas cluster` subcommands.
@@ -47,7 +79,7 @@ pub(super) fn cluster(
     let ClusterAction::Add { name, id, join } = action;
     let made = registration::add_agent(file, &name, id, join.lifetime, now())?;
     let created = format!("Agent {name} has id {} in {}.", made.agent, file.display());
-    show(&made, &created, join.kas_address, output)
+    show(&made, &created, &join.installation.into(), output)
 }
 
 /// Makes a join token for an agent that there is.
@@ -59,14 +91,14 @@ pub(super) fn join_token(
 ) -> Result<(), CommandError> {
     let made = registration::invite(file, name, args.lifetime, now())?;
     let found = format!("Agent {name} may join.");
-    show(&made, &found, args.kas_address, output)
+    show(&made, &found, &args.installation.into(), output)
 }
 
 /// Prints a join token, and what to do with it.
 fn show(
     made: &Invitation,
     prepared: &str,
-    address: Option<KasAddress>,
+    installation: &Installation,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     output.result(made.token.expose())?;
@@ -74,13 +106,12 @@ fn show(
         0 => "",
         _ => " Its earlier join token is good no more.",
     };
-    let address = address.unwrap_or_default();
     output.hint(&format!(
         "{prepared} The join token above is shown only once; it is good for one agentk, once, until {}.{ended}\n\
          In a cluster:\n  {}\nElsewhere:\n  {}",
         made.expires_at,
-        made.helm(&address),
-        made.agentk(&address),
+        installation.helm(made),
+        installation.agentk(made),
     ))
 }
 

@@ -9,7 +9,8 @@ use control_plane::{
     standalone::{
         EditError, Standalone,
         change::ChangeError,
-        registration::{self, Invitation, KasAddress, RegistrationError},
+        installation::{Installation, KasAddressError},
+        registration::{self, Invitation, RegistrationError},
     },
 };
 use jiff::Timestamp;
@@ -67,13 +68,13 @@ impl Admin {
     ) -> Result<JoinToken, Failure> {
         let subject = Subject::named(format!("agent {}", asked.name));
         let (standalone, allowed) = self.registrar(caller, Action::AddAgent, &subject)?;
-        let address = address(&asked.kas_address)?;
+        let installation = installation(&asked.kas_address)?;
         let (name, lifetime) = (asked.name, lifetime(asked.lifetime_seconds));
         let adding = async move {
             let made = standalone
                 .register(move |file| registration::add_agent(file, &name, None, lifetime, now()));
             let made = made.await.map_err(failure)?;
-            Ok(join_token(&made, &address))
+            Ok(join_token(&made, &installation))
         };
         self.change(allowed, subject, adding).await
     }
@@ -89,7 +90,7 @@ impl Admin {
     ) -> Result<JoinToken, Failure> {
         let subject = Subject::named(format!("agent {}", asked.agent));
         let (standalone, allowed) = self.registrar(caller, Action::CreateJoinToken, &subject)?;
-        let address = address(&asked.kas_address)?;
+        let installation = installation(&asked.kas_address)?;
         let lifetime = lifetime(asked.lifetime_seconds);
         let agent = registered(&standalone, &asked.agent)?;
         let name = agent.name.clone();
@@ -97,7 +98,7 @@ impl Admin {
             let made =
                 standalone.register(move |file| registration::invite(file, &name, lifetime, now()));
             let made = made.await.map_err(failure)?;
-            Ok(join_token(&made, &address))
+            Ok(join_token(&made, &installation))
         };
         self.change(allowed, Subject::agent(&agent), making).await
     }
@@ -253,7 +254,7 @@ impl Admin {
 }
 
 /// The answer about a join token that was made, and whose it is.
-fn join_token(made: &Invitation, address: &KasAddress) -> (JoinToken, Subject) {
+fn join_token(made: &Invitation, installation: &Installation) -> (JoinToken, Subject) {
     let agent = AgentReference {
         id: made.agent,
         name: made.name.clone(),
@@ -263,8 +264,8 @@ fn join_token(made: &Invitation, address: &KasAddress) -> (JoinToken, Subject) {
         agent: Some(agent),
         token: made.token.expose().to_owned(),
         expires_at: made.expires_at.to_string(),
-        helm: made.helm(address),
-        agentk: made.agentk(address),
+        helm: installation.helm(made),
+        agentk: installation.agentk(made),
         ended: count(made.ended),
     };
     (told, subject)
@@ -297,12 +298,15 @@ fn reference_of(agent: &AgentInfo) -> AgentReference {
     }
 }
 
-fn address(given: &str) -> Result<KasAddress, Failure> {
-    if given.is_empty() {
-        return Ok(KasAddress::default());
-    }
-    let address = given.parse();
-    address.map_err(|error: registration::KasAddressError| Failure::Invalid(error.to_string()))
+/// For agents that reach kas at this address; an empty one is not known.
+fn installation(kas_address: &str) -> Result<Installation, Failure> {
+    let address = Some(kas_address).filter(|it| !it.is_empty());
+    let address = address.map(str::parse).transpose();
+    Ok(Installation {
+        kas_address: address
+            .map_err(|error: KasAddressError| Failure::Invalid(error.to_string()))?,
+        ..Installation::from_environment()
+    })
 }
 
 fn lifetime(seconds: u64) -> Duration {

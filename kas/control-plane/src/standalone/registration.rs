@@ -1,11 +1,9 @@
 //! Registers agents, and makes and takes away their tokens: what the command line and the admin API change in the
-//! file, and the commands that they tell people.
+//! file.
 
-use std::{io, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
-use http::Uri;
 use jiff::Timestamp;
-use runtime::shell::quoted;
 
 use super::{
     Standalone,
@@ -22,14 +20,6 @@ pub const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 60);
 const JOIN_TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long an old token stays good beside a new one if nobody says.
 pub const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
-/// Bytes of an address, at most.
-const MAX_ADDRESS_BYTES: usize = 1024;
-/// In the place of an address that is not known.
-const UNKNOWN_ADDRESS: &str = "wss://KAS-ADDRESS";
-/// Says where agentk's image is kept; kas's chart sets it to where its own is.
-const IMAGE_REGISTRY_VARIABLE: &str = "AGENTK_IMAGE_REGISTRY";
-/// In the place of a registry that is not known.
-const UNKNOWN_IMAGE_REGISTRY: &str = "IMAGE-REGISTRY";
 
 /// Why an agent or a token is not made or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -48,40 +38,6 @@ pub enum RegistrationError {
     Interrupted(#[source] tokio::task::JoinError),
 }
 
-/// A text that is no address at which agents reach kas.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the address of kas must be a URL such as wss://kas.example.com: grpc, grpcs, ws or wss, without spaces, commas and quotes"
-)]
-pub struct KasAddressError;
-
-/// Where agents reach kas: a URL that is the same in Helm's `--set` and, quoted, in a shell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KasAddress(String);
-
-impl Default for KasAddress {
-    fn default() -> Self {
-        Self(UNKNOWN_ADDRESS.to_owned())
-    }
-}
-
-impl FromStr for KasAddress {
-    type Err = KasAddressError;
-
-    fn from_str(text: &str) -> Result<Self, KasAddressError> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_~%[]".contains(&byte);
-        let uri: Option<Uri> = text.parse().ok();
-        let is_address = uri.is_some_and(|uri| {
-            let scheme = uri.scheme_str();
-            uri.host().is_some() && matches!(scheme, Some("grpc" | "grpcs" | "ws" | "wss"))
-        });
-        match is_address && text.len() <= MAX_ADDRESS_BYTES && text.bytes().all(plain) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(KasAddressError),
-        }
-    }
-}
-
 /// A join token that was made, to be shown once.
 #[derive(Debug)]
 pub struct Invitation {
@@ -95,42 +51,6 @@ pub struct Invitation {
     pub expires_at: Timestamp,
     /// How many earlier ones it has ended.
     pub ended: usize,
-}
-
-impl Invitation {
-    /// What installs agentk in a cluster.
-    #[must_use]
-    pub fn helm(&self, KasAddress(address): &KasAddress) -> String {
-        let (name, token) = (&self.name, self.token.expose());
-        let registry = image_registry(std::env::var(IMAGE_REGISTRY_VARIABLE).ok());
-        let set = format!(
-            "image.registry={registry},config.kasAddress={address},config.joinToken={token}"
-        );
-        format!(
-            "helm install {name} deploy/k8s/charts/agentk -n agentk --create-namespace --set {}",
-            quoted(&set)
-        )
-    }
-
-    /// What starts it elsewhere.
-    #[must_use]
-    pub fn agentk(&self, KasAddress(address): &KasAddress) -> String {
-        let (name, token) = (&self.name, self.token.expose());
-        format!(
-            "(umask 077; echo {token} > join-token) && POD_NAMESPACE=default POD_NAME={name} agentk \
-             --kas-address={} --join-token-file=join-token --token-file=agent-token",
-            quoted(address)
-        )
-    }
-}
-
-/// Where agentk's image is kept, if that is a name that means the same in Helm's `--set`.
-fn image_registry(told: Option<String>) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_[]".contains(&byte);
-    let fits =
-        |it: &String| !it.is_empty() && it.len() <= MAX_ADDRESS_BYTES && it.bytes().all(plain);
-    told.filter(fits)
-        .unwrap_or_else(|| UNKNOWN_IMAGE_REGISTRY.to_owned())
 }
 
 /// A token of an agent that was made, to be shown once.
@@ -267,53 +187,6 @@ impl Standalone {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_the_same_in_a_shell_and_for_helm() {
-        let made = Invitation {
-            agent: 1,
-            name: "edge".to_owned(),
-            token: Token::new("glkasjoin-x"),
-            expires_at: Timestamp::UNIX_EPOCH,
-            ended: 0,
-        };
-        let address = "ws://[::1]:8150".parse().unwrap();
-        // zsh takes brackets for a pattern of file names.
-        let line = made.helm(&address);
-        let set = "--set 'image.registry=IMAGE-REGISTRY,config.kasAddress=ws://[::1]:8150,config.joinToken=glkasjoin-x'";
-        assert!(line.ends_with(set), "{line}");
-        let line = made.agentk(&address);
-        assert!(line.contains(" --kas-address='ws://[::1]:8150' "), "{line}");
-
-        let known = image_registry(Some("registry.example.com:5000/team".to_owned()));
-        assert_eq!(known, "registry.example.com:5000/team");
-        for unknown in ["", "a,b=c", "a b", "$(id)"] {
-            let known = image_registry(Some(unknown.to_owned()));
-            assert_eq!(known, UNKNOWN_IMAGE_REGISTRY, "{unknown}");
-        }
-
-        for good in [
-            "wss://kas.example.com",
-            "grpc://127.0.0.1:8150",
-            "ws://[::1]:8150/kas/",
-            UNKNOWN_ADDRESS,
-        ] {
-            assert!(good.parse::<KasAddress>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "kas.example.com",
-            "https://kas.example.com",
-            "wss://kas,config.token=x",
-            "wss://kas$(id)",
-            "wss://kas;id",
-            "wss://kas'",
-            "wss://kas&",
-            "wss://a b",
-        ] {
-            assert_eq!(bad.parse::<KasAddress>(), Err(KasAddressError), "{bad}");
-        }
-    }
 
     #[tokio::test]
     async fn what_is_made_is_in_force_at_once_and_shown_nowhere_else() {
