@@ -100,6 +100,28 @@ pub enum TracesError {
 /// # Errors
 /// [`TracesError`].
 pub fn start(settings: &Settings) -> Result<Exporter, TracesError> {
+    let (exporter, resource) = span_exporter(settings)?;
+    let (queue, exporter) = queue::queue(exporter);
+    let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::ParentBased(Box::new(ratio)))
+        .with_span_processor(queue)
+        .with_resource(resource)
+        .build();
+    // A second start keeps the first tracer, which is what several replicas in one process need.
+    let _ = TRACER.set(provider.tracer(settings.service));
+    Ok(exporter)
+}
+
+/// Whether [`start`] would go well; nothing is switched on and nobody is asked.
+///
+/// # Errors
+/// As it has.
+pub fn check(settings: &Settings) -> Result<(), TracesError> {
+    span_exporter(settings).map(drop)
+}
+
+fn span_exporter(settings: &Settings) -> Result<(SpanExporter, Resource), TracesError> {
     let collector = Collector::new(&settings.endpoint, &settings.ca_files, EXPORT_TIMEOUT)?;
     let token = settings.token.as_ref().map(|token| {
         if token.starts_with(GITLAB_TOKEN) {
@@ -124,16 +146,7 @@ pub fn start(settings: &Settings) -> Result<Exporter, TracesError> {
         .with_timeout(EXPORT_TIMEOUT)
         .build()?;
     exporter.set_resource(&resource);
-    let (queue, exporter) = queue::queue(exporter);
-    let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
-    let provider = SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(ratio)))
-        .with_span_processor(queue)
-        .with_resource(resource)
-        .build();
-    // A second start keeps the first tracer, which is what several replicas in one process need.
-    let _ = TRACER.set(provider.tracer(settings.service));
-    Ok(exporter)
+    Ok((exporter, resource))
 }
 
 /// Whether this process makes spans.

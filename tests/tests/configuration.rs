@@ -632,6 +632,22 @@ async fn check_config_refuses_what_a_start_would_refuse() -> Result<()> {
             "standalone: {file: a}\nredis: {server: {address: 'r:1'}, password_file: /nowhere/p}",
             "redis.password_file: cannot read /nowhere/p",
         ),
+        (
+            "standalone: {file: a}\nadmin: {listen: {tokens_file: /nowhere/t}}",
+            "admin.listen.tokens_file: ",
+        ),
+        (
+            "standalone: {file: a}\nadmin: {listen: {certificate_file: /nowhere/c, key_file: /nowhere/k}}",
+            "admin.listen: ",
+        ),
+        (
+            "standalone: {file: a}\nobservability: {tracing: {otlp_endpoint: 'https://t/', otlp_token_secret_file: /nowhere/t}}",
+            "observability.tracing.otlp_token_secret_file: cannot read /nowhere/t",
+        ),
+        (
+            "standalone: {file: a}\nobservability: {tracing: {otlp_endpoint: 'https://t/', otlp_ca_certificate_file: /nowhere/c}}",
+            "observability.tracing: ",
+        ),
     ] {
         let (said, content) = check(text).await?;
         ensure!(!content && said.contains(part), "{text}\n{said}");

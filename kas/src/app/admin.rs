@@ -27,22 +27,7 @@ pub(super) async fn port(
         return Ok(None);
     }
     let wanted = &section.listen;
-    let client_ca = wanted.client_ca_certificate_file.clone();
-    let settings = admin::Settings::new(section).context("admin.listen.tokens_file")?;
-    let alpn = [H2, HTTP_1_1];
-    let tls = match (wanted.tls(), client_ca) {
-        (Some(files), ca) => {
-            let identity = Identity {
-                certificate: files.certificate_file,
-                key: files.key_file,
-            };
-            Some(match ca {
-                Some(ca) => ServerTls::load_mutual(identity, ca, &alpn)?,
-                None => ServerTls::load(identity, &alpn)?,
-            })
-        }
-        (None, _) => None,
-    };
+    let (settings, tls) = doors(section)?;
     let listener = match listen(&wanted.socket()).await {
         Ok(listener) => listener,
         // Nobody has asked for it: a second server on one machine starts as it did without it.
@@ -65,4 +50,31 @@ pub(super) async fn port(
         tracker: tracker.clone(),
         standalone: standalone.cloned(),
     }))
+}
+
+/// Whether the port could be served, but for its address.
+pub(super) fn check(section: &AdminSection) -> anyhow::Result<()> {
+    match section.enabled {
+        true => doors(section).map(drop),
+        false => Ok(()),
+    }
+}
+
+/// Who may come in, and how they know the port.
+fn doors(section: &AdminSection) -> anyhow::Result<(admin::Settings, Option<ServerTls>)> {
+    let settings = admin::Settings::new(section).context("admin.listen.tokens_file")?;
+    let wanted = &section.listen;
+    let tls = wanted.tls().map(|files| {
+        let identity = Identity {
+            certificate: files.certificate_file,
+            key: files.key_file,
+        };
+        let alpn = [H2, HTTP_1_1];
+        match wanted.client_ca_certificate_file.clone() {
+            Some(ca) => ServerTls::load_mutual(identity, ca, &alpn),
+            None => ServerTls::load(identity, &alpn),
+        }
+    });
+    let tls = tls.transpose().context("admin.listen")?;
+    Ok((settings, tls))
 }

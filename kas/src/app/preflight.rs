@@ -10,7 +10,7 @@ use runtime::{
     tls::{ClientTls, ClientTlsOptions, H2, HTTP_1_1, Identity, ServerTls},
 };
 
-use super::{routing, server_tls};
+use super::{admin, routing, server_tls, traces};
 use crate::{
     config::{Config, ControlPlaneConfig, Listens, PrivateApiListen, Webhook},
     version,
@@ -44,7 +44,13 @@ pub(crate) fn refusals(config: &Config) -> Vec<anyhow::Error> {
         api.map_or(Ok(()), |it| listener(it, "api.listen")),
         peers.map_or(Ok(()), private_api),
         config.redis.as_ref().map_or(Ok(()), routing::check),
-        observability(config),
+        listener(&config.observability.listen, "observability.listen"),
+        config
+            .observability
+            .tracing
+            .as_ref()
+            .map_or(Ok(()), traces::check),
+        admin::check(&config.admin),
         Audit::check(&config.audit).map_err(Into::into),
     ];
     let checks = checks.into_iter().chain(webhooks.map(webhook));
@@ -68,10 +74,6 @@ fn listener(listen: &impl Listens, key: &'static str) -> Check {
     server_tls(listen.tls().as_ref(), &[H2, HTTP_1_1])
         .map(drop)
         .context(key)
-}
-
-fn observability(config: &Config) -> Check {
-    listener(&config.observability.listen, "observability.listen")
 }
 
 fn private_api(listen: &PrivateApiListen) -> Check {

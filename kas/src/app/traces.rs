@@ -2,19 +2,38 @@
 
 use anyhow::Context as _;
 use cluster_state::ReplicaId;
-use runtime::traces::{Exporter, Settings, start as start_traces};
+use runtime::traces::{self, Exporter, Settings};
 
 use crate::{config::Tracing, version};
 
+const KEY: &str = "observability.tracing";
+
 /// Switches traces of this process on.
 pub(super) fn start(config: &Tracing, replica: &ReplicaId) -> anyhow::Result<Exporter> {
+    let settings = settings(config, replica.to_string())?;
+    let exporter = traces::start(&settings).context(KEY)?;
+    tracing::info!(
+        endpoint = config.otlp_endpoint,
+        sample_ratio = config.sample_ratio.0,
+        "exporting traces"
+    );
+    Ok(exporter)
+}
+
+/// Whether that would go well.
+pub(super) fn check(config: &Tracing) -> anyhow::Result<()> {
+    let settings = settings(config, String::new())?;
+    traces::check(&settings).context(KEY)
+}
+
+fn settings(config: &Tracing, instance: String) -> anyhow::Result<Settings> {
     let token = config.otlp_token_secret_file.as_deref();
     let token = token.map(|file| {
         let read = std::fs::read_to_string(file);
         read.with_context(|| format!("cannot read {}", file.display()))
-            .context("observability.tracing.otlp_token_secret_file")
+            .with_context(|| format!("{KEY}.otlp_token_secret_file"))
     });
-    let exporter = start_traces(&Settings {
+    Ok(Settings {
         endpoint: config.otlp_endpoint.clone(),
         token: token.transpose()?.map(|token| token.trim().to_owned()),
         ca_files: config
@@ -24,14 +43,7 @@ pub(super) fn start(config: &Tracing, replica: &ReplicaId) -> anyhow::Result<Exp
             .collect(),
         service: "kas",
         version: version::VERSION.to_owned(),
-        instance: replica.to_string(),
+        instance,
         sample_ratio: config.sample_ratio.0,
     })
-    .context("observability.tracing")?;
-    tracing::info!(
-        endpoint = config.otlp_endpoint,
-        sample_ratio = config.sample_ratio.0,
-        "exporting traces"
-    );
-    Ok(exporter)
 }
