@@ -16,6 +16,8 @@ pub enum Part {
     Haproxy,
     /// nginx.
     Nginx,
+    /// Envoy.
+    Envoy,
     /// Redis.
     Redis,
     /// A Go compiler.
@@ -64,6 +66,7 @@ impl Part {
             Self::Kubectl => &["kubectl"],
             Self::Haproxy => &["haproxy"],
             Self::Nginx => &["nginx"],
+            Self::Envoy => &["envoy"],
             Self::Redis => &["redis-server"],
             Self::Go => &["go"],
             Self::Namespaces => &["ip", "iptables"],

@@ -25,6 +25,7 @@ const HAPROXY: &str = include_str!("../../deploy/load-balancers/haproxy.cfg");
 const NGINX: &str = include_str!("../../deploy/load-balancers/nginx.conf");
 const ENVOY: &str = include_str!("../../deploy/load-balancers/envoy.yaml");
 const TRAEFIK: &str = include_str!("../../deploy/load-balancers/traefik.yaml");
+const TRAEFIK_DYNAMIC: &str = include_str!("../../deploy/load-balancers/traefik-dynamic.yaml");
 
 /// Replicas, an API server that agents answer for, and what is put in front.
 struct Site {
@@ -228,10 +229,7 @@ async fn agents_and_users_come_through_nginx() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_and_users_come_through_envoy() -> Result<()> {
     let name = "agents_and_users_come_through_envoy";
-    let Some(envoy) = programs::given("ENVOY", name)? else {
-        return Ok(());
-    };
-    if skipped(name, &[Part::Redis, Part::Curl]) {
+    if skipped(name, &[Part::Envoy, Part::Redis, Part::Curl]) {
         return Ok(());
     }
     let mut site = Site::start().await?;
@@ -249,7 +247,7 @@ async fn agents_and_users_come_through_envoy() -> Result<()> {
         site.certs.key.display().to_string(),
     ));
     let file = site.file("envoy.yaml", ENVOY, &changes)?;
-    let mut command = Command::new(envoy);
+    let mut command = Command::new(parts::program("envoy").context("no envoy")?);
     command
         .arg("-c")
         .arg(&file)
@@ -262,9 +260,43 @@ async fn agents_and_users_come_through_envoy() -> Result<()> {
     served.with_context(|| envoy.tail())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_and_users_come_through_traefik() -> Result<()> {
+    let name = "agents_and_users_come_through_traefik";
+    let Some(traefik) = programs::given("TRAEFIK", name)? else {
+        return Ok(());
+    };
+    if skipped(name, &[Part::Redis, Part::Curl]) {
+        return Ok(());
+    }
+    let mut site = Site::start().await?;
+    let mut changes = site.addresses(":");
+    let certificate = [("crt", &site.certs.certificate), ("key", &site.certs.key)];
+    changes.extend(certificate.map(|(kind, file)| {
+        let documented = format!("/etc/traefik/kas.{kind}");
+        (documented, file.display().to_string())
+    }));
+    let dynamic = site.file("dynamic.yaml", TRAEFIK_DYNAMIC, &changes)?;
+    let changes = [
+        (":443".into(), format!("127.0.0.1:{}", site.port)),
+        (
+            "/etc/traefik/dynamic.yaml".into(),
+            dynamic.display().to_string(),
+        ),
+    ];
+    let file = site.file("traefik.yaml", TRAEFIK, &changes)?;
+    let mut command = Command::new(traefik);
+    command.arg(format!("--configFile={}", file.display()));
+    let traefik = Process::listening("traefik", &mut command, site.port, site.path()).await?;
+
+    let served = site.serves().await;
+
+    served.with_context(|| traefik.tail())
+}
+
 #[test]
 fn traefiks_file_is_yaml_and_names_the_same_ports() -> Result<()> {
-    let file: serde_json::Value = serde_saphyr::from_str(TRAEFIK)?;
+    let file: serde_json::Value = serde_saphyr::from_str(TRAEFIK_DYNAMIC)?;
     let services = file["http"]["services"].as_object().context("services")?;
     for (name, service) in services {
         let servers = service["loadBalancer"]["servers"].as_array();

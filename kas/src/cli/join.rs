@@ -108,11 +108,27 @@ fn show(
     };
     output.hint(&format!(
         "{prepared} The join token above is shown only once; it is good for one agentk, once, until {}.{ended}\n\
-         In a cluster:\n  {}\nElsewhere:\n  {}",
+         In a cluster:\n  {}\nElsewhere:\n  {}{}",
         made.expires_at,
         installation.helm(made),
         installation.agentk(made),
+        left_to_fill_in(installation),
     ))
+}
+
+/// What somebody has to put into the commands, if that is anything.
+fn left_to_fill_in(installation: &Installation) -> String {
+    let unknown: Vec<_> = installation
+        .unknown()
+        .map(|(what, word)| format!("{word} is {what}"))
+        .collect();
+    match unknown.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n{}: put yours, or give --kas-address and --image-registry.",
+            unknown.join(", ")
+        ),
+    }
 }
 
 pub(super) fn revoke_join_tokens(

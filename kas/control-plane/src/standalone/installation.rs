@@ -162,6 +162,15 @@ impl Installation {
         )
     }
 
+    /// What the commands have a word in capitals for, each with that word.
+    pub fn unknown(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let address = ("the address of kas", UNKNOWN_ADDRESS);
+        let registry = ("the registry of agentk's image", UNKNOWN_IMAGE_REGISTRY);
+        let address = self.kas_address.is_none().then_some(address);
+        let registry = self.image_registry.is_none().then_some(registry);
+        address.into_iter().chain(registry)
+    }
+
     fn address(&self) -> &str {
         let address = self.kas_address.as_ref();
         address.map_or(UNKNOWN_ADDRESS, |it| &it.0)
@@ -210,6 +219,8 @@ mod tests {
         assert_eq!(line, wanted);
         let line = installation.agentk(&invitation());
         assert!(line.contains(" --kas-address='ws://[::1]:8150' "), "{line}");
+        let unknown: Vec<_> = installation.unknown().map(|it| it.1).collect();
+        assert_eq!(unknown, [UNKNOWN_IMAGE_REGISTRY]);
     }
 
     #[test]
@@ -222,6 +233,7 @@ mod tests {
         };
         let set = "image.registry=registry.example.com:5000/team,config.kasAddress=wss://kas.example.com:8150/,\
                    config.joinToken=glkasjoin-x";
+        assert_eq!(known.unknown().next(), None);
         let line = known.helm(&invitation());
         let wanted = format!(
             "helm install edge oci://registry.example.com:5000/team/charts/agentk --version {CHART_VERSION} -n agentk \
