@@ -37,7 +37,7 @@ book:
 	tests/setup/tools book
 	docs/book/build
 
-# The commands of the documents that are marked `sh run`, as they stand there; part of `make test` too.
+# The commands of all documents that are marked `sh run`, as they stand there, links and the reference; part of `make test` too.
 docs-test:
 	$(CARGO) build --workspace --bins --test documented --test documents --test reference
 	$(CARGO) test --workspace --bins --test documented --test documents --test reference

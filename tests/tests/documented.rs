@@ -1,6 +1,7 @@
-//! The commands of the documents, as they stand there: each block that is marked `sh run`, in one shell a document.
+//! The commands of the documents, as they stand there: each block that is marked `sh run`, those of a document in one shell.
 //!
-//! What differs: ports (others may run on this machine), and `/etc/kas`, which is a folder of the test's.
+//! What differs: ports (others may run on this machine), and folders of the machine, which are the test's and have in them
+//! what the package `kas` brings. `kubectl` reaches the demo cluster of a `kas up` that each document has for itself.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,29 +17,153 @@ use tests::{
 };
 use tokio::process::Command;
 
-const README: &str = include_str!("../../README.md");
-const INSTALL: &str = include_str!("../../docs/install.md");
+const MARK: &str = "```sh run";
 const LIMIT: Duration = Duration::from_secs(120);
 /// The blocks end what they have started.
 const BEFORE: &str = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n";
+const PORTS: [&str; 7] = ["8150", "8151", "8153", "8154", "8155", "8156", "8080"];
+const FOLDERS: [&str; 4] = ["/backup", "/etc/kas", "/var/lib/kas", "/var/log/kas"];
+const EXAMPLE: &str = include_str!("../../deploy/packages/kas.yaml");
+/// Where the example does not say it, that port has to be another one too.
+const ADMIN: &str = "admin: {listen: {address: 127.0.0.1:8156}}\n";
+/// What shows that the commands of a document have done what it is about.
+const PRINTED: [(&str, &str); 6] = [
+    ("README.md", "kube-system"),
+    ("docs/access.md", "decides"),
+    ("docs/admin.md", "default/prod"),
+    ("docs/audit.md", "user:alice"),
+    ("docs/install.md", "kube-system"),
+    ("docs/loadtest.md", "PASSED"),
+];
 
-/// The blocks that are run, one after the other.
-fn blocks(document: &str) -> Result<String> {
-    let mut script = String::from(BEFORE);
-    let mut lines = document.lines();
-    let mut number = 0;
-    while let Some(line) = lines.next() {
-        if line != "```sh run" {
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// All documents of the tree, by their paths from its root.
+fn documents() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = folder.join(&name);
+            if entry.file_type()?.is_dir() {
+                // What is built, and what is no part of the tree.
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|it| it == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a line begins a block that is meant to be run, in whatever spelling.
+fn is_meant(line: &str) -> bool {
+    let line = line.trim_start_matches([' ', '\t', '>']);
+    let is_fence = line.starts_with("```") || line.starts_with("~~~");
+    let mut words = line.split(|letter: char| !letter.is_alphanumeric());
+    is_fence && words.any(|word| word == "run")
+}
+
+/// The blocks of a document that are run, one after the other; nothing where there is none.
+fn blocks(text: &str) -> Result<String> {
+    let mut script = String::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((before, line)) = lines.next() {
+        if !is_meant(line) {
             continue;
         }
-        number += 1;
-        for line in lines.by_ref().take_while(|line| *line != "```") {
+        let number = before + 1;
+        ensure!(
+            line == MARK,
+            "line {number}: nothing runs this block; the mark is `{MARK}`, from the line's first letter"
+        );
+        let mut is_closed = false;
+        for (_, line) in lines.by_ref() {
+            is_closed = line == "```";
+            if is_closed {
+                break;
+            }
             script += line;
             script.push('\n');
         }
+        ensure!(is_closed, "line {number}: the block has no end");
     }
-    ensure!(number > 0, "no block is marked `sh run`");
     Ok(script)
+}
+
+/// The documents that have marked blocks, with these.
+fn marked() -> Result<Vec<(String, String)>> {
+    let mut marked = Vec::new();
+    for document in documents()? {
+        let text = std::fs::read_to_string(root().join(&document))?;
+        let name = document.display().to_string();
+        let script = blocks(&text).with_context(|| name.clone())?;
+        if !script.is_empty() {
+            marked.push((name, script));
+        }
+    }
+    Ok(marked)
+}
+
+/// A free port without the digits of one that is replaced.
+fn free_port() -> String {
+    loop {
+        let port = ports::free().to_string();
+        if !PORTS.iter().any(|replaced| port.contains(*replaced)) {
+            return port;
+        }
+    }
+}
+
+/// What stands in documents, and what is here in its place.
+fn places(folder: &Path) -> Vec<(&'static str, String)> {
+    let mut places: Vec<_> = PORTS.into_iter().map(|port| (port, free_port())).collect();
+    for name in FOLDERS {
+        let ours = folder.join(name.trim_start_matches('/').replace('/', "-"));
+        places.push((name, ours.display().to_string()));
+    }
+    places
+}
+
+fn here(text: &str, places: &[(&'static str, String)]) -> String {
+    let mut text = text.to_owned();
+    for (theirs, ours) in places {
+        text = text.replace(*theirs, ours);
+    }
+    text
+}
+
+/// As the package leaves a machine, but for who owns what.
+fn install(places: &[(&'static str, String)]) -> Result<()> {
+    for folder in FOLDERS {
+        std::fs::create_dir_all(here(folder, places))?;
+    }
+    let configuration = here(&format!("{EXAMPLE}{ADMIN}"), places);
+    std::fs::write(here("/etc/kas/kas.yaml", places), configuration)?;
+    std::fs::write(here("/var/lib/kas/agents.yaml", places), "agents: []\n")?;
+    Ok(())
+}
+
+/// Runs a document's blocks; gives what they print.
+async fn done(document: &str, blocks: &str) -> Result<String> {
+    let up = Up::start(&[]).await?;
+    let alone = tempfile::tempdir()?;
+    // The README's are for the folder in which `make up` was started.
+    let folder = match document {
+        "README.md" => up.folder(),
+        _ => alone.path(),
+    };
+    let places = places(folder);
+    install(&places)?;
+    let script = format!("{BEFORE}{}", here(blocks, &places));
+    run(&script, folder, &up.folder().join("kas-data/kubeconfig")).await
 }
 
 /// Runs a script with our programs first on its path; gives what it prints.
@@ -74,29 +199,47 @@ async fn run(script: &str, folder: &Path, kubeconfig: &Path) -> Result<String> {
     Ok(said)
 }
 
+#[test]
+fn no_block_that_is_marked_is_left_out() -> Result<()> {
+    let marked = marked()?;
+    for (document, _) in PRINTED {
+        let is_there = marked.iter().any(|(name, _)| name == document);
+        ensure!(is_there, "{document} has no block that is marked `sh run`");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mark_that_would_be_overlooked_is_an_error() {
+    for text in [
+        "```bash run\ntrue\n```\n",
+        "   ```sh run\n   true\n   ```\n",
+        "~~~sh run\ntrue\n~~~\n",
+        "```sh,run\ntrue\n```\n",
+        "```sh run\ntrue\n",
+    ] {
+        assert!(blocks(text).is_err(), "{text}");
+    }
+    let text = "```sh\nfalse\n```\n\n    false\n\n```sh run\ntrue\n```\n";
+    assert!(blocks(text).is_ok_and(|script| script == "true\n"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_readme_and_the_five_steps_do_what_they_say() -> Result<()> {
-    let name = "the_readme_and_the_five_steps_do_what_they_say";
+async fn the_commands_of_the_documents_do_what_they_say() -> Result<()> {
+    let name = "the_commands_of_the_documents_do_what_they_say";
     if skipped(name, &[Part::Kubectl, Part::Curl, Part::Openssl]) {
         return Ok(());
     }
-    // What `make up` starts, and a cluster for the five steps.
-    let up = Up::start(&[]).await?;
-    let demo = up.folder().join("kas-data/kubeconfig");
-
-    let etc = up.folder().join("etc-kas").display().to_string();
-    let script = blocks(README)?.replace("/etc/kas", &etc);
-    let said = run(&script, up.folder(), &demo).await?;
-    ensure!(said.contains("kube-system"), "{said}");
-    ensure!(up.folder().join("kubeconfig").is_file(), "{said}");
-
-    let folder = tempfile::tempdir()?;
-    let mut script = blocks(INSTALL)?;
-    for port in ["8150", "8151", "8154", "8080"] {
-        ensure!(script.contains(port), "{port}");
-        script = script.replace(port, &ports::free().to_string());
+    let mut failed = Vec::new();
+    for (document, blocks) in marked()? {
+        let printed = PRINTED.iter().find(|(name, _)| *name == document);
+        let printed = printed.map_or("", |(_, printed)| *printed);
+        match done(&document, &blocks).await {
+            Ok(said) if said.contains(printed) => {}
+            Ok(said) => failed.push(format!("{document} does not print {printed}: {said}")),
+            Err(error) => failed.push(format!("{document}: {error:#}")),
+        }
     }
-    let said = run(&script, folder.path(), &demo).await?;
-    ensure!(said.contains("kube-system"), "{said}");
+    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     Ok(())
 }
