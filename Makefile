@@ -92,10 +92,10 @@ e2e-redis-outage: e2e
 # makes a third of the agents that one.
 e2e: export E2E_MINUTES ?= 10
 e2e: export E2E_RATE ?= 200
-e2e: PACKAGES := --package kas --package agentk --package loadtest --package tests
+e2e: CRATES := --package kas --package agentk --package loadtest --package tests
 e2e: setup
-	$(CARGO) build --release $(PACKAGES) --bins --test e2e
-	$(CARGO) test --release $(PACKAGES) --test e2e
+	$(CARGO) build --release $(CRATES) --bins --test e2e
+	$(CARGO) test --release $(CRATES) --test e2e
 
 # Upgraded connections for ten minutes while owners die and connections are cut: STREAMS_SECONDS, STREAMS_EXECS (over each
 # of two protocols) and STREAMS_MIB (through each of two ports, each way) change how long and how much.
@@ -157,9 +157,12 @@ packages:
 	tests/setup/tools packages
 	deploy/packages/build $(PROGRAMS)
 
-# The deb in a bare Debian made by debootstrap; needs root.
+# The deb and the rpm of this machine's architecture in PACKAGES, in a bare Debian made by debootstrap; needs root.
+PACKAGES ?= target/packages
+packages-test: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
 packages-test:
-	deploy/packages/test
+	tests/setup/tools packages-test
+	deploy/packages/test $(PACKAGES)
 
 # All of a release in target/dist, reproducibly: static programs, packages, images, charts, SBOMs, checksums, signatures
 # (deploy/release/build says what can be given). make dist PROGRAMS=folder takes programs that are there.

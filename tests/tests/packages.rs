@@ -66,7 +66,7 @@ fn the_unit_waits_for_what_kas_tells_and_for_requests_in_progress() {
     for line in [
         "Type=notify",
         "ExecStart=/usr/bin/kas --configuration-file /etc/kas/kas.yaml",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/bin/sh -c \"kill -HUP $MAINPID\"",
         "TimeoutStopSec=65min",
     ] {
         assert!(UNIT.lines().any(|it| it == line), "{line}");
