@@ -171,6 +171,7 @@ dist: export PROGRAMS := $(if $(filter-out file,$(origin PROGRAMS)),$(PROGRAMS))
 dist:
 	tests/setup/tools packages
 	tests/setup/tools release
+	$(if $(PROGRAMS),,tests/setup/tools cross)
 	deploy/release/build
 
 # The same twice, compared; signatures by keys made for the test; charts and images as others read them.
@@ -178,6 +179,7 @@ dist-test: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(KAS_TEST_CACHE)/bin:$(PA
 dist-test:
 	tests/setup/tools packages
 	tests/setup/tools release
+	tests/setup/tools dist-test
 	deploy/release/test $(PROGRAMS)
 
 # The page of operators in Chromium, at the widths of a phone and of a desk, light and dark, with axe-core: with PAGE_AGENTS
