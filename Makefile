@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE = 0
 KUBERNETES_TESTS = kubectl_suite api_server watch clients graph flux events oidc receptive receptive_pods gitlab_set admin up request_id \
 	streams demo_cluster_kubectl
 
-.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists conformance test-engines image five-steps deploy-test test-kubernetes
+.PHONY: up test setup build reference book docs-test packages packages-test dist dist-test workflows charts lint fmt deps doc ci fuzz bench bench-compare sim e2e e2e-redis-outage e2e-streams e2e-swap test-clients test-watch-lists conformance test-engines image five-steps deploy-test test-kubernetes
 
 up:
 	$(CARGO) run --profile playground --bin kas -- up
@@ -194,6 +194,11 @@ page-10000:
 page-up:
 	$(CARGO) build --workspace --bins --tests
 	tests/page/run up
+
+# What can be seen of the charts' files without helm and without a cluster.
+charts:
+	tests/setup/tools charts
+	deploy/k8s/check-charts
 
 # The files that GitLab CI and GitHub Actions read.
 workflows: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
