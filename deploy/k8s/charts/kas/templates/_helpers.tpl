@@ -67,6 +67,16 @@ app.kubernetes.io/component: server
 {{- .Values.redis.auth.secret | default (printf "%s-redis" (include "kas.fullname" .)) -}}
 {{- end -}}
 
+{{/* The image of the Redis for trials: from where the others come too, unless it names a registry. */}}
+{{- define "kas.redisImage" -}}
+{{- $image := .Values.redis.image -}}
+{{- if and .Values.image.registry (not (include "kas.redisImageHasRegistry" .)) }}{{ trimSuffix "/" .Values.image.registry }}/{{ end }}{{ $image }}
+{{- end -}}
+
+{{- define "kas.redisImageHasRegistry" -}}
+{{- if regexMatch "^([^/]*[.:][^/]*|localhost)/" .Values.redis.image }}true{{ end -}}
+{{- end -}}
+
 {{/* Ports where Redis may be, as a list. */}}
 {{- define "kas.redisPorts" -}}
 {{- $r := .Values.redis -}}
@@ -116,6 +126,7 @@ app.kubernetes.io/component: server
 {{- if and (gt $most 1) (not (include "kas.hasRedis" .)) }}{{ fail "several replicas need Redis: set redis.host, redis.sentinels, redis.cluster.addresses or redis.install, or minReplicas: 1 and hpa.enabled: false" }}{{ end -}}
 {{- if lt ($v.maxReplicas | int) ($v.minReplicas | int) }}{{ fail "maxReplicas is below minReplicas" }}{{ end -}}
 {{- if gt (len (compact (list (ternary "x" "" $v.redis.install) $v.redis.host (ternary "x" "" (not (empty $v.redis.cluster.addresses)))))) 1 }}{{ fail "redis: only one of install, host and cluster.addresses can be used" }}{{ end -}}
+{{- if and $v.redis.install (not (or $v.image.registry (include "kas.redisImageHasRegistry" .) (eq $v.image.pullPolicy "Never"))) }}{{ fail (printf "redis.image: %s names no registry, and image.registry is not set: name one, such as docker.io/library/%s" $v.redis.image $v.redis.image) }}{{ end -}}
 {{- if and $v.redis.sentinels (not $v.redis.host) }}{{ fail "redis.sentinels needs the master's name in redis.host" }}{{ end -}}
 {{- if and $v.redis.auth.enabled (not $v.redis.auth.secret) (not $v.redis.install) }}{{ fail "redis.auth.enabled needs redis.auth.secret" }}{{ end -}}
 {{- if and $v.tls.enabled (not $v.tls.secretName) }}{{ fail "tls.enabled needs tls.secretName" }}{{ end -}}
