@@ -281,6 +281,35 @@ async fn a_client_behind_trusted_proxies_is_known_by_its_own_address() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_use_an_agent_is_named_in_the_record_of_the_refusal() -> Result<()> {
+    let site = Site::start("", "").await?;
+    site.kas.create_agent("other").await?;
+    let token = site.kas.create_user("bob", "other", &["agent"]).await?;
+    let bearer = format!("pat:{}:{token}", site.kas.agent_id("site").await?);
+    let url = format!("http://127.0.0.1:{}/k8s-proxy/version", site.kas.users);
+    let request = Request::builder()
+        .uri(url)
+        .header("authorization", format!("Bearer {bearer}"))
+        .header("x-request-id", "refused");
+
+    let answer = client::send(request.body(Bytes::new())?).await?;
+
+    ensure!(answer.status() == 403, "{answer:?}");
+    let recorded = async || site.records("refused").ok().filter(|it| !it.is_empty());
+    let records = until("the record", LIMIT, recorded).await?;
+    let [record] = &records[..] else {
+        anyhow::bail!("{records:?}");
+    };
+    ensure!(
+        record["user"] == "user:bob" && record["status"] == 403,
+        "{record}"
+    );
+    let (found, said) = site.audit(&["search", "--user", "bob"]).await?;
+    ensure!(found && said.contains("refused"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_records_are_required_nothing_reaches_the_cluster_without_one() -> Result<()> {
     let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let sink = format!(", {{http: {{url: 'http://{}/'}}}}", hung.local_addr()?);

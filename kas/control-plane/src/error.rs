@@ -3,7 +3,7 @@
 use cluster_state::AgentId;
 use runtime::jwt::public_keys::TokenRefusal;
 
-use super::Retryable;
+use super::{Identity, Retryable};
 
 /// Why a token is not an agent's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ pub enum DenyReason {
     #[error("{who} may not use agent {agent}: no access rule allows it")]
     NotAllowed {
         /// Who asked.
-        who: String,
+        who: Identity,
         /// The agent's name.
         agent: String,
     },

@@ -151,7 +151,12 @@ impl Admission {
         let _place = self.places.check(from)?;
         let (credentials, agent) = (presented.credentials, presented.agent);
         let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
-        let access = rights.ask().await?;
+        let access = rights.ask().await.map_err(|mut failure| {
+            if let Some(who) = failure.refused.take() {
+                scope.identified(*who);
+            }
+            failure
+        })?;
         if let Some(usage) = &self.usage
             && let Some(credentials) = rights.credentials()
         {

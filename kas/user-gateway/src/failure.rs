@@ -4,6 +4,7 @@ mod accept;
 pub(crate) mod protobuf;
 
 use bytes::Bytes;
+use control_plane::Identity;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<u32>,
     /// Whether the agent or its way to the cluster is at fault, and neither the caller nor this kas.
     pub(crate) of_agent: bool,
+    /// Who was refused, where that is known of somebody who was not let in.
+    pub(crate) refused: Option<Box<Identity>>,
 }
 
 impl Failure {
@@ -38,6 +41,7 @@ impl Failure {
             message: message.into(),
             retry_after: None,
             of_agent: false,
+            refused: None,
         }
     }
 
@@ -53,6 +57,14 @@ impl Failure {
     pub(crate) fn of_agent(self) -> Self {
         Self {
             of_agent: true,
+            ..self
+        }
+    }
+
+    /// The same, for somebody who was not let in although it is known who they are.
+    pub(crate) fn of_caller(self, who: Identity) -> Self {
+        Self {
+            refused: Some(Box::new(who)),
             ..self
         }
     }

@@ -213,7 +213,7 @@ impl Directory {
             .iter()
             .find(|rule| rule.verdict(caller, known, now) == RuleVerdict::Matches)
             .ok_or_else(|| DenyReason::NotAllowed {
-                who: caller.identity.to_string(),
+                who: caller.identity.clone(),
                 agent: agent.name.clone(),
             })?;
         let impersonation = rule.rule.access_as.impersonation(caller, &agent);

@@ -20,8 +20,9 @@ pub(super) fn of_denial(reason: &DenyReason) -> Failure {
         DenyReason::UnknownAgent { .. } => {
             Failure::new(StatusCode::NOT_FOUND, format!("Not found: {reason}"))
         }
-        DenyReason::NotAllowed { .. } => {
+        DenyReason::NotAllowed { who, .. } => {
             Failure::new(StatusCode::FORBIDDEN, format!("Forbidden: {reason}"))
+                .of_caller(who.clone())
         }
         DenyReason::Refused { kind, words } => of_refusal(*kind, words),
         DenyReason::TooManyUnknownCredentials => {
@@ -46,7 +47,7 @@ fn of_refusal(kind: RefusedKind, words: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use control_plane::IdTokenRefusal;
+    use control_plane::{IdTokenRefusal, Identity, IdentityKind};
     use router::AgentId;
 
     use super::*;
@@ -73,7 +74,10 @@ mod tests {
             (of_denial(&DenyReason::UnknownAgent { agent }), 404, false),
             (
                 of_denial(&DenyReason::NotAllowed {
-                    who: "joe".into(),
+                    who: Identity {
+                        kind: IdentityKind::User,
+                        name: "joe".into(),
+                    },
                     agent: "a".into(),
                 }),
                 403,

@@ -236,7 +236,11 @@ impl ControlPlane for Tokens {
                     ..Default::default()
                 }),
                 "stranger" => {
-                    let (who, agent) = ("user:stranger".into(), "agent-7".into());
+                    let who = Identity {
+                        kind: IdentityKind::User,
+                        name: "stranger".into(),
+                    };
+                    let agent = "agent-7".into();
                     return Err(DenyReason::NotAllowed { who, agent });
                 }
                 "lost" => return Err(DenyReason::UnknownAgent { agent }),
