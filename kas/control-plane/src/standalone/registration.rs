@@ -186,7 +186,7 @@ impl Standalone {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::installation::Installation, *};
 
     #[tokio::test]
     async fn what_is_made_is_in_force_at_once_and_shown_nowhere_else() {
@@ -208,7 +208,7 @@ mod tests {
             .map(|it| it.0.0);
         assert_eq!(owner, Some(2));
         assert!(!format!("{made:?}").contains(made.token.expose()));
-        let line = made.helm(&"wss://kas.example".parse().unwrap());
+        let line = Installation::default().helm(&made);
         assert!(
             line.contains(&format!("config.joinToken={}", made.token.expose())),
             "{line}"
