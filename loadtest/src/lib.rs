@@ -10,6 +10,7 @@ mod fleet;
 mod http_body;
 mod http_get;
 mod limits;
+mod origin;
 mod output;
 pub mod ports;
 mod process;
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 /// Simulated agents, traffic and benchmarks for a kas.
 #[derive(Debug, Parser)]
-#[command(name = "loadtest", version)]
+#[command(name = "loadtest", version = origin::LOADTEST)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

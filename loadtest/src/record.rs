@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    origin::Origin,
     scenario::Verdict,
     traffic::{self, Kind, Point},
 };
@@ -21,6 +22,9 @@ pub(crate) struct Record {
     /// What the program says of itself with `--version`.
     #[serde(default)]
     pub(crate) version: String,
+    /// Version and commit of the loadtest that measured.
+    #[serde(default)]
+    pub(crate) loadtest: String,
     /// When it began, in seconds since 1970.
     pub(crate) began: u64,
     pub(crate) seconds: f64,
@@ -141,6 +145,17 @@ impl Record {
     /// Whether nothing went wrong and all objectives were reached.
     pub(crate) fn passed(&self) -> bool {
         self.ended_early.is_none() && self.verdicts.iter().all(|verdict| verdict.reached)
+    }
+
+    /// What was measured, when, and on what.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            programs: vec![(self.version.clone(), self.program.clone())],
+            began: self.began,
+            cpus: self.cpus,
+            cpu: self.cpu.clone(),
+            loadtest: self.loadtest.clone(),
+        }
     }
 
     /// Names of the processes that are replicas.

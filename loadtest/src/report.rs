@@ -15,7 +15,7 @@ use clap::Args;
 
 pub(crate) use curve::Curve;
 pub(crate) use fit::Model;
-pub(crate) use page::{page, table};
+pub(crate) use page::{Sheet, page};
 pub(crate) use plot::number;
 pub(crate) use sizing::{Options as SizingOptions, sizing};
 

@@ -4,22 +4,19 @@ mod agents;
 mod attached;
 mod environment;
 mod figures;
-mod origin;
 mod preflight;
 mod progress;
 mod runner;
 mod sampler;
 
-use std::{
-    path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use runtime::signal::Termination;
 
 use crate::{
+    origin::{self, Origin},
     output,
     record::Record,
     report,
@@ -67,9 +64,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let logs = prepare(&folder)?;
     let mut termination = Termination::listen()?;
     let mut record = record(&scenario, &program);
-    if scenario.topology.attach.is_none() {
-        record.version = origin::version(&program).await;
-    }
+    record.version = match &scenario.topology.attach {
+        Some(attach) => origin::of_attached(attach).await,
+        None => origin::version(&program).await,
+    };
 
     let started = tokio::select! {
         started = start(&scenario, &program, &options.redis_server, &logs) => started,
@@ -142,7 +140,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
 fn record(scenario: &Scenario, program: &Path) -> Record {
     let topology = &scenario.topology;
     let attached = topology.attach.as_ref();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let here = Origin::here();
     Record {
         scenario: scenario.name.clone(),
         about: scenario.about.clone(),
@@ -151,9 +149,10 @@ fn record(scenario: &Scenario, program: &Path) -> Record {
             || program.display().to_string(),
             |it| it.kas_address.clone(),
         ),
-        began: now.map_or(0, |now| now.as_secs()),
-        cpus: std::thread::available_parallelism().map_or(0, usize::from),
-        cpu: origin::cpu(),
+        loadtest: here.loadtest,
+        began: here.began,
+        cpus: here.cpus,
+        cpu: here.cpu,
         agents: scenario.fleet.agents,
         real: scenario.fleet.real,
         replicas: topology.replicas,

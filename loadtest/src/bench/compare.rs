@@ -17,9 +17,10 @@ use super::{
     curves::{Curves, drawn},
 };
 use crate::{
+    origin::Origin,
     output,
-    report::{self, Curve},
-    topology::Product,
+    report::{Curve, Sheet},
+    topology::{Product, beside},
 };
 use rows::ROWS;
 
@@ -50,7 +51,8 @@ type Figures = BTreeMap<String, f64>;
 /// What was measured, and how it compares.
 #[derive(Debug, Serialize)]
 struct Comparison {
-    cpus: usize,
+    #[serde(flatten)]
+    origin: Origin,
     repeats: usize,
     agents: usize,
     ours: Figures,
@@ -61,6 +63,11 @@ struct Comparison {
 
 /// Measures both in turns, prints the table of ratios and writes the report.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let (kas, agentk) = (
+        beside(options.bench.kas.as_deref(), "kas")?,
+        beside(options.bench.agentk.as_deref(), "agentk")?,
+    );
+    let origin = Origin::of(&[&kas, &agentk, &options.go_kas, &options.go_agentk]).await;
     let (mut ours, mut go) = (Vec::new(), Vec::new());
     for repeat in 1..=options.repeats.max(1) {
         output::progress(&format!("repeat {repeat} of {}", options.repeats));
@@ -68,7 +75,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         go.push(measured(&options, Product::GoKas).await?);
     }
     let comparison = Comparison {
-        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        origin,
         repeats: options.repeats,
         agents: options.bench.agents,
         ours: figures::medians(&ours),
@@ -117,22 +124,27 @@ impl Comparison {
         let json = page.with_extension("json");
         std::fs::write(&json, serde_json::to_string_pretty(self)?)
             .with_context(|| format!("cannot write {}", json.display()))?;
-        let cells: Vec<Vec<String>> = self.cells().map(Vec::from).collect();
-        let page_text = report::table(
-            "kas and GitLab's kas, side by side",
-            &self.remark(),
-            &rows::TITLES,
-            &cells,
-            &self.curves(),
-        );
-        std::fs::write(page, page_text).with_context(|| format!("cannot write {}", page.display()))
+        let cells: Vec<_> = self.cells().collect();
+        let (headline, passed) = rows::headline(&cells);
+        let sheet = Sheet {
+            title: "kas and GitLab's kas, side by side",
+            headline: &headline,
+            passed,
+            remark: &self.remark(),
+            heads: &rows::TITLES,
+            rows: cells.into_iter().map(Vec::from).collect(),
+            curves: &self.curves(),
+            origin: &self.origin,
+        };
+        std::fs::write(page, sheet.page())
+            .with_context(|| format!("cannot write {}", page.display()))
     }
 
     fn remark(&self) -> String {
         format!(
             "Medians of {} repeats, {} idle agents; clients, servers and agents share {} CPUs. \
              Ratios count, absolute figures are for this machine only.",
-            self.repeats, self.agents, self.cpus
+            self.repeats, self.agents, self.origin.cpus
         )
     }
 

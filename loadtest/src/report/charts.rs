@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::plot::{Band, Line, Plot};
-use crate::record::{Record, Sample, Stream};
+use crate::record::{Fleet, Record, Sample, Stream};
 
 /// All plots, in the order of the page; those without lines are left out.
 pub(super) fn all(record: &Record) -> Vec<Plot> {
@@ -20,6 +20,7 @@ pub(super) fn all(record: &Record) -> Vec<Plot> {
         plots.push(per_request(record));
     }
     plots.push(connected(record));
+    plots.push(tunnels(record));
     plots.push(files(record));
     if record.samples.iter().any(|it| it.redis.is_some()) {
         plots.extend(redis(record));
@@ -271,17 +272,25 @@ fn per_request(record: &Record) -> Plot {
     plot(record, "CPU for each request", "µs", lines)
 }
 
+/// What the fleet says of itself.
+fn of_fleet(record: &Record, of: fn(&Fleet) -> usize) -> impl Iterator<Item = (f64, f64)> {
+    let points = record.samples.iter();
+    points.filter_map(move |it| Some((it.at, of(it.fleet.as_ref()?) as f64)))
+}
+
 fn connected(record: &Record) -> Plot {
-    let of = |of: fn(&crate::record::Fleet) -> usize| {
-        let points = record.samples.iter();
-        points.filter_map(move |it| Some((it.at, of(it.fleet.as_ref()?) as f64)))
-    };
     let lines = vec![
-        line("registered", of(|it| it.registered)),
-        line("connections", of(|it| it.connected)),
-        line("idle tunnels", of(|it| it.idle_tunnels)),
+        line("connected", of_fleet(record, |it| it.connected)),
+        line("registered", of_fleet(record, |it| it.registered)),
     ];
-    plot(record, "Agents, as the fleet sees it", "number", lines)
+    plot(record, "Agents, as they see it", "agents", lines)
+}
+
+/// Apart from agents, of which each has several.
+fn tunnels(record: &Record) -> Plot {
+    let idle = of_fleet(record, |it| it.idle_tunnels);
+    let lines = vec![line("idle", idle)];
+    plot(record, "Tunnels that wait for a request", "tunnels", lines)
 }
 
 fn owned(record: &Record, names: &[String]) -> Vec<Line> {
@@ -343,6 +352,29 @@ fn redis(record: &Record) -> [Plot; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn agents_and_their_tunnels_have_axes_of_their_own() {
+        let fleet = Fleet {
+            connected: 60,
+            registered: 59,
+            idle_tunnels: 720,
+            ..Fleet::default()
+        };
+        let record = Record {
+            samples: vec![Sample {
+                fleet: Some(fleet),
+                ..Sample::default()
+            }],
+            ..Record::default()
+        };
+
+        let (agents, tunnels) = (connected(&record), tunnels(&record));
+
+        assert_eq!((&*agents.unit, &*tunnels.unit), ("agents", "tunnels"));
+        assert_eq!(agents.lines[1].points, [(0.0, 59.0)]);
+        assert_eq!(tunnels.lines[0].points, [(0.0, 720.0)]);
+    }
 
     #[test]
     fn counters_become_rates_and_never_negative_ones() {

@@ -1,6 +1,8 @@
 //! The page: everything in one file, nothing from elsewhere.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+mod tables;
+
+use std::fmt::Write as _;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
@@ -8,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 use super::{
     charts,
     curve::Curve,
-    errors,
     headline::headline,
-    plot::{Plot, escape, number},
+    plot::{Plot, escape, numbered},
 };
-use crate::record::Record;
+use crate::{origin::Origin, record::Record};
+use tables::Table;
 
 const STYLE: &str = include_str!("style.css");
 /// Shows values under the pointer; all else is there without it.
@@ -26,31 +28,46 @@ pub(crate) fn page(records: &[&Record]) -> String {
 }
 
 /// A page with one table, and curves under it.
-pub(crate) fn table(
-    title: &str,
-    remark: &str,
-    heads: &[&str],
-    rows: &[Vec<String>],
-    curves: &[Curve],
-) -> String {
-    let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| {
-        let cells = cells.map(|cell| format!("<{kind}>{}</{kind}>", escape(cell)));
-        format!("<tr>{}</tr>", cells.collect::<String>())
-    };
-    let heads = cells("th", &mut heads.iter().copied());
-    let rows = rows
-        .iter()
-        .map(|row| cells("td", &mut row.iter().map(String::as_str)));
-    let plots = curves.iter().map(|curve| curve.plot().figure());
-    format!(
-        "{}<section><h1>{}</h1><p>{}</p><table>{heads}{}</table><div class=\"plots\">{}</div></section>{}",
-        head(title),
-        escape(title),
-        escape(remark),
-        rows.collect::<String>(),
-        plots.collect::<String>(),
-        foot()
-    )
+#[derive(Debug)]
+pub(crate) struct Sheet<'a> {
+    pub(crate) title: &'a str,
+    /// What it came to, in one sentence.
+    pub(crate) headline: &'a str,
+    /// Whether that is good.
+    pub(crate) passed: bool,
+    pub(crate) remark: &'a str,
+    pub(crate) heads: &'a [&'a str],
+    pub(crate) rows: Vec<Vec<String>>,
+    pub(crate) curves: &'a [Curve],
+    pub(crate) origin: &'a Origin,
+}
+
+impl Sheet<'_> {
+    /// The page as HTML.
+    pub(crate) fn page(self) -> String {
+        let (class, _) = verdict(self.passed);
+        let plots = self.curves.iter().map(|curve| curve.plot().figure());
+        format!(
+            "{}<main><section><h1>{}</h1><p class=\"headline {class}\">{}</p><p>{}</p>{}\
+             <div class=\"plots\">{}</div>{}</section></main>{}",
+            head(self.title),
+            escape(self.title),
+            escape(self.headline),
+            escape(self.remark),
+            Table::new("Figures", self.heads, self.rows).html(),
+            plots.collect::<String>(),
+            footer(self.origin),
+            foot()
+        )
+    }
+}
+
+/// Class and word.
+fn verdict(passed: bool) -> (&'static str, &'static str) {
+    match passed {
+        true => ("passed", "passed"),
+        false => ("failed", "failed"),
+    }
 }
 
 fn head(title: &str) -> String {
@@ -73,10 +90,11 @@ fn foot() -> String {
 fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
     let names: Vec<_> = records.iter().map(|it| it.scenario.as_str()).collect();
     out.push_str(&head(&names.join(", ")));
-    if records.len() > 1 {
-        side_by_side(out, records)?;
-    }
     write!(out, "<main style=\"--runs:{}\">", records.len())?;
+    if records.len() > 1 {
+        let table = tables::side_by_side(records).html();
+        write!(out, "<section><h1>Side by side</h1>{table}</section>")?;
+    }
     for record in records {
         run(out, record)?;
     }
@@ -84,10 +102,7 @@ fn write(out: &mut String, records: &[&Record]) -> std::fmt::Result {
 }
 
 fn run(out: &mut String, record: &Record) -> std::fmt::Result {
-    let (class, verdict) = match record.passed() {
-        true => ("passed", "passed"),
-        false => ("failed", "failed"),
-    };
+    let (class, verdict) = verdict(record.passed());
     write!(
         out,
         "<article><header><h1>{} <b class=\"{class}\">{verdict}</b></h1><p class=\"headline {class}\">{}</p><p>{}</p>\
@@ -102,17 +117,40 @@ fn run(out: &mut String, record: &Record) -> std::fmt::Result {
         record.cpus,
     )?;
     write!(out, "</header>")?;
-    verdicts(out, record)?;
-    streams(out, record)?;
-    faults(out, record)?;
+    for table in [tables::verdicts, tables::streams, tables::faults] {
+        out.push_str(&table(record).html());
+    }
     figures(out, "plots", &charts::all(record))?;
-    for (title, plots) in charts::of_replicas(record) {
+    let of_replicas = charts::of_replicas(record);
+    if !of_replicas.is_empty() {
+        key(out, record)?;
+    }
+    for (title, plots) in of_replicas {
         write!(out, "<h2>{title}</h2>")?;
         figures(out, "plots small", &plots)?;
     }
-    failures(out, record)?;
-    origin(out, record)?;
-    write!(out, "</article>")
+    for table in tables::failures(record) {
+        out.push_str(&table.html());
+    }
+    write!(out, "{}</article>", footer(&record.origin()))
+}
+
+/// When faults began, and what they were.
+fn faults_of(record: &Record) -> impl Iterator<Item = (f64, &str)> {
+    record.marks.iter().map(|it| (it.from, it.what.as_str()))
+}
+
+/// What the numbers of faults mean, where plots are too small for names.
+fn key(out: &mut String, record: &Record) -> std::fmt::Result {
+    let names = numbered(faults_of(record));
+    if names.is_empty() {
+        return Ok(());
+    }
+    write!(out, "<p class=\"key\">Faults in small plots:")?;
+    for (number, name) in (1..).zip(names) {
+        write!(out, " <span><b>{number}</b> {}</span>", escape(name))?;
+    }
+    write!(out, "</p>")
 }
 
 fn figures(out: &mut String, class: &str, plots: &[Plot]) -> std::fmt::Result {
@@ -120,9 +158,9 @@ fn figures(out: &mut String, class: &str, plots: &[Plot]) -> std::fmt::Result {
     write!(out, "<div class=\"{class}\">{plots}</div>")
 }
 
-/// What was measured, when, and on what.
-fn origin(out: &mut String, record: &Record) -> std::fmt::Result {
-    let began = i64::try_from(record.began)
+/// What was measured, when, by what, and on what.
+fn footer(origin: &Origin) -> String {
+    let began = i64::try_from(origin.began)
         .ok()
         .and_then(|it| jiff::Timestamp::from_second(it).ok());
     let began = began.map_or("unknown".to_owned(), |it| {
@@ -132,150 +170,16 @@ fn origin(out: &mut String, record: &Record) -> std::fmt::Result {
         "" => "unknown".to_owned(),
         text => escape(text),
     };
-    write!(
-        out,
-        "<footer>{} ({}) · began {began} · {} × {} · loadtest {}</footer>",
-        known(&record.version),
-        escape(&record.program),
-        record.cpus,
-        known(&record.cpu),
-        env!("CARGO_PKG_VERSION"),
+    let programs = origin.programs.iter();
+    let programs =
+        programs.map(|(version, place)| format!("{} ({})", known(version), escape(place)));
+    format!(
+        "<footer>{} · began {began} · {} × {} · loadtest {}</footer>",
+        programs.collect::<Vec<_>>().join(" · "),
+        origin.cpus,
+        known(&origin.cpu),
+        known(&origin.loadtest),
     )
-}
-
-fn verdicts(out: &mut String, record: &Record) -> std::fmt::Result {
-    if record.verdicts.is_empty() {
-        return Ok(());
-    }
-    write!(
-        out,
-        "<table><tr><th>objective</th><th>measured</th><th></th></tr>"
-    )?;
-    for it in &record.verdicts {
-        let (class, word) = match it.reached {
-            true => ("passed", "reached"),
-            false => ("failed", "missed"),
-        };
-        let measured = it.measured.map_or("not measured".to_owned(), number);
-        write!(
-            out,
-            "<tr><td>{}</td><td>{measured}</td><td class=\"{class}\">{word}</td></tr>",
-            escape(&it.objective)
-        )?;
-    }
-    write!(out, "</table>")
-}
-
-fn streams(out: &mut String, record: &Record) -> std::fmt::Result {
-    if record.streams.is_empty() {
-        return Ok(());
-    }
-    write!(
-        out,
-        "<table><tr><th>traffic</th><th>answered</th><th>failed</th><th>made again</th><th>per s</th><th>MiB/s</th>\
-         <th>p50 ms</th><th>p90</th><th>p99</th><th>longest</th></tr>"
-    )?;
-    for it in &record.streams {
-        let (total, latency) = (&it.total, &it.total.latency_ms);
-        write!(
-            out,
-            "<tr><td>{}: {}{}</td><td>{}</td><td>{}</td><td>{}</td>",
-            escape(&it.phase),
-            it.kind.name(),
-            if it.warm_up { " (does not count)" } else { "" },
-            total.requests,
-            total.errors(),
-            total.retried,
-        )?;
-        for value in [
-            total.requests_per_second,
-            total.mebibytes_per_second,
-            latency.p50,
-            latency.p90,
-            latency.p99,
-            total.longest_ms,
-        ] {
-            write!(out, "<td>{}</td>", number(value))?;
-        }
-        write!(out, "</tr>")?;
-    }
-    write!(out, "</table>")
-}
-
-fn faults(out: &mut String, record: &Record) -> std::fmt::Result {
-    if record.marks.is_empty() {
-        return Ok(());
-    }
-    write!(
-        out,
-        "<table><tr><th>fault</th><th>from</th><th>to</th></tr>"
-    )?;
-    for mark in &record.marks {
-        let what = escape(&mark.what);
-        let (from, to) = (number(mark.from), number(mark.to));
-        write!(
-            out,
-            "<tr><td>{what}</td><td>{from} s</td><td>{to} s</td></tr>"
-        )?;
-    }
-    write!(out, "</table>")
-}
-
-fn failures(out: &mut String, record: &Record) -> std::fmt::Result {
-    let requests = errors(record);
-    for (title, reasons) in [
-        ("Requests that failed", &requests),
-        (
-            "What agents met: connections lost, streams ended, calls refused",
-            &record.fleet_failures,
-        ),
-    ] {
-        if reasons.is_empty() {
-            continue;
-        }
-        write!(out, "<table><tr><th>{title}</th><th></th></tr>")?;
-        for (what, count) in reasons {
-            write!(out, "<tr><td>{}</td><td>{count}</td></tr>", escape(what))?;
-        }
-        write!(out, "</table>")?;
-    }
-    Ok(())
-}
-
-/// Figures of all runs in one table, with their ratio to the first.
-fn side_by_side(out: &mut String, records: &[&Record]) -> std::fmt::Result {
-    write!(
-        out,
-        "<section><h1>Side by side</h1><table><tr><th>figure</th>"
-    )?;
-    for record in records {
-        write!(
-            out,
-            "<th>{} ({})</th>",
-            escape(&record.scenario),
-            escape(&record.target)
-        )?;
-    }
-    write!(out, "<th>ratio to the first</th></tr>")?;
-    let names: BTreeSet<_> = records.iter().flat_map(|it| it.figures.keys()).collect();
-    for name in names {
-        write!(out, "<tr><td>{}</td>", escape(name))?;
-        let values: Vec<_> = records
-            .iter()
-            .map(|it| it.figures.get(name).copied())
-            .collect();
-        for value in &values {
-            write!(out, "<td>{}</td>", value.map_or("–".to_owned(), number))?;
-        }
-        let first = values[0].filter(|first| *first != 0.0);
-        let ratio = |value: &Option<f64>| match (value, first) {
-            (Some(value), Some(first)) => number(value / first),
-            _ => "–".to_owned(),
-        };
-        let ratios: Vec<_> = values[1..].iter().map(ratio).collect();
-        write!(out, "<td>{}</td></tr>", ratios.join(", "))?;
-    }
-    write!(out, "</table></section>")
 }
 
 #[cfg(test)]
@@ -306,6 +210,7 @@ mod tests {
             began: 86_400,
             cpus: 4,
             cpu: "A CPU".to_owned(),
+            loadtest: "1.2, commit def".to_owned(),
             seconds: 2.0,
             empty_kib: [("replica 1".to_owned(), 1)].into(),
             phases: vec![Span {
@@ -365,8 +270,50 @@ mod tests {
         assert!(page.contains("One in a hundred requests took 4 ms or more"));
         assert!(page.contains("<h2>Memory of each replica</h2>"));
         assert!(page.contains(
-            "<footer>kas 1.2, commit abc (kas) · began 1970-01-02 00:00 UTC · 4 × A CPU ·"
+            "<footer>kas 1.2, commit abc (kas) · began 1970-01-02 00:00 UTC · 4 × A CPU · \
+             loadtest 1.2, commit def</footer>"
         ));
+    }
+
+    #[test]
+    fn faults_are_told_apart_in_small_plots_by_numbers() {
+        let page = page(&[&record("one")]);
+
+        assert!(page.contains("<span><b>1</b> kill &lt;x&gt;</span>"));
+        assert!(page.contains("<td>1. kill &lt;x&gt;</td>"));
+        assert!(page.contains("</title>1</text>"), "the number in the plot");
+    }
+
+    #[test]
+    fn a_sheet_says_what_it_came_to_and_where_it_is_from() {
+        let origin = Origin {
+            programs: vec![
+                ("kas 1.2".into(), "kas".into()),
+                (String::new(), "<go-kas>".into()),
+            ],
+            loadtest: "1.2, commit def".into(),
+            ..Origin::default()
+        };
+        let sheet = Sheet {
+            title: "both",
+            headline: "Goals missed: a & b.",
+            passed: false,
+            remark: "",
+            heads: &["figure"],
+            rows: vec![vec!["a & b".into()]],
+            curves: &[],
+            origin: &origin,
+        };
+
+        let page = sheet.page();
+
+        let body = page.replacen("</head>", "", 1).replacen("</html>", "", 1);
+        assert_well_formed(&body);
+        assert!(page.contains("<p class=\"headline failed\">Goals missed: a &amp; b.</p>"));
+        assert!(
+            page.contains("<footer>kas 1.2 (kas) · unknown (&lt;go-kas&gt;) · began 1970-01-01")
+        );
+        assert!(page.contains("loadtest 1.2, commit def</footer>"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod scale;
 
 use std::fmt::Write as _;
 
+pub(super) use labels::numbered;
 pub(crate) use scale::number;
 
 use scale::{Scale, brief};
@@ -48,7 +49,7 @@ pub(super) struct Plot {
     pub(super) logarithmic: bool,
     /// What it goes over, where `over` is empty.
     pub(super) across: &'static str,
-    /// One of many beside each other: smaller, and without names of faults.
+    /// One of many beside each other: smaller, with numbers for names of faults.
     pub(super) small: bool,
     /// How far up it goes at least, for plots that are to be compared.
     pub(super) at_least: f64,
@@ -167,11 +168,14 @@ impl Plot {
         } else {
             ""
         };
-        write!(
-            out,
-            "<text class=\"unit\" x=\"2\" y=\"11\">{}{scaled}</text>",
-            escape(&self.unit)
-        )?;
+        // A small one has the unit in its caption only: faults have their numbers there.
+        if !self.small {
+            write!(
+                out,
+                "<text class=\"unit\" x=\"2\" y=\"11\">{}{scaled}</text>",
+                escape(&self.unit)
+            )?;
+        }
         self.ticks(out, scale, if self.small { 2 } else { 4 })
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Topology {
 }
 
 /// A kas that runs already.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Attach {
     /// Where agents connect: `wss://kas.example.com/`.

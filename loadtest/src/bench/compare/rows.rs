@@ -4,7 +4,7 @@ use super::Figures;
 use crate::report::number;
 
 /// Heads of the columns.
-pub(super) const TITLES: [&str; 6] = ["", "GitLab's", "ours", "ratio", "to reach", ""];
+pub(super) const TITLES: [&str; 6] = ["figure", "GitLab's", "ours", "ratio", "to reach", "verdict"];
 
 /// One line of the table.
 #[derive(Debug)]
@@ -187,6 +187,24 @@ impl Row {
     }
 }
 
+/// What the table came to, in one sentence, and whether that is good.
+pub(super) fn headline(cells: &[[String; 6]]) -> (String, bool) {
+    let of = |word: &str| {
+        let rows = cells.iter().filter(move |row| row[5] == word);
+        rows.map(|row| row[0].as_str()).collect::<Vec<_>>()
+    };
+    let (reached, missed, rest) = (of("reached"), of("missed"), of("not measured"));
+    let measured = reached.len() + missed.len();
+    let mut sentence = format!("Goals reached: {} of {measured}", reached.len());
+    if !missed.is_empty() {
+        sentence += &format!("; missed: {}", missed.join("; "));
+    }
+    if !rest.is_empty() {
+        sentence += &format!("; not measured: {}", rest.len());
+    }
+    (sentence + ".", missed.is_empty() && measured > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +220,32 @@ mod tests {
         );
         assert_eq!(row.cells(&figures(50.0), &figures(150.0))[5], "missed");
         assert_eq!(row.cells(&Figures::new(), &figures(1.0))[5], "not measured");
+    }
+
+    #[test]
+    fn the_headline_names_what_was_missed() {
+        let row = |name: &str, word: &str| {
+            let mut cells: [String; 6] = Default::default();
+            cells[0] = name.to_owned();
+            cells[5] = word.to_owned();
+            cells
+        };
+        let all = [
+            row("a", "reached"),
+            row("b", "missed"),
+            row("c", "not measured"),
+        ];
+
+        assert_eq!(
+            headline(&all).0,
+            "Goals reached: 1 of 2; missed: b; not measured: 1."
+        );
+        assert_eq!(
+            headline(&all[..1]),
+            ("Goals reached: 1 of 1.".to_owned(), true)
+        );
+        assert!(!headline(&all[..2]).1, "one was missed");
+        assert!(!headline(&all[2..]).1, "nothing was measured");
     }
 
     #[test]

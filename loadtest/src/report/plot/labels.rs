@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 
 use super::{Plot, escape, number, scale::Scale};
 
-/// Width of a letter, in the style's size of letters.
-const LETTER: f64 = 5.9;
+/// Width of a letter, where the style has its letters largest: on a telephone and in print.
+const LETTER: f64 = 6.5;
 /// Where the names of phases and of faults stand.
 const PHASES: f64 = 24.0;
 const FAULTS: f64 = 37.0;
+/// Where numbers of faults stand in a small plot, and how far apart they are at least.
+const NUMBERS: f64 = 13.0;
+const NUMBER_WIDTH: f64 = 10.0;
 /// Fewer letters than that say nothing.
 const LEAST_LETTERS: usize = 3;
 
@@ -28,18 +31,82 @@ pub(super) fn write(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::R
         )?;
     }
     if plot.small {
-        return Ok(());
+        return numbers(out, plot, scale);
     }
-    names(out, scale, &phases, PHASES, "name")?;
-    let mut faults: Vec<_> = plot
-        .bands
-        .iter()
-        .map(|it| (it.from, it.name.clone()))
-        .collect();
-    faults.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let phases = phases.iter().map(|(at, name)| Label {
+        at: *at,
+        name,
+        number: None,
+    });
+    names(out, scale, &phases.collect::<Vec<_>>(), PHASES, "name")?;
+    let mut faults = faults(plot);
     // What happens again and again is named once.
-    faults.dedup_by(|next, before| next.1 == before.1);
+    faults.dedup_by(|(next, _), (before, _)| next.name == before.name);
+    let faults: Vec<_> = faults.into_iter().map(|(label, _)| label).collect();
     names(out, scale, &faults, FAULTS, "name bad")
+}
+
+/// A name, and where it begins.
+#[derive(Debug)]
+struct Label<'a> {
+    at: f64,
+    name: &'a str,
+    /// What stands for it where there is no room.
+    number: Option<usize>,
+}
+
+/// Faults in the order of their beginnings, each with its end.
+fn faults(plot: &Plot) -> Vec<(Label<'_>, f64)> {
+    let names = numbered(plot.bands.iter().map(|it| (it.from, it.name.as_str())));
+    let faults = plot.bands.iter().map(|band| {
+        let place = names.iter().position(|it| *it == band.name);
+        let label = Label {
+            at: band.from,
+            name: &band.name,
+            number: place.map(|it| it + 1),
+        };
+        (label, band.to)
+    });
+    let mut faults: Vec<_> = faults.collect();
+    faults.sort_by(|(a, _), (b, _)| a.at.total_cmp(&b.at));
+    faults
+}
+
+/// The names of faults in the order in which they first began, each once: the first one is number 1.
+pub(in crate::report) fn numbered<'a>(
+    faults: impl Iterator<Item = (f64, &'a str)>,
+) -> Vec<&'a str> {
+    let mut faults: Vec<_> = faults.collect();
+    faults.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut names = Vec::new();
+    for (_, name) in faults {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Which fault it was, over the middle of each band, where there is no room for its name.
+fn numbers(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::Result {
+    let mut last = f64::NEG_INFINITY;
+    for (fault, to) in faults(plot) {
+        let x = f64::midpoint(scale.x(fault.at), scale.x(to));
+        let Some(number) = fault.number else {
+            continue;
+        };
+        if x - last < NUMBER_WIDTH {
+            continue;
+        }
+        last = x;
+        write!(
+            out,
+            "<text class=\"name bad\" x=\"{x:.1}\" y=\"{NUMBERS}\" text-anchor=\"middle\"><title>{}</title>{}</text>",
+            escape(fault.name),
+            number
+        )?;
+    }
+    Ok(())
 }
 
 fn bands(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::Result {
@@ -58,25 +125,29 @@ fn bands(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::Result {
     Ok(())
 }
 
-/// Each as far as the next one, or cut.
+/// Each as far as the next one, or cut, or its number.
 fn names(
     out: &mut String,
     scale: &Scale,
-    names: &[(f64, String)],
+    names: &[Label<'_>],
     y: f64,
     class: &str,
 ) -> std::fmt::Result {
-    for (place, (at, name)) in names.iter().enumerate() {
-        let next = names.get(place + 1).map(|(at, _)| scale.x(*at));
-        let (x, end) = (scale.x(*at), next.unwrap_or(scale.size.width));
-        let Some(text) = fitting(name, end - x - 8.0) else {
+    for (place, label) in names.iter().enumerate() {
+        let next = names.get(place + 1).map(|next| scale.x(next.at));
+        let (x, end) = (scale.x(label.at), next.unwrap_or(scale.size.width));
+        let number = || {
+            let number = label.number.filter(|_| end - x >= NUMBER_WIDTH)?;
+            Some(number.to_string())
+        };
+        let Some(text) = fitting(label.name, end - x - 8.0).or_else(number) else {
             continue;
         };
         write!(
             out,
             "<text class=\"{class}\" x=\"{:.1}\" y=\"{y}\"><title>{}</title>{}</text>",
             x + 2.0,
-            escape(name),
+            escape(label.name),
             escape(&text)
         )?;
     }
@@ -96,11 +167,62 @@ fn fitting(name: &str, width: f64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::plot::Band;
 
     #[test]
     fn names_are_cut_to_their_room() {
         assert_eq!(fitting("cut", 30.0).as_deref(), Some("cut"));
         assert_eq!(fitting("cut of agents", 40.0).as_deref(), Some("cut o…"));
         assert_eq!(fitting("cut of agents", 10.0), None);
+    }
+
+    #[test]
+    fn faults_are_numbered_by_when_they_first_began() {
+        let faults = [(9.0, "kill"), (2.0, "cut"), (12.0, "cut"), (5.0, "freeze")];
+
+        assert_eq!(numbered(faults.into_iter()), ["cut", "freeze", "kill"]);
+    }
+
+    #[test]
+    fn a_name_without_room_gives_way_to_its_number() {
+        let band = |name: &str, from: f64| Band {
+            name: name.to_owned(),
+            from,
+            to: from + 1.0,
+        };
+        let plot = Plot {
+            bands: vec![band("freeze", 3.0), band("kill", 4.0)],
+            span: 30.0,
+            ..Plot::default()
+        };
+        let mut out = String::new();
+
+        write(&mut out, &plot, &Scale::new(&plot)).expect("writing to a string");
+
+        assert!(out.contains("<title>freeze</title>1</text>"), "{out}");
+        assert!(out.contains("<title>kill</title>kill</text>"), "{out}");
+    }
+
+    #[test]
+    fn small_plots_have_numbers_for_names_and_none_over_another() {
+        let band = |name: &str, from: f64| Band {
+            name: name.to_owned(),
+            from,
+            to: from + 1.0,
+        };
+        let plot = Plot {
+            bands: vec![band("kill", 20.0), band("cut", 5.0), band("cut", 5.5)],
+            span: 30.0,
+            small: true,
+            ..Plot::default()
+        };
+        let mut out = String::new();
+
+        write(&mut out, &plot, &Scale::new(&plot)).expect("writing to a string");
+
+        assert_eq!(out.matches("<rect").count(), 3);
+        assert_eq!(out.matches("</title>1</text>").count(), 1, "{out}");
+        assert_eq!(out.matches("</title>2</text>").count(), 1, "{out}");
+        assert!(out.contains("<title>kill</title>2</text>"));
     }
 }
