@@ -200,6 +200,13 @@ charts:
 	tests/setup/tools charts
 	deploy/k8s/check-charts
 
+# loadtest's report of a short run in which things break, and the book, in Chromium in the same way; the report also under the
+# pointer and in print. Screenshots and PDFs go to target/reports/documents.
+.PHONY: page-documents
+page-documents: book
+	$(CARGO) build --workspace --bins --tests
+	tests/page/documents
+
 # The files that GitLab CI and GitHub Actions read.
 workflows: export PATH := $(KAS_TEST_CACHE)/tools/bin:$(PATH)
 workflows:
