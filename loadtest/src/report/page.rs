@@ -264,7 +264,7 @@ mod tests {
         assert!(page.contains("one &lt;b&gt;") && page.contains("kill &lt;x&gt;"));
         assert!(page.contains("missed") && page.contains("<svg"));
         assert!(
-            page.contains(">kill &lt;x&gt;</text>"),
+            page.contains(">1 kill &lt;x&gt;</text>"),
             "faults are named in the picture"
         );
         assert!(page.contains("One in a hundred requests took 4 ms or more"));

@@ -118,12 +118,13 @@ impl Plot {
         )?;
         for (place, line) in self.lines.iter().enumerate() {
             let values = line.points.iter().map(|(_, value)| *value);
+            let most = values.filter(|it| it.is_finite()).reduce(f64::max);
             write!(
                 out,
-                "<li><i class=\"c{}\"></i>{} <span>max {}</span></li>",
+                "<li><i class=\"c{}\"></i>{} <span>{}</span></li>",
                 self.class(place),
                 escape(&line.name),
-                number(values.fold(f64::NAN, f64::max))
+                most.map_or("–".to_owned(), |it| format!("max {}", number(it)))
             )?;
         }
         write!(out, "</ul></figure>")
@@ -265,9 +266,32 @@ mod tests {
             "a gap breaks the line: {figure}"
         );
         assert!(figure.contains("max 30") && !figure.contains("NaN"));
-        assert!(figure.contains(">cut</text>") && figure.contains(">quiet</text>"));
+        assert!(figure.contains(">1 cut</text>") && figure.contains(">quiet</text>"));
         assert!(figure.contains(">ms, logarithmic</text>") && figure.contains("30 s</text>"));
         assert!(figure.contains("data-points=\"0 1 1 30 30 2\""));
+    }
+
+    #[test]
+    fn a_line_without_points_has_no_maximum() {
+        let plot = Plot {
+            lines: vec![
+                Line {
+                    name: "short".into(),
+                    points: vec![(0.0, 1.0)],
+                    apart: false,
+                },
+                Line {
+                    name: "exec".into(),
+                    ..Line::default()
+                },
+            ],
+            ..Plot::default()
+        };
+
+        let figure = plot.figure();
+
+        assert!(figure.contains("short <span>max 1</span>"), "{figure}");
+        assert!(figure.contains("exec <span>–</span>"), "{figure}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ const FAULTS: f64 = 37.0;
 /// Where numbers of faults stand in a small plot, and how far apart they are at least.
 const NUMBERS: f64 = 13.0;
 const NUMBER_WIDTH: f64 = 10.0;
-/// Fewer letters than that say nothing.
-const LEAST_LETTERS: usize = 3;
+/// Fewer letters than that, with a number before them, say nothing.
+const LEAST_LETTERS: usize = 4;
 
 /// Bands of faults, beginnings of phases, and the names of both.
 pub(super) fn write(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::Result {
@@ -51,7 +51,7 @@ pub(super) fn write(out: &mut String, plot: &Plot, scale: &Scale) -> std::fmt::R
 struct Label<'a> {
     at: f64,
     name: &'a str,
-    /// What stands for it where there is no room.
+    /// Before the name; where there is no room for both, alone.
     number: Option<usize>,
 }
 
@@ -136,11 +136,12 @@ fn names(
     for (place, label) in names.iter().enumerate() {
         let next = names.get(place + 1).map(|next| scale.x(next.at));
         let (x, end) = (scale.x(label.at), next.unwrap_or(scale.size.width));
-        let number = || {
-            let number = label.number.filter(|_| end - x >= NUMBER_WIDTH)?;
-            Some(number.to_string())
-        };
-        let Some(text) = fitting(label.name, end - x - 8.0).or_else(number) else {
+        let whole = label.number.map_or(label.name.to_owned(), |number| {
+            format!("{number} {}", label.name)
+        });
+        let number = || label.number.filter(|_| end - x >= NUMBER_WIDTH);
+        let text = fitting(&whole, end - x - 8.0).or_else(|| Some(number()?.to_string()));
+        let Some(text) = text else {
             continue;
         };
         write!(
@@ -200,7 +201,7 @@ mod tests {
         write(&mut out, &plot, &Scale::new(&plot)).expect("writing to a string");
 
         assert!(out.contains("<title>freeze</title>1</text>"), "{out}");
-        assert!(out.contains("<title>kill</title>kill</text>"), "{out}");
+        assert!(out.contains("<title>kill</title>2 kill</text>"), "{out}");
     }
 
     #[test]
