@@ -59,6 +59,8 @@ const crosses = (tab) => tab.evaluate(() => {
 /** The pointer over one plot, and the arrow keys in it, show the same moment in all plots of the run. */
 async function pointed(tab, name) {
   const plot = tab.locator("svg[data-span]").first();
+  // A table of `bench-compare` that was made in parts has none.
+  if (await plot.count() === 0) return say(`${name}: no plots`);
   await plot.scrollIntoViewIfNeeded();
   const box = await plot.boundingBox();
   const together = async (how) => {
