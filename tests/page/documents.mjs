@@ -29,6 +29,21 @@ async function show(tab, file, name) {
   await browser.axe(tab, name);
 }
 
+/** The book is more than its text: keys close and open its contents, and code has its colours. */
+async function works(tab, name) {
+  const toggle = tab.locator("#mdbook-sidebar-toggle");
+  const shown = () => tab.evaluate(() => {
+    const contents = document.getElementById("mdbook-sidebar");
+    return contents.getAttribute("aria-hidden") !== "true" && !contents.inert;
+  });
+  const before = await shown();
+  for (const wanted of [!before, before]) {
+    await toggle.press("Enter");
+    if (await shown() !== wanted) browser.faults.push(`${name}: a key does not ${wanted ? "open" : "close"} the contents`);
+  }
+  if (await tab.locator("code.hljs").count() === 0) browser.faults.push(`${name}: code has no colours`);
+}
+
 /** Texts of plots have to be whole, and large enough to be read. */
 async function legible(tab, name) {
   const found = await tab.evaluate((least) => [...document.querySelectorAll("svg[data-span]")].flatMap((svg) => {
@@ -99,6 +114,7 @@ await browser.conclude(async () => {
     for (const scheme of SCHEMES) {
       const tab = await browser.open(width, scheme);
       for (const [chapter, file] of Object.entries(CHAPTERS)) await show(tab, `${book}/${file}`, `book-${chapter}-${width}-${scheme}`);
+      await works(tab, `the book at ${width} px, ${scheme}`);
       for (const report of reports) {
         const name = `${basename(report, ".html")}-${width}-${scheme}`;
         await show(tab, report, name);
