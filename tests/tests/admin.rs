@@ -17,6 +17,8 @@ mod flapping;
 mod forged;
 #[path = "admin/page.rs"]
 mod page;
+#[path = "admin/refused_tokens.rs"]
+mod refused_tokens;
 #[path = "admin/registration.rs"]
 mod registration;
 #[path = "admin/roles.rs"]

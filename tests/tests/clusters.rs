@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
+    browser,
     certs::Certs,
     haproxy::{Front, Haproxy},
     http::send,
@@ -208,6 +209,23 @@ impl Site {
         shared.context("the agent is listed")
     }
 
+    /// The page of the cluster says at any replica what it is pinned to, and who was refused and why.
+    async fn shown(&self) -> Result<()> {
+        let name = "the page of two clusters with one token";
+        if skipped(name, &[Part::Chromium]) {
+            return Ok(());
+        }
+        let pinned = format!("<code>{FIRST}</code>");
+        let reason = format!("another cluster uses this agent's token; it is pinned to {FIRST}");
+        let texts = ["Connections: 1 pod", &pinned, &reason];
+        for member in &self.replicas.members {
+            let url = format!("http://127.0.0.1:{}/#/clusters/shared", member.admin);
+            let shown = browser::shows(&url, &texts, self.folder.path()).await;
+            shown.with_context(|| self.tails())?;
+        }
+        Ok(())
+    }
+
     fn tails(&self) -> String {
         let members = self.replicas.members.iter();
         members.map(|it| it.process.tail()).collect()
@@ -249,6 +267,17 @@ async fn requests_never_reach_the_second_of_two_clusters_with_one_token() -> Res
     );
     let table = site.cli(&["agent", "list"]).await?;
     ensure!(table.contains(FIRST) && table.contains(OTHER), "{table}");
+    let named = async || {
+        let records = site.told(0, "/v1/agents/shared/records").await.ok()?;
+        let records = records["records"].as_array()?.clone();
+        records.into_iter().find(|it| {
+            let version = it["version"].as_str().unwrap_or_default();
+            it["event"] == "refused" && it["instance"] == "default/other" && !version.is_empty()
+        })
+    };
+    let named = until("a record that names the refused process", SOON, named).await;
+    named.with_context(|| site.tails())?;
+    site.shown().await?;
     let replica = site.replicas.members[1].process.output();
     let warned = "refused the tunnels of another cluster that uses this agent's token";
     ensure!(replica.contains(warned), "{replica}");

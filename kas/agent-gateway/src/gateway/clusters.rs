@@ -22,8 +22,7 @@ use std::{
 };
 
 use cluster_state::{
-    AgentId, Channel, ClusterPins, ClusterUid, ConnectionEvent, ConnectionRecord, RecordSubject,
-    StoreError,
+    AgentId, Channel, ClusterPins, ClusterUid, ConnectionRecord, RecordSubject, StoreError,
 };
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
@@ -355,9 +354,9 @@ impl Clusters {
             },
             cluster: cluster.map(ToString::to_string),
             token: Some(caller.token().hash().fingerprint()),
-            remote_addr: caller.origin.address(),
-            scheme: caller.origin.scheme().to_owned(),
-            ..self.tracker.record_of(ConnectionEvent::Refused)
+            ..self
+                .tracker
+                .refusal_at(agent, &caller.origin, &caller.registrations)
         };
         self.tracker.refused(RecordSubject::Agent(agent), record);
         Status::permission_denied(reason)

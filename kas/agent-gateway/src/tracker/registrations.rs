@@ -77,6 +77,13 @@ impl Registrations {
         drop(gone);
     }
 
+    /// The numbers of an agent's processes that have registered.
+    pub(super) fn ids_of(&self, agent: AgentId) -> Vec<i64> {
+        let all = self.lock();
+        let own = all.iter().filter(|it| it.agent == agent);
+        own.map(|it| it.pod_id).collect()
+    }
+
     /// Whether any has registered lately.
     pub(crate) fn are_any(&self) -> bool {
         let now = Instant::now();

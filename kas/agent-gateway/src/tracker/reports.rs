@@ -15,7 +15,8 @@ use super::{
     Tracker,
     away::{Away, KNOWN_TTL, Next},
     instance::Instance,
-    origin::End,
+    origin::{End, Origin},
+    registrations::Registrations,
 };
 
 /// How often it is looked which processes stay away.
@@ -79,6 +80,34 @@ impl Tracker {
     pub(crate) fn record_of(&self, event: ConnectionEvent) -> ConnectionRecord {
         let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
         ConnectionRecord::new(event, now, &self.replica)
+    }
+
+    /// A record of a tunnel that is refused on a connection: it names the process where only one is known there.
+    pub(crate) fn refusal_at(
+        &self,
+        agent: AgentId,
+        origin: &Arc<Origin>,
+        registrations: &Registrations,
+    ) -> ConnectionRecord {
+        let mut record = ConnectionRecord {
+            remote_addr: origin.address(),
+            scheme: origin.scheme().to_owned(),
+            ..self.record_of(ConnectionEvent::Refused)
+        };
+        // A process with two connections is known at the one where it was heard of last, and registers on both.
+        let registered = registrations.ids_of(agent);
+        let agents = self.lock(agent);
+        let here = agents.get(&agent).into_iter().flat_map(|it| &it.instances);
+        let mut here = here.filter(|it| {
+            it.away.is_none()
+                && (Arc::ptr_eq(&it.origin, origin) || registered.contains(&it.connection_id))
+        });
+        // A load balancer may carry several on one connection, and then it may be any of them.
+        if let (Some(only), None) = (here.next(), here.next()) {
+            record.instance = only.name();
+            record.version.clone_from(&only.meta.version);
+        }
+        record
     }
 
     fn record(&self, event: ConnectionEvent, instance: &Instance) -> ConnectionRecord {

@@ -367,3 +367,41 @@ async fn what_is_known_of_one_that_stays_away_is_forgotten() {
     assert!(tracker.lock(AGENT).is_empty());
     assert!(tracker.agenda.all().is_empty());
 }
+
+/// The instance and the version of a refusal's record.
+fn refused(tracker: &Tracker, origin: &Arc<Origin>, registered: &Registrations) -> [String; 2] {
+    let record = tracker.refusal_at(AGENT, origin, registered);
+    assert_eq!(record.remote_addr, "192.0.2.7:4711");
+    [record.instance, record.version]
+}
+
+#[tokio::test]
+async fn a_refused_tunnel_is_recorded_with_its_process_where_only_one_is_on_its_connection() {
+    let tracker = tracker(&MemoryStore::default(), "a");
+    let (connection, second, nobody) = (origin(), origin(), Registrations::default());
+    let unknown = [String::new(), String::new()];
+    let known = ["ns/p".to_owned(), "v1".to_owned()];
+    assert_eq!(refused(&tracker, &connection, &nobody), unknown);
+
+    let stream = tracker.streaming_from(&agent(), &meta("p", None), true, &connection);
+    assert_eq!(refused(&tracker, &connection, &nobody), known);
+    assert_eq!(refused(&tracker, &second, &nobody), unknown);
+    // On its other connection the same process registers.
+    let registrations = Registrations::default();
+    let guard = tracker.register_from(&agent(), 42, &meta("p", None), &second);
+    registrations.add(AGENT, 42, guard.unwrap());
+    assert_eq!(refused(&tracker, &second, &registrations), known);
+    tracker
+        .register_from(&agent(), 42, &meta("p", None), &connection)
+        .map(drop)
+        .unwrap();
+    assert_eq!(refused(&tracker, &second, &registrations), known);
+
+    // Behind a load balancer it may be either.
+    let other = tracker.streaming_from(&agent(), &meta("q", None), true, &connection);
+    assert_eq!(refused(&tracker, &connection, &nobody), unknown);
+    drop(other);
+    assert_eq!(refused(&tracker, &connection, &nobody), known);
+    drop((stream, registrations));
+    assert_eq!(refused(&tracker, &connection, &nobody), unknown);
+}
