@@ -176,7 +176,8 @@ async fn setup(
         &mut metrics,
     );
     let pins = clusters.clone();
-    if audit.is_on() {
+    // The metrics tell of agents that are away, which a GitLab does not name.
+    if audit.is_on() || !control.plane.knows_all_agents() {
         pins.keep_all();
     }
     audit.find_clusters(move |agent| {

@@ -215,7 +215,10 @@ impl Replica {
         crate::numbers::register_agents(
             &mut numbers,
             &replica.registry,
-            setup.control_plane.clone(),
+            crate::numbers::KnownAgents {
+                control_plane: setup.control_plane.clone(),
+                clusters: setup.agents.settings.services.clusters().cloned(),
+            },
             requests.clone(),
             setup.max_agent_series,
         );

@@ -15,6 +15,8 @@ mod degraded;
 mod flapping;
 #[path = "admin/forged.rs"]
 mod forged;
+#[path = "admin/outage.rs"]
+mod outage;
 #[path = "admin/page.rs"]
 mod page;
 #[path = "admin/refused_tokens.rs"]
@@ -38,7 +40,6 @@ use tempfile::TempDir;
 use tests::{
     agentk::{Agentk, Links},
     chaos::Mode,
-    gitlab_site::GitLabSite,
     http::{self as client, Socket},
     kas::{Kas, Options},
     parts::{Part, skipped},
@@ -355,53 +356,6 @@ async fn without_the_store_it_says_so_and_tells_what_this_replica_knows() -> Res
     let unavailable = until("the store to be noticed", LIMIT, unavailable).await;
     unavailable.with_context(|| site.tails())?;
     ensure!(site.folder.path().exists());
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_gitlab_an_agent_that_was_here_is_listed_when_all_replicas_are_new() -> Result<()> {
-    const NAME: &str = "with_a_gitlab_an_agent_that_was_here_is_listed_when_all_replicas_are_new";
-    if skipped(NAME, &[Part::Redis]) {
-        return Ok(());
-    }
-    let folder = tempfile::tempdir()?;
-    let cluster = StubApi::of_cluster("11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa").await?;
-    let mut site = GitLabSite::start(1).await?;
-    let links = Links {
-        kas: format!("ws://127.0.0.1:{}", site.members[0].agents),
-        ca: None,
-        kubeconfig: cluster.kubeconfig(folder.path())?,
-    };
-    let agent = Agentk::start("agentk", &links, "agent-5-a", folder.path())?;
-    let admin = site.members[0].admin;
-    let pinned = async || {
-        let agent = ask(admin, "/v1/agents/5").await.ok()?;
-        let pinned = agent["cluster"].as_str().is_some_and(|it| !it.is_empty());
-        (pinned && agent["agent"]["state"] == "connected").then_some(())
-    };
-    let pinned = until("the agent to be there", LIMIT, pinned).await;
-    pinned.with_context(|| site.members[0].process.tail())?;
-
-    drop(agent);
-    site.replace(0).await?;
-
-    // GitLab tells of no agent before it comes.
-    let admin = site.members[0].admin;
-    let listed = async || {
-        let list = ask(admin, "/v1/agents?state=disconnected").await.ok()?;
-        (list["agents"][0]["id"] == 5).then_some(list)
-    };
-    let listed = until("the agent to be listed", LIMIT, listed).await;
-    let listed = listed.with_context(|| site.members[0].process.tail())?;
-    ensure!(listed["total"] == 1, "{listed:#}");
-    let access = ask(admin, "/v1/agents/5/access?user=ana").await?;
-    ensure!(
-        access["decided_by"] == "gitlab" && access["answer"].is_null(),
-        "{access:#}"
-    );
-    let matrix = ask(admin, "/v1/access").await?;
-    let words = matrix["explanation"].as_str().unwrap_or_default();
-    ensure!(words.starts_with("GitLab decides"), "{matrix:#}");
     Ok(())
 }
 

@@ -137,6 +137,14 @@ impl Clusters {
         agents.get(&agent)?.pin.clone()
     }
 
+    /// The agents whose pins are known here.
+    #[must_use]
+    pub fn known_pinned(&self) -> Vec<AgentId> {
+        let agents = self.lock();
+        let pinned = agents.iter().filter(|(_, it)| it.pin.is_some());
+        pinned.map(|(agent, _)| *agent).collect()
+    }
+
     /// The clusters that agents are pinned to.
     ///
     /// # Errors
