@@ -250,6 +250,9 @@ objectives: {max_failed: 0, p99_ms: 500}
     #[test]
     fn the_scenarios_in_the_tree_are_right() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+        let flapping = Scenario::load(&folder.join("flapping-10k.yaml")).unwrap();
+        let grows = flapping.objectives.grown_kib_per_agent;
+        assert!(grows.is_some(), "whether anything grows is what it asks");
         let mut names = Vec::new();
         for file in std::fs::read_dir(folder).unwrap() {
             let scenario = Scenario::load(&file.unwrap().path());

@@ -122,6 +122,33 @@ fn agents(record: &Record, set: &mut impl FnMut(&str, Option<f64>)) {
         "redis_bytes_per_agent",
         bytes.map(|(empty, full)| (full - empty) / count),
     );
+    let (from, to) = (ready + SETTLE_SECONDS, record.samples.last());
+    let halves = to
+        .filter(|to| to.at > from)
+        .map(|to| (from, (from + to.at) / 2.0));
+    let grown = |of: &dyn Fn(&Sample) -> Option<f64>| {
+        let (from, middle) = halves?;
+        let peak = |within: &dyn Fn(f64) -> bool| {
+            let samples = record.samples.iter().filter(|it| within(it.at));
+            samples.filter_map(of).reduce(f64::max)
+        };
+        let (earlier, later) = (
+            peak(&|at| at >= from && at < middle),
+            peak(&|at| at >= middle),
+        );
+        Some((later? - earlier?) / count)
+    };
+    let resident =
+        |sample: &Sample| Some(sample.sum(record.replica_names(), |it| it.resident_kib as f64));
+    let known = !record.empty_kib.is_empty();
+    set(
+        "grown_kib_per_agent",
+        known.then(|| grown(&resident)).flatten(),
+    );
+    set(
+        "redis_grown_kib_per_agent",
+        grown(&|sample| Some(sample.redis?.bytes as f64 / 1024.0)),
+    );
     let fleet = settled.and_then(|it| it.processes.get("fleet"));
     set(
         "fleet_kib_per_agent",
@@ -236,5 +263,27 @@ mod tests {
         record.samples[3] = sample(45.0, 10.0, 99);
 
         assert!((measure(&record)["incomplete_seconds"] - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_grows_is_what_the_later_half_of_the_run_has_more_at_its_peak() {
+        let grown = |kib: [u64; 5]| {
+            let mut record = record();
+            for (sample, kib) in record.samples.iter_mut().zip(kib) {
+                let replica = sample.processes.values_mut();
+                replica.for_each(|it| it.resident_kib = kib);
+                sample.redis = Some(Redis {
+                    commands: 0,
+                    bytes: kib << 10,
+                });
+            }
+            let figures = measure(&record);
+            let names = ["grown_kib_per_agent", "redis_grown_kib_per_agent"];
+            names.map(|name| figures[name])
+        };
+
+        // The first is from before they were ready and settled; the middle is at 33 s.
+        assert_eq!(grown([9000, 3000, 4000, 3500, 3000]), [10.0; 2]);
+        assert_eq!(grown([1000, 4000, 2000, 3000, 4000]), [0.0; 2]);
     }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Objectives {
     pub(crate) incomplete_seconds: Option<f64>,
     /// Resident memory of all replicas for each agent, beyond that of empty ones.
     pub(crate) kib_per_agent: Option<f64>,
+    /// How much more of it all replicas have at their peak in the later half of the run, for each agent.
+    pub(crate) grown_kib_per_agent: Option<f64>,
+    /// The same of what Redis keeps.
+    pub(crate) redis_grown_kib_per_agent: Option<f64>,
     /// CPU of all replicas for each agent in phases without traffic.
     pub(crate) cpu_ms_per_agent_minute: Option<f64>,
     /// CPU of all replicas for each request.
@@ -79,7 +83,7 @@ impl Objectives {
         judged.collect()
     }
 
-    fn most(&self) -> [(&'static str, Option<f64>); 12] {
+    fn most(&self) -> [(&'static str, Option<f64>); 14] {
         [
             ("failed", self.max_failed.map(|count| count as f64)),
             ("failed_percent", self.max_failed_percent),
@@ -89,6 +93,8 @@ impl Objectives {
             ("ready_seconds", self.ready_seconds),
             ("incomplete_seconds", self.incomplete_seconds),
             ("kib_per_agent", self.kib_per_agent),
+            ("grown_kib_per_agent", self.grown_kib_per_agent),
+            ("redis_grown_kib_per_agent", self.redis_grown_kib_per_agent),
             ("cpu_ms_per_agent_minute", self.cpu_ms_per_agent_minute),
             ("cpu_us_per_request", self.cpu_us_per_request),
             ("redis_commands_per_second", self.redis_commands_per_second),
