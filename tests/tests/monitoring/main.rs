@@ -1,6 +1,8 @@
 //! What an operator's Prometheus and Grafana are given: metrics that are in order, alerts that are raised when they
 //! should be, panels that show something.
 
+mod queries;
+
 use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -127,6 +129,20 @@ fn panels(dashboard: &Value) -> Vec<(String, String)> {
     panels.flat_map(of_panel).collect()
 }
 
+/// The queries of all alerts, each with its name.
+fn alerts() -> Vec<(String, String)> {
+    let mut alerts = Vec::new();
+    let mut name = String::new();
+    for line in ALERTS.lines() {
+        if let Some(alert) = line.strip_prefix("- alert: ") {
+            alert.clone_into(&mut name);
+        } else if let Some(query) = line.strip_prefix("  expr: ") {
+            alerts.push((name.clone(), query.to_owned()));
+        }
+    }
+    alerts
+}
+
 /// The names under which metrics have samples.
 fn exported(metrics: &str) -> BTreeSet<&str> {
     let samples = metrics.lines().filter(|line| !line.starts_with('#'));
@@ -219,11 +235,7 @@ async fn metrics_are_in_order_and_every_panel_and_alert_asks_for_one_that_there_
     let dashboard: Value = serde_json::from_str(DASHBOARD)?;
     let panels = panels(&dashboard);
     ensure!(panels.len() > 20, "{panels:?}");
-    let alerts = ALERTS.lines().filter_map(|line| {
-        let query = line.trim().strip_prefix("expr: ")?.to_owned();
-        Some(("alerts.yaml".to_owned(), query))
-    });
-    for (place, query) in panels.into_iter().chain(alerts) {
+    for (place, query) in panels.into_iter().chain(alerts()) {
         let names: Vec<_> = queried(&query).collect();
         ensure!(!names.is_empty(), "{place} asks for nothing: {query}");
         for name in names {
