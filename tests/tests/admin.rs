@@ -11,6 +11,8 @@ mod broken;
 mod browsers;
 #[path = "admin/degraded.rs"]
 mod degraded;
+#[path = "admin/errors.rs"]
+mod errors;
 #[path = "admin/flapping.rs"]
 mod flapping;
 #[path = "admin/forged.rs"]

@@ -21,14 +21,14 @@ export function cluster(signal, id) {
 
   async function refresh() {
     const path = agentPath(id);
-    const [told, explained, history, allowed] = await Promise.all(
-      [path, `${path}/explain`, `${path}/records`, `${path}/access`].map((it) => ask(it, {}, signal)));
+    const [told, explained, history, errors, allowed] = await Promise.all(
+      [path, `${path}/explain`, `${path}/records`, `${path}/errors`, `${path}/access`].map((it) => ask(it, {}, signal)));
     const [running, load] = await Promise.all(
       [ask("requests", { agent_id: told.agent.id }, signal), loads([told.agent.id], signal)]);
     head.replaceChildren(...about(told, explained, history, load.get(told.agent.id)));
     access.replaceChildren(...mayUse(allowed));
     why.hidden = allowed.decided_by !== "standalone";
-    rest.replaceChildren(...lately(running, history));
+    rest.replaceChildren(...lately(running, errors, history));
     keys.view.hidden = false;
     await keys.refresh(told.agent);
   }
@@ -75,13 +75,34 @@ function mayUse({ decided_by: by, explanation, rules, rules_total: total }) {
   ].filter(Boolean);
 }
 
-function lately(running, history) {
+function lately(running, { errors }, history) {
   return [
     el("h2", {}, `Requests in progress (${number(running.total)})`),
     requestTable(running.requests, false),
+    el("h2", {}, "Last errors"),
+    failed(errors),
     el("h2", {}, "What happened"),
     happened(history.records),
   ];
+}
+
+function failed(errors) {
+  if (errors.length === 0) return el("p", { class: "muted" }, "No request for it failed since these replicas started.");
+  const rows = errors.map((it) => ({
+    cells: [
+      el("time", { datetime: it.at }, new Date(it.at).toLocaleString()),
+      state("bad", it.status === 0 ? "no answer" : `${it.status}${it.cut ? ", cut short" : ""}`),
+      [it.verb, " ", el("code", {}, it.path)],
+      [it.reason || "the cluster answered so", leftOut(it)],
+      it.caller,
+      replicaId(it.replica),
+    ],
+  }));
+  return table("Last errors", ["When", "Status", "Request", "Why", "Caller", "Replica"], rows);
+}
+
+function leftOut(it) {
+  return it.left_out > 0 ? el("div", { class: "muted" }, `and ${number(it.left_out)} like it`) : "";
 }
 
 const EVENTS = { connected: "good", disconnected: "warn", refused: "bad" };
@@ -92,7 +113,7 @@ function happened(records) {
     cells: [
       el("time", { datetime: it.at }, new Date(it.at).toLocaleString()),
       state(EVENTS[it.event] || "warn", it.event),
-      [it.reason, it.left_out > 0 ? el("div", { class: "muted" }, `and ${number(it.left_out)} like it`) : ""],
+      [it.reason, leftOut(it)],
       it.duration_milliseconds === undefined || it.duration_milliseconds === null ? "" : duration(it.duration_milliseconds / 1000),
       [it.instance, " ", it.version],
       [it.scheme, " ", el("span", { class: "id" }, it.remote_addr)],

@@ -14,11 +14,12 @@ use crate::{
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
         GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetCallerRequest,
         GetKubeconfigRequest, GetRegistrationRequest, GetStatusRequest, JoinToken, Kubeconfig,
-        ListAgentsRequest, ListAgentsResponse, ListLoadsRequest, ListLoadsResponse,
-        ListRecordsRequest, ListRecordsResponse, ListReplicasRequest, ListReplicasResponse,
-        ListRequestsRequest, ListRequestsResponse, ListSessionsRequest, ListSessionsResponse,
-        Registration, RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest,
-        SetLogLevelRequest, SetLogLevelResponse, WatchEventsRequest,
+        ListAgentsRequest, ListAgentsResponse, ListErrorsRequest, ListErrorsResponse,
+        ListLoadsRequest, ListLoadsResponse, ListRecordsRequest, ListRecordsResponse,
+        ListReplicasRequest, ListReplicasResponse, ListRequestsRequest, ListRequestsResponse,
+        ListSessionsRequest, ListSessionsResponse, Registration, RevokeAgentRequest,
+        RevokeAgentResponse, RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse,
+        WatchEventsRequest,
         admin_server::{Admin as Service, AdminServer},
     },
 };
@@ -196,6 +197,13 @@ impl Service for Grpc {
         request: Request<GetAccessRequest>,
     ) -> Result<Response<AccessMatrix>, Status> {
         Ok(Response::new(self.0.access(request.get_ref()).await?))
+    }
+
+    async fn list_errors(
+        &self,
+        request: Request<ListErrorsRequest>,
+    ) -> Result<Response<ListErrorsResponse>, Status> {
+        Ok(Response::new(self.0.errors(request.get_ref()).await?))
     }
 
     async fn list_loads(

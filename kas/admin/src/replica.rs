@@ -1,5 +1,6 @@
 //! What a replica tells of itself: to whoever asks it, and to the other replicas on the private API.
 
+pub(crate) mod errors;
 pub(crate) mod loads;
 pub(crate) mod problems;
 pub(crate) mod sessions;
@@ -24,11 +25,11 @@ use crate::{
     sources::store,
     v1::{
         AgentReference, Certificate, DialPeersRequest, DialPeersResponse, EndSessionRequest,
-        EndSessionResponse, GetReplicaRequest, GetTunnelsRequest, ListLoadsRequest,
-        ListLoadsResponse, ListOwnProblemsRequest, ListOwnProblemsResponse, ListOwnSessionsRequest,
-        ListRefusalsRequest, ListRefusalsResponse, ListRequestsRequest, ListRequestsResponse,
-        ListSessionsResponse, Refusal, ReplicaDetails, ReplicaLogLevel, RequestInProgress,
-        SetLogLevelRequest, SetLogLevelResponse, Tunnels,
+        EndSessionResponse, GetReplicaRequest, GetTunnelsRequest, ListErrorsResponse,
+        ListLoadsRequest, ListLoadsResponse, ListOwnErrorsRequest, ListOwnProblemsRequest,
+        ListOwnProblemsResponse, ListOwnSessionsRequest, ListRefusalsRequest, ListRefusalsResponse,
+        ListRequestsRequest, ListRequestsResponse, ListSessionsResponse, Refusal, ReplicaDetails,
+        ReplicaLogLevel, RequestInProgress, SetLogLevelRequest, SetLogLevelResponse, Tunnels,
         replica_server::{Replica, ReplicaServer},
     },
 };
@@ -40,6 +41,7 @@ pub(crate) const LIST_OWN_REQUESTS: &str = "/kas.admin.v1.Replica/ListOwnRequest
 pub(crate) const LIST_OWN_SESSIONS: &str = "/kas.admin.v1.Replica/ListOwnSessions";
 pub(crate) const END_OWN_SESSION: &str = "/kas.admin.v1.Replica/EndOwnSession";
 pub(crate) const SET_OWN_LOG_LEVEL: &str = "/kas.admin.v1.Replica/SetOwnLogLevel";
+pub(crate) const LIST_OWN_ERRORS: &str = "/kas.admin.v1.Replica/ListOwnErrors";
 pub(crate) const LIST_OWN_LOADS: &str = "/kas.admin.v1.Replica/ListOwnLoads";
 pub(crate) const LIST_OWN_PROBLEMS: &str = "/kas.admin.v1.Replica/ListOwnProblems";
 pub(crate) const LIST_REFUSALS: &str = "/kas.admin.v1.Replica/ListRefusals";
@@ -239,6 +241,14 @@ impl Replica for Own {
         request: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
         Ok(Response::new(self.requests(request.get_ref())))
+    }
+
+    async fn list_own_errors(
+        &self,
+        request: Request<ListOwnErrorsRequest>,
+    ) -> Result<Response<ListErrorsResponse>, Status> {
+        let agent = AgentId(request.get_ref().agent_id);
+        Ok(Response::new(self.errors(agent)))
     }
 
     async fn list_own_loads(

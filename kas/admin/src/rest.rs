@@ -26,11 +26,11 @@ use crate::{
         self, AccessMatrix, AddAgentRequest, AgentAccess, AgentToken, CreateJoinTokenRequest,
         EndSessionRequest, EndSessionResponse, Event, Explanation, FleetStatus, GetAccessRequest,
         GetAgentAccessRequest, GetAgentRequest, GetAgentResponse, GetKubeconfigRequest, JoinToken,
-        Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListLoadsRequest, ListLoadsResponse,
-        ListRecordsRequest, ListRecordsResponse, ListReplicasResponse, ListRequestsRequest,
-        ListRequestsResponse, ListSessionsRequest, ListSessionsResponse, Problem, Registration,
-        RevokeAgentRequest, RevokeAgentResponse, RotateAgentTokenRequest, SetLogLevelRequest,
-        SetLogLevelResponse,
+        Kubeconfig, ListAgentsRequest, ListAgentsResponse, ListErrorsRequest, ListErrorsResponse,
+        ListLoadsRequest, ListLoadsResponse, ListRecordsRequest, ListRecordsResponse,
+        ListReplicasResponse, ListRequestsRequest, ListRequestsResponse, ListSessionsRequest,
+        ListSessionsResponse, Problem, Registration, RevokeAgentRequest, RevokeAgentResponse,
+        RotateAgentTokenRequest, SetLogLevelRequest, SetLogLevelResponse,
     },
 };
 
@@ -54,6 +54,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(registration))
         .routes(routes!(explain))
         .routes(routes!(records))
+        .routes(routes!(errors))
         .routes(routes!(strangers))
         .routes(routes!(replicas))
         .routes(routes!(requests))
@@ -125,6 +126,12 @@ async fn records(
         admin.records(&ListRecordsRequest { agent, ..asked }).await
     };
     answered(answer.await)
+}
+
+/// The last errors of requests for an agent at any replica, the newest first.
+#[utoipa::path(get, path = "/v1/agents/{agent}/errors", params(("agent" = String, Path, description = "Its number, or its name")), responses((status = 200, body = ListErrorsResponse), (status = "default", body = Problem)))]
+async fn errors(State(admin): State<Arc<Admin>>, Path(agent): Path<String>) -> Response {
+    answered(admin.errors(&ListErrorsRequest { agent }).await)
 }
 
 /// What happened to connections with tokens that belong to no agent that is known, the newest first.

@@ -2,6 +2,7 @@
 
 mod access;
 mod change;
+mod errors;
 mod loads;
 mod log_level;
 mod registration;

@@ -25,6 +25,7 @@ use crate::{
     caller_series::{CallerCollector, CallerSeries},
     in_progress::{InProgressList, RequestInProgress},
     load::{AgentTraffic, History, MinuteLoad, RecentLoad, Tallies},
+    recent_errors::{RecentError, RecentErrors},
     sessions::Sessions,
 };
 use labels::{CLASSES, LIMITS, OUTCOMES, VERBS, outcome};
@@ -96,6 +97,7 @@ struct Inner {
     callers: CallerSeries,
     load: Mutex<AgentLoads>,
     sessions: Sessions,
+    errors: RecentErrors,
 }
 
 /// What agents had.
@@ -184,6 +186,7 @@ impl Metrics {
             callers,
             load: Mutex::default(),
             sessions: Sessions::default(),
+            errors: RecentErrors::default(),
         }))
     }
 }
@@ -323,6 +326,17 @@ impl Metrics {
         limit: usize,
     ) -> (Vec<RequestInProgress>, usize) {
         self.0.in_progress.oldest(agent, limit)
+    }
+
+    /// Where errors of agents' requests are kept.
+    pub(crate) fn errors(&self) -> &RecentErrors {
+        &self.0.errors
+    }
+
+    /// The last errors of requests for an agent, the newest first, a bounded number.
+    #[must_use]
+    pub fn recent_errors(&self, agent: AgentId) -> Vec<RecentError> {
+        self.0.errors.of(agent)
     }
 
     /// How many requests were let in and are not over.

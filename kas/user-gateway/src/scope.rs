@@ -1,6 +1,7 @@
 //! What a request owns until it is over: its id and span, its audit record, its deadline, and its part of the metrics.
 
 mod audit;
+mod errors;
 
 use std::{
     borrow::Cow,
@@ -304,6 +305,14 @@ impl Scope {
                 .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    fn verb_text(&self) -> &str {
+        if self.watch {
+            "WATCH"
+        } else {
+            self.method.as_str()
+        }
+    }
+
     fn verb(&self) -> Verb {
         match self.status {
             101 => Verb::Upgrade,
@@ -352,6 +361,7 @@ impl Drop for Scope {
         self.metrics.over(whole, self.received, self.sent);
         self.metrics.took(verb, whole, took, self.trace.trace_id());
         self.end_trace();
+        self.note_error();
         // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.
         static UNAUTHENTICATED: Repeats = Repeats::new("request without valid credentials");
         let known = self.who.is_some();
@@ -368,11 +378,7 @@ impl Drop for Scope {
         };
         let user_agent = self.user_agent.as_ref();
         let user_agent = user_agent.and_then(|value| value.to_str().ok());
-        let verb = if self.watch {
-            "WATCH"
-        } else {
-            self.method.as_str()
-        };
+        let verb = self.verb_text();
         // It has all fields of the request's span itself.
         tracing::info!(
             target: "audit",
