@@ -217,13 +217,14 @@ workflows:
 image:
 	deploy/images/build
 
-# Both charts on real Kubernetes of these versions, each with a module folder in tests/setup: what the API server accepts,
-# and the images of `make image` at work.
 # docs/install.md with a bare Kubernetes and the release in DIST=.
 DIST ?= target/dist
 five-steps:
 	tests/setup/install deploy
 	deploy/k8s/test-five-steps $(DIST)
+
+# Both charts on real Kubernetes of these versions, each with a module folder in tests/setup: what the API server accepts,
+# and the images of `make image` at work.
 deploy-test: VERSIONS ?= v1.35.4 v1.36.3 v1.37.2
 deploy-test: image
 	for version in $(VERSIONS); do export KAS_TEST_KUBERNETES=$$version; \

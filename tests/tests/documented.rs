@@ -19,6 +19,8 @@ use tokio::process::Command;
 
 const MARK: &str = "```sh run";
 const LIMIT: Duration = Duration::from_secs(120);
+/// Sooner than that.
+const SCRIPT_LIMIT: &str = "110s";
 /// The blocks end what they have started.
 const BEFORE: &str = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n";
 const PORTS: [&str; 7] = ["8150", "8151", "8153", "8154", "8155", "8156", "8080"];
@@ -177,9 +179,10 @@ async fn run(script: &str, folder: &Path, kubeconfig: &Path) -> Result<String> {
         .flatten()
         .chain(std::env::split_paths(&path));
     let path = std::env::join_paths(path.collect::<Vec<PathBuf>>())?;
-    let mut command = Command::new("bash");
+    // It ends what the script has started too, and what that has printed is told.
+    let mut command = Command::new("timeout");
     command
-        .args(["-c", script])
+        .args([SCRIPT_LIMIT, "bash", "-c", script])
         .current_dir(folder)
         .env("PATH", path)
         .env("KUBECONFIG", kubeconfig)

@@ -87,7 +87,7 @@ function lately(running, { errors }, history) {
 }
 
 function failed(errors) {
-  if (errors.length === 0) return el("p", { class: "muted" }, "No request for it failed since these replicas started.");
+  if (errors.length === 0) return el("p", { class: "muted" }, "No errors are known.");
   const rows = errors.map((it) => ({
     cells: [
       el("time", { datetime: it.at }, new Date(it.at).toLocaleString()),

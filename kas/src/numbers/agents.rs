@@ -30,20 +30,28 @@ pub struct KnownAgents {
 }
 
 impl KnownAgents {
-    /// Each agent once, by their numbers. A GitLab tells of no agent before it comes, so that when all replicas are new
-    /// none would be missed of those that are away: their clusters' pins tell of them, without their names.
-    fn all(&self) -> Vec<Arc<AgentInfo>> {
+    /// Those that have series, `max` at most, and those that have none; each agent once, by their numbers. A GitLab tells
+    /// of no agent before it comes, so that when all replicas are new none would be missed of those that are away: their
+    /// clusters' pins tell of them, without their names.
+    fn split(&self, max: usize) -> [Vec<Arc<AgentInfo>>; 2] {
         let known = self.control_plane.known_agents();
         let clusters = self.clusters.as_ref();
         let clusters = clusters.filter(|_| !self.control_plane.knows_all_agents());
-        merged(known, clusters.map(|it| it.known_pinned()))
+        let pinned = clusters.map_or_else(Vec::new, |it| it.known_pinned());
+        split(known, pinned, max)
     }
 }
 
-/// Those that are known, and those that are pinned only, each once, by their numbers.
-fn merged(mut known: Vec<Arc<AgentInfo>>, pinned: Option<Vec<AgentId>>) -> Vec<Arc<AgentInfo>> {
+/// Those that are known and those that are pinned. The latter go first: all replicas know of the same, so that one that
+/// is connected to another replica does not lack the series there that says so.
+fn split(
+    mut known: Vec<Arc<AgentInfo>>,
+    mut pinned: Vec<AgentId>,
+    max: usize,
+) -> [Vec<Arc<AgentInfo>>; 2] {
     known.sort_unstable_by_key(|agent| agent.id);
-    let nameless = pinned.into_iter().flatten();
+    pinned.sort_unstable();
+    let nameless = pinned.iter().copied();
     let nameless = nameless.filter(|id| known.binary_search_by_key(id, |it| it.id).is_err());
     let nameless: Vec<_> = nameless
         .map(|id| {
@@ -56,11 +64,13 @@ fn merged(mut known: Vec<Arc<AgentInfo>>, pinned: Option<Vec<AgentId>>) -> Vec<A
             })
         })
         .collect();
-    if !nameless.is_empty() {
-        known.extend(nameless);
-        known.sort_unstable_by_key(|agent| agent.id);
+    known.extend(nameless);
+    known.sort_unstable_by_key(|agent| (pinned.binary_search(&agent.id).is_err(), agent.id));
+    let mut omitted = known.split_off(known.len().min(max));
+    for agents in [&mut known, &mut omitted] {
+        agents.sort_unstable_by_key(|agent| agent.id);
     }
-    known
+    [known, omitted]
 }
 
 /// Adds what is told of each known agent, of `max` of them at most.
@@ -119,9 +129,8 @@ impl Collector for Agents {
         let Some(registry) = self.registry.upgrade() else {
             return Ok(());
         };
-        let mut known = self.known.all();
+        let [known, omitted] = self.known.split(self.max);
         let connected: HashSet<_> = registry.agents().into_iter().collect();
-        let omitted = known.split_off(known.len().min(self.max));
         let of_these = omitted.iter().filter(|it| connected.contains(&it.id));
         encode(
             &mut encoder,
@@ -237,10 +246,21 @@ mod tests {
         };
         let pinned = [9, 7, 5].map(AgentId).to_vec();
 
-        let all = merged(vec![named(8, "b"), named(7, "a")], Some(pinned));
+        let known = || vec![named(8, "b"), named(7, "a")];
+        let told = |agents: &[Arc<AgentInfo>]| -> Vec<_> {
+            let agents = agents.iter();
+            agents.map(|it| (it.id.0, it.name.clone())).collect()
+        };
+        let text = |(id, name): (i64, &str)| (id, name.to_owned());
 
-        let all: Vec<_> = all.iter().map(|it| (it.id.0, &*it.name)).collect();
-        assert_eq!(all, [(5, ""), (7, "a"), (8, "b"), (9, "")]);
-        assert_eq!(merged(vec![named(8, "b")], None).len(), 1);
+        let [all, none] = split(known(), pinned.clone(), 10);
+        let wanted = [(5, ""), (7, "a"), (8, "b"), (9, "")].map(text);
+        assert_eq!((told(&all), none.len()), (wanted.to_vec(), 0));
+        let [first, rest] = split(known(), pinned, 3);
+        let wanted = [(5, ""), (7, "a"), (9, "")].map(text);
+        assert_eq!(told(&first), wanted, "the pinned ones first");
+        assert_eq!(told(&rest), [text((8, "b"))]);
+        let [first, rest] = split(known(), Vec::new(), 1);
+        assert_eq!((told(&first), rest.len()), (vec![text((7, "a"))], 1));
     }
 }

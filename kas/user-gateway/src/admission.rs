@@ -153,7 +153,7 @@ impl Admission {
         let rights = Rights::new(self.control_plane.clone(), Some(credentials), agent, from);
         let access = rights.ask().await.map_err(|mut failure| {
             if let Some(who) = failure.refused.take() {
-                scope.identified(*who);
+                scope.refused_as(*who);
             }
             failure
         })?;

@@ -1,6 +1,6 @@
 //! The last errors of requests for each agent, for whoever operates this server.
 //!
-//! A few are kept of each of a bounded number of agents, with texts of a bounded length: about 3 MiB where all fail.
+//! A few are kept of each of a bounded number of agents, with texts of a bounded length: about 5 MiB where all fail.
 //! Requests that do not fail cost nothing here.
 
 use std::{
@@ -20,6 +20,8 @@ const MAX_AGENTS: usize = 500;
 const MAX_TEXT_BYTES: usize = 256;
 /// Bytes of a caller's name, and of a request's id.
 const MAX_NAME_BYTES: usize = 128;
+/// Bytes of a method, which may be any word of the caller's.
+const MAX_VERB_BYTES: usize = 32;
 
 /// A request that ended with a status of 500 or more, or without a whole answer for a reason that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,7 @@ pub struct RecentError {
 impl RecentError {
     fn bounded(mut self) -> Self {
         let texts = [
+            (&mut self.verb, MAX_VERB_BYTES),
             (&mut self.path, MAX_TEXT_BYTES),
             (&mut self.reason, MAX_TEXT_BYTES),
             (&mut self.caller, MAX_NAME_BYTES),
@@ -160,7 +163,9 @@ mod tests {
         let errors = RecentErrors::default();
         let agents = i64::try_from(MAX_AGENTS).unwrap();
         for agent in 0..2 * agents {
-            errors.note(AgentId(agent), error(&"ä".repeat(10_000)));
+            let verb = "V".repeat(10_000);
+            let error = error(&"ä".repeat(10_000));
+            errors.note(AgentId(agent), RecentError { verb, ..error });
         }
 
         let kept = errors.lock();
@@ -171,6 +176,7 @@ mod tests {
         drop(kept);
         assert_eq!(errors.of(AgentId(0)), [], "the first gave way");
         let last = errors.of(AgentId(2 * agents - 1));
-        assert_eq!(last[0].path.len(), MAX_TEXT_BYTES);
+        let lengths = (last[0].path.len(), last[0].verb.len());
+        assert_eq!(lengths, (MAX_TEXT_BYTES, MAX_VERB_BYTES));
     }
 }

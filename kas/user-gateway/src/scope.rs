@@ -89,6 +89,10 @@ pub(crate) struct Scope {
     pub(crate) reason: String,
     /// Whether its agent is at fault that it has no answer.
     failed_at_agent: bool,
+    /// Whether it is known whose it is, who were not let in.
+    refused: bool,
+    /// Whether it was cut because its client left, or because somebody ended the session.
+    wanted: bool,
 }
 
 impl Scope {
@@ -136,6 +140,8 @@ impl Scope {
             resumes: 0,
             reason: String::new(),
             failed_at_agent: false,
+            refused: false,
+            wanted: false,
         })
     }
 
@@ -193,6 +199,19 @@ impl Scope {
             self.trace = TraceSpan::enter("user request", &self.trace_parent, age);
         }
         self.who = Some(who);
+    }
+
+    /// It is known whose it is, who may not make it: no more is done for it than for a stranger's.
+    pub(crate) fn refused_as(&mut self, who: Identity) {
+        self.caller = who.named().into();
+        self.who = Some(who);
+        self.refused = true;
+    }
+
+    /// It is cut because its client left, for this reason.
+    pub(crate) fn left(&mut self, reason: impl Into<String>) {
+        self.reason = reason.into();
+        self.wanted = true;
     }
 
     /// On what ground it goes on, once it is known whose it is.
@@ -362,10 +381,16 @@ impl Drop for Scope {
         self.metrics.took(verb, whole, took, self.trace.trace_id());
         self.end_trace();
         self.note_error();
-        // Lines of unauthenticated requests are limited, and their texts cut; those of known callers are complete.
+        // Lines of those who are not let in are limited, and their texts cut; those of others are complete.
         static UNAUTHENTICATED: Repeats = Repeats::new("request without valid credentials");
-        let known = self.who.is_some();
-        if !known && !UNAUTHENTICATED.admit() {
+        static REFUSED: Repeats = Repeats::new("request of a caller whom nothing allows the agent");
+        let repeats = if self.refused {
+            &REFUSED
+        } else {
+            &UNAUTHENTICATED
+        };
+        let known = self.who.is_some() && !self.refused;
+        if !known && !repeats.admit() {
             return;
         }
         self.record_end();

@@ -92,8 +92,8 @@ pub(crate) async fn take_over(upgrade: OnUpgrade, scope: &mut Scope) -> Option<(
     scope.cut = true;
     match tokio::time::timeout(SWITCH_TIMEOUT, upgrade).await {
         Ok(Ok(io)) => return Some(tokio::io::split(TokioIo::new(io))),
-        Ok(Err(error)) => scope.reason = format!("the client left before the upgrade: {error}"),
-        Err(_) => scope.reason = "the client did not take the upgrade in time".into(),
+        Ok(Err(error)) => scope.left(format!("the client left before the upgrade: {error}")),
+        Err(_) => scope.left("the client did not take the upgrade in time"),
     }
     None
 }

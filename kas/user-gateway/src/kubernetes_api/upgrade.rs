@@ -64,9 +64,9 @@ pub(super) async fn run(
             (scope, recorder) = Splice::new(link, io, said, scope).run().await;
         }
         Ok(Err(error)) => {
-            scope.reason = format!("the client left before the upgrade: {error}");
+            scope.left(format!("the client left before the upgrade: {error}"));
         }
-        Err(_) => scope.reason = "the client did not take the upgrade in time".into(),
+        Err(_) => scope.left("the client did not take the upgrade in time"),
     }
     if let Some(recorder) = recorder {
         scope.recorded(recorder.finish().await);
@@ -157,7 +157,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                 return (scope, recorder);
             }
             Ok(Over::Denied(failure) | Over::Broken(failure)) => return self.breaks(failure).await,
-            Err(error) => self.scope.reason = error.to_string(),
+            Err(error) => self.scope.left(error.to_string()),
         }
         self.scope.resumes = self.link.resumes();
         (self.scope, self.recorder)
@@ -165,6 +165,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Over>> {
         if let Poll::Ready(failure) = self.scope.poll_ended(cx) {
+            self.scope.wanted = true;
             return Poll::Ready(Ok(Over::Ended(failure)));
         }
         if let Some(recorder) = &mut self.recorder

@@ -7,9 +7,9 @@ use crate::recent_errors::RecentError;
 
 impl Scope {
     /// Keeps what went wrong with it for operators. Strangers' requests are not for any agent yet; of an answer that was
-    /// cut without a reason the client has gone.
+    /// cut without a reason the client has gone, and nothing went wrong where somebody wanted its end.
     pub(super) fn note_error(&self) {
-        let cut = (self.cut || self.status == 0) && !self.reason.is_empty();
+        let cut = (self.cut || self.status == 0) && !self.reason.is_empty() && !self.wanted;
         let (Some(agent), Some(_), true) = (self.agent, &self.who, self.status >= 500 || cut)
         else {
             return;
