@@ -21,8 +21,11 @@ export function cluster(signal, id) {
 
   async function refresh() {
     const path = agentPath(id);
-    const [told, explained, history, errors, allowed] = await Promise.all(
-      [path, `${path}/explain`, `${path}/records`, `${path}/errors`, `${path}/access`].map((it) => ask(it, {}, signal)));
+    // The rest is shown all the same by a replica of an older version, which has none.
+    const lastErrors = ask(`${path}/errors`, {}, signal).catch(() => ({ errors: [] }));
+    const [told, explained, history, allowed] = await Promise.all(
+      [path, `${path}/explain`, `${path}/records`, `${path}/access`].map((it) => ask(it, {}, signal)));
+    const errors = await lastErrors;
     const [running, load] = await Promise.all(
       [ask("requests", { agent_id: told.agent.id }, signal), loads([told.agent.id], signal)]);
     head.replaceChildren(...about(told, explained, history, load.get(told.agent.id)));
@@ -75,7 +78,7 @@ function mayUse({ decided_by: by, explanation, rules, rules_total: total }) {
   ].filter(Boolean);
 }
 
-function lately(running, { errors }, history) {
+function lately(running, errors, history) {
   return [
     el("h2", {}, `Requests in progress (${number(running.total)})`),
     requestTable(running.requests, false),
@@ -86,8 +89,11 @@ function lately(running, { errors }, history) {
   ];
 }
 
-function failed(errors) {
-  if (errors.length === 0) return el("p", { class: "muted" }, "No errors are known.");
+function failed({ errors, coverage }) {
+  if (errors.length === 0) {
+    const words = coverage?.complete ? "No errors are known." : "No errors are known to the replicas that have told of them.";
+    return el("p", { class: "muted" }, words);
+  }
   const rows = errors.map((it) => ({
     cells: [
       el("time", { datetime: it.at }, new Date(it.at).toLocaleString()),

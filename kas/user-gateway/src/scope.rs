@@ -92,7 +92,7 @@ pub(crate) struct Scope {
     /// Whether it is known whose it is, who were not let in.
     refused: bool,
     /// Whether it was cut because its client left, or because somebody ended the session.
-    wanted: bool,
+    pub(crate) wanted: bool,
 }
 
 impl Scope {
