@@ -170,6 +170,15 @@ mod tests {
     use super::*;
     use crate::report::plot::Band;
 
+    /// A fault of one second.
+    fn band(name: &str, from: f64) -> Band {
+        Band {
+            name: name.to_owned(),
+            from,
+            to: from + 1.0,
+        }
+    }
+
     #[test]
     fn names_are_cut_to_their_room() {
         assert_eq!(fitting("cut", 30.0).as_deref(), Some("cut"));
@@ -186,11 +195,6 @@ mod tests {
 
     #[test]
     fn a_name_without_room_gives_way_to_its_number() {
-        let band = |name: &str, from: f64| Band {
-            name: name.to_owned(),
-            from,
-            to: from + 1.0,
-        };
         let plot = Plot {
             bands: vec![band("freeze", 3.0), band("kill", 4.0)],
             span: 30.0,
@@ -206,11 +210,6 @@ mod tests {
 
     #[test]
     fn small_plots_have_numbers_for_names_and_none_over_another() {
-        let band = |name: &str, from: f64| Band {
-            name: name.to_owned(),
-            from,
-            to: from + 1.0,
-        };
         let plot = Plot {
             bands: vec![band("kill", 20.0), band("cut", 5.0), band("cut", 5.5)],
             span: 30.0,
