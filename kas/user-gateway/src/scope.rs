@@ -193,19 +193,22 @@ impl Scope {
 
     /// It is known whose it is.
     pub(crate) fn identified(&mut self, who: Identity) {
-        self.caller = who.named().into();
         if traces::are_on() && !self.trace.is_sampled() {
             let age = self.started.elapsed();
             self.trace = TraceSpan::enter("user request", &self.trace_parent, age);
         }
-        self.who = Some(who);
+        self.is_of(who);
     }
 
     /// It is known whose it is, who may not make it: no more is done for it than for a stranger's.
     pub(crate) fn refused_as(&mut self, who: Identity) {
+        self.is_of(who);
+        self.refused = true;
+    }
+
+    fn is_of(&mut self, who: Identity) {
         self.caller = who.named().into();
         self.who = Some(who);
-        self.refused = true;
     }
 
     /// It is cut because its client left, for this reason.
